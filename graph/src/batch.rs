@@ -1,0 +1,288 @@
+//! The one item that crosses from the data nodes to the model: bytes by resolution, and labels.
+//!
+//! It stands here because both sides need it and neither may know the other. To the graph it is
+//! plain memory; what the bytes mean is for the two sides to agree on: pixels, as a contiguous
+//! uint8 array `[batch, resolution, resolution, 3]` (RGB) for each resolution.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Result, ensure};
+
+use crate::item::Payload;
+
+/// Bytes of one sample at one resolution.
+pub fn bytes_per_image(resolution: u32) -> usize {
+    let side = resolution as usize;
+    side * side * 3
+}
+
+/// Memory that batches are written into. `src` decides which kind: plain, or pinned for a GPU.
+pub trait Allocator: Send + Sync {
+    /// At least `bytes` bytes, zeroed.
+    fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>>;
+}
+
+/// One piece of such memory.
+pub trait Memory: Send + Sync {
+    /// All of it.
+    fn bytes(&self) -> &[u8];
+    /// All of it, to write.
+    fn bytes_mut(&mut self) -> &mut [u8];
+}
+
+/// Ordinary heap memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainMemory;
+
+impl Allocator for PlainMemory {
+    fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>> {
+        Ok(Box::new(vec![0u8; bytes]))
+    }
+}
+
+impl Memory for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+/// Hands out batch memory and takes it back, so that the steady state allocates nothing.
+///
+/// How many pieces exist at once is bounded by the queues that hold the batches.
+#[derive(Clone)]
+pub struct Pool {
+    allocator: Arc<dyn Allocator>,
+    bytes: usize,
+    free: Arc<Mutex<Vec<Box<dyn Memory>>>>,
+}
+
+impl Pool {
+    /// A pool of pieces of `bytes` bytes each.
+    pub fn new(allocator: Arc<dyn Allocator>, bytes: usize) -> Self {
+        Pool {
+            allocator,
+            bytes,
+            free: Arc::default(),
+        }
+    }
+
+    fn take(&self) -> Result<Pooled> {
+        let free = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let memory = match free {
+            Some(memory) => memory,
+            None => self.allocator.allocate(self.bytes)?,
+        };
+        ensure!(
+            memory.bytes().len() >= self.bytes,
+            "the allocator gave {} bytes where {} were asked for",
+            memory.bytes().len(),
+            self.bytes
+        );
+        Ok(Pooled {
+            memory: Some(memory),
+            home: Arc::clone(&self.free),
+        })
+    }
+}
+
+/// Goes back to its pool when dropped.
+struct Pooled {
+    memory: Option<Box<dyn Memory>>,
+    home: Arc<Mutex<Vec<Box<dyn Memory>>>>,
+}
+
+impl Pooled {
+    fn bytes(&self) -> &[u8] {
+        self.memory.as_ref().map_or(&[], |memory| memory.bytes())
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let memory = self.memory.take();
+        let mut free = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        free.extend(memory);
+    }
+}
+
+/// A finished batch. Cloning shares the memory.
+#[derive(Clone)]
+pub struct Batch(Arc<Contents>);
+
+struct Contents {
+    memory: Pooled,
+    regions: Vec<(u32, Range<usize>)>,
+    labels: Vec<i64>,
+}
+
+impl Payload for Batch {
+    const NAME: &'static str = "batches";
+}
+
+impl Batch {
+    /// Class indices, one for each sample.
+    pub fn labels(&self) -> &[i64] {
+        &self.0.labels
+    }
+
+    /// The resolutions, in the order of the recipe.
+    pub fn resolutions(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.0.regions.iter().map(|(resolution, _)| *resolution)
+    }
+
+    /// The pixels `[batch, resolution, resolution, 3]` of the `position`-th resolution.
+    pub fn pixels(&self, position: usize) -> &[u8] {
+        &self.0.memory.bytes()[self.0.regions[position].1.clone()]
+    }
+}
+
+/// A batch while its samples are being written, each into its own slot, by many threads at once.
+pub struct Slots {
+    contents: Contents,
+    base: *mut u8,
+    state: Vec<Mutex<SlotState>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum SlotState {
+    Empty,
+    Written(i64),
+}
+
+// `base` points into memory that `contents` owns for as long as the `Slots` live, and is only
+// written through `write`, which holds the lock of the slot whose bytes it touches.
+unsafe impl Send for Slots {}
+unsafe impl Sync for Slots {}
+
+impl Slots {
+    /// Memory for `batch` samples at each of `resolutions`, taken from `pool`, whose pieces must
+    /// hold [`Slots::bytes`].
+    pub fn new(pool: &Pool, resolutions: &[u32], batch: usize) -> Result<Self> {
+        let mut end = 0;
+        let regions: Vec<_> = resolutions
+            .iter()
+            .map(|&resolution| {
+                let start = end;
+                end += batch * bytes_per_image(resolution);
+                (resolution, start..end)
+            })
+            .collect();
+        ensure!(
+            end <= pool.bytes,
+            "a batch of {end} bytes does not fit into pieces of {}",
+            pool.bytes
+        );
+        let mut memory = pool.take()?;
+        let base = match memory.memory.as_mut() {
+            Some(memory) => memory.bytes_mut().as_mut_ptr(),
+            None => std::ptr::null_mut(),
+        };
+        Ok(Slots {
+            base,
+            contents: Contents {
+                memory,
+                regions,
+                labels: Vec::new(),
+            },
+            state: (0..batch).map(|_| Mutex::new(SlotState::Empty)).collect(),
+        })
+    }
+
+    /// Bytes of a batch of that many samples.
+    pub fn bytes(resolutions: &[u32], batch: usize) -> usize {
+        resolutions
+            .iter()
+            .map(|&resolution| batch * bytes_per_image(resolution))
+            .sum()
+    }
+
+    /// Lets `fill` write the sample of `slot`: it is called once for each resolution with the
+    /// resolution's position and the slot's bytes `[resolution, resolution, 3]`. After an error
+    /// the slot counts as empty and may be written again.
+    pub fn write(
+        &self,
+        slot: usize,
+        label: i64,
+        mut fill: impl FnMut(usize, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        ensure!(slot < self.state.len(), "slot {slot} is outside the batch");
+        let mut state = self.state[slot]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *state = SlotState::Empty;
+        for (position, (resolution, region)) in self.contents.regions.iter().enumerate() {
+            let bytes = bytes_per_image(*resolution);
+            // In bounds: `new` made each region `batch` times `bytes` long within the memory.
+            // Not aliased: regions and slots do not overlap, and this slot's lock is held.
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(self.base.add(region.start + slot * bytes), bytes)
+            };
+            fill(position, out)?;
+        }
+        *state = SlotState::Written(label);
+        Ok(())
+    }
+
+    /// The batch, once every slot is written.
+    pub fn finish(self) -> Result<Batch> {
+        let mut labels = Vec::with_capacity(self.state.len());
+        for (slot, state) in self.state.iter().enumerate() {
+            match *state.lock().unwrap_or_else(PoisonError::into_inner) {
+                SlotState::Written(label) => labels.push(label),
+                SlotState::Empty => anyhow::bail!("slot {slot} of the batch was never written"),
+            }
+        }
+        Ok(Batch(Arc::new(Contents {
+            labels,
+            ..self.contents
+        })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_fill_regions_and_memory_returns() {
+        let resolutions = [2, 1];
+        let pool = Pool::new(Arc::new(PlainMemory), Slots::bytes(&resolutions, 2));
+        for round in 0..3u8 {
+            let slots = Slots::new(&pool, &resolutions, 2).unwrap();
+            for slot in [1, 0] {
+                slots
+                    .write(slot, slot as i64 + 5, |position, out| {
+                        out.fill(round + 10 * slot as u8 + 100 * position as u8);
+                        Ok(())
+                    })
+                    .unwrap();
+            }
+            let batch = slots.finish().unwrap();
+            assert_eq!(batch.labels(), [5, 6]);
+            assert_eq!(batch.pixels(0)[..12], [round; 12]);
+            assert_eq!(batch.pixels(0)[12..], [round + 10; 12]);
+            assert_eq!(
+                batch.pixels(1),
+                [[round + 100; 3], [round + 110; 3]].concat()
+            );
+        }
+        assert_eq!(pool.free.lock().unwrap().len(), 1, "one piece serves all");
+    }
+
+    #[test]
+    fn an_unwritten_or_failed_slot_is_an_error() {
+        let pool = Pool::new(Arc::new(PlainMemory), Slots::bytes(&[1], 1));
+        let slots = Slots::new(&pool, &[1], 1).unwrap();
+        assert!(slots.write(0, 0, |_, _| anyhow::bail!("no")).is_err());
+        assert!(slots.finish().is_err());
+    }
+}

@@ -1,0 +1,356 @@
+//! Running a plan: one driver task for each segment, thread and sink; bounded channels between
+//! them; one pool for CPU-bound work.
+//!
+//! This module is the only place of the program that spawns tasks and threads.
+
+mod failure;
+mod pool;
+mod ports;
+mod segment;
+mod stop;
+mod wiring;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+pub use failure::{Failure, RunError};
+pub use ports::{Ports, Received, Receiver, Sender};
+pub use segment::Skipped;
+pub use stop::Stop;
+
+use crate::batch::{Allocator, PlainMemory};
+use crate::counters::{Measured, Meter, NodeId, panicked};
+use crate::item::Message;
+use crate::node::Build;
+use crate::plan::Plan;
+use crate::stage::{AnySink, Contents, Position, Stage, Thread};
+use pool::{CpuPool, join_all};
+use ports::Inlet;
+use segment::{Drive, SkipLog};
+
+/// How long threads may take to end once the run is over.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a run needs beside its plan.
+pub struct Options {
+    /// Where the run keeps its files.
+    pub run_dir: Option<PathBuf>,
+    /// The checkpoint to go on from.
+    pub resume: Option<PathBuf>,
+    /// Memory for batches.
+    pub allocator: Arc<dyn Allocator>,
+    /// Further readers of the plan's outputs: a progress display, a test.
+    pub taps: Vec<Tap>,
+    /// How many epochs the sources run where no thread says it.
+    pub epochs: Option<u64>,
+    /// Where the sources start where no thread says it.
+    pub start: Position,
+    /// Whether Ctrl-C and SIGTERM interrupt the run.
+    pub signals: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            run_dir: None,
+            resume: None,
+            allocator: Arc::new(PlainMemory),
+            taps: Vec::new(),
+            epochs: None,
+            start: Position::default(),
+            signals: false,
+        }
+    }
+}
+
+/// A reader that is not written in the recipe.
+pub struct Tap {
+    /// The node that is read.
+    pub node: String,
+    /// Which of its outputs, by position.
+    pub output: usize,
+    /// The reader.
+    pub sink: Box<dyn AnySink>,
+    /// What to call it in errors.
+    pub name: &'static str,
+}
+
+/// A graph at work.
+pub struct Running {
+    runtime: Runtime,
+    pool: CpuPool,
+    threads: Vec<JoinHandle<()>>,
+    tasks: JoinSet<Result<(), Failure>>,
+    meters: Vec<Meter>,
+    stop: Stop,
+    skipped: Arc<SkipLog>,
+}
+
+/// How a run ended that did not fail.
+#[derive(Debug)]
+pub struct Finished {
+    /// Whether the user ended it before its time.
+    pub interrupted: bool,
+    /// What each node did, in the plan's order.
+    pub measured: Vec<Measured>,
+    /// Every sample that was skipped.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Running {
+    /// Opens everything and starts.
+    pub fn start(plan: &Plan, mut options: Options) -> Result<Self, RunError> {
+        let workers = plan.cpu_workers.unwrap_or_else(available_cores);
+        let meters: Vec<Meter> = plan
+            .nodes
+            .iter()
+            .map(|planned| Meter::new(planned.id.clone()))
+            .collect();
+        let (stages, contents) = build(plan, &options, workers)?;
+        let taps = std::mem::take(&mut options.taps);
+        let starting = |error: anyhow::Error| RunError {
+            failures: vec![Failure::new(
+                &NodeId {
+                    name: "run".to_owned(),
+                    kind: "Executor",
+                },
+                None,
+                error,
+            )],
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("driver")
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")
+            .map_err(starting)?;
+        let pool = CpuPool::start(workers).map_err(starting)?;
+        let mut running = Running {
+            runtime,
+            pool,
+            threads: Vec::new(),
+            tasks: JoinSet::new(),
+            meters,
+            stop: Stop::default(),
+            skipped: Arc::default(),
+        };
+        wiring::connect(plan, stages, &contents, taps, &options, &mut running).map_err(starting)?;
+        if options.signals {
+            running
+                .runtime
+                .spawn(stop::on_signals(running.stop.clone()));
+        }
+        Ok(running)
+    }
+
+    /// Lets another thread end the run.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// What each node has done so far, in the plan's order.
+    pub fn measured(&self) -> Vec<Measured> {
+        self.meters.iter().map(Meter::read).collect()
+    }
+
+    /// Waits for the end. Every thread has ended then, too (unless it is stuck in a system call).
+    pub fn wait(mut self) -> Result<Finished, RunError> {
+        let mut failures = Vec::new();
+        self.runtime.block_on(async {
+            while let Some(ended) = self.tasks.join_next().await {
+                let failure = match ended {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(failure)) => failure,
+                    Err(error) => Failure {
+                        node: NodeId {
+                            name: "run".to_owned(),
+                            kind: "Executor",
+                        },
+                        item: None,
+                        error: anyhow::Error::new(error),
+                    },
+                };
+                tracing::error!("{failure}");
+                failures.push(failure);
+                self.stop.abort();
+            }
+        });
+        join_all(self.threads, PATIENCE);
+        self.runtime.shutdown_timeout(PATIENCE);
+        self.pool.join(PATIENCE);
+        if !failures.is_empty() {
+            return Err(RunError { failures });
+        }
+        Ok(Finished {
+            interrupted: self.stop.interrupted(),
+            measured: self.meters.iter().map(Meter::read).collect(),
+            skipped: self.skipped.list(),
+        })
+    }
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Makes every node's running part, and finds what each stream holds.
+fn build(
+    plan: &Plan,
+    options: &Options,
+    workers: usize,
+) -> Result<(Vec<Stage>, Vec<Contents>), RunError> {
+    let mut stages: Vec<Option<Stage>> = Vec::new();
+    let mut contents: Vec<Contents> = Vec::new();
+    let mut failures = Vec::new();
+    for (index, planned) in plan.nodes.iter().enumerate() {
+        // What follows a node that could not be opened cannot be opened either.
+        if planned
+            .inputs
+            .iter()
+            .any(|edge| stages[edge.node].is_none())
+        {
+            stages.push(None);
+            contents.push(Contents::default());
+            continue;
+        }
+        let inputs: Vec<(&'static str, Contents)> = planned
+            .inputs
+            .iter()
+            .map(|edge| (edge.port, contents[edge.node].clone()))
+            .collect();
+        let demands: Vec<_> = plan
+            .nodes
+            .iter()
+            .flat_map(|reader| reader.inputs.iter().map(move |edge| (reader, edge)))
+            .filter(|(_, edge)| edge.node == index)
+            .map(|(reader, edge)| (planned.kind.outputs[edge.output].name, reader.node.demand()))
+            .collect();
+        let span = tracing::info_span!("build", node = planned.id.name);
+        let _entered = span.enter();
+        let built = planned.node.build(&Build {
+            node: &planned.id.name,
+            seed: plan.seed,
+            run_dir: options.run_dir.as_deref(),
+            resume: options.resume.as_deref(),
+            recipe: &plan.recipe_text,
+            inputs: &inputs,
+            demands: &demands,
+            allocator: Arc::clone(&options.allocator),
+            workers,
+        });
+        match built {
+            Ok(stage) => {
+                let input = inputs.into_iter().next().map(|(_, contents)| contents);
+                contents.push(contents_of(&stage, input.unwrap_or_default()));
+                stages.push(Some(stage));
+            }
+            Err(error) => {
+                failures.push(Failure::new(&planned.id, None, error));
+                contents.push(Contents::default());
+                stages.push(None);
+            }
+        }
+    }
+    if failures.is_empty() {
+        Ok((stages.into_iter().flatten().collect(), contents))
+    } else {
+        Err(RunError { failures })
+    }
+}
+
+fn contents_of(stage: &Stage, input: Contents) -> Contents {
+    match stage {
+        Stage::Source(source) => source.contents(),
+        Stage::Map(_) => input,
+        Stage::Fold(fold) => {
+            let (items, size) = (input.items_per_epoch, fold.group() as u64);
+            let (full, rest) = (items / size, items % size);
+            let kept_rest = rest > 0 && !fold.drop_last();
+            Contents {
+                items_per_epoch: full + u64::from(kept_rest),
+                last_group: if kept_rest { rest } else { size.min(items) },
+                ..input
+            }
+        }
+        Stage::Thread(_) | Stage::Sink(_) => Contents::default(),
+    }
+}
+
+impl Running {
+    fn spawn_segment(&mut self, drive: Drive, last: &Meter) {
+        let span = tracing::info_span!("segment", node = last.node().name);
+        self.tasks
+            .spawn_on(drive.run().instrument(span), self.runtime.handle());
+    }
+
+    fn spawn_sink(&mut self, sink: Box<dyn AnySink>, inlet: Inlet) {
+        let span = tracing::info_span!("sink", node = inlet.meter.node().name);
+        self.tasks
+            .spawn_on(drain(sink, inlet).instrument(span), self.runtime.handle());
+    }
+
+    fn spawn_thread(&mut self, node: NodeId, thread: Box<dyn Thread>, ports: Ports) -> Result<()> {
+        let (ended, end) = oneshot::channel();
+        let span = tracing::info_span!("thread", node = node.name);
+        let handle = std::thread::Builder::new()
+            .name(node.name.clone())
+            .spawn(move || {
+                let _entered = span.enter();
+                let work = std::panic::AssertUnwindSafe(|| thread.run(ports));
+                let result = std::panic::catch_unwind(work)
+                    .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+                let _ = ended.send(result);
+            })
+            .with_context(|| format!("cannot start the thread of `{}`", node.name))?;
+        self.threads.push(handle);
+        let end = async move {
+            match end.await {
+                Ok(Err(error)) => Err(Failure::new(&node, None, error)),
+                Ok(Ok(())) | Err(_) => Ok(()),
+            }
+        };
+        self.tasks.spawn_on(end, self.runtime.handle());
+        Ok(())
+    }
+}
+
+/// Gives a sink its items, each where blocking is allowed, until no more come.
+async fn drain(mut sink: Box<dyn AnySink>, mut inlet: Inlet) -> Result<(), Failure> {
+    let meter = inlet.meter.clone();
+    let node = meter.node().clone();
+    let failed = |error| Failure::new(&node, None, error);
+    loop {
+        let message = inlet.receive().await;
+        let last = message.is_none();
+        let meter = meter.clone();
+        let turn = move || {
+            let result = meter.measure(|| match message {
+                Some(Message::Item(_, item)) => {
+                    let counter = &meter.counters().items;
+                    counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    sink.accept(item)
+                }
+                Some(Message::EndOfEpoch(_)) => Ok(()),
+                None => sink.finish(),
+            });
+            (sink, result)
+        };
+        let (back, result) = tokio::task::spawn_blocking(turn)
+            .await
+            .map_err(|error| failed(anyhow::Error::new(error)))?;
+        sink = back;
+        result.map_err(failed)?;
+        if last {
+            return Ok(());
+        }
+    }
+}

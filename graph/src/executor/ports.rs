@@ -1,0 +1,191 @@
+//! The ends of streams: bounded channels with the waiting measured at both ends.
+
+use std::marker::PhantomData;
+use std::time::Instant;
+
+use anyhow::Result;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::stop::Stop;
+use crate::counters::{Meter, add_elapsed};
+use crate::item::{Item, Key, Message, Payload};
+
+/// Every reader of an output is gone: time to end, without a word.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Closed;
+
+/// Where a node sends; one channel for each reader.
+pub(crate) struct Outlet {
+    pub readers: Vec<mpsc::Sender<Message>>,
+    pub meter: Meter,
+}
+
+impl Outlet {
+    /// Waits for room. Fails when no reader is left.
+    pub async fn send(&mut self, message: Message) -> Result<(), Closed> {
+        let start = Instant::now();
+        let mut message = Some(message);
+        let mut position = 0;
+        while position < self.readers.len() {
+            let last = position + 1 == self.readers.len();
+            let copy = if last {
+                message.take()
+            } else {
+                message.clone()
+            };
+            let Some(copy) = copy else { break };
+            // A reader that has ended is left out; the others go on.
+            if self.readers[position].send(copy).await.is_err() {
+                self.readers.remove(position);
+            } else {
+                position += 1;
+            }
+        }
+        add_elapsed(&self.meter.counters().wait_output, start);
+        if self.readers.is_empty() {
+            Err(Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether every reader has room for one more.
+    fn has_room(&self) -> bool {
+        self.readers.iter().all(|reader| reader.capacity() > 0)
+    }
+}
+
+/// Where a node receives.
+pub(crate) struct Inlet {
+    pub channel: mpsc::Receiver<Message>,
+    pub meter: Meter,
+}
+
+impl Inlet {
+    /// The next message; `None` when the writer has ended. May be dropped while it waits without
+    /// losing anything.
+    pub async fn receive(&mut self) -> Option<Message> {
+        let counters = self.meter.counters();
+        counters.sample_queue(self.channel.len(), self.channel.max_capacity());
+        let start = Instant::now();
+        let message = self.channel.recv().await;
+        add_elapsed(&counters.wait_input, start);
+        message
+    }
+}
+
+/// What a [`crate::Thread`] holds of the graph: its inputs, its outputs, and whether to stop.
+pub struct Ports {
+    pub(crate) inputs: Vec<(&'static str, Inlet)>,
+    pub(crate) outputs: Vec<(&'static str, Outlet)>,
+    pub(crate) stop: Stop,
+    pub(crate) runtime: Handle,
+}
+
+impl Ports {
+    /// Takes the input of that port; `None` if the recipe does not connect it.
+    pub fn input<T: Payload>(&mut self, port: &str) -> Option<Receiver<T>> {
+        let position = self.inputs.iter().position(|(name, _)| *name == port)?;
+        let (_, inlet) = self.inputs.swap_remove(position);
+        Some(Receiver {
+            inlet,
+            stop: self.stop.clone(),
+            runtime: self.runtime.clone(),
+            returned: Instant::now(),
+            carries: PhantomData,
+        })
+    }
+
+    /// Takes the output of that port; one that nobody reads swallows what it is given.
+    pub fn output<T: Payload>(&mut self, port: &str) -> Sender<T> {
+        let position = self.outputs.iter().position(|(name, _)| *name == port);
+        Sender {
+            outlet: position.map(|position| self.outputs.swap_remove(position).1),
+            runtime: self.runtime.clone(),
+            carries: PhantomData,
+        }
+    }
+
+    /// Whether the run is to end: the user asked for it, or another node has failed. The step in
+    /// hand is to be finished and what is worth keeping sent to the sinks, which wait for it.
+    pub fn stopping(&self) -> bool {
+        self.stop.requested()
+    }
+}
+
+/// What came out of a [`Receiver`].
+pub enum Received<T> {
+    /// One item.
+    Item(Key, T),
+    /// Every item of this epoch has come.
+    EndOfEpoch(u64),
+    /// Nothing more will come: the run is to end, or what is upstream has failed.
+    Closed,
+}
+
+/// A thread's input.
+pub struct Receiver<T> {
+    inlet: Inlet,
+    stop: Stop,
+    runtime: Handle,
+    /// When the last call returned; what passes until the next is the thread's own work.
+    returned: Instant,
+    carries: PhantomData<fn() -> T>,
+}
+
+impl<T: Payload> Receiver<T> {
+    /// Waits for the next item.
+    pub fn receive(&mut self) -> Result<Received<T>> {
+        let meter = self.inlet.meter.clone();
+        add_elapsed(&meter.counters().busy, self.returned);
+        let message = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.stop.wait() => None,
+                message = self.inlet.receive() => message,
+            }
+        });
+        self.returned = Instant::now();
+        Ok(match message {
+            Some(Message::Item(key, item)) => {
+                let counter = &meter.counters().items;
+                counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Received::Item(key, item.take()?)
+            }
+            Some(Message::EndOfEpoch(epoch)) => Received::EndOfEpoch(epoch),
+            None => Received::Closed,
+        })
+    }
+}
+
+/// A thread's output.
+pub struct Sender<T> {
+    outlet: Option<Outlet>,
+    runtime: Handle,
+    carries: PhantomData<fn(T)>,
+}
+
+impl<T: Payload> Sender<T> {
+    /// Sends, waiting for room. What is sent when no reader is left is dropped: the reader's own
+    /// failure ends the run.
+    pub fn send(&mut self, value: T) {
+        let Some(outlet) = &mut self.outlet else {
+            return;
+        };
+        let message = Message::Item(
+            Key {
+                epoch: 0,
+                index: 0,
+                attempt: 0,
+            },
+            Item::new(value),
+        );
+        let _ = self.runtime.block_on(outlet.send(message));
+    }
+
+    /// Whether [`Sender::send`] would not wait.
+    pub fn has_room(&self) -> bool {
+        self.outlet.as_ref().is_none_or(Outlet::has_room)
+    }
+}

@@ -1,0 +1,48 @@
+//! A recipe becomes a checked plan, a plan becomes a running graph.
+//!
+//! The three phases are three types, and only the next phase accepts the previous one's:
+//! [`Recipe`] (what was written), [`Plan`] (what fits together), [`Running`] (what is at work).
+//! This crate knows neither images nor tensors.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `text`, `fields` | the recipe's text, the places in it, `--set` |
+//! | `recipe` | reading a recipe |
+//! | `node` | what a node kind is; the catalogue |
+//! | `plan` | names, types, schemas, cycles |
+//! | `problem` | what is wrong with a recipe, as the user reads it |
+//! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
+//! | `item`, `batch` | what travels between nodes |
+//! | `executor` | tasks, threads, channels; failures; stopping |
+//! | `counters` | what each node does with its time |
+
+mod batch;
+mod counters;
+mod executor;
+mod fields;
+mod item;
+mod node;
+mod plan;
+mod problem;
+mod recipe;
+mod stage;
+mod text;
+
+pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_image};
+pub use counters::{Measured, Meter, NodeId};
+pub use executor::{
+    Failure, Finished, Options, Ports, Received, Receiver, RunError, Running, Sender, Skipped,
+    Stop, Tap,
+};
+pub use item::{Item, Key, Message, Payload};
+pub use node::{
+    Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Schema,
+};
+pub use plan::{Edge, Plan, Planned};
+pub use problem::{Problem, Problems, did_you_mean, listed};
+pub use recipe::Recipe;
+pub use stage::{
+    AnyFold, AnyMap, AnySink, AnySource, Contents, Context, Fold, Map, OnError, Position, Sink,
+    Source, Stage, Thread, random,
+};
+pub use text::{Place, Text, line_column};

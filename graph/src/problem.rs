@@ -1,0 +1,170 @@
+//! What is wrong with a recipe: each problem with its place, its reason and the way out.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use crate::text::Text;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// Where, as a byte range of the resolved text.
+    pub span: Range<usize>,
+    /// What stands beside the underlined place: usually what was expected there.
+    pub label: String,
+    /// Other places that belong to it (the other end of a mismatch), each with its words.
+    pub also: Vec<(Range<usize>, String)>,
+    /// The way out.
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// A problem at `span`.
+    pub fn new(message: impl Into<String>, span: Range<usize>) -> Self {
+        Problem {
+            message: message.into(),
+            span,
+            label: String::new(),
+            also: Vec::new(),
+            help: None,
+        }
+    }
+
+    /// Adds what stands beside the underlined place.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Adds the way out.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds the way out, if there is one to tell.
+    pub fn maybe_help(mut self, help: Option<String>) -> Self {
+        self.help = help.or(self.help);
+        self
+    }
+
+    /// Adds another place that belongs to the problem.
+    pub fn also(mut self, span: Range<usize>, words: impl Into<String>) -> Self {
+        self.also.push((span, words.into()));
+        self
+    }
+}
+
+/// Every problem found in one recipe, in the order of their places.
+#[derive(Clone, Debug)]
+pub struct Problems {
+    text: Text,
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    /// Gathers problems found in `text`.
+    pub fn new(text: Text, mut list: Vec<Problem>) -> Self {
+        list.sort_by_key(|problem| problem.span.start);
+        Problems { text, list }
+    }
+
+    /// The problems.
+    pub fn list(&self) -> &[Problem] {
+        &self.list
+    }
+
+    /// What a user reads: every problem with its line underlined. `colour` adds terminal escapes.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let reports = self.list.iter().map(|problem| {
+            let main = self.text.place(problem.span.clone());
+            let mut snippet = Snippet::source(main.text)
+                .path(main.path)
+                .annotation(labelled(
+                    AnnotationKind::Primary,
+                    main.start..main.end,
+                    &problem.label,
+                ));
+            let mut elsewhere = Vec::new();
+            for (span, words) in &problem.also {
+                let place = self.text.place(span.clone());
+                if place.path == main.path {
+                    let note = labelled(AnnotationKind::Context, place.start..place.end, words);
+                    snippet = snippet.annotation(note);
+                } else {
+                    elsewhere.push(format!("{words}: {}", place.text));
+                }
+            }
+            let mut report = vec![
+                Group::with_title(Level::ERROR.primary_title(&problem.message)).element(snippet),
+            ];
+            let notes: Vec<_> = elsewhere;
+            for note in notes {
+                report.push(Group::with_title(Level::NOTE.secondary_title(note)));
+            }
+            if let Some(help) = &problem.help {
+                report.push(Group::with_title(Level::HELP.secondary_title(help)));
+            }
+            renderer.render(&report)
+        });
+        let mut out = reports.collect::<Vec<_>>().join("\n\n");
+        out.push('\n');
+        out
+    }
+}
+
+fn labelled(
+    kind: AnnotationKind,
+    span: Range<usize>,
+    label: &str,
+) -> annotate_snippets::Annotation<'_> {
+    let annotation = kind.span(span);
+    if label.is_empty() {
+        annotation
+    } else {
+        annotation.label(label)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(false).trim_end())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// ``did you mean `name`?`` for the nearest of `names`, if one is near.
+pub fn did_you_mean<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let found = found.to_lowercase();
+    names
+        .into_iter()
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&found, &name.to_lowercase()),
+                name,
+            )
+        })
+        .filter(|&(distance, name)| distance <= name.len().max(found.len()).div_ceil(3))
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, name)| format!("did you mean `{name}`?"))
+}
+
+/// "`a`, `b` and `c`".
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.split_last() {
+        None => "none".to_owned(),
+        Some((only, [])) => only.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
+}

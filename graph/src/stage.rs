@@ -1,0 +1,388 @@
+//! The few shapes that a running node can have. Many kinds, few shapes.
+//!
+//! A kind implements one of the typed traits here and hands it over as a [`Stage`]; behind that
+//! the executor sees untyped items only. A stage spawns nothing and queues nothing: which thread
+//! it runs on, how many at a time and how much may be waiting is the executor's affair.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use rand::SeedableRng;
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use crate::counters::Meter;
+use crate::executor::Ports;
+use crate::item::{Item, Key, Payload};
+
+/// The running part of a node.
+pub enum Stage {
+    /// See [`Source`].
+    Source(Arc<dyn AnySource>),
+    /// See [`Map`].
+    Map(Arc<dyn AnyMap>),
+    /// See [`Fold`].
+    Fold(Arc<dyn AnyFold>),
+    /// See [`Thread`].
+    Thread(Box<dyn Thread>),
+    /// See [`Sink`].
+    Sink(Box<dyn AnySink>),
+}
+
+/// What is known of a stream's data once its source has been opened.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Contents {
+    /// Items in each epoch.
+    pub items_per_epoch: u64,
+    /// Class names in the order of their indices.
+    pub classes: Arc<[String]>,
+    /// Items in the last group of an epoch, where items are groups (batches); else 1.
+    pub last_group: u64,
+    /// What a user knows the data by: the folder or archive.
+    pub origin: String,
+}
+
+/// Where a stream is to start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Counted from 0.
+    pub epoch: u64,
+    /// Items of that epoch that are not wanted again.
+    pub item: u64,
+}
+
+/// What becomes of a damaged item.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum OnError {
+    /// It ends the run.
+    #[default]
+    Fail,
+    /// It is named in the log and replaced by another sample, so many times at most.
+    Skip {
+        /// How many items may be skipped in the whole run.
+        budget: u64,
+    },
+}
+
+/// What a stage may know about the item in hand.
+pub struct Context<'a> {
+    /// Which item it is.
+    pub key: Key,
+    /// The node's name.
+    pub node: &'a str,
+    /// Bills time to the node.
+    pub meter: &'a Meter,
+    pub(crate) seed: u64,
+}
+
+impl Context<'_> {
+    /// Random numbers for this item, this node and this purpose: the same whatever thread runs it
+    /// and whatever was drawn before.
+    pub fn random(&self, purpose: &str) -> Xoshiro256PlusPlus {
+        let Key {
+            epoch,
+            index,
+            attempt,
+        } = self.key;
+        random(
+            self.seed,
+            self.node,
+            purpose,
+            &[epoch, index, attempt.into()],
+        )
+    }
+}
+
+/// A generator keyed by the seed, a node, a purpose and numbers such as the epoch.
+pub fn random(seed: u64, node: &str, purpose: &str, numbers: &[u64]) -> Xoshiro256PlusPlus {
+    let mut key = xxhash_rust::xxh3::Xxh3::with_seed(seed);
+    for name in [node, purpose] {
+        key.update(&(name.len() as u64).to_le_bytes());
+        key.update(name.as_bytes());
+    }
+    for number in numbers {
+        key.update(&number.to_le_bytes());
+    }
+    Xoshiro256PlusPlus::seed_from_u64(key.digest())
+}
+
+/// A list of samples that can be fetched in any order, by many threads.
+///
+/// Being seekable is what makes resuming, replacing a damaged sample and being the same for any
+/// number of workers simple: the stream is `order(epoch)` and nothing else.
+pub trait Source: Send + Sync + 'static {
+    /// What it yields.
+    type Out: Payload;
+
+    /// How many samples, which classes.
+    fn contents(&self) -> Contents;
+
+    /// The order of the samples in an epoch: a permutation of `0..items_per_epoch`.
+    fn order(&self, epoch: u64) -> Vec<u32>;
+
+    /// Reads one sample. Called on a pool thread; may block on a disk.
+    fn fetch(&self, sample: u32, context: &Context) -> Result<Self::Out>;
+
+    /// What a user knows the sample by: a path.
+    fn describe(&self, sample: u32) -> String;
+
+    /// What becomes of a sample that cannot be fetched.
+    fn on_error(&self) -> OnError {
+        OnError::Fail
+    }
+}
+
+/// One item in, one item out; many run at once and order is kept.
+pub trait Map: Send + Sync + 'static {
+    /// What it takes.
+    type In: Payload;
+    /// What it yields.
+    type Out: Payload;
+
+    /// Runs on a pool thread. The result depends on the item and the context alone.
+    fn apply(&self, item: Self::In, context: &Context) -> Result<Self::Out>;
+
+    /// What becomes of an item that fails here.
+    fn on_error(&self) -> OnError {
+        OnError::Fail
+    }
+}
+
+/// Gathers consecutive items of an epoch into groups, each item into its own slot.
+///
+/// The slots of a group are filled in parallel, by the very worker that made the item; groups
+/// come out in order. The last group of an epoch may be smaller.
+pub trait Fold: Send + Sync + 'static {
+    /// What it takes.
+    type In: Payload;
+    /// A group while it is being filled.
+    type Group: Send + Sync + 'static;
+    /// What it yields.
+    type Out: Payload;
+
+    /// Items in a full group; at least 1.
+    fn group(&self) -> usize;
+
+    /// Whether a last group that is not full is dropped.
+    fn drop_last(&self) -> bool {
+        false
+    }
+
+    /// How many finished groups may wait for the reader.
+    fn prefetch(&self) -> usize {
+        2
+    }
+
+    /// Starts a group of `items` items.
+    fn open(&self, items: usize) -> Result<Self::Group>;
+
+    /// Puts an item into its slot. Called again for the same slot if it failed.
+    fn place(
+        &self,
+        group: &Self::Group,
+        slot: usize,
+        item: Self::In,
+        context: &Context,
+    ) -> Result<()>;
+
+    /// Ends a group whose slots are all filled.
+    fn close(&self, group: Self::Group) -> Result<Self::Out>;
+}
+
+/// A node that owns an OS thread and blocks there.
+pub trait Thread: Send {
+    /// Runs to the end: until it has had enough, or until [`Ports::stopping`].
+    fn run(self: Box<Self>, ports: Ports) -> Result<()>;
+
+    /// How many epochs it will read, if it knows; sources then stop by themselves.
+    fn epochs(&self) -> Option<u64> {
+        None
+    }
+
+    /// Where its inputs start, by port.
+    fn start(&self, _port: &str) -> Position {
+        Position::default()
+    }
+}
+
+/// Takes items and keeps them. Runs where blocking is allowed, and never stalls its source
+/// further than the queue between them.
+pub trait Sink: Send + 'static {
+    /// What it takes.
+    type In: Payload;
+
+    /// Takes one item.
+    fn accept(&mut self, item: Self::In) -> Result<()>;
+
+    /// Called once, when no more will come.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many items may wait for it.
+    fn queue(&self) -> usize {
+        64
+    }
+}
+
+impl Stage {
+    /// A source.
+    pub fn source(source: impl Source) -> Self {
+        Stage::Source(Arc::new(source))
+    }
+
+    /// A map.
+    pub fn map(map: impl Map) -> Self {
+        Stage::Map(Arc::new(map))
+    }
+
+    /// A fold.
+    pub fn fold(fold: impl Fold) -> Self {
+        Stage::Fold(Arc::new(fold))
+    }
+
+    /// A thread.
+    pub fn thread(thread: impl Thread + 'static) -> Self {
+        Stage::Thread(Box::new(thread))
+    }
+
+    /// A sink.
+    pub fn sink(sink: impl Sink) -> Self {
+        Stage::Sink(Box::new(sink))
+    }
+}
+
+// Below: the same traits without their types, for the executor.
+
+/// [`Source`] without its type.
+pub trait AnySource: Send + Sync {
+    #[doc(hidden)]
+    fn contents(&self) -> Contents;
+    #[doc(hidden)]
+    fn order(&self, epoch: u64) -> Vec<u32>;
+    #[doc(hidden)]
+    fn fetch(&self, sample: u32, context: &Context) -> Result<Item>;
+    #[doc(hidden)]
+    fn describe(&self, sample: u32) -> String;
+    #[doc(hidden)]
+    fn on_error(&self) -> OnError;
+}
+
+impl<S: Source> AnySource for S {
+    fn contents(&self) -> Contents {
+        Source::contents(self)
+    }
+
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        Source::order(self, epoch)
+    }
+
+    fn fetch(&self, sample: u32, context: &Context) -> Result<Item> {
+        Source::fetch(self, sample, context).map(Item::new)
+    }
+
+    fn describe(&self, sample: u32) -> String {
+        Source::describe(self, sample)
+    }
+
+    fn on_error(&self) -> OnError {
+        Source::on_error(self)
+    }
+}
+
+/// [`Map`] without its types.
+pub trait AnyMap: Send + Sync {
+    #[doc(hidden)]
+    fn apply(&self, item: Item, context: &Context) -> Result<Item>;
+    #[doc(hidden)]
+    fn on_error(&self) -> OnError;
+}
+
+impl<M: Map> AnyMap for M {
+    fn apply(&self, item: Item, context: &Context) -> Result<Item> {
+        Map::apply(self, item.take()?, context).map(Item::new)
+    }
+
+    fn on_error(&self) -> OnError {
+        Map::on_error(self)
+    }
+}
+
+/// A group of any fold.
+#[doc(hidden)]
+pub type AnyGroup = Arc<dyn std::any::Any + Send + Sync>;
+
+/// [`Fold`] without its types.
+pub trait AnyFold: Send + Sync {
+    #[doc(hidden)]
+    fn group(&self) -> usize;
+    #[doc(hidden)]
+    fn drop_last(&self) -> bool;
+    #[doc(hidden)]
+    fn prefetch(&self) -> usize;
+    #[doc(hidden)]
+    fn open(&self, items: usize) -> Result<AnyGroup>;
+    #[doc(hidden)]
+    fn place(&self, group: &AnyGroup, slot: usize, item: Item, context: &Context) -> Result<()>;
+    #[doc(hidden)]
+    fn close(&self, group: AnyGroup) -> Result<Item>;
+}
+
+const OTHER_GROUP: &str = "the group belongs to another fold, or is still being filled";
+
+impl<F: Fold> AnyFold for F {
+    fn group(&self) -> usize {
+        Fold::group(self).max(1)
+    }
+
+    fn drop_last(&self) -> bool {
+        Fold::drop_last(self)
+    }
+
+    fn prefetch(&self) -> usize {
+        Fold::prefetch(self)
+    }
+
+    fn open(&self, items: usize) -> Result<AnyGroup> {
+        Ok(Arc::new(Fold::open(self, items)?))
+    }
+
+    fn place(&self, group: &AnyGroup, slot: usize, item: Item, context: &Context) -> Result<()> {
+        let group = group
+            .downcast_ref::<F::Group>()
+            .ok_or_else(|| anyhow::anyhow!(OTHER_GROUP))?;
+        Fold::place(self, group, slot, item.take()?, context)
+    }
+
+    fn close(&self, group: AnyGroup) -> Result<Item> {
+        let group = group
+            .downcast::<F::Group>()
+            .ok()
+            .and_then(Arc::into_inner)
+            .ok_or_else(|| anyhow::anyhow!(OTHER_GROUP))?;
+        Fold::close(self, group).map(Item::new)
+    }
+}
+
+/// [`Sink`] without its type.
+pub trait AnySink: Send {
+    #[doc(hidden)]
+    fn accept(&mut self, item: Item) -> Result<()>;
+    #[doc(hidden)]
+    fn finish(&mut self) -> Result<()>;
+    #[doc(hidden)]
+    fn queue(&self) -> usize;
+}
+
+impl<S: Sink> AnySink for S {
+    fn accept(&mut self, item: Item) -> Result<()> {
+        Sink::accept(self, item.take()?)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Sink::finish(self)
+    }
+
+    fn queue(&self) -> usize {
+        Sink::queue(self).max(1)
+    }
+}

@@ -1,0 +1,277 @@
+//! What the executor promises, by behaviour.
+
+mod toy;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use rsflow_graph::{Finished, Options, Payload, Plan, Position, RunError, Running, Tap};
+use toy::{Collect, FETCHED, Number, Numbers, plan};
+
+const CHAIN: &str = r#"
+    "source": Count(to: 50, shuffle: true),
+    "noise":  Noise(input: "source", delay: 300),
+    "more":   Noise(input: "noise"),
+    "groups": Group(input: "more", size: 8),
+    "learn":  Learn(input: "groups", epochs: 3),
+    "seen":   KeepGroups(input: "learn.seen"),
+    "ends":   Keep(input: "learn.ends"),
+"#;
+
+/// Runs a plan and returns what one output yielded.
+fn collect<T: Payload>(
+    plan: &Plan,
+    node: &str,
+    output: usize,
+) -> (Result<Finished, RunError>, Vec<T>) {
+    let sink = Collect::<T>::default();
+    let items = sink.items.clone();
+    let options = Options {
+        taps: vec![tap(node, output, sink)],
+        epochs: Some(2),
+        ..Options::default()
+    };
+    let result = Running::start(plan, options).and_then(Running::wait);
+    let items = std::mem::take(&mut *items.lock().unwrap());
+    (result, items)
+}
+
+fn tap<T: Payload>(node: &str, output: usize, sink: Collect<T>) -> Tap {
+    Tap {
+        node: node.to_owned(),
+        output,
+        sink: Box::new(sink),
+        name: "test",
+    }
+}
+
+#[test]
+fn the_stream_is_the_same_for_any_number_of_workers() {
+    let streams: Vec<Vec<Numbers>> = [1, 2, 7]
+        .map(|workers| {
+            let plan = plan(CHAIN, &[&format!("cpu_workers={workers}")]);
+            let (result, stream) = collect::<Numbers>(&plan, "learn", 0);
+            result.unwrap();
+            stream
+        })
+        .into();
+    assert_eq!(streams[0].len(), 3 * 7, "50 items make 7 groups an epoch");
+    assert_eq!(streams[0][6].0.len(), 2, "the last partial group is kept");
+    assert_ne!(streams[0][0], streams[0][7], "epochs differ");
+    assert_eq!(streams[0], streams[1]);
+    assert_eq!(streams[0], streams[2]);
+}
+
+#[test]
+fn a_stream_resumed_in_mid_epoch_is_the_rest_of_the_stream() {
+    let (_, whole) = collect::<Numbers>(&plan(CHAIN, &[]), "learn", 0);
+    let resumed = plan(CHAIN, &["learn.start=(1, 3)"]);
+    let (result, rest) = collect::<Numbers>(&resumed, "learn", 0);
+    result.unwrap();
+    assert_eq!(rest, whole[7 + 3..]);
+}
+
+#[test]
+fn nodes_with_several_readers_feed_them_all() {
+    let plan = plan(
+        r#""source": Count(to: 20),
+           "a": Noise(input: "source"), "b": Noise(input: "source", delay: 200),
+           "keep_a": Keep(input: "a"), "keep_b": Keep(input: "b"),"#,
+        &[],
+    );
+    let (result, a) = collect::<Number>(&plan, "a", 0);
+    let measured = result.unwrap().measured;
+    assert_eq!(
+        a.iter().map(|n| n.0 / 1000).collect::<Vec<_>>(),
+        (0..20).chain(0..20).collect::<Vec<_>>()
+    );
+    for name in ["source", "a", "b", "keep_a", "keep_b"] {
+        let node = measured.iter().find(|m| m.node.name == name).unwrap();
+        assert_eq!(node.items, 40, "{name}");
+    }
+}
+
+#[test]
+fn a_last_group_can_be_dropped() {
+    let (result, groups) = collect::<Numbers>(&plan(CHAIN, &["groups.drop_last=true"]), "learn", 0);
+    result.unwrap();
+    assert_eq!(groups.len(), 3 * 6);
+    assert!(groups.iter().all(|group| group.0.len() == 8));
+}
+
+#[test]
+fn a_failure_names_the_node_and_the_item_and_ends_every_thread() {
+    for (field, words) in [
+        (
+            "noise.fail=[11]",
+            "noise (Noise): number 11: 11 is not liked",
+        ),
+        (
+            "noise.panic=[11]",
+            "noise (Noise): number 11: a bug in this node, please report it: it panicked: 11 is feared",
+        ),
+    ] {
+        let before = threads();
+        let (result, _) = collect::<Numbers>(&plan(CHAIN, &[field, "cpu_workers=3"]), "learn", 0);
+        assert_eq!(result.unwrap_err().to_string(), words);
+        assert_threads_return_to(before);
+    }
+}
+
+#[test]
+fn a_thread_learns_of_the_failure_and_can_still_send() {
+    let plan = plan(CHAIN, &["noise.fail=[11]"]);
+    let (result, ends) = collect::<Number>(&plan, "learn", 1);
+    assert!(result.is_err());
+    assert_eq!(ends.last(), Some(&Number(u64::MAX)));
+}
+
+#[test]
+fn skipped_items_are_named_and_replaced() {
+    let skip = ["noise.fail=[11, 12]", "noise.skip=6"];
+    let clean = collect::<Numbers>(&plan(CHAIN, &[]), "learn", 0).1;
+    let (result, groups) = collect::<Numbers>(&plan(CHAIN, &skip), "learn", 0);
+    let finished = result.unwrap();
+    // Three epochs, two bad numbers each; a replacement may be bad again, and then takes one more.
+    assert!(finished.skipped.len() >= 6, "{:?}", finished.skipped);
+    assert!(finished.skipped.iter().all(|s| s.node == "noise"
+        && (s.item == "number 11" || s.item == "number 12")
+        && s.reason.contains("not liked")));
+    let (clean, groups) = (flat(&clean), flat(&groups));
+    assert_eq!(clean.len(), groups.len(), "groups keep their size");
+    let moved = clean.iter().zip(&groups).filter(|(a, b)| a != b).count();
+    assert_eq!(moved, 6, "no other item moves");
+    let again = collect::<Numbers>(
+        &plan(CHAIN, &[&skip[..], &["cpu_workers=5"]].concat()),
+        "learn",
+        0,
+    );
+    assert_eq!(
+        flat(&again.1),
+        groups,
+        "replacements do not depend on the workers"
+    );
+
+    let (result, _) = collect::<Numbers>(
+        &plan(CHAIN, &["noise.fail=[11, 12]", "noise.skip=3"]),
+        "learn",
+        0,
+    );
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("more than 3 items were damaged"), "{error}");
+}
+
+fn flat(groups: &[Numbers]) -> Vec<u64> {
+    groups.iter().flat_map(|group| group.0.clone()).collect()
+}
+
+#[test]
+fn a_slow_reader_stops_the_source() {
+    let plan = plan(
+        r#""source": Count(to: 100000), "noise": Noise(input: "source"), "keep": Keep(input: "noise")"#,
+        &["cpu_workers=2"],
+    );
+    let slow = Collect::<Number> {
+        delay: Duration::from_millis(20),
+        ..Collect::default()
+    };
+    let items = slow.items.clone();
+    let before = FETCHED.load(SeqCst);
+    let options = Options {
+        taps: vec![tap("noise", 0, slow)],
+        ..Options::default()
+    };
+    let running = Running::start(&plan, options).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    running.stop().interrupt();
+    let finished = running.wait().unwrap();
+    assert!(finished.interrupted);
+    // Other tests fetch at the same time, but nothing like what an unbounded source would.
+    let fetched = FETCHED.load(SeqCst) - before;
+    assert!(
+        fetched < 20_000,
+        "{fetched} fetched for {} read",
+        items.lock().unwrap().len()
+    );
+}
+
+#[test]
+fn an_interrupt_ends_an_endless_run_soon_and_joins_every_thread() {
+    let before = threads();
+    let plan = plan(CHAIN, &["learn.epochs=1000000", "learn.delay=1000"]);
+    let running = Running::start(&plan, Options::default()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let asked = Instant::now();
+    running.stop().interrupt();
+    assert!(running.wait().unwrap().interrupted);
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert_threads_return_to(before);
+}
+
+#[test]
+fn sources_start_and_end_where_the_options_say() {
+    let plan = plan(
+        r#""source": Count(to: 10), "keep": Keep(input: "source")"#,
+        &[],
+    )
+    .until("source")
+    .unwrap();
+    let sink = Collect::<Number>::default();
+    let items = sink.items.clone();
+    let options = Options {
+        taps: vec![tap("source", 0, sink)],
+        epochs: Some(2),
+        start: Position { epoch: 1, item: 4 },
+        ..Options::default()
+    };
+    Running::start(&plan, options).unwrap().wait().unwrap();
+    assert_eq!(
+        *items.lock().unwrap(),
+        (4..10).map(Number).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn waiting_is_told_from_working() {
+    let plan = plan(CHAIN, &["learn.delay=3000", "noise.delay=0"]);
+    let finished = Running::start(&plan, Options::default())
+        .unwrap()
+        .wait()
+        .unwrap();
+    let of = |name: &str| {
+        finished
+            .measured
+            .iter()
+            .find(|m| m.node.name == name)
+            .unwrap()
+            .clone()
+    };
+    let (groups, learn) = (of("groups"), of("learn"));
+    assert_eq!(
+        (of("source").items, of("noise").items, learn.items),
+        (150, 150, 21)
+    );
+    assert!(learn.busy >= Duration::from_millis(60), "{learn:?}");
+    assert!(
+        groups.wait_output > learn.wait_input,
+        "the slow reader is waited for"
+    );
+    assert!(learn.queue_occupancy.unwrap() > 0.3, "{learn:?}");
+}
+
+/// Threads of this process; tests run in parallel, so only a return is waited for.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+fn assert_threads_return_to(before: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while threads() > before.max(4) + 60 {
+        assert!(
+            Instant::now() < deadline,
+            "{} threads, {before} before",
+            threads()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
