@@ -1,0 +1,424 @@
+//! Checkpoints: everything that a resume or an evaluation needs, in one safetensors file.
+//!
+//! The tensors are the network's, under its own names, and `momentum/NAME` for the momentum of
+//! the parameter `NAME`. The header's `__metadata__` has one key, `rsflow`, whose value is
+//! [`Metadata`] as JSON.
+//!
+//! Writing has two halves. [`Snapshot::take`] copies everything to plain memory, on the thread
+//! that trains; [`write_atomically`] takes its time with the disk, on any other thread. Reading
+//! takes the header first ([`Checkpoint::open`]), then only the tensors that are asked for.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata as Header, TensorInfo};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::networks::Network;
+use crate::optimizer::RunningOptimizer;
+use crate::parameters::Parameters;
+use crate::rs_net::{ALPHA, RsNet};
+
+/// The version of the format that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+const METADATA_KEY: &str = "rsflow";
+const MOMENTUM: &str = "momentum/";
+/// The bytes before the header: its length, little-endian.
+const PREFIX: u64 = 8;
+/// A longer header is not one (the limit of the safetensors crate).
+const MAX_HEADER: u64 = 100_000_000;
+
+/// The kinds of tensors that are written, in the order in which they lie in the file: the widest
+/// first, which keeps all of them aligned.
+const KINDS: [(Kind, Dtype); 5] = [
+    (Kind::Double, Dtype::F64),
+    (Kind::Int64, Dtype::I64),
+    (Kind::Float, Dtype::F32),
+    (Kind::Half, Dtype::F16),
+    (Kind::BFloat16, Dtype::BF16),
+];
+
+/// What a checkpoint says about itself beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The version of the format, [`FORMAT`].
+    pub format: u32,
+    /// What the network was built from.
+    pub network: Network,
+    /// The names of the classes, in the order of the logits.
+    pub classes: Vec<String>,
+    /// The resolutions, in the order of alpha.
+    pub resolutions: Vec<u32>,
+    /// The epoch that the next step belongs to, from 0.
+    pub epoch: u64,
+    /// Steps done in that epoch.
+    pub step_in_epoch: u64,
+    /// Steps done since the start of the run.
+    pub step: u64,
+    /// The seed of the run.
+    pub seed: u64,
+    /// The best validation so far; `None` before the first.
+    pub best: Option<Best>,
+    /// The recipe's text, overrides applied.
+    pub recipe: String,
+}
+
+/// The validation that a run's best checkpoint was chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The epoch after which it was measured, from 0.
+    pub epoch: u64,
+    /// The top-1 accuracy of the first resolution, in percent.
+    pub first_top1: f64,
+    /// The mean of all resolutions' top-1 and top-5 accuracies, in percent: it decides a tie.
+    pub mean: f64,
+}
+
+/// A copy of everything in plain memory, which may travel between threads.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    metadata: Metadata,
+    /// Name and description, in the order of the bytes.
+    tensors: Vec<(String, TensorInfo)>,
+    bytes: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Copies the network's tensors, and the momentum where there is an optimizer. Waits for the
+    /// device.
+    ///
+    /// # Errors
+    /// What libtorch says; a tensor of a kind that is not written.
+    pub fn take(
+        metadata: Metadata,
+        parameters: &Parameters,
+        optimizer: Option<&RunningOptimizer>,
+    ) -> Result<Self> {
+        let mut all: Vec<(String, &Tensor)> = parameters
+            .iter()
+            .map(|p| (p.name.clone(), &p.tensor))
+            .collect();
+        if let Some(optimizer) = optimizer {
+            all.extend(
+                optimizer
+                    .momentum()
+                    .map(|(name, t)| (format!("{MOMENTUM}{name}"), t)),
+            );
+        }
+        let mut snapshot = Self {
+            metadata,
+            tensors: Vec::with_capacity(all.len()),
+            bytes: vec![],
+        };
+        for (kind, dtype) in KINDS {
+            let (these, others) = all
+                .into_iter()
+                .partition(|(_, t)| t.f_kind().ok() == Some(kind));
+            all = others;
+            tch::no_grad(|| snapshot.append(these, dtype)).context("cannot copy the tensors")?;
+        }
+        if let Some((name, tensor)) = all.first() {
+            bail!(
+                "checkpoints hold no tensors of kind {:?}, which {name:?} is",
+                tensor.f_kind()
+            );
+        }
+        Ok(snapshot)
+    }
+
+    fn append(&mut self, tensors: Vec<(String, &Tensor)>, dtype: Dtype) -> Result<()> {
+        if tensors.is_empty() {
+            return Ok(());
+        }
+        // Joined on the device, so that one transfer fetches all of them.
+        let flat = tensors
+            .iter()
+            .map(|(_, t)| t.f_reshape([-1]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let joined = Tensor::f_cat(&flat, 0)?;
+        let (start, size) = (self.bytes.len(), dtype.bitsize() / 8);
+        self.bytes.resize(start + joined.numel() * size, 0);
+        joined.f_copy_data_u8(&mut self.bytes[start..], joined.numel())?;
+        let mut begin = start;
+        for (name, tensor) in tensors {
+            let shape: Vec<usize> = tensor.size().into_iter().map(|d| d as usize).collect();
+            let end = begin + shape.iter().product::<usize>() * size;
+            self.tensors.push((
+                name,
+                TensorInfo {
+                    dtype,
+                    shape,
+                    data_offsets: (begin, end),
+                },
+            ));
+            begin = end;
+        }
+        Ok(())
+    }
+
+    /// What the checkpoint will say about itself.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn header(&self) -> Result<Vec<u8>> {
+        let metadata = serde_json::to_string(&self.metadata)?;
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
+        let mut header = serde_json::to_vec(&Header::new(Some(metadata), self.tensors.clone())?)?;
+        // The tensors begin aligned.
+        header.resize(header.len().next_multiple_of(PREFIX as usize), b' ');
+        Ok(header)
+    }
+
+    fn write(&self, mut file: &File) -> Result<()> {
+        let header = self.header()?;
+        let mut writer = BufWriter::new(&mut file);
+        writer.write_all(&(header.len() as u64).to_le_bytes())?;
+        writer.write_all(&header)?;
+        writer.write_all(&self.bytes)?;
+        writer.flush()?;
+        drop(writer);
+        file.sync_all()?;
+        Ok(())
+    }
+}
+
+/// Writes a checkpoint so that it is complete or absent, whatever happens: to a temporary file
+/// beside `path` (`.NAME.partial`), which then takes the name `path` and replaces what was there.
+/// When this returns, the disk has it.
+///
+/// One path is written by one thread at a time.
+///
+/// # Errors
+/// What the file system says (no such folder, no permission, disk full), with the path. The
+/// temporary file is gone then, and what was at `path` is still there.
+pub fn write_atomically(snapshot: &Snapshot, path: &Path) -> Result<()> {
+    let cannot = || format!("cannot write the checkpoint {}", path.display());
+    let name = path
+        .file_name()
+        .context("it is not the path of a file")
+        .with_context(cannot)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let temporary = folder.join(format!(".{}.partial", name.to_string_lossy()));
+    let file = File::create(&temporary).with_context(cannot)?;
+    let written = snapshot
+        .write(&file)
+        .and_then(|()| Ok(fs::rename(&temporary, path)?));
+    if written.is_err() {
+        // The first error is the one to tell; this one would add nothing to it.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(cannot)?;
+    // The rename itself must survive a power failure too.
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(cannot)
+}
+
+/// A checkpoint file whose header was read. Its tensors are read when asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    file: File,
+    header: Header,
+    /// Where in the file the tensors begin.
+    data: u64,
+    metadata: Metadata,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint and reads its header, no tensor.
+    ///
+    /// # Errors
+    /// The file cannot be read, is truncated, is no safetensors file, none of ours, or of a newer
+    /// format; the message names the path.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_inner(path)
+            .with_context(|| format!("cannot read the checkpoint {}", path.display()))
+    }
+
+    fn open_inner(path: &Path) -> Result<Self> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut prefix = [0; PREFIX as usize];
+        ensure!(
+            length >= PREFIX,
+            "the file is not a checkpoint: it has only {length} bytes"
+        );
+        file.read_exact(&mut prefix)?;
+        let header_length = u64::from_le_bytes(prefix);
+        ensure!(
+            (2..=MAX_HEADER).contains(&header_length),
+            "the file is not a checkpoint: it does not begin like a safetensors file"
+        );
+        let data = PREFIX + header_length;
+        ensure!(
+            length >= data,
+            "the file is truncated within its header, or not a checkpoint"
+        );
+        let mut header = vec![0; header_length as usize];
+        file.read_exact(&mut header)?;
+        let header: Header = serde_json::from_slice(&header).context(
+            "the file is not a checkpoint: its header is not that of a safetensors file",
+        )?;
+        let expected = data + header.data_len() as u64;
+        ensure!(
+            length >= expected,
+            "the file is truncated: it has {length} bytes, its header tells of {expected}"
+        );
+        ensure!(
+            length == expected,
+            "the file is damaged: it has {length} bytes, its header tells of {expected}"
+        );
+        let metadata = header
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get(METADATA_KEY))
+            .context(
+                "the file is a safetensors file, but not a checkpoint of rsflow: \
+             its header has no `rsflow` entry",
+            )?;
+        // The version first, alone: another version's metadata may not parse as ours.
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version =
+            serde_json::from_str(metadata).context("the header's `rsflow` entry is damaged")?;
+        ensure!(
+            version.format <= FORMAT,
+            "the file has format {}, this program reads up to {FORMAT}",
+            version.format
+        );
+        let metadata: Metadata =
+            serde_json::from_str(metadata).context("the header's `rsflow` entry is damaged")?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            header,
+            data,
+            metadata,
+        })
+    }
+
+    /// What it says about itself.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The names of all its tensors, those of the momentum included, as they lie in the file.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Reads tensors by name, to the CPU, in the order of the names.
+    ///
+    /// # Errors
+    /// A name that is not there, or what the file system says; the message names the path.
+    pub fn read<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Tensor>> {
+        let tensors = names.into_iter().map(|name| {
+            self.read_one(name).with_context(|| {
+                format!(
+                    "cannot read {name:?} from the checkpoint {}",
+                    self.path.display()
+                )
+            })
+        });
+        tensors.collect()
+    }
+
+    fn read_one(&self, name: &str) -> Result<Tensor> {
+        let info = self.header.info(name).context("there is no such tensor")?;
+        let known = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype);
+        let &(kind, _) =
+            known.with_context(|| format!("it has the unknown type {:?}", info.dtype))?;
+        let (begin, end) = info.data_offsets;
+        let mut bytes = vec![0; end - begin];
+        self.file
+            .read_exact_at(&mut bytes, self.data + begin as u64)?;
+        let shape: Vec<i64> = info.shape.iter().map(|&d| d as i64).collect();
+        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+    }
+
+    /// Loads a network, which may have all resolutions of the checkpoint or only some, in any
+    /// order: what belongs to the others is not read.
+    ///
+    /// # Errors
+    /// A resolution that the checkpoint does not have; all missing and mis-shaped tensors; what
+    /// the file system says. The network is unchanged then. The message names the path.
+    pub fn load(&self, net: &RsNet) -> Result<()> {
+        self.load_inner(net).with_context(|| {
+            format!(
+                "cannot load the network from the checkpoint {}",
+                self.path.display()
+            )
+        })
+    }
+
+    fn load_inner(&self, net: &RsNet) -> Result<()> {
+        let ours = &self.metadata.resolutions;
+        let positions = net.resolutions().iter().map(|resolution| {
+            let position = ours
+                .iter()
+                .position(|r| r == resolution)
+                .with_context(|| format!("it was not trained at {resolution}, but at {ours:?}"))?;
+            Ok(position as i64)
+        });
+        let positions = positions.collect::<Result<Vec<_>>>()?;
+        let mut tensors = Vec::new();
+        for name in net.parameters().iter().map(|p| p.name.as_str()) {
+            // One that is missing is told by `Parameters::load`, together with all others.
+            if self.header.info(name).is_none() {
+                continue;
+            }
+            let mut tensor = self.read_one(name)?;
+            if name == ALPHA {
+                ensure!(
+                    tensor.size() == [ours.len() as i64],
+                    "it has {:?} weights of the ensemble for {} resolutions",
+                    tensor.size(),
+                    ours.len()
+                );
+                tensor = tensor.f_index_select(0, &Tensor::f_from_slice(&positions)?)?;
+            }
+            tensors.push((name, tensor));
+        }
+        net.parameters()
+            .load(tensors.iter().map(|(name, tensor)| (*name, tensor)))
+    }
+
+    /// Loads the momentum. Only into an optimizer of a network with the same resolutions, in the
+    /// same order.
+    ///
+    /// # Errors
+    /// All tensors that do not fit; what the file system says. The message names the path.
+    pub fn load_momentum(&self, optimizer: &mut RunningOptimizer) -> Result<()> {
+        let names = self.names();
+        let names: Vec<&str> = names
+            .iter()
+            .filter_map(|n| n.strip_prefix(MOMENTUM))
+            .collect();
+        let stored: Vec<String> = names
+            .iter()
+            .map(|name| format!("{MOMENTUM}{name}"))
+            .collect();
+        let tensors = self.read(stored.iter().map(String::as_str))?;
+        let given = names.into_iter().map(str::to_owned).zip(tensors).collect();
+        optimizer.load_momentum(given).with_context(|| {
+            format!(
+                "cannot load the momentum from the checkpoint {}",
+                self.path.display()
+            )
+        })
+    }
+}

@@ -1,0 +1,28 @@
+//! Networks and their training: everything that touches libtorch.
+//!
+//! The map, from the inside out:
+//!
+//! - [`parameters`]: the named tensors of a network, their roles and first values.
+//! - [`layers`]: what networks are made of, private batch norm among it, and the pass through it.
+//! - [`networks`]: the families, one file each: a family is a function that lists its layers.
+//! - [`rs_net`]: a network that switches its resolution, and the ensemble of its resolutions.
+//! - [`distillation`]: the loss, with the ensemble and the larger resolutions as teachers.
+//! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
+//! - [`checkpoint`]: all of it in a file, and back.
+//!
+//! A step is [`RsNet::logits`](rs_net::RsNet::logits) at each resolution,
+//! [`RsNet::ensemble`](rs_net::RsNet::ensemble), [`distillation::loss`],
+//! [`Parameters::gradients`](parameters::Parameters::gradients),
+//! [`RunningOptimizer::step`](optimizer::RunningOptimizer::step).
+//!
+//! Nothing here panics on what a user gives: tch's plain operators do, so only its `f_` functions,
+//! which return a `Result`, are used.
+
+pub mod checkpoint;
+pub mod distillation;
+pub mod layers;
+pub mod networks;
+pub mod optimizer;
+pub mod parameters;
+pub mod rs_net;
+pub mod schedule;

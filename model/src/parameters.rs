@@ -1,0 +1,340 @@
+//! The tensors of a network: an ordered list with names, roles and initial values.
+//!
+//! A network is first *declared* as a list of [`Declaration`]s, which costs no memory (counting
+//! parameters needs no more), then allocated as [`Parameters`]. Modules hold handles to the same
+//! tensors, so what is loaded here is what the network computes with.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use tch::{Device, Kind, Tensor};
+
+/// What a tensor is to the network. Optimizers, quantizers and importers decide by role, never by
+/// looking into a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The weight of a convolution: `[out, in / groups, height, width]`.
+    ConvWeight,
+    /// The weight of the classifier: `[classes, features]`.
+    LinearWeight,
+    /// The bias of the classifier: `[classes]`.
+    LinearBias,
+    /// The scale (gamma) of a batch norm: `[channels]`.
+    NormWeight,
+    /// The shift (beta) of a batch norm: `[channels]`.
+    NormBias,
+    /// The running mean of a batch norm: `[channels]`, a buffer.
+    NormMean,
+    /// The running variance of a batch norm: `[channels]`, a buffer.
+    NormVar,
+    /// The weights of the ensemble before their softmax: `[resolutions]`.
+    Alpha,
+}
+
+impl Role {
+    /// Whether gradients train it. The rest are buffers, which the forward pass updates.
+    pub fn is_trainable(self) -> bool {
+        !matches!(self, Role::NormMean | Role::NormVar)
+    }
+}
+
+/// How a tensor's first values are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Every element is this value.
+    Constant(f64),
+    /// Normal around 0 with this standard deviation.
+    Normal(f64),
+    /// Uniform in `[-bound, bound)`.
+    Uniform(f64),
+}
+
+/// A tensor that a network needs, before it exists.
+#[derive(Clone, Debug)]
+pub struct Declaration {
+    /// Its name in checkpoints, `layer1.0.bn1.224.weight`.
+    pub name: String,
+    /// What it is to the network.
+    pub role: Role,
+    /// The resolution that it is private to; `None` if all resolutions share it.
+    pub resolution: Option<u32>,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// How its first values are drawn.
+    pub init: Init,
+}
+
+impl Declaration {
+    /// The number of its elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product::<i64>().unsigned_abs()
+    }
+}
+
+/// The trainable elements of a network (running statistics are not counted).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Those that all resolutions share, without alpha.
+    pub shared: u64,
+    /// Those that are private, by resolution, in the order of the resolutions.
+    pub private: Vec<(u32, u64)>,
+    /// The learned weights of the ensemble: one per resolution.
+    pub alpha: u64,
+}
+
+impl Counts {
+    /// Counts what the declarations declare.
+    pub fn of<'a>(declarations: impl IntoIterator<Item = &'a Declaration>) -> Self {
+        let (mut shared, mut alpha, mut private) = (0, 0, Vec::<(u32, u64)>::new());
+        for declaration in declarations.into_iter().filter(|d| d.role.is_trainable()) {
+            let elements = declaration.elements();
+            match declaration.resolution {
+                _ if declaration.role == Role::Alpha => alpha += elements,
+                None => shared += elements,
+                Some(resolution) => match private.iter_mut().find(|(r, _)| *r == resolution) {
+                    Some((_, sum)) => *sum += elements,
+                    None => private.push((resolution, elements)),
+                },
+            }
+        }
+        Self {
+            shared,
+            private,
+            alpha,
+        }
+    }
+
+    /// The size of the whole network, without alpha: the figure that papers give.
+    pub fn total(&self) -> u64 {
+        self.shared
+            + self
+                .private
+                .iter()
+                .map(|(_, elements)| elements)
+                .sum::<u64>()
+    }
+}
+
+/// Where the first values of all tensors come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Drawn as declared. A tensor's values depend on this seed and on its name alone, so that
+    /// adding a layer or a resolution moves no other weight.
+    Random {
+        /// Any number.
+        seed: u64,
+    },
+    /// Zeros: for a network that is about to be loaded, where drawing would be time lost.
+    Zero,
+}
+
+/// A tensor of a network.
+#[derive(Debug)]
+pub struct Parameter {
+    /// Its name in checkpoints.
+    pub name: String,
+    /// What it is to the network.
+    pub role: Role,
+    /// The resolution that it is private to; `None` if all resolutions share it.
+    pub resolution: Option<u32>,
+    /// A handle to its values; the network's modules hold handles to the same values.
+    pub tensor: Tensor,
+}
+
+/// All tensors of a network, in the order in which they were declared.
+#[derive(Debug)]
+pub struct Parameters {
+    all: Vec<Parameter>,
+    index: HashMap<String, usize>,
+    kind: Kind,
+    device: Device,
+}
+
+impl Parameters {
+    /// Allocates what the declarations declare. `kind` is `Kind::Float` or `Kind::Double`.
+    ///
+    /// # Errors
+    /// Two declarations of one name, another kind, or what libtorch says (out of memory).
+    pub fn new(
+        declarations: &[Declaration],
+        kind: Kind,
+        device: Device,
+        start: Start,
+    ) -> Result<Self> {
+        ensure!(
+            matches!(kind, Kind::Float | Kind::Double),
+            "parameters are kept as Float or Double, not as {kind:?}"
+        );
+        let mut parameters = Self {
+            all: Vec::with_capacity(declarations.len()),
+            index: HashMap::with_capacity(declarations.len()),
+            kind,
+            device,
+        };
+        for declaration in declarations {
+            let name = declaration.name.clone();
+            let tensor = match (start, declaration.init) {
+                (Start::Zero, _) => Tensor::f_zeros(&declaration.shape, (kind, device)),
+                (Start::Random { .. }, Init::Constant(value)) => {
+                    Tensor::f_full(&declaration.shape, value, (kind, device))
+                }
+                (Start::Random { seed }, init) => {
+                    let values = draw(init, seed, &name, declaration.elements());
+                    Tensor::f_from_slice(&values)
+                        .and_then(|t| t.f_reshape(&declaration.shape))
+                        // Always drawn as f32: a Double network starts where a Float one does.
+                        .and_then(|t| t.f_to_kind(kind))
+                        .and_then(|t| t.f_to_device(device))
+                }
+            };
+            let tensor = tensor
+                .and_then(|t| t.f_set_requires_grad(declaration.role.is_trainable()))
+                .with_context(|| format!("cannot make the parameter {name:?}"))?;
+            let position = parameters.all.len();
+            if parameters.index.insert(name.clone(), position).is_some() {
+                bail!("two parameters are called {name:?}");
+            }
+            parameters.all.push(Parameter {
+                name,
+                role: declaration.role,
+                resolution: declaration.resolution,
+                tensor,
+            });
+        }
+        Ok(parameters)
+    }
+
+    /// The kind of every tensor: `Kind::Float` or `Kind::Double`.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where every tensor lies.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// All tensors, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Parameter> {
+        self.all.iter()
+    }
+
+    /// Those that gradients train, in order.
+    pub fn trainable(&self) -> impl Iterator<Item = &Parameter> {
+        self.all.iter().filter(|p| p.role.is_trainable())
+    }
+
+    /// The parameter of that name.
+    pub fn get(&self, name: &str) -> Option<&Parameter> {
+        self.index.get(name).map(|&position| &self.all[position])
+    }
+
+    /// A handle to the values of the parameter of that name.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let parameter = self
+            .get(name)
+            .with_context(|| format!("no parameter {name:?}"))?;
+        Ok(parameter.tensor.shallow_clone())
+    }
+
+    /// The gradients of a loss (one element), one per trainable parameter, in order. A parameter
+    /// that the loss does not depend on has an undefined one (`defined()` is false).
+    ///
+    /// The gradients are returned, not added up in the parameters: nothing is to be zeroed before
+    /// the next step, and no pass over memory is spent on it.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn gradients(&self, loss: &Tensor) -> Result<Vec<Tensor>> {
+        let inputs: Vec<&Tensor> = self.trainable().map(|p| &p.tensor).collect();
+        Tensor::f_run_backward(&[loss], &inputs, false, false).context("the backward pass failed")
+    }
+
+    /// Copies values in, by name, converting kind and device. Nothing is copied unless every
+    /// tensor of the network is given, with its shape, and nothing else is.
+    ///
+    /// # Errors
+    /// All missing, unknown and mis-shaped tensors, in one message.
+    pub fn load<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
+        let mut given = vec![None; self.all.len()];
+        let mut problems = Vec::new();
+        for (name, tensor) in tensors {
+            match self.index.get(name) {
+                Some(&position) => given[position] = Some(tensor),
+                None => problems.push(format!("{name:?} is not in the network")),
+            }
+        }
+        for (parameter, tensor) in self.all.iter().zip(&given) {
+            let (name, shape) = (&parameter.name, parameter.tensor.size());
+            match tensor {
+                None => problems.push(format!("{name:?} is missing")),
+                Some(tensor) if tensor.size() != shape => problems.push(format!(
+                    "{name:?} should have the shape {shape:?}, not {:?}",
+                    tensor.size()
+                )),
+                Some(_) => {}
+            }
+        }
+        ensure!(
+            problems.is_empty(),
+            "the tensors do not fit the network: {}",
+            list(&problems)
+        );
+        tch::no_grad(|| {
+            for (parameter, tensor) in self.all.iter().zip(given) {
+                if let Some(tensor) = tensor {
+                    parameter
+                        .tensor
+                        .shallow_clone()
+                        .f_copy_(tensor)
+                        .with_context(|| format!("cannot load {:?}", parameter.name))?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The problems, one after the other; of a long list the first ones and how many more there are.
+pub(crate) fn list(problems: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = problems
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
+    if problems.len() > SHOWN {
+        text.push_str(&format!("; and {} more", problems.len() - SHOWN));
+    }
+    text
+}
+
+fn draw(init: Init, seed: u64, name: &str, elements: u64) -> Vec<f32> {
+    // FNV-1a over the seed and the name. Not the standard library's hasher, whose values may
+    // change from one release to the next.
+    let key = seed
+        .to_le_bytes()
+        .iter()
+        .chain(name.as_bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(key);
+    (0..elements)
+        .map(|_| match init {
+            Init::Constant(value) => value as f32,
+            Init::Normal(deviation) => {
+                let value: f64 = StandardNormal.sample(&mut random);
+                (value * deviation) as f32
+            }
+            Init::Uniform(bound) => ((2.0 * random.random::<f64>() - 1.0) * bound) as f32,
+        })
+        .collect()
+}

@@ -1,0 +1,148 @@
+//! The switchable network: one network, private batch norms, and the learned ensemble of its
+//! resolutions.
+
+use anyhow::{Context, Result, ensure};
+use tch::{Device, Kind, Tensor};
+
+use crate::layers::{self, Mode, Modules};
+use crate::networks::Network;
+use crate::parameters::{Declaration, Init, Parameters, Role, Start};
+
+/// The name of the ensemble's weights among the parameters.
+pub const ALPHA: &str = "alpha";
+
+/// One network that runs at any of its resolutions: convolutions and classifier are shared, batch
+/// norms are private, and alpha weighs the resolutions' logits into an ensemble. "Resolution
+/// Switchable Networks for Runtime Efficient Image Recognition", ECCV 2020, sections 3.1 and 3.2.
+#[derive(Debug)]
+pub struct RsNet {
+    network: Network,
+    classes: u32,
+    resolutions: Vec<u32>,
+    parameters: Parameters,
+    modules: Modules,
+    alpha: Tensor,
+}
+
+impl RsNet {
+    /// Builds it. The order of the resolutions is kept and counts: top-down distillation goes
+    /// from the first to the last, so they are given from the largest to the smallest.
+    ///
+    /// # Errors
+    /// All problems of the network's parameters; no resolution, one given twice, one that is too
+    /// small for the network; what libtorch says.
+    pub fn new(
+        network: &Network,
+        classes: u32,
+        resolutions: &[u32],
+        kind: Kind,
+        device: Device,
+        start: Start,
+    ) -> Result<Self> {
+        let layers = network.layers(classes)?;
+        let problems = check_resolutions(network, resolutions)?;
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
+
+        let mut declarations = vec![Declaration {
+            name: ALPHA.to_owned(),
+            role: Role::Alpha,
+            resolution: None,
+            shape: vec![resolutions.len() as i64],
+            init: Init::Constant(1.0),
+        }];
+        declarations.extend(layers::declare(&layers, resolutions));
+        let parameters = Parameters::new(&declarations, kind, device, start)?;
+        Ok(Self {
+            network: network.clone(),
+            classes,
+            resolutions: resolutions.to_vec(),
+            modules: Modules::new(&layers, resolutions, &parameters)?,
+            alpha: parameters.tensor(ALPHA)?,
+            parameters,
+        })
+    }
+
+    /// What it was built from.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// How many classes it tells apart.
+    pub fn classes(&self) -> u32 {
+        self.classes
+    }
+
+    /// The resolutions, in pixels, in the order in which they were given.
+    pub fn resolutions(&self) -> &[u32] {
+        &self.resolutions
+    }
+
+    /// All its tensors.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The logits `[batch, classes]` of images `[batch, 3, height, width]`, with the batch norms
+    /// of the resolution at `resolution_index`. In [`Mode::Evaluate`] no gradient is recorded.
+    ///
+    /// # Errors
+    /// No such resolution, or what libtorch says, with the name of the layer.
+    pub fn logits(&self, images: &Tensor, resolution_index: usize, mode: Mode) -> Result<Tensor> {
+        let forward = || self.modules.forward(images, resolution_index, mode);
+        let logits = match mode {
+            Mode::Train => forward(),
+            Mode::Evaluate => tch::no_grad(forward),
+        };
+        logits.with_context(|| match self.resolutions.get(resolution_index) {
+            Some(resolution) => format!("the forward pass at resolution {resolution} failed"),
+            None => "the forward pass failed".to_owned(),
+        })
+    }
+
+    /// The ensemble's logits `[batch, classes]`: the sum over all resolutions j of
+    /// softmax(alpha)_j * detach(z_j). Only alpha gets a gradient through it.
+    ///
+    /// # Errors
+    /// `logits` does not hold one tensor per resolution, or what libtorch says.
+    pub fn ensemble(&self, logits: &[Tensor]) -> Result<Tensor> {
+        ensure!(
+            logits.len() == self.resolutions.len(),
+            "an ensemble of {} resolutions was given the logits of {}",
+            self.resolutions.len(),
+            logits.len()
+        );
+        let weights = self.alpha.f_softmax(0, None)?;
+        let mut sum: Option<Tensor> = None;
+        for (position, logits) in (0..).zip(logits) {
+            let term = logits.f_detach()?.f_mul(&weights.f_select(0, position)?)?;
+            sum = Some(match sum {
+                None => term,
+                Some(sum) => sum.f_add(&term)?,
+            });
+        }
+        sum.context("an ensemble of nothing")
+    }
+}
+
+/// Every problem of a list of resolutions for this network, one sentence each.
+///
+/// # Errors
+/// The network's own parameters are wrong.
+pub fn check_resolutions(network: &Network, resolutions: &[u32]) -> Result<Vec<String>> {
+    let smallest = network.min_resolution()?;
+    let mut problems = Vec::new();
+    if resolutions.is_empty() {
+        problems.push("a network needs at least one resolution".to_owned());
+    }
+    for (position, &resolution) in resolutions.iter().enumerate() {
+        if resolutions[..position].contains(&resolution) {
+            problems.push(format!("the resolution {resolution} is given twice"));
+        }
+        if resolution < smallest {
+            problems.push(format!(
+                "the resolution {resolution} is too small: this network needs {smallest} pixels"
+            ));
+        }
+    }
+    Ok(problems)
+}

@@ -1,0 +1,543 @@
+//! The numeric parts, each against numbers that are known from elsewhere: published counts,
+//! formulas computed by hand, and what was written.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use rsflow_model::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot, write_atomically};
+use rsflow_model::distillation::{Distill, loss};
+use rsflow_model::layers::Mode;
+use rsflow_model::networks::{Network, ResNet};
+use rsflow_model::optimizer::{Optimizer, RunningOptimizer, Sgd};
+use rsflow_model::parameters::{Declaration, Init, Parameters, Role, Start};
+use rsflow_model::rs_net::{RsNet, check_resolutions};
+use rsflow_model::schedule::Schedule;
+use tch::{Device, Kind, Tensor};
+
+const SIZES: [u32; 5] = [224, 192, 160, 128, 96];
+
+fn resnet(depth: u32, width: u32) -> Network {
+    Network::ResNet(ResNet { depth, width })
+}
+
+/// A network small enough for tests.
+fn small(sizes: &[u32], start: Start) -> RsNet {
+    RsNet::new(&resnet(18, 4), 3, sizes, Kind::Float, Device::Cpu, start).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    let mut values = vec![0.0; tensor.numel()];
+    tensor
+        .f_to_kind(Kind::Double)
+        .unwrap()
+        .f_copy_data(&mut values, tensor.numel())
+        .unwrap();
+    values
+}
+
+fn all_values(parameters: &Parameters) -> Vec<(String, Vec<f64>)> {
+    parameters
+        .iter()
+        .map(|p| (p.name.clone(), values(&p.tensor)))
+        .collect()
+}
+
+/// One step on random images, the same at each call.
+fn step(net: &RsNet, optimizer: &mut RunningOptimizer) -> Result<f64> {
+    let mut logits = Vec::new();
+    for (index, &size) in net.resolutions().iter().enumerate() {
+        let side = i64::from(size);
+        let ramp = Tensor::f_arange(4 * 3 * side * side, (Kind::Float, Device::Cpu))?;
+        let images = ramp.f_sin()?.f_reshape([4, 3, side, side])?;
+        logits.push(net.logits(&images, index, Mode::Train)?);
+    }
+    let labels = Tensor::f_from_slice(&[0_i64, 1, 2, 0])?;
+    let loss = loss(
+        &logits,
+        &net.ensemble(&logits)?,
+        &labels,
+        Distill::EnsembleTopDown,
+    )?;
+    optimizer.step(net.parameters().gradients(&loss.total)?, 0.05)?;
+    Ok(loss.total.f_double_value(&[])?)
+}
+
+fn sgd() -> Sgd {
+    Sgd {
+        lr: 0.1,
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        nesterov: false,
+    }
+}
+
+#[test]
+fn parameters_and_multiply_adds_are_those_of_the_paper() {
+    let table = [
+        (18, 11_727_912, [1814.1, 1332.9, 925.8, 592.7, 333.6]),
+        (50, 25_769_512, [4089.2, 3004.8, 2087.3, 1336.6, 752.7]),
+    ];
+    for (depth, parameters, multiply_adds) in table {
+        let network = resnet(depth, 64);
+        let counts = network.parameter_counts(1000, &SIZES).unwrap();
+        assert_eq!(counts.total(), parameters, "ResNet-{depth}");
+        assert_eq!(counts.private.len(), SIZES.len());
+        for (size, expected) in SIZES.into_iter().zip(multiply_adds) {
+            let millions = network.multiply_adds(1000, size).unwrap() as f64 / 1e6;
+            assert_eq!(
+                format!("{millions:.1}"),
+                format!("{expected:.1}"),
+                "{depth} at {size}"
+            );
+        }
+        assert_eq!(network.min_resolution().unwrap(), 32);
+    }
+    // What is counted is what is made.
+    let net = small(&[64, 32], Start::Zero);
+    let made: usize = net.parameters().trainable().map(|p| p.tensor.numel()).sum();
+    let counts = resnet(18, 4).parameter_counts(3, &[64, 32]).unwrap();
+    assert_eq!(made as u64, counts.total() + 2);
+}
+
+#[test]
+fn recipes_name_networks_optimizers_and_losses() {
+    let ron = ron::Options::default()
+        .with_default_extension(ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES);
+    assert_eq!(
+        ron.from_str::<Network>("ResNet(depth: 50)").unwrap(),
+        resnet(50, 64)
+    );
+    assert_eq!(
+        ron.from_str::<Optimizer>("Sgd(lr: 0.1)").unwrap(),
+        Optimizer::Sgd(sgd())
+    );
+    assert_eq!(
+        ron.from_str::<Distill>("EnsembleTopDown").unwrap(),
+        Distill::EnsembleTopDown
+    );
+    assert_eq!(
+        ron.from_str::<Schedule>("Cosine").unwrap(),
+        Schedule::Cosine
+    );
+    assert!(
+        ron.from_str::<Network>("ResNet(depth: 50, stages: 4)")
+            .is_err()
+    );
+}
+
+#[test]
+fn wrong_parameters_are_told_in_words() {
+    let problems = |network: Network| network.check().join("; ");
+    let table = [
+        (
+            problems(resnet(51, 64)),
+            "there is no ResNet of depth 51: the depths are 18, 34, 50",
+        ),
+        (
+            problems(resnet(18, 0)),
+            "the width is between 1 and 4096, not 0",
+        ),
+        (
+            check_resolutions(&resnet(18, 64), &[64, 31, 64])
+                .unwrap()
+                .join("; "),
+            "the resolution 31 is too small: this network needs 32 pixels; \
+             the resolution 64 is given twice",
+        ),
+        (
+            Optimizer::Sgd(Sgd {
+                lr: -1.0,
+                momentum: 1.0,
+                weight_decay: f64::NAN,
+                nesterov: false,
+            })
+            .check()
+            .join("; "),
+            "lr is a number above 0, not -1; momentum is at least 0 and below 1, not 1; \
+             weight_decay is a number from 0, not NaN",
+        ),
+    ];
+    for (found, expected) in table {
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn first_values_depend_on_seed_and_name_alone() {
+    let (both, one) = (
+        small(&[64, 32], Start::Random { seed: 1 }),
+        small(&[32], Start::Random { seed: 1 }),
+    );
+    let other = small(&[32], Start::Random { seed: 2 });
+    let conv = "layer2.0.conv1.weight";
+    let of = |net: &RsNet| values(&net.parameters().tensor(conv).unwrap());
+    assert_eq!(of(&both), of(&one));
+    assert_ne!(of(&one), of(&other));
+    // Kaiming normal by fan-out: 8 output channels, 3x3.
+    let drawn = of(&one);
+    let deviation = (drawn.iter().map(|x| x * x).sum::<f64>() / drawn.len() as f64).sqrt();
+    let expected = (2.0_f64 / (9.0 * 8.0)).sqrt();
+    assert!(
+        (deviation / expected - 1.0).abs() < 0.15,
+        "{deviation} instead of {expected}"
+    );
+}
+
+#[test]
+fn resolutions_share_convolutions_and_keep_their_own_norms() {
+    let net = small(&[64, 32], Start::Random { seed: 1 });
+    let before = all_values(net.parameters());
+    let images = Tensor::f_rand([4, 3, 32, 32], (Kind::Float, Device::Cpu)).unwrap();
+    let _ = net.logits(&images, 1, Mode::Train).unwrap();
+    for ((name, before), (_, after)) in before.iter().zip(all_values(net.parameters())) {
+        let moved = *before != after;
+        assert_eq!(moved, name.contains(".32.running_"), "{name}");
+    }
+    assert!(net.logits(&images, 2, Mode::Train).is_err());
+    assert!(
+        net.logits(
+            &Tensor::f_rand([4], (Kind::Float, Device::Cpu)).unwrap(),
+            0,
+            Mode::Train
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn loading_tells_everything_that_does_not_fit_and_changes_nothing() {
+    let net = small(&[32], Start::Random { seed: 1 });
+    let before = all_values(net.parameters());
+    let (scalar, unknown) = (Tensor::from(1.0_f32), Tensor::from(2.0_f32));
+    let given = net
+        .parameters()
+        .iter()
+        .filter(|p| p.name != "fc.bias")
+        .map(|p| {
+            (
+                p.name.as_str(),
+                if p.name == "conv1.weight" {
+                    &scalar
+                } else {
+                    &p.tensor
+                },
+            )
+        });
+    let error = net
+        .parameters()
+        .load(given.chain([("conv9.weight", &unknown)]))
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the tensors do not fit the network: \"conv9.weight\" is not in the network; \
+         \"conv1.weight\" should have the shape [4, 3, 7, 7], not []; \"fc.bias\" is missing"
+    );
+    assert_eq!(all_values(net.parameters()), before);
+}
+
+/// Two resolutions whose logits are worked out by hand. The reference's cases hold the values of
+/// the terms; this holds who is trained by which.
+#[test]
+fn teachers_get_no_gradient_and_alpha_always_does() {
+    let table = [
+        (Distill::None, 0.0),
+        (Distill::Ensemble, 1.0),
+        (Distill::EnsembleTopDown, 2.0 / 3.0),
+    ];
+    for (distill, weight) in table {
+        assert_eq!(distill.weight(2), weight);
+        let net = small(&[64, 32], Start::Zero);
+        let z = [[0.0_f32, 1.0, 2.0], [1.0, 0.0, 0.0]].map(|row| {
+            Tensor::f_from_slice(&row)
+                .unwrap()
+                .f_reshape([1, 3])
+                .unwrap()
+                .set_requires_grad(true)
+        });
+        let labels = Tensor::f_from_slice(&[2_i64]).unwrap();
+        let ensemble = net.ensemble(&z).unwrap();
+        let terms = loss(&z, &ensemble, &labels, distill).unwrap();
+        let value = |t: &Tensor| t.f_double_value(&[]).unwrap();
+        let distilled = terms.distillation.as_ref().map_or(0.0, value);
+        let sum = terms.cross_entropy.iter().map(value).sum::<f64>()
+            + value(&terms.ensemble_cross_entropy)
+            + weight * distilled;
+        assert!((value(&terms.total) - sum).abs() < 1e-6, "{distill:?}");
+        assert_eq!(terms.distillation.is_some(), distill != Distill::None);
+
+        // The gradient of a cross-entropy, soft or hard, is softmax(z) - target.
+        let softmax = |t: &Tensor| values(&t.f_softmax(-1, None).unwrap());
+        let (s0, s1, ens) = (softmax(&z[0]), softmax(&z[1]), softmax(&ensemble));
+        let alpha = net.parameters().tensor("alpha").unwrap();
+        let inputs = [&z[0], &z[1], &alpha];
+        let gradients = Tensor::f_run_backward(&[&terms.total], &inputs, false, false).unwrap();
+        for c in 0..3 {
+            let hard = f64::from(c == 2);
+            let ensemble_only = [s0[c] - ens[c], s1[c] - ens[c]];
+            let top_down = [ensemble_only[0], ensemble_only[1] + s1[c] - s0[c]];
+            let soft = if distill == Distill::EnsembleTopDown {
+                top_down
+            } else {
+                ensemble_only
+            };
+            let expected = [
+                s0[c] - hard + weight * soft[0],
+                s1[c] - hard + weight * soft[1],
+            ];
+            for (gradient, expected) in gradients.iter().zip(expected) {
+                assert!(
+                    (values(gradient)[c] - expected).abs() < 1e-6,
+                    "{distill:?}, class {c}"
+                );
+            }
+        }
+        // z_0 is the better one: its weight grows, at the other's cost.
+        let alpha = values(&gradients[2]);
+        assert!(
+            alpha[0] < 0.0 && (alpha[0] + alpha[1]).abs() < 1e-6,
+            "{distill:?}: {alpha:?}"
+        );
+    }
+}
+
+/// p = 1 and a loss of 2p, so g = 2, through three steps of lr 0.1, against the formulas of
+/// PyTorch's documentation computed here.
+#[test]
+fn sgd_moves_as_pytorch_defines_it() {
+    for nesterov in [false, true] {
+        for momentum in [0.0, 0.9] {
+            if nesterov && momentum == 0.0 {
+                continue;
+            }
+            let declaration = Declaration {
+                name: "p".to_owned(),
+                role: Role::NormBias,
+                resolution: None,
+                shape: vec![1],
+                init: Init::Constant(1.0),
+            };
+            let start = Start::Random { seed: 0 };
+            let parameters =
+                Parameters::new(&[declaration], Kind::Double, Device::Cpu, start).unwrap();
+            let optimizer = Sgd {
+                lr: 0.1,
+                momentum,
+                weight_decay: 0.5,
+                nesterov,
+            };
+            let mut optimizer = Optimizer::Sgd(optimizer).start(&parameters).unwrap();
+            let (mut p, mut velocity) = (1.0, None);
+            for _ in 0..3 {
+                let loss = parameters.tensor("p").unwrap().f_mul_scalar(2.0).unwrap();
+                let gradients = parameters.gradients(&loss.f_sum(None).unwrap()).unwrap();
+                optimizer.step(gradients, 0.1).unwrap();
+                let g = 2.0 + 0.5 * p;
+                let v = velocity.map_or(g, |v: f64| momentum * v + g);
+                velocity = Some(v);
+                p -= 0.1 * if nesterov { g + momentum * v } else { v };
+                let found = values(&parameters.tensor("p").unwrap())[0];
+                assert!(
+                    (found - p).abs() < 1e-12,
+                    "{nesterov} {momentum}: {found}, not {p}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn schedules_have_known_values() {
+    let cosine = |step, warm_up| Schedule::Cosine.learning_rate(0.1, step, 100, warm_up);
+    let table = [
+        (cosine(0, 0), 0.1),
+        (cosine(25, 0), 0.05 * (1.0 + 0.5_f64.sqrt())),
+        (cosine(50, 0), 0.05),
+        (cosine(100, 0), 0.0),
+        (cosine(1000, 0), 0.0),
+        (cosine(0, 20), 0.0),
+        (cosine(5, 20), 0.025),
+        (cosine(20, 20), 0.1),
+        (cosine(60, 20), 0.05),
+        (Schedule::Cosine.learning_rate(0.1, 3, 0, 0), 0.0),
+    ];
+    for (row, (found, expected)) in table.into_iter().enumerate() {
+        assert!(
+            (found - expected).abs() < 1e-15,
+            "row {row}: {found} instead of {expected}"
+        );
+    }
+}
+
+fn metadata(resolutions: &[u32]) -> Metadata {
+    Metadata {
+        format: FORMAT,
+        network: resnet(18, 4),
+        classes: ["cat", "dog", "fish"].map(str::to_owned).to_vec(),
+        resolutions: resolutions.to_vec(),
+        epoch: 1,
+        step_in_epoch: 2,
+        step: 12,
+        seed: u64::MAX,
+        best: Some(Best {
+            epoch: 0,
+            first_top1: 71.3,
+            mean: 0.1 + 0.2,
+        }),
+        recipe: "(seed: 0)\n".to_owned(),
+    }
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name());
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("last.safetensors");
+    let sizes = [64, 32];
+    let net = small(&sizes, Start::Random { seed: 1 });
+    let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
+    for _ in 0..2 {
+        step(&net, &mut optimizer).unwrap();
+    }
+    for _ in 0..2 {
+        // The second time it replaces what is there.
+        let snapshot = Snapshot::take(metadata(&sizes), net.parameters(), Some(&optimizer));
+        write_atomically(&snapshot.unwrap(), &path).unwrap();
+    }
+    assert_eq!(names_in(folder.path()), ["last.safetensors"]);
+
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(*checkpoint.metadata(), metadata(&sizes));
+    let resumed = small(&sizes, Start::Zero);
+    let mut resumed_optimizer = Optimizer::Sgd(sgd()).start(resumed.parameters()).unwrap();
+    checkpoint.load(&resumed).unwrap();
+    checkpoint.load_momentum(&mut resumed_optimizer).unwrap();
+    assert_eq!(
+        all_values(net.parameters()),
+        all_values(resumed.parameters())
+    );
+    for _ in 0..2 {
+        let losses = [
+            step(&net, &mut optimizer),
+            step(&resumed, &mut resumed_optimizer),
+        ];
+        let [straight, resumed] = losses.map(|loss| loss.unwrap().to_bits());
+        assert_eq!(straight, resumed);
+    }
+    assert_eq!(
+        all_values(net.parameters()),
+        all_values(resumed.parameters())
+    );
+}
+
+#[test]
+fn a_subset_of_resolutions_can_be_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("last.safetensors");
+    let net = small(&[96, 64, 32], Start::Random { seed: 1 });
+    let alpha = Tensor::f_from_slice(&[1.0_f32, 2.0, 3.0]).unwrap();
+    tch::no_grad(|| net.parameters().tensor("alpha").unwrap().f_copy_(&alpha)).unwrap();
+    let snapshot = Snapshot::take(metadata(&[96, 64, 32]), net.parameters(), None).unwrap();
+    write_atomically(&snapshot, &path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+
+    let part = small(&[32, 96], Start::Zero);
+    checkpoint.load(&part).unwrap();
+    assert_eq!(
+        values(&part.parameters().tensor("alpha").unwrap()),
+        [3.0, 1.0]
+    );
+    let images = Tensor::f_rand([2, 3, 32, 32], (Kind::Float, Device::Cpu)).unwrap();
+    let [whole, part] = [(&net, 2), (&part, 0)]
+        .map(|(net, index)| values(&net.logits(&images, index, Mode::Evaluate).unwrap()));
+    assert_eq!(whole, part);
+
+    let error = checkpoint.load(&small(&[48], Start::Zero)).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("it was not trained at 48, but at [96, 64, 32]"),
+        "{error:#}"
+    );
+}
+
+#[test]
+fn files_that_are_no_checkpoints_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("last.safetensors");
+    let net = small(&[32], Start::Zero);
+    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), None).unwrap();
+    write_atomically(&snapshot, &path).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let foreign = safetensors::serialize(
+        [(
+            "a",
+            safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![1], &[0]).unwrap(),
+        )],
+        None,
+    );
+    let newer = String::from_utf8_lossy(&whole[..]).find("format").unwrap();
+    let mut newer_bytes = whole.clone();
+    let digit = newer + whole[newer..].iter().position(u8::is_ascii_digit).unwrap();
+    newer_bytes[digit] = b'9';
+    let table: [(&[u8], &str); 7] = [
+        (&whole[..whole.len() - 1], "the file is truncated: it has"),
+        (&whole[..100], "the file is truncated within its header"),
+        (
+            &whole[..3],
+            "the file is not a checkpoint: it has only 3 bytes",
+        ),
+        (&[whole.clone(), vec![0]].concat(), "the file is damaged"),
+        (
+            &[0xff; 64],
+            "the file is not a checkpoint: it does not begin like",
+        ),
+        (&foreign.unwrap(), "not a checkpoint of rsflow"),
+        (
+            &newer_bytes,
+            "the file has format 9, this program reads up to 1",
+        ),
+    ];
+    for (bytes, expected) in table {
+        fs::write(&path, bytes).unwrap();
+        let error = format!("{:#}", Checkpoint::open(&path).unwrap_err());
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains("last.safetensors"), "{error}");
+    }
+    let error = format!(
+        "{:#}",
+        Checkpoint::open(&folder.path().join("none")).unwrap_err()
+    );
+    assert!(error.contains("No such file"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let net = small(&[32], Start::Zero);
+    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), None).unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    // No such folder; a file in the place of one; a folder in the place of the file, which is
+    // found out only after everything was written.
+    let table = [
+        ("none/last.safetensors", "No such file"),
+        ("file/last.safetensors", "Not a directory"),
+        ("folder", "Is a directory"),
+    ];
+    for (name, expected) in table {
+        let path = folder.path().join(name);
+        let error = format!("{:#}", write_atomically(&snapshot, &path).unwrap_err());
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains(name), "{error}");
+    }
+    let mut left = names_in(folder.path());
+    left.sort();
+    assert_eq!(left, ["file", "folder"]);
+}

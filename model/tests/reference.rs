@@ -1,0 +1,422 @@
+//! Numbers of the reference implementation, recomputed: the fixtures hold what PyTorch made of
+//! weights, images and labels that are functions of their names.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use rsflow_model::distillation::{Distill, Loss, loss};
+use rsflow_model::layers::Mode;
+use rsflow_model::networks::{Network, ResNet};
+use rsflow_model::optimizer::{Optimizer, Sgd};
+use rsflow_model::parameters::{Parameter, Role, Start};
+use rsflow_model::rs_net::RsNet;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+#[derive(Deserialize)]
+struct Case {
+    constructor: String,
+    classes: u32,
+    sizes: Vec<u32>,
+    batch: i64,
+    kd_type: String,
+    lr: f64,
+    weight_decay: f64,
+    momentum: f64,
+    steps: Vec<Step>,
+    grad_norms_step0: BTreeMap<String, f64>,
+    parameter_sums_before: BTreeMap<String, f64>,
+    parameter_sums_after: BTreeMap<String, f64>,
+    alpha_after: Vec<f64>,
+    labels: Vec<i64>,
+    image_sums: BTreeMap<u32, f64>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    loss: f64,
+    cross_entropy: Vec<f64>,
+    ensemble_cross_entropy: f64,
+    distillation: f64,
+}
+
+/// What may differ, relative.
+struct Tolerance {
+    /// In what is computed before the first update, and in the losses of all steps.
+    before: f64,
+    /// In the first gradients. In single precision this is much: a rounding that lifts one value
+    /// over a ReLU's kink switches its gradient on, and with six images each value counts. (In
+    /// double precision, images that differ by 6e-8 move ResNet-50's gradient norms by 2e-3.)
+    gradients: f64,
+    /// After the last update: updates amplify rounding.
+    /// None: only the first step is run.
+    after: Option<f64>,
+}
+
+#[test]
+fn agrees_with_the_reference() {
+    let folder = std::env::var_os("RSFLOW_REFERENCE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/reference"),
+        PathBuf::from,
+    );
+    let entries = fs::read_dir(&folder)
+        .unwrap_or_else(|e| panic!("no reference cases in {}: {e}", folder.display()));
+    let mut cases: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("expected.json").is_file())
+        .collect();
+    cases.sort();
+    assert!(
+        !cases.is_empty(),
+        "no reference cases in {}",
+        folder.display()
+    );
+    let mut failures = Vec::new();
+    for case in &cases {
+        let runs = [
+            (
+                Kind::Double,
+                Tolerance {
+                    before: 1e-8,
+                    gradients: 1e-8,
+                    after: Some(1e-6),
+                },
+            ),
+            (
+                Kind::Float,
+                Tolerance {
+                    before: 1e-4,
+                    gradients: 2e-2,
+                    after: None,
+                },
+            ),
+        ];
+        for (kind, tolerance) in runs {
+            let name = format!(
+                "{} in {kind:?}",
+                case.file_name().unwrap().to_string_lossy()
+            );
+            match run(case, kind, &tolerance) {
+                Err(error) => failures.push(format!("{name}: {error:#}")),
+                Ok(None) => println!("{name}: skipped, this network is not supported"),
+                Ok(Some(worst)) => {
+                    println!("{name}: worst relative errors");
+                    for (quantity, error, allowed) in worst.0 {
+                        println!("    {quantity:<24} {error:.1e} (allowed {allowed:.0e})");
+                        if error.is_nan() || error > allowed {
+                            failures.push(format!("{name}: {quantity} is off by {error:.1e}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The networks that there are, by the reference's name.
+fn network(constructor: &str) -> Option<Network> {
+    let depth = constructor.strip_prefix("parallel_resnet")?.parse().ok()?;
+    let network = Network::ResNet(ResNet { depth, width: 64 });
+    network.check().is_empty().then_some(network)
+}
+
+/// Quantity, the worst relative error seen, what is allowed.
+#[derive(Default)]
+struct Worst(Vec<(&'static str, f64, f64)>);
+
+impl Worst {
+    fn compare(&mut self, quantity: &'static str, allowed: f64, found: &[f64], expected: &[f64]) {
+        assert_eq!(found.len(), expected.len(), "{quantity}");
+        let scale = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+        let difference = found.iter().zip(expected).fold(0.0, |max: f64, (a, b)| {
+            let difference = (a - b).abs();
+            if difference.is_nan() {
+                f64::NAN
+            } else {
+                max.max(difference)
+            }
+        });
+        let error = difference / scale;
+        match self.0.iter_mut().find(|(q, ..)| *q == quantity) {
+            Some((_, worst, _)) if !worst.is_nan() && (error.is_nan() || error > *worst) => {
+                *worst = error;
+            }
+            Some(_) => {}
+            None => self.0.push((quantity, error, allowed)),
+        }
+    }
+}
+
+fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Option<Worst>> {
+    let case: Case = serde_json::from_slice(&fs::read(folder.join("expected.json"))?)?;
+    let Some(network) = network(&case.constructor) else {
+        return Ok(None);
+    };
+    let bytes = fs::read(folder.join("expected.safetensors"))?;
+    let tensors = SafeTensors::deserialize(&bytes)?;
+    let expected_logits = |name: &str, size: u32| -> Result<Vec<f64>> {
+        let (values, _) = tensors
+            .tensor(&format!("{name}_{size}"))?
+            .data()
+            .as_chunks::<8>();
+        Ok(values
+            .iter()
+            .map(|value| f64::from_le_bytes(*value))
+            .collect())
+    };
+    let distill = match case.kd_type.as_str() {
+        "ens" => Distill::Ensemble,
+        "ens_topdown" => Distill::EnsembleTopDown,
+        other => bail!("unknown kd_type {other:?}"),
+    };
+    let mut worst = Worst::default();
+    let before = tolerance.before;
+
+    // Fill, and see that the fill is right before anything is computed with it.
+    let net = RsNet::new(
+        &network,
+        case.classes,
+        &case.sizes,
+        kind,
+        Device::Cpu,
+        Start::Zero,
+    )?;
+    let names: Vec<String> = net
+        .parameters()
+        .iter()
+        .map(|p| their_name(p, &case.sizes))
+        .collect();
+    let filled: Vec<Tensor> = net
+        .parameters()
+        .iter()
+        .zip(&names)
+        .map(|(p, name)| fill(p, name))
+        .collect::<Result<_>>()?;
+    net.parameters().load(
+        net.parameters()
+            .iter()
+            .map(|p| p.name.as_str())
+            .zip(&filled),
+    )?;
+    ensure!(
+        names.len() == case.parameter_sums_before.len(),
+        "not the reference's parameters"
+    );
+    compare_sums(
+        &mut worst,
+        "parameter sums before",
+        before,
+        &net,
+        &case.parameter_sums_before,
+    )?;
+
+    let mut images = Vec::new();
+    for &size in &case.sizes {
+        let side = i64::from(size);
+        let count = case.batch * 3 * side * side;
+        let pixels: Vec<f32> = unit(&format!("images_{size}"), count as usize)
+            .map(|u| u as f32)
+            .collect();
+        let tensor = Tensor::f_from_slice(&pixels)?
+            .f_reshape([case.batch, 3, side, side])?
+            .f_to_kind(kind)?;
+        worst.compare(
+            "image sums",
+            before,
+            &[sum(&tensor)?],
+            &[case.image_sums[&size]],
+        );
+        images.push(tensor);
+    }
+    let labels: Vec<i64> = bits("labels", case.batch as usize)
+        .map(|word| (word % u64::from(case.classes)) as i64)
+        .collect();
+    ensure!(
+        labels == case.labels,
+        "labels {labels:?} instead of {:?}",
+        case.labels
+    );
+    let labels = Tensor::f_from_slice(&labels)?;
+
+    let compare_eval = |worst: &mut Worst, quantity, name, allowed| -> Result<()> {
+        for (index, &size) in case.sizes.iter().enumerate() {
+            let logits = values(&net.logits(&images[index], index, Mode::Evaluate)?)?;
+            worst.compare(quantity, allowed, &logits, &expected_logits(name, size)?);
+        }
+        Ok(())
+    };
+    compare_eval(&mut worst, "eval logits", "eval_logits", before)?;
+
+    let optimizer = Optimizer::Sgd(Sgd {
+        lr: case.lr,
+        momentum: case.momentum,
+        weight_decay: case.weight_decay,
+        nesterov: false,
+    });
+    let mut optimizer = optimizer.start(net.parameters())?;
+    for (index, step) in case.steps.iter().enumerate() {
+        let logits = (0..images.len())
+            .map(|resolution| net.logits(&images[resolution], resolution, Mode::Train))
+            .collect::<Result<Vec<_>>>()?;
+        let loss = loss(&logits, &net.ensemble(&logits)?, &labels, distill)?;
+        compare_loss(&mut worst, before, index, &loss, step)?;
+        let gradients = net.parameters().gradients(&loss.total)?;
+        if index == 0 {
+            for (&size, logits) in case.sizes.iter().zip(&logits) {
+                let expected = expected_logits("train_logits", size)?;
+                worst.compare("train logits", before, &values(logits)?, &expected);
+            }
+            for (parameter, gradient) in net.parameters().trainable().zip(&gradients) {
+                let name = their_name(parameter, &case.sizes);
+                let norm = gradient.f_norm()?.f_double_value(&[])?;
+                let expected = case.grad_norms_step0.get(&name).context(name)?;
+                worst.compare("gradient norms", tolerance.gradients, &[norm], &[*expected]);
+            }
+            if tolerance.after.is_none() {
+                return Ok(Some(worst));
+            }
+        }
+        optimizer.step(gradients, case.lr)?;
+    }
+    let after = tolerance.after.unwrap_or(before);
+    compare_sums(
+        &mut worst,
+        "parameter sums after",
+        after,
+        &net,
+        &case.parameter_sums_after,
+    )?;
+    let alpha = net.parameters().tensor("alpha")?;
+    worst.compare("alpha after", after, &values(&alpha)?, &case.alpha_after);
+    compare_eval(&mut worst, "eval logits after", "eval_logits_after", after)?;
+    Ok(Some(worst))
+}
+
+fn compare_loss(
+    worst: &mut Worst,
+    allowed: f64,
+    index: usize,
+    found: &Loss,
+    expected: &Step,
+) -> Result<()> {
+    // The first step is told apart from later ones: only those depend on the updates.
+    let names = if index == 0 {
+        [
+            "loss",
+            "cross-entropies",
+            "ensemble cross-entropy",
+            "distillation",
+        ]
+    } else {
+        [
+            "loss, later",
+            "cross-entropies, later",
+            "ensemble c.-e., later",
+            "distillation, later",
+        ]
+    };
+    let read = |tensor: &Tensor| tensor.f_double_value(&[]);
+    let cross_entropy = found
+        .cross_entropy
+        .iter()
+        .map(read)
+        .collect::<Result<Vec<_>, _>>()?;
+    let distillation = found.distillation.as_ref().context("no distillation")?;
+    worst.compare(names[0], allowed, &[read(&found.total)?], &[expected.loss]);
+    worst.compare(names[1], allowed, &cross_entropy, &expected.cross_entropy);
+    let ensemble = read(&found.ensemble_cross_entropy)?;
+    worst.compare(
+        names[2],
+        allowed,
+        &[ensemble],
+        &[expected.ensemble_cross_entropy],
+    );
+    worst.compare(
+        names[3],
+        allowed,
+        &[read(distillation)?],
+        &[expected.distillation],
+    );
+    Ok(())
+}
+
+fn compare_sums(
+    worst: &mut Worst,
+    quantity: &'static str,
+    allowed: f64,
+    net: &RsNet,
+    expected: &BTreeMap<String, f64>,
+) -> Result<()> {
+    for parameter in net.parameters().iter() {
+        let name = their_name(parameter, net.resolutions());
+        let expected = *expected.get(&name).context(name)?;
+        worst.compare(quantity, allowed, &[sum(&parameter.tensor)?], &[expected]);
+    }
+    Ok(())
+}
+
+/// Our name of a parameter to the reference's: `bn1.224.weight` is `bn1.bn_0.weight` where 224 is
+/// the first resolution, and the shared layers are wrapped: `conv1.module.weight`.
+fn their_name(parameter: &Parameter, sizes: &[u32]) -> String {
+    let (path, part) = parameter
+        .name
+        .rsplit_once('.')
+        .unwrap_or(("", &parameter.name));
+    match parameter.resolution {
+        _ if parameter.role == Role::Alpha => parameter.name.clone(),
+        None => format!("{path}.module.{part}"),
+        Some(resolution) => {
+            let (path, _) = path.rsplit_once('.').unwrap();
+            let position = sizes.iter().position(|&size| size == resolution).unwrap();
+            format!("{path}.bn_{position}.{part}")
+        }
+    }
+}
+
+fn fill(parameter: &Parameter, name: &str) -> Result<Tensor> {
+    let shape = parameter.tensor.size();
+    let inputs = || shape[1..].iter().product::<i64>() as f64;
+    let (offset, scale) = match parameter.role {
+        Role::ConvWeight => (0.0, (6.0 / inputs()).sqrt()),
+        Role::LinearWeight => (0.0, (1.0 / inputs()).sqrt()),
+        Role::NormWeight => (1.0, 0.1),
+        Role::NormVar => (1.0, 0.5),
+        Role::NormBias | Role::NormMean | Role::LinearBias | Role::Alpha => (0.0, 0.1),
+    };
+    let values: Vec<f32> = unit(name, parameter.tensor.numel())
+        .map(|u| (offset + (2.0 * u - 1.0) * scale) as f32)
+        .collect();
+    Ok(Tensor::f_from_slice(&values)?.f_reshape(&shape)?)
+}
+
+fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (1..=count as u64).map(move |i| {
+        let z = hash.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}
+
+fn unit(name: &str, count: usize) -> impl Iterator<Item = f64> {
+    bits(name, count).map(|word| (word >> 11) as f64 / (1_u64 << 53) as f64)
+}
+
+fn sum(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.f_sum(Kind::Double)?.f_double_value(&[])?)
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f64>> {
+    let mut values = vec![0.0; tensor.numel()];
+    tensor
+        .f_to_kind(Kind::Double)?
+        .f_copy_data(&mut values, tensor.numel())?;
+    Ok(values)
+}
