@@ -6,9 +6,12 @@ use ron::value::RawValue;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-/// How all of a recipe is read: an optional value needs no `Some(...)` around it.
+/// How all of a recipe is read: an optional value needs no `Some(...)` around it, and a choice
+/// such as `ResNet(depth: 50)` one pair of parentheses only.
 pub(crate) fn options() -> ron::Options {
-    ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME)
+    let extensions = ron::extensions::Extensions::IMPLICIT_SOME
+        | ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES;
+    ron::Options::default().with_default_extension(extensions)
 }
 
 /// The kind's name at the start of `Kind(...)`.

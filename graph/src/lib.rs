@@ -10,6 +10,7 @@
 //! | `recipe` | reading a recipe |
 //! | `node` | what a node kind is; the catalogue |
 //! | `plan` | names, types, schemas, cycles |
+//! | `draw` | a plan as a picture |
 //! | `problem` | what is wrong with a recipe, as the user reads it |
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
 //! | `item`, `batch` | what travels between nodes |
@@ -18,6 +19,7 @@
 
 mod batch;
 mod counters;
+mod draw;
 mod executor;
 mod fields;
 mod item;
@@ -30,6 +32,7 @@ mod text;
 
 pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_image};
 pub use counters::{Measured, Meter, NodeId};
+pub use draw::{Format, draw};
 pub use executor::{
     Failure, Finished, Options, Ports, Received, Receiver, RunError, Running, Sender, Skipped,
     Stop, Tap,

@@ -149,6 +149,8 @@ pub struct Build<'a> {
     pub recipe: &'a str,
     /// What comes in, by input port in the kind's order.
     pub inputs: &'a [(&'static str, Contents)],
+    /// What the plan knows of it, in the same order.
+    pub schemas: &'a [(&'static str, Schema)],
     /// What each output's readers ask for: port, demand.
     pub demands: &'a [(&'static str, Demand)],
     /// Memory for batches.

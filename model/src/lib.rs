@@ -21,8 +21,11 @@
 pub mod checkpoint;
 pub mod distillation;
 pub mod layers;
+pub mod metrics;
 pub mod networks;
 pub mod optimizer;
 pub mod parameters;
 pub mod rs_net;
 pub mod schedule;
+pub mod sinks;
+pub mod trainer;

@@ -1,0 +1,262 @@
+//! The node `Checkpoints`: the trainer's checkpoints as files.
+//!
+//! At any moment, also when the machine stops, every file there is complete: it is written under
+//! a temporary name, which is then renamed. An old file goes only after the new one has come.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use rsflow_graph::{
+    Build, Demand, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Sink, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{claim, input, partial, run_dir, sync_folder, with_way_out};
+use crate::checkpoint::write_atomically;
+use crate::metrics::Checkpointed;
+
+/// The folder in the run directory.
+const FOLDER: &str = "checkpoints";
+const LAST: &str = "last.safetensors";
+const BEST: &str = "best.safetensors";
+
+/// Writes checkpoints to the folder `checkpoints` of the run directory: `last.safetensors`,
+/// `best.safetensors` and, after every epoch, `epoch-NNN.safetensors`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoints {
+    /// The checkpoints of a trainer.
+    input: Input,
+    /// Steps between two checkpoints, besides those at the ends of epochs. Left out, there are
+    /// only those.
+    #[serde(default)]
+    every_steps: Option<u64>,
+    /// How many files `epoch-NNN.safetensors` stay, the newest ones; at least 1.
+    /// `last.safetensors` and `best.safetensors` always stay.
+    #[serde(default = "default_keep")]
+    keep: usize,
+}
+
+fn default_keep() -> usize {
+    3
+}
+
+impl Node for Checkpoints {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("input", &self.input)]
+    }
+
+    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        if self.every_steps == Some(0) {
+            report.parameter(
+                "every_steps",
+                "`every_steps` must be at least 1",
+                "leave it out for checkpoints at the ends of epochs only",
+            );
+        }
+        if self.keep == 0 {
+            report.parameter(
+                "keep",
+                "`keep` must be at least 1",
+                "the newest checkpoint of an epoch always stays",
+            );
+        }
+        vec![]
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let folder = run_dir(build)?.join(FOLDER);
+        let keeper = Keeper::open(folder, self.keep).map_err(with_way_out)?;
+        Ok(Stage::sink(keeper))
+    }
+
+    fn demand(&self) -> Demand {
+        Demand {
+            every_steps: self.every_steps,
+        }
+    }
+}
+
+impl NodeKind for Checkpoints {
+    const NAME: &'static str = "Checkpoints";
+    const SUMMARY: &'static str = "writes checkpoints: the last, the best and those of epochs";
+    const INPUTS: &'static [Port] = &[input(Checkpointed::NAME)];
+    const OUTPUTS: &'static [Port] = &[];
+    const EXAMPLE: &'static str =
+        "Checkpoints(input: \"trainer.checkpoints\", every_steps: 1000, keep: 3)";
+}
+
+struct Keeper {
+    folder: PathBuf,
+    keep: usize,
+    /// Held for its lock.
+    _claim: File,
+}
+
+impl Keeper {
+    fn open(folder: PathBuf, keep: usize) -> Result<Self> {
+        let cannot = || format!("cannot write checkpoints to {}", folder.display());
+        fs::create_dir_all(&folder).with_context(cannot)?;
+        let claimed = File::open(&folder).with_context(cannot)?;
+        claim(&claimed, &folder)?;
+        // A run that was killed leaves these. They must go before anything is written: one may be
+        // a second name of a good checkpoint, which writing to it would destroy.
+        for name in names(&folder).with_context(cannot)? {
+            if name.starts_with('.') && name.ends_with(".safetensors.partial") {
+                let path = folder.join(name);
+                fs::remove_file(&path)
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+                tracing::info!("removed the unfinished {}", path.display());
+            }
+        }
+        // Better found out now than after the first hours of training.
+        let probe = partial(&folder.join("probe.safetensors"));
+        File::create_new(&probe)
+            .and_then(|_| fs::remove_file(&probe))
+            .with_context(cannot)?;
+        Ok(Self {
+            folder,
+            keep,
+            _claim: claimed,
+        })
+    }
+
+    fn write(&self, item: &Checkpointed) -> Result<()> {
+        let start = Instant::now();
+        let name = item
+            .end_of_epoch
+            .map_or_else(|| LAST.to_owned(), epoch_name);
+        let path = self.folder.join(&name);
+        write_atomically(&item.snapshot, &path)?;
+        let others: Vec<&str> = [(LAST, item.end_of_epoch.is_some()), (BEST, item.best)]
+            .into_iter()
+            .filter_map(|(name, wanted)| wanted.then_some(name))
+            .collect();
+        for name in &others {
+            also_as(&path, &self.folder.join(name))?;
+        }
+        if !others.is_empty() {
+            sync_folder(&self.folder)?;
+        }
+        tracing::info!(
+            step = item.snapshot.metadata().step,
+            also = others.join(", "),
+            seconds = start.elapsed().as_secs_f64(),
+            "wrote the checkpoint {}",
+            path.display(),
+        );
+        item.end_of_epoch
+            .map_or(Ok(()), |newest| self.prune(newest))
+    }
+
+    /// Removes the checkpoints of epochs up to `newest` but the newest `keep`. Later ones are of
+    /// a continuation that a resume has left behind; this run will replace them when it gets
+    /// there, and until then they do not count.
+    fn prune(&self, newest: u64) -> Result<()> {
+        let names = names(&self.folder)
+            .with_context(|| format!("cannot read the folder {}", self.folder.display()))?;
+        let mut epochs: Vec<u64> = names.iter().filter_map(|name| epoch_of(name)).collect();
+        epochs.retain(|epoch| *epoch <= newest);
+        epochs.sort_unstable();
+        for epoch in epochs.into_iter().rev().skip(self.keep) {
+            let path = self.folder.join(epoch_name(epoch));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| {
+                        format!("cannot remove the old checkpoint {}", path.display())
+                    });
+                }
+                _ => tracing::info!("removed the old checkpoint {}", path.display()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Keeper {
+    type In = Checkpointed;
+
+    fn accept(&mut self, item: Checkpointed) -> Result<()> {
+        self.write(&item).map_err(with_way_out)
+    }
+
+    /// Each one that waits is a copy of the whole network in memory.
+    fn queue(&self) -> usize {
+        1
+    }
+}
+
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+fn epoch_name(epochs: u64) -> String {
+    format!("epoch-{epochs:03}.safetensors")
+}
+
+/// The epoch of a file that has exactly the name that [`epoch_name`] gives.
+fn epoch_of(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("epoch-")?.strip_suffix(".safetensors")?;
+    number
+        .parse()
+        .ok()
+        .filter(|epoch| epoch_name(*epoch) == name)
+}
+
+/// Gives the complete file `from` the further name `to`, which may already be another file's;
+/// there is a complete file of that name at any time.
+fn also_as(from: &Path, to: &Path) -> Result<()> {
+    let temporary = partial(to);
+    let done = fs::hard_link(from, &temporary)
+        // Not every file system has links.
+        .or_else(|_| copy(from, &temporary))
+        .and_then(|()| fs::rename(&temporary, to));
+    // Also where it was renamed: if both names were the same file's already, nothing was done.
+    let _ = fs::remove_file(&temporary);
+    done.with_context(|| format!("cannot write the checkpoint {}", to.display()))
+}
+
+/// Copies a file to a new one, down to the disk.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut new = File::create_new(to)?;
+    io::copy(&mut File::open(from)?, &mut new)?;
+    new.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_links_is_copied_but_never_over_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        fs::write(&from, "whole").unwrap();
+        copy(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"whole");
+        let error = copy(&to, &from).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&from).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn names_of_epochs() {
+        let table = [
+            ("epoch-007.safetensors", Some(7)),
+            ("epoch-1000.safetensors", Some(1000)),
+            ("epoch-7.safetensors", None),
+            ("epoch-+07.safetensors", None),
+            ("epoch-007.safetensors.bak", None),
+            (LAST, None),
+        ];
+        for (name, epoch) in table {
+            assert_eq!(epoch_of(name), epoch, "{name}");
+        }
+    }
+}

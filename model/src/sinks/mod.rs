@@ -1,0 +1,113 @@
+//! What keeps the trainer's words: nodes of their own, each in one file. They write on threads
+//! where blocking is allowed, so the trainer waits only for room in the queue before them.
+//!
+//! All of them write below the run directory. A run that goes on from a checkpoint supersedes
+//! what an earlier one wrote after it; each sink says how it deals with that.
+
+mod checkpoints;
+mod metrics_log;
+mod tensorboard;
+
+pub use checkpoints::Checkpoints;
+pub use metrics_log::MetricsLog;
+pub use tensorboard::TensorBoard;
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Error, Result, bail};
+use rsflow_graph::{Build, Port};
+
+use crate::checkpoint::{Checkpoint, Metadata};
+
+/// The one input that every sink has.
+const fn input(carries: &'static str) -> Port {
+    Port {
+        name: "input",
+        carries,
+    }
+}
+
+fn run_dir<'a>(build: &Build<'a>) -> Result<&'a Path> {
+    build.run_dir.with_context(|| {
+        format!(
+            "`{}` writes files, but there is no run directory to write them to",
+            build.node
+        )
+    })
+}
+
+/// Where the run goes on; `None` if it starts anew.
+fn resumed(build: &Build) -> Result<Option<Metadata>> {
+    build
+        .resume
+        .map(|path| Ok(Checkpoint::open(path)?.metadata().clone()))
+        .transpose()
+}
+
+/// The temporary name of a file until it is complete, as [`crate::checkpoint`] has it.
+fn partial(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.partial"))
+}
+
+/// Makes sure that nobody else writes to the file or folder for as long as `file` is open:
+/// neither another node of the recipe nor another run in the same run directory.
+fn claim(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!(
+            "{} is being written by another run, or by another node of this recipe; \
+             stop that run, or leave one such node",
+            path.display()
+        ),
+        // Some network file systems have no locks; a run is possible there all the same.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+/// Appends all of `bytes`, or nothing: what a full disk still took is cut off again.
+fn append(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
+    let length = file.metadata().map(|metadata| metadata.len());
+    let written = file.write_all(bytes);
+    if let (Err(_), Ok(length)) = (&written, length) {
+        // The first error is the one to tell.
+        let _ = file.set_len(length);
+    }
+    written
+        .with_context(|| format!("cannot write {}", path.display()))
+        .map_err(with_way_out)
+}
+
+/// Makes the names in a folder survive a power failure.
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| format!("cannot write the folder {}", folder.display()))
+}
+
+/// Says what can be done about a disk that does not take what is given to it.
+fn with_way_out(error: Error) -> Error {
+    use io::ErrorKind::{
+        NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    let kind = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    let way_out = match kind {
+        Some(StorageFull | QuotaExceeded) => {
+            "the disk is full; free some space, `--resume` then goes on from the last checkpoint"
+        }
+        Some(ReadOnlyFilesystem | PermissionDenied) => {
+            "the run directory cannot be written to; make it writable (`--resume` then goes on \
+             from the last checkpoint) or choose another with `--run-dir`"
+        }
+        Some(NotFound | NotADirectory) => {
+            "the run directory is not there, or cannot hold files; bring it back (`--resume` then \
+             goes on from the last checkpoint) or choose another with `--run-dir`"
+        }
+        _ => return error,
+    };
+    error.context(way_out)
+}

@@ -1,0 +1,250 @@
+//! The node `TensorBoard`: the trainer's figures as TensorBoard's event files.
+//!
+//! An event file is a sequence of records, each a protocol buffer `Event` between its length and
+//! checksums: <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>.
+//! Only what scalars need is here. The crates that write such files are no help: `tensorboard-rs`
+//! panics where a disk fails, `tboard` needs a protocol buffer compiler to build, `tfrecord` brings
+//! a dozen dependencies, and none of them is kept up.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use prost::Message;
+use rsflow_graph::{
+    Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Sink, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{append, input, resumed, run_dir, with_way_out};
+use crate::metrics::{Metric, Step, Table};
+
+/// The folder in the run directory.
+const FOLDER: &str = "tensorboard";
+/// TensorBoard takes files of such names, and reads them in the order of their names.
+const PREFIX: &str = "events.out.tfevents.";
+
+/// Writes the figures of a training as event files for TensorBoard to the folder `tensorboard`
+/// of the run directory. Look at them with `tensorboard --logdir RUN_DIR`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TensorBoard {
+    /// The metrics of a trainer.
+    input: Input,
+}
+
+impl Node for TensorBoard {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("input", &self.input)]
+    }
+
+    fn plan(&self, _: &[Incoming], _: &mut Report) -> Vec<Schema> {
+        vec![]
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let superseded = resumed(build)?.map_or(0, |checkpoint| checkpoint.step + 1);
+        let folder = run_dir(build)?.join(FOLDER);
+        let events = Events::open(&folder, superseded).map_err(with_way_out)?;
+        Ok(Stage::sink(events))
+    }
+}
+
+impl NodeKind for TensorBoard {
+    const NAME: &'static str = "TensorBoard";
+    const SUMMARY: &'static str = "writes losses and accuracies for TensorBoard";
+    const INPUTS: &'static [Port] = &[input(Metric::NAME)];
+    const OUTPUTS: &'static [Port] = &[];
+    const EXAMPLE: &'static str = "TensorBoard(input: \"trainer.metrics\")";
+}
+
+struct Events {
+    path: PathBuf,
+    file: File,
+    /// The step of the last validation that was written.
+    validated: Option<u64>,
+}
+
+impl Events {
+    /// Begins a file. What earlier files have at the step `superseded` and after it, TensorBoard
+    /// forgets.
+    fn open(folder: &Path, superseded: u64) -> Result<Self> {
+        let cannot = || format!("cannot write events to {}", folder.display());
+        fs::create_dir_all(folder).with_context(cannot)?;
+        let mut seconds = now() as u64;
+        for entry in fs::read_dir(folder).with_context(cannot)? {
+            let name = entry.with_context(cannot)?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            let number = number.and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
+            // Later in the order of names than all others, whatever the clock says.
+            seconds = seconds.max(number.map_or(0, |number| number.saturating_add(1)));
+        }
+        let path = folder.join(format!("{PREFIX}{seconds:010}.rsflow"));
+        let file = File::options()
+            .append(true)
+            .create_new(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let events = Self {
+            path,
+            file,
+            validated: None,
+        };
+        events.write(0, What::FileVersion("brain.Event:2".to_owned()))?;
+        // A run's first file has it too: TensorBoard looks for the second one to find a restart.
+        let start = SessionLog {
+            status: SESSION_START,
+        };
+        events.write(superseded, What::SessionLog(start))?;
+        Ok(events)
+    }
+
+    fn write(&self, step: u64, what: What) -> Result<()> {
+        let event = Event {
+            wall_time: now(),
+            step: step as i64,
+            what: Some(what),
+        };
+        append(&self.file, &self.path, &record(&event.encode_to_vec()))
+    }
+
+    fn scalars(&self, step: u64, scalars: Vec<(String, f64)>) -> Result<()> {
+        let value = scalars
+            .into_iter()
+            .map(|(tag, value)| Value {
+                tag,
+                simple_value: Some(value as f32),
+            })
+            .collect();
+        self.write(step, What::Summary(Summary { value }))
+    }
+}
+
+impl Sink for Events {
+    type In = Metric;
+
+    fn accept(&mut self, metric: Metric) -> Result<()> {
+        match metric {
+            Metric::Step(step) => match step_scalars(&step) {
+                Some(scalars) => self.scalars(step.step, scalars),
+                None => Ok(()),
+            },
+            // The final table is as a rule the last epoch's once more.
+            Metric::Epoch(table) | Metric::Final(table) if self.validated != Some(table.step) => {
+                self.validated = Some(table.step);
+                self.scalars(table.step, table_scalars(&table))
+            }
+            Metric::Epoch(_) | Metric::Final(_) | Metric::Validating(_) => Ok(()),
+        }
+    }
+}
+
+/// `None` for a step whose loss was not read.
+fn step_scalars(step: &Step) -> Option<Vec<(String, f64)>> {
+    let losses = step.losses.as_ref()?;
+    let by_resolution = losses
+        .cross_entropy
+        .iter()
+        .map(|(resolution, value)| (format!("cross_entropy/{resolution}"), *value));
+    let whole = [
+        ("loss", Some(losses.loss)),
+        (
+            "ensemble_cross_entropy",
+            Some(losses.ensemble_cross_entropy),
+        ),
+        ("distillation", losses.distillation),
+        ("learning_rate", Some(step.learning_rate)),
+        ("images_per_second", Some(step.images_per_second)),
+    ];
+    let scalars = whole
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .chain(by_resolution)
+        .map(|(name, value)| (format!("train/{name}"), value));
+    Some(scalars.collect())
+}
+
+fn table_scalars(table: &Table) -> Vec<(String, f64)> {
+    let rows = table.rows.iter().flat_map(|row| {
+        let name = row.resolution.map_or_else(
+            || "ensemble".to_owned(),
+            |resolution| resolution.to_string(),
+        );
+        [("top1", row.top1), ("top5", row.top5), ("loss", row.loss)]
+            .map(|(figure, value)| (format!("validation/{figure}/{name}"), value))
+    });
+    rows.collect()
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    // A clock before 1970 is none to go by.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
+
+/// Frames bytes as a `TFRecord`: length, its checksum, the bytes, their checksum.
+fn record(bytes: &[u8]) -> Vec<u8> {
+    let length = (bytes.len() as u64).to_le_bytes();
+    [
+        &length[..],
+        &masked_checksum(&length),
+        bytes,
+        &masked_checksum(bytes),
+    ]
+    .concat()
+}
+
+/// Masked, so that a checksum of bytes that hold checksums still tells something.
+fn masked_checksum(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+        .to_le_bytes()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(oneof = "What", tags = "3, 5, 7")]
+    what: Option<What>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum What {
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    /// An option, so that 0 is written too.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SessionLog.SessionStatus.START`.
+const SESSION_START: i32 = 1;

@@ -1,0 +1,68 @@
+//! A batch's way onto the device: bytes become normalized floats there, not before.
+
+use anyhow::{Context as _, Result, ensure};
+use rsflow_graph::Batch;
+use tch::{Device, Kind, Tensor};
+
+use super::Normalize;
+
+/// Where batches go, and what is done to their values.
+#[derive(Debug)]
+pub(super) struct Feed {
+    device: Device,
+    /// Mean and standard deviation, `[1, 3, 1, 1]`.
+    normalize: Option<(Tensor, Tensor)>,
+}
+
+impl Feed {
+    pub fn new(device: Device, normalize: Option<Normalize>) -> Result<Self> {
+        let channels = |values: [f64; 3]| -> Result<Tensor> {
+            let values = values.map(|value| value as f32);
+            Ok(Tensor::f_from_slice(&values)?
+                .f_reshape([1, 3, 1, 1])?
+                .f_to_device(device)?)
+        };
+        let normalize = match normalize {
+            None => None,
+            Some(by) => Some((channels(by.mean)?, channels(by.std)?)),
+        };
+        Ok(Feed { device, normalize })
+    }
+
+    /// The images of the `position`-th resolution: uint8 `[batch, s, s, 3]` becomes float
+    /// `[batch, 3, s, s]`, value / 255.
+    pub fn images(&self, batch: &Batch, position: usize) -> Result<Tensor> {
+        let side = batch
+            .resolutions()
+            .nth(position)
+            .context("the batch has fewer resolutions than the network")?;
+        let side = i64::from(side);
+        let shape = [batch.labels().len() as i64, side, side, 3];
+        let bytes = Tensor::f_from_data_size(batch.pixels(position), &shape, Kind::Uint8)?;
+        let images = bytes
+            .f_to_device(self.device)?
+            .f_permute([0, 3, 1, 2])?
+            .f_contiguous()?
+            .f_to_kind(Kind::Float)?
+            .f_div_scalar_(255.0)?;
+        Ok(match &self.normalize {
+            None => images,
+            Some((mean, std)) => images.f_sub(mean)?.f_div(std)?,
+        })
+    }
+
+    /// The labels `[batch]`, int64. All are below `classes`.
+    pub fn labels(&self, batch: &Batch, classes: u32) -> Result<Tensor> {
+        let labels = batch.labels();
+        if let Some(label) = labels
+            .iter()
+            .find(|&&label| !(0..i64::from(classes)).contains(&label))
+        {
+            ensure!(
+                false,
+                "the label {label} is not one of the {classes} classes"
+            );
+        }
+        Ok(Tensor::f_from_slice(labels)?.f_to_device(self.device)?)
+    }
+}

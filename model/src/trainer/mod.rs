@@ -1,0 +1,226 @@
+//! The node `RsNet`: a resolution switchable network and its training.
+//!
+//! Here: the parameters, what is checked before anything runs, and what is opened. The training
+//! itself is in [`session`], a batch's way onto the device in [`feed`], validation in
+//! [`validation`].
+
+mod feed;
+mod session;
+mod validation;
+
+use anyhow::{Result, bail, ensure};
+use rsflow_graph::{
+    Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::distillation::Distill;
+use crate::metrics::{Checkpointed, Metric};
+use crate::networks::Network;
+use crate::optimizer::Optimizer;
+use crate::rs_net::check_resolutions;
+use crate::schedule::Schedule;
+use session::Session;
+
+/// Trains one network at every resolution of its batches. The convolutions and the classifier are
+/// shared, each resolution has its own batch norm.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trainer {
+    /// The batches to learn from. Their resolutions are the network's, in the same order.
+    train: Input,
+    /// The batches to measure with after every epoch, at the same resolutions.
+    validate: Input,
+    /// The network.
+    network: Network,
+    /// How many classes the data has. Compared with the data before the first batch.
+    classes: u32,
+    /// Who teaches whom: nobody (`None`), the ensemble each resolution (`Ensemble`), or besides
+    /// that each resolution all that come after it (`EnsembleTopDown`).
+    #[serde(default)]
+    distill: Distill,
+    /// How gradients move the weights.
+    optimizer: Optimizer,
+    /// How the learning rate moves; it is set before every step.
+    #[serde(default)]
+    schedule: Schedule,
+    /// Epochs over which the learning rate rises linearly from 0; the schedule spans the rest.
+    #[serde(default)]
+    warm_up_epochs: u64,
+    /// Passes through the training images.
+    epochs: u64,
+    /// Steps between two records of the loss. Reading the loss waits for the device.
+    #[serde(default = "default_log_every")]
+    log_every: u64,
+    /// Threads that libtorch computes with; the number of cores if left out. Changes speed, and
+    /// the last bits of the results.
+    #[serde(default)]
+    threads: Option<usize>,
+    /// Subtracts a mean from each channel and divides by a standard deviation, both for values in
+    /// 0..1. Left out, the values stay in 0..1, as the reference implementation has them.
+    #[serde(default)]
+    normalize: Option<Normalize>,
+}
+
+fn default_log_every() -> u64 {
+    10
+}
+
+/// How the channels red, green and blue are normalized.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Normalize {
+    /// Subtracted, in 0..1.
+    pub mean: [f64; 3],
+    /// Divided by, above 0.
+    pub std: [f64; 3],
+}
+
+impl Node for Trainer {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("train", &self.train), ("validate", &self.validate)]
+    }
+
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        for problem in self.network.check() {
+            report.parameter(
+                "network",
+                problem,
+                "`rsflow nodes RsNet` lists the networks",
+            );
+        }
+        for problem in self.optimizer.check() {
+            report.parameter("optimizer", problem, "see `rsflow nodes RsNet`");
+        }
+        let positive = [
+            ("classes", u64::from(self.classes)),
+            ("epochs", self.epochs),
+            ("log_every", self.log_every),
+            ("threads", self.threads.map_or(1, |threads| threads as u64)),
+        ];
+        for (field, value) in positive {
+            if value == 0 {
+                report.parameter(
+                    field,
+                    format!("`{field}` must be at least 1"),
+                    "give a number above 0",
+                );
+            }
+        }
+        if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
+            report.parameter(
+                "warm_up_epochs",
+                "the warm-up leaves no epoch to train in",
+                format!("it must be less than the {} epochs", self.epochs),
+            );
+        }
+        if self
+            .normalize
+            .is_some_and(|by| by.std.iter().any(|&std| std.is_nan() || std <= 0.0))
+        {
+            report.parameter(
+                "normalize.std",
+                "a standard deviation must be above 0",
+                "such as [0.229, 0.224, 0.225]",
+            );
+        }
+        if let [train, validate] = inputs {
+            let sizes = &train.schema.resolutions;
+            if *sizes != validate.schema.resolutions {
+                report.parameter(
+                    "validate",
+                    format!(
+                        "`{}` brings the resolutions {:?}, but `{}` brings {:?}",
+                        validate.node, validate.schema.resolutions, train.node, sizes
+                    ),
+                    "training and validation need the same sizes in the same order",
+                );
+            }
+            for problem in check_resolutions(&self.network, sizes).unwrap_or_default() {
+                report.parameter(
+                    "train",
+                    problem,
+                    format!("change the sizes that lead to `{}`", train.node),
+                );
+            }
+        }
+        vec![Schema::default(), Schema::default()]
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let [(_, train), (_, validate)] = build.inputs else {
+            bail!("the trainer needs `train` and `validate`");
+        };
+        self.check_data(train, validate)?;
+        Ok(Stage::thread(Session::open(self, build, train, validate)?))
+    }
+}
+
+impl Trainer {
+    /// What only the data can tell.
+    fn check_data(&self, train: &Contents, validate: &Contents) -> Result<()> {
+        let classes = self.classes as usize;
+        ensure!(
+            train.classes.len() == classes,
+            "the recipe says `classes: {classes}`, but {} holds {} classes; correct `classes` or the folder",
+            train.origin,
+            train.classes.len()
+        );
+        let only_in = |a: &Contents, b: &Contents| {
+            a.classes
+                .iter()
+                .find(|class| !b.classes.contains(class))
+                .cloned()
+        };
+        if train.classes != validate.classes {
+            let example = match (only_in(train, validate), only_in(validate, train)) {
+                (Some(class), _) => format!("`{class}` is only in {}", train.origin),
+                (None, Some(class)) => format!("`{class}` is only in {}", validate.origin),
+                (None, None) => "they are in another order".to_owned(),
+            };
+            bail!(
+                "{} holds {} classes and {} holds {}, and they differ: {example}; both need the same class folders",
+                train.origin,
+                train.classes.len(),
+                validate.origin,
+                validate.classes.len()
+            );
+        }
+        for contents in [train, validate] {
+            ensure!(
+                contents.items_per_epoch > 0,
+                "{} is too small for a single batch; use a smaller batch or `drop_last: false`",
+                contents.origin
+            );
+        }
+        Ok(())
+    }
+}
+
+impl NodeKind for Trainer {
+    const NAME: &'static str = "RsNet";
+    const SUMMARY: &'static str =
+        "trains a resolution switchable network and validates it after every epoch";
+    const INPUTS: &'static [Port] = &[
+        Port {
+            name: "train",
+            carries: Batch::NAME,
+        },
+        Port {
+            name: "validate",
+            carries: Batch::NAME,
+        },
+    ];
+    const OUTPUTS: &'static [Port] = &[
+        Port {
+            name: "metrics",
+            carries: Metric::NAME,
+        },
+        Port {
+            name: "checkpoints",
+            carries: Checkpointed::NAME,
+        },
+    ];
+    const EXAMPLE: &'static str = r#"RsNet(train: "train_batches", validate: "val_batches", network: ResNet(depth: 18), classes: 1000, optimizer: Sgd(lr: 0.1), epochs: 120)"#;
+}

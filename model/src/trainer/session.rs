@@ -1,0 +1,439 @@
+//! A training run: step, log, validate, save.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
+use tch::{Device, Kind, Tensor};
+
+use super::Trainer;
+use super::feed::Feed;
+use super::validation::Validation;
+use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
+use crate::distillation::{self, Loss};
+use crate::layers::Mode;
+use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
+use crate::optimizer::RunningOptimizer;
+use crate::parameters::Start;
+use crate::rs_net::RsNet;
+
+/// Everything that a run needs, opened; it becomes the trainer's thread.
+pub(super) struct Session {
+    settings: Trainer,
+    net: RsNet,
+    optimizer: RunningOptimizer,
+    feed: Feed,
+    /// Where the run stands, as checkpoints say it.
+    at: Metadata,
+    steps_per_epoch: u64,
+    validation_batches: u64,
+    /// A checkpoint is wanted every so many steps.
+    save_every: Option<u64>,
+}
+
+/// Where the words of the trainer go.
+struct Outputs {
+    metrics: Sender<Metric>,
+    checkpoints: Sender<Checkpointed>,
+}
+
+/// How a part of the run ended.
+enum Ended {
+    /// All of it is done.
+    Complete,
+    /// The run is to end here.
+    Stopped,
+}
+
+impl Session {
+    /// Builds the network, on the checkpoint to go on from if there is one.
+    pub fn open(
+        settings: &Trainer,
+        build: &Build,
+        train: &Contents,
+        validate: &Contents,
+    ) -> Result<Self> {
+        let resolutions = resolutions_of(build)?;
+        let start = match build.resume {
+            None => Start::Random { seed: build.seed },
+            Some(_) => Start::Zero,
+        };
+        let net = RsNet::new(
+            &settings.network,
+            settings.classes,
+            &resolutions,
+            Kind::Float,
+            Device::Cpu,
+            start,
+        )?;
+        let smallest = resolutions.iter().min().copied().unwrap_or(0);
+        // Batch norm needs two values of a channel to have a variance.
+        ensure!(
+            train.last_group != 1 || smallest >= 2 * settings.network.min_resolution()?,
+            "the last batch of an epoch is a single image, of which {smallest} pixels leave one value per channel: \
+             batch norm cannot train on it; use another batch size or `drop_last: true`"
+        );
+        let mut optimizer = settings.optimizer.start(net.parameters())?;
+        let mut at = Metadata {
+            format: FORMAT,
+            network: settings.network.clone(),
+            classes: train.classes.to_vec(),
+            resolutions,
+            epoch: 0,
+            step_in_epoch: 0,
+            step: 0,
+            seed: build.seed,
+            best: None,
+            recipe: build.recipe.to_owned(),
+        };
+        if let Some(path) = build.resume {
+            resume(path, &mut at, &net, &mut optimizer, settings.epochs)?;
+        }
+        let demands = build.demands.iter();
+        let save_every = demands
+            .filter(|(port, _)| *port == "checkpoints")
+            .filter_map(|(_, demand)| demand.every_steps)
+            .min();
+        Ok(Session {
+            feed: Feed::new(Device::Cpu, settings.normalize)?,
+            settings: settings.clone(),
+            net,
+            optimizer,
+            at,
+            steps_per_epoch: train.items_per_epoch,
+            validation_batches: validate.items_per_epoch,
+            save_every,
+        })
+    }
+
+    fn learning_rate(&self) -> f64 {
+        let steps = self.settings.epochs * self.steps_per_epoch;
+        let warm_up = self.settings.warm_up_epochs * self.steps_per_epoch;
+        let lr = self.settings.optimizer.lr();
+        self.settings
+            .schedule
+            .learning_rate(lr, self.at.step, steps, warm_up)
+    }
+
+    /// One step: forward at every resolution, the loss, backward, the optimizer.
+    fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
+        let labels = self.feed.labels(batch, self.net.classes())?;
+        let logits = (0..self.net.resolutions().len())
+            .map(|position| {
+                let images = self.feed.images(batch, position)?;
+                self.net.logits(&images, position, Mode::Train)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let ensemble = self.net.ensemble(&logits)?;
+        let loss = distillation::loss(&logits, &ensemble, &labels, self.settings.distill)?;
+        let gradients = self.net.parameters().gradients(&loss.total)?;
+        self.optimizer.step(gradients, lr)?;
+        Ok(loss)
+    }
+
+    fn train_epoch(
+        &mut self,
+        batches: &mut Receiver<Batch>,
+        ports: &Ports,
+        outputs: &mut Outputs,
+    ) -> Result<Ended> {
+        let mut since = (Instant::now(), 0);
+        let mut save_due = false;
+        loop {
+            let batch = match batches.receive()? {
+                Received::Item(_, batch) => batch,
+                Received::EndOfEpoch(_) => return Ok(Ended::Complete),
+                Received::Closed => return Ok(Ended::Stopped),
+            };
+            let lr = self.learning_rate();
+            let loss = self.step(&batch, lr).with_context(|| {
+                format!(
+                    "step {} of epoch {} failed",
+                    self.at.step + 1,
+                    self.at.epoch
+                )
+            })?;
+            self.at.step += 1;
+            self.at.step_in_epoch += 1;
+            let images = batch.labels().len();
+            drop(batch); // its memory goes back to be filled again
+            since.1 += images;
+
+            let last = self.at.step_in_epoch == self.steps_per_epoch;
+            let log =
+                self.at.step == 1 || last || self.at.step.is_multiple_of(self.settings.log_every);
+            save_due |= self
+                .save_every
+                .is_some_and(|every| self.at.step.is_multiple_of(every));
+            // The end of an epoch saves anyway.
+            let save = save_due && !last && outputs.checkpoints.has_room();
+            let stop = ports.stopping();
+            // What is saved is known to be sound.
+            let losses = (log || save || stop)
+                .then(|| self.read(&loss))
+                .transpose()?;
+            outputs.metrics.send(Metric::Step(Step {
+                epoch: self.at.epoch,
+                step: self.at.step,
+                losses: losses.filter(|_| log),
+                learning_rate: lr,
+                images_per_second: since.1 as f64 / since.0.elapsed().as_secs_f64(),
+                step_in_epoch: self.at.step_in_epoch,
+                steps_per_epoch: self.steps_per_epoch,
+                epochs: self.settings.epochs,
+                images,
+            }));
+            if log {
+                since = (Instant::now(), 0);
+            }
+            if save {
+                self.save(outputs, None, false)?;
+                save_due = false;
+            }
+            if stop {
+                return Ok(Ended::Stopped);
+            }
+        }
+    }
+
+    /// Reads the loss from the device, and makes sure that training still makes sense.
+    fn read(&self, loss: &Loss) -> Result<Losses> {
+        let value = |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_double_value(&[])?) };
+        let resolutions = self.net.resolutions().iter().copied();
+        let losses = Losses {
+            loss: value(&loss.total)?,
+            cross_entropy: resolutions
+                .zip(&loss.cross_entropy)
+                .map(|(resolution, tensor)| Ok((resolution, value(tensor)?)))
+                .collect::<Result<_>>()?,
+            ensemble_cross_entropy: value(&loss.ensemble_cross_entropy)?,
+            distillation: loss.distillation.as_ref().map(value).transpose()?,
+        };
+        if !losses.loss.is_finite() {
+            let term = losses
+                .cross_entropy
+                .iter()
+                .find(|(_, value)| !value.is_finite())
+                .map_or("the distillation".to_owned(), |(resolution, _)| {
+                    format!("the cross-entropy at resolution {resolution}")
+                });
+            bail!(
+                "the loss is {} at step {} (epoch {}); {term} is the first term that is not finite. \
+                 The last checkpoint is from before; a smaller `optimizer.lr` or some `warm_up_epochs` may help",
+                losses.loss,
+                self.at.step,
+                self.at.epoch
+            );
+        }
+        Ok(losses)
+    }
+
+    fn validate(
+        &self,
+        batches: &mut Receiver<Batch>,
+        outputs: &mut Outputs,
+    ) -> Result<Option<Validation>> {
+        let mut validation = Validation::new(&self.net)?;
+        let mut done = 0;
+        loop {
+            match batches.receive()? {
+                Received::Item(_, batch) => validation
+                    .add(&self.net, &self.feed, &batch)
+                    .with_context(|| {
+                        format!("the validation after epoch {} failed", self.at.epoch)
+                    })?,
+                Received::EndOfEpoch(_) => return Ok(Some(validation)),
+                Received::Closed => return Ok(None),
+            }
+            done += 1;
+            outputs.metrics.send(Metric::Validating(Validating {
+                epoch: self.at.epoch,
+                batches: done,
+                of: self.validation_batches,
+            }));
+        }
+    }
+
+    /// The table's rows with the counts that do not change.
+    fn rows(&self, validation: &Validation) -> Result<Vec<Row>> {
+        let network = &self.settings.network;
+        let counts = network.parameter_counts(self.settings.classes, &self.at.resolutions)?;
+        let mut rows = validation.rows(&self.net)?;
+        let mut all = 0;
+        for row in &mut rows {
+            match row.resolution {
+                Some(resolution) => {
+                    let private = counts.private.iter().find(|(of, _)| *of == resolution);
+                    row.parameters = counts.shared + private.map_or(0, |(_, count)| *count);
+                    row.multiply_adds = network.multiply_adds(self.settings.classes, resolution)?;
+                    all += row.multiply_adds;
+                }
+                None => {
+                    row.parameters = counts.total() + counts.alpha;
+                    row.multiply_adds = all;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Whether this validation is the best so far, by the reference's rule: the first resolution's
+    /// top-1, rounded to 0.1, then the mean of all top-1 and top-5.
+    fn is_best(&mut self, rows: &[Row]) -> bool {
+        let rounded = |percent: f64| (percent * 10.0).round() / 10.0;
+        let resolutions: Vec<&Row> = rows.iter().filter(|row| row.resolution.is_some()).collect();
+        let Some(first) = resolutions.first() else {
+            return false;
+        };
+        let sum: f64 = resolutions.iter().map(|row| row.top1 + row.top5).sum();
+        let candidate = Best {
+            epoch: self.at.epoch,
+            first_top1: rounded(first.top1),
+            mean: sum / (2 * resolutions.len()) as f64,
+        };
+        let better = self.at.best.is_none_or(|best| {
+            (candidate.first_top1, candidate.mean) > (best.first_top1, best.mean)
+        });
+        if better {
+            self.at.best = Some(candidate);
+        }
+        better
+    }
+
+    fn save(&self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
+        let snapshot = Snapshot::take(
+            self.at.clone(),
+            self.net.parameters(),
+            Some(&self.optimizer),
+        )?;
+        outputs.checkpoints.send(Checkpointed {
+            snapshot: Arc::new(snapshot),
+            end_of_epoch,
+            best,
+        });
+        Ok(())
+    }
+}
+
+impl Thread for Session {
+    fn run(mut self: Box<Self>, mut ports: Ports) -> Result<()> {
+        if let Some(threads) = self.settings.threads {
+            tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
+        }
+        let mut train = ports
+            .input::<Batch>("train")
+            .context("the trainer needs `train`")?;
+        let mut validate = ports
+            .input::<Batch>("validate")
+            .context("the trainer needs `validate`")?;
+        let mut outputs = Outputs {
+            metrics: ports.output("metrics"),
+            checkpoints: ports.output("checkpoints"),
+        };
+        let run_began = Instant::now();
+        while self.at.epoch < self.settings.epochs {
+            let began = Instant::now();
+            let ended = self.train_epoch(&mut train, &ports, &mut outputs)?;
+            let validation = match ended {
+                Ended::Stopped => None,
+                Ended::Complete => self.validate(&mut validate, &mut outputs)?,
+            };
+            let Some(validation) = validation else {
+                // The user's wish, or another node's failure: what was learned is kept.
+                return self.save(&mut outputs, None, false);
+            };
+            let rows = self.rows(&validation)?;
+            let best = self.is_best(&rows);
+            let mut table = Table {
+                epoch: self.at.epoch,
+                step: self.at.step,
+                rows,
+                images: validation.images(),
+                seconds: began.elapsed().as_secs_f64(),
+            };
+            self.at.epoch += 1;
+            self.at.step_in_epoch = 0;
+            self.save(&mut outputs, Some(self.at.epoch), best)?;
+            outputs.metrics.send(Metric::Epoch(table.clone()));
+            if self.at.epoch == self.settings.epochs {
+                table.seconds = run_began.elapsed().as_secs_f64();
+                outputs.metrics.send(Metric::Final(table));
+            } else if ports.stopping() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn epochs(&self) -> Option<u64> {
+        Some(self.settings.epochs)
+    }
+
+    fn start(&self, port: &str) -> Position {
+        Position {
+            epoch: self.at.epoch,
+            // Every validation is a whole one.
+            item: if port == "train" {
+                self.at.step_in_epoch
+            } else {
+                0
+            },
+        }
+    }
+}
+
+/// The resolutions that the batches bring.
+fn resolutions_of(build: &Build) -> Result<Vec<u32>> {
+    let (_, schema) = build.schemas.first().context("the trainer needs `train`")?;
+    Ok(schema.resolutions.clone())
+}
+
+/// Puts the run where the checkpoint left it.
+fn resume(
+    path: &Path,
+    at: &mut Metadata,
+    net: &RsNet,
+    optimizer: &mut RunningOptimizer,
+    epochs: u64,
+) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let saved = checkpoint.metadata();
+    let place = path.display();
+    ensure!(
+        saved.network == at.network,
+        "{place} holds {:?}, the recipe says {:?}",
+        saved.network,
+        at.network
+    );
+    ensure!(
+        saved.resolutions == at.resolutions,
+        "{place} was trained at {:?}, the recipe says {:?}",
+        saved.resolutions,
+        at.resolutions
+    );
+    ensure!(
+        saved.classes == at.classes,
+        "{place} was trained on other classes than the data holds"
+    );
+    ensure!(
+        saved.seed == at.seed,
+        "{place} was trained with seed {}, the recipe says {}; the order of the images would change",
+        saved.seed,
+        at.seed
+    );
+    ensure!(
+        saved.epoch < epochs,
+        "{place} has all of its {epochs} epochs; `--set trainer.epochs=...` with more of them goes on"
+    );
+    checkpoint.load(net)?;
+    checkpoint.load_momentum(optimizer)?;
+    *at = Metadata {
+        recipe: std::mem::take(&mut at.recipe),
+        format: FORMAT,
+        ..saved.clone()
+    };
+    tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Data nodes.
+
+pub mod pixels;
+pub mod shapes;

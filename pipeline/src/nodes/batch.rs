@@ -1,0 +1,113 @@
+//! `Batch`: consecutive images, each rendered straight into its slot.
+
+use anyhow::Result;
+use rsflow_graph::{
+    Build, Context, Fold, Incoming, Input, Node, NodeKind, Payload, Pool, Port, Report, Schema, Slots, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{input, output};
+use crate::images::SizedImages;
+
+/// Gathers images into batches: for each size one contiguous uint8 array `[batch, size, size, 3]`,
+/// and the labels. Values are widened and normalized on the device, not here.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// The images.
+    input: Input,
+    /// Images in a batch.
+    size: usize,
+    /// Drops the last batch of an epoch if it is not full.
+    #[serde(default)]
+    drop_last: bool,
+    /// Finished batches that may wait for their reader. Each takes memory.
+    #[serde(default = "default_prefetch")]
+    prefetch: usize,
+}
+
+fn default_prefetch() -> usize {
+    2
+}
+
+/// More is a slip of the finger.
+const MAX_BATCH: usize = 1 << 20;
+
+impl Node for Batch {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("input", &self.input)]
+    }
+
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        if self.size == 0 {
+            report.parameter("size", "a batch of 0 images is nothing to learn from", "such as `size: 256`");
+        }
+        if self.size > MAX_BATCH {
+            report.parameter("size", "the batch is too large", format!("batches go up to {MAX_BATCH} images"));
+        }
+        if self.prefetch == 0 {
+            report.parameter("prefetch", "`prefetch` must be at least 1", "2 is the default");
+        }
+        inputs.iter().map(|input| input.schema.clone()).collect()
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let resolutions = build.schemas.first().map(|(_, schema)| schema.resolutions.clone());
+        let resolutions = resolutions.unwrap_or_default();
+        let bytes = Slots::bytes(&resolutions, self.size);
+        Ok(Stage::fold(Batching {
+            size: self.size,
+            drop_last: self.drop_last,
+            prefetch: self.prefetch,
+            pool: Pool::new(build.allocator.clone(), bytes),
+            resolutions,
+        }))
+    }
+}
+
+struct Batching {
+    size: usize,
+    drop_last: bool,
+    prefetch: usize,
+    pool: Pool,
+    resolutions: Vec<u32>,
+}
+
+impl Fold for Batching {
+    type In = SizedImages;
+    type Group = Slots;
+    type Out = rsflow_graph::Batch;
+
+    fn group(&self) -> usize {
+        self.size
+    }
+
+    fn drop_last(&self) -> bool {
+        self.drop_last
+    }
+
+    fn prefetch(&self) -> usize {
+        self.prefetch
+    }
+
+    fn open(&self, items: usize) -> Result<Slots> {
+        Slots::new(&self.pool, &self.resolutions, items)
+    }
+
+    fn place(&self, slots: &Slots, slot: usize, images: SizedImages, _: &Context) -> Result<()> {
+        images.render(slots, slot)
+    }
+
+    fn close(&self, slots: Slots) -> Result<rsflow_graph::Batch> {
+        slots.finish()
+    }
+}
+
+impl NodeKind for Batch {
+    const NAME: &'static str = "Batch";
+    const SUMMARY: &'static str = "gathers images into batches, one array for each size";
+    const INPUTS: &'static [Port] = &[input(SizedImages::NAME)];
+    const OUTPUTS: &'static [Port] = &[output(rsflow_graph::Batch::NAME)];
+    const EXAMPLE: &'static str = r#"Batch(input: "train_sizes", size: 256)"#;
+}

@@ -1,0 +1,93 @@
+//! `DecodeJpeg`: the header now, the pixels when it is known which are wanted.
+
+use anyhow::Result;
+use rsflow_graph::{
+    Build, Context, Incoming, Input, Map, Node, NodeKind, OnError, Payload, Port, Report, Schema, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Damage, input, output};
+use crate::images::{EncodedImage, LazyImage};
+use crate::pixels::{self, DEFAULT_MAX_PIXELS, Limits, Verify};
+
+/// Decodes JPEG and PNG to RGB. The format is told by the first bytes, not by the name; grey, CMYK,
+/// YCCK and palettes become RGB as in Pillow. Decoding is put off until the crop is known.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecodeJpeg {
+    /// The files.
+    input: Input,
+    /// How much of each file is checked for damage. What is decoded always is.
+    #[serde(default)]
+    verify: VerifyDamage,
+    /// Images with more pixels than this are refused.
+    #[serde(default = "default_max_pixels")]
+    max_pixels: u64,
+    /// What becomes of a damaged image.
+    #[serde(default)]
+    on_error: Damage,
+}
+
+fn default_max_pixels() -> u64 {
+    DEFAULT_MAX_PIXELS
+}
+
+/// How much of a file is checked.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+enum VerifyDamage {
+    /// What the crop needs.
+    #[default]
+    Region,
+    /// All of it.
+    Full,
+}
+
+impl Node for DecodeJpeg {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("input", &self.input)]
+    }
+
+    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        if self.max_pixels == 0 {
+            report.parameter("max_pixels", "no image has so few pixels", "leave it out for the default");
+        }
+        vec![Schema::default()]
+    }
+
+    fn build(&self, _: &Build) -> Result<Stage> {
+        Ok(Stage::map(self.clone()))
+    }
+}
+
+impl Map for DecodeJpeg {
+    type In = EncodedImage;
+    type Out = LazyImage;
+
+    fn apply(&self, encoded: EncodedImage, context: &Context) -> Result<LazyImage> {
+        let limits = Limits {
+            max_pixels: self.max_pixels,
+        };
+        Ok(LazyImage {
+            header: pixels::header(&encoded.bytes, &limits)?,
+            encoded,
+            verify: match self.verify {
+                VerifyDamage::Region => Verify::Region,
+                VerifyDamage::Full => Verify::Full,
+            },
+            meter: context.meter.clone(),
+        })
+    }
+
+    fn on_error(&self) -> OnError {
+        self.on_error.into()
+    }
+}
+
+impl NodeKind for DecodeJpeg {
+    const NAME: &'static str = "DecodeJpeg";
+    const SUMMARY: &'static str = "decodes images to RGB, once it is known which part is wanted";
+    const INPUTS: &'static [Port] = &[input(EncodedImage::NAME)];
+    const OUTPUTS: &'static [Port] = &[output(LazyImage::NAME)];
+    const EXAMPLE: &'static str = r#"DecodeJpeg(input: "train_files")"#;
+}

@@ -1,0 +1,85 @@
+//! The data nodes: one kind, one file.
+
+mod batch;
+mod decode_jpeg;
+mod image_folder;
+mod random_resized_crop;
+mod resize;
+mod resize_and_center_crop;
+mod shapes_folder;
+
+
+pub use batch::Batch;
+pub use decode_jpeg::DecodeJpeg;
+pub use image_folder::ImageFolder;
+pub use random_resized_crop::RandomResizedCrop;
+pub use resize::Resize;
+pub use resize_and_center_crop::ResizeAndCenterCrop;
+pub use shapes_folder::ShapesFolder;
+
+
+use rsflow_graph::{OnError, Port, Report};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// The one output of a data node.
+const fn output(carries: &'static str) -> Port {
+    Port {
+        name: "out",
+        carries,
+    }
+}
+
+/// The one input of a data node.
+const fn input(carries: &'static str) -> Port {
+    Port {
+        name: "input",
+        carries,
+    }
+}
+
+/// What becomes of an image that cannot be used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+pub enum Damage {
+    /// It ends the run.
+    #[default]
+    Fail,
+    /// It is named in the log, and another image, drawn at random, takes its place.
+    Skip {
+        /// How many images may be skipped in the whole run; one more ends it.
+        budget: u64,
+    },
+}
+
+impl From<Damage> for OnError {
+    fn from(damage: Damage) -> Self {
+        match damage {
+            Damage::Fail => OnError::Fail,
+            Damage::Skip { budget } => OnError::Skip { budget },
+        }
+    }
+}
+
+/// The largest side of a resized image. Nobody trains on more, and a slip of the finger should not
+/// ask for all memory.
+const MAX_SIZE: u32 = 4096;
+
+/// Checks the parameter `sizes`.
+fn check_sizes(sizes: &[u32], report: &mut Report) {
+    if sizes.is_empty() {
+        report.parameter("sizes", "there is no size", "such as `sizes: [224, 192, 160, 128, 96]`");
+    }
+    for (position, &size) in sizes.iter().enumerate() {
+        if size == 0 {
+            report.parameter("sizes", "a size of 0 holds no pixel", "take it out");
+        } else if size > MAX_SIZE {
+            report.parameter(
+                "sizes",
+                format!("the size {size} is too large"),
+                format!("sizes go up to {MAX_SIZE} pixels"),
+            );
+        } else if sizes[..position].contains(&size) {
+            report.parameter("sizes", format!("the size {size} stands here twice"), "take one out");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `Resize`: a crop at many resolutions.
+
+use anyhow::Result;
+use rand::RngExt as _;
+use rsflow_graph::{
+    Build, Context, Incoming, Input, Map, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{check_sizes, input, output};
+use crate::images::{Crop, SizedImages};
+use crate::pixels::crop;
+
+/// Resizes each crop to every size, always from the crop itself: bilinear, antialiased, with a
+/// filter that sees nothing outside the crop. Each size is flipped or not on its own.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// The crops.
+    input: Input,
+    /// Sides of the square outputs in pixels, by custom from the largest to the smallest. With
+    /// top-down distillation each size is taught by those before it.
+    sizes: Vec<u32>,
+    /// The probability of a horizontal flip, drawn for each size on its own.
+    #[serde(default)]
+    flip: f64,
+}
+
+impl Node for Resize {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("input", &self.input)]
+    }
+
+    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        check_sizes(&self.sizes, report);
+        if !(0.0..=1.0).contains(&self.flip) {
+            report.parameter("flip", "a probability lies between 0 and 1", "such as `flip: 0.5`");
+        }
+        vec![Schema {
+            resolutions: self.sizes.clone(),
+        }]
+    }
+
+    fn build(&self, _: &Build) -> Result<Stage> {
+        Ok(Stage::map(self.clone()))
+    }
+}
+
+impl Map for Resize {
+    type In = Crop;
+    type Out = SizedImages;
+
+    fn apply(&self, Crop { image, region }: Crop, context: &Context) -> Result<SizedImages> {
+        let mut random = context.random("flip");
+        let sizes = self.sizes.iter();
+        Ok(SizedImages {
+            renditions: sizes
+                .map(|&size| crop::training(region, size, random.random_bool(self.flip)))
+                .collect(),
+            image,
+            region,
+            meter: context.meter.clone(),
+        })
+    }
+}
+
+impl NodeKind for Resize {
+    const NAME: &'static str = "Resize";
+    const SUMMARY: &'static str = "resizes each crop to many sizes";
+    const INPUTS: &'static [Port] = &[input(Crop::NAME)];
+    const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
+    const EXAMPLE: &'static str = r#"Resize(input: "train_crops", sizes: [224, 192, 160, 128, 96], flip: 0.5)"#;
+}

@@ -1,0 +1,114 @@
+//! `ShapesFolder`: the generated image set of the quickstart.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use rsflow_graph::{
+    Build, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::image_folder::{Listed, Listing};
+use super::output;
+use crate::images::EncodedImage;
+use crate::shapes::{self, Parameters};
+
+/// Real JPEG files that the program makes itself on first use: textured shapes before clutter,
+/// told apart by fine detail, so that resolution matters. Good for a first try without any data.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShapesFolder {
+    /// Where the set is kept. It is made if it is not there, and then read as `ImageFolder` reads
+    /// `ROOT/train` or `ROOT/val`.
+    root: PathBuf,
+    /// Which half to read.
+    split: Split,
+    /// Draws a new order for every epoch, from the recipe's seed.
+    #[serde(default)]
+    shuffle: bool,
+    /// Training images of all classes together.
+    #[serde(default = "default_train_images")]
+    train_images: u32,
+    /// Validation images of all classes together.
+    #[serde(default = "default_val_images")]
+    val_images: u32,
+}
+
+fn default_train_images() -> u32 {
+    Parameters::default().train_images
+}
+
+fn default_val_images() -> u32 {
+    Parameters::default().val_images
+}
+
+/// Half of an image set.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+enum Split {
+    /// To learn from.
+    Train,
+    /// To measure with.
+    Val,
+}
+
+impl ShapesFolder {
+    fn parameters(&self) -> Parameters {
+        Parameters {
+            train_images: self.train_images,
+            val_images: self.val_images,
+            ..Parameters::default()
+        }
+    }
+}
+
+impl Node for ShapesFolder {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        Vec::new()
+    }
+
+    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        if self.root.as_os_str().is_empty() {
+            report.parameter("root", "the folder has no name", "such as `root: \"data/shapes\"`");
+        }
+        for (field, images) in [("train_images", self.train_images), ("val_images", self.val_images)] {
+            if images < Parameters::default().classes {
+                report.parameter(
+                    field,
+                    "there must be an image of every class",
+                    format!("at least {}", Parameters::default().classes),
+                );
+            }
+        }
+        vec![Schema::default()]
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let mut said = 0;
+        shapes::generate(&self.root, &self.parameters(), &mut |done, total| {
+            // A line for every quarter: it takes seconds.
+            let quarter = done * 4 / total.max(1);
+            if quarter > said || done == 1 {
+                said = quarter;
+                eprintln!("making the image set in {}: {done} of {total}", self.root.display());
+            }
+        })?;
+        let half = match self.split {
+            Split::Train => "train",
+            Split::Val => "val",
+        };
+        Ok(Stage::source(Listed {
+            listing: Listing::read(&self.root.join(half))?,
+            order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
+            on_error: OnError::Fail,
+        }))
+    }
+}
+
+impl NodeKind for ShapesFolder {
+    const NAME: &'static str = "ShapesFolder";
+    const SUMMARY: &'static str = "makes a small image set on first use and reads it";
+    const INPUTS: &'static [Port] = &[];
+    const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
+    const EXAMPLE: &'static str = r#"ShapesFolder(root: "data/shapes", split: Train, shuffle: true)"#;
+}

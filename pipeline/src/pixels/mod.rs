@@ -1,0 +1,399 @@
+//! From the bytes of an image file to rendered pixels, in four steps that know nothing of each
+//! other's insides:
+//!
+//! 1. [`header`]: format and size, without decoding a pixel;
+//! 2. [`Decoder::decode`]: the RGB pixels of a region;
+//! 3. [`crop`]: which rectangle of the image is used, and how it is laid out in the output;
+//! 4. [`Resizer::render`]: that rectangle, scaled, cut and flipped, written where it belongs.
+//!
+//! Everything here is plain data and pure functions. A [`Decoder`] and a [`Resizer`] hold scratch
+//! memory only: one of each per worker thread, and what they give does not depend on what they were
+//! used for before.
+//!
+//! Pixels are RGB, 8 bits per channel, `[height, width, 3]` without padding, and equal (within the
+//! freedom of JPEG decoders) to what Pillow's `Image.open(file).convert("RGB")` gives. One exception:
+//! of 16-bit grey the upper 8 bits are taken, where Pillow makes nearly everything white.
+
+mod error;
+mod jpeg;
+mod png;
+mod resize;
+
+pub mod crop;
+
+pub use error::ImageError;
+pub use resize::{RenderError, Rendition, Resizer};
+
+/// Pillow refuses images with more pixels than this; so does the default of [`Limits`].
+pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
+
+/// A rectangle of pixels, `x` and `y` counted from the image's upper left corner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rect {
+    /// Columns to the left of it.
+    pub x: u32,
+    /// Rows above it.
+    pub y: u32,
+    /// Columns in it.
+    pub width: u32,
+    /// Rows in it.
+    pub height: u32,
+}
+
+impl Rect {
+    /// The whole of an image of this size.
+    #[must_use]
+    pub const fn whole(width: u32, height: u32) -> Self {
+        Self {
+            x: 0,
+            y: 0,
+            width,
+            height,
+        }
+    }
+
+    /// Whether every pixel of `inner` is in `self` and there is at least one.
+    #[must_use]
+    pub fn contains(&self, inner: &Rect) -> bool {
+        // In 64 bits, for a rectangle may come from a recipe and end anywhere.
+        let right = |r: &Rect| u64::from(r.x) + u64::from(r.width);
+        let bottom = |r: &Rect| u64::from(r.y) + u64::from(r.height);
+        inner.width > 0
+            && inner.height > 0
+            && inner.x >= self.x
+            && inner.y >= self.y
+            && right(inner) <= right(self)
+            && bottom(inner) <= bottom(self)
+    }
+}
+
+/// A file format, told by the file's first bytes and never by its name: ImageNet holds a PNG and
+/// two dozen CMYK files that are called `.JPEG`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// JPEG, baseline or progressive, 8 bits.
+    Jpeg,
+    /// PNG, any depth, interlaced or not; of an animation the still picture.
+    Png,
+}
+
+/// What the file stores, before it becomes RGB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Colour {
+    /// One channel.
+    Grey,
+    /// One channel and transparency (which is dropped).
+    GreyAlpha,
+    /// Indices into a table of colours.
+    Palette,
+    /// Three channels, in JPEG files YCbCr as a rule.
+    Rgb,
+    /// Three channels and transparency (which is dropped).
+    Rgba,
+    /// Four inks (CMYK or YCCK).
+    Cmyk,
+}
+
+/// What is known of an image before its pixels are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Header {
+    /// The file format.
+    pub format: Format,
+    /// Width in pixels, at least 1.
+    pub width: u32,
+    /// Height in pixels, at least 1.
+    pub height: u32,
+    /// The channels in the file.
+    pub colour: Colour,
+}
+
+impl Header {
+    /// The rectangle that is the whole image.
+    #[must_use]
+    pub const fn whole(&self) -> Rect {
+        Rect::whole(self.width, self.height)
+    }
+}
+
+/// How large an image may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest width times height that is accepted. A few bytes can claim any size, and the
+    /// memory for it is taken before the lie comes out.
+    pub max_pixels: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_pixels: DEFAULT_MAX_PIXELS,
+        }
+    }
+}
+
+/// How much of a file is checked for damage.
+///
+/// Damage in the bytes that are decoded is an error either way. The two differ for a decoder that
+/// stops early; those of today decode whole images, so both check everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Only what the region needs.
+    #[default]
+    Region,
+    /// Every pixel of the file, whatever the region.
+    Full,
+}
+
+/// Decoded pixels, lent from a [`Decoder`]'s scratch memory until its next use.
+#[derive(Debug, Clone, Copy)]
+pub struct Pixels<'a> {
+    bytes: &'a [u8],
+    covers: Rect,
+}
+
+impl<'a> Pixels<'a> {
+    /// Pixels from elsewhere: `bytes` is `[covers.height, covers.width, 3]`, RGB.
+    ///
+    /// `None` if the length of `bytes` does not fit or `covers` is empty.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], covers: Rect) -> Option<Self> {
+        let expected = u64::from(covers.width) * u64::from(covers.height) * 3;
+        (expected > 0 && bytes.len() as u64 == expected).then_some(Self { bytes, covers })
+    }
+
+    /// RGB, `[covers.height, covers.width, 3]`.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The part of the image that is here, in the image's own coordinates: at least the region that
+    /// was asked for. All rectangles elsewhere are in image coordinates too, so nothing but the
+    /// resizer needs to know how much was decoded.
+    #[must_use]
+    pub fn covers(&self) -> Rect {
+        self.covers
+    }
+}
+
+/// Reads what an image is without decoding pixels.
+///
+/// The cost is that of walking over a few segments, not of the image.
+///
+/// # Errors
+/// An unknown format, a damaged or unsupported header, a size of zero or beyond `limits`.
+pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
+    let header = match format(bytes)? {
+        Format::Jpeg => jpeg::header(bytes)?,
+        Format::Png => png::header(bytes)?,
+    };
+    let (width, height) = (header.width, header.height);
+    if width == 0 || height == 0 {
+        return Err(ImageError::ZeroSide { width, height });
+    }
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(ImageError::TooLarge {
+            width,
+            height,
+            max_pixels: limits.max_pixels,
+        });
+    }
+    Ok(header)
+}
+
+/// Tells the format by the first bytes.
+fn format(bytes: &[u8]) -> Result<Format, ImageError> {
+    if bytes.starts_with(&[0xff, 0xd8, 0xff]) {
+        Ok(Format::Jpeg)
+    } else if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+        Ok(Format::Png)
+    } else if bytes.is_empty() {
+        Err(ImageError::Empty)
+    } else {
+        Err(ImageError::UnknownFormat {
+            looks_like: describe(bytes),
+        })
+    }
+}
+
+/// Says what the start of a file that is no known image looks like; a download that went wrong is
+/// most often a page of HTML or a run of zeros.
+fn describe(bytes: &[u8]) -> String {
+    const KNOWN: [(&[u8], &str); 14] = [
+        (b"GIF8", "a GIF image"),
+        (b"BM", "a BMP image"),
+        (b"II*\0", "a TIFF image"),
+        (b"MM\0*", "a TIFF image"),
+        (b"P4\n", "a PBM image"),
+        (b"P5\n", "a PGM image"),
+        (b"P6\n", "a PPM image"),
+        (b"\0\0\x01\0", "an icon"),
+        (b"%PDF", "a PDF document"),
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"\x1f\x8b", "a gzip archive"),
+        (b"\xff\xd8", "a JPEG image that is cut off or damaged"),
+        (b"\x89PNG", "a PNG image that is cut off or damaged"),
+        (b"\0\0\0\0", "zero bytes"),
+    ];
+    for (magic, name) in KNOWN {
+        if bytes.starts_with(magic) {
+            return name.to_owned();
+        }
+    }
+    if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+        return "a WebP image".to_owned();
+    }
+    if bytes.get(4..8) == Some(b"ftyp") {
+        return "an AVIF, HEIF or MP4 file".to_owned();
+    }
+    let start = &bytes[..bytes.len().min(24)];
+    let text = start
+        .iter()
+        .all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace());
+    if text {
+        let trimmed = start.trim_ascii_start();
+        let kind = if trimmed.starts_with(b"<") {
+            "HTML or XML"
+        } else {
+            "text"
+        };
+        return format!("{kind}: {:?}", String::from_utf8_lossy(trimmed));
+    }
+    let hex: Vec<String> = start.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    format!("the bytes {}", hex.join(" "))
+}
+
+/// Decodes images; owns the memory they are decoded into. One per worker thread.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    scratch: Scratch,
+}
+
+/// What the format modules decode with.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// The RGB result.
+    rgb: Vec<u8>,
+    /// What a format's library gives when that is not RGB.
+    raw: Vec<u8>,
+    /// Tables and block states of the JPEG check.
+    jpeg: jpeg::Checker,
+}
+
+impl Decoder {
+    /// A decoder without scratch memory yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Decodes at least `region` of the image that [`header`] described as `header`.
+    ///
+    /// The pixels that come back may cover more than the region (today: the whole image, since no
+    /// library in use decodes part of one); nobody pays for cutting them out, because
+    /// [`Resizer::render`] takes a rectangle of them.
+    ///
+    /// Never gives filler for pixels that are lost: an image whose data ends early, does not decode
+    /// or does not add up is an error, even where other decoders would only warn.
+    ///
+    /// # Errors
+    /// Damage and unsupported variants, with the byte offset where it is known; a region that is
+    /// empty or not within the image.
+    pub fn decode(
+        &mut self,
+        bytes: &[u8],
+        header: &Header,
+        region: Rect,
+        verify: Verify,
+    ) -> Result<Pixels<'_>, ImageError> {
+        // Nothing decodes less than the whole yet, hence there is nothing more to verify.
+        let (Verify::Region | Verify::Full) = verify;
+        if !header.whole().contains(&region) {
+            return Err(ImageError::OutsideImage {
+                region,
+                width: header.width,
+                height: header.height,
+            });
+        }
+        let Scratch { rgb, raw, jpeg } = &mut self.scratch;
+        match header.format {
+            Format::Jpeg => jpeg::decode(bytes, header, jpeg, rgb, raw)?,
+            Format::Png => png::decode(bytes, header, rgb, raw)?,
+        }
+        Ok(Pixels {
+            bytes: rgb,
+            covers: header.whole(),
+        })
+    }
+}
+
+/// Makes `buffer` exactly `length` zero bytes.
+///
+/// Zeroing costs a hundredth of the decoding and makes it impossible that pixels of one image
+/// appear in another, whatever a library leaves unwritten.
+fn reset(buffer: &mut Vec<u8>, length: usize) {
+    // One poster among photographs must not hold its memory for the rest of the run.
+    const WORTH_KEEPING: usize = 64 << 20;
+    buffer.clear();
+    if buffer.capacity() > WORTH_KEEPING && length < buffer.capacity() / 4 {
+        buffer.shrink_to(length);
+    }
+    buffer.resize(length, 0);
+}
+
+/// The bytes of `channels` 8-bit channels of the image.
+fn byte_size(header: &Header, channels: usize) -> Result<usize, ImageError> {
+    usize::try_from(u64::from(header.width) * u64::from(header.height))
+        .ok()
+        .and_then(|pixels| pixels.checked_mul(channels))
+        .ok_or(ImageError::TooLarge {
+            width: header.width,
+            height: header.height,
+            max_pixels: usize::MAX as u64,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_image_is_named() {
+        let cases: [(&[u8], &str); 9] = [
+            (b"", "the file is empty"),
+            (b"<!DOCTYPE html><html><head>", "HTML or XML"),
+            (b"\n  <html>", "HTML or XML"),
+            (b"404 not found", "text: \"404 not found\""),
+            (b"GIF89a\x01\0\x01\0", "a GIF image"),
+            (b"RIFF\x10\0\0\0WEBPVP8 ", "a WebP image"),
+            (&[0; 100], "zero bytes"),
+            (&[0xff, 0xd8], "a JPEG image that is cut off"),
+            (&[1, 2, 3, 0xfe], "the bytes 01 02 03 fe"),
+        ];
+        for (bytes, expected) in cases {
+            let message = header(bytes, &Limits::default()).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} for {bytes:?}");
+        }
+    }
+
+    #[test]
+    fn rectangles_contain_what_is_inside() {
+        let outer = Rect::whole(10, 5);
+        let cases = [
+            ((0, 0, 10, 5), true),
+            ((9, 4, 1, 1), true),
+            ((9, 4, 2, 1), false),
+            ((0, 0, 0, 5), false),
+            ((u32::MAX, 0, u32::MAX, 1), false),
+        ];
+        for ((x, y, width, height), expected) in cases {
+            let inner = Rect {
+                x,
+                y,
+                width,
+                height,
+            };
+            assert_eq!(outer.contains(&inner), expected, "{inner:?}");
+        }
+    }
+}

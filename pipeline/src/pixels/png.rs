@@ -1,0 +1,92 @@
+//! PNG, by way of the `png` crate.
+
+use std::io::Cursor;
+
+use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Transformations};
+
+use super::{Colour, Format, Header, ImageError, byte_size, reset};
+
+/// What the library may allocate besides the pixels: rows, and chunks that it collects.
+const LIBRARY_BYTES: usize = 256 << 20;
+
+fn decoder(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
+    let mut options = DecodeOptions::default();
+    // The checksum of the pixels. (The library skips it by default: chunks have their own.)
+    options.set_ignore_adler32(false);
+    options.set_ignore_text_chunk(true);
+    options.set_ignore_iccp_chunk(true);
+    let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
+    decoder.set_limits(Limits {
+        bytes: LIBRARY_BYTES,
+    });
+    decoder
+}
+
+pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
+    let mut decoder = decoder(bytes);
+    let info = decoder
+        .read_header_info()
+        .map_err(|error| explain(error, bytes))?;
+    Ok(Header {
+        format: Format::Png,
+        width: info.width,
+        height: info.height,
+        colour: match info.color_type {
+            ColorType::Grayscale => Colour::Grey,
+            ColorType::GrayscaleAlpha => Colour::GreyAlpha,
+            ColorType::Indexed => Colour::Palette,
+            ColorType::Rgb => Colour::Rgb,
+            ColorType::Rgba => Colour::Rgba,
+        },
+    })
+}
+
+/// Decodes the whole image into `rgb`.
+pub(super) fn decode(
+    bytes: &[u8],
+    header: &Header,
+    rgb: &mut Vec<u8>,
+    raw: &mut Vec<u8>,
+) -> Result<(), ImageError> {
+    let explain = |error| explain(error, bytes);
+    let mut decoder = decoder(bytes);
+    // Palettes and 1, 2, 4 bits become 8; of 16 bits the upper 8 remain, as in Pillow.
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let mut reader = decoder.read_info().map_err(explain)?;
+    let (colour, depth) = reader.output_color_type();
+    let (width, height) = (reader.info().width, reader.info().height);
+    if depth != BitDepth::Eight || (width, height) != (header.width, header.height) {
+        return Err(ImageError::damaged("the header changed", 8));
+    }
+    let channels = colour.samples();
+    reset(rgb, byte_size(header, 3)?);
+    if colour == ColorType::Rgb {
+        reader.next_frame(rgb).map_err(explain)?;
+    } else {
+        reset(raw, byte_size(header, channels)?);
+        reader.next_frame(raw).map_err(explain)?;
+        let pixels = rgb.chunks_exact_mut(3).zip(raw.chunks_exact(channels));
+        if channels < 3 {
+            pixels.for_each(|(to, from)| to.fill(from[0]));
+        } else {
+            pixels.for_each(|(to, from)| to.copy_from_slice(&from[..3]));
+        }
+    }
+    // To the last chunk, so that a file that is cut off behind its pixels is noticed like any other.
+    reader.finish().map_err(explain)
+}
+
+fn explain(error: DecodingError, bytes: &[u8]) -> ImageError {
+    match error {
+        DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            ImageError::truncated("the PNG stream is incomplete", bytes.len())
+        }
+        DecodingError::LimitsExceeded => {
+            ImageError::unsupported("a PNG that needs too much memory to decode")
+        }
+        other => ImageError::Damaged {
+            reason: other.to_string(),
+            offset: None,
+        },
+    }
+}

@@ -1,0 +1,24 @@
+//! Every kind of node that recipes may use. A new kind is a file in `pipeline/src/nodes`,
+//! `model/src/trainer` or `model/src/sinks`, and a line here.
+
+use rsflow_graph::{Catalogue, Kind};
+use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
+use rsflow_model::trainer::Trainer;
+use rsflow_pipeline::nodes::{
+    Batch, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+};
+
+/// In the order in which images go through them.
+pub const CATALOGUE: Catalogue = Catalogue(&[
+    Kind::of::<ImageFolder>(),
+    Kind::of::<ShapesFolder>(),
+    Kind::of::<DecodeJpeg>(),
+    Kind::of::<RandomResizedCrop>(),
+    Kind::of::<Resize>(),
+    Kind::of::<ResizeAndCenterCrop>(),
+    Kind::of::<Batch>(),
+    Kind::of::<Trainer>(),
+    Kind::of::<Checkpoints>(),
+    Kind::of::<MetricsLog>(),
+    Kind::of::<TensorBoard>(),
+]);

@@ -1,0 +1,23 @@
+//! `rsflow check`: every problem of every recipe, before anything is opened.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{WRONG, plan, report};
+use crate::cli::Check;
+
+pub fn run(arguments: &Check, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for path in &arguments.recipes {
+        match plan(path, &arguments.overrides) {
+            Ok(plan) => writeln!(out, "{}: ok, {} nodes", path.display(), plan.nodes().len())?,
+            Err(error) => {
+                report(&error);
+                code = ExitCode::from(WRONG);
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,92 @@
+//! One file per subcommand, and what they share: reading a recipe, and exit codes.
+
+mod check;
+mod graph;
+mod nodes;
+mod run;
+
+use std::io::{IsTerminal as _, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use rsflow_graph::{Plan, Problems, Recipe, Text};
+
+use crate::catalogue::CATALOGUE;
+use crate::cli::{Cli, Command, Format, Overrides};
+
+/// The recipe or the command line is wrong.
+const WRONG: u8 = 2;
+/// The user ended the run.
+const INTERRUPTED: u8 = 130;
+
+/// Does what was typed. Data goes to stdout, all else to stderr.
+pub fn execute(cli: Cli) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    let result = match cli.command {
+        Command::Run(arguments) => run::run(&arguments, &mut out),
+        Command::Check(arguments) => check::run(&arguments, &mut out),
+        Command::Graph(arguments) => plan(&arguments.recipe, &arguments.overrides).and_then(|plan| {
+            let format = match arguments.format {
+                Format::Mermaid => rsflow_graph::Format::Mermaid,
+                Format::Dot => rsflow_graph::Format::Dot,
+                Format::Svg => rsflow_graph::Format::Svg,
+            };
+            graph::run(&plan, format, &mut out)?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
+    };
+    let result = result.and_then(|code| {
+        out.flush()?;
+        Ok(code)
+    });
+    match result {
+        Ok(code) => code,
+        // The reader of a pipe has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Says what went wrong, and tells the exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        eprint!("{}", problems.render(std::io::stderr().is_terminal()));
+        return ExitCode::from(WRONG);
+    }
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  caused by: {cause}");
+    }
+    if error.downcast_ref::<Usage>().is_some() {
+        return ExitCode::from(WRONG);
+    }
+    ExitCode::FAILURE
+}
+
+/// What was typed makes no sense.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Reads and checks a recipe.
+fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| Usage(format!("cannot read the recipe {}", path.display())))?;
+    let text = Text::new(path.display().to_string(), text);
+    let recipe = Recipe::parse(text, CATALOGUE, &overrides.set)?;
+    Ok(Plan::new(recipe)?)
+}

@@ -1,0 +1,13 @@
+//! The `rsflow` command, as a library so that tests can call its parts.
+//!
+//! [`cli`] says what can be typed, `commands` has one file per subcommand, [`catalogue`] lists the
+//! kinds of node that recipes may use.
+
+pub mod catalogue;
+pub mod cli;
+mod commands;
+mod progress;
+mod run_dir;
+mod table;
+
+pub use commands::execute;

@@ -1,0 +1,196 @@
+//! How a run looks while it works: bars on a terminal, plain lines elsewhere.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rsflow_graph::Sink;
+use rsflow_model::metrics::{Metric, Row, Step, Table, Validating};
+
+/// Where lines without a terminal are at least so far apart.
+const BETWEEN_LINES: Duration = Duration::from_secs(5);
+
+/// The screen: lines go above the bars.
+#[derive(Clone)]
+pub struct Screen {
+    bars: Option<MultiProgress>,
+}
+
+impl Screen {
+    /// Bars are only drawn on a terminal.
+    pub fn new(terminal: bool) -> Self {
+        let bars = terminal.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
+        Screen { bars }
+    }
+
+    /// A line of its own, to stderr.
+    pub fn line(&self, line: &str) {
+        // Nowhere to complain to if stderr is gone.
+        let _ = self.clone().write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let print = || io::stderr().lock().write(bytes);
+        match &self.bars {
+            Some(bars) => bars.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Follows a run's metrics.
+#[derive(Clone)]
+pub struct Progress(Arc<Mutex<State>>);
+
+struct State {
+    screen: Screen,
+    bar: Option<ProgressBar>,
+    began: Instant,
+    /// Training steps seen by this process, and what they and the validations took.
+    steps: u64,
+    loss: Option<f64>,
+    last_line: Option<Instant>,
+    epochs: u64,
+    table: Option<Table>,
+}
+
+impl Progress {
+    /// Nothing is shown before the first step.
+    pub fn new(screen: Screen) -> Self {
+        Progress(Arc::new(Mutex::new(State {
+            screen,
+            bar: None,
+            began: Instant::now(),
+            steps: 0,
+            loss: None,
+            last_line: None,
+            epochs: 0,
+            table: None,
+        })))
+    }
+
+    /// The sink that follows.
+    pub fn sink(&self) -> impl Sink<In = Metric> + use<> {
+        Follow(self.clone())
+    }
+
+    /// Takes the bars off the screen.
+    pub fn end(&self) {
+        if let Some(bar) = self.state().bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// The last validation's.
+    pub fn last_table(&self) -> Option<Table> {
+        self.state().table.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Follow(Progress);
+
+impl Sink for Follow {
+    type In = Metric;
+
+    fn accept(&mut self, metric: Metric) -> Result<()> {
+        let mut state = self.0.state();
+        match metric {
+            Metric::Step(step) => state.step(&step),
+            Metric::Validating(validating) => state.validating(&validating),
+            Metric::Epoch(table) => state.epoch(table),
+            Metric::Final(table) => state.table = Some(table),
+        }
+        Ok(())
+    }
+
+    fn queue(&self) -> usize {
+        1024
+    }
+}
+
+impl State {
+    fn step(&mut self, step: &Step) {
+        self.steps += 1;
+        self.epochs = step.epochs;
+        if let Some(losses) = &step.losses {
+            self.loss = Some(losses.loss);
+        }
+        let done = step.epoch * step.steps_per_epoch + step.step_in_epoch;
+        let left = (step.epochs * step.steps_per_epoch).saturating_sub(done);
+        let loss = self.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
+        let words = format!(
+            "{:.0} images/s  {loss}{} left",
+            step.images_per_second,
+            duration(self.began.elapsed().div_f64(self.steps as f64).mul_f64(left as f64)),
+        );
+        let title = format!("epoch {}/{}", step.epoch + 1, step.epochs);
+        if self.screen.bars.is_some() {
+            self.show(&title, step.step_in_epoch, step.steps_per_epoch, words);
+        } else if step.losses.is_some() && self.last_line.is_none_or(|at| at.elapsed() >= BETWEEN_LINES) {
+            self.last_line = Some(Instant::now());
+            self.screen.line(&format!(
+                "{title}  step {}/{}  {words}",
+                step.step_in_epoch, step.steps_per_epoch
+            ));
+        }
+    }
+
+    fn validating(&mut self, validating: &Validating) {
+        if self.screen.bars.is_some() {
+            let title = format!("epoch {}/{}", validating.epoch + 1, self.epochs);
+            self.show(&title, validating.batches, validating.of, "validating".to_owned());
+        }
+    }
+
+    fn epoch(&mut self, table: Table) {
+        let name = |row: &Row| row.resolution.map_or("ensemble".to_owned(), |resolution| resolution.to_string());
+        let rows = table.rows.iter();
+        let accuracies: Vec<String> = rows.map(|row| format!("{} {:.1}", name(row), row.top1)).collect();
+        let loss = self.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
+        self.screen.line(&format!(
+            "epoch {}/{}  {}  {loss}top-1 %: {}",
+            table.epoch + 1,
+            self.epochs,
+            duration(Duration::from_secs_f64(table.seconds.max(0.0))),
+            accuracies.join("  ")
+        ));
+        self.table = Some(table);
+    }
+
+    fn show(&mut self, title: &str, done: u64, of: u64, words: String) {
+        let Some(bars) = &self.screen.bars else { return };
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> ");
+            bars.add(ProgressBar::new(of).with_style(style))
+        });
+        bar.set_length(of);
+        bar.set_position(done);
+        bar.set_prefix(title.to_owned());
+        bar.set_message(words);
+    }
+}
+
+/// `1:02:03` or `2:03`.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
+}
