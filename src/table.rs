@@ -1,13 +1,13 @@
 //! The table of resolutions.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, Table as Grid};
+use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
 use rsflow_model::metrics::Table;
 
 /// One row for each resolution, and the ensemble's.
 pub fn render(table: &Table) -> String {
     let mut grid = Grid::new();
-    grid.load_preset(UTF8_HORIZONTAL_ONLY);
+    let line = LineStyle::none().fill('─').junction('─');
+    grid.load_style(TableStyle::new().header_separator(line));
     grid.set_header(["resolution", "top-1 %", "top-5 %", "loss", "MAdds", "params"]);
     for row in &table.rows {
         grid.add_row([

@@ -129,7 +129,7 @@ impl Report<'_> {
     pub fn parameter(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         let body = &self.text[self.node.clone()];
         let span =
-            fields::value_span(body, field).map_or_else(|| fields::kind_span(body), |span| span);
+            fields::value_span(body, field).unwrap_or_else(|| fields::kind_span(body));
         let span = self.node.start + span.start..self.node.start + span.end;
         self.found.push(Problem::new(message, span).help(help));
     }

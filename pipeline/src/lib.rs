@@ -1,4 +1,11 @@
-//! Data nodes.
+//! Data nodes: list, read, decode, crop, resize, batch. Never links libtorch.
+//!
+//! - [`nodes`]: one kind, one file.
+//! - [`images`]: what travels between them.
+//! - [`pixels`]: headers, decoding, crop geometry, resizing, as functions that know no graph.
+//! - [`shapes`]: the generated image set of the quickstart.
 
+pub mod images;
+pub mod nodes;
 pub mod pixels;
 pub mod shapes;

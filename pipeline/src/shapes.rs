@@ -1,16 +1,18 @@
 //! A small image set that anyone can make: real JPEG files in class folders, so that a first
 //! training run needs no download.
 //!
-//! A picture shows many copies of one small mark, scattered over a noisy, cluttered ground; its class
-//! is the kind of mark. Colours, density, size, turn and ground are random. All of a picture bears
-//! marks, so every crop shows its class, and no mark has a handedness that a flip would change. Marks
-//! are a few pixels wide, and what tells them apart is finer still: at a low resolution a ring and a
-//! disc look the same. That is what makes resolutions worth comparing on this set.
+//! A picture shows a bright pattern (bands, checks, discs or rings) on a dark, cluttered ground, and
+//! what is bright is either plain or finely hatched or finely dotted; a class is one pattern with one
+//! filling. Colours, size, turn and ground are random, and a plain filling is on average as bright as
+//! a fine one. The pattern covers the picture, so every crop shows it, and has no handedness that a
+//! flip would change. The pattern is seen at every resolution; the filling is a few pixels fine and
+//! blurs away at a low one. That is what makes resolutions worth comparing on this set.
 
 use std::f32::consts::TAU;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use rand::{RngExt, SeedableRng};
@@ -18,7 +20,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use thiserror::Error;
 
 /// The largest number of classes.
-pub const MOST_CLASSES: usize = MARKS.len();
+pub const MOST_CLASSES: usize = CLASSES.len();
 
 /// Says with which parameters a set was made; written last, so it also says that the set is whole.
 const MARKER: &str = "shapes.txt";
@@ -34,8 +36,8 @@ pub struct ShapesParameters {
     pub train_images: usize,
     /// Number of validation images, over all classes; at least one for each.
     pub val_images: usize,
-    /// Width and height of the images in pixels, 32 to 512. Marks have the same size in pixels
-    /// whatever it is.
+    /// Width and height of the images in pixels, 32 to 512. Patterns have the same size in
+    /// pixels whatever it is.
     pub side: u32,
     /// Other seeds give other pictures. With the same seed a larger set begins with the pictures of
     /// the smaller.
@@ -159,7 +161,10 @@ pub fn generate(
         .ok_or_else(|| ShapesError::InTheWay { root: root.into() })?;
     let mut partial_name = std::ffi::OsString::from(".");
     partial_name.push(name);
-    partial_name.push(format!(".partial-{}", std::process::id()));
+    // Two at once, in one process or in several, each have their own.
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    partial_name.push(format!(".partial-{}-{call}", std::process::id()));
     let partial = Partial(root.with_file_name(partial_name));
     // Left by a process that had our number and was killed.
     let _ = fs::remove_dir_all(&partial.0);
@@ -234,7 +239,7 @@ fn write_set(
         ("val", parameters.val_images),
     ];
     for (split_number, (split, images)) in (0_u64..).zip(splits) {
-        for (name, _) in &MARKS[..parameters.classes] {
+        for (name, ..) in &CLASSES[..parameters.classes] {
             let folder = root.join(split).join(name);
             written(&folder, fs::create_dir_all(&folder))?;
         }
@@ -247,11 +252,9 @@ fn write_set(
                 key = mix(key ^ part);
             }
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(key);
-            let rgb = paint(MARKS[class].1, parameters.side, &mut rng);
-            let path = root
-                .join(split)
-                .join(MARKS[class].0)
-                .join(format!("{number:05}.jpg"));
+            let (name, pattern, filling) = CLASSES[class];
+            let rgb = paint(pattern, filling, parameters.side, &mut rng);
+            let path = root.join(split).join(name).join(format!("{number:05}.jpg"));
             written(
                 &path,
                 encode(&rgb, parameters.side).and_then(|jpeg| fs::write(&path, jpeg)),
@@ -283,48 +286,81 @@ fn encode(rgb: &[u8], side: u32) -> io::Result<Vec<u8>> {
     Ok(jpeg)
 }
 
-/// How far a point is outside of a mark (negative: inside), where the mark's radius is 1.
-type Distance = fn(f32, f32) -> f32;
+#[derive(Debug, Clone, Copy)]
+enum Pattern {
+    Bands,
+    Checks,
+    Discs,
+    Rings,
+}
 
-/// The classes in the order in which they are taken, the more different ones first.
-const MARKS: [(&str, Distance); 10] = [
-    ("rings", |x, y| (x.hypot(y) - 0.78).abs() - 0.22),
-    ("bars", |x, y| box_distance(x, y, 1.0, 0.26)),
-    ("discs", |x, y| x.hypot(y) - 0.86),
-    ("crosses", |x, y| {
-        box_distance(x, y, 1.0, 0.24).min(box_distance(x, y, 0.24, 1.0))
-    }),
-    ("pairs", |x, y| (x.abs() - 0.6).hypot(y) - 0.4),
-    ("frames", |x, y| box_distance(x, y, 0.68, 0.68).abs() - 0.18),
-    ("triangles", |x, y| {
-        let slope = 0.866 * x.abs() - 0.5 * y;
-        slope.max(y) - 0.5
-    }),
-    ("bows", |x, y| {
-        // The half of a ring.
-        ((x.hypot(y) - 0.78).abs() - 0.22).max(y - 0.1)
-    }),
-    ("squares", |x, y| box_distance(x, y, 0.76, 0.76)),
-    ("dotted_rings", |x, y| {
-        ((x.hypot(y) - 0.82).abs() - 0.18).min(x.hypot(y) - 0.3)
-    }),
+#[derive(Debug, Clone, Copy)]
+enum Filling {
+    Plain,
+    Hatched,
+    Dotted,
+}
+
+/// The classes in the order in which they are taken.
+const CLASSES: [(&str, Pattern, Filling); 12] = [
+    ("bands_plain", Pattern::Bands, Filling::Plain),
+    ("bands_hatched", Pattern::Bands, Filling::Hatched),
+    ("discs_plain", Pattern::Discs, Filling::Plain),
+    ("discs_hatched", Pattern::Discs, Filling::Hatched),
+    ("checks_plain", Pattern::Checks, Filling::Plain),
+    ("checks_hatched", Pattern::Checks, Filling::Hatched),
+    ("rings_plain", Pattern::Rings, Filling::Plain),
+    ("rings_hatched", Pattern::Rings, Filling::Hatched),
+    ("bands_dotted", Pattern::Bands, Filling::Dotted),
+    ("discs_dotted", Pattern::Discs, Filling::Dotted),
+    ("checks_dotted", Pattern::Checks, Filling::Dotted),
+    ("rings_dotted", Pattern::Rings, Filling::Dotted),
 ];
 
-fn box_distance(x: f32, y: f32, half_width: f32, half_height: f32) -> f32 {
-    (x.abs() - half_width).max(y.abs() - half_height)
+impl Pattern {
+    /// How far a point is outside of what is bright (negative: inside), where the pattern repeats
+    /// after 1.
+    fn distance(self, x: f32, y: f32) -> f32 {
+        // From the nearest middle, -0.5 to 0.5.
+        let (u, v) = (x - x.round(), y - y.round());
+        match self {
+            Self::Bands => u.abs() - 0.25,
+            Self::Checks => {
+                let inside = (0.25 - u.abs()).abs().min((0.25 - v.abs()).abs());
+                if (u.abs() < 0.25) == (v.abs() < 0.25) {
+                    -inside
+                } else {
+                    inside
+                }
+            }
+            Self::Discs => u.hypot(v) - 0.37,
+            Self::Rings => (u.hypot(v) - 0.32).abs() - 0.12,
+        }
+    }
+}
+
+impl Filling {
+    /// From -1 (darkest) to 1 (brightest), on average 0, where it repeats after 1.
+    fn brightness(self, x: f32, y: f32) -> f32 {
+        match self {
+            Self::Plain => 0.0,
+            Self::Hatched => (TAU * x).sin(),
+            Self::Dotted => (TAU * x).sin() * (TAU * y).sin() * 1.4,
+        }
+    }
 }
 
 /// A picture, `[side, side, 3]`, RGB.
-fn paint(mark: Distance, side: u32, rng: &mut Xoshiro256PlusPlus) -> Vec<u8> {
+fn paint(pattern: Pattern, filling: Filling, side: u32, rng: &mut Xoshiro256PlusPlus) -> Vec<u8> {
     let mut picture = Picture {
         side,
         pixels: vec![[0.0; 3]; side as usize * side as usize],
     };
     let extent = side as f32;
 
-    // The ground: a gradient, blobs and strokes, none of them as small as a mark.
-    let ground = colour(rng, 40.0, 215.0);
-    let drift = colour(rng, -45.0, 45.0);
+    // The ground: a gradient and soft blobs.
+    let ground = colour(rng, 15.0, 85.0);
+    let drift = colour(rng, -25.0, 25.0);
     let turn = rng.random_range(0.0..TAU);
     picture.fill(|x, y| {
         let along = (x * turn.cos() + y * turn.sin()) / extent;
@@ -334,54 +370,37 @@ fn paint(mark: Distance, side: u32, rng: &mut Xoshiro256PlusPlus) -> Vec<u8> {
         let (x, y) = (rng.random_range(0.0..extent), rng.random_range(0.0..extent));
         let long = rng.random_range(0.12..0.4) * extent;
         let short = rng.random_range(0.1..0.25) * extent;
-        let tint = colour(rng, -38.0, 38.0);
-        let blob = Placed::new(x, y, 1.0, rng.random_range(0.0..TAU));
+        let tint = colour(rng, -28.0, 28.0);
         let near: [f32; 3] = std::array::from_fn(|c| ground[c] + tint[c]);
         let soft = rng.random_range(1.0..6.0);
-        picture.draw(&blob, long.max(short) + soft, near, 0.8, |u, v| {
-            ((u / long).hypot(v / short) - 1.0) * long.min(short) / soft
+        let blob = Placed::new(x, y, 1.0, rng.random_range(0.0..TAU));
+        picture.draw(&blob, |u, v| {
+            let outside = ((u / long).hypot(v / short) - 1.0) * long.min(short) / soft;
+            (cover(outside) * 0.8, near)
         });
     }
 
-    // The marks: a loose lattice of them, turned one by one, in one colour that stands out.
-    let sign = if rng.random::<bool>() { 1.0 } else { -1.0 };
-    let middle = (ground[0] + ground[1] + ground[2]) / 3.0;
-    let sign = if (60.0..195.0).contains(&middle) {
-        sign
-    } else {
-        (127.0 - middle).signum()
+    // The pattern and its filling, each with a place, a size and a turn of its own.
+    let ink = colour(rng, 175.0, 255.0);
+    let repeat = rng.random_range(24.0..34.0);
+    let mut anywhere = |repeat: f32| {
+        let (x, y) = (rng.random_range(0.0..extent), rng.random_range(0.0..extent));
+        Placed::new(x, y, repeat, rng.random_range(0.0..TAU))
     };
-    let contrast = rng.random_range(55.0..110.0) * sign;
-    let tint = colour(rng, -45.0, 45.0);
-    let ink: [f32; 3] = std::array::from_fn(|c| ground[c] + contrast + tint[c]);
-    let radius = rng.random_range(4.2..6.0);
-    let spacing = radius * rng.random_range(2.3..3.0);
-    let lattice = Placed::new(0.0, 0.0, 1.0, rng.random_range(0.0..TAU));
-    let shift = (
-        rng.random_range(0.0..spacing),
-        rng.random_range(0.0..spacing),
-    );
-    let reach = (extent * 1.5 / spacing) as i32;
-    for row in -reach..=reach {
-        for column in -reach..=reach {
-            let jitter = spacing * 0.5 - radius;
-            let mut loose = |at: i32, shift: f32| {
-                at as f32 * spacing + shift + rng.random_range(-1.0..1.0) * jitter.max(0.5)
-            };
-            let (u, v) = (loose(column, shift.0), loose(row, shift.1));
-            let (x, y) = lattice.out_of(u, v);
-            let (turn, size) = (rng.random_range(0.0..TAU), rng.random_range(0.85..1.15));
-            let strength = rng.random_range(0.75..1.0);
-            let missing = rng.random::<f32>() < 0.12;
-            let placed = Placed::new(x + extent / 2.0, y + extent / 2.0, radius * size, turn);
-            if !missing {
-                let scale = placed.scale;
-                picture.draw(&placed, 1.5, ink, strength, |u, v| mark(u, v) * scale);
-            }
-        }
-    }
+    let placed = anywhere(repeat);
+    let fine = anywhere(1.0);
+    let fineness = rng.random_range(2.9..5.0);
+    let strength = rng.random_range(0.55..0.65);
+    let depth = rng.random_range(0.2..0.42);
+    picture.draw(&placed, |u, v| {
+        let (x, y) = placed.out_of(u, v);
+        let (x, y) = fine.within(x, y);
+        let bright = filling.brightness(x / fineness, y / fineness);
+        let opaque = (strength + depth * bright).clamp(0.0, 1.0);
+        (cover(pattern.distance(u, v) * repeat) * opaque, ink)
+    });
 
-    let noise = rng.random_range(6.0..16.0);
+    let noise = rng.random_range(3.0..12.0);
     picture.into_bytes(|| {
         // Three uniform numbers are near enough to a bell.
         let sum: f32 = (0..3).map(|_| rng.random_range(-1.0_f32..1.0)).sum();
@@ -391,6 +410,11 @@ fn paint(mark: Distance, side: u32, rng: &mut Xoshiro256PlusPlus) -> Vec<u8> {
 
 fn colour(rng: &mut Xoshiro256PlusPlus, from: f32, to: f32) -> [f32; 3] {
     std::array::from_fn(|_| rng.random_range(from..to))
+}
+
+/// How much of a pixel is covered whose middle is `outside` pixels beyond an edge.
+fn cover(outside: f32) -> f32 {
+    (0.5 - outside).clamp(0.0, 1.0)
 }
 
 /// A frame of reference within the picture: where something is, its size and its turn.
@@ -415,7 +439,7 @@ impl Placed {
     }
 
     /// From the picture into this frame.
-    fn into(&self, x: f32, y: f32) -> (f32, f32) {
+    fn within(&self, x: f32, y: f32) -> (f32, f32) {
         let (dx, dy) = ((x - self.x) / self.scale, (y - self.y) / self.scale);
         (dx * self.cos + dy * self.sin, dy * self.cos - dx * self.sin)
     }
@@ -441,30 +465,13 @@ impl Picture {
         }
     }
 
-    /// Blends `ink` over the pixels up to `reach` (times the scale of `placed`) from its place, by
-    /// how far `distance` says they are outside: fully from half a pixel inside, not at all from
-    /// half a pixel outside.
-    fn draw(
-        &mut self,
-        placed: &Placed,
-        reach: f32,
-        ink: [f32; 3],
-        strength: f32,
-        distance: impl Fn(f32, f32) -> f32,
-    ) {
-        let reach = reach * placed.scale + 1.0;
-        let span = |centre: f32| {
-            let last = self.side as f32;
-            let from = (centre - reach).clamp(0.0, last) as usize;
-            from..(centre + reach).ceil().clamp(0.0, last) as usize
-        };
-        for y in span(placed.y) {
-            for x in span(placed.x) {
-                let (u, v) = placed.into(x as f32, y as f32);
-                let cover = (0.5 - distance(u, v)).clamp(0.0, 1.0) * strength;
-                let pixel = &mut self.pixels[y * self.side as usize + x];
-                *pixel = std::array::from_fn(|c| pixel[c] + (ink[c] - pixel[c]) * cover);
-            }
+    /// Blends a colour over every pixel; `ink` gives opacity and colour by the place within `placed`.
+    fn draw(&mut self, placed: &Placed, ink: impl Fn(f32, f32) -> (f32, [f32; 3])) {
+        let side = self.side as usize;
+        for (index, pixel) in self.pixels.iter_mut().enumerate() {
+            let (u, v) = placed.within((index % side) as f32, (index / side) as f32);
+            let (opaque, ink) = ink(u, v);
+            *pixel = std::array::from_fn(|c| pixel[c] + (ink[c] - pixel[c]) * opaque);
         }
     }
 
@@ -604,14 +611,14 @@ mod tests {
                     classes: 1,
                     ..SMALL
                 },
-                "1 classes, not 2 to 10",
+                "1 classes, not 2 to 12",
             ),
             (
                 ShapesParameters {
                     classes: 11,
                     ..SMALL
                 },
-                "11 classes",
+                "13 classes",
             ),
             (ShapesParameters { side: 8, ..SMALL }, "a side of 8 pixels"),
             (

@@ -1,8 +1,7 @@
 //! The node `RsNet`: a resolution switchable network and its training.
 //!
-//! Here: the parameters, what is checked before anything runs, and what is opened. The training
-//! itself is in [`session`], a batch's way onto the device in [`feed`], validation in
-//! [`validation`].
+//! Here: the parameters, and what is checked before anything runs. The training
+//! itself is in `session`, a batch's way onto the device in `feed`, validation in `validation`.
 
 mod feed;
 mod session;
@@ -26,7 +25,7 @@ use session::Session;
 /// Trains one network at every resolution of its batches. The convolutions and the classifier are
 /// shared, each resolution has its own batch norm.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "RsNet")]
 pub struct Trainer {
     /// The batches to learn from. Their resolutions are the network's, in the same order.
     train: Input,

@@ -12,9 +12,9 @@ use serde::Deserialize;
 use super::image_folder::{Listed, Listing};
 use super::output;
 use crate::images::EncodedImage;
-use crate::shapes::{self, Parameters};
+use crate::shapes::{self, ShapesParameters};
 
-/// Real JPEG files that the program makes itself on first use: textured shapes before clutter,
+/// Real JPEG files that the program makes itself on first use: small marks on a cluttered ground,
 /// told apart by fine detail, so that resolution matters. Good for a first try without any data.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -29,18 +29,18 @@ pub struct ShapesFolder {
     shuffle: bool,
     /// Training images of all classes together.
     #[serde(default = "default_train_images")]
-    train_images: u32,
+    train_images: usize,
     /// Validation images of all classes together.
     #[serde(default = "default_val_images")]
-    val_images: u32,
+    val_images: usize,
 }
 
-fn default_train_images() -> u32 {
-    Parameters::default().train_images
+fn default_train_images() -> usize {
+    ShapesParameters::default().train_images
 }
 
-fn default_val_images() -> u32 {
-    Parameters::default().val_images
+fn default_val_images() -> usize {
+    ShapesParameters::default().val_images
 }
 
 /// Half of an image set.
@@ -53,11 +53,11 @@ enum Split {
 }
 
 impl ShapesFolder {
-    fn parameters(&self) -> Parameters {
-        Parameters {
+    fn parameters(&self) -> ShapesParameters {
+        ShapesParameters {
             train_images: self.train_images,
             val_images: self.val_images,
-            ..Parameters::default()
+            ..ShapesParameters::default()
         }
     }
 }
@@ -72,11 +72,11 @@ impl Node for ShapesFolder {
             report.parameter("root", "the folder has no name", "such as `root: \"data/shapes\"`");
         }
         for (field, images) in [("train_images", self.train_images), ("val_images", self.val_images)] {
-            if images < Parameters::default().classes {
+            if images < ShapesParameters::default().classes {
                 report.parameter(
                     field,
                     "there must be an image of every class",
-                    format!("at least {}", Parameters::default().classes),
+                    format!("at least {}", ShapesParameters::default().classes),
                 );
             }
         }

@@ -1,7 +1,8 @@
 //! Resizing: bilinear with antialiasing in 8 bits, within one level of Pillow's.
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions};
 use thiserror::Error;
 
 use super::{Pixels, Rect};
@@ -121,16 +122,13 @@ impl Resizer {
         }
 
         let refused = |error: &dyn std::error::Error| RenderError::Library(error.to_string());
-        let image = ImageRef::new(
-            decoded.width,
-            decoded.height,
-            pixels.bytes(),
-            PixelType::U8x3,
-        )
-        .map_err(|error| refused(&error))?;
+        // Typed images: with the others every kind of pixel and filter would be compiled in.
+        let image =
+            TypedImageRef::<U8x3>::from_buffer(decoded.width, decoded.height, pixels.bytes())
+                .map_err(|error| refused(&error))?;
         // The library's crop option lets the filter see beyond the crop; this view does not. So the
         // view bounds the source, and the option chooses the output within it.
-        let source = CroppedImage::new(
+        let source = TypedCroppedImage::from_ref(
             &image,
             plan.source.x - decoded.x,
             plan.source.y - decoded.y,
@@ -143,10 +141,10 @@ impl Resizer {
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .crop(left, top, width, height);
-        let mut target = Image::from_slice_u8(plan.size, plan.size, out, PixelType::U8x3)
+        let mut target = TypedImage::<U8x3>::from_buffer(plan.size, plan.size, out)
             .map_err(|error| refused(&error))?;
         self.library
-            .resize(&source, &mut target, &options)
+            .resize_typed(&source, &mut target, &options)
             .map_err(|error| refused(&error))?;
 
         if plan.flip {

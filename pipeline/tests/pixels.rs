@@ -1,0 +1,395 @@
+//! Pixels against Pillow's, and images that are not as they should be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rsflow_pipeline::pixels::{
+    Decoder, Format, Header, ImageError, Limits, Pixels, Rect, Rendition, Resizer, Verify, crop,
+    header,
+};
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn decode(bytes: &[u8]) -> Result<(Header, Vec<u8>), ImageError> {
+    let header = header(bytes, &Limits::default())?;
+    let mut decoder = Decoder::new();
+    let pixels = decoder.decode(bytes, &header, header.whole(), Verify::Full)?;
+    assert_eq!(pixels.covers(), header.whole());
+    Ok((header, pixels.bytes().to_vec()))
+}
+
+fn decode_file(path: &Path) -> (Header, Vec<u8>) {
+    decode(&read(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The largest difference of two channels, and the mean one.
+fn difference(found: &[u8], expected: &[u8]) -> (u8, f64) {
+    assert_eq!(found.len(), expected.len());
+    let differences = || found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
+    let sum: u64 = differences().map(u64::from).sum();
+    let worst = differences().max().unwrap_or(0);
+    (worst, sum as f64 / found.len() as f64)
+}
+
+/// Every image of the reference set, in every size: the resize alone, then with our decoder in front.
+#[test]
+fn reference_pixels_are_those_of_pillow() {
+    let folder = std::env::var_os("RSFLOW_REFERENCE")
+        .map_or_else(|| fixtures().join("reference"), PathBuf::from)
+        .join("pixels");
+    let list: Value = serde_json::from_slice(&read(&folder.join("pixels.json"))).unwrap();
+    let mut failures = Vec::new();
+    let mut compared = 0;
+    for entry in list.as_array().unwrap() {
+        let file = entry["file"].as_str().unwrap();
+        let number = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+        let (header, ours) = decode_file(&folder.join(file));
+        let stem = Path::new(file).with_extension("decoded.png");
+        let (_, pillows) = decode_file(&folder.join(stem));
+        let size = (number(&entry["width"]), number(&entry["height"]));
+        assert_eq!((header.width, header.height), size, "{file}");
+        let rect = Rect {
+            x: number(&entry["crop"]["x"]),
+            y: number(&entry["crop"]["y"]),
+            width: number(&entry["crop"]["width"]),
+            height: number(&entry["crop"]["height"]),
+        };
+
+        let mut plans: Vec<(String, Rendition, &Value)> = Vec::new();
+        for (size, expected) in entry["train"].as_object().unwrap() {
+            let plan = crop::training(rect, size.parse().unwrap(), false);
+            plans.push((format!("train {size}"), plan, expected));
+        }
+        for (size, expected) in entry["val"].as_object().unwrap() {
+            let plan = crop::validation(header.width, header.height, size.parse().unwrap(), 0.875);
+            plans.push((format!("val {size}"), plan, expected));
+        }
+        let mut resizer = Resizer::new();
+        for (name, plan, expected) in plans {
+            let (_, expected) = decode_file(&folder.join(expected.as_str().unwrap()));
+            for (from, bytes, most) in [
+                ("Pillow's decode", &pillows, (1, 1.0)),
+                ("our decode", &ours, (4, 0.4)),
+            ] {
+                let pixels = Pixels::new(bytes, header.whole()).unwrap();
+                let mut out = vec![0; plan.output_bytes()];
+                resizer.render(pixels, &plan, &mut out).unwrap();
+                let (worst, mean) = difference(&out, &expected);
+                let line = format!("{file} {name} from {from}: worst {worst}, mean {mean:.3}");
+                println!("{line}");
+                compared += 1;
+                if worst > most.0 || mean > most.1 {
+                    failures.push(line);
+                }
+            }
+        }
+    }
+    assert!(compared > 0, "no images in {}", folder.display());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Grey, CMYK, YCCK, progressive, 16 bits, palettes, transparency and so on. A PNG must be exact; of
+/// a JPEG every decoder makes something slightly different.
+#[test]
+fn every_kind_of_image_is_what_pillow_makes_of_it() {
+    let folder = fixtures().join("images");
+    let mut failures = Vec::new();
+    let mut compared = 0;
+    for path in files(&folder) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let (header, found) = match decode(&read(&path)) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                failures.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        let (expected_header, expected) =
+            decode_file(&folder.join("expected").join(format!("{name}.png")));
+        assert_eq!(
+            (header.width, header.height),
+            (expected_header.width, expected_header.height)
+        );
+        let (worst, mean) = difference(&found, &expected);
+        println!("{name}: {:?} worst {worst}, mean {mean:.3}", header.colour);
+        compared += 1;
+        let most = match header.format {
+            Format::Png => (0, 0.0),
+            _ => (6, 0.6),
+        };
+        if worst > most.0 || mean > most.1 {
+            failures.push(format!("{name}: worst {worst}, mean {mean:.3}"));
+        }
+    }
+    assert!(compared > 0);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The files of a folder, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
+/// What is decoded does not depend on what the scratch memory held before.
+#[test]
+fn a_decoder_forgets_the_image_before() {
+    let mut decoder = Decoder::new();
+    let paths = files(&fixtures().join("images"));
+    for path in paths.iter().chain(paths.iter().rev()) {
+        let bytes = read(path);
+        let (header, fresh) = decode(&bytes).unwrap();
+        let used = decoder
+            .decode(&bytes, &header, header.whole(), Verify::Region)
+            .unwrap();
+        assert!(used.bytes() == fresh, "{}", path.display());
+    }
+}
+
+/// Wherever a file is cut off in front of its end, with or without an end-of-image marker put back,
+/// it is an error and not a picture with a grey end.
+#[test]
+fn every_truncation_is_noticed() {
+    for path in files(&fixtures().join("images")) {
+        let bytes = read(&path);
+        let jpeg = bytes.starts_with(&[0xff, 0xd8]);
+        // What follows the image proper may be missing.
+        let end = if jpeg {
+            let last = bytes.windows(2).position(|pair| pair == [0xff, 0xd9]);
+            last.unwrap() + 2
+        } else {
+            bytes.len()
+        };
+        for length in 0..end {
+            let cut = &bytes[..length];
+            assert!(decode(cut).is_err(), "{} cut to {length}", path.display());
+            if jpeg && length + 2 < end {
+                let mut closed = cut.to_vec();
+                closed.extend([0xff, 0xd9]);
+                assert!(
+                    decode(&closed).is_err() || same_picture(&closed, &bytes),
+                    "{} cut to {length} and closed",
+                    path.display()
+                );
+            }
+        }
+        assert!(decode(&bytes[..end]).is_ok(), "{}", path.display());
+    }
+}
+
+fn same_picture(one: &[u8], other: &[u8]) -> bool {
+    decode(one).unwrap().1 == decode(other).unwrap().1
+}
+
+/// Damage of every sort: what it does to the bytes of a good file, and a part of the message.
+#[test]
+fn damage_is_named() {
+    type Change = fn(&mut Vec<u8>);
+    fn find(bytes: &[u8], marker: u8) -> usize {
+        let pair = [0xff, marker];
+        bytes.windows(2).position(|found| found == pair).unwrap()
+    }
+    let jpeg = "baseline_420_restart.jpg";
+    let progressive = "progressive_420.jpg";
+    let cases: [(&str, &str, Change, &str); 18] = [
+        ("empty", jpeg, |b| b.clear(), "the file is empty"),
+        ("zeros", jpeg, |b| b.fill(0), "starts like zero bytes"),
+        (
+            "text",
+            jpeg,
+            |b| *b = b"not found".to_vec(),
+            "starts like text: \"not found\"",
+        ),
+        ("cut in the header", jpeg, |b| b.truncate(30), "truncated"),
+        (
+            "cut in the data",
+            jpeg,
+            |b| b.truncate(b.len() - 100),
+            "truncated",
+        ),
+        (
+            "no end",
+            jpeg,
+            |b| b.truncate(b.len() - 2),
+            "no end-of-image marker",
+        ),
+        (
+            "cut and closed",
+            "baseline_420.jpg",
+            |b| {
+                b.truncate(b.len() - 100);
+                b.extend([0xff, 0xd9]);
+            },
+            "data ends before the last block (at byte",
+        ),
+        (
+            "a byte too many",
+            jpeg,
+            |b| b.insert(b.len() - 2, 0x55),
+            "data goes on behind the last block",
+        ),
+        (
+            "a restart out of order",
+            jpeg,
+            |b| {
+                let at = find(b, 0xd1) + 1;
+                b[at] = 0xd3;
+            },
+            "marker d3 in place of restart 1",
+        ),
+        (
+            "a restart lost",
+            jpeg,
+            |b| {
+                let at = find(b, 0xd1);
+                b.drain(at..at + 2);
+            },
+            "damaged",
+        ),
+        (
+            "zeros in the data",
+            jpeg,
+            |b| {
+                let at = find(b, 0xda) + 30;
+                b[at..at + 64].fill(0);
+            },
+            "damaged",
+        ),
+        (
+            "a scan lost",
+            progressive,
+            |b| {
+                let last = b.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+                let end = b.len() - 2;
+                b.drain(last..end);
+            },
+            "ends before its last scan",
+        ),
+        (
+            "no pixels",
+            jpeg,
+            |b| {
+                let at = find(b, 0xc0);
+                b[at + 5..at + 7].fill(0);
+            },
+            "no pixels: its header says 61x0",
+        ),
+        (
+            "absurd size",
+            jpeg,
+            |b| {
+                let at = find(b, 0xc0);
+                b[at + 5..at + 9].fill(0xff);
+            },
+            "65535x65535 is more than 178956970 pixels",
+        ),
+        (
+            "twelve bits",
+            jpeg,
+            |b| {
+                let at = find(b, 0xc0);
+                b[at + 4] = 12;
+            },
+            "12 bits per channel",
+        ),
+        (
+            "arithmetic",
+            jpeg,
+            |b| {
+                let at = find(b, 0xc0);
+                b[at + 1] = 0xc9;
+            },
+            "unsupported: a JPEG with arithmetic coding",
+        ),
+        ("a bit of a PNG", "rgb.png", |b| b[100] ^= 4, "damaged"),
+        (
+            "a PNG without its end",
+            "rgb.png",
+            |b| b.truncate(b.len() - 12),
+            "truncated",
+        ),
+    ];
+    for (name, file, change, expected) in cases {
+        let mut bytes = read(&fixtures().join("images").join(file));
+        change(&mut bytes);
+        let Err(error) = decode(&bytes) else {
+            panic!("{name} was not noticed");
+        };
+        let message = error.to_string();
+        println!("{name}: {message}");
+        assert!(message.contains(expected), "{name}: {message:?}");
+    }
+}
+
+/// Random changes may give another picture or an error, but nothing worse.
+#[test]
+fn no_change_of_bytes_panics() {
+    use rand::{RngExt, SeedableRng};
+    let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(11);
+    for path in files(&fixtures().join("images")) {
+        let bytes = read(&path);
+        for _ in 0..200 {
+            let mut changed = bytes.clone();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..changed.len());
+                changed[at] = rng.random();
+            }
+            // A header may now claim an image that takes long to refuse.
+            let limits = Limits {
+                max_pixels: 1 << 20,
+            };
+            if let Ok(header) = header(&changed, &limits) {
+                let mut decoder = Decoder::new();
+                let _ = decoder.decode(&changed, &header, header.whole(), Verify::Full);
+            }
+        }
+    }
+}
+
+/// Correct files that cannot be read say so, instead of becoming a wrong picture.
+#[test]
+fn what_cannot_be_read_is_refused() {
+    let cases = [
+        (
+            "first_channel_coarse.jpg",
+            "first channel is not its finest",
+        ),
+        ("sampling_2x2_scan_per_channel.jpg", "one scan per channel"),
+        ("sampling_3x1.jpg", "subsampling by three"),
+    ];
+    for (file, expected) in cases {
+        let error = decode(&read(&fixtures().join("images/refused").join(file))).unwrap_err();
+        assert!(error.to_string().contains(expected), "{file}: {error}");
+    }
+}
+
+#[test]
+fn a_region_outside_the_image_is_an_error() {
+    let bytes = read(&fixtures().join("images/rgb.png"));
+    let header = header(&bytes, &Limits::default()).unwrap();
+    let region = Rect {
+        x: 60,
+        y: 0,
+        width: 2,
+        height: 1,
+    };
+    let error = Decoder::new()
+        .decode(&bytes, &header, region, Verify::Region)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no region 2x1 at (60, 0) in an image of 61x43"
+    );
+}

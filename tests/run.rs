@@ -1,0 +1,399 @@
+//! `rsflow run` as a user runs it: real JPEG files, real libtorch, the real command.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use rsflow::catalogue::CATALOGUE;
+use rsflow_graph::{Batch, Options, Plan, Recipe, Running, Sink, Tap, Text};
+use rsflow_model::checkpoint::Checkpoint;
+
+/// A small run: a few seconds, two resolutions, a last batch that is not full.
+const RECIPE: &str = r#"(
+    seed: 3,
+    cpu_workers: 2,
+    nodes: {
+        "train_files":   ShapesFolder(root: "shapes", split: Train, shuffle: true, train_images: 84, val_images: 24),
+        "train_images":  DecodeJpeg(input: "train_files"),
+        "train_crops":   RandomResizedCrop(input: "train_images"),
+        "train_sizes":   Resize(input: "train_crops", sizes: [48, 32], flip: 0.5),
+        "train_batches": Batch(input: "train_sizes", size: 8),
+        "val_files":     ShapesFolder(root: "shapes", split: Val, train_images: 84, val_images: 24),
+        "val_images":    DecodeJpeg(input: "val_files"),
+        "val_sizes":     ResizeAndCenterCrop(input: "val_images", sizes: [48, 32]),
+        "val_batches":   Batch(input: "val_sizes", size: 10),
+        "trainer": RsNet(
+            train: "train_batches", validate: "val_batches",
+            network: ResNet(depth: 18, width: 8), classes: 8,
+            optimizer: Sgd(lr: 0.05), epochs: 2, log_every: 1, threads: 1,
+        ),
+        "checkpoints": Checkpoints(input: "trainer.checkpoints", keep: 2),
+        "log":         MetricsLog(input: "trainer.metrics"),
+        "events":      TensorBoard(input: "trainer.metrics"),
+    },
+)"#;
+
+/// A folder with the recipe and the image set in it. The set is made once.
+fn workplace() -> tempfile::TempDir {
+    static SHAPES: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let shapes = SHAPES.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let parameters = rsflow_pipeline::shapes::ShapesParameters {
+            train_images: 84,
+            val_images: 24,
+            ..Default::default()
+        };
+        rsflow_pipeline::shapes::generate(&folder.path().join("shapes"), &parameters, &mut |_, _| {}).unwrap();
+        folder
+    });
+    let folder = tempfile::tempdir().unwrap();
+    copy(&shapes.path().join("shapes"), &folder.path().join("shapes"));
+    std::fs::write(folder.path().join("recipe.ron"), RECIPE).unwrap();
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rsflow"));
+    command
+        .args(["run", "recipe.ron"])
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().unwrap()
+}
+
+/// Runs it and expects it to succeed.
+fn completed(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The step lines of a run: step and loss, exactly as written.
+fn losses(run_dir: &Path) -> Vec<(u64, String)> {
+    let text = std::fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines
+        .filter(|line| line["kind"] == "step")
+        .map(|line| (line["step"].as_u64().unwrap(), line["loss"].to_string()))
+        .collect()
+}
+
+fn signal(child: &Child, signal: &str) {
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits until the file holds at least `lines` lines.
+fn wait_for_lines(file: &Path, lines: usize) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        if text.lines().count() >= lines {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} never grew: {text}", file.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_run_ends_with_a_table_and_leaves_everything_it_promises() {
+    let folder = workplace();
+    let table = completed(folder.path(), &["--run-dir", "out"]);
+    for words in ["resolution", "48", "32", "ensemble", "top-1 %", "MAdds", "params", "after 2 epochs (22 steps), 24 validation images"] {
+        assert!(table.contains(words), "{words} is not in\n{table}");
+    }
+    let out = folder.path().join("out");
+    for file in [
+        "recipe.ron",
+        "run.log",
+        "metrics.jsonl",
+        "checkpoints/last.safetensors",
+        "checkpoints/best.safetensors",
+        "checkpoints/epoch-001.safetensors",
+        "checkpoints/epoch-002.safetensors",
+    ] {
+        assert!(out.join(file).is_file(), "{file} is missing");
+    }
+    let losses = losses(&out);
+    assert_eq!(losses.len(), 22);
+    let value = |index: usize| losses[index].1.parse::<f64>().unwrap();
+    let mean = |range: std::ops::Range<usize>| range.clone().map(value).sum::<f64>() / range.len() as f64;
+    assert!(mean(16..22) < mean(0..3), "the loss falls: {losses:?}");
+    let last = Checkpoint::open(&out.join("checkpoints/last.safetensors")).unwrap();
+    assert_eq!((last.metadata().epoch, last.metadata().step), (2, 22));
+    assert!(last.metadata().recipe.contains("ShapesFolder"));
+}
+
+#[test]
+fn losses_do_not_depend_on_the_number_of_workers() {
+    let folder = workplace();
+    for workers in ["1", "4"] {
+        let set = format!("cpu_workers={workers}");
+        completed(folder.path(), &["--run-dir", workers, "--set", &set]);
+    }
+    assert_eq!(losses(&folder.path().join("1")), losses(&folder.path().join("4")));
+}
+
+#[test]
+fn batches_are_the_same_bytes_for_any_number_of_workers_and_after_a_resume() {
+    let folder = workplace();
+    let whole = batches(folder.path(), 1, Default::default());
+    assert_eq!(whole.len(), 2 * 11, "84 images in batches of 8, two epochs");
+    assert_eq!(whole[10].0.len(), 4, "the last batch holds the rest");
+    assert_ne!(whole[0], whole[11], "every epoch has its own order");
+    assert_eq!(whole, batches(folder.path(), 4, Default::default()));
+    let start = rsflow_graph::Position { epoch: 1, item: 3 * 8 };
+    assert_eq!(whole[11 + 3..], batches(folder.path(), 3, start));
+}
+
+/// Labels and the pixels of each size, batch by batch, for two epochs.
+type Batches = Vec<(Vec<i64>, Vec<Vec<u8>>)>;
+
+fn batches(folder: &Path, workers: usize, start: rsflow_graph::Position) -> Batches {
+    #[derive(Clone, Default)]
+    struct Collect(Arc<Mutex<Batches>>);
+    impl Sink for Collect {
+        type In = Batch;
+
+        fn accept(&mut self, batch: Batch) -> anyhow::Result<()> {
+            let pixels = (0..batch.resolutions().len()).map(|at| batch.pixels(at).to_vec());
+            self.0.lock().unwrap().push((batch.labels().to_vec(), pixels.collect()));
+            Ok(())
+        }
+    }
+    let root = folder.join("shapes");
+    let overrides = [
+        format!("cpu_workers={workers}"),
+        format!("train_files.root={:?}", root.display().to_string()),
+        format!("val_files.root={:?}", root.display().to_string()),
+    ];
+    let recipe = Recipe::parse(Text::new("recipe.ron", RECIPE), CATALOGUE, &overrides).unwrap();
+    let plan = Plan::new(recipe).unwrap().until("train_batches").unwrap();
+    let collect = Collect::default();
+    let options = Options {
+        taps: vec![Tap {
+            node: "train_batches".to_owned(),
+            output: 0,
+            sink: Box::new(collect.clone()),
+            name: "test",
+        }],
+        epochs: Some(2),
+        start,
+        ..Options::default()
+    };
+    Running::start(&plan, options).unwrap().wait().unwrap();
+    std::mem::take(&mut *collect.0.lock().unwrap())
+}
+
+#[test]
+fn an_interrupted_run_goes_on_bit_for_bit() {
+    let folder = workplace();
+    completed(folder.path(), &["--run-dir", "whole"]);
+    let whole = losses(&folder.path().join("whole"));
+
+    for signal_name in ["-INT", "-TERM"] {
+        let mut child = command(folder.path(), &["--run-dir", signal_name]).spawn().unwrap();
+        let out = folder.path().join(signal_name);
+        wait_for_lines(&out.join("metrics.jsonl"), 4);
+        signal(&child, signal_name);
+        let status = child.wait().unwrap();
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!(status.code(), Some(130), "{stderr}");
+        assert!(stderr.contains("to go on: rsflow run recipe.ron --run-dir"), "{stderr}");
+        let last = Checkpoint::open(&out.join("checkpoints/last.safetensors")).unwrap();
+        let steps = last.metadata().step;
+        assert!((4..22).contains(&steps), "stopped after {steps} steps");
+        assert_eq!(losses(&out).len() as u64, steps, "the step in hand was finished and logged");
+
+        completed(folder.path(), &["--run-dir", signal_name, "--resume"]);
+        assert_eq!(losses(&out), whole);
+    }
+}
+
+#[test]
+fn a_run_killed_while_it_writes_leaves_whole_checkpoints() {
+    let folder = workplace();
+    let save = ["--set", "checkpoints.every_steps=1", "--set", "trainer.epochs=50", "--run-dir"];
+    for (round, wait) in [7, 19, 31, 12].into_iter().enumerate() {
+        let name = format!("killed{round}");
+        let mut child = command(folder.path(), &[&save[..], &[&name]].concat()).spawn().unwrap();
+        let out = folder.path().join(&name);
+        wait_for_lines(&out.join("metrics.jsonl"), 5);
+        std::thread::sleep(Duration::from_millis(wait));
+        signal(&child, "-KILL");
+        child.wait().unwrap();
+        let last = Checkpoint::open(&out.join("checkpoints/last.safetensors")).unwrap();
+        let names = last.names();
+        last.read(names.iter().copied()).unwrap();
+        let epochs = (last.metadata().epoch + 1).to_string();
+        let set = format!("trainer.epochs={epochs}");
+        completed(folder.path(), &["--run-dir", &name, "--resume", "--set", &set]);
+        let partial = std::fs::read_dir(out.join("checkpoints")).unwrap().flatten();
+        let partial: Vec<PathBuf> = partial.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains("partial")).collect();
+        assert!(partial.is_empty(), "left behind: {partial:?}");
+    }
+}
+
+/// What is done to a workplace before the run.
+type Spoil = fn(&Path);
+
+#[test]
+fn bad_data_gives_one_clear_error_and_no_half_written_run() {
+    let first_image = |folder: &Path| folder.join("shapes/train/disc_dots/00001.jpg");
+    let _ = first_image;
+    const IMAGE: &str = "shapes/train/disc_dots/00001.jpg";
+    let cases: &[(&str, Spoil, &[&str], &[&str])] = &[
+        (
+            "missing folder",
+            |_| {},
+            &["--set", "train_files=ImageFolder(root: \"nowhere\", shuffle: true)"],
+            &["train_files (ImageFolder): there is no folder nowhere", "--set NODE.root=FOLDER"],
+        ),
+        (
+            "empty class",
+            |folder| {
+                std::fs::remove_dir_all(folder.join("shapes/train/disc_dots")).unwrap();
+                std::fs::create_dir(folder.join("shapes/train/disc_dots")).unwrap();
+            },
+            &[],
+            &["train_files (ShapesFolder): class folders without an image in shapes/train: `disc_dots`"],
+        ),
+        (
+            "no images at all",
+            |folder| {
+                std::fs::remove_dir_all(folder.join("shapes/train")).unwrap();
+                std::fs::create_dir(folder.join("shapes/train")).unwrap();
+            },
+            &[],
+            &["train_files (ShapesFolder): shapes/train holds no class folders"],
+        ),
+        (
+            "a class too few",
+            |folder| std::fs::remove_dir_all(folder.join("shapes/train/disc_dots")).unwrap(),
+            &[],
+            &["trainer (RsNet): the recipe says `classes: 8`, but shapes/train holds 7 classes"],
+        ),
+        (
+            "other classes in validation",
+            |folder| {
+                let val = folder.join("shapes/val");
+                std::fs::rename(val.join("disc_dots"), val.join("disk_dots")).unwrap();
+            },
+            &[],
+            &["trainer (RsNet)", "`disc_dots` is only in shapes/train"],
+        ),
+        (
+            "truncated image",
+            |folder| {
+                let bytes = std::fs::read(folder.join(IMAGE)).unwrap();
+                std::fs::write(folder.join(IMAGE), &bytes[..bytes.len() / 2]).unwrap();
+            },
+            &[],
+            &["train_images (DecodeJpeg): shapes/train/disc_dots/00001.jpg: ", "byte"],
+        ),
+        (
+            "empty image",
+            |folder| std::fs::write(folder.join(IMAGE), b"").unwrap(),
+            &[],
+            &["train_images (DecodeJpeg): shapes/train/disc_dots/00001.jpg: the file is empty"],
+        ),
+        (
+            "text called .jpg",
+            |folder| std::fs::write(folder.join(IMAGE), b"<html>not found</html>").unwrap(),
+            &[],
+            &["train_images (DecodeJpeg): shapes/train/disc_dots/00001.jpg: neither JPEG nor PNG"],
+        ),
+        (
+            "a last batch of one image",
+            |_| {},
+            &["--set", "train_batches.size=83"],
+            &["trainer (RsNet): the last batch of an epoch is a single image", "drop_last"],
+        ),
+        (
+            "a run directory that is a file",
+            |folder| std::fs::write(folder.join("out"), b"").unwrap(),
+            &[],
+            &["error: out is not a folder"],
+        ),
+        (
+            "a run directory that cannot be made",
+            |folder| std::fs::write(folder.join("out"), b"").unwrap(),
+            &["--run-dir", "out/deeper"],
+            &["error: cannot make the run directory out/deeper; --run-dir names another"],
+        ),
+        (
+            "nothing to resume",
+            |_| {},
+            &["--resume"],
+            &["there is no checkpoint out/checkpoints/last.safetensors to go on from"],
+        ),
+    ];
+    for (case, spoil, arguments, expected) in cases {
+        let folder = workplace();
+        spoil(folder.path());
+        let run_dir: &[&str] = if arguments.contains(&"--run-dir") { &[] } else { &["--run-dir", "out"] };
+        let output = run(folder.path(), &[run_dir, arguments].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{case}: {stderr}");
+        for words in *expected {
+            assert!(stderr.contains(words), "{case}: `{words}` is not in\n{stderr}");
+        }
+        assert_eq!(stderr.matches("error:").count(), 1, "{case}: one error in\n{stderr}");
+        assert!(!stderr.contains("panicked"), "{case}: {stderr}");
+        let last = folder.path().join("out/checkpoints/last.safetensors");
+        if last.exists() {
+            Checkpoint::open(&last).unwrap();
+        }
+    }
+}
+
+#[test]
+fn damaged_images_can_be_skipped_and_are_named() {
+    let folder = workplace();
+    for name in ["disc_dots/00001.jpg", "cross_dots/00007.jpg"] {
+        std::fs::write(folder.path().join("shapes/train").join(name), b"junk").unwrap();
+    }
+    let skip = "train_images.on_error=Skip(budget: 8)";
+    let output = run(folder.path(), &["--run-dir", "out", "--set", skip]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    for words in ["disc_dots/00001.jpg", "cross_dots/00007.jpg", "damaged images were replaced"] {
+        assert!(stderr.contains(words), "{words} is not in {stderr}");
+    }
+    assert_eq!(losses(&folder.path().join("out")).len(), 22, "batches keep their number");
+}
+
+#[test]
+fn a_used_run_directory_is_not_overwritten() {
+    let folder = workplace();
+    completed(folder.path(), &["--run-dir", "out", "--set", "trainer.epochs=1"]);
+    let output = run(folder.path(), &["--run-dir", "out"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("out is not empty; --resume goes on with it"), "{stderr}");
+}
