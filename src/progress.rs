@@ -21,7 +21,8 @@ pub struct Screen {
 impl Screen {
     /// Bars are only drawn on a terminal.
     pub fn new(terminal: bool) -> Self {
-        let bars = terminal.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
+        let bars = terminal
+            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
         Screen { bars }
     }
 
@@ -129,16 +130,27 @@ impl State {
         }
         let done = step.epoch * step.steps_per_epoch + step.step_in_epoch;
         let left = (step.epochs * step.steps_per_epoch).saturating_sub(done);
-        let loss = self.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
+        let loss = self
+            .loss
+            .map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
         let words = format!(
             "{:.0} images/s  {loss}{} left",
             step.images_per_second,
-            duration(self.began.elapsed().div_f64(self.steps as f64).mul_f64(left as f64)),
+            duration(
+                self.began
+                    .elapsed()
+                    .div_f64(self.steps as f64)
+                    .mul_f64(left as f64)
+            ),
         );
         let title = format!("epoch {}/{}", step.epoch + 1, step.epochs);
         if self.screen.bars.is_some() {
             self.show(&title, step.step_in_epoch, step.steps_per_epoch, words);
-        } else if step.losses.is_some() && self.last_line.is_none_or(|at| at.elapsed() >= BETWEEN_LINES) {
+        } else if step.losses.is_some()
+            && self
+                .last_line
+                .is_none_or(|at| at.elapsed() >= BETWEEN_LINES)
+        {
             self.last_line = Some(Instant::now());
             self.screen.line(&format!(
                 "{title}  step {}/{}  {words}",
@@ -150,15 +162,27 @@ impl State {
     fn validating(&mut self, validating: &Validating) {
         if self.screen.bars.is_some() {
             let title = format!("epoch {}/{}", validating.epoch + 1, self.epochs);
-            self.show(&title, validating.batches, validating.of, "validating".to_owned());
+            self.show(
+                &title,
+                validating.batches,
+                validating.of,
+                "validating".to_owned(),
+            );
         }
     }
 
     fn epoch(&mut self, table: Table) {
-        let name = |row: &Row| row.resolution.map_or("ensemble".to_owned(), |resolution| resolution.to_string());
+        let name = |row: &Row| {
+            row.resolution
+                .map_or("ensemble".to_owned(), |resolution| resolution.to_string())
+        };
         let rows = table.rows.iter();
-        let accuracies: Vec<String> = rows.map(|row| format!("{} {:.1}", name(row), row.top1)).collect();
-        let loss = self.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
+        let accuracies: Vec<String> = rows
+            .map(|row| format!("{} {:.1}", name(row), row.top1))
+            .collect();
+        let loss = self
+            .loss
+            .map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
         self.screen.line(&format!(
             "epoch {}/{}  {}  {loss}top-1 %: {}",
             table.epoch + 1,
@@ -170,7 +194,9 @@ impl State {
     }
 
     fn show(&mut self, title: &str, done: u64, of: u64, words: String) {
-        let Some(bars) = &self.screen.bars else { return };
+        let Some(bars) = &self.screen.bars else {
+            return;
+        };
         let bar = self.bar.get_or_insert_with(|| {
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -25,7 +25,11 @@ pub struct RunDir {
 impl RunDir {
     /// Finds or makes the directory of a run. `resume` as on the command line: not given, given
     /// without a checkpoint, or with one.
-    pub fn open(recipe: &Path, wanted: Option<&Path>, resume: Option<&Option<PathBuf>>) -> Result<Self> {
+    pub fn open(
+        recipe: &Path,
+        wanted: Option<&Path>,
+        resume: Option<&Option<PathBuf>>,
+    ) -> Result<Self> {
         let all_runs = Path::new("runs").join(recipe.file_stem().unwrap_or_default());
         let (path, resume) = match (wanted, resume) {
             (Some(path), None) => (path.to_owned(), None),
@@ -37,7 +41,10 @@ impl RunDir {
                     .filter(|parent| parent.file_name().is_some_and(|name| name == CHECKPOINTS))
                     .and_then(Path::parent);
                 let path = wanted.or(its_own).map(Path::to_owned);
-                (path.unwrap_or_else(|| all_runs.join(start_time())), Some(checkpoint.clone()))
+                (
+                    path.unwrap_or_else(|| all_runs.join(start_time())),
+                    Some(checkpoint.clone()),
+                )
             }
             (Some(path), Some(None)) => (path.to_owned(), Some(last_checkpoint(path))),
             (None, Some(None)) => {
@@ -56,16 +63,25 @@ impl RunDir {
         let fresh = !path.exists();
         if resume.is_none() && !fresh {
             ensure!(path.is_dir(), "{} is not a folder", path.display());
-            let mut entries = fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))?;
+            let mut entries =
+                fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))?;
             ensure!(
                 entries.next().is_none(),
                 "the run directory {} is not empty; --resume goes on with it, another --run-dir starts anew",
                 path.display()
             );
         }
-        fs::create_dir_all(&path)
-            .with_context(|| format!("cannot make the run directory {}; --run-dir names another", path.display()))?;
-        Ok(RunDir { path, resume, fresh })
+        fs::create_dir_all(&path).with_context(|| {
+            format!(
+                "cannot make the run directory {}; --run-dir names another",
+                path.display()
+            )
+        })?;
+        Ok(RunDir {
+            path,
+            resume,
+            fresh,
+        })
     }
 
     /// Writes the recipe that runs, overrides applied.
@@ -79,7 +95,10 @@ impl RunDir {
         });
         written.with_context(|| {
             let _ = fs::remove_file(&partial);
-            format!("cannot write {}; --run-dir names another place", path.display())
+            format!(
+                "cannot write {}; --run-dir names another place",
+                path.display()
+            )
         })
     }
 
@@ -111,13 +130,17 @@ fn latest(runs: &Path) -> Result<PathBuf> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten();
     let newest = entries
         .filter_map(|entry| {
-            let modified = fs::metadata(last_checkpoint(&entry.path())).and_then(|file| file.modified());
+            let modified =
+                fs::metadata(last_checkpoint(&entry.path())).and_then(|file| file.modified());
             Some((modified.ok()?, entry.path()))
         })
         .max();
     match newest {
         Some((_, path)) => Ok(path),
-        None => bail!("no run in {} has a checkpoint to go on from; --run-dir names a run", runs.display()),
+        None => bail!(
+            "no run in {} has a checkpoint to go on from; --run-dir names a run",
+            runs.display()
+        ),
     }
 }
 
@@ -138,15 +161,23 @@ pub fn log(run_dir: &RunDir, screen: &Screen) -> Result<()> {
         .with_default_directive(LevelFilter::INFO.into())
         .with_env_var("RSFLOW_LOG")
         .from_env_lossy();
-    let to_file = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(file).with_filter(filter);
+    let to_file = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(file)
+        .with_filter(filter);
     let screen = screen.clone();
     let to_screen = tracing_subscriber::fmt::layer()
         .without_time()
         .with_target(false)
         .with_writer(move || screen.clone())
         // Errors are printed when the run ends, with all of their causes.
-        .with_filter(tracing_subscriber::filter::filter_fn(|metadata| *metadata.level() == tracing::Level::WARN));
+        .with_filter(tracing_subscriber::filter::filter_fn(|metadata| {
+            *metadata.level() == tracing::Level::WARN
+        }));
     // A second run in one process (a test) keeps the first one's log.
-    let _ = tracing_subscriber::registry().with(to_file).with(to_screen).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(to_file)
+        .with(to_screen)
+        .try_init();
     Ok(())
 }

@@ -8,10 +8,18 @@ pub fn render(table: &Table) -> String {
     let mut grid = Grid::new();
     let line = LineStyle::none().fill('─').junction('─');
     grid.load_style(TableStyle::new().header_separator(line));
-    grid.set_header(["resolution", "top-1 %", "top-5 %", "loss", "MAdds", "params"]);
+    grid.set_header([
+        "resolution",
+        "top-1 %",
+        "top-5 %",
+        "loss",
+        "MAdds",
+        "params",
+    ]);
     for row in &table.rows {
         grid.add_row([
-            row.resolution.map_or("ensemble".to_owned(), |resolution| resolution.to_string()),
+            row.resolution
+                .map_or("ensemble".to_owned(), |resolution| resolution.to_string()),
             format!("{:.2}", row.top1),
             format!("{:.2}", row.top5),
             format!("{:.4}", row.loss),
@@ -22,7 +30,10 @@ pub fn render(table: &Table) -> String {
     for column in grid.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let lines: Vec<String> = grid.lines().map(|line| line.trim_end().to_owned()).collect();
+    let lines: Vec<String> = grid
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
     format!(
         "{}\nafter {} epochs ({} steps), {} validation images",
         lines.join("\n"),

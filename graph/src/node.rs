@@ -128,8 +128,7 @@ impl Report<'_> {
     /// (`network.depth`). Points at the node's kind where the field was left to its default.
     pub fn parameter(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         let body = &self.text[self.node.clone()];
-        let span =
-            fields::value_span(body, field).unwrap_or_else(|| fields::kind_span(body));
+        let span = fields::value_span(body, field).unwrap_or_else(|| fields::kind_span(body));
         let span = self.node.start + span.start..self.node.start + span.end;
         self.found.push(Problem::new(message, span).help(help));
     }

@@ -9,11 +9,8 @@
 //! - [`distillation`]: the loss, with the ensemble and the larger resolutions as teachers.
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
 //! - [`checkpoint`]: all of it in a file, and back.
-//!
-//! A step is [`RsNet::logits`](rs_net::RsNet::logits) at each resolution,
-//! [`RsNet::ensemble`](rs_net::RsNet::ensemble), [`distillation::loss`],
-//! [`Parameters::gradients`](parameters::Parameters::gradients),
-//! [`RunningOptimizer::step`](optimizer::RunningOptimizer::step).
+//! - [`step`]: one training step, from images to moved weights.
+//! - [`trainer`]: the node that trains; [`metrics`]: what it says; [`sinks`]: the nodes that keep it.
 //!
 //! Nothing here panics on what a user gives: tch's plain operators do, so only its `f_` functions,
 //! which return a `Result`, are used.
@@ -28,4 +25,5 @@ pub mod parameters;
 pub mod rs_net;
 pub mod schedule;
 pub mod sinks;
+pub mod step;
 pub mod trainer;

@@ -90,9 +90,9 @@ impl SizedImages {
         TOOLS.with_borrow_mut(|Tools { decoder, resizer }| {
             let image = &self.image;
             let bytes = &image.encoded.bytes;
-            let pixels = image
-                .meter
-                .measure(|| Ok(decoder.decode(bytes, &image.header, self.region, image.verify)?))?;
+            let pixels = image.meter.measure(|| {
+                Ok(decoder.decode(bytes, &image.header, self.region, image.verify)?)
+            })?;
             slots.write(slot, image.encoded.label, |position, out| {
                 self.meter
                     .measure(|| Ok(resizer.render(pixels, &self.renditions[position], out)?))

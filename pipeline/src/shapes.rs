@@ -389,9 +389,9 @@ fn paint(pattern: Pattern, filling: Filling, side: u32, rng: &mut Xoshiro256Plus
     };
     let placed = anywhere(repeat);
     let fine = anywhere(1.0);
-    let fineness = rng.random_range(2.9..5.0);
+    let fineness = rng.random_range(3.4..5.2);
     let strength = rng.random_range(0.55..0.65);
-    let depth = rng.random_range(0.2..0.42);
+    let depth = rng.random_range(0.32..0.42);
     picture.draw(&placed, |u, v| {
         let (x, y) = placed.out_of(u, v);
         let (x, y) = fine.within(x, y);
@@ -400,7 +400,7 @@ fn paint(pattern: Pattern, filling: Filling, side: u32, rng: &mut Xoshiro256Plus
         (cover(pattern.distance(u, v) * repeat) * opaque, ink)
     });
 
-    let noise = rng.random_range(3.0..12.0);
+    let noise = rng.random_range(2.0..7.0);
     picture.into_bytes(|| {
         // Three uniform numbers are near enough to a bell.
         let sum: f32 = (0..3).map(|_| rng.random_range(-1.0_f32..1.0)).sum();
@@ -605,6 +605,7 @@ mod tests {
 
     #[test]
     fn parameters_out_of_range_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
         let cases = [
             (
                 ShapesParameters {
@@ -615,7 +616,7 @@ mod tests {
             ),
             (
                 ShapesParameters {
-                    classes: 11,
+                    classes: 13,
                     ..SMALL
                 },
                 "13 classes",
@@ -630,8 +631,10 @@ mod tests {
             ),
         ];
         for (parameters, expected) in cases {
-            let error = generate(Path::new("unused"), &parameters, &mut |_, _| ()).unwrap_err();
+            let root = folder.path().join("set");
+            let error = generate(&root, &parameters, &mut |_, _| ()).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
+            assert!(!root.exists());
         }
     }
 }

@@ -26,15 +26,17 @@ pub fn execute(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments, &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
-        Command::Graph(arguments) => plan(&arguments.recipe, &arguments.overrides).and_then(|plan| {
-            let format = match arguments.format {
-                Format::Mermaid => rsflow_graph::Format::Mermaid,
-                Format::Dot => rsflow_graph::Format::Dot,
-                Format::Svg => rsflow_graph::Format::Svg,
-            };
-            graph::run(&plan, format, &mut out)?;
-            Ok(ExitCode::SUCCESS)
-        }),
+        Command::Graph(arguments) => {
+            plan(&arguments.recipe, &arguments.overrides).and_then(|plan| {
+                let format = match arguments.format {
+                    Format::Mermaid => rsflow_graph::Format::Mermaid,
+                    Format::Dot => rsflow_graph::Format::Dot,
+                    Format::Svg => rsflow_graph::Format::Svg,
+                };
+                graph::run(&plan, format, &mut out)?;
+                Ok(ExitCode::SUCCESS)
+            })
+        }
         Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
     };
     let result = result.and_then(|code| {

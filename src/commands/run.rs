@@ -16,7 +16,11 @@ use crate::table;
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let run_dir = RunDir::open(&arguments.recipe, arguments.run_dir.as_deref(), arguments.resume.as_ref())?;
+    let run_dir = RunDir::open(
+        &arguments.recipe,
+        arguments.run_dir.as_deref(),
+        arguments.resume.as_ref(),
+    )?;
     let screen = Screen::new(std::io::stderr().is_terminal());
     run_dir.write_recipe(plan.recipe_text())?;
     run_dir::log(&run_dir, &screen)?;
@@ -64,7 +68,10 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         );
     }
     if !finished.skipped.is_empty() {
-        screen.line(&format!("{} damaged images were replaced; run.log names them", finished.skipped.len()));
+        screen.line(&format!(
+            "{} damaged images were replaced; run.log names them",
+            finished.skipped.len()
+        ));
     }
     if let Some(table) = progress.last_table() {
         writeln!(out, "{}", table::render(&table))?;

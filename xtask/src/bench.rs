@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: our speed, alone or beside another program's on the same machine.
 
+use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -7,14 +8,31 @@ use anyhow::{Context, Result, bail};
 use crate::setup;
 use crate::workspace::Workspace;
 
-/// What is measured: a name, and the arguments of an `rsflow` that prints `N images/s`.
-const MEASUREMENTS: &[(&str, &[&str])] = &[("quickstart", &["bench", "recipes/quickstart.ron"])];
+/// The training steps that are measured: a name, and the options of `model/benches/step.rs`.
+const STEPS: &[(&str, &[&str])] = &[(
+    "resnet18_step",
+    &[
+        "--depth",
+        "18",
+        "--batch",
+        "32",
+        "--classes",
+        "10",
+        "--sizes",
+        "128",
+        "112",
+        "96",
+        "80",
+        "64",
+    ],
+)];
 
-/// Set up, build in release mode, and measure; beside another program if one is given.
+/// Set up, and measure: what the graph engine costs per item and hop, and the training step, which
+/// can be put beside another program's.
 ///
-/// Each measurement is run several times and the median is shown. With `--against` the two
-/// programs take turns, so that a machine which slows down slows both, and the table shows how
-/// many times faster ours is: by the medians, and round by round.
+/// The step is run several times and the median is shown. With `--against` the two programs take
+/// turns, so that a machine which slows down slows both, and the table shows how many times faster
+/// ours is: by the medians, and round by round.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A shell command to measure against; it must print a line with `N images/s`
@@ -25,38 +43,67 @@ pub struct Arguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// Measure only this one; without it, all of them
-    #[arg(long, value_name = "NAME", value_parser = MEASUREMENTS.iter().map(|(name, _)| *name).collect::<Vec<_>>())]
+    /// Measure only the engine, or only the steps
+    #[arg(long, value_name = "PART", value_parser = ["engine", "steps"])]
     only: Option<String>,
 }
 
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     setup::ensure(workspace, setup::room_to_build(workspace, "release"))?;
-    let program = workspace.build_release()?;
-    println!(
-        "{:<16} {:>12} {:>12} {:>7}  by round",
-        "measurement", "images/s", "theirs", "ratio"
-    );
-    for (name, rsflow) in MEASUREMENTS {
-        if arguments.only.as_deref().is_some_and(|only| only != *name) {
-            continue;
+    let wanted = |part: &str| arguments.only.as_deref().is_none_or(|only| only == part);
+    if wanted("engine") {
+        let output = bench(workspace, "rsflow-graph", "hop", &[] as &[&str])
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot start cargo")?;
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        if !output.status.success() {
+            bail!("the measurement of the engine ended with {}", output.status);
         }
-        let mut ours = || {
-            let mut command = Command::new(&program);
-            images_per_second(command.args(*rsflow).current_dir(&workspace.root))
-        };
-        let mut theirs = arguments
-            .against
-            .as_deref()
-            .map(|shell| move || images_per_second(Command::new("sh").args(["-c", shell])));
-        let theirs = theirs
-            .as_mut()
-            .map(|theirs| theirs as &mut dyn FnMut() -> Result<f64>);
-        let speeds = in_turn(&mut ours, theirs, arguments.rounds)?;
-        println!("{}", speeds.row(name));
+    }
+    if wanted("steps") {
+        println!(
+            "{:<16} {:>12} {:>12} {:>7}  by round",
+            "measurement", "images/s", "theirs", "ratio"
+        );
+        for (name, options) in STEPS {
+            let mut ours =
+                || images_per_second(&mut bench(workspace, "rsflow-model", "step", options));
+            let mut theirs = arguments
+                .against
+                .as_deref()
+                .map(|shell| move || images_per_second(Command::new("sh").args(["-c", shell])));
+            let theirs = theirs
+                .as_mut()
+                .map(|theirs| theirs as &mut dyn FnMut() -> Result<f64>);
+            let speeds = in_turn(&mut ours, theirs, arguments.rounds)?;
+            println!("{}", speeds.row(name));
+        }
     }
     Ok(())
+}
+
+/// A benchmark of a package, built in release mode first if that is needed.
+fn bench(
+    workspace: &Workspace,
+    package: &str,
+    name: &str,
+    options: &[impl AsRef<OsStr>],
+) -> Command {
+    let mut cargo = workspace.cargo();
+    cargo
+        .args([
+            "bench",
+            "--quiet",
+            "--package",
+            package,
+            "--bench",
+            name,
+            "--",
+        ])
+        .args(options);
+    cargo
 }
 
 /// The speeds of both programs, round by round.

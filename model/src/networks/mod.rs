@@ -15,8 +15,6 @@ use crate::layers::{self, Layer};
 use crate::parameters::{Counts, Declaration};
 
 /// The network to train, as a recipe names it: `ResNet(depth: 50)`.
-///
-/// All variants are newtypes; RON needs its extension `unwrap_variant_newtypes` to read them so.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub enum Network {

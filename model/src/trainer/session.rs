@@ -12,12 +12,12 @@ use super::Trainer;
 use super::feed::Feed;
 use super::validation::Validation;
 use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
-use crate::distillation::{self, Loss};
-use crate::layers::Mode;
+use crate::distillation::Loss;
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::Start;
 use crate::rs_net::RsNet;
+use crate::step::training_step;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
 pub(super) struct Session {
@@ -117,20 +117,19 @@ impl Session {
             .learning_rate(lr, self.at.step, steps, warm_up)
     }
 
-    /// One step: forward at every resolution, the loss, backward, the optimizer.
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
         let labels = self.feed.labels(batch, self.net.classes())?;
-        let logits = (0..self.net.resolutions().len())
-            .map(|position| {
-                let images = self.feed.images(batch, position)?;
-                self.net.logits(&images, position, Mode::Train)
-            })
+        let images = (0..self.net.resolutions().len())
+            .map(|position| self.feed.images(batch, position))
             .collect::<Result<Vec<_>>>()?;
-        let ensemble = self.net.ensemble(&logits)?;
-        let loss = distillation::loss(&logits, &ensemble, &labels, self.settings.distill)?;
-        let gradients = self.net.parameters().gradients(&loss.total)?;
-        self.optimizer.step(gradients, lr)?;
-        Ok(loss)
+        training_step(
+            &self.net,
+            &mut self.optimizer,
+            &images,
+            &labels,
+            self.settings.distill,
+            lr,
+        )
     }
 
     fn train_epoch(

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Context, Fold, Incoming, Input, Node, NodeKind, Payload, Pool, Port, Report, Schema, Slots, Stage,
+    Build, Context, Fold, Incoming, Input, Node, NodeKind, Payload, Pool, Port, Report, Schema,
+    Slots, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -41,19 +42,34 @@ impl Node for Batch {
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         if self.size == 0 {
-            report.parameter("size", "a batch of 0 images is nothing to learn from", "such as `size: 256`");
+            report.parameter(
+                "size",
+                "a batch of 0 images is nothing to learn from",
+                "such as `size: 256`",
+            );
         }
         if self.size > MAX_BATCH {
-            report.parameter("size", "the batch is too large", format!("batches go up to {MAX_BATCH} images"));
+            report.parameter(
+                "size",
+                "the batch is too large",
+                format!("batches go up to {MAX_BATCH} images"),
+            );
         }
         if self.prefetch == 0 {
-            report.parameter("prefetch", "`prefetch` must be at least 1", "2 is the default");
+            report.parameter(
+                "prefetch",
+                "`prefetch` must be at least 1",
+                "2 is the default",
+            );
         }
         inputs.iter().map(|input| input.schema.clone()).collect()
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let resolutions = build.schemas.first().map(|(_, schema)| schema.resolutions.clone());
+        let resolutions = build
+            .schemas
+            .first()
+            .map(|(_, schema)| schema.resolutions.clone());
         let resolutions = resolutions.unwrap_or_default();
         let bytes = Slots::bytes(&resolutions, self.size);
         Ok(Stage::fold(Batching {

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Context, Incoming, Input, Map, Node, NodeKind, OnError, Payload, Port, Report, Schema, Stage,
+    Build, Context, Incoming, Input, Map, Node, NodeKind, OnError, Payload, Port, Report, Schema,
+    Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -50,7 +51,11 @@ impl Node for DecodeJpeg {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         if self.max_pixels == 0 {
-            report.parameter("max_pixels", "no image has so few pixels", "leave it out for the default");
+            report.parameter(
+                "max_pixels",
+                "no image has so few pixels",
+                "leave it out for the default",
+            );
         }
         vec![Schema::default()]
     }

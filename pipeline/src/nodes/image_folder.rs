@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::seq::SliceRandom as _;
 use rsflow_graph::{
-    Build, Contents, Context, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema,
-    Source, Stage, random,
+    Build, Contents, Context, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report,
+    Schema, Source, Stage, random,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,7 +18,9 @@ use super::{Damage, output};
 use crate::images::EncodedImage;
 
 /// File names that count as images, as in the reference. The format itself is told by the bytes.
-const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
+const EXTENSIONS: &[&str] = &[
+    "jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp",
+];
 
 /// Images in one folder per class. Classes are the sorted folder names; within a class, images are
 /// sorted by path. Each epoch is one pass over all of them.
@@ -42,7 +44,11 @@ impl Node for ImageFolder {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         if self.root.as_os_str().is_empty() {
-            report.parameter("root", "the folder has no name", "such as `root: \"data/imagenette/train\"`");
+            report.parameter(
+                "root",
+                "the folder has no name",
+                "such as `root: \"data/imagenette/train\"`",
+            );
         }
         vec![Schema::default()]
     }
@@ -104,27 +110,46 @@ impl Listing {
             }
         }
         if !empty.is_empty() {
-            let names = empty.iter().take(5).map(|name| format!("`{name}`")).collect::<Vec<_>>();
+            let names = empty
+                .iter()
+                .take(5)
+                .map(|name| format!("`{name}`"))
+                .collect::<Vec<_>>();
             let more = empty.len().saturating_sub(5);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
             bail!(
                 "class folders without an image in {place}: {}{more}; fill them or take them out (images end in {})",
                 names.join(", "),
                 EXTENSIONS.join(", ")
             );
         }
-        ensure!(u32::try_from(files.len()).is_ok(), "{place} holds more images than can be counted");
+        ensure!(
+            u32::try_from(files.len()).is_ok(),
+            "{place} holds more images than can be counted"
+        );
         tracing::info!(folder = %place, classes = folders.len(), images = files.len(), "listed");
         Ok(Listing {
             root: root.to_owned(),
-            classes: folders.iter().map(|name| name.to_string_lossy().into_owned()).collect(),
+            classes: folders
+                .iter()
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect(),
             files,
         })
     }
 }
 
 /// Adds the images of one class, folder by folder, sorted, as Python's `sorted(os.walk(...))`.
-fn list_class(root: &Path, folder: &Path, class: u32, files: &mut Vec<(PathBuf, u32)>) -> Result<()> {
+fn list_class(
+    root: &Path,
+    folder: &Path,
+    class: u32,
+    files: &mut Vec<(PathBuf, u32)>,
+) -> Result<()> {
     let mut found = Vec::new();
     for entry in WalkDir::new(root.join(folder)).follow_links(true) {
         let entry = entry.context("cannot list the images")?;
@@ -187,7 +212,9 @@ impl Source for Listed {
 
     fn describe(&self, sample: u32) -> String {
         let file = self.listing.files.get(sample as usize);
-        file.map_or_else(String::new, |(path, _)| self.listing.root.join(path).display().to_string())
+        file.map_or_else(String::new, |(path, _)| {
+            self.listing.root.join(path).display().to_string()
+        })
     }
 
     fn on_error(&self) -> OnError {

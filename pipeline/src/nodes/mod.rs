@@ -8,7 +8,6 @@ mod resize;
 mod resize_and_center_crop;
 mod shapes_folder;
 
-
 pub use batch::Batch;
 pub use decode_jpeg::DecodeJpeg;
 pub use image_folder::ImageFolder;
@@ -16,7 +15,6 @@ pub use random_resized_crop::RandomResizedCrop;
 pub use resize::Resize;
 pub use resize_and_center_crop::ResizeAndCenterCrop;
 pub use shapes_folder::ShapesFolder;
-
 
 use rsflow_graph::{OnError, Port, Report};
 use schemars::JsonSchema;
@@ -67,7 +65,11 @@ const MAX_SIZE: u32 = 4096;
 /// Checks the parameter `sizes`.
 fn check_sizes(sizes: &[u32], report: &mut Report) {
     if sizes.is_empty() {
-        report.parameter("sizes", "there is no size", "such as `sizes: [224, 192, 160, 128, 96]`");
+        report.parameter(
+            "sizes",
+            "there is no size",
+            "such as `sizes: [224, 192, 160, 128, 96]`",
+        );
     }
     for (position, &size) in sizes.iter().enumerate() {
         if size == 0 {
@@ -79,7 +81,11 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
                 format!("sizes go up to {MAX_SIZE} pixels"),
             );
         } else if sizes[..position].contains(&size) {
-            report.parameter("sizes", format!("the size {size} stands here twice"), "take one out");
+            report.parameter(
+                "sizes",
+                format!("the size {size} stands here twice"),
+                "take one out",
+            );
         }
     }
 }

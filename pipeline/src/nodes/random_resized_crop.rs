@@ -42,10 +42,18 @@ impl Node for RandomResizedCrop {
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         let in_order = |(from, to): (f64, f64)| from > 0.0 && from <= to && to.is_finite();
         if !in_order(self.scale) || self.scale.1 > 1.0 {
-            report.parameter("scale", "`scale` is not a range of shares above 0 and up to 1", "such as (0.08, 1.0)");
+            report.parameter(
+                "scale",
+                "`scale` is not a range of shares above 0 and up to 1",
+                "such as (0.08, 1.0)",
+            );
         }
         if !in_order(self.ratio) {
-            report.parameter("ratio", "`ratio` is not a range above 0", "such as (0.75, 1.3333333)");
+            report.parameter(
+                "ratio",
+                "`ratio` is not a range above 0",
+                "such as (0.75, 1.3333333)",
+            );
         }
         vec![Schema::default()]
     }

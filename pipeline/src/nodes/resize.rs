@@ -35,7 +35,11 @@ impl Node for Resize {
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
         if !(0.0..=1.0).contains(&self.flip) {
-            report.parameter("flip", "a probability lies between 0 and 1", "such as `flip: 0.5`");
+            report.parameter(
+                "flip",
+                "a probability lies between 0 and 1",
+                "such as `flip: 0.5`",
+            );
         }
         vec![Schema {
             resolutions: self.sizes.clone(),
@@ -70,5 +74,6 @@ impl NodeKind for Resize {
     const SUMMARY: &'static str = "resizes each crop to many sizes";
     const INPUTS: &'static [Port] = &[input(Crop::NAME)];
     const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
-    const EXAMPLE: &'static str = r#"Resize(input: "train_crops", sizes: [224, 192, 160, 128, 96], flip: 0.5)"#;
+    const EXAMPLE: &'static str =
+        r#"Resize(input: "train_crops", sizes: [224, 192, 160, 128, 96], flip: 0.5)"#;
 }

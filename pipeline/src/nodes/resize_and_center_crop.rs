@@ -37,7 +37,11 @@ impl Node for ResizeAndCenterCrop {
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
         if !(self.fraction > 0.0 && self.fraction <= 1.0) {
-            report.parameter("fraction", "the share that is kept lies above 0 and up to 1", "such as 0.875");
+            report.parameter(
+                "fraction",
+                "the share that is kept lies above 0 and up to 1",
+                "such as 0.875",
+            );
         }
         vec![Schema {
             resolutions: self.sizes.clone(),
@@ -69,8 +73,10 @@ impl Map for ResizeAndCenterCrop {
 
 impl NodeKind for ResizeAndCenterCrop {
     const NAME: &'static str = "ResizeAndCenterCrop";
-    const SUMMARY: &'static str = "scales each image to many sizes and cuts out the centres, for validation";
+    const SUMMARY: &'static str =
+        "scales each image to many sizes and cuts out the centres, for validation";
     const INPUTS: &'static [Port] = &[input(LazyImage::NAME)];
     const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
-    const EXAMPLE: &'static str = r#"ResizeAndCenterCrop(input: "val_images", sizes: [224, 192, 160, 128, 96])"#;
+    const EXAMPLE: &'static str =
+        r#"ResizeAndCenterCrop(input: "val_images", sizes: [224, 192, 160, 128, 96])"#;
 }

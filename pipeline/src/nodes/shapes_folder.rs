@@ -69,9 +69,16 @@ impl Node for ShapesFolder {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         if self.root.as_os_str().is_empty() {
-            report.parameter("root", "the folder has no name", "such as `root: \"data/shapes\"`");
+            report.parameter(
+                "root",
+                "the folder has no name",
+                "such as `root: \"data/shapes\"`",
+            );
         }
-        for (field, images) in [("train_images", self.train_images), ("val_images", self.val_images)] {
+        for (field, images) in [
+            ("train_images", self.train_images),
+            ("val_images", self.val_images),
+        ] {
             if images < ShapesParameters::default().classes {
                 report.parameter(
                     field,
@@ -90,7 +97,10 @@ impl Node for ShapesFolder {
             let quarter = done * 4 / total.max(1);
             if quarter > said || done == 1 {
                 said = quarter;
-                eprintln!("making the image set in {}: {done} of {total}", self.root.display());
+                eprintln!(
+                    "making the image set in {}: {done} of {total}",
+                    self.root.display()
+                );
             }
         })?;
         let half = match self.split {
@@ -110,5 +120,6 @@ impl NodeKind for ShapesFolder {
     const SUMMARY: &'static str = "makes a small image set on first use and reads it";
     const INPUTS: &'static [Port] = &[];
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
-    const EXAMPLE: &'static str = r#"ShapesFolder(root: "data/shapes", split: Train, shuffle: true)"#;
+    const EXAMPLE: &'static str =
+        r#"ShapesFolder(root: "data/shapes", split: Train, shuffle: true)"#;
 }

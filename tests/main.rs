@@ -1,0 +1,5 @@
+//! The program as a whole, in one test binary.
+
+mod broken;
+mod catalogue;
+mod run;
