@@ -4,7 +4,6 @@
 //! and for one where every hop goes through a channel.
 
 #[path = "../tests/toy.rs"]
-#[allow(dead_code)]
 mod toy;
 
 use std::time::Instant;

@@ -1,10 +1,7 @@
-//! Finding fields in RON text: where a value stands, and where a new field would go.
+//! The shape of a recipe's text: where names, values and fields stand, and where a new field would
+//! go. Whether the text is right is for the RON reader to say; this only tells places.
 
 use std::ops::Range;
-
-use ron::value::RawValue;
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 
 /// How all of a recipe is read: an optional value needs no `Some(...)` around it, and a choice
 /// such as `ResNet(depth: 50)` one pair of parentheses only.
@@ -12,6 +9,247 @@ pub(crate) fn options() -> ron::Options {
     let extensions = ron::extensions::Extensions::IMPLICIT_SOME
         | ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES;
     ron::Options::default().with_default_extension(extensions)
+}
+
+/// What a piece of text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    /// A name, a number, `true`.
+    Word,
+    /// Something in quotes, and whether they are closed.
+    Quoted { closed: bool },
+    /// A bracket, a comma, a colon; anything else.
+    Mark(char),
+}
+
+/// The pieces of a text, without white space and comments.
+pub(crate) fn tokens(text: &str) -> Vec<(Token, Range<usize>)> {
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(first) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let (token, length) = if first.is_whitespace() {
+            (None, first.len_utf8())
+        } else if let Some(length) = comment(rest) {
+            (None, length)
+        } else if let Some((closed, length)) = quoted(rest) {
+            (Some(Token::Quoted { closed }), length)
+        } else {
+            let raw_name = if rest.starts_with("r#") { 2 } else { 0 };
+            let name = rest[raw_name..].find(|c| !is_word(c));
+            match name.map_or(rest.len(), |length| raw_name + length) {
+                0 => (Some(Token::Mark(first)), first.len_utf8()),
+                length => (Some(Token::Word), length),
+            }
+        };
+        tokens.extend(token.map(|token| (token, at..at + length)));
+        at += length;
+    }
+    tokens
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '.' | '+' | '-')
+}
+
+/// Length of the comment that `text` starts with.
+fn comment(text: &str) -> Option<usize> {
+    if text.starts_with("//") {
+        return Some(text.find('\n').unwrap_or(text.len()));
+    }
+    let mut depth = 0;
+    let mut at = 0;
+    loop {
+        let rest = text.get(at..)?;
+        if rest.starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if depth > 0 && rest.starts_with("*/") {
+            depth -= 1;
+            at += 2;
+        } else if depth == 0 {
+            return (at > 0).then_some(at);
+        } else {
+            // One that is never closed takes the rest.
+            let Some(next) = rest.chars().next() else {
+                return Some(at);
+            };
+            at += next.len_utf8();
+        }
+    }
+}
+
+/// Whether the quotes that `text` starts with are closed, and up to where they reach.
+fn quoted(text: &str) -> Option<(bool, usize)> {
+    let plain = text.strip_prefix('b').unwrap_or(text);
+    let hashes_from = plain.strip_prefix('r');
+    if let Some(hashes_from) = hashes_from {
+        let inner = hashes_from.trim_start_matches('#');
+        let hashes = hashes_from.len() - inner.len();
+        if let Some(inner) = inner.strip_prefix('"') {
+            let start = text.len() - inner.len();
+            let end = format!("\"{}", "#".repeat(hashes));
+            let found = inner.find(&end).map(|at| start + at + end.len());
+            return Some((found.is_some(), found.unwrap_or(text.len())));
+        }
+    }
+    let quote = plain.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let start = text.len() - plain.len() + 1;
+    let mut escaped = false;
+    for (at, c) in text[start..].char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return Some((true, start + at + 1)),
+            _ => {}
+        }
+    }
+    Some((false, text.len()))
+}
+
+/// A value and where it stands.
+#[derive(Debug)]
+pub(crate) struct Value {
+    /// All of it.
+    pub span: Range<usize>,
+    /// The name in front of its parentheses, the whole of a plain word, or nothing.
+    pub head: Range<usize>,
+    pub shape: Shape,
+}
+
+/// The form of a value.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    /// A word or a number.
+    Word,
+    /// Text in quotes.
+    Quoted,
+    /// `[a, b]`.
+    List(Vec<Value>),
+    /// `(a, b)`, `Name(a, b)`, `()`.
+    Tuple(Vec<Value>),
+    /// `(a: 1, b: 2)`, `Name(a: 1, b: 2)`.
+    Fields(Vec<Field>),
+    /// `{a: 1, b: 2}`.
+    Map(Vec<(Value, Value)>),
+}
+
+/// `name: value`.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub name: Range<usize>,
+    pub value: Value,
+}
+
+impl Value {
+    /// The fields, if it has any.
+    pub fn fields(&self) -> &[Field] {
+        match &self.shape {
+            Shape::Fields(fields) => fields,
+            _ => &[],
+        }
+    }
+
+    /// The value of `path` (`field`, or `field.inner`).
+    pub fn at(&self, text: &str, path: &str) -> Option<&Value> {
+        path.split('.').try_fold(self, |value, name| {
+            let mut fields = value.fields().iter();
+            fields
+                .find(|field| &text[field.name.clone()] == name)
+                .map(|field| &field.value)
+        })
+    }
+}
+
+/// The shape of a text that the RON reader accepts.
+pub(crate) fn shape(text: &str) -> Option<Value> {
+    let tokens = tokens(text);
+    let mut walk = Walk { tokens, at: 0 };
+    // Attributes such as `#![enable(...)]`.
+    while walk.take('#') {
+        while !walk.take(']') {
+            walk.next()?;
+        }
+    }
+    walk.value()
+}
+
+struct Walk {
+    tokens: Vec<(Token, Range<usize>)>,
+    at: usize,
+}
+
+impl Walk {
+    fn peek(&self, ahead: usize) -> Option<Token> {
+        self.tokens.get(self.at + ahead).map(|(token, _)| *token)
+    }
+
+    fn next(&mut self) -> Option<(Token, Range<usize>)> {
+        self.at += 1;
+        self.tokens.get(self.at - 1).cloned()
+    }
+
+    fn take(&mut self, mark: char) -> bool {
+        let found = self.peek(0) == Some(Token::Mark(mark));
+        self.at += usize::from(found);
+        found
+    }
+
+    fn value(&mut self) -> Option<Value> {
+        let (first, span) = self.next()?;
+        let head = match first {
+            Token::Word => span.clone(),
+            _ => span.start..span.start,
+        };
+        let shape = match first {
+            Token::Word if self.take('(') => self.parentheses()?,
+            Token::Word => Shape::Word,
+            Token::Quoted { .. } => Shape::Quoted,
+            Token::Mark('(') => self.parentheses()?,
+            Token::Mark('[') => Shape::List(self.until(']', Self::value)?),
+            Token::Mark('{') => Shape::Map(self.until('}', |walk| {
+                let key = walk.value()?;
+                walk.take(':').then_some(())?;
+                Some((key, walk.value()?))
+            })?),
+            Token::Mark(_) => return None,
+        };
+        let end = self.tokens[self.at - 1].1.end;
+        Some(Value {
+            span: span.start..end,
+            head,
+            shape,
+        })
+    }
+
+    fn parentheses(&mut self) -> Option<Shape> {
+        let named = self.peek(0) == Some(Token::Word) && self.peek(1) == Some(Token::Mark(':'));
+        Some(if named {
+            Shape::Fields(self.until(')', |walk| {
+                let (_, name) = walk.next()?;
+                walk.take(':').then_some(())?;
+                let value = walk.value()?;
+                Some(Field { name, value })
+            })?)
+        } else {
+            Shape::Tuple(self.until(')', Self::value)?)
+        })
+    }
+
+    fn until<T>(
+        &mut self,
+        close: char,
+        mut item: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let mut items = Vec::new();
+        while !self.take(close) {
+            items.push(item(self)?);
+            if !self.take(',') && self.peek(0) != Some(Token::Mark(close)) {
+                return None;
+            }
+        }
+        Some(items)
+    }
 }
 
 /// The kind's name at the start of `Kind(...)`.
@@ -24,84 +262,44 @@ pub(crate) fn kind_span(text: &str) -> Range<usize> {
 
 /// Where the value of `path` (`field`, or `field.inner`) stands in `Kind(field: value)`.
 pub(crate) fn value_span(text: &str, path: &str) -> Option<Range<usize>> {
-    let (field, rest) = match path.split_once('.') {
-        Some((field, rest)) => (field, Some(rest)),
-        None => (path, None),
-    };
-    let (_, span) = entries(text)?
-        .into_iter()
-        .find(|(name, _)| *name == field)?;
-    match rest {
-        None => Some(span),
-        Some(rest) => {
-            let inner = value_span(&text[span.clone()], rest)?;
-            Some(span.start + inner.start..span.start + inner.end)
-        }
-    }
+    let shape = shape(text)?;
+    Some(shape.at(text, path)?.span.clone())
 }
 
-/// The fields of `Kind(a: 1, b: 2)` or `(a: 1)`: name and the value's range.
-pub(crate) fn entries(text: &str) -> Option<Vec<(&str, Range<usize>)>> {
-    struct Entries<'de>(Vec<(&'de str, &'de RawValue)>);
-    impl<'de> Deserialize<'de> for Entries<'de> {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Fields;
-            impl<'de> Visitor<'de> for Fields {
-                type Value = Entries<'de>;
-
-                fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                    f.write_str("named fields")
-                }
-
-                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                    let mut list = Vec::new();
-                    while let Some(entry) = map.next_entry()? {
-                        list.push(entry);
-                    }
-                    Ok(Entries(list))
-                }
+/// Where the value of `path` is to be written in `Kind(...)`, and what must stand before and after
+/// it: in place of the old value, or as a new field behind the others.
+pub(crate) fn slot(text: &str, path: &str) -> Option<(Range<usize>, String, String)> {
+    let whole = shape(text)?;
+    let mut value = &whole;
+    let mut names = path.split('.');
+    while let Some(name) = names.next() {
+        let mut fields = value.fields().iter();
+        if let Some(field) = fields.find(|field| &text[field.name.clone()] == name) {
+            value = &field.value;
+            continue;
+        }
+        // Values that are not there either are made on the way.
+        let inner: Vec<&str> = names.collect();
+        let before: String = inner.iter().map(|name| format!("({name}: ")).collect();
+        let before = format!("{name}: {before}");
+        let after = ")".repeat(inner.len());
+        return match &value.shape {
+            Shape::Fields(fields) => {
+                let end = fields.last()?.value.span.end;
+                Some((end..end, format!(", {before}"), after))
             }
-            deserializer.deserialize_any(Fields)
-        }
-    }
-    let entries: Entries = options().from_str(text).ok()?;
-    Some(
-        entries
-            .0
-            .into_iter()
-            .map(|(name, value)| (name, trimmed_span(text, value.get_ron())))
-            .collect(),
-    )
-}
-
-/// The range of `part` within `whole` (which it borrows from), without the white space and
-/// comments around it.
-pub(crate) fn trimmed_span(whole: &str, part: &str) -> Range<usize> {
-    let start = part.as_ptr() as usize - whole.as_ptr() as usize;
-    let end = start + part.len();
-    let leading = skip_blank(part);
-    (start + leading).min(end)..start + part.trim_end().len().max(leading)
-}
-
-/// Length of the white space and comments at the start of `text`.
-fn skip_blank(text: &str) -> usize {
-    let mut at = 0;
-    loop {
-        let rest = &text[at..];
-        let blank = rest.len() - rest.trim_start().len();
-        let rest = &rest[blank..];
-        let comment = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else {
-            0
+            Shape::Tuple(items) if items.is_empty() => {
+                let close = value.span.end - 1;
+                Some((close..close, before, after))
+            }
+            Shape::Word => {
+                let end = value.span.end;
+                Some((end..end, format!("({before}"), format!("{after})")))
+            }
+            _ => None,
         };
-        at += blank + comment;
-        if blank + comment == 0 {
-            return at;
-        }
     }
+    Some((value.span.clone(), String::new(), String::new()))
 }
 
 #[cfg(test)]
@@ -110,14 +308,19 @@ mod tests {
 
     #[test]
     fn values_are_found() {
-        let text = "Kind(a: 1, // note: b: 9\n  b: Inner(c: \"x\", d: [1, 2]), e: /* no */ Word)";
+        let text =
+            "Kind(a: 1, // note: b: 9\n  b: Inner(c: \"x)\", d: [1, 2]), e: /* ( /* */ */ Word,
+            f: (-0.5, 'ü'), g: {\"k\": r#\"\"\"#, 'l': ()}, h: Some(3),)";
         for (path, expected) in [
             ("a", Some("1")),
-            ("b", Some("Inner(c: \"x\", d: [1, 2])")),
-            ("b.c", Some("\"x\"")),
+            ("b", Some("Inner(c: \"x)\", d: [1, 2])")),
+            ("b.c", Some("\"x)\"")),
             ("b.d", Some("[1, 2]")),
             ("e", Some("Word")),
-            ("f", None),
+            ("f", Some("(-0.5, 'ü')")),
+            ("g", Some("{\"k\": r#\"\"\"#, 'l': ()}")),
+            ("h", Some("Some(3)")),
+            ("i", None),
             ("a.b", None),
         ] {
             assert_eq!(
@@ -127,5 +330,11 @@ mod tests {
             );
         }
         assert_eq!(&text[kind_span(text)], "Kind");
+    }
+
+    #[test]
+    fn attributes_are_no_value() {
+        let text = "#![enable(implicit_some)]\n(a: 1)";
+        assert_eq!(value_span(text, "a").map(|span| &text[span]), Some("1"));
     }
 }

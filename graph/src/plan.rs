@@ -2,13 +2,12 @@
 //! unread outputs found. Opens no data and no device.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::counters::NodeId;
-use crate::node::{Incoming, Kind, Node, Report, Schema};
-use crate::problem::{Problem, Problems, did_you_mean, listed};
-use crate::recipe::{Recipe, Written};
+use crate::node::{Incoming, Kind, Node, Port, Report, Schema};
+use crate::problem::{Problem, Problems, did_you_mean, listed, one_of};
+use crate::recipe::{Recipe, Reference, Written};
 
 /// A graph that fits together. Only a plan can be run.
 #[derive(Clone)]
@@ -116,73 +115,97 @@ impl Plan {
 
 /// A resolved input of a written node.
 struct Link {
-    port: &'static str,
+    /// `None` where the reader's kind is not known.
+    port: Option<&'static str>,
     from: usize,
     /// `None`: the node is known, but could not be read, so nothing is known of its outputs.
     output: Option<usize>,
 }
 
-fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Vec<Vec<Link>> {
-    recipe
-        .nodes
-        .iter()
-        .map(|reader| {
-            let (Some(node), Some(kind)) = (&reader.node, reader.kind) else {
-                return Vec::new();
-            };
-            let inputs = node.inputs().into_iter();
-            inputs
-                .filter_map(|(port, input)| {
-                    let span = input
-                        .span_in(recipe.text.resolved())
-                        .unwrap_or_else(|| reader.span.clone());
-                    match resolve_one(recipe, kind, port, &input.reference, span) {
-                        Ok((from, output)) => Some(Link { port, from, output }),
-                        Err(problem) => {
-                            problems.push(*problem);
-                            None
-                        }
-                    }
-                })
-                .collect()
-        })
-        .collect()
+/// What reads what.
+struct Links {
+    /// For each node, what it reads from.
+    of: Vec<Vec<Link>>,
+    /// The types of items that some input takes, but was not rightly given.
+    lacking: Vec<&'static str>,
+    /// Some node does not even tell what it reads.
+    unknown: bool,
 }
 
+fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {
+    let mut lacking = Vec::new();
+    let of = recipe.nodes.iter().map(|reader| {
+        let mut links = Vec::new();
+        for input in &reader.inputs {
+            let wanted = reader
+                .kind
+                .zip(input.port)
+                .and_then(|(kind, port)| kind.inputs.iter().find(|wanted| wanted.name == port));
+            match resolve_one(recipe, wanted, input) {
+                Ok((from, output)) => links.push(Link {
+                    port: input.port,
+                    from,
+                    output,
+                }),
+                // Any text may stand in a node of an unknown kind.
+                Err(_) if wanted.is_none() => {}
+                Err(problem) => problems.push(*problem),
+            }
+        }
+        // An input that was left out of a node that could not be read may be what is wrong.
+        for port in reader.kind.iter().flat_map(|kind| kind.inputs) {
+            let is_given = links.iter().any(|link| link.port == Some(port.name));
+            let is_named = reader
+                .inputs
+                .iter()
+                .any(|input| input.port == Some(port.name));
+            if !is_given && (is_named || reader.node.is_none()) {
+                lacking.push(port.carries);
+            }
+        }
+        links
+    });
+    let of: Vec<Vec<Link>> = of.collect();
+    let silent = |(node, links): (&Written, &Vec<Link>)| node.kind.is_none() && links.is_empty();
+    Links {
+        unknown: recipe.nodes.iter().zip(&of).any(silent),
+        of,
+        lacking,
+    }
+}
+
+/// `port` is the reader's, if its kind is known.
 fn resolve_one(
     recipe: &Recipe,
-    kind: &Kind,
-    port: &str,
-    reference: &str,
-    span: Range<usize>,
+    port: Option<&Port>,
+    input: &Reference,
 ) -> Result<(usize, Option<usize>), Box<Problem>> {
-    let wanted = kind
-        .inputs
-        .iter()
-        .find(|input| input.name == port)
-        .map_or("", |input| input.carries);
+    let reference = input.name.as_str();
+    let span = input.span.clone();
+    let wanted = port.map_or("", |port| port.carries);
     let (name, output) = match reference.split_once('.') {
         Some((name, output)) => (name, Some(output)),
         None => (reference, None),
     };
     let Some(from) = recipe.nodes.iter().position(|node| node.name == name) else {
-        let fitting = || {
-            let nodes = recipe.nodes.iter();
-            nodes
-                .filter(|node| outputs(node).iter().any(|output| output.carries == wanted))
-                .map(|node| node.name.as_str())
-        };
+        let fitting = recipe.nodes.iter().flat_map(|node| {
+            let all = outputs(node);
+            let fitting = all.iter().filter(|output| output.carries == wanted);
+            fitting.map(|output| match all {
+                [_] => node.name.clone(),
+                _ => format!("{}.{}", node.name, output.name),
+            })
+        });
+        let fitting: Vec<String> = fitting.collect();
+        let fitting = || fitting.iter().map(String::as_str);
         let all = recipe.nodes.iter().map(|node| node.name.as_str());
+        let help = did_you_mean(reference, fitting())
+            .or_else(|| did_you_mean(name, all))
+            .unwrap_or_else(|| format!("nodes that yield {wanted}: {}", listed(fitting())));
         return Err(Box::new(
             Problem::new(format!("there is no node `{name}`"), span)
                 .label("unknown node")
-                .help(
-                    did_you_mean(name, fitting())
-                        .or_else(|| did_you_mean(name, all))
-                        .unwrap_or_else(|| {
-                            format!("nodes that yield {wanted}: {}", listed(fitting()))
-                        }),
-                ),
+                .help(help),
         ));
     };
     let source = &recipe.nodes[from];
@@ -199,9 +222,10 @@ fn resolve_one(
         }
         (None, [_]) => 0,
         (None, several) => {
-            let ports = several
-                .iter()
-                .map(|output| format!("{name}.{}", output.name));
+            let fits = |output: &&Port| output.carries == wanted;
+            let any_fits = several.iter().any(|output| fits(&output));
+            let fitting = several.iter().filter(|output| !any_fits || fits(output));
+            let ports = fitting.map(|output| format!("`{name}.{}`", output.name));
             let ports: Vec<String> = ports.collect();
             return Err(Box::new(
                 Problem::new(format!("`{name}` has several outputs"), span)
@@ -211,12 +235,14 @@ fn resolve_one(
         }
         (Some(output), outputs) => {
             let Some(position) = outputs.iter().position(|port| port.name == output) else {
-                let names = || outputs.iter().map(|port| port.name);
+                let ports = outputs.iter().map(|port| format!("{name}.{}", port.name));
+                let ports: Vec<String> = ports.collect();
+                let names = || ports.iter().map(String::as_str);
                 return Err(Box::new(
                     Problem::new(format!("`{name}` has no output `{output}`"), span)
                         .label("unknown port")
                         .help(
-                            did_you_mean(output, names())
+                            did_you_mean(reference, names())
                                 .unwrap_or_else(|| format!("it has {}", listed(names()))),
                         ),
                 ));
@@ -225,14 +251,19 @@ fn resolve_one(
         }
     };
     let carried = outputs[position].carries;
-    if carried != wanted {
+    if let Some(port) = port
+        && carried != wanted
+    {
         let between = recipe.catalogue.0.iter().find(|between| {
             between.inputs.iter().any(|port| port.carries == carried)
                 && between.outputs.iter().any(|port| port.carries == wanted)
         });
         return Err(Box::new(
             Problem::new(
-                format!("`{port}` takes {wanted}, but `{reference}` yields {carried}"),
+                format!(
+                    "`{}` takes {wanted}, but `{reference}` yields {carried}",
+                    port.name
+                ),
                 span,
             )
             .label(format!("expected {wanted}"))
@@ -243,12 +274,13 @@ fn resolve_one(
     Ok((from, Some(position)))
 }
 
-fn outputs(node: &Written) -> &'static [crate::node::Port] {
+fn outputs(node: &Written) -> &'static [Port] {
     node.kind.map_or(&[], |kind| kind.outputs)
 }
 
 /// The nodes, each behind those that it reads from. Nodes of a cycle are reported and left out.
-fn order(recipe: &Recipe, links: &[Vec<Link>], problems: &mut Vec<Problem>) -> Vec<usize> {
+fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) -> Vec<usize> {
+    let links = &links.of;
     let mut order = Vec::new();
     let mut placed = vec![false; links.len()];
     loop {
@@ -312,21 +344,26 @@ fn order(recipe: &Recipe, links: &[Vec<Link>], problems: &mut Vec<Problem>) -> V
     order
 }
 
-fn unread(recipe: &Recipe, links: &[Vec<Link>], problems: &mut Vec<Problem>) {
+fn unread(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) {
     let reads = |from: usize, output: usize| {
-        links
-            .iter()
-            .flatten()
-            .any(|link| link.from == from && link.output.is_none_or(|position| position == output))
+        let mut all = links.of.iter().flatten();
+        all.any(|link| link.from == from && link.output.is_none_or(|position| position == output))
     };
-    // A node that could not be read may well have been meant to read anything.
-    if recipe.nodes.iter().any(|node| node.node.is_none()) {
+    if links.unknown {
         return;
     }
     for (index, node) in recipe.nodes.iter().enumerate() {
+        // A name that is given twice means the first node.
+        if recipe.nodes[..index]
+            .iter()
+            .any(|first| first.name == node.name)
+        {
+            continue;
+        }
         let outputs = outputs(node);
         for (position, port) in outputs.iter().enumerate() {
-            if reads(index, position) {
+            // What is missing elsewhere was likely meant to be this.
+            if reads(index, position) || links.lacking.contains(&port.carries) {
                 continue;
             }
             let reference = match outputs {
@@ -352,7 +389,7 @@ fn unread(recipe: &Recipe, links: &[Vec<Link>], problems: &mut Vec<Problem>) {
                 .label("unread output")
                 .help(format!(
                     "add a node that reads it ({}), or take `{}` out",
-                    listed(readers),
+                    one_of(readers),
                     node.name
                 )),
             );
@@ -360,39 +397,48 @@ fn unread(recipe: &Recipe, links: &[Vec<Link>], problems: &mut Vec<Problem>) {
     }
 }
 
+/// Has every node check itself. What stands behind a mistake is checked too, but its inputs are
+/// not: what they bring is wrong or not known.
 fn propagate(
     recipe: &Recipe,
-    links: &[Vec<Link>],
+    links: &Links,
     order: &[usize],
     problems: &mut Vec<Problem>,
 ) -> Vec<Planned> {
     let mut planned: Vec<Planned> = Vec::new();
+    // Where a sound node stands in `planned`.
     let mut position: HashMap<usize, usize> = HashMap::new();
-    for &index in order {
+    let in_cycles = (0..recipe.nodes.len()).filter(|index| !order.contains(index));
+    for index in order.iter().copied().chain(in_cycles) {
         let written = &recipe.nodes[index];
         let (Some(node), Some(kind)) = (&written.node, written.kind) else {
             continue;
         };
-        let edges: Option<Vec<Edge>> = links[index]
-            .iter()
-            .map(|link| {
-                Some(Edge {
-                    port: link.port,
-                    node: *position.get(&link.from)?,
-                    output: link.output?,
-                })
+        let edges = node.inputs().into_iter().map(|(port, _)| {
+            let mut links = links.of[index].iter();
+            let link = links.find(|link| link.port == Some(port))?;
+            Some(Edge {
+                port,
+                node: *position.get(&link.from)?,
+                output: link.output?,
             })
-            .collect();
-        // Where something before it is wrong, there is nothing to check this node against.
-        let Some(edges) = edges.filter(|edges| edges.len() == node.inputs().len()) else {
-            continue;
-        };
-        let incoming: Vec<Incoming> = edges
-            .iter()
-            .map(|edge| Incoming {
-                port: edge.port,
-                node: planned[edge.node].id.name.clone(),
-                schema: planned[edge.node].outputs[edge.output].clone(),
+        });
+        let edges: Vec<Option<Edge>> = edges.collect();
+        let inputs = node.inputs().into_iter().zip(&edges);
+        let incoming: Vec<Incoming> = inputs
+            .map(|((port, input), edge)| {
+                let from = edge.map(|edge| (&planned[edge.node], edge.output));
+                Incoming {
+                    port,
+                    node: match from {
+                        Some((from, _)) => from.id.name.clone(),
+                        None => input.reference.clone(),
+                    },
+                    schema: match from {
+                        Some((from, output)) => from.outputs[output].clone(),
+                        None => Schema::default(),
+                    },
+                }
             })
             .collect();
         let mut report = Report {
@@ -401,11 +447,29 @@ fn propagate(
             found: Vec::new(),
         };
         let outputs = node.plan(&incoming, &mut report);
-        let sound = report.found.is_empty();
-        problems.append(&mut report.found);
-        if !sound || outputs.len() != kind.outputs.len() {
-            continue;
+        let edges: Option<Vec<Edge>> = edges.into_iter().collect();
+        if report.found.is_empty() && outputs.len() != kind.outputs.len() {
+            report.found.push(Problem::new(
+                format!(
+                    "a bug in {}, please report it: it has {} outputs, but planned {}",
+                    kind.name,
+                    kind.outputs.len(),
+                    outputs.len()
+                ),
+                written.name_span.clone(),
+            ));
         }
+        let sound = report.found.is_empty();
+        if edges.is_none() {
+            report.found.retain(|problem| {
+                let mut inputs = written.inputs.iter();
+                !inputs.any(|input| problem.span.contains(&input.span.start))
+            });
+        }
+        problems.append(&mut report.found);
+        let Some(edges) = edges.filter(|_| sound) else {
+            continue;
+        };
         position.insert(index, planned.len());
         planned.push(Planned {
             id: NodeId {

@@ -62,20 +62,28 @@ impl Problem {
 /// Every problem found in one recipe, in the order of their places.
 #[derive(Clone, Debug)]
 pub struct Problems {
-    text: Text,
-    list: Vec<Problem>,
+    /// Problems and the text that they are in.
+    parts: Vec<(Text, Vec<Problem>)>,
 }
 
 impl Problems {
     /// Gathers problems found in `text`.
     pub fn new(text: Text, mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.span.start);
-        Problems { text, list }
+        Problems {
+            parts: vec![(text, list)],
+        }
+    }
+
+    /// These problems and then others.
+    pub(crate) fn and(mut self, others: Problems) -> Self {
+        self.parts.extend(others.parts);
+        self
     }
 
     /// The problems.
-    pub fn list(&self) -> &[Problem] {
-        &self.list
+    pub fn list(&self) -> impl Iterator<Item = &Problem> {
+        self.parts.iter().flat_map(|(_, list)| list)
     }
 
     /// What a user reads: every problem with its line underlined. `colour` adds terminal escapes.
@@ -85,41 +93,62 @@ impl Problems {
         } else {
             Renderer::plain()
         };
-        let reports = self.list.iter().map(|problem| {
-            let main = self.text.place(problem.span.clone());
-            let mut snippet = Snippet::source(main.text)
-                .path(main.path)
-                .annotation(labelled(
-                    AnnotationKind::Primary,
-                    main.start..main.end,
-                    &problem.label,
-                ));
-            let mut elsewhere = Vec::new();
-            for (span, words) in &problem.also {
-                let place = self.text.place(span.clone());
-                if place.path == main.path {
-                    let note = labelled(AnnotationKind::Context, place.start..place.end, words);
-                    snippet = snippet.annotation(note);
-                } else {
-                    elsewhere.push(format!("{words}: {}", place.text));
-                }
-            }
-            let mut report = vec![
-                Group::with_title(Level::ERROR.primary_title(&problem.message)).element(snippet),
-            ];
-            let notes: Vec<_> = elsewhere;
-            for note in notes {
-                report.push(Group::with_title(Level::NOTE.secondary_title(note)));
-            }
-            if let Some(help) = &problem.help {
-                report.push(Group::with_title(Level::HELP.secondary_title(help)));
-            }
-            renderer.render(&report)
-        });
+        let all = self.parts.iter();
+        let all = all.flat_map(|(text, list)| list.iter().map(move |problem| (text, problem)));
+        let reports = all.map(|(text, problem)| render(&renderer, text, problem));
         let mut out = reports.collect::<Vec<_>>().join("\n\n");
         out.push('\n');
         out
     }
+}
+
+fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
+    let written = text.place(problem.span.clone());
+    // Where an override changed a part of it, that is what the user will look for.
+    let main = text
+        .overridden_in(&problem.span)
+        .map_or(written, |span| text.place(span));
+    let place = labelled(
+        AnnotationKind::Primary,
+        main.start..main.end,
+        &problem.label,
+    );
+    let mut snippet = Snippet::source(main.text).path(main.path).annotation(place);
+    let mut elsewhere = Vec::new();
+    if !std::ptr::eq(written.text, main.text) {
+        let range = written.start..written.end;
+        let note = labelled(
+            AnnotationKind::Context,
+            range,
+            "a part of this is overridden",
+        );
+        let snippet = Snippet::source(written.text).path(written.path);
+        elsewhere.push(snippet.annotation(note));
+    }
+    for (span, words) in &problem.also {
+        let place = text.place(span.clone());
+        let note = labelled(AnnotationKind::Context, place.start..place.end, words);
+        // The file, or one argument of the command line: each has its own lines.
+        if std::ptr::eq(place.text, main.text) {
+            snippet = snippet.annotation(note);
+        } else {
+            elsewhere.push(
+                Snippet::source(place.text)
+                    .path(place.path)
+                    .annotation(note),
+            );
+        }
+    }
+    let title = Level::ERROR.primary_title(&problem.message);
+    let mut report = vec![
+        Group::with_title(title)
+            .element(snippet)
+            .elements(elsewhere),
+    ];
+    if let Some(help) = &problem.help {
+        report.push(Group::with_title(Level::HELP.secondary_title(help)));
+    }
+    renderer.render(&report)
 }
 
 fn labelled(
@@ -145,26 +174,42 @@ impl std::error::Error for Problems {}
 
 /// ``did you mean `name`?`` for the nearest of `names`, if one is near.
 pub fn did_you_mean<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(found, names).map(|name| format!("did you mean `{name}`?"))
+}
+
+/// The nearest of `names`, if one is near.
+pub(crate) fn nearest<'a>(
+    found: &str,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let found = found.to_lowercase();
-    names
-        .into_iter()
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&found, &name.to_lowercase()),
-                name,
-            )
-        })
+    let distances = names.into_iter().map(|name| {
+        let distance = strsim::damerau_levenshtein(&found, &name.to_lowercase());
+        (distance, name)
+    });
+    distances
         .filter(|&(distance, name)| distance <= name.len().max(found.len()).div_ceil(3))
+        // Of a short name nothing may be left.
+        .filter(|&(distance, name)| distance < name.len().min(found.len()))
         .min_by_key(|&(distance, _)| distance)
-        .map(|(_, name)| format!("did you mean `{name}`?"))
+        .map(|(_, name)| name)
 }
 
 /// "`a`, `b` and `c`".
 pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    joined(names, "and")
+}
+
+/// "`a`, `b` or `c`".
+pub(crate) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    joined(names, "or")
+}
+
+fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.split_last() {
         None => "none".to_owned(),
         Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
     }
 }

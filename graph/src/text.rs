@@ -22,8 +22,36 @@ struct Edit {
     new: Range<usize>,
     /// What they replaced, as a range of the text before this edit (empty for an insertion).
     old: Range<usize>,
+    /// Where the value stands in the resolved text; around it stand the names of new fields.
+    value: Range<usize>,
     /// The argument that asked for it, as typed.
     argument: String,
+    /// Where it names the field.
+    typed_name: Range<usize>,
+    /// Where it gives the value.
+    typed_value: Range<usize>,
+}
+
+impl Edit {
+    /// Where the argument says what stands in `range` of the new text.
+    fn place(&self, range: Range<usize>) -> Place<'_> {
+        let typed = if !self.value.contains(&range.start) {
+            self.typed_name.clone()
+        } else if self.value.len() == self.typed_value.len() {
+            let typed =
+                |at: usize| self.typed_value.start + at.min(self.value.end) - self.value.start;
+            typed(range.start)..typed(range.end)
+        } else {
+            // It was put into quotes.
+            self.typed_value.clone()
+        };
+        Place {
+            path: "command line",
+            text: &self.argument,
+            start: typed.start,
+            end: typed.end.max(typed.start),
+        }
+    }
 }
 
 /// A stretch of text that a user can look up.
@@ -73,28 +101,47 @@ impl Text {
         argument: &str,
     ) -> Self {
         let replacement = format!("{before}{value}{after}");
+        let start = range.start + before.len();
+        let (name, typed_value) = name_and_value(argument).unwrap_or((0..0, 0..argument.len()));
+        let last = argument[name.clone()].rfind('.');
         let mut text = self.clone();
         text.resolved.replace_range(range.clone(), &replacement);
         text.edits.push(Edit {
             new: range.start..range.start + replacement.len(),
             old: range,
+            value: start..start + value.len(),
             argument: argument.to_owned(),
+            typed_name: name.start + last.map_or(0, |dot| dot + 1)..name.end,
+            typed_value,
         });
         text
+    }
+
+    /// The last override's value within `range` of the resolved text.
+    pub(crate) fn overridden_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let last_first = self.edits.iter().enumerate().rev();
+        last_first.into_iter().find_map(|(index, edit)| {
+            let mut value = edit.value.clone();
+            for later in &self.edits[index + 1..] {
+                let moved = |at: usize| at + later.new.len() - later.old.len();
+                if later.old.end <= value.start {
+                    value = moved(value.start)..moved(value.end);
+                } else if value.start <= later.old.start && later.old.end <= value.end {
+                    value.end = moved(value.end);
+                } else if later.old.start < value.end {
+                    return None;
+                }
+            }
+            (range.start <= value.start && value.end <= range.end).then_some(value)
+        })
     }
 
     /// Where the user finds `range` of the resolved text.
     pub fn place(&self, range: Range<usize>) -> Place<'_> {
         let (mut start, mut end) = (range.start, range.end);
         for edit in self.edits.iter().rev() {
-            if start >= edit.new.start && start < edit.new.end {
-                let value = edit.argument.find('=').map_or(0, |equals| equals + 1);
-                return Place {
-                    path: "command line",
-                    text: &edit.argument,
-                    start: value,
-                    end: edit.argument.len(),
-                };
+            if edit.new.contains(&start) {
+                return edit.place(start..end);
             }
             let back = |at: usize| {
                 if at >= edit.new.end {
@@ -112,6 +159,17 @@ impl Text {
             end: end.clamp(start, self.original.len().max(start)),
         }
     }
+}
+
+/// Where `name=value` has its name and its value, without the white space around them.
+pub(crate) fn name_and_value(argument: &str) -> Option<(Range<usize>, Range<usize>)> {
+    let equals = argument.find('=')?;
+    let trimmed = |range: Range<usize>| {
+        let text = &argument[range.clone()];
+        let start = range.start + text.len() - text.trim_start().len();
+        start..start + text.trim().len()
+    };
+    Some((trimmed(0..equals), trimmed(equals + 1..argument.len())))
 }
 
 /// Byte offset of a line and column, both counted from 1, the column in characters.
@@ -150,6 +208,18 @@ mod tests {
         let place = text.place(at..at + 5);
         assert_eq!(&place.text[place.start..place.end], "12345");
         assert_eq!(place.path, "command line");
+        let text = text.spliced(1..1, "workers: ", "\"two\"", ", ", "x.workers = two");
+        let place = text.place(1..8);
+        assert_eq!(&place.text[place.start..place.end], "workers");
+        let place = text.place(10..15);
+        assert_eq!(&place.text[place.start..place.end], "two");
+        let overridden = |range| {
+            text.overridden_in(&range)
+                .map(|span| &text.resolved()[span])
+        };
+        assert_eq!(overridden(0..text.resolved().len()), Some("\"two\""));
+        assert_eq!(overridden(18..text.resolved().len()), Some("12345"));
+        assert_eq!(overridden(0..3), None);
         let nodes = text.resolved().find("nodes").unwrap();
         let place = text.place(nodes..nodes + 5);
         assert_eq!(&place.text[place.start..place.end], "nodes");

@@ -173,6 +173,7 @@ fn a_slow_reader_stops_the_source() {
     );
     let slow = Collect::<Number> {
         delay: Duration::from_millis(20),
+        queue: 2,
         ..Collect::default()
     };
     let items = slow.items.clone();

@@ -364,6 +364,7 @@ keep!(KeepGroups, "KeepGroups", Numbers);
 pub struct Collect<T> {
     pub items: Arc<Mutex<Vec<T>>>,
     pub delay: Duration,
+    pub queue: usize,
 }
 
 impl<T> Default for Collect<T> {
@@ -371,6 +372,7 @@ impl<T> Default for Collect<T> {
         Collect {
             items: Arc::default(),
             delay: Duration::ZERO,
+            queue: 64,
         }
     }
 }
@@ -379,13 +381,15 @@ impl<T: Payload> Sink for Collect<T> {
     type In = T;
 
     fn accept(&mut self, item: T) -> Result<()> {
-        std::thread::sleep(self.delay);
+        if self.delay > Duration::ZERO {
+            std::thread::sleep(self.delay);
+        }
         self.items.lock().unwrap().push(item);
         Ok(())
     }
 
     fn queue(&self) -> usize {
-        2
+        self.queue
     }
 }
 

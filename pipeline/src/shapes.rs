@@ -389,9 +389,9 @@ fn paint(pattern: Pattern, filling: Filling, side: u32, rng: &mut Xoshiro256Plus
     };
     let placed = anywhere(repeat);
     let fine = anywhere(1.0);
-    let fineness = rng.random_range(3.4..5.2);
+    let fineness = rng.random_range(3.8..5.0);
     let strength = rng.random_range(0.55..0.65);
-    let depth = rng.random_range(0.32..0.42);
+    let depth = rng.random_range(0.3..0.42);
     picture.draw(&placed, |u, v| {
         let (x, y) = placed.out_of(u, v);
         let (x, y) = fine.within(x, y);
@@ -400,7 +400,7 @@ fn paint(pattern: Pattern, filling: Filling, side: u32, rng: &mut Xoshiro256Plus
         (cover(pattern.distance(u, v) * repeat) * opaque, ink)
     });
 
-    let noise = rng.random_range(2.0..7.0);
+    let noise = rng.random_range(2.0..8.0);
     picture.into_bytes(|| {
         // Three uniform numbers are near enough to a bell.
         let sum: f32 = (0..3).map(|_| rng.random_range(-1.0_f32..1.0)).sum();

@@ -73,6 +73,10 @@ fn tell(kind: &Kind, width: u16, out: &mut dyn Write) -> Result<()> {
         .partition(|field| reader.is_input(field.schema));
 
     writeln!(out, "{}: {}\n", kind.name, kind.summary)?;
+    for line in wrapped(&doc(root), usize::from(width)) {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out)?;
     for line in broken_at_commas(kind.example, usize::from(width) - 4) {
         writeln!(out, "    {line}")?;
     }

@@ -332,24 +332,26 @@ impl Running {
     }
 }
 
-/// Gives a sink its items, each where blocking is allowed, until no more come.
+/// Gives a sink its items where blocking is allowed, until no more come. All that are waiting go in
+/// one turn: changing threads costs more than most sinks do.
 async fn drain(mut sink: Box<dyn AnySink>, mut inlet: Inlet) -> Result<(), Failure> {
     let meter = inlet.meter.clone();
     let node = meter.node().clone();
     let failed = |error| Failure::new(&node, None, error);
     loop {
-        let message = inlet.receive().await;
-        let last = message.is_none();
+        let messages = inlet.receive_all().await;
+        let last = messages.is_empty();
         let meter = meter.clone();
         let turn = move || {
-            let result = meter.measure(|| match message {
-                Some(Message::Item(_, item)) => {
-                    let counter = &meter.counters().items;
-                    counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    sink.accept(item)
+            let result = meter.measure(|| {
+                for message in messages {
+                    if let Message::Item(_, item) = message {
+                        sink.accept(item)?;
+                        let counter = &meter.counters().items;
+                        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
                 }
-                Some(Message::EndOfEpoch(_)) => Ok(()),
-                None => sink.finish(),
+                if last { sink.finish() } else { Ok(()) }
             });
             (sink, result)
         };

@@ -1,6 +1,7 @@
 //! The ends of streams: bounded channels with the waiting measured at both ends.
 
 use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -73,6 +74,19 @@ impl Inlet {
         add_elapsed(&counters.wait_input, start);
         message
     }
+
+    /// Waits for a message, and takes what else is there already. Empty when the writer has ended.
+    pub async fn receive_all(&mut self) -> Vec<Message> {
+        let counters = self.meter.counters();
+        counters.sample_queue(self.channel.len(), self.channel.max_capacity());
+        let start = Instant::now();
+        let mut messages = Vec::new();
+        self.channel
+            .recv_many(&mut messages, self.channel.max_capacity())
+            .await;
+        add_elapsed(&counters.wait_input, start);
+        messages
+    }
 }
 
 /// What a [`crate::Thread`] holds of the graph: its inputs, its outputs, and whether to stop.
@@ -81,6 +95,22 @@ pub struct Ports {
     pub(crate) outputs: Vec<(&'static str, Outlet)>,
     pub(crate) stop: Stop,
     pub(crate) runtime: Handle,
+    pub(crate) clock: WorkClock,
+}
+
+/// When the thread last came back from waiting, at whichever input: what has passed since is its
+/// own work.
+#[derive(Clone)]
+pub(crate) struct WorkClock(Arc<Mutex<Instant>>);
+
+impl WorkClock {
+    pub fn start() -> Self {
+        WorkClock(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Ports {
@@ -92,7 +122,7 @@ impl Ports {
             inlet,
             stop: self.stop.clone(),
             runtime: self.runtime.clone(),
-            returned: Instant::now(),
+            clock: self.clock.clone(),
             carries: PhantomData,
         })
     }
@@ -129,8 +159,7 @@ pub struct Receiver<T> {
     inlet: Inlet,
     stop: Stop,
     runtime: Handle,
-    /// When the last call returned; what passes until the next is the thread's own work.
-    returned: Instant,
+    clock: WorkClock,
     carries: PhantomData<fn() -> T>,
 }
 
@@ -138,7 +167,7 @@ impl<T: Payload> Receiver<T> {
     /// Waits for the next item.
     pub fn receive(&mut self) -> Result<Received<T>> {
         let meter = self.inlet.meter.clone();
-        add_elapsed(&meter.counters().busy, self.returned);
+        add_elapsed(&meter.counters().busy, *self.clock.lock());
         let message = self.runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -146,7 +175,7 @@ impl<T: Payload> Receiver<T> {
                 message = self.inlet.receive() => message,
             }
         });
-        self.returned = Instant::now();
+        *self.clock.lock() = Instant::now();
         Ok(match message {
             Some(Message::Item(key, item)) => {
                 let counter = &meter.counters().items;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
 
-use super::ports::{Inlet, Outlet, Ports};
+use super::ports::{Inlet, Outlet, Ports, WorkClock};
 use super::segment::{Drive, Feed, Head, Order, Segment, Walk};
 use super::{Options, Running, Tap};
 use crate::counters::{Meter, NodeId};
@@ -108,6 +108,7 @@ pub(super) fn connect(
                         .collect(),
                     stop: running.stop.clone(),
                     runtime: running.runtime.handle().clone(),
+                    clock: WorkClock::start(),
                 };
                 running.spawn_thread(planned.id.clone(), thread, ports)?;
                 continue;

@@ -6,7 +6,7 @@ use rsflow_graph::{
     Stage,
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Damage, input, output};
 use crate::images::{EncodedImage, LazyImage};
@@ -19,7 +19,8 @@ use crate::pixels::{self, DEFAULT_MAX_PIXELS, Limits, Verify};
 pub struct DecodeJpeg {
     /// The files.
     input: Input,
-    /// How much of each file is checked for damage. What is decoded always is.
+    /// How much of each file is checked for damage, at least. What is decoded always is, and the
+    /// decoders of today decode whole images.
     #[serde(default)]
     verify: VerifyDamage,
     /// Images with more pixels than this are refused.
@@ -35,7 +36,7 @@ fn default_max_pixels() -> u64 {
 }
 
 /// How much of a file is checked.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 enum VerifyDamage {
     /// What the crop needs.
     #[default]

@@ -18,7 +18,7 @@ pub use shapes_folder::ShapesFolder;
 
 use rsflow_graph::{OnError, Port, Report};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The one output of a data node.
 const fn output(carries: &'static str) -> Port {
@@ -37,7 +37,7 @@ const fn input(carries: &'static str) -> Port {
 }
 
 /// What becomes of an image that cannot be used.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Damage {
     /// It ends the run.
     #[default]

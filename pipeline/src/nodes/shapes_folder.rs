@@ -14,8 +14,9 @@ use super::output;
 use crate::images::EncodedImage;
 use crate::shapes::{self, ShapesParameters};
 
-/// Real JPEG files that the program makes itself on first use: small marks on a cluttered ground,
-/// told apart by fine detail, so that resolution matters. Good for a first try without any data.
+/// Real JPEG files that the program makes itself on first use: bright patterns on a cluttered
+/// ground, half of the classes told apart by a fine filling that small resolutions blur away. Good
+/// for a first try without any data.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShapesFolder {

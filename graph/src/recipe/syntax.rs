@@ -1,0 +1,157 @@
+//! Texts that are no RON: what is missing, and where.
+
+use std::ops::Range;
+
+use ron::error::{Error as RonError, SpannedError};
+
+use crate::fields::{self, Token};
+use crate::problem::Problem;
+use crate::text::offset_of;
+
+/// A text that is no RON. Everything is told from the text and the error's data, nothing from its
+/// words, where the error is one of those that people make.
+pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
+    let stop = offset_of(text, error.span.end.line, error.span.end.col);
+    let tokens = fields::tokens(text);
+    if tokens.is_empty() {
+        return Problem::new("the recipe is empty", 0..0)
+            .help("a recipe is written `(nodes: {...})`");
+    }
+    if error.code == RonError::UnclosedBlockComment {
+        let last = tokens.last().map_or(0, |(_, span)| span.end);
+        let start = text[last..].find("/*").map_or(last, |start| last + start);
+        return Problem::new("this comment is not closed", start..start + 2)
+            .label("no `*/` belongs to it");
+    }
+    // A quote that is missing turns all that follows inside out: look for the first that reaches
+    // into the next line.
+    for (token, span) in tokens.iter().take_while(|(_, span)| span.start <= stop) {
+        let Token::Quoted { closed } = token else {
+            continue;
+        };
+        let quoted = &text[span.clone()];
+        if !closed || quoted.contains('\n') {
+            let line = quoted.lines().next().map_or(0, str::len);
+            return Problem::new("a quote is missing", span.start..span.start + line)
+                .label("the text that begins here does not end on this line");
+        }
+    }
+    if let Some(problem) = unbalanced(text, &tokens, stop) {
+        return problem;
+    }
+    let at = tokens.partition_point(|(_, span)| span.end <= stop);
+    let before = at.checked_sub(1).map(|before| &tokens[before]);
+    let here = tokens.get(at);
+    match (&error.code, before, here) {
+        (RonError::ExpectedComma, Some((Token::Word, name)), Some((token, _)))
+            if *token != Token::Mark(')') && !is_number(&text[name.clone()]) =>
+        {
+            Problem::new("`:` or `,` is missing", name.clone()).label("expected behind this")
+        }
+        (RonError::ExpectedComma, Some((_, before)), _) => {
+            Problem::new("a comma is missing", before.clone()).label("expected `,` behind this")
+        }
+        (RonError::ExpectedMapColon, Some((_, before)), _) => {
+            Problem::new("a colon is missing", before.clone()).label("expected `:` behind this")
+        }
+        (RonError::ExpectedIdentifier, _, Some((_, here))) => {
+            let found = &text[here.clone()];
+            Problem::new(format!("`{found}` cannot stand here"), here.clone())
+                .label("expected the name of a field")
+        }
+        (RonError::UnexpectedChar(_), _, Some((_, here))) => {
+            let found = &text[here.clone()];
+            Problem::new(format!("`{found}` cannot stand here"), here.clone())
+                .label("expected a value")
+        }
+        (RonError::TrailingCharacters, _, Some((_, here))) => {
+            Problem::new("the recipe ends before this", here.clone())
+                .label("nothing may follow the last `)`")
+        }
+        _ => unexplained(text, stop, error),
+    }
+}
+
+/// The first bracket without its partner, if the reader stopped behind it.
+fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Option<Problem> {
+    let marks = tokens.iter().filter_map(|(token, span)| match token {
+        Token::Mark(mark) => Some((*mark, span.start)),
+        _ => None,
+    });
+    let count = |wanted: char| marks.clone().filter(|(mark, _)| *mark == wanted).count();
+    let partner = |open: char| match open {
+        '(' => ')',
+        '[' => ']',
+        _ => '}',
+    };
+    // The white space before the line's first token, and whether that token stands at `at`.
+    let indent = |at: usize| {
+        let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..];
+        let width = line.len() - line.trim_start_matches([' ', '\t']).len();
+        (width, line.len() - width == text.len() - at)
+    };
+    let unclosed = |(open, at): (char, usize)| {
+        Problem::new(format!("this `{open}` is not closed"), at..at + 1)
+            .label(format!("no `{}` belongs to it", partner(open)))
+    };
+    let mut open: Vec<(char, usize)> = Vec::new();
+    // What the lines' indentation says, in case that brackets do not match.
+    let mut suspect = None;
+    let problem = 'search: {
+        for (mark, at) in marks.clone() {
+            if matches!(mark, '(' | '[' | '{') {
+                open.push((mark, at));
+            }
+            if !matches!(mark, ')' | ']' | '}') {
+                continue;
+            }
+            let last = open.pop();
+            let (width, is_first) = indent(at);
+            let fits =
+                |(open, at): &(char, usize)| partner(*open) == mark && indent(*at).0 == width;
+            if let Some(last) = last.filter(|last| is_first && !fits(last))
+                && open.iter().any(fits)
+            {
+                suspect = suspect.or(Some((last, at)));
+            }
+            match last {
+                Some((open, _)) if partner(open) == mark => {}
+                Some(last) if count(last.0) > count(partner(last.0)) => {
+                    break 'search Some((last, Some(at)));
+                }
+                _ => {
+                    let problem = Problem::new(format!("this `{mark}` closes nothing"), at..at + 1);
+                    return (at <= stop).then_some(problem);
+                }
+            }
+        }
+        open.pop().map(|last| (last, None))
+    };
+    let found = problem.map(|problem| suspect.map_or(problem, |(last, at)| (last, Some(at))));
+    let (last, before) = found.filter(|((_, at), _)| *at <= stop)?;
+    let problem = unclosed(last);
+    Some(match before {
+        Some(at) => {
+            let words = format!("`{}` must come before this", partner(last.0));
+            problem.also(at..at + 1, words)
+        }
+        None => problem,
+    })
+}
+
+/// An error in the words of the RON reader, at the word that it stopped at.
+pub(super) fn unexplained(text: &str, stop: usize, error: &SpannedError) -> Problem {
+    let tokens = fields::tokens(text);
+    let at = tokens.partition_point(|(_, span)| span.end <= stop);
+    let token = tokens.get(at).or(tokens.last());
+    let span = token.map_or(0..0, |(_, span)| span.clone());
+    let words = error.code.to_string();
+    let mut characters = words.chars();
+    let first = characters.next().into_iter().flat_map(char::to_lowercase);
+    Problem::new(first.chain(characters).collect::<String>(), span)
+}
+
+/// Whether the word starts as a number does.
+pub(super) fn is_number(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))
+}

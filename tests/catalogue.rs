@@ -1,0 +1,179 @@
+//! Every kind of node that there is, and every recipe that ships.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rsflow::catalogue::CATALOGUE;
+use rsflow_graph::{Kind, Plan, Recipe, Text};
+use serde_json::Value;
+
+/// The nodes that scripts touch, in every recipe.
+const KNOWN_NODES: [&str; 5] = [
+    "train_files",
+    "train_batches",
+    "val_files",
+    "val_batches",
+    "trainer",
+];
+
+fn schema(kind: &Kind) -> Value {
+    (kind.parameters)().to_value()
+}
+
+/// Goes through a schema and all that is in it: its fields, the variants of choices, and their
+/// fields in turn. `look` is given the path of each, and its schema.
+fn walk<'a>(path: &str, schema: &'a Value, look: &mut impl FnMut(&str, &'a Value)) {
+    look(path, schema);
+    for (name, definition) in schema["$defs"].as_object().into_iter().flatten() {
+        walk(name, definition, look);
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        walk(&format!("{path}.{name}"), field, look);
+    }
+    for variant in schema["oneOf"].as_array().into_iter().flatten() {
+        look(&format!("a variant of {path}"), variant);
+        // What the variant holds has the variant's doc comment.
+        for held in variant["properties"].as_object().into_iter().flatten() {
+            let (name, inner) = held;
+            for (field, inner) in inner["properties"].as_object().into_iter().flatten() {
+                walk(&format!("{path}.{name}.{field}"), inner, look);
+            }
+        }
+    }
+}
+
+#[test]
+fn names_are_unique_and_in_camel_case() {
+    let mut seen = BTreeSet::new();
+    for name in CATALOGUE.names() {
+        assert!(seen.insert(name), "{name} stands in the catalogue twice");
+        assert!(name.starts_with(|c: char| c.is_ascii_uppercase()), "{name}");
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "{name}");
+    }
+}
+
+#[test]
+fn examples_are_sound() {
+    for kind in CATALOGUE.0 {
+        assert!(
+            kind.example.starts_with(&format!("{}(", kind.name)),
+            "{}",
+            kind.example
+        );
+        let text = format!("(nodes: {{ \"node\": {} }})", kind.example);
+        let recipe = Recipe::parse(Text::new(kind.name, text), CATALOGUE, &[]);
+        let recipe = recipe.unwrap_or_else(|problems| panic!("{problems}"));
+        // Alone it has nobody to read from and no reader; nothing else may be wrong.
+        let Err(problems) = Plan::new(recipe) else {
+            continue;
+        };
+        for problem in problems.list() {
+            let of_the_graph = ["unknown node", "unread output"].contains(&problem.label.as_str());
+            assert!(of_the_graph, "{problems}");
+        }
+    }
+}
+
+#[test]
+fn summaries_are_one_line() {
+    for kind in CATALOGUE.0 {
+        let summary = kind.summary;
+        assert!(
+            !summary.is_empty() && !summary.contains('\n') && !summary.ends_with('.'),
+            "{}: {summary}",
+            kind.name
+        );
+    }
+}
+
+#[test]
+fn everything_is_documented() {
+    for kind in CATALOGUE.0 {
+        walk(kind.name, &schema(kind), &mut |path, schema| {
+            let text = schema["description"].as_str().unwrap_or_default();
+            assert!(
+                !text.trim().is_empty(),
+                "{path} of {} has no doc comment",
+                kind.name
+            );
+        });
+    }
+}
+
+#[test]
+fn unknown_fields_are_errors_everywhere() {
+    for kind in CATALOGUE.0 {
+        walk(kind.name, &schema(kind), &mut |path, schema| {
+            let is_closed = schema["additionalProperties"] == false;
+            let has_fields = schema["properties"].is_object();
+            assert!(
+                is_closed || !has_fields,
+                "{path} of {} lacks `deny_unknown_fields`",
+                kind.name
+            );
+        });
+    }
+}
+
+#[test]
+fn inputs_are_the_fields_of_type_input() {
+    for kind in CATALOGUE.0 {
+        let schema = schema(kind);
+        let is_input = |field: &Value| {
+            let any = field["anyOf"].as_array().into_iter().flatten();
+            any.chain([field]).any(|field| field["format"] == "input")
+        };
+        let properties = schema["properties"].as_object().into_iter().flatten();
+        let written: BTreeSet<&str> = properties
+            .filter(|(_, field)| is_input(field))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let declared: BTreeSet<&str> = kind.inputs.iter().map(|port| port.name).collect();
+        assert_eq!(written, declared, "{}", kind.name);
+    }
+}
+
+#[test]
+fn every_stream_has_a_writer_and_a_reader() {
+    let carried = |ports: fn(&Kind) -> &'static [rsflow_graph::Port]| -> BTreeSet<&str> {
+        CATALOGUE
+            .0
+            .iter()
+            .flat_map(ports)
+            .map(|port| port.carries)
+            .collect()
+    };
+    assert_eq!(carried(|kind| kind.inputs), carried(|kind| kind.outputs));
+}
+
+#[test]
+fn recipes_that_ship_are_sound() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "ron") {
+            continue;
+        }
+        let text = Text::new(
+            path.display().to_string(),
+            std::fs::read_to_string(&path).unwrap(),
+        );
+        let plan = Recipe::parse(text, CATALOGUE, &[]).and_then(Plan::new);
+        let plan = plan.unwrap_or_else(|problems| panic!("{problems}"));
+        let names: Vec<&str> = plan
+            .nodes()
+            .iter()
+            .map(|planned| planned.id.name.as_str())
+            .collect();
+        for known in KNOWN_NODES {
+            assert!(
+                names.contains(&known),
+                "{} has no `{known}`",
+                path.display()
+            );
+        }
+        seen += 1;
+    }
+    assert_ne!(seen, 0);
+}
