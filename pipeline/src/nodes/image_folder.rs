@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use walkdir::WalkDir;
 
-use super::{Damage, output};
+use super::{Damage, check_root, output};
 use crate::images::EncodedImage;
 
 /// File names that count as images, as in the reference. The format itself is told by the bytes.
@@ -43,13 +43,7 @@ impl Node for ImageFolder {
     }
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        if self.root.as_os_str().is_empty() {
-            report.parameter(
-                "root",
-                "the folder has no name",
-                "such as `root: \"data/imagenette/train\"`",
-            );
-        }
+        check_root(&self.root, report);
         vec![Schema::default()]
     }
 

@@ -16,6 +16,8 @@ pub use resize::Resize;
 pub use resize_and_center_crop::ResizeAndCenterCrop;
 pub use shapes_folder::ShapesFolder;
 
+use std::path::Path;
+
 use rsflow_graph::{OnError, Port, Report};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,17 @@ impl From<Damage> for OnError {
 /// The largest side of a resized image. Nobody trains on more, and a slip of the finger should not
 /// ask for all memory.
 const MAX_SIZE: u32 = 4096;
+
+/// Checks the parameter `root`.
+fn check_root(root: &Path, report: &mut Report) {
+    if root.as_os_str().is_empty() {
+        report.parameter(
+            "root",
+            "the folder has no name",
+            "such as `root: \"data/imagenette/train\"`",
+        );
+    }
+}
 
 /// Checks the parameter `sizes`.
 fn check_sizes(sizes: &[u32], report: &mut Report) {

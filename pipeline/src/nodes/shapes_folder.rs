@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::image_folder::{Listed, Listing};
-use super::output;
+use super::{check_root, output};
 use crate::images::EncodedImage;
 use crate::shapes::{self, ShapesParameters};
 
@@ -69,13 +69,7 @@ impl Node for ShapesFolder {
     }
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        if self.root.as_os_str().is_empty() {
-            report.parameter(
-                "root",
-                "the folder has no name",
-                "such as `root: \"data/shapes\"`",
-            );
-        }
+        check_root(&self.root, report);
         for (field, images) in [
             ("train_images", self.train_images),
             ("val_images", self.val_images),
