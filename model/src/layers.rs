@@ -74,6 +74,8 @@ pub enum Layer {
     },
     /// max(x, 0).
     Relu,
+    /// min(max(x, 0), 6).
+    Relu6,
     /// The maximum of each window.
     MaxPool {
         /// The side of the square window.
@@ -144,8 +146,11 @@ pub fn declare(layers: &[Layer], resolutions: &[u32]) -> Vec<Declaration> {
                 l.bias,
             );
         }
-        Layer::Relu | Layer::MaxPool { .. } | Layer::Residual { .. } | Layer::GlobalAveragePool => {
-        }
+        Layer::Relu
+        | Layer::Relu6
+        | Layer::MaxPool { .. }
+        | Layer::Residual { .. }
+        | Layer::GlobalAveragePool => {}
     });
     declarations
 }
@@ -197,7 +202,7 @@ fn cost(layers: &[Layer], mut side: i64) -> (i64, i64) {
             }
             Layer::GlobalAveragePool => side = 1,
             Layer::Linear(l) => sum += l.input * l.output,
-            Layer::Norm { .. } | Layer::Relu => {}
+            Layer::Norm { .. } | Layer::Relu | Layer::Relu6 => {}
         }
     }
     (side, sum)
@@ -229,6 +234,7 @@ enum Module {
         by_resolution: Vec<Norm>,
     },
     Relu,
+    Relu6,
     MaxPool {
         kernel: i64,
         stride: i64,
@@ -314,6 +320,7 @@ fn build(layers: &[Layer], resolutions: &[u32], parameters: &Parameters) -> Resu
                 }
             }
             Layer::Relu => Module::Relu,
+            Layer::Relu6 => Module::Relu6,
             &Layer::MaxPool {
                 kernel,
                 stride,
@@ -379,6 +386,10 @@ fn forward(modules: &[Module], input: &Tensor, resolution: usize, mode: Mode) ->
             Module::Relu => match own.take() {
                 Some(mut own) => own.f_relu_()?,
                 None => input.f_relu()?,
+            },
+            Module::Relu6 => match own.take() {
+                Some(mut own) => own.f_relu6_()?,
+                None => input.f_relu6()?,
             },
             Module::MaxPool {
                 kernel,

@@ -4,13 +4,17 @@
 //! describes its layers. To add one: write its file, add its variant to [`Network`] and to
 //! `Network::family`.
 
+mod mobilenet_v2;
 mod resnet;
+mod resnext;
 
 use anyhow::{Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::mobilenet_v2::MobileNetV2;
 pub use self::resnet::ResNet;
+pub use self::resnext::ResNeXt;
 use crate::layers::{self, Layer};
 use crate::parameters::{Counts, Declaration};
 
@@ -20,6 +24,11 @@ use crate::parameters::{Counts, Declaration};
 pub enum Network {
     /// Residual networks of He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
     ResNet(ResNet),
+    /// Residual networks with grouped convolutions: Xie et al., "Aggregated Residual
+    /// Transformations for Deep Neural Networks", CVPR 2017.
+    ResNeXt(ResNeXt),
+    /// Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018.
+    MobileNetV2(MobileNetV2),
 }
 
 /// What a network family has to say about itself.
@@ -30,13 +39,63 @@ pub trait Family {
     /// Its layers, from images `[batch, 3, height, width]` to logits `[batch, classes]`. Called
     /// only with parameters that [`Family::check`] finds no fault with.
     fn layers(&self, classes: i64) -> Vec<Layer>;
+
+    /// The path that the reference implementation gives to the layer that is called `path` here;
+    /// most are called the same.
+    fn reference_path(&self, path: &str) -> String {
+        path.to_owned()
+    }
+}
+
+/// A batch norm, as every family has them.
+fn norm(name: &str, channels: i64) -> Layer {
+    Layer::Norm {
+        name: name.to_owned(),
+        channels,
+    }
 }
 
 impl Network {
     fn family(&self) -> &dyn Family {
         match self {
             Network::ResNet(family) => family,
+            Network::ResNeXt(family) => family,
+            Network::MobileNetV2(family) => family,
         }
+    }
+
+    /// The network of a name that is common elsewhere: torchvision's (`resnet50`,
+    /// `resnext50_32x4d`, `mobilenet_v2`), the reference implementation's (`parallel_resnet50`,
+    /// `parallel_mobilenetv2`). A width multiplier may follow (`mobilenetv2_x0.25`).
+    pub fn by_name(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("parallel_").unwrap_or(name);
+        let network = match name {
+            "resnext50_32x4d" => Network::ResNeXt(ResNeXt { depth: 50 }),
+            "resnext101_32x8d" => Network::ResNeXt(ResNeXt { depth: 101 }),
+            _ => {
+                let mobile = ["mobilenetv2", "mobilenet_v2"];
+                if let Some(rest) = mobile.iter().find_map(|known| name.strip_prefix(known)) {
+                    let width = match rest.strip_prefix("_x") {
+                        Some(width) => width.parse().ok()?,
+                        None => rest.is_empty().then_some(1.0)?,
+                    };
+                    Network::MobileNetV2(MobileNetV2 { width })
+                } else {
+                    let depth = name.strip_prefix("resnet")?.parse().ok()?;
+                    Network::ResNet(ResNet { depth, width: 64 })
+                }
+            }
+        };
+        network.check().is_empty().then_some(network)
+    }
+
+    /// Names that [`Network::by_name`] knows, for messages.
+    pub const NAMES: &str = "resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, \
+                             resnext101_32x8d, mobilenet_v2, mobilenet_v2_x0.5";
+
+    /// The path that the reference implementation gives to the layer that is called `path` here.
+    pub fn reference_path(&self, path: &str) -> String {
+        self.family().reference_path(path)
     }
 
     /// Every problem of its parameters, one sentence each; empty if there is none.

@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Family;
+use super::{Family, norm};
 use crate::layers::{Conv, Layer, Linear};
 use crate::parameters::Init;
 
@@ -12,7 +12,7 @@ use crate::parameters::Init;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResNet {
-    /// Layers that have weights: 18, 34 or 50.
+    /// Layers that have weights: 18, 34, 50, 101 or 152.
     pub depth: u32,
     /// Channels of the first stage; each further stage doubles them.
     #[serde(default = "default_width")]
@@ -23,14 +23,16 @@ fn default_width() -> u32 {
     64
 }
 
-/// The depths that there are: blocks per stage, and whether a block is a bottleneck.
-const DEPTHS: [(u32, [u32; 4], bool); 3] = [
+/// Blocks per stage of the depths that there are, and whether a block is a bottleneck.
+const DEPTHS: [(u32, [u32; 4], bool); 5] = [
     (18, [2, 2, 2, 2], false),
     (34, [3, 4, 6, 3], false),
     (50, [3, 4, 6, 3], true),
+    (101, [3, 4, 23, 3], true),
+    (152, [3, 8, 36, 3], true),
 ];
 
-/// A bottleneck's output has this many times the channels of its 3x3 convolution.
+/// The output of a bottleneck has this many times the channels that the network's width gives it.
 const EXPANSION: i64 = 4;
 
 impl Family for ResNet {
@@ -58,74 +60,133 @@ impl Family for ResNet {
         let Some(&(_, blocks, bottleneck)) = known else {
             return Vec::new();
         };
-        let first = i64::from(self.width);
-        let mut layers = vec![
-            conv("conv1", 3, first, 7, 2),
-            norm("bn1", first),
-            Layer::Relu,
-            Layer::MaxPool {
-                kernel: 3,
-                stride: 2,
-                padding: 1,
-            },
-        ];
-        let mut channels = first;
-        for (stage, count) in (0..).zip(blocks) {
-            let width = first << stage;
-            for index in 0..count {
-                let name = format!("layer{}.{index}", stage + 1);
-                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-                let output = if bottleneck { width * EXPANSION } else { width };
-                let branch = if bottleneck {
-                    vec![
-                        conv(&format!("{name}.conv1"), channels, width, 1, 1),
-                        norm(&format!("{name}.bn1"), width),
-                        Layer::Relu,
-                        conv(&format!("{name}.conv2"), width, width, 3, stride),
-                        norm(&format!("{name}.bn2"), width),
-                        Layer::Relu,
-                        conv(&format!("{name}.conv3"), width, output, 1, 1),
-                        norm(&format!("{name}.bn3"), output),
-                    ]
-                } else {
-                    vec![
-                        conv(&format!("{name}.conv1"), channels, width, 3, stride),
-                        norm(&format!("{name}.bn1"), width),
-                        Layer::Relu,
-                        conv(&format!("{name}.conv2"), width, output, 3, 1),
-                        norm(&format!("{name}.bn2"), output),
-                    ]
-                };
-                let shortcut = if stride != 1 || channels != output {
-                    vec![
-                        conv(&format!("{name}.downsample.0"), channels, output, 1, stride),
-                        norm(&format!("{name}.downsample.1"), output),
-                    ]
-                } else {
-                    Vec::new()
-                };
-                layers.extend([Layer::Residual { branch, shortcut }, Layer::Relu]);
-                channels = output;
+        let width = i64::from(self.width);
+        let block = if bottleneck {
+            Block::Bottleneck {
+                groups: 1,
+                inner: width,
             }
-        }
-        // PyTorch's own start for a linear layer.
-        let init = Init::Uniform(1.0 / (channels as f64).sqrt());
-        layers.extend([
-            Layer::GlobalAveragePool,
-            Layer::Linear(Linear {
-                name: "fc".to_owned(),
-                input: channels,
-                output: classes,
-                weight: init,
-                bias: init,
-            }),
-        ]);
-        layers
+        } else {
+            Block::Basic
+        };
+        residual_network(width, blocks, block, classes)
     }
+}
+
+/// What the stages of a residual network are made of.
+#[derive(Clone, Copy)]
+pub(super) enum Block {
+    /// Two 3x3 convolutions.
+    Basic,
+    /// 1x1, 3x3, 1x1.
+    Bottleneck {
+        /// Groups of the 3x3 convolution.
+        groups: i64,
+        /// Channels of the 3x3 convolution in the first stage; each further stage doubles them.
+        inner: i64,
+    },
+}
+
+/// Stem, four stages, classifier. `width`: the channels of the stem; each stage but the first
+/// doubles them.
+pub(super) fn residual_network(
+    width: i64,
+    blocks: [u32; 4],
+    block: Block,
+    classes: i64,
+) -> Vec<Layer> {
+    let mut layers = vec![
+        conv("conv1", 3, width, 7, 2),
+        norm("bn1", width),
+        Layer::Relu,
+        Layer::MaxPool {
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+        },
+    ];
+    let mut channels = width;
+    for (stage, count) in (0..).zip(blocks) {
+        for index in 0..count {
+            let name = format!("layer{}.{index}", stage + 1);
+            let stride = if stage > 0 && index == 0 { 2 } else { 1 };
+            let (branch, output) = match block {
+                Block::Basic => {
+                    let output = width << stage;
+                    (basic(&name, channels, output, stride), output)
+                }
+                Block::Bottleneck { groups, inner } => {
+                    let output = (width << stage) * EXPANSION;
+                    let branch =
+                        bottleneck(&name, channels, inner << stage, groups, output, stride);
+                    (branch, output)
+                }
+            };
+            let shortcut = if stride != 1 || channels != output {
+                vec![
+                    conv(&format!("{name}.downsample.0"), channels, output, 1, stride),
+                    norm(&format!("{name}.downsample.1"), output),
+                ]
+            } else {
+                Vec::new()
+            };
+            layers.extend([Layer::Residual { branch, shortcut }, Layer::Relu]);
+            channels = output;
+        }
+    }
+    // PyTorch's own start for a linear layer.
+    let init = Init::Uniform(1.0 / (channels as f64).sqrt());
+    layers.extend([
+        Layer::GlobalAveragePool,
+        Layer::Linear(Linear {
+            name: "fc".to_owned(),
+            input: channels,
+            output: classes,
+            weight: init,
+            bias: init,
+        }),
+    ]);
+    layers
+}
+
+fn basic(name: &str, input: i64, output: i64, stride: i64) -> Vec<Layer> {
+    vec![
+        conv(&format!("{name}.conv1"), input, output, 3, stride),
+        norm(&format!("{name}.bn1"), output),
+        Layer::Relu,
+        conv(&format!("{name}.conv2"), output, output, 3, 1),
+        norm(&format!("{name}.bn2"), output),
+    ]
+}
+
+fn bottleneck(
+    name: &str,
+    input: i64,
+    inner: i64,
+    groups: i64,
+    output: i64,
+    stride: i64,
+) -> Vec<Layer> {
+    vec![
+        conv(&format!("{name}.conv1"), input, inner, 1, 1),
+        norm(&format!("{name}.bn1"), inner),
+        Layer::Relu,
+        grouped(&format!("{name}.conv2"), inner, inner, 3, stride, groups),
+        norm(&format!("{name}.bn2"), inner),
+        Layer::Relu,
+        conv(&format!("{name}.conv3"), inner, output, 1, 1),
+        norm(&format!("{name}.bn3"), output),
+    ]
 }
 
 /// A convolution that keeps the side at stride 1; Kaiming normal by its fan-out.
 fn conv(name: &str, input: i64, output: i64, kernel: i64, stride: i64) -> Layer {
+    grouped(name, input, output, kernel, stride, 1)
+}
+
+fn grouped(name: &str, input: i64, output: i64, kernel: i64, stride: i64, groups: i64) -> Layer {
+    // PyTorch's fan-out is that of the weight's shape, which the groups do not divide.
+    let fan_out = kernel * kernel * output;
     Layer::Conv(Conv {
         name: name.to_owned(),
         input,
@@ -133,14 +194,7 @@ fn conv(name: &str, input: i64, output: i64, kernel: i64, stride: i64) -> Layer 
         kernel,
         stride,
         padding: kernel / 2,
-        groups: 1,
-        init: Init::Normal((2.0 / (kernel * kernel * output) as f64).sqrt()),
+        groups,
+        init: Init::Normal((2.0 / fan_out as f64).sqrt()),
     })
-}
-
-fn norm(name: &str, channels: i64) -> Layer {
-    Layer::Norm {
-        name: name.to_owned(),
-        channels,
-    }
 }
