@@ -2,6 +2,7 @@
 //! `model/src/trainer` or `model/src/sinks`, and a line here.
 
 use rsflow_graph::{Catalogue, Kind};
+use rsflow_model::evaluator::Evaluate;
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use rsflow_model::trainer::Trainer;
 use rsflow_pipeline::nodes::{
@@ -18,6 +19,7 @@ pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ResizeAndCenterCrop>(),
     Kind::of::<Batch>(),
     Kind::of::<Trainer>(),
+    Kind::of::<Evaluate>(),
     Kind::of::<Checkpoints>(),
     Kind::of::<MetricsLog>(),
     Kind::of::<TensorBoard>(),

@@ -21,6 +21,8 @@ const MAIN_EXAMPLES: &str = "\
 Examples:
   rsflow run recipes/quickstart.ron            train on a small generated image set
   rsflow check recipes/*.ron                   find every mistake without touching data
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 96
+  rsflow predict --checkpoint best.safetensors --size 96 cat.jpg
   rsflow nodes RandomResizedCrop               what a node does, and its parameters
   rsflow graph recipes/resnet50_kd.ron --format svg > graph.svg
 
@@ -35,6 +37,12 @@ pub enum Command {
     /// Check recipes without opening data or devices; every problem is reported
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
+    /// Measure a checkpoint, at the sizes it was trained at or any others
+    #[command(after_help = EVAL_EXAMPLES)]
+    Eval(Eval),
+    /// Tell the classes of images, at one size
+    #[command(after_help = PREDICT_EXAMPLES)]
+    Predict(Predict),
     /// Draw a recipe's graph
     #[command(after_help = GRAPH_EXAMPLES)]
     Graph(Graph),
@@ -56,6 +64,25 @@ Examples:
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the step in hand, writes a
 checkpoint and ends; --resume goes on from there, exactly. A second Ctrl-C ends at once.";
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  rsflow eval --checkpoint runs/mine/checkpoints/best.safetensors --data data/imagenette
+  rsflow eval --checkpoint best.safetensors --data data/imagenette/val --sizes 128 64
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 120 --batch-norm 120=112
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 --calibrate 2000 \\
+      --store best120.safetensors
+
+A size that was not trained runs with the batch norms of the nearest resolution, of the one that
+--batch-norm names, or, with --calibrate, with statistics of its own, measured on so many training
+images (random crops, as in training). The ensemble is that of the trained sizes among --sizes.";
+
+const PREDICT_EXAMPLES: &str = "\
+Examples:
+  rsflow predict --checkpoint best.safetensors --size 96 cat.jpg dog.jpg
+  rsflow predict --checkpoint best.safetensors --size 224 --top 1 --json - photos/*.jpg
+
+Only what the size needs is loaded: the shared weights, and one set of batch norms.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -97,6 +124,81 @@ pub struct Run {
     /// recipe's latest run]
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
     pub resume: Option<Option<PathBuf>>,
+}
+
+/// `rsflow eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// The checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: PathBuf,
+    /// A folder with val/ (and train/, for --calibrate) in it, or one that holds the class folders
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Sizes to measure at, in pixels [default: those that it was trained at]
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S")]
+    pub sizes: Vec<u32>,
+    /// Runs a size with the batch norms of another resolution
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "SIZE=RESOLUTION", value_parser = pair)]
+    pub batch_norm: Vec<(u32, u32)>,
+    /// Measures statistics for the sizes that were not trained, on so many training images
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub calibrate: Option<u64>,
+    /// The folder of class folders with the training images [default: train/ beside val/]
+    #[arg(long, value_name = "DIR", requires = "calibrate")]
+    pub calibration_data: Option<PathBuf>,
+    /// Which images are drawn for --calibrate, and how they are cropped
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Writes the checkpoint with the calibrated batch norms in it
+    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    pub store: Option<PathBuf>,
+    /// The share of an image's short side that is kept
+    #[arg(long, value_name = "F", default_value_t = 0.875)]
+    pub fraction: f64,
+    /// Images in a batch
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub batch: usize,
+    /// Threads that libtorch computes with [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Writes the table as JSON; `-` is stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// `SIZE=RESOLUTION`.
+fn pair(text: &str) -> Result<(u32, u32), String> {
+    let pair = text
+        .split_once('=')
+        .and_then(|(size, norm)| Some((size.trim().parse().ok()?, norm.trim().parse().ok()?)));
+    pair.ok_or_else(|| "expected SIZE=RESOLUTION, such as 176=160".to_owned())
+}
+
+/// `rsflow predict`.
+#[derive(Debug, Args)]
+pub struct Predict {
+    /// The checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: PathBuf,
+    /// The size to run at, in pixels
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub size: u32,
+    /// The resolution whose batch norms are used [default: the size's own, or the nearest]
+    #[arg(long, value_name = "RESOLUTION")]
+    pub batch_norm: Option<u32>,
+    /// How many classes are told for each image
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub top: u64,
+    /// The share of an image's short side that is kept
+    #[arg(long, value_name = "F", default_value_t = 0.875)]
+    pub fraction: f64,
+    /// Writes the predictions as JSON; `-` is stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
 }
 
 /// `rsflow check`.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rsflow_graph::Sink;
+use rsflow_graph::{Payload as _, Plan, Sink, Tap};
 use rsflow_model::metrics::{Metric, Row, Step, Table, Validating};
 
 /// Where lines without a terminal are at least so far apart.
@@ -78,9 +78,22 @@ impl Progress {
         })))
     }
 
-    /// The sink that follows.
-    pub fn sink(&self) -> impl Sink<In = Metric> + use<> {
-        Follow(self.clone())
+    /// Readers of every stream of metrics.
+    pub fn taps(&self, plan: &Plan) -> Vec<Tap> {
+        let mut taps = Vec::new();
+        for planned in plan.nodes() {
+            for (output, port) in planned.kind.outputs.iter().enumerate() {
+                if port.carries == Metric::NAME {
+                    taps.push(Tap {
+                        node: planned.id.name.clone(),
+                        output,
+                        sink: Box::new(Follow(self.clone())),
+                        name: "progress",
+                    });
+                }
+            }
+        }
+        taps
     }
 
     /// Takes the bars off the screen.
@@ -146,12 +159,7 @@ impl State {
         let title = format!("epoch {}/{}", step.epoch + 1, step.epochs);
         if self.screen.bars.is_some() {
             self.show(&title, step.step_in_epoch, step.steps_per_epoch, words);
-        } else if step.losses.is_some()
-            && self
-                .last_line
-                .is_none_or(|at| at.elapsed() >= BETWEEN_LINES)
-        {
-            self.last_line = Some(Instant::now());
+        } else if step.losses.is_some() && self.line_is_due() {
             self.screen.line(&format!(
                 "{title}  step {}/{}  {words}",
                 step.step_in_epoch, step.steps_per_epoch
@@ -160,15 +168,29 @@ impl State {
     }
 
     fn validating(&mut self, validating: &Validating) {
+        // An evaluation has no epochs.
+        let title = match self.epochs {
+            0 => "evaluation".to_owned(),
+            epochs => format!("epoch {}/{epochs}", validating.epoch + 1),
+        };
+        let (done, of) = (validating.batches, validating.of);
         if self.screen.bars.is_some() {
-            let title = format!("epoch {}/{}", validating.epoch + 1, self.epochs);
-            self.show(
-                &title,
-                validating.batches,
-                validating.of,
-                "validating".to_owned(),
-            );
+            self.show(&title, done, of, "validating".to_owned());
+        } else if self.line_is_due() {
+            self.screen
+                .line(&format!("{title}  validating, batch {done}/{of}"));
         }
+    }
+
+    /// Whether the last line without a terminal is long enough ago; counts as one.
+    fn line_is_due(&mut self) -> bool {
+        let due = self
+            .last_line
+            .is_none_or(|at| at.elapsed() >= BETWEEN_LINES);
+        if due {
+            self.last_line = Some(Instant::now());
+        }
+        due
     }
 
     fn epoch(&mut self, table: Table) {

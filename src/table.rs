@@ -1,32 +1,44 @@
 //! The table of resolutions.
 
 use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
-use rsflow_model::metrics::Table;
+use rsflow_model::metrics::{Row, Table};
 
-/// One row for each resolution, and the ensemble's.
+/// One row for each resolution, and the ensemble's. Where one runs with the batch norms of another,
+/// a column tells which.
 pub fn render(table: &Table) -> String {
-    let mut grid = Grid::new();
-    let line = LineStyle::none().fill('─').junction('─');
-    grid.load_style(TableStyle::new().header_separator(line));
-    grid.set_header([
-        "resolution",
-        "top-1 %",
-        "top-5 %",
-        "loss",
-        "MAdds",
-        "params",
-    ]);
+    let borrows = |row: &Row| row.batch_norm.is_some() && row.batch_norm != row.resolution;
+    let any_borrows = table.rows.iter().any(borrows);
+    let mut header = vec!["resolution"];
+    header.extend(any_borrows.then_some("batch norm"));
+    header.extend(["top-1 %", "top-5 %", "loss", "MAdds", "params"]);
+    let mut grid = grid(&header);
+    let size = |size: Option<u32>, none: &str| size.map_or(none.to_owned(), |s| s.to_string());
     for row in &table.rows {
-        grid.add_row([
-            row.resolution
-                .map_or("ensemble".to_owned(), |resolution| resolution.to_string()),
+        let mut cells = vec![size(row.resolution, "ensemble")];
+        cells.extend(any_borrows.then(|| size(row.batch_norm, "")));
+        cells.extend([
             format!("{:.2}", row.top1),
             format!("{:.2}", row.top5),
             format!("{:.4}", row.loss),
             millions(row.multiply_adds),
             millions(row.parameters),
         ]);
+        grid.add_row(cells);
     }
+    lines(&mut grid)
+}
+
+/// An empty table with these columns.
+pub fn grid(header: &[&str]) -> Grid {
+    let mut grid = Grid::new();
+    let line = LineStyle::none().fill('─').junction('─');
+    grid.load_style(TableStyle::new().header_separator(line));
+    grid.set_header(header);
+    grid
+}
+
+/// The table as text, its numbers to the right.
+pub fn lines(grid: &mut Grid) -> String {
     for column in grid.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -34,13 +46,7 @@ pub fn render(table: &Table) -> String {
         .lines()
         .map(|line| line.trim_end().to_owned())
         .collect();
-    format!(
-        "{}\nafter {} epochs ({} steps), {} validation images",
-        lines.join("\n"),
-        table.epoch + 1,
-        table.step,
-        table.images
-    )
+    lines.join("\n")
 }
 
 /// In millions, with as many digits as the published tables.

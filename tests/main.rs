@@ -2,4 +2,5 @@
 
 mod broken;
 mod catalogue;
+mod evaluate;
 mod run;

@@ -36,7 +36,7 @@ const RECIPE: &str = r#"(
 )"#;
 
 /// A folder with the recipe and the image set in it. The set is made once.
-fn workplace() -> tempfile::TempDir {
+pub fn workplace() -> tempfile::TempDir {
     static SHAPES: OnceLock<tempfile::TempDir> = OnceLock::new();
     let shapes = SHAPES.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -89,7 +89,7 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 /// Runs it and expects it to succeed.
-fn completed(folder: &Path, arguments: &[&str]) -> String {
+pub fn completed(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");

@@ -48,10 +48,15 @@ pub struct Edge {
 impl Plan {
     /// Checks the recipe. Every problem is found, not the first alone.
     pub fn new(recipe: Recipe) -> Result<Self, Problems> {
+        Self::with_taps(recipe, &[])
+    }
+
+    /// The same where [`crate::Tap`]s will read all outputs of these nodes.
+    pub fn with_taps(recipe: Recipe, tapped: &[&str]) -> Result<Self, Problems> {
         let mut problems = recipe.problems.clone();
         let links = resolve(&recipe, &mut problems);
         let order = order(&recipe, &links, &mut problems);
-        unread(&recipe, &links, &mut problems);
+        unread(&recipe, &links, tapped, &mut problems);
         let planned = propagate(&recipe, &links, &order, &mut problems);
         if !problems.is_empty() {
             return Err(Problems::new(recipe.text, problems));
@@ -344,7 +349,7 @@ fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) -> Vec<usi
     order
 }
 
-fn unread(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) {
+fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: &mut Vec<Problem>) {
     let reads = |from: usize, output: usize| {
         let mut all = links.of.iter().flatten();
         all.any(|link| link.from == from && link.output.is_none_or(|position| position == output))
@@ -353,6 +358,9 @@ fn unread(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) {
         return;
     }
     for (index, node) in recipe.nodes.iter().enumerate() {
+        if tapped.contains(&node.name.as_str()) {
+            continue;
+        }
         // A name that is given twice means the first node.
         if recipe.nodes[..index]
             .iter()

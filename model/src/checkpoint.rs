@@ -18,12 +18,13 @@ use anyhow::{Context, Result, bail, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata as Header, TensorInfo};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use crate::feed::Normalize;
 use crate::networks::Network;
 use crate::optimizer::RunningOptimizer;
-use crate::parameters::Parameters;
-use crate::rs_net::{ALPHA, RsNet};
+use crate::parameters::{Parameters, Role, Start};
+use crate::rs_net::{ALPHA, BatchNorms, RsNet};
 
 /// The version of the format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -52,10 +53,20 @@ pub struct Metadata {
     pub format: u32,
     /// What the network was built from.
     pub network: Network,
-    /// The names of the classes, in the order of the logits.
+    /// The names of the classes, in the order of the logits; empty names where they are not known.
     pub classes: Vec<String>,
     /// The resolutions, in the order of alpha.
     pub resolutions: Vec<u32>,
+    /// Whether each of them has a batch norm of its own.
+    #[serde(default)]
+    pub batch_norms: BatchNorms,
+    /// Further resolutions, which were never trained: only the running statistics of their batch
+    /// norms were measured. They are not part of the ensemble.
+    #[serde(default)]
+    pub calibrated: Vec<u32>,
+    /// What is done to the values of images, which lie in 0..1, before the network gets them.
+    #[serde(default)]
+    pub normalize: Option<Normalize>,
     /// The epoch that the next step belongs to, from 0.
     pub epoch: u64,
     /// Steps done in that epoch.
@@ -68,6 +79,75 @@ pub struct Metadata {
     pub best: Option<Best>,
     /// The recipe's text, overrides applied.
     pub recipe: String,
+}
+
+impl Metadata {
+    /// That of a network which has not been trained yet.
+    pub fn new(network: Network, classes: Vec<String>, resolutions: Vec<u32>) -> Self {
+        Self {
+            format: FORMAT,
+            network,
+            classes,
+            resolutions,
+            batch_norms: BatchNorms::Private,
+            calibrated: vec![],
+            normalize: None,
+            epoch: 0,
+            step_in_epoch: 0,
+            step: 0,
+            seed: 0,
+            best: None,
+            recipe: String::new(),
+        }
+    }
+
+    /// Makes sure that data has the classes that the network tells apart. `origin` is what a user
+    /// knows the data by.
+    ///
+    /// # Errors
+    /// They differ; the message names one that does.
+    pub fn check_classes(&self, classes: &[String], origin: &str) -> Result<()> {
+        ensure!(
+            self.classes.len() == classes.len(),
+            "the network tells {} classes apart, but {origin} holds {}",
+            self.classes.len(),
+            classes.len()
+        );
+        // Empty names are not known.
+        let mut pairs = self.classes.iter().zip(classes).enumerate();
+        if let Some((index, (ours, theirs))) =
+            pairs.find(|(_, (ours, theirs))| !ours.is_empty() && ours != theirs)
+        {
+            bail!(
+                "the network was trained on other classes than {origin} holds: class {index} is `{ours}`, not `{theirs}`"
+            );
+        }
+        Ok(())
+    }
+
+    /// The resolutions whose batch norms it has.
+    pub fn norms(&self) -> Vec<u32> {
+        let mut norms = match self.batch_norms {
+            BatchNorms::Private => self.resolutions.clone(),
+            BatchNorms::Shared => self.resolutions.first().copied().into_iter().collect(),
+        };
+        norms.extend(&self.calibrated);
+        norms
+    }
+
+    /// The resolution whose batch norms serve images of this size best: itself if it has some,
+    /// else the nearest that has (of two, the larger).
+    pub fn norm_for(&self, size: u32) -> u32 {
+        let trained = self.resolutions.iter().position(|&r| r == size);
+        if let Some(norm) =
+            trained.and_then(|at| self.batch_norms.of(&self.resolutions).get(at).copied())
+        {
+            return norm;
+        }
+        let norms = self.norms().into_iter();
+        let nearest = norms.min_by_key(|&norm| (norm.abs_diff(size), std::cmp::Reverse(norm)));
+        nearest.unwrap_or(size)
+    }
 }
 
 /// The validation that a run's best checkpoint was chosen by.
@@ -101,30 +181,30 @@ impl Snapshot {
         parameters: &Parameters,
         optimizer: Option<&RunningOptimizer>,
     ) -> Result<Self> {
-        let mut all: Vec<(String, &Tensor)> = parameters
-            .iter()
-            .map(|p| (p.name.clone(), &p.tensor))
-            .collect();
-        if let Some(optimizer) = optimizer {
-            all.extend(
-                optimizer
-                    .momentum()
-                    .map(|(name, t)| (format!("{MOMENTUM}{name}"), t)),
-            );
-        }
+        let parameters = parameters.iter().map(|p| (p.name.clone(), &p.tensor));
+        let momentum = optimizer.into_iter().flat_map(RunningOptimizer::momentum);
+        let momentum = momentum.map(|(name, tensor)| (format!("{MOMENTUM}{name}"), tensor));
+        Self::of(metadata, parameters.chain(momentum).collect())
+    }
+
+    /// Copies tensors that already have the names of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Snapshot::take`].
+    pub fn of(metadata: Metadata, mut tensors: Vec<(String, &Tensor)>) -> Result<Self> {
         let mut snapshot = Self {
             metadata,
-            tensors: Vec::with_capacity(all.len()),
+            tensors: Vec::with_capacity(tensors.len()),
             bytes: vec![],
         };
         for (kind, dtype) in KINDS {
-            let (these, others) = all
+            let (these, others) = tensors
                 .into_iter()
                 .partition(|(_, t)| t.f_kind().ok() == Some(kind));
-            all = others;
+            tensors = others;
             tch::no_grad(|| snapshot.append(these, dtype)).context("cannot copy the tensors")?;
         }
-        if let Some((name, tensor)) = all.first() {
+        if let Some((name, tensor)) = tensors.first() {
             bail!(
                 "checkpoints hold no tensors of kind {:?}, which {name:?} is",
                 tensor.f_kind()
@@ -350,14 +430,59 @@ impl Checkpoint {
         Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
     }
 
+    /// Builds the network for some sizes, which need not be among the checkpoint's, and loads it:
+    /// what belongs to batch norms that nobody names is not read. `norms` names for each size the
+    /// resolution whose batch norms it runs with; [`Metadata::norm_for`] suggests one.
+    ///
+    /// # Errors
+    /// As [`RsNet::with_norms`] and [`Checkpoint::load`].
+    pub fn network(&self, sizes: &[u32], norms: &[u32], device: Device) -> Result<RsNet> {
+        self.network_with(sizes, norms, device, |norm| norm)
+    }
+
+    /// The same, where batch norms start from those of another resolution of the checkpoint:
+    /// `source` says from which.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::network`].
+    pub fn network_with(
+        &self,
+        sizes: &[u32],
+        norms: &[u32],
+        device: Device,
+        source: impl Fn(u32) -> u32,
+    ) -> Result<RsNet> {
+        let Metadata { network, .. } = &self.metadata;
+        let classes = self.metadata.classes.len().try_into()?;
+        let kind = Kind::Float;
+        let net = RsNet::with_norms(network, classes, sizes, norms, kind, device, Start::Zero)
+            .with_context(|| format!("cannot build the network of {}", self.path.display()))?;
+        self.load_with(&net, source, |_| true)?;
+        Ok(net)
+    }
+
     /// Loads a network, which may have all resolutions of the checkpoint or only some, in any
     /// order: what belongs to the others is not read.
     ///
     /// # Errors
-    /// A resolution that the checkpoint does not have; all missing and mis-shaped tensors; what
+    /// A batch norm that the checkpoint does not have; all missing and mis-shaped tensors; what
     /// the file system says. The network is unchanged then. The message names the path.
     pub fn load(&self, net: &RsNet) -> Result<()> {
-        self.load_inner(net).with_context(|| {
+        self.load_with(net, |norm| norm, |_| true)
+    }
+
+    /// The same, where batch norms start from those of another resolution of the checkpoint
+    /// (`source` says from which), and only tensors of the `wanted` roles are loaded.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn load_with(
+        &self,
+        net: &RsNet,
+        source: impl Fn(u32) -> u32,
+        wanted: impl Fn(Role) -> bool,
+    ) -> Result<()> {
+        self.load_inner(net, source, wanted).with_context(|| {
             format!(
                 "cannot load the network from the checkpoint {}",
                 self.path.display()
@@ -365,36 +490,64 @@ impl Checkpoint {
         })
     }
 
-    fn load_inner(&self, net: &RsNet) -> Result<()> {
-        let ours = &self.metadata.resolutions;
-        let positions = net.resolutions().iter().map(|resolution| {
-            let position = ours
-                .iter()
-                .position(|r| r == resolution)
-                .with_context(|| format!("it was not trained at {resolution}, but at {ours:?}"))?;
-            Ok(position as i64)
-        });
-        let positions = positions.collect::<Result<Vec<_>>>()?;
+    fn load_inner(
+        &self,
+        net: &RsNet,
+        source: impl Fn(u32) -> u32,
+        wanted: impl Fn(Role) -> bool,
+    ) -> Result<()> {
+        let ours = self.metadata.norms();
+        if let Some(norm) = net
+            .norms()
+            .iter()
+            .map(|&n| source(n))
+            .find(|n| !ours.contains(n))
+        {
+            bail!("it has no batch norms of resolution {norm}, but of {ours:?}");
+        }
         let mut tensors = Vec::new();
-        for name in net.parameters().iter().map(|p| p.name.as_str()) {
-            // One that is missing is told by `Parameters::load`, together with all others.
-            if self.header.info(name).is_none() {
+        for parameter in net.parameters().iter() {
+            if !wanted(parameter.role) {
+                tensors.push((parameter.name.as_str(), parameter.tensor.shallow_clone()));
                 continue;
             }
-            let mut tensor = self.read_one(name)?;
-            if name == ALPHA {
-                ensure!(
-                    tensor.size() == [ours.len() as i64],
-                    "it has {:?} weights of the ensemble for {} resolutions",
-                    tensor.size(),
-                    ours.len()
-                );
-                tensor = tensor.f_index_select(0, &Tensor::f_from_slice(&positions)?)?;
+            let name = match parameter.resolution {
+                Some(norm) => parameter.name_with_norm(source(norm)),
+                None => parameter.name.clone(),
+            };
+            // One that is missing is told by `Parameters::load`, together with all others.
+            if self.header.info(&name).is_none() {
+                continue;
             }
-            tensors.push((name, tensor));
+            let mut tensor = self.read_one(&name)?;
+            if name == ALPHA {
+                tensor = self.alpha_of(&tensor, net.resolutions())?;
+            }
+            tensors.push((parameter.name.as_str(), tensor));
         }
         net.parameters()
             .load(tensors.iter().map(|(name, tensor)| (*name, tensor)))
+    }
+
+    /// The alphas of these sizes; for one that was not trained the value that alphas start with.
+    fn alpha_of(&self, alpha: &Tensor, sizes: &[u32]) -> Result<Tensor> {
+        let trained = &self.metadata.resolutions;
+        ensure!(
+            alpha.size() == [trained.len() as i64],
+            "it has {:?} weights of the ensemble for {} resolutions",
+            alpha.size(),
+            trained.len()
+        );
+        let options = (alpha.f_kind()?, alpha.device());
+        let positions: Vec<i64> = sizes
+            .iter()
+            .map(|size| {
+                let position = trained.iter().position(|r| r == size);
+                position.unwrap_or(trained.len()) as i64
+            })
+            .collect();
+        let padded = Tensor::f_cat(&[alpha, &alpha.f_new_ones([1], options)?], 0)?;
+        Ok(padded.f_index_select(0, &Tensor::f_from_slice(&positions)?)?)
     }
 
     /// Loads the momentum. Only into an optimizer of a network with the same resolutions, in the

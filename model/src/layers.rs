@@ -20,6 +20,12 @@ pub const NORM_MOMENTUM: f64 = 0.1;
 pub enum Mode {
     /// Batch norms use the batch's statistics and update the running ones.
     Train,
+    /// The same without a gradient, to estimate the running statistics anew: the batch is the
+    /// `batch`-th of those (from 0), which all get the same weight in the end.
+    Calibrate {
+        /// Batches that went before.
+        batch: u64,
+    },
     /// Batch norms use the running statistics.
     Evaluate,
 }
@@ -98,7 +104,18 @@ pub enum Layer {
     Linear(Linear),
 }
 
-/// The tensors that a list of layers needs, for these resolutions.
+impl Mode {
+    /// The share of this batch in the running statistics.
+    fn momentum(self) -> f64 {
+        match self {
+            Mode::Train | Mode::Evaluate => NORM_MOMENTUM,
+            // After n batches each has 1/n: the mean of all.
+            Mode::Calibrate { batch } => 1.0 / (batch + 1) as f64,
+        }
+    }
+}
+
+/// The tensors that a list of layers needs, with batch norms for these resolutions.
 pub fn declare(layers: &[Layer], resolutions: &[u32]) -> Vec<Declaration> {
     let mut declarations = Vec::new();
     let mut push = |name: String, role, resolution, shape: &[i64], init| {
@@ -269,15 +286,16 @@ pub struct Modules {
 }
 
 impl Modules {
-    /// Gives the layers their tensors, which [`declare`] declared for the same resolutions.
+    /// Gives the layers their tensors, which [`declare`] declared. `norms` names the batch norm of
+    /// each resolution; several may have the same.
     ///
     /// # Errors
     /// A tensor is missing.
-    pub fn new(layers: &[Layer], resolutions: &[u32], parameters: &Parameters) -> Result<Self> {
-        let modules = build(layers, resolutions, parameters)?;
+    pub fn new(layers: &[Layer], norms: &[u32], parameters: &Parameters) -> Result<Self> {
+        let modules = build(layers, norms, parameters)?;
         Ok(Self {
             modules,
-            resolutions: resolutions.len(),
+            resolutions: norms.len(),
         })
     }
 
@@ -297,7 +315,7 @@ impl Modules {
     }
 }
 
-fn build(layers: &[Layer], resolutions: &[u32], parameters: &Parameters) -> Result<Vec<Module>> {
+fn build(layers: &[Layer], norms: &[u32], parameters: &Parameters) -> Result<Vec<Module>> {
     let modules = layers.iter().map(|layer| {
         Ok(match layer {
             Layer::Conv(conv) => Module::Conv {
@@ -305,8 +323,8 @@ fn build(layers: &[Layer], resolutions: &[u32], parameters: &Parameters) -> Resu
                 conv: conv.clone(),
             },
             Layer::Norm { name, .. } => {
-                let norms = resolutions.iter().map(|resolution| {
-                    let part = |part| parameters.tensor(&format!("{name}.{resolution}.{part}"));
+                let norms = norms.iter().map(|norm| {
+                    let part = |part| parameters.tensor(&format!("{name}.{norm}.{part}"));
                     Ok(Norm {
                         weight: part("weight")?,
                         bias: part("bias")?,
@@ -331,8 +349,8 @@ fn build(layers: &[Layer], resolutions: &[u32], parameters: &Parameters) -> Resu
                 padding,
             },
             Layer::Residual { branch, shortcut } => Module::Residual {
-                branch: build(branch, resolutions, parameters)?,
-                shortcut: build(shortcut, resolutions, parameters)?,
+                branch: build(branch, norms, parameters)?,
+                shortcut: build(shortcut, norms, parameters)?,
             },
             Layer::GlobalAveragePool => Module::GlobalAveragePool,
             Layer::Linear(linear) => Module::Linear {
@@ -373,8 +391,8 @@ fn forward(modules: &[Module], input: &Tensor, resolution: usize, mode: Mode) ->
                     Some(&norm.bias),
                     Some(&norm.running_mean),
                     Some(&norm.running_var),
-                    mode == Mode::Train,
-                    NORM_MOMENTUM,
+                    mode != Mode::Evaluate,
+                    mode.momentum(),
                     NORM_EPSILON,
                     true,
                 )

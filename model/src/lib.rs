@@ -10,20 +10,27 @@
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
 //! - [`checkpoint`]: all of it in a file, and back.
 //! - [`step`]: one training step, from images to moved weights.
-//! - [`trainer`]: the node that trains; [`metrics`]: what it says; [`sinks`]: the nodes that keep it.
+//! - [`feed`]: images onto the device; [`validation`]: how good a network is; [`predictor`]: what it
+//!   takes single images for.
+//! - [`trainer`]: the node that trains; [`evaluator`]: the one that only measures; [`metrics`]: what
+//!   they say; [`sinks`]: the nodes that keep it.
 //!
 //! Nothing here panics on what a user gives: tch's plain operators do, so only its `f_` functions,
 //! which return a `Result`, are used.
 
 pub mod checkpoint;
 pub mod distillation;
+pub mod evaluator;
+pub mod feed;
 pub mod layers;
 pub mod metrics;
 pub mod networks;
 pub mod optimizer;
 pub mod parameters;
+pub mod predictor;
 pub mod rs_net;
 pub mod schedule;
 pub mod sinks;
 pub mod step;
 pub mod trainer;
+pub mod validation;

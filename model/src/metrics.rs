@@ -101,13 +101,15 @@ pub struct Table {
 pub struct Row {
     /// `None`: the ensemble.
     pub resolution: Option<u32>,
+    /// The resolution whose batch norms it ran with, its own as a rule. `None`: the ensemble.
+    pub batch_norm: Option<u32>,
     /// Share of images whose class came first, in percent.
     pub top1: f64,
     /// Share of images whose class was among the first five, in percent.
     pub top5: f64,
     /// Mean cross-entropy.
     pub loss: f64,
-    /// Multiply-adds of one image; for the ensemble those of all resolutions.
+    /// Multiply-adds of one image; for the ensemble those of all its members.
     pub multiply_adds: u64,
     /// Parameters that this row needs: the shared ones and its private ones.
     pub parameters: u64,

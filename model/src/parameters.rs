@@ -144,6 +144,21 @@ pub struct Parameter {
     pub tensor: Tensor,
 }
 
+impl Parameter {
+    /// The name that it would have as part of another resolution's batch norm; its own name if all
+    /// resolutions share it.
+    pub fn name_with_norm(&self, norm: u32) -> String {
+        let parts = self.name.rsplit_once('.').and_then(|(path, part)| {
+            let (layer, _) = path.rsplit_once('.')?;
+            Some((layer, part))
+        });
+        match (self.resolution, parts) {
+            (Some(_), Some((layer, part))) => format!("{layer}.{norm}.{part}"),
+            _ => self.name.clone(),
+        }
+    }
+}
+
 /// All tensors of a network, in the order in which they were declared.
 #[derive(Debug)]
 pub struct Parameters {

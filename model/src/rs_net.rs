@@ -2,14 +2,39 @@
 //! resolutions.
 
 use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::layers::{self, Mode, Modules};
+use crate::layers::{self, Layer, Mode, Modules};
 use crate::networks::Network;
 use crate::parameters::{Declaration, Init, Parameters, Role, Start};
 
 /// The name of the ensemble's weights among the parameters.
 pub const ALPHA: &str = "alpha";
+
+/// Which batch norm each resolution has while training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BatchNorms {
+    /// Its own: what makes a network switchable.
+    #[default]
+    Private,
+    /// All resolutions share one, as in a network that knows nothing of resolutions: a baseline.
+    Shared,
+}
+
+impl BatchNorms {
+    /// For each resolution the one whose batch norm it runs with.
+    pub fn of(self, resolutions: &[u32]) -> Vec<u32> {
+        match self {
+            BatchNorms::Private => resolutions.to_vec(),
+            // Whichever gives its name to it; the first is there in any case.
+            BatchNorms::Shared => resolutions
+                .first()
+                .map_or(vec![], |first| vec![*first; resolutions.len()]),
+        }
+    }
+}
 
 /// One network that runs at any of its resolutions: convolutions and classifier are shared, batch
 /// norms are private, and alpha weighs the resolutions' logits into an ensemble. "Resolution
@@ -19,14 +44,18 @@ pub struct RsNet {
     network: Network,
     classes: u32,
     resolutions: Vec<u32>,
+    norms: Vec<u32>,
+    layers: Vec<Layer>,
+    declarations: Vec<Declaration>,
     parameters: Parameters,
     modules: Modules,
     alpha: Tensor,
 }
 
 impl RsNet {
-    /// Builds it. The order of the resolutions is kept and counts: top-down distillation goes
-    /// from the first to the last, so they are given from the largest to the smallest.
+    /// Builds it, with a batch norm of its own for each resolution. The order of the resolutions is
+    /// kept and counts: top-down distillation goes from the first to the last, so they are given
+    /// from the largest to the smallest.
     ///
     /// # Errors
     /// All problems of the network's parameters; no resolution, one given twice, one that is too
@@ -39,9 +68,34 @@ impl RsNet {
         device: Device,
         start: Start,
     ) -> Result<Self> {
+        let norms = BatchNorms::Private.of(resolutions);
+        Self::with_norms(network, classes, resolutions, &norms, kind, device, start)
+    }
+
+    /// Builds it, with the batch norms of other resolutions for some: `norms` names, for each
+    /// resolution, the one that it borrows from (itself as a rule). A batch norm that nobody names
+    /// is not made.
+    ///
+    /// # Errors
+    /// As [`RsNet::new`]; not one norm for each resolution.
+    pub fn with_norms(
+        network: &Network,
+        classes: u32,
+        resolutions: &[u32],
+        norms: &[u32],
+        kind: Kind,
+        device: Device,
+        start: Start,
+    ) -> Result<Self> {
         let layers = network.layers(classes)?;
         let problems = check_resolutions(network, resolutions)?;
         ensure!(problems.is_empty(), "{}", problems.join("; "));
+        ensure!(
+            norms.len() == resolutions.len(),
+            "{} batch norms were named for {} resolutions",
+            norms.len(),
+            resolutions.len()
+        );
 
         let mut declarations = vec![Declaration {
             name: ALPHA.to_owned(),
@@ -50,15 +104,18 @@ impl RsNet {
             shape: vec![resolutions.len() as i64],
             init: Init::Constant(1.0),
         }];
-        declarations.extend(layers::declare(&layers, resolutions));
+        declarations.extend(layers::declare(&layers, &distinct(norms)));
         let parameters = Parameters::new(&declarations, kind, device, start)?;
         Ok(Self {
             network: network.clone(),
             classes,
             resolutions: resolutions.to_vec(),
-            modules: Modules::new(&layers, resolutions, &parameters)?,
+            norms: norms.to_vec(),
+            modules: Modules::new(&layers, norms, &parameters)?,
             alpha: parameters.tensor(ALPHA)?,
             parameters,
+            declarations,
+            layers,
         })
     }
 
@@ -77,13 +134,28 @@ impl RsNet {
         &self.resolutions
     }
 
+    /// For each resolution the one whose batch norm it runs with.
+    pub fn norms(&self) -> &[u32] {
+        &self.norms
+    }
+
+    /// What its tensors are.
+    pub fn declarations(&self) -> &[Declaration] {
+        &self.declarations
+    }
+
+    /// The multiply-adds of one image of `resolution` x `resolution` pixels.
+    pub fn multiply_adds(&self, resolution: u32) -> u64 {
+        layers::multiply_adds(&self.layers, resolution)
+    }
+
     /// All its tensors.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
     /// The logits `[batch, classes]` of images `[batch, 3, height, width]`, with the batch norms
-    /// of the resolution at `resolution_index`. In [`Mode::Evaluate`] no gradient is recorded.
+    /// of the resolution at `resolution_index`. A gradient is recorded in [`Mode::Train`] only.
     ///
     /// # Errors
     /// No such resolution, or what libtorch says, with the name of the layer.
@@ -91,7 +163,7 @@ impl RsNet {
         let forward = || self.modules.forward(images, resolution_index, mode);
         let logits = match mode {
             Mode::Train => forward(),
-            Mode::Evaluate => tch::no_grad(forward),
+            Mode::Calibrate { .. } | Mode::Evaluate => tch::no_grad(forward),
         };
         logits.with_context(|| match self.resolutions.get(resolution_index) {
             Some(resolution) => format!("the forward pass at resolution {resolution} failed"),
@@ -111,17 +183,49 @@ impl RsNet {
             self.resolutions.len(),
             logits.len()
         );
-        let weights = self.alpha.f_softmax(0, None)?;
-        let mut sum: Option<Tensor> = None;
-        for (position, logits) in (0..).zip(logits) {
-            let term = logits.f_detach()?.f_mul(&weights.f_select(0, position)?)?;
-            sum = Some(match sum {
-                None => term,
-                Some(sum) => sum.f_add(&term)?,
-            });
-        }
-        sum.context("an ensemble of nothing")
+        weigh(&self.alpha, logits)
     }
+
+    /// The same of some of the resolutions: `members` are their positions, and the softmax is over
+    /// their alphas alone.
+    ///
+    /// # Errors
+    /// As [`RsNet::ensemble`]; no members, or one that is not there.
+    pub fn ensemble_of(&self, members: &[usize], logits: &[Tensor]) -> Result<Tensor> {
+        let chosen = members
+            .iter()
+            .map(|&member| logits.get(member).map(Tensor::shallow_clone))
+            .collect::<Option<Vec<_>>>()
+            .context("an ensemble of resolutions that are not there")?;
+        let positions: Vec<i64> = members.iter().map(|&member| member as i64).collect();
+        let positions = Tensor::f_from_slice(&positions)?.f_to_device(self.parameters.device())?;
+        weigh(&self.alpha.f_index_select(0, &positions)?, &chosen)
+    }
+}
+
+/// The sum of softmax(alpha)_j * detach(z_j).
+fn weigh(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
+    let weights = alpha.f_softmax(0, None)?;
+    let mut sum: Option<Tensor> = None;
+    for (position, logits) in (0..).zip(logits) {
+        let term = logits.f_detach()?.f_mul(&weights.f_select(0, position)?)?;
+        sum = Some(match sum {
+            None => term,
+            Some(sum) => sum.f_add(&term)?,
+        });
+    }
+    sum.context("an ensemble of nothing")
+}
+
+/// Each value once, in the order in which they come first.
+fn distinct(values: &[u32]) -> Vec<u32> {
+    let mut distinct = Vec::new();
+    for value in values {
+        if !distinct.contains(value) {
+            distinct.push(*value);
+        }
+    }
+    distinct
 }
 
 /// Every problem of a list of resolutions for this network, one sentence each.

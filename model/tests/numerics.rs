@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use rsflow_model::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot, write_atomically};
+use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
-use rsflow_model::networks::{Network, ResNet};
+use rsflow_model::networks::{MobileNetV2, Network, ResNeXt, ResNet};
 use rsflow_model::optimizer::{Optimizer, RunningOptimizer, Sgd};
 use rsflow_model::parameters::{Declaration, Init, Parameters, Role, Start};
 use rsflow_model::rs_net::{RsNet, check_resolutions};
@@ -75,23 +75,57 @@ fn sgd() -> Sgd {
 #[test]
 fn parameters_and_multiply_adds_are_those_of_the_paper() {
     let table = [
-        (18, 11_727_912, [1814.1, 1332.9, 925.8, 592.7, 333.6]),
-        (50, 25_769_512, [4089.2, 3004.8, 2087.3, 1336.6, 752.7]),
+        (
+            "resnet18",
+            11_727_912,
+            [1814.1, 1332.9, 925.8, 592.7, 333.6],
+        ),
+        (
+            "resnet50",
+            25_769_512,
+            [4089.2, 3004.8, 2087.3, 1336.6, 752.7],
+        ),
+        ("mobilenet_v2", 3_641_320, [300.8, 221.3, 154.1, 99.1, 56.3]),
     ];
-    for (depth, parameters, multiply_adds) in table {
-        let network = resnet(depth, 64);
+    for (name, parameters, multiply_adds) in table {
+        let network = Network::by_name(name).unwrap();
         let counts = network.parameter_counts(1000, &SIZES).unwrap();
-        assert_eq!(counts.total(), parameters, "ResNet-{depth}");
+        assert_eq!(counts.total(), parameters, "{name}");
         assert_eq!(counts.private.len(), SIZES.len());
         for (size, expected) in SIZES.into_iter().zip(multiply_adds) {
             let millions = network.multiply_adds(1000, size).unwrap() as f64 / 1e6;
             assert_eq!(
                 format!("{millions:.1}"),
                 format!("{expected:.1}"),
-                "{depth} at {size}"
+                "{name} at {size}"
             );
         }
         assert_eq!(network.min_resolution().unwrap(), 32);
+    }
+    // With one resolution they are the networks that torchvision documents.
+    for (name, parameters, multiply_adds) in [
+        ("resnet34", 21_797_672, "3.66"),
+        ("resnet101", 44_549_160, "7.80"),
+        ("resnet152", 60_192_808, "11.51"),
+        ("parallel_resnext50_32x4d", 25_028_904, "4.23"),
+        ("resnext101_32x8d", 88_791_336, "16.41"),
+        ("mobilenetv2", 3_504_872, "0.30"),
+    ] {
+        let network = Network::by_name(name).unwrap();
+        let counts = network.parameter_counts(1000, &[224]).unwrap();
+        assert_eq!(counts.total(), parameters, "{name}");
+        let billions = network.multiply_adds(1000, 224).unwrap() as f64 / 1e9;
+        assert_eq!(format!("{billions:.2}"), multiply_adds, "{name}");
+    }
+    for name in [
+        "resnet19",
+        "resnext50",
+        "mobilenetv2_x0",
+        "mobilenetv2_xl",
+        "vgg16",
+        "",
+    ] {
+        assert_eq!(Network::by_name(name), None, "{name}");
     }
     // What is counted is what is made.
     let net = small(&[64, 32], Start::Zero);
@@ -113,6 +147,10 @@ fn recipes_name_networks_optimizers_and_losses() {
         Optimizer::Sgd(sgd())
     );
     assert_eq!(
+        ron.from_str::<Network>("MobileNetV2(width: 0.5)").unwrap(),
+        Network::by_name("mobilenetv2_x0.5").unwrap()
+    );
+    assert_eq!(
         ron.from_str::<Distill>("EnsembleTopDown").unwrap(),
         Distill::EnsembleTopDown
     );
@@ -132,11 +170,19 @@ fn wrong_parameters_are_told_in_words() {
     let table = [
         (
             problems(resnet(51, 64)),
-            "there is no ResNet of depth 51: the depths are 18, 34, 50",
+            "there is no ResNet of depth 51: the depths are 18, 34, 50, 101, 152",
         ),
         (
             problems(resnet(18, 0)),
             "the width is between 1 and 4096, not 0",
+        ),
+        (
+            problems(Network::ResNeXt(ResNeXt { depth: 18 })),
+            "there is no ResNeXt of depth 18: the depths are 50 (32x4d) and 101 (32x8d)",
+        ),
+        (
+            problems(Network::MobileNetV2(MobileNetV2 { width: f64::NAN })),
+            "the width is a number above 0 and at most 16, not NaN",
         ),
         (
             check_resolutions(&resnet(18, 64), &[64, 31, 64])
@@ -370,11 +416,8 @@ fn schedules_have_known_values() {
 }
 
 fn metadata(resolutions: &[u32]) -> Metadata {
+    let classes = ["cat", "dog", "fish"].map(str::to_owned).to_vec();
     Metadata {
-        format: FORMAT,
-        network: resnet(18, 4),
-        classes: ["cat", "dog", "fish"].map(str::to_owned).to_vec(),
-        resolutions: resolutions.to_vec(),
         epoch: 1,
         step_in_epoch: 2,
         step: 12,
@@ -385,6 +428,7 @@ fn metadata(resolutions: &[u32]) -> Metadata {
             mean: 0.1 + 0.2,
         }),
         recipe: "(seed: 0)\n".to_owned(),
+        ..Metadata::new(resnet(18, 4), classes, resolutions.to_vec())
     }
 }
 
@@ -456,13 +500,24 @@ fn a_subset_of_resolutions_can_be_loaded() {
         [3.0, 1.0]
     );
     let images = Tensor::f_rand([2, 3, 32, 32], (Kind::Float, Device::Cpu)).unwrap();
-    let [whole, part] = [(&net, 2), (&part, 0)]
-        .map(|(net, index)| values(&net.logits(&images, index, Mode::Evaluate).unwrap()));
-    assert_eq!(whole, part);
+    let logits = |net: &RsNet, index| values(&net.logits(&images, index, Mode::Evaluate).unwrap());
+    assert_eq!(logits(&net, 2), logits(&part, 0));
+    // Switching is choosing other handles: nothing is loaded, nothing remembers what came before.
+    let places = || {
+        part.parameters()
+            .iter()
+            .map(|p| p.tensor.data_ptr())
+            .collect::<Vec<_>>()
+    };
+    let before = places();
+    assert_eq!(logits(&net, 0), logits(&part, 1));
+    assert_eq!(logits(&net, 2), logits(&part, 0));
+    assert_eq!(before, places());
 
     let error = checkpoint.load(&small(&[48], Start::Zero)).unwrap_err();
     assert!(
-        format!("{error:#}").contains("it was not trained at 48, but at [96, 64, 32]"),
+        format!("{error:#}")
+            .contains("it has no batch norms of resolution 48, but of [96, 64, 32]"),
         "{error:#}"
     );
 }

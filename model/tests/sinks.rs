@@ -14,7 +14,7 @@ use rsflow_graph::{
     AnySink, Build, Catalogue, Demand, Incoming, Input, Item, Kind, Node, NodeKind, Payload,
     PlainMemory, Plan, Port, Recipe, Report, Schema, Stage, Text,
 };
-use rsflow_model::checkpoint::{Checkpoint, FORMAT, Metadata, Snapshot, write_atomically};
+use rsflow_model::checkpoint::{Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use rsflow_model::networks::{Network, ResNet};
 use rsflow_model::parameters::Start;
@@ -85,17 +85,11 @@ fn snapshot(epoch: u64, step: u64) -> Snapshot {
         Start::Zero,
     )
     .unwrap();
+    let classes = vec!["cat".to_owned(), "dog".to_owned()];
     let metadata = Metadata {
-        format: FORMAT,
-        network,
-        classes: vec!["cat".to_owned(), "dog".to_owned()],
-        resolutions: vec![32],
         epoch,
-        step_in_epoch: 0,
         step,
-        seed: 0,
-        best: None,
-        recipe: String::new(),
+        ..Metadata::new(network, classes, vec![32])
     };
     Snapshot::take(metadata, net.parameters(), None).unwrap()
 }
@@ -150,6 +144,7 @@ fn losses(loss: f64) -> Option<Losses> {
 fn table(epoch: u64, step: u64) -> Table {
     let row = |resolution| Row {
         resolution,
+        batch_norm: resolution,
         top1: 50.0,
         top5: 75.0,
         loss: 1.5,

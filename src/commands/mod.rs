@@ -1,8 +1,10 @@
 //! One file per subcommand, and what they share: reading a recipe, and exit codes.
 
 mod check;
+mod eval;
 mod graph;
 mod nodes;
+mod predict;
 mod run;
 
 use std::io::{IsTerminal as _, Write};
@@ -25,6 +27,8 @@ pub fn execute(cli: Cli) -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments, &mut out),
+        Command::Eval(arguments) => eval::run(&arguments, &mut out),
+        Command::Predict(arguments) => predict::run(&arguments, &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Graph(arguments) => {
             plan(&arguments.recipe, &arguments.overrides).and_then(|plan| {

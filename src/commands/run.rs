@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rsflow_graph::{Options, Payload as _, Plan, Running, Tap};
-use rsflow_model::metrics::Metric;
+use rsflow_graph::{Options, Running};
 
 use super::{INTERRUPTED, plan};
 use crate::cli::Run;
@@ -34,7 +33,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let options = Options {
         run_dir: Some(run_dir.path.clone()),
         resume: run_dir.resume.clone(),
-        taps: taps(&plan, &progress),
+        taps: progress.taps(&plan),
         signals: true,
         ..Options::default()
     };
@@ -74,7 +73,14 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         ));
     }
     if let Some(table) = progress.last_table() {
-        writeln!(out, "{}", table::render(&table))?;
+        writeln!(
+            out,
+            "{}\nafter {} epochs ({} steps), {} validation images",
+            table::render(&table),
+            table.epoch + 1,
+            table.step,
+            table.images
+        )?;
     }
     if finished.interrupted {
         say_how_to_go_on(&screen, arguments, &run_dir.path);
@@ -82,24 +88,6 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     }
     tracing::info!("done");
     Ok(ExitCode::SUCCESS)
-}
-
-/// The progress display reads every stream of metrics.
-fn taps(plan: &Plan, progress: &Progress) -> Vec<Tap> {
-    let mut taps = Vec::new();
-    for planned in plan.nodes() {
-        for (output, port) in planned.kind.outputs.iter().enumerate() {
-            if port.carries == Metric::NAME {
-                taps.push(Tap {
-                    node: planned.id.name.clone(),
-                    output,
-                    sink: Box::new(progress.sink()),
-                    name: "progress",
-                });
-            }
-        }
-    }
-    taps
 }
 
 fn say_how_to_go_on(screen: &Screen, arguments: &Run, run_dir: &Path) {

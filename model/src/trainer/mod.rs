@@ -1,24 +1,25 @@
 //! The node `RsNet`: a resolution switchable network and its training.
 //!
-//! Here: the parameters, and what is checked before anything runs. The training
-//! itself is in `session`, a batch's way onto the device in `feed`, validation in `validation`.
+//! Here: the parameters, and what is checked before anything runs. The training itself is in
+//! `session`.
 
-mod feed;
 mod session;
-mod validation;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use rsflow_graph::{
     Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::distillation::Distill;
+use crate::feed::Normalize;
 use crate::metrics::{Checkpointed, Metric};
 use crate::networks::Network;
 use crate::optimizer::Optimizer;
-use crate::rs_net::check_resolutions;
+use crate::rs_net::{BatchNorms, check_resolutions};
 use crate::schedule::Schedule;
 use session::Session;
 
@@ -33,6 +34,16 @@ pub struct Trainer {
     validate: Input,
     /// The network.
     network: Network,
+    /// Whether each resolution has a batch norm of its own (`Private`) or all have one (`Shared`),
+    /// as in a network that knows nothing of resolutions: a baseline to compare with.
+    #[serde(default)]
+    batch_norms: BatchNorms,
+    /// A checkpoint whose weights the run starts with, to fine-tune it: from `rsflow import`, or of
+    /// another run. A resolution that it does not have starts with the batch norms of the nearest;
+    /// a classifier for another number of classes is not taken over. Left out, all is drawn at
+    /// random from the recipe's seed.
+    #[serde(default)]
+    start_from: Option<PathBuf>,
     /// How many classes the data has. Compared with the data before the first batch.
     classes: u32,
     /// Who teaches whom: nobody (`None`), the ensemble each resolution (`Ensemble`), or besides
@@ -64,16 +75,6 @@ pub struct Trainer {
 
 fn default_log_every() -> u64 {
     10
-}
-
-/// How the channels red, green and blue are normalized.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Normalize {
-    /// Subtracted, in 0..1.
-    pub mean: [f64; 3],
-    /// Divided by, above 0.
-    pub std: [f64; 3],
 }
 
 impl Node for Trainer {

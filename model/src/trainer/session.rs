@@ -9,15 +9,15 @@ use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, 
 use tch::{Device, Kind, Tensor};
 
 use super::Trainer;
-use super::feed::Feed;
-use super::validation::Validation;
 use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::distillation::Loss;
+use crate::feed::Feed;
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use crate::optimizer::RunningOptimizer;
-use crate::parameters::Start;
+use crate::parameters::{Role, Start};
 use crate::rs_net::RsNet;
 use crate::step::training_step;
+use crate::validation::Validation;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
 pub(super) struct Session {
@@ -60,10 +60,12 @@ impl Session {
             None => Start::Random { seed: build.seed },
             Some(_) => Start::Zero,
         };
-        let net = RsNet::new(
+        let norms = settings.batch_norms.of(&resolutions);
+        let net = RsNet::with_norms(
             &settings.network,
             settings.classes,
             &resolutions,
+            &norms,
             Kind::Float,
             Device::Cpu,
             start,
@@ -76,18 +78,17 @@ impl Session {
              batch norm cannot train on it; use another batch size or `drop_last: true`"
         );
         let mut optimizer = settings.optimizer.start(net.parameters())?;
+        let classes = train.classes.to_vec();
         let mut at = Metadata {
-            format: FORMAT,
-            network: settings.network.clone(),
-            classes: train.classes.to_vec(),
-            resolutions,
-            epoch: 0,
-            step_in_epoch: 0,
-            step: 0,
+            batch_norms: settings.batch_norms,
+            normalize: settings.normalize,
             seed: build.seed,
-            best: None,
             recipe: build.recipe.to_owned(),
+            ..Metadata::new(settings.network.clone(), classes, resolutions)
         };
+        if let (Some(path), None) = (&settings.start_from, build.resume) {
+            start_from(path, &net)?;
+        }
         if let Some(path) = build.resume {
             resume(path, &mut at, &net, &mut optimizer, settings.epochs)?;
         }
@@ -234,7 +235,8 @@ impl Session {
         batches: &mut Receiver<Batch>,
         outputs: &mut Outputs,
     ) -> Result<Option<Validation>> {
-        let mut validation = Validation::new(&self.net)?;
+        let members = (0..self.net.resolutions().len()).collect();
+        let mut validation = Validation::new(&self.net, members)?;
         let mut done = 0;
         loop {
             match batches.receive()? {
@@ -253,29 +255,6 @@ impl Session {
                 of: self.validation_batches,
             }));
         }
-    }
-
-    /// The table's rows with the counts that do not change.
-    fn rows(&self, validation: &Validation) -> Result<Vec<Row>> {
-        let network = &self.settings.network;
-        let counts = network.parameter_counts(self.settings.classes, &self.at.resolutions)?;
-        let mut rows = validation.rows(&self.net)?;
-        let mut all = 0;
-        for row in &mut rows {
-            match row.resolution {
-                Some(resolution) => {
-                    let private = counts.private.iter().find(|(of, _)| *of == resolution);
-                    row.parameters = counts.shared + private.map_or(0, |(_, count)| *count);
-                    row.multiply_adds = network.multiply_adds(self.settings.classes, resolution)?;
-                    all += row.multiply_adds;
-                }
-                None => {
-                    row.parameters = counts.total() + counts.alpha;
-                    row.multiply_adds = all;
-                }
-            }
-        }
-        Ok(rows)
     }
 
     /// Whether this validation is the best so far, by the reference's rule: the first resolution's
@@ -343,7 +322,7 @@ impl Thread for Session {
                 // The user's wish, or another node's failure: what was learned is kept.
                 return self.save(&mut outputs, None, false);
             };
-            let rows = self.rows(&validation)?;
+            let rows = validation.rows(&self.net)?;
             let best = self.is_best(&rows);
             let mut table = Table {
                 epoch: self.at.epoch,
@@ -389,6 +368,46 @@ fn resolutions_of(build: &Build) -> Result<Vec<u32>> {
     Ok(schema.resolutions.clone())
 }
 
+/// Gives the network the weights of a checkpoint, as far as they fit.
+fn start_from(path: &Path, net: &RsNet) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let saved = checkpoint.metadata();
+    ensure!(
+        saved.network == *net.network(),
+        "{} holds {:?}, the recipe says {:?}",
+        path.display(),
+        saved.network,
+        net.network()
+    );
+    let same_classes = saved.classes.len() == net.classes() as usize;
+    if !same_classes {
+        tracing::warn!(
+            "{} tells {} classes apart, the recipe {}: the classifier starts at random",
+            path.display(),
+            saved.classes.len(),
+            net.classes()
+        );
+    }
+    for norm in net
+        .norms()
+        .iter()
+        .filter(|norm| !saved.norms().contains(norm))
+    {
+        tracing::warn!(
+            "{} has no batch norms of resolution {norm}: they start with those of {}",
+            path.display(),
+            saved.norm_for(*norm)
+        );
+    }
+    checkpoint.load_with(
+        net,
+        |norm| saved.norm_for(norm),
+        |role| same_classes || !matches!(role, Role::LinearWeight | Role::LinearBias),
+    )?;
+    tracing::info!(checkpoint = %path.display(), "started from its weights");
+    Ok(())
+}
+
 /// Puts the run where the checkpoint left it.
 fn resume(
     path: &Path,
@@ -413,9 +432,14 @@ fn resume(
         at.resolutions
     );
     ensure!(
-        saved.classes == at.classes,
-        "{place} was trained on other classes than the data holds"
+        saved.batch_norms == at.batch_norms,
+        "{place} has {:?} batch norms, the recipe says {:?}",
+        saved.batch_norms,
+        at.batch_norms
     );
+    saved
+        .check_classes(&at.classes, "the data")
+        .with_context(|| format!("cannot go on from {place}"))?;
     ensure!(
         saved.seed == at.seed,
         "{place} was trained with seed {}, the recipe says {}; the order of the images would change",
@@ -430,6 +454,7 @@ fn resume(
     checkpoint.load_momentum(optimizer)?;
     *at = Metadata {
         recipe: std::mem::take(&mut at.recipe),
+        classes: std::mem::take(&mut at.classes),
         format: FORMAT,
         ..saved.clone()
     };

@@ -327,6 +327,32 @@ impl Decoder {
     }
 }
 
+/// Why one image could not be made ready; see [`center`].
+#[derive(Debug, thiserror::Error)]
+pub enum CenterError {
+    /// The file.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The resizing.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+}
+
+/// A single image as validation sees it: scaled until its short side is `size / fraction`, then the
+/// centre cut out. `[size, size, 3]`, RGB.
+///
+/// # Errors
+/// Damage and unsupported files; a size of 0.
+pub fn center(bytes: &[u8], size: u32, fraction: f64) -> Result<Vec<u8>, CenterError> {
+    let header = header(bytes, &Limits::default())?;
+    let plan = crop::validation(header.width, header.height, size, fraction);
+    let mut decoder = Decoder::new();
+    let pixels = decoder.decode(bytes, &header, header.whole(), Verify::Full)?;
+    let mut out = vec![0; plan.output_bytes()];
+    Resizer::new().render(pixels, &plan, &mut out)?;
+    Ok(out)
+}
+
 /// Makes `buffer` exactly `length` zero bytes.
 ///
 /// Zeroing costs a hundredth of the decoding and makes it impossible that pixels of one image

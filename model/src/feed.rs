@@ -2,19 +2,33 @@
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::Batch;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::Normalize;
+/// How the channels red, green and blue are normalized.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Normalize {
+    /// Subtracted, in 0..1.
+    pub mean: [f64; 3],
+    /// Divided by, above 0.
+    pub std: [f64; 3],
+}
 
 /// Where batches go, and what is done to their values.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub struct Feed {
     device: Device,
     /// Mean and standard deviation, `[1, 3, 1, 1]`.
     normalize: Option<(Tensor, Tensor)>,
 }
 
 impl Feed {
+    /// A feed to that device.
+    ///
+    /// # Errors
+    /// What libtorch says.
     pub fn new(device: Device, normalize: Option<Normalize>) -> Result<Self> {
         let channels = |values: [f64; 3]| -> Result<Tensor> {
             let values = values.map(|value| value as f32);
@@ -29,16 +43,27 @@ impl Feed {
         Ok(Feed { device, normalize })
     }
 
-    /// The images of the `position`-th resolution: uint8 `[batch, s, s, 3]` becomes float
-    /// `[batch, 3, s, s]`, value / 255.
+    /// The images of the `position`-th resolution of a batch; see [`Feed::pixels`].
+    ///
+    /// # Errors
+    /// There is no such resolution; what libtorch says.
     pub fn images(&self, batch: &Batch, position: usize) -> Result<Tensor> {
         let side = batch
             .resolutions()
             .nth(position)
             .context("the batch has fewer resolutions than the network")?;
+        self.pixels(batch.pixels(position), batch.labels().len(), side)
+    }
+
+    /// `count` images of `side` x `side` pixels: uint8 `[count, side, side, 3]` becomes float
+    /// `[count, 3, side, side]`, value / 255, normalized.
+    ///
+    /// # Errors
+    /// Another number of bytes; what libtorch says.
+    pub fn pixels(&self, bytes: &[u8], count: usize, side: u32) -> Result<Tensor> {
         let side = i64::from(side);
-        let shape = [batch.labels().len() as i64, side, side, 3];
-        let bytes = Tensor::f_from_data_size(batch.pixels(position), &shape, Kind::Uint8)?;
+        let shape = [count as i64, side, side, 3];
+        let bytes = Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?;
         let images = bytes
             .f_to_device(self.device)?
             .f_permute([0, 3, 1, 2])?
@@ -52,6 +77,9 @@ impl Feed {
     }
 
     /// The labels `[batch]`, int64. All are below `classes`.
+    ///
+    /// # Errors
+    /// One is not; what libtorch says.
     pub fn labels(&self, batch: &Batch, classes: u32) -> Result<Tensor> {
         let labels = batch.labels();
         if let Some(label) = labels

@@ -4,14 +4,17 @@ use anyhow::Result;
 use rsflow_graph::Batch;
 use tch::{Kind, Reduction, Tensor};
 
-use super::feed::Feed;
+use crate::feed::Feed;
 use crate::layers::Mode;
 use crate::metrics::Row;
+use crate::parameters::Counts;
 use crate::rs_net::RsNet;
 
 /// Sums over the batches seen so far. They stay on the device until the end.
-pub(super) struct Validation {
-    /// One for each resolution, then the ensemble's.
+pub struct Validation {
+    /// The positions of the resolutions that the ensemble is made of.
+    members: Vec<usize>,
+    /// One for each resolution, then the ensemble's if it has members.
     sums: Vec<Sums>,
     images: u64,
 }
@@ -23,10 +26,19 @@ struct Sums {
 }
 
 impl Validation {
-    pub fn new(net: &RsNet) -> Result<Self> {
+    /// Nothing is measured yet. `members`: the positions of the resolutions that the ensemble is
+    /// made of; there is none of less than two.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn new(net: &RsNet, mut members: Vec<usize>) -> Result<Self> {
+        if members.len() < 2 {
+            members.clear();
+        }
         let options = (Kind::Double, net.parameters().device());
         let zero = || Tensor::f_zeros([], options);
-        let sums = (0..=net.resolutions().len())
+        let rows = net.resolutions().len() + usize::from(!members.is_empty());
+        let sums = (0..rows)
             .map(|_| {
                 Ok(Sums {
                     top1: zero()?,
@@ -35,15 +47,25 @@ impl Validation {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Validation { sums, images: 0 })
+        Ok(Validation {
+            members,
+            sums,
+            images: 0,
+        })
     }
 
+    /// Measures one more batch.
+    ///
+    /// # Errors
+    /// A batch that does not fit the network; what libtorch says.
     pub fn add(&mut self, net: &RsNet, feed: &Feed, batch: &Batch) -> Result<()> {
         let labels = feed.labels(batch, net.classes())?;
         let mut logits = (0..net.resolutions().len())
             .map(|position| net.logits(&feed.images(batch, position)?, position, Mode::Evaluate))
             .collect::<Result<Vec<_>>>()?;
-        logits.push(tch::no_grad(|| net.ensemble(&logits))?);
+        if !self.members.is_empty() {
+            logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);
+        }
         for (sums, logits) in self.sums.iter_mut().zip(&logits) {
             sums.add(logits, &labels)?;
         }
@@ -51,23 +73,47 @@ impl Validation {
         Ok(())
     }
 
+    /// Images measured so far.
     pub fn images(&self) -> u64 {
         self.images
     }
 
-    /// The figures, without the counts that [`Row`] has beside them.
+    /// One row for each resolution, in the network's order, then the ensemble's.
+    ///
+    /// # Errors
+    /// What libtorch says.
     pub fn rows(&self, net: &RsNet) -> Result<Vec<Row>> {
+        let counts = Counts::of(net.declarations());
+        let private = |norm: u32| {
+            let own = counts.private.iter().find(|(of, _)| *of == norm);
+            own.map_or(0, |(_, count)| *count)
+        };
         let images = self.images.max(1) as f64;
-        let resolutions = net.resolutions().iter().copied().map(Some).chain([None]);
         let mut rows = Vec::new();
-        for (sums, resolution) in self.sums.iter().zip(resolutions) {
+        for (position, sums) in self.sums.iter().enumerate() {
+            let own = net
+                .resolutions()
+                .get(position)
+                .zip(net.norms().get(position));
+            let (multiply_adds, parameters) = match own {
+                Some((&size, &norm)) => (net.multiply_adds(size), counts.shared + private(norm)),
+                None => {
+                    let members = self.members.iter();
+                    let sizes = members.filter_map(|&member| net.resolutions().get(member));
+                    (
+                        sizes.map(|&size| net.multiply_adds(size)).sum(),
+                        counts.total() + counts.alpha,
+                    )
+                }
+            };
             rows.push(Row {
-                resolution,
+                resolution: own.map(|(size, _)| *size),
+                batch_norm: own.map(|(_, norm)| *norm),
                 top1: 100.0 * sums.top1.f_double_value(&[])? / images,
                 top5: 100.0 * sums.top5.f_double_value(&[])? / images,
                 loss: sums.loss.f_double_value(&[])? / images,
-                multiply_adds: 0,
-                parameters: 0,
+                multiply_adds,
+                parameters,
             });
         }
         Ok(rows)

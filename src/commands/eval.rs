@@ -1,0 +1,195 @@
+//! `rsflow eval`: the table of resolutions for a checkpoint.
+//!
+//! The command writes a recipe (the same data nodes that training validates with, and an
+//! `Evaluate` node) and runs it.
+
+use std::io::{IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use rsflow_graph::{Options, Plan, Recipe, Running, Text};
+use rsflow_model::checkpoint::{Checkpoint, Metadata};
+use rsflow_model::metrics::Table;
+use serde_json::json;
+
+use super::{INTERRUPTED, Usage};
+use crate::catalogue::CATALOGUE;
+use crate::cli::Eval;
+use crate::json;
+use crate::progress::{Progress, Screen};
+use crate::table;
+
+/// The node that measures.
+const EVALUATION: &str = "evaluation";
+
+pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
+    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    let metadata = checkpoint.metadata();
+    let screen = Screen::new(std::io::stderr().is_terminal());
+    let recipe = recipe(arguments, metadata, &screen)?;
+    let text = Text::new("the evaluation's recipe", recipe);
+    let plan = Plan::with_taps(Recipe::parse(text, CATALOGUE, &[])?, &[EVALUATION])?;
+    let progress = Progress::new(screen);
+    let options = Options {
+        taps: progress.taps(&plan),
+        signals: true,
+        ..Options::default()
+    };
+    let finished = Running::start(&plan, options).and_then(Running::wait);
+    progress.end();
+    if finished?.interrupted {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let table = progress
+        .last_table()
+        .context("the evaluation ended without a table")?;
+    if let Some(path) = &arguments.json {
+        json::write(&as_json(arguments, metadata, &table), path, out)?;
+    }
+    if !json::is_stdout(arguments.json.as_deref()) {
+        writeln!(
+            out,
+            "{}\n{} ({} epochs), {} images",
+            table::render(&table),
+            arguments.checkpoint.display(),
+            metadata.epoch,
+            table.images
+        )?;
+        if let Some(path) = &arguments.store {
+            writeln!(out, "{} has the calibrated batch norms too", path.display())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keys may be added in time; none goes or changes its meaning.
+fn as_json(arguments: &Eval, metadata: &Metadata, table: &Table) -> serde_json::Value {
+    json!({
+        "checkpoint": arguments.checkpoint,
+        "epochs": metadata.epoch,
+        "images": table.images,
+        "rows": table.rows,
+        "seconds": table.seconds,
+    })
+}
+
+/// The recipe that measures what was asked for.
+fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<String> {
+    let usage = |text: String| anyhow::Error::new(Usage(text));
+    let sizes = match arguments.sizes.as_slice() {
+        [] => &metadata.resolutions,
+        sizes => sizes,
+    };
+    for (size, norm) in &arguments.batch_norm {
+        if !sizes.contains(size) {
+            return Err(usage(format!(
+                "--batch-norm {size}={norm}: {size} is not among the sizes {sizes:?}"
+            )));
+        }
+        if !metadata.norms().contains(norm) {
+            return Err(usage(format!(
+                "--batch-norm {size}={norm}: {} has batch norms of {:?}",
+                arguments.checkpoint.display(),
+                metadata.norms()
+            )));
+        }
+    }
+    let untrained = sizes.iter().filter(|s| !metadata.resolutions.contains(s));
+    let untrained: Vec<u32> = untrained.copied().collect();
+    let calibrate = arguments.calibrate.filter(|_| !untrained.is_empty());
+    if arguments.calibrate.is_some() && untrained.is_empty() {
+        return Err(usage(format!(
+            "--calibrate: every one of the sizes {sizes:?} was trained and has batch norms of its own; \
+             leave it out, or name other --sizes"
+        )));
+    }
+    let (val, train) = folders(&arguments.data);
+    let mut nodes = vec![
+        format!(r#""val_files": ImageFolder(root: {val:?})"#),
+        r#""val_images": DecodeJpeg(input: "val_files")"#.to_owned(),
+        format!(
+            r#""val_sizes": ResizeAndCenterCrop(input: "val_images", sizes: {sizes:?}, fraction: {:?})"#,
+            arguments.fraction
+        ),
+        format!(
+            r#""val_batches": Batch(input: "val_sizes", size: {})"#,
+            arguments.batch
+        ),
+    ];
+    let mut fields = vec![
+        r#"input: "val_batches""#.to_owned(),
+        format!("checkpoint: {:?}", arguments.checkpoint),
+        format!("batch_norms: {:?}", arguments.batch_norm),
+    ];
+    fields.extend(arguments.threads.map(|n| format!("threads: {n}")));
+    if let Some(images) = calibrate {
+        let train = arguments.calibration_data.clone().or(train);
+        let train = train.with_context(|| {
+            Usage(format!(
+                "--calibrate needs training images: {} has no val/ and train/ in it; --calibration-data names a folder",
+                arguments.data.display()
+            ))
+        })?;
+        nodes.extend([
+            format!(r#""train_files": ImageFolder(root: {train:?}, shuffle: true)"#),
+            r#""train_images": DecodeJpeg(input: "train_files")"#.to_owned(),
+            r#""train_crops": RandomResizedCrop(input: "train_images")"#.to_owned(),
+            format!(
+                r#""train_sizes": Resize(input: "train_crops", sizes: {untrained:?}, flip: 0.5)"#
+            ),
+            format!(
+                r#""train_batches": Batch(input: "train_sizes", size: {}, drop_last: false)"#,
+                arguments.batch
+            ),
+        ]);
+        fields.push(r#"calibrate: "train_batches""#.to_owned());
+        fields.push(format!("calibration_images: {images}"));
+        fields.extend(
+            arguments
+                .store
+                .as_ref()
+                .map(|path| format!("store: {path:?}")),
+        );
+        screen.line(&format!(
+            "statistics for {untrained:?} come from {images} images of {}",
+            train.display()
+        ));
+    } else {
+        for size in untrained {
+            let named = arguments.batch_norm.iter().any(|(of, _)| *of == size);
+            let norm = metadata.norm_for(size);
+            if !named && norm != size {
+                screen.line(&format!(
+                    "{size} was not trained: it runs with the batch norms of {norm}; \
+                     --batch-norm names others, --calibrate measures some"
+                ));
+            }
+        }
+    }
+    ensure!(
+        arguments.store.as_ref() != Some(&arguments.checkpoint),
+        Usage("--store names the checkpoint itself; name another file".to_owned())
+    );
+    nodes.push(format!(
+        r#""{EVALUATION}": Evaluate({})"#,
+        fields.join(", ")
+    ));
+    Ok(format!(
+        "(\n    seed: {},\n    nodes: {{\n        {},\n    }},\n)",
+        arguments.seed,
+        nodes.join(",\n        ")
+    ))
+}
+
+/// The folder to measure with, and the one with training images.
+fn folders(data: &Path) -> (PathBuf, Option<PathBuf>) {
+    let inside = data.join("val");
+    let val = if inside.is_dir() {
+        inside
+    } else {
+        data.to_owned()
+    };
+    let train = val.parent().map(|parent| parent.join("train"));
+    (val, train.filter(|folder| folder.is_dir()))
+}

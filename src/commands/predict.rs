@@ -1,0 +1,104 @@
+//! `rsflow predict`: the classes of images, at one size.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use rsflow_model::checkpoint::Checkpoint;
+use rsflow_model::predictor::{Prediction, Predictor};
+use rsflow_pipeline::pixels;
+use serde_json::json;
+
+use super::Usage;
+use crate::cli::Predict;
+use crate::{json, table};
+
+pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
+    if !(arguments.fraction > 0.0 && arguments.fraction <= 1.0) {
+        let message = "--fraction: the share that is kept lies above 0 and up to 1";
+        return Err(Usage(message.to_owned()).into());
+    }
+    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    let norms = checkpoint.metadata().norms();
+    let norm = match arguments.batch_norm {
+        Some(norm) if norms.contains(&norm) => norm,
+        Some(norm) => {
+            return Err(Usage(format!(
+                "--batch-norm {norm}: {} has batch norms of {norms:?}",
+                arguments.checkpoint.display()
+            ))
+            .into());
+        }
+        None => checkpoint.metadata().norm_for(arguments.size),
+    };
+    if arguments.batch_norm.is_none() && norm != arguments.size {
+        eprintln!(
+            "{} was not trained: it runs with the batch norms of {norm}",
+            arguments.size
+        );
+    }
+    let predictor = Predictor::open(&checkpoint, arguments.size, norm)?;
+    let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
+    let mut failed = 0;
+    let mut told = Vec::new();
+    for path in &arguments.images {
+        match predict(&predictor, path, arguments.fraction, top) {
+            Ok(predictions) => told.push((path, predictions)),
+            Err(error) => {
+                failed += 1;
+                eprintln!("error: {}: {error:#}", path.display());
+            }
+        }
+    }
+    if let Some(path) = &arguments.json {
+        let images = told
+            .iter()
+            .map(|(image, predictions)| json!({ "image": image, "predictions": predictions }));
+        let value = json!({
+            "checkpoint": arguments.checkpoint,
+            "size": arguments.size,
+            "batch_norm": norm,
+            "images": images.collect::<Vec<_>>(),
+        });
+        json::write(&value, path, out)?;
+    }
+    if !json::is_stdout(arguments.json.as_deref()) && !told.is_empty() {
+        let mut grid = table::grid(&["image", "class", "probability %"]);
+        for (image, predictions) in &told {
+            for (rank, prediction) in predictions.iter().enumerate() {
+                let image = if rank == 0 {
+                    image.display().to_string()
+                } else {
+                    String::new()
+                };
+                let class = match prediction.class.as_str() {
+                    "" => prediction.index.to_string(),
+                    class => class.to_owned(),
+                };
+                grid.add_row([
+                    image,
+                    class,
+                    format!("{:.2}", 100.0 * prediction.probability),
+                ]);
+            }
+        }
+        writeln!(out, "{}", table::lines(&mut grid))?;
+    }
+    if failed > 0 {
+        eprintln!("{failed} of {} images failed", arguments.images.len());
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn predict(
+    predictor: &Predictor,
+    path: &Path,
+    fraction: f64,
+    top: usize,
+) -> Result<Vec<Prediction>> {
+    let bytes = std::fs::read(path).context("cannot read the file")?;
+    let pixels = pixels::center(&bytes, predictor.size(), fraction)?;
+    predictor.predict(&pixels, top)
+}

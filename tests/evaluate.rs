@@ -1,0 +1,334 @@
+//! `rsflow eval` and `rsflow predict`, and recipes that start from a checkpoint or share a batch
+//! norm, on a network that was really trained.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::run::{completed, workplace};
+
+/// A workplace in which a run has been completed in `out`. Tests only add files to it.
+fn trained() -> &'static Path {
+    static TRAINED: OnceLock<tempfile::TempDir> = OnceLock::new();
+    TRAINED
+        .get_or_init(|| {
+            let folder = workplace();
+            completed(folder.path(), &["--run-dir", "out"]);
+            folder
+        })
+        .path()
+}
+
+const LAST: &str = "out/checkpoints/last.safetensors";
+
+/// The rounding depends on these.
+const AS_IN_TRAINING: [&str; 4] = ["--batch", "10", "--threads", "1"];
+
+fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rsflow"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+/// Runs it, expects it to succeed, and reads the JSON on its stdout.
+fn json(folder: &Path, arguments: &[&str]) -> Value {
+    let output = rsflow(folder, &[arguments, &["--json", "-"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn eval(arguments: &[&str]) -> Value {
+    let common = ["eval", "--checkpoint", LAST, "--data", "shapes"];
+    let common = [&common[..], &AS_IN_TRAINING].concat();
+    json(trained(), &[&common, arguments].concat())
+}
+
+/// The row of a resolution; `None` is the ensemble's.
+fn row(table: &Value, resolution: Option<u32>) -> &Value {
+    let rows = table["rows"].as_array().unwrap();
+    let mut found = rows
+        .iter()
+        .filter(|row| row["resolution"] == serde_json::json!(resolution));
+    found.next().unwrap_or(&Value::Null)
+}
+
+#[test]
+fn a_checkpoint_has_the_figures_that_training_ended_with() {
+    let log = std::fs::read_to_string(trained().join("out/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(last["kind"], "final");
+    let all = eval(&[]);
+    assert_eq!(all["rows"], last["rows"]);
+    assert_eq!(all["images"], 24);
+
+    let one = eval(&["--sizes", "32"]);
+    assert_eq!(row(&one, Some(32)), row(&all, Some(32)));
+    assert_eq!(one["rows"].as_array().unwrap().len(), 1);
+    let other_order = eval(&["--sizes", "32,48"]);
+    assert_eq!(row(&other_order, Some(48)), row(&all, Some(48)));
+    let close = |a: &Value, b: &Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-6;
+    assert!(close(
+        &row(&other_order, None)["loss"],
+        &row(&all, None)["loss"]
+    ));
+}
+
+#[test]
+fn sizes_that_were_not_trained_borrow_or_measure_batch_norms() {
+    let near = eval(&["--sizes", "48", "44", "40", "36"]);
+    let norm = |table: &Value, size| row(table, Some(size))["batch_norm"].clone();
+    assert_eq!(norm(&near, 44), 48);
+    assert_eq!(norm(&near, 40), 48, "of two as near the larger");
+    assert_eq!(norm(&near, 36), 32);
+    assert_eq!(
+        row(&near, None),
+        &Value::Null,
+        "one trained size is no ensemble"
+    );
+
+    let named = eval(&["--sizes", "44", "36", "--batch-norm", "44=32", "36=32"]);
+    assert_eq!(norm(&named, 44), 32);
+    assert_eq!(row(&named, Some(36)), row(&near, Some(36)));
+    assert_ne!(row(&named, Some(44))["loss"], row(&near, Some(44))["loss"]);
+
+    let measure = ["--sizes", "48", "40", "--calibrate", "50", "--seed", "5"];
+    let stored = ["--store", "stored.safetensors"];
+    let measured = eval(&[&measure[..], &stored].concat());
+    assert_eq!(norm(&measured, 40), 40);
+    assert_ne!(
+        row(&measured, Some(40))["loss"],
+        row(&near, Some(40))["loss"]
+    );
+    assert_eq!(row(&measured, Some(48)), row(&near, Some(48)));
+    assert_eq!(eval(&measure)["rows"], measured["rows"], "the same again");
+
+    let again = ["eval", "--checkpoint", "stored.safetensors", "--data"];
+    let sizes = ["shapes/val", "--sizes", "48", "40", "32"];
+    let again = json(trained(), &[&again[..], &sizes, &AS_IN_TRAINING].concat());
+    assert_eq!(row(&again, Some(40)), row(&measured, Some(40)));
+    assert_ne!(row(&again, None), &Value::Null);
+}
+
+#[test]
+fn images_are_told_apart_as_in_validation() {
+    let images: Vec<String> = ["bands_hatched", "discs_plain"]
+        .map(|class| format!("shapes/val/{class}/00000.jpg"))
+        .to_vec();
+    for (size, norm) in [("48", 48), ("32", 32), ("44", 48)] {
+        let common = [
+            "predict",
+            "--checkpoint",
+            LAST,
+            "--size",
+            size,
+            "--top",
+            "9",
+        ];
+        let images = images.iter().map(String::as_str);
+        let arguments: Vec<&str> = common.into_iter().chain(images).collect();
+        let told = json(trained(), &arguments);
+        assert_eq!(told["batch_norm"], norm);
+        for image in told["images"].as_array().unwrap() {
+            let predictions = image["predictions"].as_array().unwrap();
+            assert_eq!(predictions.len(), 8, "there are no more classes");
+            let probability = |p: &Value| p["probability"].as_f64().unwrap();
+            let sum: f64 = predictions.iter().map(probability).sum();
+            assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+            assert!(predictions.is_sorted_by(|a, b| probability(a) >= probability(b)));
+            assert!(predictions.iter().any(|p| p["class"] == "discs_plain"));
+        }
+    }
+    // Shares of right answers are those of the table.
+    let all: Vec<String> = walk(&trained().join("shapes/val"));
+    let common = [
+        "predict",
+        "--checkpoint",
+        LAST,
+        "--size",
+        "48",
+        "--top",
+        "1",
+    ];
+    let arguments: Vec<&str> = common
+        .into_iter()
+        .chain(all.iter().map(String::as_str))
+        .collect();
+    let told = json(trained(), &arguments);
+    let right = told["images"].as_array().unwrap().iter().filter(|image| {
+        let class = image["predictions"][0]["class"].as_str().unwrap();
+        image["image"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("/{class}/"))
+    });
+    let top1 = row(&eval(&[]), Some(48))["top1"].as_f64().unwrap();
+    assert!((100.0 * right.count() as f64 / all.len() as f64 - top1).abs() < 1e-9);
+}
+
+fn walk(folder: &Path) -> Vec<String> {
+    let classes = std::fs::read_dir(folder).unwrap();
+    let files = classes.flat_map(|class| std::fs::read_dir(class.unwrap().path()).unwrap());
+    files
+        .map(|file| file.unwrap().path().display().to_string())
+        .collect()
+}
+
+#[test]
+fn what_cannot_be_measured_is_told() {
+    let folder = trained();
+    std::fs::write(folder.join("text.safetensors"), "not a checkpoint at all").unwrap();
+    let whole = std::fs::read(folder.join(LAST)).unwrap();
+    std::fs::write(folder.join("cut.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::create_dir_all(folder.join("few/a")).unwrap();
+    std::fs::copy(
+        folder.join("shapes/val/discs_plain/00000.jpg"),
+        folder.join("few/a/1.jpg"),
+    )
+    .unwrap();
+    std::fs::write(folder.join("cut.jpg"), [0xff, 0xd8, 0xff]).unwrap();
+    let eval = |file: &'static str, more: &[&'static str]| {
+        [&["eval", "--checkpoint", file, "--data"], more].concat()
+    };
+    let predict = |more: &[&'static str]| [&["predict", "--checkpoint", LAST], more].concat();
+    let image = "shapes/val/discs_plain/00000.jpg";
+    let cases: &[(Vec<&str>, i32, &[&str])] = &[
+        (
+            eval("none.safetensors", &["shapes"]),
+            1,
+            &["cannot read the checkpoint none.safetensors"],
+        ),
+        (
+            eval("text.safetensors", &["shapes"]),
+            1,
+            &["text.safetensors", "not a checkpoint"],
+        ),
+        (
+            eval("cut.safetensors", &["shapes"]),
+            1,
+            &["cut.safetensors", "truncated"],
+        ),
+        (eval(LAST, &["nowhere"]), 1, &["there is no folder nowhere"]),
+        (
+            eval(LAST, &["few"]),
+            1,
+            &["tells 8 classes apart, but few holds 1"],
+        ),
+        (
+            eval(LAST, &["shapes", "--sizes", "48", "16"]),
+            1,
+            &["the resolution 16 is too small"],
+        ),
+        (
+            eval(LAST, &["shapes", "--sizes", "40", "--batch-norm", "40=224"]),
+            2,
+            &["--batch-norm 40=224", "[48, 32]"],
+        ),
+        (
+            eval(LAST, &["shapes", "--batch-norm", "40=48"]),
+            2,
+            &["40 is not among the sizes [48, 32]"],
+        ),
+        (
+            eval(LAST, &["shapes", "--calibrate", "9"]),
+            2,
+            &["every one of the sizes [48, 32] was trained"],
+        ),
+        (
+            eval(LAST, &["few", "--sizes", "40", "--calibrate", "9"]),
+            2,
+            &["--calibration-data names a folder"],
+        ),
+        (
+            eval(LAST, &["shapes", "--store", "x.safetensors"]),
+            2,
+            &["--calibrate"],
+        ),
+        (
+            predict(&["--size", "48", image, "cut.jpg", "none.jpg"]),
+            1,
+            &["cut.jpg: ", "none.jpg: ", "2 of 3 images failed"],
+        ),
+        (
+            predict(&["--size", "48", "--batch-norm", "40", image]),
+            2,
+            &["--batch-norm 40"],
+        ),
+        (
+            predict(&["--size", "8", image]),
+            1,
+            &["the resolution 8 is too small"],
+        ),
+    ];
+    for (arguments, code, words) in cases {
+        let output = rsflow(folder, arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {stderr}");
+        for word in *words {
+            assert!(stderr.contains(word), "{word:?} is not in\n{stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_run_starts_from_the_weights_of_another() {
+    let folder = workplace();
+    let start = trained().join(LAST);
+    let set = format!("trainer.start_from={:?}", start.display().to_string());
+    // With next to no learning rate the figures stay those that it starts with.
+    let still = [
+        "--set",
+        "trainer.optimizer.lr=1e-30",
+        "--set",
+        "trainer.epochs=1",
+    ];
+    let sizes = [
+        "--set",
+        "train_sizes.sizes=[48, 40]",
+        "--set",
+        "val_sizes.sizes=[48, 40]",
+    ];
+    let arguments = [&["--run-dir", "tuned", "--set", &set], &still[..], &sizes].concat();
+    completed(folder.path(), &arguments);
+    let read = |path: PathBuf, name: &str| -> Vec<f32> {
+        let checkpoint = rsflow_model::checkpoint::Checkpoint::open(&path).unwrap();
+        let tensor = checkpoint.read([name]).unwrap().remove(0).view(-1);
+        Vec::try_from(tensor).unwrap()
+    };
+    let tuned = folder.path().join("tuned/checkpoints/last.safetensors");
+    for (name, source) in [
+        ("conv1.weight", "conv1.weight"),
+        ("fc.bias", "fc.bias"),
+        ("layer1.0.bn1.48.weight", "layer1.0.bn1.48.weight"),
+        // The nearest that there was; of two as near the larger.
+        ("layer1.0.bn1.40.weight", "layer1.0.bn1.48.weight"),
+    ] {
+        assert_eq!(
+            read(tuned.clone(), name),
+            read(start.clone(), source),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn one_batch_norm_can_serve_all_resolutions() {
+    let folder = workplace();
+    let shared = ["--set", "trainer.batch_norms=Shared", "--run-dir", "out"];
+    completed(folder.path(), &shared);
+    let path = folder.path().join(LAST);
+    let checkpoint = rsflow_model::checkpoint::Checkpoint::open(&path).unwrap();
+    let names = checkpoint.names();
+    assert!(names.iter().any(|name| name == "layer1.0.bn1.48.weight"));
+    assert!(!names.iter().any(|name| name.contains(".32.")));
+    let arguments = ["eval", "--checkpoint", LAST, "--data", "shapes"];
+    let table = json(folder.path(), &[&arguments[..], &AS_IN_TRAINING].concat());
+    let log = std::fs::read_to_string(folder.path().join("out/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(table["rows"], last["rows"]);
+    assert_eq!(row(&table, Some(32))["batch_norm"], 48);
+}
