@@ -43,7 +43,7 @@ pub use node::{
 };
 pub use plan::{Edge, Plan, Planned};
 pub use problem::{Problem, Problems, did_you_mean, listed};
-pub use recipe::Recipe;
+pub use recipe::{Recipe, differences};
 pub use stage::{
     AnyFold, AnyMap, AnySink, AnySource, Contents, Context, Fold, Map, OnError, Position, Sink,
     Source, Stage, Thread, random,

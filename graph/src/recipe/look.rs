@@ -415,7 +415,7 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 /// A whole number as RON writes them.
-fn integer(word: &str) -> Option<i128> {
+pub(super) fn integer(word: &str) -> Option<i128> {
     let word = word.replace('_', "");
     let (sign, digits) = match word.strip_prefix('-') {
         Some(digits) => (-1, digits),
@@ -437,7 +437,7 @@ fn integer(word: &str) -> Option<i128> {
 }
 
 /// A number as RON writes them.
-fn float(word: &str) -> Option<f64> {
+pub(super) fn float(word: &str) -> Option<f64> {
     let word = word.replace('_', "");
     let word = ["f32", "f64"]
         .iter()

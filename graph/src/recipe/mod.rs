@@ -4,6 +4,7 @@
 //! only roughly; so what they refuse is looked at again, against the JSON schema of what belongs
 //! there, to say all that is wrong, and where.
 
+mod difference;
 mod look;
 mod overrides;
 mod syntax;
@@ -19,6 +20,7 @@ use crate::fields::{self, Shape, Value};
 use crate::node::{Catalogue, Kind, Node};
 use crate::problem::{Problem, Problems, did_you_mean};
 use crate::text::{Text, offset_of};
+pub use difference::differences;
 use look::Look;
 use overrides::with_override;
 use syntax::{syntax, unexplained};

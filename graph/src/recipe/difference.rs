@@ -1,0 +1,325 @@
+//! What two recipes say differently: by meaning, not by text.
+
+use ron::value::RawValue;
+
+use super::look::{float, integer};
+use crate::fields::{self, Shape, Token, Value};
+
+/// What the recipe `now` says differently from the recipe `was`: one line for each field, and for
+/// each node that only one of them has. Empty if both mean the same.
+///
+/// Comments, white space, the order of nodes and fields and the notation of values do not count.
+/// Nor does `cpu_workers`: what a run computes does not depend on it. A field that stands in one
+/// of them only is told as a difference, although it may say what its default says.
+pub fn differences(now: &str, was: &str) -> Vec<String> {
+    let Some(was_value) = read(was) else {
+        return vec!["the recipe before cannot be read".to_owned()];
+    };
+    let Some(now_value) = read(now) else {
+        return vec!["the recipe now cannot be read".to_owned()];
+    };
+    let now = Written::new(now, &now_value);
+    let was = Written::new(was, &was_value);
+    let mut found = Vec::new();
+    for (name, now, was) in paired(now.entries(), was.entries()) {
+        match name.as_str() {
+            "cpu_workers" => {}
+            "nodes" => {
+                let [now, was] = [now, was].map(|nodes| nodes.and_then(Written::entries));
+                for (node, now, was) in paired(now, was) {
+                    match (now, was) {
+                        (Some(_), None) => found.push(format!("node `{node}` is new")),
+                        (None, Some(_)) => found.push(format!("node `{node}` is gone")),
+                        (now, was) => compare(&node, now, was, &mut found),
+                    }
+                }
+            }
+            _ => compare(&name, now, was, &mut found),
+        }
+    }
+    found
+}
+
+fn read(text: &str) -> Option<Value> {
+    fields::options().from_str::<&RawValue>(text).ok()?;
+    fields::shape(text)
+}
+
+/// A value in its text.
+#[derive(Clone, Copy)]
+struct Written<'a> {
+    text: &'a str,
+    value: &'a Value,
+}
+
+/// What stands in parentheses or braces: name and value.
+type Entries<'a> = Vec<(String, Written<'a>)>;
+
+/// The value at `path` as it is in either recipe; `None` where it is left to its default.
+fn compare(path: &str, now: Option<Written>, was: Option<Written>, found: &mut Vec<String>) {
+    if let (Some(now), Some(was)) = (now, was) {
+        if now.plainly_equals(was) {
+            return;
+        }
+        if let (Some(inner_now), Some(inner_was)) = (now.entries(), was.entries())
+            && now.head() == was.head()
+        {
+            for (name, now, was) in paired(Some(inner_now), Some(inner_was)) {
+                compare(&format!("{path}.{name}"), now, was, found);
+            }
+            return;
+        }
+    }
+    let [now, was] = [now, was].map(|value| value.map_or("(default)".to_owned(), Written::line));
+    found.push(format!("{path}: {now}, was {was}"));
+}
+
+/// The entries of both by their names, in the order of `now`, then what only `was` has.
+fn paired<'a>(
+    now: Option<Entries<'a>>,
+    was: Option<Entries<'a>>,
+) -> Vec<(String, Option<Written<'a>>, Option<Written<'a>>)> {
+    let mut was = was.unwrap_or_default();
+    let mut pairs = Vec::new();
+    for (name, value) in now.unwrap_or_default() {
+        let other = was.iter().position(|(other, _)| *other == name);
+        let other = other.map(|position| was.remove(position).1);
+        pairs.push((name, Some(value), other));
+    }
+    pairs.extend(
+        was.into_iter()
+            .map(|(name, value)| (name, None, Some(value))),
+    );
+    pairs
+}
+
+impl<'a> Written<'a> {
+    /// `Some(value)` is the value: both may be written.
+    fn new(text: &'a str, value: &'a Value) -> Self {
+        match &value.shape {
+            Shape::Tuple(items) if &text[value.head.clone()] == "Some" && items.len() == 1 => {
+                Written::new(text, &items[0])
+            }
+            _ => Written { text, value },
+        }
+    }
+
+    fn head(self) -> &'a str {
+        &self.text[self.value.head.clone()]
+    }
+
+    fn items(self) -> Option<Vec<Written<'a>>> {
+        match &self.value.shape {
+            Shape::List(items) | Shape::Tuple(items) => Some(
+                items
+                    .iter()
+                    .map(|item| Written::new(self.text, item))
+                    .collect(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// `Name` alone and `Name()` have none; lists, tuples and text cannot have any.
+    fn entries(self) -> Option<Entries<'a>> {
+        let entry = |name: String, value| (name, Written::new(self.text, value));
+        match &self.value.shape {
+            Shape::Fields(fields) => Some(
+                fields
+                    .iter()
+                    .map(|field| entry(self.text[field.name.clone()].to_owned(), &field.value))
+                    .collect(),
+            ),
+            Shape::Map(pairs) => Some(
+                pairs
+                    .iter()
+                    .map(|(key, value)| entry(Written::new(self.text, key).unquoted(), value))
+                    .collect(),
+            ),
+            Shape::Word => Some(Vec::new()),
+            Shape::Tuple(items) if items.is_empty() => Some(Vec::new()),
+            Shape::Tuple(_) | Shape::List(_) | Shape::Quoted => None,
+        }
+    }
+
+    /// The text that stands in quotes; anything else as it is.
+    fn unquoted(self) -> String {
+        let written = &self.text[self.value.span.clone()];
+        let text = fields::options().from_str::<String>(written);
+        text.unwrap_or_else(|_| written.to_owned())
+    }
+
+    /// Whether both are the same number, word, text or list.
+    fn plainly_equals(self, other: Written) -> bool {
+        match (&self.value.shape, &other.value.shape) {
+            (Shape::Word, Shape::Word) => {
+                let (one, other) = (self.head(), other.head());
+                match (integer(one), integer(other)) {
+                    (Some(one), Some(other)) => one == other,
+                    _ => one == other || float(one).is_some_and(|it| Some(it) == float(other)),
+                }
+            }
+            (Shape::Quoted, Shape::Quoted) => self.unquoted() == other.unquoted(),
+            (Shape::List(_), Shape::List(_)) | (Shape::Tuple(_), Shape::Tuple(_)) => {
+                let (one, two) = (self.items(), other.items());
+                let (one, two) = (one.unwrap_or_default(), two.unwrap_or_default());
+                let differ = |(one, two): (&Written, &Written)| {
+                    let mut found = Vec::new();
+                    compare("", Some(*one), Some(*two), &mut found);
+                    !found.is_empty()
+                };
+                self.head() == other.head()
+                    && one.len() == two.len()
+                    && !one.iter().zip(&two).any(differ)
+            }
+            _ => false,
+        }
+    }
+
+    /// On one line, without comments.
+    fn line(self) -> String {
+        let written = &self.text[self.value.span.clone()];
+        let mut line = String::new();
+        for (token, span) in fields::tokens(written) {
+            if let Token::Mark(')' | ']' | '}') = token {
+                line.truncate(line.trim_end_matches(", ").len());
+            }
+            line.push_str(&written[span]);
+            if let Token::Mark(',' | ':') = token {
+                line.push(' ');
+            }
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAS: &str = r#"(
+        seed: 1,
+        nodes: {
+            "files": Folder(root: "data", sizes: [64, 32], scale: (0.08, 1.0)),
+            "net":   Net(
+                input: "files",
+                network: ResNet(depth: 18), // small
+                optimizer: Sgd(lr: 0.0001),
+                threads: Some(2),
+            ),
+        },
+    )"#;
+
+    /// What differs after `from` was replaced by `to`.
+    fn replaced(from: &str, to: &str) -> Vec<String> {
+        let now = WAS.replace(from, to);
+        assert_ne!(now, WAS, "{from} is not there");
+        differences(&now, WAS)
+    }
+
+    #[test]
+    fn notation_does_not_count() {
+        for (from, to) in [
+            (" // small", "/* large */\n\n"),
+            ("0.0001", "1e-4"),
+            ("lr: 0.0001", "lr: 1.0e-04"),
+            ("depth: 18", "depth: 0x12"),
+            ("0.08, 1.0", "8e-2, 1"),
+            ("\"data\"", "r#\"data\"#"),
+            ("\"data\"", "\"d\\u{61}ta\""),
+            ("Some(2)", "2"),
+            ("32],", "32,],"),
+            ("seed: 1,", "seed: 1, cpu_workers: 7,"),
+            (
+                "(\n        seed: 1,",
+                "#![enable(implicit_some)]\n(seed: 1,",
+            ),
+            (
+                "root: \"data\", sizes: [64, 32]",
+                "sizes: [64, 32], root: \"data\"",
+            ),
+        ] {
+            assert_eq!(replaced(from, to), [""; 0], "{from} -> {to}");
+        }
+        let reordered = "(nodes: {\
+            \"net\": Net(threads: 2, optimizer: Sgd(lr: 1e-4), network: ResNet(depth: 18), input: \"files\"),\
+            \"files\": Folder(scale: (0.08, 1), sizes: [64, 32], root: \"data\")}, seed: 1)";
+        assert_eq!(differences(reordered, WAS), [""; 0]);
+    }
+
+    #[test]
+    fn every_difference_is_told_at_its_field() {
+        for (from, to, expected) in [
+            ("seed: 1", "seed: 2", "seed: 2, was 1"),
+            ("seed: 1,", "", "seed: (default), was 1"),
+            // Apart as integers, not as floats.
+            (
+                "seed: 1",
+                "seed: 9007199254740993",
+                "seed: 9007199254740993, was 1",
+            ),
+            ("\"data\"", "\"Data\"", "files.root: \"Data\", was \"data\""),
+            ("64, 32", "64, 48,", "files.sizes: [64, 48], was [64, 32]"),
+            ("64, 32", "32, 64", "files.sizes: [32, 64], was [64, 32]"),
+            ("64, 32", "64", "files.sizes: [64], was [64, 32]"),
+            (
+                "1.0)",
+                "/* less */ 0.9)",
+                "files.scale: (0.08, 0.9), was (0.08, 1.0)",
+            ),
+            ("18", "50", "net.network.depth: 50, was 18"),
+            (
+                "depth: 18",
+                "depth: 18, width: 64",
+                "net.network.width: 64, was (default)",
+            ),
+            (
+                "ResNet(depth: 18)",
+                "ResNet()",
+                "net.network.depth: (default), was 18",
+            ),
+            (
+                "ResNet(depth: 18)",
+                "MobileNet(\n    width: 0.5,\n)",
+                "net.network: MobileNet(width: 0.5), was ResNet(depth: 18)",
+            ),
+            ("0.0001", "2e-4", "net.optimizer.lr: 2e-4, was 0.0001"),
+            ("Some(2)", "None", "net.threads: None, was 2"),
+            (
+                "Folder(root: \"data\", sizes: [64, 32], scale: (0.08, 1.0))",
+                "Zip",
+                "files: Zip, was Folder(root: \"data\", sizes: [64, 32], scale: (0.08, 1.0))",
+            ),
+            (
+                "\"net\":",
+                "\"more\": Log(), \"net\":",
+                "node `more` is new",
+            ),
+        ] {
+            assert_eq!(replaced(from, to), [expected], "{from} -> {to}");
+        }
+        assert_eq!(
+            replaced("\"net\":", "\"trainer\":"),
+            ["node `trainer` is new", "node `net` is gone"]
+        );
+        assert_eq!(
+            differences(
+                "(seed: 9007199254740993, nodes: {})",
+                "(seed: 9007199254740992, nodes: {})"
+            ),
+            ["seed: 9007199254740993, was 9007199254740992"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_recipe_is_no_crash() {
+        for text in ["", "(", "(nodes: {", &"(".repeat(100_000), "\u{0}"] {
+            assert_eq!(
+                differences(WAS, text),
+                ["the recipe before cannot be read"],
+                "{text:.9}"
+            );
+        }
+        assert_eq!(differences(WAS, "3").len(), 3);
+    }
+}
