@@ -73,6 +73,9 @@ pub struct Metadata {
     pub step_in_epoch: u64,
     /// Steps done since the start of the run.
     pub step: u64,
+    /// Steps of each of the run's epochs; `None` in files from before this was kept.
+    #[serde(default)]
+    pub steps_per_epoch: Option<u64>,
     /// The seed of the run.
     pub seed: u64,
     /// The best validation so far; `None` before the first.
@@ -95,6 +98,7 @@ impl Metadata {
             epoch: 0,
             step_in_epoch: 0,
             step: 0,
+            steps_per_epoch: None,
             seed: 0,
             best: None,
             recipe: String::new(),

@@ -421,6 +421,7 @@ fn metadata(resolutions: &[u32]) -> Metadata {
         epoch: 1,
         step_in_epoch: 2,
         step: 12,
+        steps_per_epoch: Some(10),
         seed: u64::MAX,
         best: Some(Best {
             epoch: 0,

@@ -423,10 +423,12 @@ fn a_resume_cuts_the_log_back() {
     let killed = &whole[..whole.len() - 50];
     let unended = whole.trim_end();
     let damaged = format!("{}\0\0\0", &whole[..35]);
+    // After its first epoch the run went on with larger batches.
+    let renumbered = whole.replace(r#""epoch":1,"step":4"#, r#""epoch":1,"step":1"#);
     // The log, the checkpoint's epoch and step, and what stays.
     type Stays<'a> = &'a [(&'a str, u64)];
     let (s2, e2, s4, e4) = (("step", 2), ("epoch", 2), ("step", 4), ("epoch", 4));
-    let table: [(&str, u64, u64, Stays); 9] = [
+    let table: [(&str, u64, u64, Stays); 10] = [
         (whole, 2, 4, &[s2, e2, s4, e4]),
         (unended, 2, 4, &[s2, e2, s4, e4]),
         // Stopped before the validation was through.
@@ -436,6 +438,7 @@ fn a_resume_cuts_the_log_back() {
         (whole, 0, 2, &[s2]),
         (killed, 2, 4, &[s2, e2, s4]),
         (&damaged, 2, 4, &[s2]),
+        (&renumbered, 1, 1, &[s2, e2, ("step", 1)]),
         ("", 2, 4, &[]),
     ];
     for (log, epoch, at, stays) in table {

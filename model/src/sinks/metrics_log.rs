@@ -159,9 +159,9 @@ fn still_holds(line: &[u8], checkpoint: &Metadata) -> bool {
     match line.kind.as_str() {
         // The run goes on, so it was not the end.
         "final" => false,
-        // A checkpoint of an epoch's last step may be from before the validation, which is then
-        // done again.
-        "epoch" if line.step == checkpoint.step => line.epoch < checkpoint.epoch,
-        _ => line.step <= checkpoint.step,
+        // The validation of the checkpoint's own epoch, if there was one, is done again.
+        "epoch" => line.epoch < checkpoint.epoch,
+        // By epoch first: with another batch size, steps were counted anew.
+        _ => (line.epoch, line.step) <= (checkpoint.epoch, checkpoint.step),
     }
 }

@@ -82,6 +82,7 @@ impl Session {
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
             normalize: settings.normalize,
+            steps_per_epoch: Some(train.items_per_epoch),
             seed: build.seed,
             recipe: build.recipe.to_owned(),
             ..Metadata::new(settings.network.clone(), classes, resolutions)
@@ -90,7 +91,8 @@ impl Session {
             start_from(path, &net)?;
         }
         if let Some(path) = build.resume {
-            resume(path, &mut at, &net, &mut optimizer, settings.epochs)?;
+            let (epochs, steps_per_epoch) = (settings.epochs, train.items_per_epoch);
+            resume(path, &mut at, &net, &mut optimizer, epochs, steps_per_epoch)?;
         }
         let demands = build.demands.iter();
         let save_every = demands
@@ -415,6 +417,7 @@ fn resume(
     net: &RsNet,
     optimizer: &mut RunningOptimizer,
     epochs: u64,
+    steps_per_epoch: u64,
 ) -> Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
@@ -441,14 +444,26 @@ fn resume(
         .check_classes(&at.classes, "the data")
         .with_context(|| format!("cannot go on from {place}"))?;
     ensure!(
-        saved.seed == at.seed,
-        "{place} was trained with seed {}, the recipe says {}; the order of the images would change",
+        saved.epoch < epochs,
+        "{place} has all of its {epochs} epochs; `--set trainer.epochs=...` with more of them and \
+         `--accept-changes` go on"
+    );
+    // Within an epoch, what is left of it is known by the number of steps done alone.
+    let way_out = "take the change back, or resume from the checkpoint of a whole epoch \
+                   (epoch-NNN.safetensors)";
+    ensure!(
+        saved.step_in_epoch == 0 || saved.seed == at.seed,
+        "{place} stands within an epoch whose order is that of seed {}, the recipe says {}; {way_out}",
         saved.seed,
         at.seed
     );
+    let saved_steps = saved.steps_per_epoch.unwrap_or(steps_per_epoch);
     ensure!(
-        saved.epoch < epochs,
-        "{place} has all of its {epochs} epochs; `--set trainer.epochs=...` with more of them goes on"
+        saved.step_in_epoch == 0
+            || (saved_steps == steps_per_epoch && saved.step_in_epoch <= steps_per_epoch),
+        "{place} stands {} steps into an epoch of {saved_steps}, but with this recipe an epoch has \
+         {steps_per_epoch} steps; {way_out}",
+        saved.step_in_epoch,
     );
     checkpoint.load(net)?;
     checkpoint.load_momentum(optimizer)?;
@@ -456,6 +471,11 @@ fn resume(
         recipe: std::mem::take(&mut at.recipe),
         classes: std::mem::take(&mut at.classes),
         format: FORMAT,
+        normalize: at.normalize,
+        seed: at.seed,
+        steps_per_epoch: at.steps_per_epoch,
+        // Its own number, unless epochs had another length: the schedule goes on from its epoch.
+        step: saved.epoch * steps_per_epoch + saved.step_in_epoch,
         ..saved.clone()
     };
     tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");
