@@ -60,10 +60,14 @@ Examples:
   rsflow run recipes/imagenette_resnet18.ron --set trainer.epochs=3 --set train_batches.size=32
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine --resume
+  rsflow run runs/mine/recipe.ron --run-dir runs/mine --resume --set trainer.epochs=40 --accept-changes
 
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the step in hand, writes a
-checkpoint and ends; --resume goes on from there, exactly. A second Ctrl-C ends at once.";
+checkpoint and ends; --resume goes on from there, exactly. A second Ctrl-C ends at once.
+
+A resume with another recipe says what differs, field by field, and ends before anything is written;
+--accept-changes goes on with the new one. In mid-epoch the seed and the number of steps must stay.";
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
@@ -124,6 +128,10 @@ pub struct Run {
     /// recipe's latest run]
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
     pub resume: Option<Option<PathBuf>>,
+    /// Go on although the recipe is not the one that the checkpoint was made with; the differences
+    /// become warnings. Network, resolutions and classes cannot change
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
 }
 
 /// `rsflow eval`.

@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod cli;
 mod commands;
+mod files;
 mod json;
 mod progress;
 mod run_dir;

@@ -1,7 +1,7 @@
 //! Where a run keeps its files.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -10,22 +10,23 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::files;
 use crate::progress::Screen;
 
-/// An open run directory.
+/// The directory of a run.
 pub struct RunDir {
     /// The directory.
     pub path: PathBuf,
     /// The checkpoint to go on from.
     pub resume: Option<PathBuf>,
-    /// Whether this run made it.
+    /// Whether it is this run that makes it.
     fresh: bool,
 }
 
 impl RunDir {
-    /// Finds or makes the directory of a run. `resume` as on the command line: not given, given
-    /// without a checkpoint, or with one.
-    pub fn open(
+    /// Finds the directory of a run, or a place for it. `resume` as on the command line: not given,
+    /// given without a checkpoint, or with one. Writes nothing.
+    pub fn find(
         recipe: &Path,
         wanted: Option<&Path>,
         resume: Option<&Option<PathBuf>>,
@@ -71,12 +72,6 @@ impl RunDir {
                 path.display()
             );
         }
-        fs::create_dir_all(&path).with_context(|| {
-            format!(
-                "cannot make the run directory {}; --run-dir names another",
-                path.display()
-            )
-        })?;
         Ok(RunDir {
             path,
             resume,
@@ -84,17 +79,20 @@ impl RunDir {
         })
     }
 
+    /// Makes the directory, unless it is there.
+    pub fn make(&self) -> Result<()> {
+        fs::create_dir_all(&self.path).with_context(|| {
+            format!(
+                "cannot make the run directory {}; --run-dir names another",
+                self.path.display()
+            )
+        })
+    }
+
     /// Writes the recipe that runs, overrides applied.
     pub fn write_recipe(&self, text: &str) -> Result<()> {
-        let path = self.path.join("recipe.ron");
-        let partial = self.path.join(".recipe.ron.partial");
-        let written = File::create(&partial).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)
-        });
-        written.with_context(|| {
-            let _ = fs::remove_file(&partial);
+        let path = recipe(&self.path);
+        files::replace(&path, text.as_bytes()).with_context(|| {
             format!(
                 "cannot write {}; --run-dir names another place",
                 path.display()
@@ -119,6 +117,11 @@ impl RunDir {
 }
 
 const CHECKPOINTS: &str = "checkpoints";
+
+/// The recipe of a run, overrides applied.
+pub fn recipe(run_dir: &Path) -> PathBuf {
+    run_dir.join("recipe.ron")
+}
 
 /// The newest checkpoint of a run.
 pub fn last_checkpoint(run_dir: &Path) -> PathBuf {
@@ -167,6 +170,7 @@ pub fn log(run_dir: &RunDir, screen: &Screen) -> Result<()> {
         .with_filter(filter);
     let screen = screen.clone();
     let to_screen = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .with_writer(move || screen.clone())

@@ -1,6 +1,7 @@
 //! `rsflow run` as a user runs it: real JPEG files, real libtorch, the real command.
 
-use std::io::Read as _;
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -117,15 +118,16 @@ fn signal(child: &Child, signal: &str) {
 
 /// Waits until the file holds at least `lines` lines.
 fn wait_for_lines(file: &Path, lines: usize) {
+    let text = || std::fs::read_to_string(file).unwrap_or_default();
+    wait_until(file, || text().lines().count() >= lines);
+}
+
+fn wait_until(file: &Path, done: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        if text.lines().count() >= lines {
-            return;
-        }
+    while !done() {
         assert!(
             Instant::now() < deadline,
-            "{} never grew: {text}",
+            "{} never came or grew",
             file.display()
         );
         std::thread::sleep(Duration::from_millis(5));
@@ -266,7 +268,9 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
             .unwrap();
         assert_eq!(status.code(), Some(130), "{stderr}");
         assert!(
-            stderr.contains("to go on: rsflow run recipe.ron --run-dir"),
+            stderr.contains(&format!(
+                "to go on: rsflow run {name}/recipe.ron --run-dir {name} --resume"
+            )),
             "{stderr}"
         );
         let last = Checkpoint::open(&out.join("checkpoints/last.safetensors")).unwrap();
@@ -278,7 +282,20 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
             "the step in hand was finished and logged"
         );
 
-        completed(folder.path(), &["--run-dir", name, "--resume"]);
+        // Batches of another size cannot begin in mid-epoch; the attempt leaves all as it is.
+        let other_size = ["--accept-changes", "--set", "train_batches.size=6"];
+        let resume = ["--run-dir", name, "--resume"];
+        let refused = run(folder.path(), &[&resume[..], &other_size].concat());
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{stderr}");
+        assert!(
+            stderr
+                .contains("steps into an epoch of 11, but with this recipe an epoch has 14 steps"),
+            "{stderr}"
+        );
+
+        let workers = ["--set", "cpu_workers=4"];
+        completed(folder.path(), &[&resume[..], &workers].concat());
         assert_eq!(losses(&out), whole);
     }
 }
@@ -310,7 +327,14 @@ fn a_run_killed_while_it_writes_leaves_whole_checkpoints() {
         let set = format!("trainer.epochs={epochs}");
         completed(
             folder.path(),
-            &["--run-dir", &name, "--resume", "--set", &set],
+            &[
+                "--run-dir",
+                &name,
+                "--resume",
+                "--accept-changes",
+                "--set",
+                &set,
+            ],
         );
         let partial = std::fs::read_dir(out.join("checkpoints"))
             .unwrap()
@@ -321,6 +345,120 @@ fn a_run_killed_while_it_writes_leaves_whole_checkpoints() {
             .collect();
         assert!(partial.is_empty(), "left behind: {partial:?}");
     }
+}
+
+#[test]
+fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
+    let folder = workplace();
+    let save = ["--set", "checkpoints.every_steps=4", "--run-dir"];
+    completed(folder.path(), &[&save[..], &["whole"]].concat());
+    let whole = losses(&folder.path().join("whole"));
+
+    for lines in [5, 10, 14, 18] {
+        let name = format!("killed{lines}");
+        let mut child = command(folder.path(), &[&save[..], &[&name]].concat())
+            .spawn()
+            .unwrap();
+        let out = folder.path().join(&name);
+        let log = out.join("metrics.jsonl");
+        wait_for_lines(&log, lines);
+        let last = out.join("checkpoints/last.safetensors");
+        wait_until(&last, || last.exists());
+        signal(&child, "-KILL");
+        child.wait().unwrap();
+        // Wherever it stopped: the log may be ahead of the checkpoint, its last line cut off.
+        let ahead =
+            "{\"kind\":\"step\",\"epoch\":1,\"step\":21,\"loss\":0.5}\n{\"kind\":\"step\",\"epo";
+        let mut file = std::fs::File::options().append(true).open(&log).unwrap();
+        file.write_all(ahead.as_bytes()).unwrap();
+        drop(file);
+
+        completed(folder.path(), &[&save[..], &[&name, "--resume"]].concat());
+        assert_eq!(losses(&out), whole, "killed after {lines} lines");
+    }
+}
+
+#[test]
+fn a_resume_with_another_recipe_says_what_differs_and_writes_nothing() {
+    let folder = workplace();
+    let one_epoch = ["--run-dir", "out", "--set", "trainer.epochs=1"];
+    completed(folder.path(), &one_epoch);
+    let out = folder.path().join("out");
+    let before = contents(&out);
+
+    let resume = [
+        "--run-dir",
+        "out",
+        "--resume",
+        "--set",
+        "trainer.optimizer.lr=0.02",
+        "--set",
+        "train_batches.size=6",
+        "--set",
+        "cpu_workers=1",
+    ];
+    let output = run(folder.path(), &resume);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: the recipe is not the one that out/checkpoints/last.safetensors was made with\n  \
+         train_batches.size: 6, was 8\n  \
+         trainer.optimizer.lr: 0.02, was 0.05\n  \
+         trainer.epochs: 2, was 1\n\
+         help: take the changes back (recipe.ron in the run directory is the recipe as it ran); \
+         `--accept-changes` goes on all the same\n"
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(contents(&out), before);
+
+    // What nothing can go on with is refused all the same.
+    let accepted = [&resume[..], &["--accept-changes"]].concat();
+    for (set, words) in [
+        ("trainer.network.width=16", "holds ResNet"),
+        ("trainer.epochs=1", "has all of its 1 epochs"),
+    ] {
+        let output = run(folder.path(), &[&accepted[..], &["--set", set]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{words} is not in {stderr}");
+        let [before, after] = [&before, &contents(&out)].map(|files| files["recipe.ron"].clone());
+        assert_eq!(before, after);
+    }
+
+    // With 14 steps an epoch, the second one begins at the middle of the schedule.
+    let output = run(folder.path(), &accepted);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(
+        stderr.contains("WARN the recipe was changed: train_batches.size: 6, was 8"),
+        "{stderr}"
+    );
+    let steps: Vec<u64> = losses(&out).into_iter().map(|(step, _)| step).collect();
+    let expected: Vec<u64> = (1..=11).chain(15..=28).collect();
+    assert_eq!(steps, expected);
+    let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let first = log.lines().find(|line| line.contains("\"step\":15,"));
+    assert!(first.unwrap().contains("\"learning_rate\":0.01,"), "{log}");
+
+    let output = run(folder.path(), &["--run-dir", "new", "--accept-changes"]);
+    assert_eq!(output.status.code(), Some(2), "only a resume has changes");
+}
+
+/// Every file of a run directory, by its path.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let (path, name) = {
+            let entry = entry.unwrap();
+            (entry.path(), entry.file_name().into_string().unwrap())
+        };
+        if path.is_dir() {
+            let inner = contents(&path).into_iter();
+            files.extend(inner.map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            files.insert(name, std::fs::read(path).unwrap());
+        }
+    }
+    files
 }
 
 /// What is done to a workplace before the run.

@@ -4,10 +4,11 @@ use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use rsflow_graph::{Options, Running};
+use anyhow::{Result, bail};
+use rsflow_graph::{Options, Plan, Running, differences};
+use rsflow_model::checkpoint::Checkpoint;
 
-use super::{INTERRUPTED, plan};
+use super::{INTERRUPTED, Usage, plan};
 use crate::cli::Run;
 use crate::progress::{Progress, Screen};
 use crate::run_dir::{self, RunDir};
@@ -15,18 +16,25 @@ use crate::table;
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let run_dir = RunDir::open(
+    let run_dir = RunDir::find(
         &arguments.recipe,
         arguments.run_dir.as_deref(),
         arguments.resume.as_ref(),
     )?;
+    let changes = match &run_dir.resume {
+        Some(checkpoint) => changes(checkpoint, &plan, arguments.accept_changes)?,
+        None => Vec::new(),
+    };
+    run_dir.make()?;
     let screen = Screen::new(std::io::stderr().is_terminal());
-    run_dir.write_recipe(plan.recipe_text())?;
     run_dir::log(&run_dir, &screen)?;
     tracing::info!(recipe = %arguments.recipe.display(), version = env!("CARGO_PKG_VERSION"), "started");
     screen.line(&format!("run directory: {}", run_dir.path.display()));
     if let Some(checkpoint) = &run_dir.resume {
         screen.line(&format!("going on from {}", checkpoint.display()));
+    }
+    for change in &changes {
+        tracing::warn!("the recipe was changed: {change}");
     }
 
     let progress = Progress::new(screen.clone());
@@ -46,12 +54,14 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
             return Err(error.into());
         }
     };
+    // Not before: a run that goes on may have been refused.
+    run_dir.write_recipe(plan.recipe_text())?;
     let result = running.wait();
     progress.end();
     let finished = match result {
         Ok(finished) => finished,
         Err(error) => {
-            say_how_to_go_on(&screen, arguments, &run_dir.path);
+            say_how_to_go_on(&screen, &run_dir.path);
             return Err(error.into());
         }
     };
@@ -83,20 +93,43 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         )?;
     }
     if finished.interrupted {
-        say_how_to_go_on(&screen, arguments, &run_dir.path);
+        say_how_to_go_on(&screen, &run_dir.path);
         return Ok(ExitCode::from(INTERRUPTED));
     }
     tracing::info!("done");
     Ok(ExitCode::SUCCESS)
 }
 
-fn say_how_to_go_on(screen: &Screen, arguments: &Run, run_dir: &Path) {
+/// What the recipe says differently from the one that the checkpoint was made with. That is an
+/// error, unless they are `accepted`.
+fn changes(checkpoint: &Path, plan: &Plan, accepted: bool) -> Result<Vec<String>> {
+    let saved = Checkpoint::open(checkpoint)?;
+    let before = &saved.metadata().recipe;
+    // One that was imported was made with no recipe.
+    let changes = match before.is_empty() {
+        true => Vec::new(),
+        false => differences(plan.recipe_text(), before),
+    };
+    if accepted || changes.is_empty() {
+        return Ok(changes);
+    }
+    bail!(Usage(format!(
+        "the recipe is not the one that {} was made with\n  {}\n\
+         help: take the changes back (recipe.ron in the run directory is the recipe as it ran); \
+         `--accept-changes` goes on all the same",
+        checkpoint.display(),
+        changes.join("\n  ")
+    )))
+}
+
+/// With the recipe as it ran: that of the command line needs its overrides.
+fn say_how_to_go_on(screen: &Screen, run_dir: &Path) {
     let last = run_dir::last_checkpoint(run_dir);
     if last.exists() {
         screen.line(&format!(
             "{} is complete; to go on: rsflow run {} --run-dir {} --resume",
             last.display(),
-            arguments.recipe.display(),
+            run_dir::recipe(run_dir).display(),
             run_dir.display()
         ));
     }
