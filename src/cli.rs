@@ -46,6 +46,9 @@ pub enum Command {
     /// Draw a recipe's graph
     #[command(after_help = GRAPH_EXAMPLES)]
     Graph(Graph),
+    /// Count the parameters and multiply-adds of a recipe's network, without opening its data
+    #[command(after_help = SUMMARY_EXAMPLES)]
+    Summary(Summary),
     /// List the kinds of node, or show one with its ports and parameters
     #[command(after_help = NODES_EXAMPLES)]
     Nodes {
@@ -98,6 +101,19 @@ Examples:
   rsflow graph recipes/quickstart.ron                          mermaid, for a Markdown page
   rsflow graph recipes/quickstart.ron --format dot | dot -Tpng > graph.png
   rsflow graph recipes/quickstart.ron --format svg > graph.svg";
+
+const SUMMARY_EXAMPLES: &str = "\
+Examples:
+  rsflow summary recipes/resnet50_kd.ron
+  rsflow summary recipes/mobilenetv2_kd.ron --set trainer.network.width=0.5
+  rsflow summary recipes/resnet18_kd.ron --json - | jq .total_parameters
+
+For each resolution: the multiply-adds of one image (convolutions and classifier), the parameters
+that it needs (the shared ones and its private batch norms), the private ones alone, and the size of
+all that it needs in float32, running statistics included. Below: the parameters that all
+resolutions share, those of the whole network, and the weights of the ensemble (alpha). The JSON has
+exact numbers: network, classes, resolutions (resolution, multiply_adds, parameters,
+private_parameters, float32_bytes), shared_parameters, total_parameters, alpha.";
 
 const NODES_EXAMPLES: &str = "\
 Examples:
@@ -231,6 +247,19 @@ pub struct Graph {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub overrides: Overrides,
+}
+
+/// `rsflow summary`.
+#[derive(Debug, Args)]
+pub struct Summary {
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub overrides: Overrides,
+    /// Write the numbers to this file too; `-`: to stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// How a graph is drawn.

@@ -28,11 +28,16 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Whether the JSON goes to stdout, where nothing else then does.
+pub fn is_stdout(json: Option<&Path>) -> bool {
+    json == Some(Path::new("-"))
+}
+
 /// Writes what `--json FILE` asks for; `-` is stdout.
 pub fn write_json(path: &Path, value: &impl Serialize, out: &mut dyn Write) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
-    if path == Path::new("-") {
+    if is_stdout(Some(path)) {
         return Ok(out.write_all(text.as_bytes())?);
     }
     replace(path, text.as_bytes())

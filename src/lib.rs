@@ -7,7 +7,6 @@ pub mod catalogue;
 pub mod cli;
 mod commands;
 mod files;
-mod json;
 mod progress;
 mod run_dir;
 mod table;

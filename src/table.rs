@@ -11,9 +11,8 @@ pub fn render(table: &Table) -> String {
     let mut header = vec!["resolution"];
     header.extend(any_borrows.then_some("batch norm"));
     header.extend(["top-1 %", "top-5 %", "loss", "MAdds", "params"]);
-    let mut grid = grid(&header);
     let size = |size: Option<u32>, none: &str| size.map_or(none.to_owned(), |s| s.to_string());
-    for row in &table.rows {
+    let rows = table.rows.iter().map(|row| {
         let mut cells = vec![size(row.resolution, "ensemble")];
         cells.extend(any_borrows.then(|| size(row.batch_norm, "")));
         cells.extend([
@@ -23,22 +22,17 @@ pub fn render(table: &Table) -> String {
             millions(row.multiply_adds),
             millions(row.parameters),
         ]);
-        grid.add_row(cells);
-    }
-    lines(&mut grid)
+        cells
+    });
+    grid(&header, rows)
 }
 
-/// An empty table with these columns.
-pub fn grid(header: &[&str]) -> Grid {
+/// Columns of figures under a line.
+pub fn grid(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut grid = Grid::new();
     let line = LineStyle::none().fill('─').junction('─');
     grid.load_style(TableStyle::new().header_separator(line));
-    grid.set_header(header);
-    grid
-}
-
-/// The table as text, its numbers to the right.
-pub fn lines(grid: &mut Grid) -> String {
+    grid.set_header(header).add_rows(rows);
     for column in grid.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -50,7 +44,7 @@ pub fn lines(grid: &mut Grid) -> String {
 }
 
 /// In millions, with as many digits as the published tables.
-fn millions(count: u64) -> String {
+pub fn millions(count: u64) -> String {
     let millions = count as f64 / 1e6;
     if millions < 10.0 {
         format!("{millions:.2} M")

@@ -4,6 +4,7 @@
 //! reference), [`Input`] fields are the input ports. The struct *is* the node: it checks itself
 //! in [`Node::plan`] and makes its running part in [`Node::build`].
 
+use std::any::Any;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -159,7 +160,7 @@ pub struct Build<'a> {
 }
 
 /// A node as written in a recipe.
-pub trait Node: Send + Sync {
+pub trait Node: Any + Send + Sync {
     /// The inputs that were given: port name and reference. Optional inputs that were left out
     /// are not listed.
     fn inputs(&self) -> Vec<(&'static str, &Input)>;

@@ -1,11 +1,12 @@
 //! Connecting a recipe's nodes: names resolved, types matched, schemas carried along, cycles and
 //! unread outputs found. Opens no data and no device.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::counters::NodeId;
-use crate::node::{Incoming, Kind, Node, Port, Report, Schema};
+use crate::node::{Incoming, Kind, Node, NodeKind, Port, Report, Schema};
 use crate::problem::{Problem, Problems, did_you_mean, listed, one_of};
 use crate::recipe::{Recipe, Reference, Written};
 
@@ -45,6 +46,14 @@ pub struct Edge {
     pub output: usize,
 }
 
+impl Planned {
+    /// The node itself, if it is of the kind `K`.
+    pub fn node<K: NodeKind>(&self) -> Option<&K> {
+        let node: &dyn Any = &*self.node;
+        node.downcast_ref()
+    }
+}
+
 impl Plan {
     /// Checks the recipe. Every problem is found, not the first alone.
     pub fn new(recipe: Recipe) -> Result<Self, Problems> {
@@ -72,6 +81,13 @@ impl Plan {
     /// The nodes; every node stands behind those that it reads from.
     pub fn nodes(&self) -> &[Planned] {
         &self.nodes
+    }
+
+    /// What comes in at the connected inputs of one of the plan's nodes: port and schema.
+    pub fn incoming(&self, planned: &Planned) -> Vec<(&'static str, Schema)> {
+        let edges = planned.inputs.iter();
+        let schema = |edge: &Edge| self.nodes[edge.node].outputs[edge.output].clone();
+        edges.map(|edge| (edge.port, schema(edge))).collect()
     }
 
     /// The recipe's seed.

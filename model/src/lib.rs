@@ -5,6 +5,7 @@
 //! - [`parameters`]: the named tensors of a network, their roles and first values.
 //! - [`layers`]: what networks are made of, private batch norm among it, and the pass through it.
 //! - [`networks`]: the families, one file each: a family is a function that lists its layers.
+//! - [`summary`]: what a network costs, counted from its layers.
 //! - [`rs_net`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`distillation`]: the loss, with the ensemble and the larger resolutions as teachers.
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
@@ -32,5 +33,6 @@ pub mod rs_net;
 pub mod schedule;
 pub mod sinks;
 pub mod step;
+pub mod summary;
 pub mod trainer;
 pub mod validation;

@@ -74,50 +74,6 @@ impl Declaration {
     }
 }
 
-/// The trainable elements of a network (running statistics are not counted).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Those that all resolutions share, without alpha.
-    pub shared: u64,
-    /// Those that are private, by resolution, in the order of the resolutions.
-    pub private: Vec<(u32, u64)>,
-    /// The learned weights of the ensemble: one per resolution.
-    pub alpha: u64,
-}
-
-impl Counts {
-    /// Counts what the declarations declare.
-    pub fn of<'a>(declarations: impl IntoIterator<Item = &'a Declaration>) -> Self {
-        let (mut shared, mut alpha, mut private) = (0, 0, Vec::<(u32, u64)>::new());
-        for declaration in declarations.into_iter().filter(|d| d.role.is_trainable()) {
-            let elements = declaration.elements();
-            match declaration.resolution {
-                _ if declaration.role == Role::Alpha => alpha += elements,
-                None => shared += elements,
-                Some(resolution) => match private.iter_mut().find(|(r, _)| *r == resolution) {
-                    Some((_, sum)) => *sum += elements,
-                    None => private.push((resolution, elements)),
-                },
-            }
-        }
-        Self {
-            shared,
-            private,
-            alpha,
-        }
-    }
-
-    /// The size of the whole network, without alpha: the figure that papers give.
-    pub fn total(&self) -> u64 {
-        self.shared
-            + self
-                .private
-                .iter()
-                .map(|(_, elements)| elements)
-                .sum::<u64>()
-    }
-}
-
 /// Where the first values of all tensors come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {

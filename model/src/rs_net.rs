@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::layers::{self, Layer, Mode, Modules};
+use crate::layers::{self, Mode, Modules};
 use crate::networks::Network;
 use crate::parameters::{Declaration, Init, Parameters, Role, Start};
+use crate::summary::Summary;
 
 /// The name of the ensemble's weights among the parameters.
 pub const ALPHA: &str = "alpha";
@@ -45,8 +46,7 @@ pub struct RsNet {
     classes: u32,
     resolutions: Vec<u32>,
     norms: Vec<u32>,
-    layers: Vec<Layer>,
-    declarations: Vec<Declaration>,
+    summary: Summary,
     parameters: Parameters,
     modules: Modules,
     alpha: Tensor,
@@ -111,11 +111,10 @@ impl RsNet {
             classes,
             resolutions: resolutions.to_vec(),
             norms: norms.to_vec(),
+            summary: Summary::new(network, classes, resolutions, norms)?,
             modules: Modules::new(&layers, norms, &parameters)?,
             alpha: parameters.tensor(ALPHA)?,
             parameters,
-            declarations,
-            layers,
         })
     }
 
@@ -139,14 +138,9 @@ impl RsNet {
         &self.norms
     }
 
-    /// What its tensors are.
-    pub fn declarations(&self) -> &[Declaration] {
-        &self.declarations
-    }
-
-    /// The multiply-adds of one image of `resolution` x `resolution` pixels.
-    pub fn multiply_adds(&self, resolution: u32) -> u64 {
-        layers::multiply_adds(&self.layers, resolution)
+    /// What it costs.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
     }
 
     /// All its tensors.
@@ -218,7 +212,7 @@ fn weigh(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
 }
 
 /// Each value once, in the order in which they come first.
-fn distinct(values: &[u32]) -> Vec<u32> {
+pub(crate) fn distinct(values: &[u32]) -> Vec<u32> {
     let mut distinct = Vec::new();
     for value in values {
         if !distinct.contains(value) {

@@ -7,7 +7,6 @@ use tch::{Kind, Reduction, Tensor};
 use crate::feed::Feed;
 use crate::layers::Mode;
 use crate::metrics::Row;
-use crate::parameters::Counts;
 use crate::rs_net::RsNet;
 
 /// Sums over the batches seen so far. They stay on the device until the end.
@@ -83,32 +82,23 @@ impl Validation {
     /// # Errors
     /// What libtorch says.
     pub fn rows(&self, net: &RsNet) -> Result<Vec<Row>> {
-        let counts = Counts::of(net.declarations());
-        let private = |norm: u32| {
-            let own = counts.private.iter().find(|(of, _)| *of == norm);
-            own.map_or(0, |(_, count)| *count)
-        };
+        let summary = net.summary();
         let images = self.images.max(1) as f64;
         let mut rows = Vec::new();
         for (position, sums) in self.sums.iter().enumerate() {
-            let own = net
-                .resolutions()
-                .get(position)
-                .zip(net.norms().get(position));
-            let (multiply_adds, parameters) = match own {
-                Some((&size, &norm)) => (net.multiply_adds(size), counts.shared + private(norm)),
+            let cost = summary.resolutions.get(position);
+            let (multiply_adds, parameters) = match cost {
+                Some(cost) => (cost.multiply_adds, cost.parameters),
                 None => {
                     let members = self.members.iter();
-                    let sizes = members.filter_map(|&member| net.resolutions().get(member));
-                    (
-                        sizes.map(|&size| net.multiply_adds(size)).sum(),
-                        counts.total() + counts.alpha,
-                    )
+                    let costs = members.filter_map(|&member| summary.resolutions.get(member));
+                    let all = summary.total_parameters + summary.alpha;
+                    (costs.map(|cost| cost.multiply_adds).sum(), all)
                 }
             };
             rows.push(Row {
-                resolution: own.map(|(size, _)| *size),
-                batch_norm: own.map(|(_, norm)| *norm),
+                resolution: cost.map(|cost| cost.resolution),
+                batch_norm: net.norms().get(position).copied(),
                 top1: 100.0 * sums.top1.f_double_value(&[])? / images,
                 top5: 100.0 * sums.top5.f_double_value(&[])? / images,
                 loss: sums.loss.f_double_value(&[])? / images,

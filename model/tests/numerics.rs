@@ -10,9 +10,10 @@ use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{MobileNetV2, Network, ResNeXt, ResNet};
 use rsflow_model::optimizer::{Optimizer, RunningOptimizer, Sgd};
-use rsflow_model::parameters::{Declaration, Init, Parameters, Role, Start};
+use rsflow_model::parameters::{Declaration, Init, Parameter, Parameters, Role, Start};
 use rsflow_model::rs_net::{RsNet, check_resolutions};
 use rsflow_model::schedule::Schedule;
+use rsflow_model::summary::Summary;
 use tch::{Device, Kind, Tensor};
 
 const SIZES: [u32; 5] = [224, 192, 160, 128, 96];
@@ -89,15 +90,17 @@ fn parameters_and_multiply_adds_are_those_of_the_paper() {
     ];
     for (name, parameters, multiply_adds) in table {
         let network = Network::by_name(name).unwrap();
-        let counts = network.parameter_counts(1000, &SIZES).unwrap();
-        assert_eq!(counts.total(), parameters, "{name}");
-        assert_eq!(counts.private.len(), SIZES.len());
-        for (size, expected) in SIZES.into_iter().zip(multiply_adds) {
-            let millions = network.multiply_adds(1000, size).unwrap() as f64 / 1e6;
+        let summary = Summary::new(&network, 1000, &SIZES, &SIZES).unwrap();
+        assert_eq!(summary.total_parameters, parameters, "{name}");
+        let costs = summary.resolutions.iter();
+        assert_eq!(costs.len(), SIZES.len());
+        for (cost, expected) in costs.zip(multiply_adds) {
+            let millions = cost.multiply_adds as f64 / 1e6;
             assert_eq!(
                 format!("{millions:.1}"),
                 format!("{expected:.1}"),
-                "{name} at {size}"
+                "{name} at {}",
+                cost.resolution
             );
         }
         assert_eq!(network.min_resolution().unwrap(), 32);
@@ -112,9 +115,9 @@ fn parameters_and_multiply_adds_are_those_of_the_paper() {
         ("mobilenetv2", 3_504_872, "0.30"),
     ] {
         let network = Network::by_name(name).unwrap();
-        let counts = network.parameter_counts(1000, &[224]).unwrap();
-        assert_eq!(counts.total(), parameters, "{name}");
-        let billions = network.multiply_adds(1000, 224).unwrap() as f64 / 1e9;
+        let summary = Summary::new(&network, 1000, &[224], &[224]).unwrap();
+        assert_eq!(summary.total_parameters, parameters, "{name}");
+        let billions = summary.resolutions[0].multiply_adds as f64 / 1e9;
         assert_eq!(format!("{billions:.2}"), multiply_adds, "{name}");
     }
     for name in [
@@ -129,9 +132,21 @@ fn parameters_and_multiply_adds_are_those_of_the_paper() {
     }
     // What is counted is what is made.
     let net = small(&[64, 32], Start::Zero);
-    let made: usize = net.parameters().trainable().map(|p| p.tensor.numel()).sum();
-    let counts = resnet(18, 4).parameter_counts(3, &[64, 32]).unwrap();
-    assert_eq!(made as u64, counts.total() + 2);
+    let elements = |parameters: Vec<&Parameter>| -> u64 {
+        parameters.iter().map(|p| p.tensor.numel() as u64).sum()
+    };
+    let summary = Summary::new(net.network(), 3, &[64, 32], &[64, 32]).unwrap();
+    assert_eq!(
+        elements(net.parameters().trainable().collect()),
+        summary.total_parameters + summary.alpha
+    );
+    let at_32 = net.parameters().iter().filter(|p| {
+        p.role != Role::Alpha && p.resolution.is_none_or(|resolution| resolution == 32)
+    });
+    assert_eq!(
+        4 * elements(at_32.collect()),
+        summary.resolutions[1].float32_bytes
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{INTERRUPTED, Usage};
 use crate::catalogue::CATALOGUE;
 use crate::cli::Eval;
-use crate::json;
+use crate::files::{is_stdout, write_json};
 use crate::progress::{Progress, Screen};
 use crate::table;
 
@@ -45,9 +45,9 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         .last_table()
         .context("the evaluation ended without a table")?;
     if let Some(path) = &arguments.json {
-        json::write(&as_json(arguments, metadata, &table), path, out)?;
+        write_json(path, &as_json(arguments, metadata, &table), out)?;
     }
-    if !json::is_stdout(arguments.json.as_deref()) {
+    if !is_stdout(arguments.json.as_deref()) {
         writeln!(
             out,
             "{}\n{} ({} epochs), {} images",

@@ -6,6 +6,7 @@ mod graph;
 mod nodes;
 mod predict;
 mod run;
+mod summary;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
@@ -41,6 +42,7 @@ pub fn execute(cli: Cli) -> ExitCode {
                 Ok(ExitCode::SUCCESS)
             })
         }
+        Command::Summary(arguments) => summary::run(&arguments, &mut out),
         Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
     };
     let result = result.and_then(|code| {

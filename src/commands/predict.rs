@@ -12,7 +12,8 @@ use serde_json::json;
 
 use super::Usage;
 use crate::cli::Predict;
-use crate::{json, table};
+use crate::files::{is_stdout, write_json};
+use crate::table;
 
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     if !(arguments.fraction > 0.0 && arguments.fraction <= 1.0) {
@@ -61,29 +62,23 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
             "batch_norm": norm,
             "images": images.collect::<Vec<_>>(),
         });
-        json::write(&value, path, out)?;
+        write_json(path, &value, out)?;
     }
-    if !json::is_stdout(arguments.json.as_deref()) && !told.is_empty() {
-        let mut grid = table::grid(&["image", "class", "probability %"]);
-        for (image, predictions) in &told {
-            for (rank, prediction) in predictions.iter().enumerate() {
-                let image = if rank == 0 {
-                    image.display().to_string()
-                } else {
-                    String::new()
-                };
+    if !is_stdout(arguments.json.as_deref()) && !told.is_empty() {
+        let rows = told.iter().flat_map(|(image, predictions)| {
+            let names = std::iter::once(image.display().to_string());
+            let names = names.chain(std::iter::repeat(String::new()));
+            names.zip(predictions).map(|(image, prediction)| {
                 let class = match prediction.class.as_str() {
                     "" => prediction.index.to_string(),
                     class => class.to_owned(),
                 };
-                grid.add_row([
-                    image,
-                    class,
-                    format!("{:.2}", 100.0 * prediction.probability),
-                ]);
-            }
-        }
-        writeln!(out, "{}", table::lines(&mut grid))?;
+                let probability = format!("{:.2}", 100.0 * prediction.probability);
+                vec![image, class, probability]
+            })
+        });
+        let header = ["image", "class", "probability %"];
+        writeln!(out, "{}", table::grid(&header, rows))?;
     }
     if failed > 0 {
         eprintln!("{failed} of {} images failed", arguments.images.len());

@@ -29,7 +29,7 @@ pub use stop::Stop;
 use crate::batch::{Allocator, PlainMemory};
 use crate::counters::{Measured, Meter, NodeId, panicked};
 use crate::item::Message;
-use crate::node::{Build, Schema};
+use crate::node::Build;
 use crate::plan::Plan;
 use crate::stage::{AnySink, Contents, Position, Stage, Thread};
 use pool::{CpuPool, join_all};
@@ -227,14 +227,7 @@ fn build(
             .iter()
             .map(|edge| (edge.port, contents[edge.node].clone()))
             .collect();
-        let schemas: Vec<(&'static str, Schema)> = planned
-            .inputs
-            .iter()
-            .map(|edge| {
-                let schema = plan.nodes[edge.node].outputs[edge.output].clone();
-                (edge.port, schema)
-            })
-            .collect();
+        let schemas = plan.incoming(planned);
         let demands: Vec<_> = plan
             .nodes
             .iter()

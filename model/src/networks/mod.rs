@@ -16,7 +16,6 @@ pub use self::mobilenet_v2::MobileNetV2;
 pub use self::resnet::ResNet;
 pub use self::resnext::ResNeXt;
 use crate::layers::{self, Layer};
-use crate::parameters::{Counts, Declaration};
 
 /// The network to train, as a recipe names it: `ResNet(depth: 50)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -112,31 +111,6 @@ impl Network {
         ensure!(problems.is_empty(), "{}", problems.join("; "));
         ensure!(classes > 0, "a network needs at least one class");
         Ok(self.family().layers(i64::from(classes)))
-    }
-
-    /// The tensors that it needs for these resolutions, alpha not among them.
-    ///
-    /// # Errors
-    /// As [`Network::layers`].
-    pub fn declare(&self, classes: u32, resolutions: &[u32]) -> Result<Vec<Declaration>> {
-        Ok(layers::declare(&self.layers(classes)?, resolutions))
-    }
-
-    /// Its trainable elements, without those of alpha (one per resolution). Allocates no tensor.
-    ///
-    /// # Errors
-    /// As [`Network::layers`].
-    pub fn parameter_counts(&self, classes: u32, resolutions: &[u32]) -> Result<Counts> {
-        Ok(Counts::of(&self.declare(classes, resolutions)?))
-    }
-
-    /// The multiply-adds of one image of `resolution` x `resolution` pixels, in convolutions and
-    /// classifier.
-    ///
-    /// # Errors
-    /// As [`Network::layers`].
-    pub fn multiply_adds(&self, classes: u32, resolution: u32) -> Result<u64> {
-        Ok(layers::multiply_adds(&self.layers(classes)?, resolution))
     }
 
     /// The smallest side of an image, in pixels: the product of all strides.

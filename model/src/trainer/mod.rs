@@ -7,7 +7,7 @@ mod session;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
     Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage,
 };
@@ -21,6 +21,7 @@ use crate::networks::Network;
 use crate::optimizer::Optimizer;
 use crate::rs_net::{BatchNorms, check_resolutions};
 use crate::schedule::Schedule;
+use crate::summary::Summary;
 use session::Session;
 
 /// Trains one network at every resolution of its batches. The convolutions and the classifier are
@@ -157,7 +158,24 @@ impl Node for Trainer {
     }
 }
 
+/// The resolutions that the training batches bring.
+fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
+    let train = incoming.iter().find(|(port, _)| *port == "train");
+    let (_, schema) = train.context("the trainer needs `train`")?;
+    Ok(schema.resolutions.clone())
+}
+
 impl Trainer {
+    /// What its network costs at the resolutions of the batches that come in.
+    ///
+    /// # Errors
+    /// No `train` comes in, or as [`Summary::new`].
+    pub fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
+        let resolutions = resolutions(incoming)?;
+        let norms = self.batch_norms.of(&resolutions);
+        Summary::new(&self.network, self.classes, &resolutions, &norms)
+    }
+
     /// What only the data can tell.
     fn check_data(&self, train: &Contents, validate: &Contents) -> Result<()> {
         let classes = self.classes as usize;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
 use tch::{Device, Kind, Tensor};
 
-use super::Trainer;
+use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::distillation::Loss;
 use crate::feed::Feed;
@@ -55,7 +55,7 @@ impl Session {
         train: &Contents,
         validate: &Contents,
     ) -> Result<Self> {
-        let resolutions = resolutions_of(build)?;
+        let resolutions = resolutions(build.schemas)?;
         let start = match build.resume {
             None => Start::Random { seed: build.seed },
             Some(_) => Start::Zero,
@@ -362,12 +362,6 @@ impl Thread for Session {
             },
         }
     }
-}
-
-/// The resolutions that the batches bring.
-fn resolutions_of(build: &Build) -> Result<Vec<u32>> {
-    let (_, schema) = build.schemas.first().context("the trainer needs `train`")?;
-    Ok(schema.resolutions.clone())
 }
 
 /// Gives the network the weights of a checkpoint, as far as they fit.
