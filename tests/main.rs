@@ -4,3 +4,4 @@ mod broken;
 mod catalogue;
 mod evaluate;
 mod run;
+mod summary;
