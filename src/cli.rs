@@ -55,6 +55,9 @@ pub enum Command {
         /// A kind, such as `Resize`; all of them if left out
         kind: Option<String>,
     },
+    /// Put ImageNet's validation images, which come in one folder, into class folders
+    #[command(after_help = PREPARE_VAL_EXAMPLES)]
+    PrepareVal(PrepareVal),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -119,6 +122,25 @@ const NODES_EXAMPLES: &str = "\
 Examples:
   rsflow nodes
   rsflow nodes RsNet";
+
+const PREPARE_VAL_EXAMPLES: &str = "\
+Examples:
+  tar xf ILSVRC2012_devkit_t12.tar.gz
+  mkdir -p data/imagenet/val && tar xf ILSVRC2012_img_val.tar -C data/imagenet/val
+  rsflow prepare-val data/imagenet/val --devkit ILSVRC2012_devkit_t12
+  rsflow prepare-val flat --devkit ILSVRC2012_devkit_t12 --out data/imagenet/val --link
+  rsflow prepare-val data/imagenet/val --classes LOC_val_solution.csv --dry-run
+
+The first moves data/imagenet/val/ILSVRC2012_val_00000001.JPEG to data/imagenet/val/n01751748/ and
+so on. A list for --classes has a name and a class in each line, separated by spaces or a comma; a
+name without extension fits the image with any. Empty lines, lines that begin with # and Kaggle's
+headings and boxes are passed over:
+  ILSVRC2012_val_00000001.JPEG n01751748
+  ILSVRC2012_val_00000002,n09193705
+
+Everything is checked before the first file moves: every image must be in the list, and every name of
+the list must have its image. No file is ever overwritten. To repeat the command is safe: what is in
+its place stays there, and what an interrupted run has left is done.";
 
 /// A recipe, and what the command line changes in it.
 #[derive(Debug, Args)]
@@ -271,4 +293,32 @@ pub enum Format {
     Dot,
     /// A picture
     Svg,
+}
+
+/// `rsflow prepare-val`.
+#[derive(Debug, Args)]
+pub struct PrepareVal {
+    /// The folder that the images are in
+    #[arg(value_name = "DIR")]
+    pub images: PathBuf,
+    /// The unpacked devkit, which holds data/ILSVRC2012_validation_ground_truth.txt and
+    /// data/meta.mat
+    #[arg(long, value_name = "FOLDER", required_unless_present = "classes")]
+    pub devkit: Option<PathBuf>,
+    /// A list of file names and classes, instead of the devkit
+    #[arg(long, value_name = "FILE", conflicts_with = "devkit")]
+    pub classes: Option<PathBuf>,
+    /// Where the class folders are to be [default: DIR]
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Leave the images where they are: class folders get hard links, or symbolic links on another
+    /// file system
+    #[arg(long)]
+    pub link: bool,
+    /// Go on although not every image of the list is there
+    #[arg(long)]
+    pub allow_missing: bool,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }

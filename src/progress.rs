@@ -219,17 +219,66 @@ impl State {
         let Some(bars) = &self.screen.bars else {
             return;
         };
-        let bar = self.bar.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {wide_msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar())
-                .progress_chars("=> ");
-            bars.add(ProgressBar::new(of).with_style(style))
-        });
+        let bar = self.bar.get_or_insert_with(|| new_bar(bars, of));
         bar.set_length(of);
         bar.set_position(done);
         bar.set_prefix(title.to_owned());
         bar.set_message(words);
     }
+}
+
+/// Follows work that goes through a known number of things.
+pub struct Count {
+    screen: Screen,
+    title: &'static str,
+    of: usize,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+}
+
+impl Count {
+    /// Nothing is shown before the first [`Count::done`].
+    pub fn new(screen: Screen, title: &'static str, of: usize) -> Self {
+        Count {
+            screen,
+            title,
+            of,
+            bar: None,
+            last_line: Instant::now(),
+        }
+    }
+
+    /// So many are done.
+    pub fn done(&mut self, done: usize) {
+        if let Some(bars) = &self.screen.bars {
+            let of = self.of as u64;
+            let bar = self.bar.get_or_insert_with(|| {
+                let bar = new_bar(bars, of);
+                bar.set_prefix(self.title);
+                bar
+            });
+            bar.set_position(done as u64);
+        } else if self.last_line.elapsed() >= BETWEEN_LINES {
+            self.last_line = Instant::now();
+            let Count { title, of, .. } = self;
+            self.screen.line(&format!("{title} {done}/{of}"));
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn new_bar(bars: &MultiProgress, of: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {wide_msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    bars.add(ProgressBar::new(of).with_style(style))
 }
 
 /// `1:02:03` or `2:03`.

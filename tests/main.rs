@@ -3,5 +3,6 @@
 mod broken;
 mod catalogue;
 mod evaluate;
+mod prepare_val;
 mod run;
 mod summary;

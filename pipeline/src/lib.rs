@@ -3,8 +3,11 @@
 //! - [`nodes`]: one kind, one file.
 //! - [`images`]: what travels between them.
 //! - [`pixels`]: headers, decoding, crop geometry, resizing, as functions that know no graph.
+//! - [`imagenet`]: ImageNet's validation images into class folders.
 //! - [`shapes`]: the generated image set of the quickstart.
 
+mod files;
+pub mod imagenet;
 pub mod images;
 pub mod nodes;
 pub mod pixels;

@@ -5,6 +5,7 @@ mod eval;
 mod graph;
 mod nodes;
 mod predict;
+mod prepare_val;
 mod run;
 mod summary;
 
@@ -44,6 +45,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         }
         Command::Summary(arguments) => summary::run(&arguments, &mut out),
         Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
+        Command::PrepareVal(arguments) => prepare_val::run(&arguments, &mut out),
     };
     let result = result.and_then(|code| {
         out.flush()?;

@@ -15,12 +15,8 @@ use serde::Deserialize;
 use walkdir::WalkDir;
 
 use super::{Damage, check_root, output};
+use crate::files::{EXTENSIONS, first_few, is_image};
 use crate::images::EncodedImage;
-
-/// File names that count as images, as in the reference. The format itself is told by the bytes.
-const EXTENSIONS: &[&str] = &[
-    "jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp",
-];
 
 /// Images in one folder per class. Classes are the sorted folder names; within a class, images are
 /// sorted by path. Each epoch is one pass over all of them.
@@ -104,20 +100,9 @@ impl Listing {
             }
         }
         if !empty.is_empty() {
-            let names = empty
-                .iter()
-                .take(5)
-                .map(|name| format!("`{name}`"))
-                .collect::<Vec<_>>();
-            let more = empty.len().saturating_sub(5);
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
             bail!(
-                "class folders without an image in {place}: {}{more}; fill them or take them out (images end in {})",
-                names.join(", "),
+                "class folders without an image in {place}: {}; fill them or take them out (images end in {})",
+                first_few(&empty),
                 EXTENSIONS.join(", ")
             );
         }
@@ -147,11 +132,7 @@ fn list_class(
     let mut found = Vec::new();
     for entry in WalkDir::new(root.join(folder)).follow_links(true) {
         let entry = entry.context("cannot list the images")?;
-        let is_image = entry.path().extension().is_some_and(|extension| {
-            let extension = extension.to_string_lossy().to_lowercase();
-            EXTENSIONS.contains(&extension.as_str())
-        });
-        if is_image && entry.file_type().is_file() {
+        if is_image(entry.path()) && entry.file_type().is_file() {
             let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
             found.push(below.to_owned());
         }

@@ -1,0 +1,319 @@
+//! What goes where, and then doing it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::place;
+use super::{Label, Labels};
+use crate::files::{EXTENSIONS, first_few, is_image};
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The folder that the images are in. What is no image there stays as it is.
+    pub images: PathBuf,
+    /// The folder that holds the class folders or is to hold them; it may be the same.
+    pub classes: PathBuf,
+    /// Whether the images stay in the first folder too.
+    pub how: How,
+    /// Goes on although images of the list are not there.
+    pub allow_missing: bool,
+}
+
+/// How an image gets into its class folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It leaves the folder that it is in.
+    Move,
+    /// It stays there; its class folder gets a hard link, or a symbolic one where there can be none.
+    Link,
+}
+
+/// What has to be done for a [`Task`].
+#[derive(Debug)]
+pub struct Sorting {
+    /// One for each image that is not yet where it should be, in the order of the list.
+    pub steps: Vec<Step>,
+    /// Images that are, before the first step.
+    pub there: usize,
+    /// Images of the list that are nowhere.
+    pub missing: usize,
+    /// Class folders with at least one image, after the last step.
+    pub classes: usize,
+}
+
+/// What has to be done with one file.
+#[derive(Debug)]
+pub struct Step {
+    /// What is done.
+    pub action: Action,
+    /// In the folder of images.
+    pub from: PathBuf,
+    /// In its class folder.
+    pub to: PathBuf,
+}
+
+/// What is done with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It gets its new name instead of the old.
+    Move,
+    /// It gets its new name beside the old.
+    Link,
+    /// The same bytes are in the class folder already, as when a move was interrupted: it goes away.
+    Drop,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, to) = (self.from.display(), self.to.display());
+        match self.action {
+            Action::Move => write!(f, "move {from} to {to}"),
+            Action::Link => write!(f, "link {from} to {to}"),
+            Action::Drop => write!(f, "remove {from}, the same as {to}"),
+        }
+    }
+}
+
+/// Finds out what has to be done, and changes nothing.
+///
+/// # Errors
+/// Images that are not in the list, that it names and that are not there (unless that is allowed),
+/// that are in another class's folder, or whose place is taken by something else.
+pub fn plan(task: &Task, labels: &Labels) -> Result<Sorting> {
+    let Found { flat, sorted } = find(task, labels)?;
+    let mut steps = Vec::new();
+    let (mut there, mut missing) = (0, Vec::new());
+    let mut classes = BTreeSet::new();
+    for label in &labels.images {
+        let name = label.name.as_str();
+        let image = match (flat.get(name), sorted.get(name)) {
+            (Some(image), Some(other)) if image != other => {
+                return Err(two_images(labels, label, image, other));
+            }
+            (Some(image), _) | (None, Some(image)) => image,
+            (None, None) => {
+                missing.push(name);
+                continue;
+            }
+        };
+        classes.insert(&label.class);
+        there += usize::from(sorted.contains_key(name));
+        if flat.contains_key(name) {
+            let from = task.images.join(image);
+            let to = task.classes.join(&label.class).join(image);
+            let action = if sorted.contains_key(name) {
+                check_double(&from, &to)?;
+                match task.how {
+                    How::Move => Action::Drop,
+                    How::Link => continue,
+                }
+            } else {
+                check_free(&from, &to)?;
+                match task.how {
+                    How::Move => Action::Move,
+                    How::Link => Action::Link,
+                }
+            };
+            steps.push(Step { action, from, to });
+        }
+    }
+    let known = labels.images.len();
+    ensure!(
+        missing.len() < known,
+        "{} holds none of the {known} images of {} (their names end in {})",
+        task.images.display(),
+        labels.file.display(),
+        EXTENSIONS.join(", ")
+    );
+    ensure!(
+        missing.is_empty() || task.allow_missing,
+        "{} lacks {} of the {known} images of {}: {}; --allow-missing goes on without them",
+        task.images.display(),
+        missing.len(),
+        labels.file.display(),
+        first_few(&missing)
+    );
+    Ok(Sorting {
+        steps,
+        there,
+        missing: missing.len(),
+        classes: classes.len(),
+    })
+}
+
+/// Does it, step by step. `progress` is told how many steps are done.
+///
+/// # Errors
+/// A file system that refuses. What is done stays done; another plan has the steps that are left.
+pub fn carry_out(sorting: &Sorting, progress: &mut dyn FnMut(usize)) -> Result<()> {
+    for (done, step) in (1..).zip(&sorting.steps) {
+        let (from, to) = (&step.from, &step.to);
+        let folder = to.parent().map_or(Ok(()), fs::create_dir_all);
+        folder
+            .and_then(|()| match step.action {
+                Action::Move => place::move_to(from, to),
+                Action::Link => place::link_to(from, to),
+                Action::Drop => place::drop_double(from, to),
+            })
+            .with_context(|| {
+                format!(
+                    "cannot {step}; nothing is lost, and the same command goes on from here ({} of {} were done)",
+                    done - 1,
+                    sorting.steps.len()
+                )
+            })?;
+        progress(done);
+    }
+    Ok(())
+}
+
+/// The images that are there, by the names that the list has for them.
+#[derive(Default)]
+struct Found<'a> {
+    /// In the folder of images.
+    flat: HashMap<&'a str, String>,
+    /// In their class folders.
+    sorted: HashMap<&'a str, String>,
+}
+
+/// Looks for every image of the list, and for images that should not be there.
+fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
+    let by_name = labels.images.iter();
+    let by_name: HashMap<_, _> = by_name.map(|label| (label.name.as_str(), label)).collect();
+    let mut found = Found::default();
+    let (mut unknown, mut elsewhere) = (Vec::new(), Vec::new());
+
+    for image in images_of(&task.images)? {
+        match label_of(&image, &by_name) {
+            Some(label) => enter(&mut found.flat, labels, label, image)?,
+            None => unknown.push(task.images.join(image).display().to_string()),
+        }
+    }
+    let classes: BTreeSet<&str> = labels
+        .images
+        .iter()
+        .map(|label| label.class.as_str())
+        .collect();
+    for class in classes {
+        let folder = task.classes.join(class);
+        if folder.symlink_metadata().is_err() {
+            continue;
+        }
+        ensure!(
+            folder.is_dir(),
+            "{} is in the way of the class folder of that name; take it away",
+            folder.display()
+        );
+        // Else an image would be its own double.
+        ensure!(
+            !same_file::is_same_file(&folder, &task.images).unwrap_or(false),
+            "the class folder {} leads back to {}; remove that link",
+            folder.display(),
+            task.images.display()
+        );
+        for image in images_of(&folder)? {
+            let path = folder.join(&image).display().to_string();
+            match label_of(&image, &by_name) {
+                None => unknown.push(path),
+                Some(label) if label.class != class => elsewhere.push((path, label)),
+                Some(label) => enter(&mut found.sorted, labels, label, image)?,
+            }
+        }
+    }
+
+    let file = labels.file.display();
+    ensure!(
+        unknown.is_empty(),
+        "{file} names {} images, but not {} that are here: {}; take them out, or complete the list",
+        labels.images.len(),
+        unknown.len(),
+        first_few(&unknown)
+    );
+    if let Some((path, label)) = elsewhere.first() {
+        bail!(
+            "{path} is in another class folder than the `{}` of {file}:{}, the first of {} such \
+             images; move them back to {}, or correct the list",
+            label.class,
+            label.line,
+            elsewhere.len(),
+            task.images.display()
+        );
+    }
+    Ok(found)
+}
+
+/// The images of a folder by name. Hidden files are not looked at.
+fn images_of(folder: &Path) -> Result<BTreeSet<String>> {
+    let place = || format!("cannot list {}", folder.display());
+    let mut images = BTreeSet::new();
+    for entry in fs::read_dir(folder).with_context(place)? {
+        let path = entry.with_context(place)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with('.') && is_image(&path) && path.is_file() {
+            images.insert(name.into_owned());
+        }
+    }
+    Ok(images)
+}
+
+/// What the list says of an image: by its name, or by that without its extension.
+fn label_of<'a>(image: &str, by_name: &HashMap<&str, &'a Label>) -> Option<&'a Label> {
+    let by_stem = || {
+        let stem = Path::new(image).file_stem()?;
+        // A listed `a.png` is not the image `a.png.jpg`.
+        let stem = (!is_image(Path::new(stem))).then_some(stem)?;
+        by_name.get(stem.to_str()?)
+    };
+    by_name.get(image).or_else(by_stem).copied()
+}
+
+/// Notes that the image of a label is there.
+fn enter<'a>(
+    found: &mut HashMap<&'a str, String>,
+    labels: &Labels,
+    label: &'a Label,
+    image: String,
+) -> Result<()> {
+    match found.insert(&label.name, image.clone()) {
+        Some(other) => Err(two_images(labels, label, &other, &image)),
+        None => Ok(()),
+    }
+}
+
+fn two_images(labels: &Labels, label: &Label, one: &str, other: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "both `{one}` and `{other}` could be the `{}` of {}:{}; take one of them away",
+        label.name,
+        labels.file.display(),
+        label.line
+    )
+}
+
+/// What has the image's place must have its bytes.
+fn check_double(from: &Path, to: &Path) -> Result<()> {
+    let (image, double) = (from.display(), to.display());
+    let same = place::is_same(from, to)
+        .with_context(|| format!("cannot compare {image} with {double}"))?;
+    ensure!(
+        same,
+        "{image} and {double} have the same name but are different files; find out which one is \
+         right, and take the other away"
+    );
+    Ok(())
+}
+
+/// The image's place must be free.
+fn check_free(from: &Path, to: &Path) -> Result<()> {
+    ensure!(
+        to.symlink_metadata().is_err(),
+        "{} is in the way of {}: it is no file, or a link that leads nowhere; take it away",
+        to.display(),
+        from.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! `rsflow prepare-val`: ImageNet's validation images into class folders.
+
+use std::io::{IsTerminal as _, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail, ensure};
+use rsflow_pipeline::imagenet::{self, Action, How, Labels, Sorting, Task};
+
+use super::Usage;
+use crate::cli::PrepareVal;
+use crate::progress::{Count, Screen};
+
+pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
+    let images = &arguments.images;
+    check_folder(images)?;
+    let labels = match (&arguments.devkit, &arguments.classes) {
+        (Some(devkit), _) => {
+            check_folder(devkit)?;
+            Labels::from_devkit(devkit)?
+        }
+        (None, Some(list)) => {
+            ensure!(
+                list.is_file(),
+                Usage(format!("there is no file {}", list.display()))
+            );
+            Labels::from_list(list)?
+        }
+        (None, None) => bail!(Usage("--devkit or --classes is needed".to_owned())),
+    };
+    let task = Task {
+        images: images.clone(),
+        classes: arguments.out.as_ref().unwrap_or(images).clone(),
+        how: if arguments.link { How::Link } else { How::Move },
+        allow_missing: arguments.allow_missing,
+    };
+    let sorting = imagenet::plan(&task, &labels)?;
+    if arguments.dry_run {
+        for step in &sorting.steps {
+            writeln!(out, "{step}")?;
+        }
+    } else {
+        let screen = Screen::new(std::io::stderr().is_terminal());
+        let title = match task.how {
+            How::Move => "moving images",
+            How::Link => "linking images",
+        };
+        let mut count = Count::new(screen, title, sorting.steps.len());
+        imagenet::carry_out(&sorting, &mut |done| count.done(done))?;
+    }
+    let summary = summary(&sorting, &task, arguments.dry_run);
+    writeln!(out, "{}: {summary}", task.classes.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_folder(folder: &Path) -> Result<()> {
+    ensure!(
+        folder.is_dir(),
+        Usage(format!("there is no folder {}", folder.display()))
+    );
+    Ok(())
+}
+
+/// Such as "50000 images in 1000 classes: 49990 moved, 10 already there".
+fn summary(sorting: &Sorting, task: &Task, dry_run: bool) -> String {
+    let steps = sorting.steps.iter();
+    let new = steps.filter(|step| step.action != Action::Drop).count();
+    let done = match (task.how, dry_run) {
+        (How::Move, false) => "moved",
+        (How::Move, true) => "to move",
+        (How::Link, false) => "linked",
+        (How::Link, true) => "to link",
+    };
+    let missing = match sorting.missing {
+        0 => String::new(),
+        missing => format!(", {missing} missing"),
+    };
+    format!(
+        "{} images in {} classes: {new} {done}, {} already there{missing}",
+        new + sorting.there,
+        sorting.classes,
+        sorting.there
+    )
+}
