@@ -66,7 +66,7 @@ Examples:
   rsflow run recipes/imagenette_resnet18.ron --set trainer.epochs=3 --set train_batches.size=32
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine --resume
-  rsflow run runs/mine/recipe.ron --run-dir runs/mine --resume --set trainer.epochs=40 --accept-changes
+  rsflow run changed.ron --run-dir runs/mine --resume --accept-changes
 
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the step in hand, writes a
