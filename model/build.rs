@@ -1,9 +1,13 @@
-//! Lets this package's tests and examples find libtorch without `LD_LIBRARY_PATH`.
+//! Builds the C++ shim against libtorch's headers, and lets this package's tests and examples
+//! find libtorch without `LD_LIBRARY_PATH`.
 
 use std::path::PathBuf;
 
+const SHIM: &str = "native/shim.cpp";
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={SHIM}");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let root = PathBuf::from(std::env::var_os("LIBTORCH").unwrap_or_default());
     let library = root.join("lib/libtorch_cpu.so");
@@ -22,4 +26,15 @@ fn main() {
             std::process::exit(1);
         }
     }
+    // As torch-sys compiles its own; libtorch's headers are not ours to be warned about.
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .flag("-isystem")
+        .flag(root.join("include"))
+        .flag("-isystem")
+        .flag(root.join("include/torch/csrc/api/include"))
+        .file(SHIM)
+        .compile("rsflow_native");
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use rsflow_model::distillation::Distill;
 use rsflow_model::networks::{Network, ResNet};
-use rsflow_model::optimizer::{Optimizer, Sgd};
+use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::Start;
 use rsflow_model::rs_net::RsNet;
 use rsflow_model::step::training_step;
@@ -65,6 +65,7 @@ fn main() -> Result<()> {
         lr: 0.1,
         momentum: 0.9,
         weight_decay: 1e-4,
+        weight_decay_on: WeightDecayOn::Everything,
         nesterov: false,
     });
     let mut optimizer = optimizer.start(net.parameters())?;

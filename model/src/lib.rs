@@ -9,6 +9,7 @@
 //! - [`rs_net`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`distillation`]: the loss, with the ensemble and the larger resolutions as teachers.
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
+//! - `native`: the kernels of libtorch that tch does not bind.
 //! - [`checkpoint`]: all of it in a file, and back.
 //! - [`step`]: one training step, from images to moved weights.
 //! - [`feed`]: images onto the device; [`validation`]: how good a network is; [`predictor`]: what it
@@ -19,12 +20,16 @@
 //! Nothing here panics on what a user gives: tch's plain operators do, so only its `f_` functions,
 //! which return a `Result`, are used.
 
+#![deny(unsafe_code)]
+
 pub mod checkpoint;
 pub mod distillation;
 pub mod evaluator;
 pub mod feed;
 pub mod layers;
 pub mod metrics;
+#[allow(unsafe_code)]
+mod native;
 pub mod networks;
 pub mod optimizer;
 pub mod parameters;

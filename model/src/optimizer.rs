@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::parameters::{Parameters, list};
+use crate::native::{self, SgdGroup, SgdStep};
+use crate::parameters::{Parameters, Role, list};
 
 /// How the weights are moved, as a recipe names it: `Sgd(lr: 0.1)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,12 +27,36 @@ pub struct Sgd {
     /// What is kept of the last step's direction, at least 0 and below 1.
     #[serde(default = "default_momentum")]
     pub momentum: f64,
-    /// Pulls every trained value to zero: weights, batch norms, biases and alpha alike.
+    /// Pulls trained values to zero; at least 0.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
+    /// Which values the weight decay pulls at: all of them (`Everything`), or convolution and
+    /// classifier weights only (`Weights`).
+    #[serde(default)]
+    pub weight_decay_on: WeightDecayOn,
     /// Whether to look ahead along the momentum (Nesterov).
     #[serde(default)]
     pub nesterov: bool,
+}
+
+/// Which trained values the weight decay pulls to zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WeightDecayOn {
+    /// All: convolutions, classifier with its bias, batch norms (gamma and beta) and alpha, as
+    /// the reference implementation does.
+    #[default]
+    Everything,
+    /// The weights of convolutions and classifier. Biases, batch norms and alpha go free.
+    Weights,
+}
+
+impl WeightDecayOn {
+    fn includes(self, role: Role) -> bool {
+        match self {
+            WeightDecayOn::Everything => true,
+            WeightDecayOn::Weights => matches!(role, Role::ConvWeight | Role::LinearWeight),
+        }
+    }
 }
 
 fn default_momentum() -> f64 {
@@ -85,12 +110,12 @@ impl Optimizer {
         let slots = parameters.trainable().map(|parameter| Slot {
             name: parameter.name.clone(),
             parameter: parameter.tensor.shallow_clone(),
+            decays: sgd.weight_decay_on.includes(parameter.role),
             momentum: None,
         });
         Ok(RunningOptimizer {
             sgd: sgd.clone(),
             slots: slots.collect(),
-            options: (parameters.kind(), parameters.device()),
         })
     }
 }
@@ -100,13 +125,14 @@ impl Optimizer {
 pub struct RunningOptimizer {
     sgd: Sgd,
     slots: Vec<Slot>,
-    options: (tch::Kind, tch::Device),
 }
 
 #[derive(Debug)]
 struct Slot {
     name: String,
     parameter: Tensor,
+    /// Whether the weight decay pulls at it.
+    decays: bool,
     /// None before the first gradient.
     momentum: Option<Tensor>,
 }
@@ -114,8 +140,7 @@ struct Slot {
 impl RunningOptimizer {
     /// Moves every parameter by its gradient, at the learning rate `lr`. `gradients` is what
     /// [`Parameters::gradients`] returned: one per trainable parameter, in order; an undefined
-    /// one leaves its parameter and its momentum alone. They are used up: their memory becomes
-    /// the momentum.
+    /// one leaves its parameter and its momentum alone. Their memory is free afterwards.
     ///
     /// # Errors
     /// Not one gradient per parameter, or what libtorch says.
@@ -126,17 +151,38 @@ impl RunningOptimizer {
             self.slots.len(),
             gradients.len()
         );
-        // tch has no `add` with a factor; `addcmul` with a factor of one element is the same
-        // arithmetic in the same single pass. The factors are filled on the device, without a copy.
-        let factor = |value: f64| Tensor::f_full([0_i64; 0], value, self.options);
-        let (decay, momentum) = (factor(self.sgd.weight_decay)?, factor(self.sgd.momentum)?);
-        let minus_lr = factor(-lr)?;
+        let sgd = &self.sgd;
+        let mut decaying = SgdGroup::default();
+        let mut others = SgdGroup::default();
+        for (slot, gradient) in self.slots.iter_mut().zip(&gradients) {
+            if !gradient.defined() {
+                continue;
+            }
+            let group = if slot.decays {
+                &mut decaying
+            } else {
+                &mut others
+            };
+            if sgd.momentum != 0.0 {
+                // The first v is g, and so is momentum * 0 + g.
+                let momentum = match slot.momentum.take() {
+                    Some(momentum) => momentum,
+                    None => slot.parameter.f_zeros_like()?,
+                };
+                group.momenta.push(slot.momentum.insert(momentum));
+            }
+            group.parameters.push(&slot.parameter);
+            group.gradients.push(gradient);
+        }
         tch::no_grad(|| {
-            for (slot, mut gradient) in self.slots.iter_mut().zip(gradients) {
-                if gradient.defined() {
-                    slot.step(&self.sgd, &mut gradient, &decay, &momentum, &minus_lr)
-                        .with_context(|| format!("cannot update {:?}", slot.name))?;
-                }
+            for (group, weight_decay) in [(decaying, sgd.weight_decay), (others, 0.0)] {
+                let step = SgdStep {
+                    lr,
+                    momentum: sgd.momentum,
+                    weight_decay,
+                    nesterov: sgd.nesterov,
+                };
+                native::fused_sgd(&group, step).context("cannot update the parameters")?;
             }
             Ok(())
         })
@@ -192,43 +238,6 @@ impl RunningOptimizer {
         }
         for (slot, momentum) in self.slots.iter_mut().zip(loaded) {
             slot.momentum = momentum;
-        }
-        Ok(())
-    }
-}
-
-impl Slot {
-    fn step(
-        &mut self,
-        sgd: &Sgd,
-        gradient: &mut Tensor,
-        decay: &Tensor,
-        momentum: &Tensor,
-        minus_lr: &Tensor,
-    ) -> Result<()> {
-        if sgd.weight_decay != 0.0 {
-            let _ = gradient.f_addcmul_(&self.parameter, decay)?;
-        }
-        if sgd.momentum == 0.0 {
-            let _ = self.parameter.f_addcmul_(gradient, minus_lr)?;
-            return Ok(());
-        }
-        if sgd.nesterov {
-            let velocity = match &self.momentum {
-                Some(last) => gradient.f_addcmul(last, momentum)?,
-                None => gradient.shallow_clone(),
-            };
-            let ahead = gradient.f_addcmul(&velocity, momentum)?;
-            let _ = self.parameter.f_addcmul_(&ahead, minus_lr)?;
-            self.momentum = Some(velocity);
-        } else {
-            // v = momentum * v + g in the memory of g: one pass fewer than scaling v and then
-            // adding g to it.
-            if let Some(last) = &self.momentum {
-                let _ = gradient.f_addcmul_(last, momentum)?;
-            }
-            let _ = self.parameter.f_addcmul_(gradient, minus_lr)?;
-            self.momentum = Some(gradient.shallow_clone());
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomi
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{MobileNetV2, Network, ResNeXt, ResNet};
-use rsflow_model::optimizer::{Optimizer, RunningOptimizer, Sgd};
+use rsflow_model::optimizer::{Optimizer, RunningOptimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::{Declaration, Init, Parameter, Parameters, Role, Start};
 use rsflow_model::rs_net::{RsNet, check_resolutions};
 use rsflow_model::schedule::Schedule;
@@ -69,6 +69,7 @@ fn sgd() -> Sgd {
         lr: 0.1,
         momentum: 0.9,
         weight_decay: 1e-4,
+        weight_decay_on: WeightDecayOn::Everything,
         nesterov: false,
     }
 }
@@ -211,6 +212,7 @@ fn wrong_parameters_are_told_in_words() {
                 lr: -1.0,
                 momentum: 1.0,
                 weight_decay: f64::NAN,
+                weight_decay_on: WeightDecayOn::Everything,
                 nesterov: false,
             })
             .check()
@@ -362,49 +364,148 @@ fn teachers_get_no_gradient_and_alpha_always_does() {
     }
 }
 
-/// p = 1 and a loss of 2p, so g = 2, through three steps of lr 0.1, against the formulas of
-/// PyTorch's documentation computed here.
+/// Three steps of everything that a network has, against the formulas of PyTorch's documentation
+/// in plain loops. One gradient lies in memory in another order than its parameter (channels
+/// last), one is spread from a single value, one is undefined in the first step.
 #[test]
 fn sgd_moves_as_pytorch_defines_it() {
-    for nesterov in [false, true] {
-        for momentum in [0.0, 0.9] {
-            if nesterov && momentum == 0.0 {
-                continue;
+    const LR: f64 = 0.1;
+    let declarations = [
+        ("conv", Role::ConvWeight, vec![3, 2, 3, 3]),
+        ("fc.weight", Role::LinearWeight, vec![5, 70]),
+        ("fc.bias", Role::LinearBias, vec![5]),
+        ("gamma", Role::NormWeight, vec![2]),
+        ("alpha", Role::Alpha, vec![1]),
+    ]
+    .map(|(name, role, shape)| Declaration {
+        name: name.to_owned(),
+        role,
+        resolution: None,
+        shape,
+        init: Init::Uniform(1.0),
+    });
+    let gradient = |step: usize, position: usize, shape: &[i64], kind: Kind| {
+        let count = shape.iter().product::<i64>();
+        let ramp = Tensor::f_arange(count, (kind, Device::Cpu)).unwrap();
+        let wave = ramp
+            .f_add_scalar((7 * step + position) as f64)
+            .unwrap()
+            .f_sin()
+            .unwrap();
+        match *shape {
+            _ if step == 0 && position == 2 => Tensor::new(),
+            [out, channels, height, width] => wave
+                .f_reshape([out, height, width, channels])
+                .unwrap()
+                .f_permute([0, 3, 1, 2])
+                .unwrap(),
+            [5] => wave
+                .f_slice(0, 1, 2, 1)
+                .unwrap()
+                .f_expand([5], false)
+                .unwrap(),
+            _ => wave.f_reshape(shape).unwrap(),
+        }
+    };
+    let kinds = [(Kind::Double, 1e-13), (Kind::Float, 1e-6)];
+    let ways = [(0.0, false), (0.9, false), (0.9, true)];
+    let decays = [
+        (0.0, WeightDecayOn::Everything),
+        (0.5, WeightDecayOn::Everything),
+        (0.5, WeightDecayOn::Weights),
+    ];
+    for ((kind, tolerance), (momentum, nesterov), (weight_decay, weight_decay_on)) in kinds
+        .into_iter()
+        .flat_map(|kind| ways.map(|way| (kind, way)))
+        .flat_map(|(kind, way)| decays.map(|decay| (kind, way, decay)))
+    {
+        let sgd = Sgd {
+            lr: LR,
+            momentum,
+            weight_decay,
+            weight_decay_on,
+            nesterov,
+        };
+        let start = Start::Random { seed: 0 };
+        let parameters = Parameters::new(&declarations, kind, Device::Cpu, start).unwrap();
+        let mut expected = all_values(&parameters);
+        let mut velocities: Vec<Option<Vec<f64>>> = vec![None; declarations.len()];
+        let mut optimizer = Optimizer::Sgd(sgd.clone()).start(&parameters).unwrap();
+        for step in 0..3 {
+            let gradients: Vec<Tensor> = declarations
+                .iter()
+                .enumerate()
+                .map(|(position, d)| gradient(step, position, &d.shape, kind))
+                .collect();
+            for (position, (declaration, gradient)) in
+                declarations.iter().zip(&gradients).enumerate()
+            {
+                if !gradient.defined() {
+                    continue;
+                }
+                let is_weight = declaration.name == "conv" || declaration.name == "fc.weight";
+                let decay = match weight_decay_on {
+                    WeightDecayOn::Weights if !is_weight => 0.0,
+                    _ => weight_decay,
+                };
+                let p = &mut expected[position].1;
+                let g = values(&gradient.f_contiguous().unwrap());
+                let g: Vec<f64> = g.iter().zip(&*p).map(|(g, p)| g + decay * p).collect();
+                let v = match &velocities[position] {
+                    None => g.clone(),
+                    Some(v) => v.iter().zip(&g).map(|(v, g)| momentum * v + g).collect(),
+                };
+                for ((p, g), v) in p.iter_mut().zip(&g).zip(&v) {
+                    *p -= LR * if nesterov { g + momentum * v } else { *v };
+                }
+                velocities[position] = Some(v);
             }
-            let declaration = Declaration {
-                name: "p".to_owned(),
-                role: Role::NormBias,
-                resolution: None,
-                shape: vec![1],
-                init: Init::Constant(1.0),
-            };
-            let start = Start::Random { seed: 0 };
-            let parameters =
-                Parameters::new(&[declaration], Kind::Double, Device::Cpu, start).unwrap();
-            let optimizer = Sgd {
-                lr: 0.1,
-                momentum,
-                weight_decay: 0.5,
-                nesterov,
-            };
-            let mut optimizer = Optimizer::Sgd(optimizer).start(&parameters).unwrap();
-            let (mut p, mut velocity) = (1.0, None);
-            for _ in 0..3 {
-                let loss = parameters.tensor("p").unwrap().f_mul_scalar(2.0).unwrap();
-                let gradients = parameters.gradients(&loss.f_sum(None).unwrap()).unwrap();
-                optimizer.step(gradients, 0.1).unwrap();
-                let g = 2.0 + 0.5 * p;
-                let v = velocity.map_or(g, |v: f64| momentum * v + g);
-                velocity = Some(v);
-                p -= 0.1 * if nesterov { g + momentum * v } else { v };
-                let found = values(&parameters.tensor("p").unwrap())[0];
-                assert!(
-                    (found - p).abs() < 1e-12,
-                    "{nesterov} {momentum}: {found}, not {p}"
-                );
+            optimizer.step(gradients, LR).unwrap();
+            for ((name, found), (_, expected)) in all_values(&parameters).iter().zip(&expected) {
+                for (found, expected) in found.iter().zip(expected) {
+                    assert!(
+                        (found - expected).abs() < tolerance,
+                        "{sgd:?} in {kind:?}, step {step}, {name}: {found}, not {expected}"
+                    );
+                }
             }
         }
+        let momenta = optimizer.momentum().count();
+        assert_eq!(
+            momenta,
+            if momentum == 0.0 {
+                0
+            } else {
+                declarations.len()
+            }
+        );
     }
+}
+
+#[test]
+fn gradients_that_do_not_fit_are_refused() {
+    let net = small(&[32], Start::Zero);
+    let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
+    let gradients = |kind: Kind, last: &[i64]| -> Vec<Tensor> {
+        let shapes = net.parameters().trainable().map(|p| p.tensor.size());
+        let mut shapes: Vec<Vec<i64>> = shapes.collect();
+        *shapes.last_mut().unwrap() = last.to_vec();
+        let zeros = |shape| Tensor::f_zeros(shape, (kind, Device::Cpu)).unwrap();
+        shapes.into_iter().map(zeros).collect()
+    };
+    let table = [
+        (gradients(Kind::Float, &[2]), "a gradient has the shape [2]"),
+        (
+            gradients(Kind::Double, &[3]),
+            "a gradient is of the kind Double, its parameter Float",
+        ),
+        (vec![], "parameters were given 0 gradients"),
+    ];
+    for (gradients, expected) in table {
+        let error = format!("{:#}", optimizer.step(gradients, 0.1).unwrap_err());
+        assert!(error.contains(expected), "{error}");
+    }
+    optimizer.step(gradients(Kind::Float, &[3]), 0.1).unwrap();
 }
 
 #[test]

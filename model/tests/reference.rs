@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rsflow_model::distillation::{Distill, Loss, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{MobileNetV2, Network};
-use rsflow_model::optimizer::{Optimizer, Sgd};
+use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::{Parameter, Role, Start};
 use rsflow_model::rs_net::RsNet;
 use safetensors::SafeTensors;
@@ -281,6 +281,7 @@ fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
         lr: case.lr,
         momentum: case.momentum,
         weight_decay: case.weight_decay,
+        weight_decay_on: WeightDecayOn::Everything,
         nesterov: false,
     });
     let mut optimizer = optimizer.start(net.parameters())?;

@@ -1,0 +1,91 @@
+//! What tch does not bind: calls into `native/shim.cpp`. The only unsafe code of this crate.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use anyhow::{Result, bail, ensure};
+use tch::Tensor;
+
+unsafe extern "C" {
+    fn rsflow_fused_sgd(
+        parameters: *const *const c_void,
+        gradients: *const *const c_void,
+        momenta: *const *const c_void,
+        count: usize,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> *const c_char;
+}
+
+/// Tensors that one call of [`fused_sgd`] moves, in the same order.
+#[derive(Debug, Default)]
+pub struct SgdGroup<'a> {
+    /// Changed in place.
+    pub parameters: Vec<&'a Tensor>,
+    /// One for each parameter, of its shape and kind.
+    pub gradients: Vec<&'a Tensor>,
+    /// One for each parameter, lying in memory as it does, zeros before the first step. Changed
+    /// in place. Empty if the momentum is 0.
+    pub momenta: Vec<&'a Tensor>,
+}
+
+/// The numbers of a step of [`fused_sgd`]; see [`Sgd`](crate::optimizer::Sgd).
+#[derive(Clone, Copy, Debug)]
+pub struct SgdStep {
+    pub lr: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    pub nesterov: bool,
+}
+
+/// A step of stochastic gradient descent in one pass over memory: libtorch's fused kernel. To be
+/// called without gradients being recorded (`tch::no_grad`).
+///
+/// # Errors
+/// Lists of unequal length, tensors that do not fit each other, or what libtorch says.
+pub fn fused_sgd(group: &SgdGroup, step: SgdStep) -> Result<()> {
+    let count = group.parameters.len();
+    let momenta = if step.momentum == 0.0 { 0 } else { count };
+    ensure!(
+        group.gradients.len() == count && group.momenta.len() == momenta,
+        "{count} parameters were given {} gradients and {} momenta",
+        group.gradients.len(),
+        group.momenta.len()
+    );
+    if count == 0 {
+        return Ok(()); // the kernel wants at least one
+    }
+    let [parameters, gradients, momenta] =
+        [&group.parameters, &group.gradients, &group.momenta].map(|list| pointers(list));
+    // SAFETY: the pointers are those of live tensors, as many as the lengths above say, and the
+    // lists outlive the call. The shim checks that the tensors fit each other.
+    let message = unsafe {
+        rsflow_fused_sgd(
+            parameters.as_ptr(),
+            gradients.as_ptr(),
+            momenta.as_ptr(),
+            count,
+            step.lr,
+            step.momentum,
+            step.weight_decay,
+            step.nesterov,
+        )
+    };
+    done(message)
+}
+
+fn pointers(tensors: &[&Tensor]) -> Vec<*const c_void> {
+    let pointers = tensors.iter().map(|tensor| tensor.as_ptr().cast());
+    pointers.collect()
+}
+
+/// What a function of the shim returned.
+fn done(message: *const c_char) -> Result<()> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: not null, so it is the shim's text, which stays until this thread's next call.
+    let message = unsafe { CStr::from_ptr(message) };
+    bail!("{}", message.to_string_lossy().trim_end())
+}
