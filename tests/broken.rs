@@ -139,6 +139,11 @@ fn sound_overrides() {
         "trainer.network=ResNet(depth: 50)",
         "trainer.network.depth=50",
         "trainer.optimizer.momentum=0.5",
+        "trainer.optimizer.weight_decay_on=Weights",
+        "trainer.schedule=Linear",
+        "trainer.schedule=Step(every: 30)",
+        // Not all of them are reached: a shortened run is no mistake.
+        "trainer.schedule=Milestones(epochs: [1, 60, 85], gamma: 1.0)",
         "trainer.normalize=(mean: (0.5, 0.5, 0.5), std: (0.2, 0.2, 0.2))",
         "trainer.threads=None",
         "trainer.threads=Some(2)",

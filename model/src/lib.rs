@@ -10,6 +10,7 @@
 //! - [`distillation`]: the loss, with the ensemble and the larger resolutions as teachers.
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
 //! - `native`: the kernels of libtorch that tch does not bind.
+//! - [`fault`]: what can be wrong with their values in a recipe.
 //! - [`checkpoint`]: all of it in a file, and back.
 //! - [`step`]: one training step, from images to moved weights.
 //! - [`feed`]: images onto the device; [`validation`]: how good a network is; [`predictor`]: what it
@@ -25,6 +26,7 @@
 pub mod checkpoint;
 pub mod distillation;
 pub mod evaluator;
+pub mod fault;
 pub mod feed;
 pub mod layers;
 pub mod metrics;

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::fault::{self, Fault};
 use crate::native::{self, SgdGroup, SgdStep};
 use crate::parameters::{Parameters, Role, list};
 
@@ -68,29 +69,32 @@ fn default_weight_decay() -> f64 {
 }
 
 impl Optimizer {
-    /// Every problem of its parameters, one sentence each; empty if there is none.
-    pub fn check(&self) -> Vec<String> {
+    /// Every fault of its parameters; empty if there is none.
+    pub fn check(&self) -> Vec<Fault> {
         let Optimizer::Sgd(sgd) = self;
-        let mut problems = Vec::new();
+        let mut faults = Vec::new();
         if !(sgd.lr.is_finite() && sgd.lr > 0.0) {
-            problems.push(format!("lr is a number above 0, not {}", sgd.lr));
+            faults.push(("lr", format!("`lr` is a number above 0, not {}", sgd.lr)));
         }
         if !(0.0..1.0).contains(&sgd.momentum) {
-            problems.push(format!(
-                "momentum is at least 0 and below 1, not {}",
-                sgd.momentum
+            faults.push((
+                "momentum",
+                format!("`momentum` is at least 0 and below 1, not {}", sgd.momentum),
             ));
         }
         if !(sgd.weight_decay.is_finite() && sgd.weight_decay >= 0.0) {
-            problems.push(format!(
-                "weight_decay is a number from 0, not {}",
-                sgd.weight_decay
+            faults.push((
+                "weight_decay",
+                format!(
+                    "`weight_decay` is a number from 0, not {}",
+                    sgd.weight_decay
+                ),
             ));
         }
         if sgd.nesterov && sgd.momentum == 0.0 {
-            problems.push("nesterov needs a momentum above 0".to_owned());
+            faults.push(("nesterov", "`nesterov` needs a momentum above 0".to_owned()));
         }
-        problems
+        faults
     }
 
     /// The learning rate that the schedule starts from.
@@ -102,10 +106,9 @@ impl Optimizer {
     /// Starts it on the trainable parameters.
     ///
     /// # Errors
-    /// The problems that [`Optimizer::check`] finds.
+    /// The faults that [`Optimizer::check`] finds.
     pub fn start(&self, parameters: &Parameters) -> Result<RunningOptimizer> {
-        let problems = self.check();
-        ensure!(problems.is_empty(), "{}", problems.join("; "));
+        fault::ensure_none(&self.check())?;
         let Optimizer::Sgd(sgd) = self;
         let slots = parameters.trainable().map(|parameter| Slot {
             name: parameter.name.clone(),

@@ -7,12 +7,13 @@ use std::path::Path;
 use anyhow::Result;
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::distillation::{Distill, loss};
+use rsflow_model::fault::Fault;
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{MobileNetV2, Network, ResNeXt, ResNet};
 use rsflow_model::optimizer::{Optimizer, RunningOptimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::{Declaration, Init, Parameter, Parameters, Role, Start};
 use rsflow_model::rs_net::{RsNet, check_resolutions};
-use rsflow_model::schedule::Schedule;
+use rsflow_model::schedule::{self, Course, Milestones, Schedule};
 use rsflow_model::summary::Summary;
 use tch::{Device, Kind, Tensor};
 
@@ -170,10 +171,27 @@ fn recipes_name_networks_optimizers_and_losses() {
         ron.from_str::<Distill>("EnsembleTopDown").unwrap(),
         Distill::EnsembleTopDown
     );
-    assert_eq!(
-        ron.from_str::<Schedule>("Cosine").unwrap(),
-        Schedule::Cosine
-    );
+    let schedules = [
+        ("Cosine", Schedule::Cosine),
+        ("Linear", Schedule::Linear),
+        (
+            "Step(every: 30)",
+            Schedule::Step(schedule::Step {
+                every: 30,
+                gamma: 0.1,
+            }),
+        ),
+        (
+            "Milestones(epochs: [30, 60], gamma: 0.2)",
+            Schedule::Milestones(Milestones {
+                epochs: vec![30, 60],
+                gamma: 0.2,
+            }),
+        ),
+    ];
+    for (text, schedule) in schedules {
+        assert_eq!(ron.from_str::<Schedule>(text).unwrap(), schedule);
+    }
     assert!(
         ron.from_str::<Network>("ResNet(depth: 50, stages: 4)")
             .is_err()
@@ -182,23 +200,28 @@ fn recipes_name_networks_optimizers_and_losses() {
 
 #[test]
 fn wrong_parameters_are_told_in_words() {
-    let problems = |network: Network| network.check().join("; ");
+    let told = |faults: Vec<Fault>| {
+        let lines = faults
+            .iter()
+            .map(|(field, fault)| format!("{field}: {fault}"));
+        lines.collect::<Vec<_>>().join("; ")
+    };
     let table = [
         (
-            problems(resnet(51, 64)),
-            "there is no ResNet of depth 51: the depths are 18, 34, 50, 101, 152",
+            told(resnet(51, 64).check()),
+            "depth: there is no ResNet of depth 51: the depths are 18, 34, 50, 101, 152",
         ),
         (
-            problems(resnet(18, 0)),
-            "the width is between 1 and 4096, not 0",
+            told(resnet(18, 0).check()),
+            "width: the width is between 1 and 4096, not 0",
         ),
         (
-            problems(Network::ResNeXt(ResNeXt { depth: 18 })),
-            "there is no ResNeXt of depth 18: the depths are 50 (32x4d) and 101 (32x8d)",
+            told(Network::ResNeXt(ResNeXt { depth: 18 }).check()),
+            "depth: there is no ResNeXt of depth 18: the depths are 50 (32x4d) and 101 (32x8d)",
         ),
         (
-            problems(Network::MobileNetV2(MobileNetV2 { width: f64::NAN })),
-            "the width is a number above 0 and at most 16, not NaN",
+            told(Network::MobileNetV2(MobileNetV2 { width: f64::NAN }).check()),
+            "width: the width is a number above 0 and at most 16, not NaN",
         ),
         (
             check_resolutions(&resnet(18, 64), &[64, 31, 64])
@@ -206,19 +229,6 @@ fn wrong_parameters_are_told_in_words() {
                 .join("; "),
             "the resolution 31 is too small: this network needs 32 pixels; \
              the resolution 64 is given twice",
-        ),
-        (
-            Optimizer::Sgd(Sgd {
-                lr: -1.0,
-                momentum: 1.0,
-                weight_decay: f64::NAN,
-                weight_decay_on: WeightDecayOn::Everything,
-                nesterov: false,
-            })
-            .check()
-            .join("; "),
-            "lr is a number above 0, not -1; momentum is at least 0 and below 1, not 1; \
-             weight_decay is a number from 0, not NaN",
         ),
     ];
     for (found, expected) in table {
@@ -510,18 +520,60 @@ fn gradients_that_do_not_fit_are_refused() {
 
 #[test]
 fn schedules_have_known_values() {
-    let cosine = |step, warm_up| Schedule::Cosine.learning_rate(0.1, step, 100, warm_up);
+    // Ten steps an epoch.
+    let at = |schedule: &Schedule, epochs, warm_up_epochs, step| {
+        let course = Course {
+            epochs,
+            warm_up_epochs,
+            steps_per_epoch: 10,
+        };
+        schedule.learning_rate(0.1, step, course)
+    };
+    let (cosine, linear) = (Schedule::Cosine, Schedule::Linear);
+    let step = Schedule::Step(schedule::Step {
+        every: 30,
+        gamma: 0.1,
+    });
+    let halving = Schedule::Step(schedule::Step {
+        every: 1,
+        gamma: 0.5,
+    });
+    let milestones = Schedule::Milestones(Milestones {
+        epochs: vec![30, 60, 85, 95, 105],
+        gamma: 0.1,
+    });
     let table = [
-        (cosine(0, 0), 0.1),
-        (cosine(25, 0), 0.05 * (1.0 + 0.5_f64.sqrt())),
-        (cosine(50, 0), 0.05),
-        (cosine(100, 0), 0.0),
-        (cosine(1000, 0), 0.0),
-        (cosine(0, 20), 0.0),
-        (cosine(5, 20), 0.025),
-        (cosine(20, 20), 0.1),
-        (cosine(60, 20), 0.05),
-        (Schedule::Cosine.learning_rate(0.1, 3, 0, 0), 0.0),
+        (at(&cosine, 10, 0, 0), 0.1),
+        (at(&cosine, 10, 0, 25), 0.05 * (1.0 + 0.5_f64.sqrt())),
+        (at(&cosine, 10, 0, 50), 0.05),
+        (at(&cosine, 10, 0, 100), 0.0),
+        (at(&cosine, 10, 0, 1000), 0.0),
+        (at(&cosine, 10, 2, 0), 0.0),
+        (at(&cosine, 10, 2, 5), 0.025),
+        (at(&cosine, 10, 2, 20), 0.1),
+        (at(&cosine, 10, 2, 60), 0.05),
+        (at(&cosine, 0, 0, 3), 0.0),
+        (at(&linear, 10, 0, 0), 0.1),
+        (at(&linear, 10, 0, 1), 0.099),
+        (at(&linear, 10, 0, 75), 0.025),
+        (at(&linear, 10, 0, 1000), 0.0),
+        (at(&linear, 10, 2, 10), 0.05),
+        (at(&linear, 10, 2, 60), 0.05),
+        (at(&step, 120, 0, 0), 0.1),
+        (at(&step, 120, 0, 299), 0.1),
+        (at(&step, 120, 0, 300), 0.01),
+        (at(&step, 120, 0, 1199), 1e-4),
+        (at(&step, 120, 5, 25), 0.05),
+        (at(&step, 120, 5, 299), 0.1),
+        (at(&step, 120, 5, 300), 0.01),
+        (at(&halving, 4, 0, 39), 0.0125),
+        (at(&milestones, 120, 0, 299), 0.1),
+        (at(&milestones, 120, 0, 300), 0.01),
+        (at(&milestones, 120, 0, 849), 1e-3),
+        (at(&milestones, 120, 0, 850), 1e-4),
+        (at(&milestones, 120, 0, 950), 1e-5),
+        (at(&milestones, 120, 0, 1199), 1e-6),
+        (at(&milestones, 120, 5, 300), 0.01),
     ];
     for (row, (found, expected)) in table.into_iter().enumerate() {
         assert!(

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, norm};
+use crate::fault::Fault;
 use crate::layers::{Conv, Layer, Linear};
 use crate::parameters::Init;
 
@@ -36,13 +37,14 @@ const STEM: f64 = 32.0;
 const LAST: f64 = 1280.0;
 
 impl Family for MobileNetV2 {
-    fn check(&self) -> Vec<String> {
+    fn check(&self) -> Vec<Fault> {
         if self.width > 0.0 && self.width <= 16.0 {
             return Vec::new();
         }
-        vec![format!(
-            "the width is a number above 0 and at most 16, not {}",
-            self.width
+        let width = self.width;
+        vec![(
+            "width",
+            format!("the width is a number above 0 and at most 16, not {width}"),
         )]
     }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::mobilenet_v2::MobileNetV2;
 pub use self::resnet::ResNet;
 pub use self::resnext::ResNeXt;
+use crate::fault::{self, Fault};
 use crate::layers::{self, Layer};
 
 /// The network to train, as a recipe names it: `ResNet(depth: 50)`.
@@ -32,8 +33,8 @@ pub enum Network {
 
 /// What a network family has to say about itself.
 pub trait Family {
-    /// Every problem of its parameters, one sentence each; empty if there is none.
-    fn check(&self) -> Vec<String>;
+    /// Every fault of its parameters; empty if there is none.
+    fn check(&self) -> Vec<Fault>;
 
     /// Its layers, from images `[batch, 3, height, width]` to logits `[batch, classes]`. Called
     /// only with parameters that [`Family::check`] finds no fault with.
@@ -97,18 +98,17 @@ impl Network {
         self.family().reference_path(path)
     }
 
-    /// Every problem of its parameters, one sentence each; empty if there is none.
-    pub fn check(&self) -> Vec<String> {
+    /// Every fault of its parameters; empty if there is none.
+    pub fn check(&self) -> Vec<Fault> {
         self.family().check()
     }
 
     /// Its layers, from images `[batch, 3, height, width]` to logits `[batch, classes]`.
     ///
     /// # Errors
-    /// The problems that [`Network::check`] finds, or no classes.
+    /// The faults that [`Network::check`] finds, or no classes.
     pub fn layers(&self, classes: u32) -> Result<Vec<Layer>> {
-        let problems = self.check();
-        ensure!(problems.is_empty(), "{}", problems.join("; "));
+        fault::ensure_none(&self.check())?;
         ensure!(classes > 0, "a network needs at least one class");
         Ok(self.family().layers(i64::from(classes)))
     }

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, norm};
+use crate::fault::Fault;
 use crate::layers::{Conv, Layer, Linear};
 use crate::parameters::Init;
 
@@ -36,23 +37,26 @@ const DEPTHS: [(u32, [u32; 4], bool); 5] = [
 const EXPANSION: i64 = 4;
 
 impl Family for ResNet {
-    fn check(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+    fn check(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
         if !DEPTHS.iter().any(|(depth, ..)| *depth == self.depth) {
             let depths: Vec<_> = DEPTHS.iter().map(|(depth, ..)| depth.to_string()).collect();
-            problems.push(format!(
-                "there is no ResNet of depth {}: the depths are {}",
-                self.depth,
-                depths.join(", ")
+            let known = depths.join(", ");
+            faults.push((
+                "depth",
+                format!(
+                    "there is no ResNet of depth {}: the depths are {known}",
+                    self.depth
+                ),
             ));
         }
         if !(1..=4096).contains(&self.width) {
-            problems.push(format!(
-                "the width is between 1 and 4096, not {}",
-                self.width
+            faults.push((
+                "width",
+                format!("the width is between 1 and 4096, not {}", self.width),
             ));
         }
-        problems
+        faults
     }
 
     fn layers(&self, classes: i64) -> Vec<Layer> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Family;
 use super::resnet::{Block, residual_network};
+use crate::fault::Fault;
 use crate::layers::Layer;
 
 /// A residual network whose 3x3 convolutions are split into groups.
@@ -24,13 +25,16 @@ const WIDTH: i64 = 64;
 const DEPTHS: [(u32, [u32; 4], i64); 2] = [(50, [3, 4, 6, 3], 4), (101, [3, 4, 23, 3], 8)];
 
 impl Family for ResNeXt {
-    fn check(&self) -> Vec<String> {
+    fn check(&self) -> Vec<Fault> {
         if DEPTHS.iter().any(|(depth, ..)| *depth == self.depth) {
             return Vec::new();
         }
-        vec![format!(
-            "there is no ResNeXt of depth {}: the depths are 50 (32x4d) and 101 (32x8d)",
-            self.depth
+        let depth = self.depth;
+        vec![(
+            "depth",
+            format!(
+                "there is no ResNeXt of depth {depth}: the depths are 50 (32x4d) and 101 (32x8d)"
+            ),
         )]
     }
 

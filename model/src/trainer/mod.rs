@@ -84,15 +84,16 @@ impl Node for Trainer {
     }
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        for problem in self.network.check() {
-            report.parameter(
-                "network",
-                problem,
-                "`rsflow nodes RsNet` lists the networks",
-            );
-        }
-        for problem in self.optimizer.check() {
-            report.parameter("optimizer", problem, "see `rsflow nodes RsNet`");
+        let help = "see `rsflow nodes RsNet`";
+        let networks = "`rsflow nodes RsNet` lists the networks";
+        for (parameter, faults, help) in [
+            ("network", self.network.check(), networks),
+            ("optimizer", self.optimizer.check(), help),
+            ("schedule", self.schedule.check(), help),
+        ] {
+            for (field, fault) in faults {
+                report.parameter(&format!("{parameter}.{field}"), fault, help);
+            }
         }
         let positive = [
             ("classes", u64::from(self.classes)),

@@ -16,6 +16,7 @@ use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating}
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::{Role, Start};
 use crate::rs_net::RsNet;
+use crate::schedule::Course;
 use crate::step::training_step;
 use crate::validation::Validation;
 
@@ -112,12 +113,14 @@ impl Session {
     }
 
     fn learning_rate(&self) -> f64 {
-        let steps = self.settings.epochs * self.steps_per_epoch;
-        let warm_up = self.settings.warm_up_epochs * self.steps_per_epoch;
+        let course = Course {
+            epochs: self.settings.epochs,
+            warm_up_epochs: self.settings.warm_up_epochs,
+            steps_per_epoch: self.steps_per_epoch,
+        };
         let lr = self.settings.optimizer.lr();
-        self.settings
-            .schedule
-            .learning_rate(lr, self.at.step, steps, warm_up)
+        let schedule = &self.settings.schedule;
+        schedule.learning_rate(lr, self.at.step, course)
     }
 
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
