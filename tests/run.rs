@@ -604,6 +604,59 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
 }
 
 #[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_sound_checkpoints_stay() {
+    // The first update ruins the weights: the second loss is the first to show it, the fifth the
+    // first to be read. A learning rate beyond single precision leaves weights that no checkpoint
+    // may hold.
+    let cases: [(&[&str], &str, Option<u64>); 3] = [
+        (
+            &["trainer.optimizer.lr=1e30", "trainer.log_every=5"],
+            "trainer (RsNet): the loss of step 2 (epoch 1 of 2) is NaN: the cross-entropy at \
+             resolution 48 is NaN, the first term that is not finite. There is no checkpoint from before",
+            None,
+        ),
+        (
+            &["trainer.optimizer.lr=1e30", "checkpoints.every_steps=1"],
+            "The last checkpoint is from step 1 and sound",
+            Some(1),
+        ),
+        (
+            &["trainer.optimizer.lr=1e300", "checkpoints.every_steps=1"],
+            "no checkpoint can be taken after step 1 (epoch 1 of 2). There is no checkpoint from before",
+            None,
+        ),
+    ];
+    for (overrides, expected, step) in cases {
+        let folder = workplace();
+        let mut arguments = vec!["--run-dir", "out"];
+        for set in overrides {
+            arguments.extend(["--set", set]);
+        }
+        let output = run(folder.path(), &arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+        let checkpoints = folder.path().join("out/checkpoints");
+        let names: Vec<_> = std::fs::read_dir(&checkpoints).unwrap().collect();
+        assert_eq!(names.len() as u64, step.unwrap_or(0), "{names:?}");
+        if let Some(step) = step {
+            let last = Checkpoint::open(&checkpoints.join("last.safetensors")).unwrap();
+            assert_eq!(last.metadata().step, step);
+            let names = last.names();
+            for (name, tensor) in names
+                .iter()
+                .zip(last.read(names.iter().map(String::as_str)).unwrap())
+            {
+                let (least, greatest) = tensor.f_aminmax(None, false).unwrap();
+                for value in [least, greatest] {
+                    assert!(value.f_double_value(&[]).unwrap().is_finite(), "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn damaged_images_can_be_skipped_and_are_named() {
     let folder = workplace();
     for name in ["discs_hatched/00001.jpg", "checks_plain/00007.jpg"] {

@@ -179,7 +179,8 @@ impl Snapshot {
     /// device.
     ///
     /// # Errors
-    /// What libtorch says; a tensor of a kind that is not written.
+    /// What libtorch says; a tensor of a kind that is not written; a value that is infinite or not
+    /// a number, so that every checkpoint is one to go on from.
     pub fn take(
         metadata: Metadata,
         parameters: &Parameters,
@@ -227,6 +228,14 @@ impl Snapshot {
             .map(|(_, t)| t.f_reshape([-1]))
             .collect::<Result<Vec<_>, _>>()?;
         let joined = Tensor::f_cat(&flat, 0)?;
+        if !is_finite(&joined)? {
+            for (name, tensor) in &tensors {
+                ensure!(
+                    is_finite(tensor)?,
+                    "{name:?} holds values that are not finite"
+                );
+            }
+        }
         let (start, size) = (self.bytes.len(), dtype.bitsize() / 8);
         self.bytes.resize(start + joined.numel() * size, 0);
         joined.f_copy_data_u8(&mut self.bytes[start..], joined.numel())?;
@@ -272,6 +281,16 @@ impl Snapshot {
         file.sync_all()?;
         Ok(())
     }
+}
+
+/// Whether all values are finite. NaN is both the least and the greatest where there is one, so a
+/// single pass tells, without memory of its own.
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    if tensor.numel() == 0 {
+        return Ok(true);
+    }
+    let (least, greatest) = tensor.f_aminmax(None, false)?;
+    Ok(least.f_double_value(&[])?.is_finite() && greatest.f_double_value(&[])?.is_finite())
 }
 
 /// Writes a checkpoint so that it is complete or absent, whatever happens: to a temporary file

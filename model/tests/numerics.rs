@@ -652,6 +652,54 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
 }
 
 #[test]
+fn checkpoints_hold_finite_values_only() {
+    let net = small(&[32], Start::Random { seed: 1 });
+    let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
+    step(&net, &mut optimizer).unwrap();
+    let take = |optimizer| Snapshot::take(metadata(&[32]), net.parameters(), Some(optimizer));
+    take(&optimizer).unwrap();
+    let set = |tensor: &Tensor, value: f64| {
+        let mut second = tensor
+            .f_detach()
+            .unwrap()
+            .f_view([-1])
+            .unwrap()
+            .f_narrow(0, 1, 1)
+            .unwrap();
+        let _ = second.f_fill_(value).unwrap();
+    };
+    let weight = net.parameters().tensor("layer2.0.conv1.weight").unwrap();
+    let variance = net
+        .parameters()
+        .tensor("layer3.1.bn2.32.running_var")
+        .unwrap();
+    let momentum = |name| {
+        let mut all = optimizer.momentum();
+        all.find(|(of, _)| *of == name).unwrap().1.shallow_clone()
+    };
+    let table = [
+        (&weight, f64::NAN, "\"layer2.0.conv1.weight\""),
+        (&weight, f64::INFINITY, "\"layer2.0.conv1.weight\""),
+        (&variance, f64::INFINITY, "\"layer3.1.bn2.32.running_var\""),
+        (
+            &momentum("fc.weight"),
+            f64::NEG_INFINITY,
+            "\"momentum/fc.weight\"",
+        ),
+    ];
+    for (tensor, value, name) in table {
+        set(tensor, value);
+        let error = format!("{:#}", take(&optimizer).unwrap_err());
+        assert!(
+            error.contains(&format!("{name} holds values that are not finite")),
+            "{error}"
+        );
+        set(tensor, 1.0);
+    }
+    take(&optimizer).unwrap();
+}
+
+#[test]
 fn a_subset_of_resolutions_can_be_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("last.safetensors");

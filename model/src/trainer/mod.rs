@@ -1,8 +1,9 @@
 //! The node `RsNet`: a resolution switchable network and its training.
 //!
 //! Here: the parameters, and what is checked before anything runs. The training itself is in
-//! `session`.
+//! `session`, what is read of the loss in `loss_watch`.
 
+mod loss_watch;
 mod session;
 
 use std::path::PathBuf;

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
+use super::loss_watch::{LossWatch, first_not_finite};
 use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::distillation::Loss;
@@ -32,6 +33,9 @@ pub(super) struct Session {
     validation_batches: u64,
     /// A checkpoint is wanted every so many steps.
     save_every: Option<u64>,
+    loss: LossWatch,
+    /// The step of the last checkpoint, which is sound: written, or gone on from.
+    saved: Option<u64>,
 }
 
 /// Where the words of the trainer go.
@@ -105,6 +109,8 @@ impl Session {
             settings: settings.clone(),
             net,
             optimizer,
+            loss: LossWatch::default(),
+            saved: build.resume.map(|_| at.step),
             at,
             steps_per_epoch: train.items_per_epoch,
             validation_batches: validate.items_per_epoch,
@@ -157,10 +163,11 @@ impl Session {
                 format!(
                     "step {} of epoch {} failed",
                     self.at.step + 1,
-                    self.at.epoch
+                    self.at.epoch + 1
                 )
             })?;
             self.at.step += 1;
+            self.loss.record(&loss, self.at.step)?;
             self.at.step_in_epoch += 1;
             let images = batch.labels().len();
             drop(batch); // its memory goes back to be filled again
@@ -177,7 +184,7 @@ impl Session {
             let stop = ports.stopping();
             // What is saved is known to be sound.
             let losses = (log || save || stop)
-                .then(|| self.read(&loss))
+                .then(|| self.sound_losses())
                 .transpose()?;
             outputs.metrics.send(Metric::Step(Step {
                 epoch: self.at.epoch,
@@ -204,35 +211,32 @@ impl Session {
     }
 
     /// Reads the loss from the device, and makes sure that training still makes sense.
-    fn read(&self, loss: &Loss) -> Result<Losses> {
-        let value = |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_double_value(&[])?) };
-        let resolutions = self.net.resolutions().iter().copied();
-        let losses = Losses {
-            loss: value(&loss.total)?,
-            cross_entropy: resolutions
-                .zip(&loss.cross_entropy)
-                .map(|(resolution, tensor)| Ok((resolution, value(tensor)?)))
-                .collect::<Result<_>>()?,
-            ensemble_cross_entropy: value(&loss.ensemble_cross_entropy)?,
-            distillation: loss.distillation.as_ref().map(value).transpose()?,
-        };
-        if !losses.loss.is_finite() {
-            let term = losses
-                .cross_entropy
-                .iter()
-                .find(|(_, value)| !value.is_finite())
-                .map_or("the distillation".to_owned(), |(resolution, _)| {
-                    format!("the cross-entropy at resolution {resolution}")
-                });
+    fn sound_losses(&self) -> Result<Losses> {
+        let (step, losses) = self.loss.read(self.net.resolutions())?;
+        if let Some((term, value)) = first_not_finite(&losses) {
             bail!(
-                "the loss is {} at step {} (epoch {}); {term} is the first term that is not finite. \
-                 The last checkpoint is from before; a smaller `optimizer.lr` or some `warm_up_epochs` may help",
+                "the loss of {} is {}: {term} is {value}, the first term that is not finite. {}",
+                self.place(step),
                 losses.loss,
-                self.at.step,
-                self.at.epoch
+                self.way_out()
             );
         }
         Ok(losses)
+    }
+
+    /// A step that is done, as a user counts.
+    fn place(&self, step: u64) -> String {
+        let epoch = step.saturating_sub(1) / self.steps_per_epoch + 1;
+        format!("step {step} (epoch {epoch} of {})", self.settings.epochs)
+    }
+
+    /// What to do where training went wrong.
+    fn way_out(&self) -> String {
+        let checkpoint = self.saved.map_or_else(
+            || "There is no checkpoint from before".to_owned(),
+            |step| format!("The last checkpoint is from step {step} and sound"),
+        );
+        format!("{checkpoint}; a smaller `optimizer.lr` or some `warm_up_epochs` may help")
     }
 
     fn validate(
@@ -285,12 +289,20 @@ impl Session {
         better
     }
 
-    fn save(&self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
+    fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
         let snapshot = Snapshot::take(
             self.at.clone(),
             self.net.parameters(),
             Some(&self.optimizer),
-        )?;
+        )
+        .with_context(|| {
+            format!(
+                "no checkpoint can be taken after {}. {}",
+                self.place(self.at.step),
+                self.way_out()
+            )
+        })?;
+        self.saved = Some(self.at.step);
         outputs.checkpoints.send(Checkpointed {
             snapshot: Arc::new(snapshot),
             end_of_epoch,
