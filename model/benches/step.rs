@@ -1,13 +1,14 @@
 //! The training step alone, on images that are already there.
 //!
-//! Options: `--depth 18 --batch 32 --classes 10 --steps 10 --sizes 128 112 96 80 64`. Prints
-//! `N images/s` from the median step; an image counts once, at all its resolutions.
+//! Options: `--arch resnet18 --batch 32 --classes 10 --steps 10 --sizes 128 112 96 80 64`; `--arch`
+//! takes the names of `Network::by_name`. Prints `N images/s` from the median step (an image counts
+//! once, at all its resolutions), that step's time and the process's peak resident memory.
 
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use rsflow_model::distillation::Distill;
-use rsflow_model::networks::{Network, ResNet};
+use rsflow_model::networks::Network;
 use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::Start;
 use rsflow_model::rs_net::RsNet;
@@ -37,17 +38,33 @@ fn number(name: &str, default: i64) -> Result<i64> {
         .with_context(|| format!("{name} needs a number"))
 }
 
+fn text(name: &str, default: &str) -> Result<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    if arguments.next().is_none() {
+        return Ok(default.to_owned());
+    }
+    arguments
+        .next()
+        .with_context(|| format!("{name} needs a value"))
+}
+
+/// The most memory that this process ever had in RAM, in MiB; Linux alone tells.
+fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
+}
+
 fn main() -> Result<()> {
-    let depth = number("--depth", 18)?;
+    let arch = text("--arch", "resnet18")?;
     let batch = number("--batch", 32)?;
     let classes = number("--classes", 10)?;
     let steps = usize::try_from(number("--steps", 10)?)?.max(1);
     let sizes = numbers("--sizes", &[128, 112, 96, 80, 64])?;
 
-    let network = Network::ResNet(ResNet {
-        depth: depth.try_into()?,
-        width: 64,
-    });
+    let network = Network::by_name(&arch)
+        .with_context(|| format!("--arch: no {arch}; there are {}", Network::NAMES))?;
     let resolutions = sizes
         .iter()
         .map(|&size| Ok(size.try_into()?))
@@ -98,8 +115,9 @@ fn main() -> Result<()> {
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
+    let peak = peak_memory().map_or_else(String::new, |mib| format!(", peak memory {mib:.0} MiB"));
     println!(
-        "ResNet{depth}, batch {batch}, sizes {sizes:?}, {} threads: {:.2} images/s, median step {:.0} ms",
+        "{arch}, batch {batch}, sizes {sizes:?}, {} threads: {:.2} images/s, median step {:.0} ms{peak}",
         tch::get_num_threads(),
         batch as f64 / median,
         median * 1e3

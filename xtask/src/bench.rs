@@ -1,41 +1,82 @@
 //! `cargo xtask bench`: our speed, alone or beside another program's on the same machine.
 
 use std::ffi::OsStr;
-use std::process::{Command, Stdio};
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValuesParser;
 
 use crate::setup;
 use crate::workspace::Workspace;
 
-/// The training steps that are measured: a name, and the options of `model/benches/step.rs`.
-const STEPS: &[(&str, &[&str])] = &[(
-    "resnet18_step",
-    &[
-        "--depth",
-        "18",
-        "--batch",
-        "32",
-        "--classes",
-        "10",
-        "--sizes",
-        "128",
-        "112",
-        "96",
-        "80",
-        "64",
-    ],
-)];
+/// A training step that is measured, at sizes that a CPU can do.
+struct Step {
+    arch: &'static str,
+    batch: &'static str,
+    sizes: &'static [&'static str],
+    classes: &'static str,
+}
 
-/// Set up, and measure: what the graph engine costs per item and hop, and the training step, which
+const SIZES: &[&str] = &["128", "112", "96", "80", "64"];
+
+const STEPS: &[Step] = &[
+    Step {
+        arch: "resnet18",
+        batch: "32",
+        sizes: SIZES,
+        classes: "10",
+    },
+    Step {
+        arch: "resnet50",
+        batch: "16",
+        sizes: SIZES,
+        classes: "10",
+    },
+    Step {
+        arch: "mobilenet_v2",
+        batch: "32",
+        sizes: SIZES,
+        classes: "10",
+    },
+];
+
+impl Step {
+    /// The options of `model/benches/step.rs`.
+    fn options(&self) -> Vec<&'static str> {
+        let before = ["--arch", self.arch, "--batch", self.batch];
+        let behind = ["--classes", self.classes, "--sizes"];
+        [&before[..], &behind, self.sizes].concat()
+    }
+
+    /// The other program's command with its placeholders filled in.
+    fn command(&self, template: &str) -> String {
+        let sizes = self.sizes.join(" ");
+        [
+            ("{arch}", self.arch),
+            ("{batch}", self.batch),
+            ("{sizes}", &sizes),
+            ("{classes}", self.classes),
+        ]
+        .iter()
+        .fold(template.to_owned(), |command, (name, value)| {
+            command.replace(name, value)
+        })
+    }
+}
+
+/// Set up, and measure: what the graph engine costs per item and hop, and training steps, which
 /// can be put beside another program's.
 ///
-/// The step is run several times and the median is shown. With `--against` the two programs take
-/// turns, so that a machine which slows down slows both, and the table shows how many times faster
-/// ours is: by the medians, and round by round.
+/// Each step is run several times and the median is shown, with the peak resident memory. With
+/// `--against` the two programs take turns, so that a machine which slows down slows both, and the
+/// table shows how many times faster ours is: by the medians, and round by round.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A shell command to measure against; it must print a line with `N images/s`
+    /// A shell command to measure against; it must print a line with `N images/s`. In it `{arch}`,
+    /// `{batch}`, `{sizes}` and `{classes}` stand for those of each step: "python step.py --arch
+    /// {arch} --batch {batch} --sizes {sizes} --classes {classes}"
     #[arg(long, value_name = "COMMAND")]
     against: Option<String>,
 
@@ -46,6 +87,11 @@ pub struct Arguments {
     /// Measure only the engine, or only the steps
     #[arg(long, value_name = "PART", value_parser = ["engine", "steps"])]
     only: Option<String>,
+
+    /// Measure only the step of this network; may be given several times
+    #[arg(long, value_name = "NAME",
+        value_parser = PossibleValuesParser::new(STEPS.iter().map(|step| step.arch)))]
+    arch: Vec<String>,
 }
 
 /// Runs the subcommand.
@@ -63,23 +109,40 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         }
     }
     if wanted("steps") {
-        println!(
-            "{:<16} {:>12} {:>12} {:>7}  by round",
-            "measurement", "images/s", "theirs", "ratio"
-        );
-        for (name, options) in STEPS {
-            let mut ours =
-                || images_per_second(&mut bench(workspace, "rsflow-model", "step", options));
-            let mut theirs = arguments
+        build(workspace, "rsflow-model", "step")?;
+        println!("{HEADER}");
+        let wanted = |step: &&Step| {
+            arguments.arch.is_empty() || arguments.arch.iter().any(|a| a == step.arch)
+        };
+        for step in STEPS.iter().filter(wanted) {
+            let options = step.options();
+            let mut ours = || measure(&mut bench(workspace, "rsflow-model", "step", &options));
+            let theirs = arguments
                 .against
                 .as_deref()
-                .map(|shell| move || images_per_second(Command::new("sh").args(["-c", shell])));
+                .map(|shell| step.command(shell));
+            let mut theirs =
+                theirs.map(|shell| move || measure(Command::new("sh").args(["-c", &shell])));
             let theirs = theirs
                 .as_mut()
-                .map(|theirs| theirs as &mut dyn FnMut() -> Result<f64>);
-            let speeds = in_turn(&mut ours, theirs, arguments.rounds)?;
-            println!("{}", speeds.row(name));
+                .map(|theirs| theirs as &mut dyn FnMut() -> Result<Measured>);
+            let rounds = in_turn(&mut ours, theirs, arguments.rounds)?;
+            println!("{}", rounds.row(step.arch));
         }
+    }
+    Ok(())
+}
+
+/// Builds a benchmark. Not left to its first run, whose peak memory would be the compiler's.
+fn build(workspace: &Workspace, package: &str, name: &str) -> Result<()> {
+    let status = workspace
+        .cargo()
+        .args(["bench", "--quiet", "--no-run", "--package", package])
+        .args(["--bench", name])
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the build of the benchmark {name} ended with {status}");
     }
     Ok(())
 }
@@ -106,38 +169,48 @@ fn bench(
     cargo
 }
 
-/// The speeds of both programs, round by round.
-#[derive(Debug, Default, PartialEq)]
-struct Speeds {
-    ours: Vec<f64>,
-    theirs: Vec<f64>,
+/// What is known of one run of a program.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Measured {
+    images_per_second: f64,
+    /// The most memory that one of its processes ever had in RAM, in MiB.
+    peak_memory: f64,
 }
 
-impl Speeds {
-    /// The table's row of these speeds.
+const HEADER: &str = "measurement      images/s     theirs   ratio  peak MiB   theirs  by round";
+
+/// What was measured of both programs, round by round.
+#[derive(Debug, Default, PartialEq)]
+struct Rounds {
+    ours: Vec<Measured>,
+    theirs: Vec<Measured>,
+}
+
+impl Rounds {
+    /// The table's row, under [`HEADER`]. Speeds are medians, memory is the most of all rounds.
     fn row(&self, name: &str) -> String {
-        let ours = median(&self.ours);
-        if self.theirs.is_empty() {
-            let rounds: Vec<_> = self
-                .ours
-                .iter()
-                .map(|speed| format!("{speed:.1}"))
-                .collect();
-            return format!(
-                "{name:<16} {ours:>12.1} {:>12} {:>7}  {}",
-                "-",
-                "-",
-                rounds.join(" ")
-            );
-        }
-        let theirs = median(&self.theirs);
-        let pairs = self.ours.iter().zip(&self.theirs);
-        let rounds: Vec<_> = pairs
-            .map(|(ours, theirs)| format!("{:.2}", ours / theirs))
-            .collect();
-        let ratio = ours / theirs;
+        let speed = |of: &[Measured]| median(of.iter().map(|one| one.images_per_second));
+        let memory = |of: &[Measured]| of.iter().map(|one| one.peak_memory).fold(0.0, f64::max);
+        let (ours, peak) = (speed(&self.ours), memory(&self.ours));
+        let (theirs, ratio, their_peak, rounds): (_, _, _, Vec<_>) = if self.theirs.is_empty() {
+            let rounds = self.ours.iter();
+            let rounds = rounds.map(|one| format!("{:.1}", one.images_per_second));
+            let none = || "-".to_owned();
+            (none(), none(), none(), rounds.collect())
+        } else {
+            let theirs = speed(&self.theirs);
+            let rounds = self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| {
+                format!("{:.2}", ours.images_per_second / theirs.images_per_second)
+            });
+            (
+                format!("{theirs:.1}"),
+                format!("{:.2}", ours / theirs),
+                format!("{:.0}", memory(&self.theirs)),
+                rounds.collect(),
+            )
+        };
         format!(
-            "{name:<16} {ours:>12.1} {theirs:>12.1} {ratio:>7.2}  {}",
+            "{name:<14} {ours:>10.1} {theirs:>10} {ratio:>7} {peak:>9.0} {their_peak:>8}  {}",
             rounds.join(" ")
         )
     }
@@ -146,39 +219,73 @@ impl Speeds {
 /// Measures ours and theirs in turn. Who goes first alternates: a machine that warms up or
 /// throttles would otherwise favour the same side in every round.
 fn in_turn(
-    ours: &mut dyn FnMut() -> Result<f64>,
-    mut theirs: Option<&mut dyn FnMut() -> Result<f64>>,
+    ours: &mut dyn FnMut() -> Result<Measured>,
+    mut theirs: Option<&mut dyn FnMut() -> Result<Measured>>,
     rounds: u16,
-) -> Result<Speeds> {
-    let mut speeds = Speeds::default();
+) -> Result<Rounds> {
+    let mut measured = Rounds::default();
     for round in 0..rounds {
         let ours_first = round % 2 == 0;
         if ours_first {
-            speeds.ours.push(ours()?);
+            measured.ours.push(ours()?);
         }
         if let Some(theirs) = &mut theirs {
-            speeds.theirs.push(theirs()?);
+            measured.theirs.push(theirs()?);
         }
         if !ours_first {
-            speeds.ours.push(ours()?);
+            measured.ours.push(ours()?);
         }
     }
-    Ok(speeds)
+    Ok(measured)
 }
 
-/// Runs a command and takes its speed from what it prints.
-fn images_per_second(command: &mut Command) -> Result<f64> {
+/// Runs a command, takes its speed from what it prints and its memory from the system.
+fn measure(command: &mut Command) -> Result<Measured> {
     let shown = format!("{command:?}");
-    let output = command
+    let mut child = command
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
-        .output()
+        .spawn()
         .with_context(|| format!("cannot start {shown}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        bail!("{shown} ended with {}; it printed:\n{text}", output.status);
+    let mut text = Vec::new();
+    if let Some(stdout) = &mut child.stdout {
+        let read = stdout.read_to_end(&mut text);
+        read.with_context(|| format!("cannot read what {shown} prints"))?;
     }
-    speed(&text).with_context(|| format!("{shown} printed no `N images/s`, but:\n{text}"))
+    let text = String::from_utf8_lossy(&text);
+    let (status, peak_memory) = wait(child).with_context(|| format!("cannot wait for {shown}"))?;
+    if !status.success() {
+        bail!("{shown} ended with {status}; it printed:\n{text}");
+    }
+    let speed = speed(&text);
+    let images_per_second =
+        speed.with_context(|| format!("{shown} printed no `N images/s`, but:\n{text}"))?;
+    Ok(Measured {
+        images_per_second,
+        peak_memory,
+    })
+}
+
+/// Waits for a process to end: how it ended, and the peak resident memory in MiB of itself or of
+/// the processes that it waited for, whichever had more.
+fn wait(child: Child) -> std::io::Result<(ExitStatus, f64)> {
+    let pid = child.id() as libc::pid_t;
+    let mut status = 0;
+    // SAFETY: a struct of numbers, for which zeros are values.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both places outlive the call. The child is not waited for elsewhere: it is ours.
+    while unsafe { libc::wait4(pid, &mut status, 0, &mut usage) } < 0 {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // Linux counts in KiB.
+    Ok((
+        ExitStatus::from_raw(status),
+        usage.ru_maxrss as f64 / 1024.0,
+    ))
 }
 
 /// The number before the last ` images/s`: a program that reports as it goes sums up at the end.
@@ -193,8 +300,8 @@ fn speed(text: &str) -> Option<f64> {
 }
 
 /// The middle value, or the mean of the two in the middle; `values` is not empty.
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 {
@@ -237,33 +344,62 @@ mod tests {
             (&[4.0, 1.0, 3.0, 2.0], 2.5),
         ];
         for (values, expected) in cases {
-            assert_eq!(median(values), expected, "{values:?}");
+            assert_eq!(median(values.iter().copied()), expected, "{values:?}");
         }
     }
 
     #[test]
     fn the_two_take_turns_and_the_first_to_go_alternates() {
         let order = std::cell::RefCell::new(String::new());
-        let mut ours = || {
-            order.borrow_mut().push('o');
-            Ok(20.0)
+        let measured = |name: char, images_per_second: f64, peak_memory: f64| {
+            order.borrow_mut().push(name);
+            Ok(Measured {
+                images_per_second,
+                peak_memory,
+            })
         };
-        let mut theirs = || {
-            order.borrow_mut().push('t');
-            Ok(10.0)
-        };
-        let speeds = in_turn(&mut ours, Some(&mut theirs), 3).unwrap();
+        let mut ours = || measured('o', 20.0, 300.0);
+        let mut theirs = || measured('t', 10.0, 400.0);
+        let alone = in_turn(&mut ours, None, 2).unwrap().row("alone");
+        order.borrow_mut().clear();
+        let both = in_turn(&mut ours, Some(&mut theirs), 3).unwrap();
         assert_eq!(*order.borrow(), "ottoot");
-        assert!(
-            speeds.row("x").ends_with("2.00  2.00 2.00 2.00"),
-            "{}",
-            speeds.row("x")
+        let table = [HEADER, &alone, &both.row("mobilenet_v2")].join("\n");
+        let expected = "
+measurement      images/s     theirs   ratio  peak MiB   theirs  by round
+alone                20.0          -       -       300        -  20.0 20.0
+mobilenet_v2         20.0       10.0    2.00       300      400  2.00 2.00 2.00";
+        assert_eq!(table, expected.trim_start());
+    }
+
+    #[test]
+    fn the_other_command_is_told_what_is_measured() {
+        let template =
+            "step --model {arch} -b {batch} --sizes {sizes} --classes={classes} {arch} {x}";
+        assert_eq!(
+            STEPS[1].command(template),
+            "step --model resnet50 -b 16 --sizes 128 112 96 80 64 --classes=10 resnet50 {x}"
+        );
+        assert_eq!(
+            STEPS[2].options().join(" "),
+            "--arch mobilenet_v2 --batch 32 --classes 10 --sizes 128 112 96 80 64"
         );
     }
 
     #[test]
+    fn memory_is_that_of_the_process_and_of_those_that_it_waits_for() {
+        // `tail` keeps as much in memory as it is to print.
+        let shell = "head -c 100000000 /dev/zero | tail -c 99999999 | wc -c; echo 5 images/s";
+        let large = measure(Command::new("sh").args(["-c", shell])).unwrap();
+        let small = measure(Command::new("sh").args(["-c", "echo 5 images/s"])).unwrap();
+        assert_eq!(large.images_per_second, 5.0);
+        assert!(large.peak_memory > 90.0, "{large:?}");
+        assert!(small.peak_memory < 50.0, "{small:?}");
+    }
+
+    #[test]
     fn a_failing_command_is_an_error_with_its_output() {
-        let error = images_per_second(Command::new("sh").args(["-c", "echo oh; exit 3"]));
+        let error = measure(Command::new("sh").args(["-c", "echo oh; exit 3"]));
         let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains("oh") && error.contains('3'), "{error}");
     }
