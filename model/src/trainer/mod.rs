@@ -57,7 +57,8 @@ pub struct Trainer {
     /// How the learning rate moves; it is set before every step.
     #[serde(default)]
     schedule: Schedule,
-    /// Epochs over which the learning rate rises linearly from 0; the schedule spans the rest.
+    /// Epochs over which the learning rate rises linearly from 0; `Cosine` and `Linear` span the
+    /// rest.
     #[serde(default)]
     warm_up_epochs: u64,
     /// Passes through the training images.
