@@ -43,6 +43,12 @@ pub enum Command {
     /// Tell the classes of images, at one size
     #[command(after_help = PREDICT_EXAMPLES)]
     Predict(Predict),
+    /// Read a checkpoint or weights that PyTorch wrote
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import(Import),
+    /// Write a checkpoint for other programs
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(Export),
     /// Draw a recipe's graph
     #[command(after_help = GRAPH_EXAMPLES)]
     Graph(Graph),
@@ -93,6 +99,28 @@ Examples:
   rsflow predict --checkpoint best.safetensors --size 224 --top 1 --json - photos/*.jpg
 
 Only what the size needs is loaded: the shared weights, and one set of batch norms.";
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  rsflow import checkpoint.pth.tar --arch resnet50 --sizes 224 192 160 128 96 --out mine.safetensors
+  rsflow run recipes/resnet50_kd.ron --resume mine.safetensors
+
+  rsflow import resnet18-f37072fd.pth --arch resnet18 --sizes 128 96 64 --out start.safetensors
+  rsflow run mine.ron --set trainer.start_from=start.safetensors
+
+What a file is, is told by its tensors' names. A checkpoint of the reference implementation brings
+its epoch, best accuracies and momentum along, and --resume goes on after that epoch. Weights of a
+network with one resolution (torchvision's) are a start: every size gets their batch norms. The
+file is read, never executed: one that holds more than tensors and plain values is refused.";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  rsflow export best.safetensors --to pth-names --out theirs.safetensors
+
+and in Python, with the network of the reference implementation:
+  model.load_state_dict(safetensors.torch.load_file(\"theirs.safetensors\"))
+
+A network in DataParallel wants --prefix module.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -245,6 +273,57 @@ pub struct Predict {
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
+}
+
+/// `rsflow import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The file that PyTorch wrote: a .pth.tar or .pth, zipped or from before PyTorch 1.6
+    #[arg(value_name = "PTH_TAR")]
+    pub file: PathBuf,
+    /// The network: resnet18 to resnet152, resnext50_32x4d, resnext101_32x8d, mobilenet_v2, or
+    /// mobilenet_v2_x0.5 with a width multiplier
+    #[arg(long, value_name = "ARCH")]
+    pub arch: String,
+    /// The resolutions, in the order of the file's batch norms, as a rule the largest first
+    #[arg(long, required = true, num_args = 1.., value_delimiter = ',', value_name = "S")]
+    pub sizes: Vec<u32>,
+    /// The names of the classes: a file with one on each line, or a folder with one folder for
+    /// each [default: not known]
+    #[arg(long, value_name = "FILE_OR_DIR")]
+    pub class_names: Option<PathBuf>,
+    /// The checkpoint to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Replaces the file if it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `rsflow export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The checkpoint
+    pub checkpoint: PathBuf,
+    /// In which form
+    #[arg(long, value_enum)]
+    pub to: Form,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What to put before every name
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    pub prefix: String,
+    /// Replaces the file if it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What a checkpoint is exported to.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Form {
+    /// A safetensors file under the names of the reference implementation's state dict
+    PthNames,
 }
 
 /// `rsflow check`.

@@ -30,7 +30,8 @@ use crate::rs_net::{ALPHA, BatchNorms, RsNet};
 pub const FORMAT: u32 = 1;
 
 const METADATA_KEY: &str = "rsflow";
-const MOMENTUM: &str = "momentum/";
+/// What stands before the name of a parameter in the name of its momentum.
+pub(crate) const MOMENTUM: &str = "momentum/";
 /// The bytes before the header: its length, little-endian.
 const PREFIX: u64 = 8;
 /// A longer header is not one (the limit of the safetensors crate).
@@ -80,7 +81,7 @@ pub struct Metadata {
     pub seed: u64,
     /// The best validation so far; `None` before the first.
     pub best: Option<Best>,
-    /// The recipe's text, overrides applied.
+    /// The recipe's text, overrides applied; empty if another program trained it.
     pub recipe: String,
 }
 
@@ -103,6 +104,12 @@ impl Metadata {
             best: None,
             recipe: String::new(),
         }
+    }
+
+    /// Whether it comes from another program, which knows no recipe: then neither seed nor the
+    /// number of steps is known.
+    pub fn is_imported(&self) -> bool {
+        self.recipe.is_empty()
     }
 
     /// Makes sure that data has the classes that the network tells apart. `origin` is what a user
@@ -270,16 +277,13 @@ impl Snapshot {
         Ok(header)
     }
 
-    fn write(&self, mut file: &File) -> Result<()> {
+    fn write(&self, file: &File) -> Result<()> {
         let header = self.header()?;
-        let mut writer = BufWriter::new(&mut file);
+        let mut writer = BufWriter::new(file);
         writer.write_all(&(header.len() as u64).to_le_bytes())?;
         writer.write_all(&header)?;
         writer.write_all(&self.bytes)?;
-        writer.flush()?;
-        drop(writer);
-        file.sync_all()?;
-        Ok(())
+        Ok(writer.flush()?)
     }
 }
 
@@ -303,29 +307,29 @@ fn is_finite(tensor: &Tensor) -> Result<bool> {
 /// What the file system says (no such folder, no permission, disk full), with the path. The
 /// temporary file is gone then, and what was at `path` is still there.
 pub fn write_atomically(snapshot: &Snapshot, path: &Path) -> Result<()> {
-    let cannot = || format!("cannot write the checkpoint {}", path.display());
-    let name = path
-        .file_name()
-        .context("it is not the path of a file")
-        .with_context(cannot)?;
+    write_whole(path, |file| snapshot.write(file))
+        .with_context(|| format!("cannot write the checkpoint {}", path.display()))
+}
+
+/// The same for what `write` writes into a file.
+pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    let name = path.file_name().context("it is not the path of a file")?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     let temporary = folder.join(format!(".{}.partial", name.to_string_lossy()));
-    let file = File::create(&temporary).with_context(cannot)?;
-    let written = snapshot
-        .write(&file)
+    let file = File::create(&temporary)?;
+    let written = write(&file)
+        .and_then(|()| Ok(file.sync_all()?))
         .and_then(|()| Ok(fs::rename(&temporary, path)?));
     if written.is_err() {
         // The first error is the one to tell; this one would add nothing to it.
         let _ = fs::remove_file(&temporary);
     }
-    written.with_context(cannot)?;
+    written?;
     // The rename itself must survive a power failure too.
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .with_context(cannot)
+    Ok(File::open(folder)?.sync_all()?)
 }
 
 /// A checkpoint file whose header was read. Its tensors are read when asked for.

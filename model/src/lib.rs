@@ -11,7 +11,7 @@
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
 //! - `native`: the kernels of libtorch that tch does not bind.
 //! - [`fault`]: what can be wrong with their values in a recipe.
-//! - [`checkpoint`]: all of it in a file, and back.
+//! - [`checkpoint`]: all of it in a file, and back; [`pth`]: from PyTorch's files and back.
 //! - [`step`]: one training step, from images to moved weights.
 //! - [`feed`]: images onto the device; [`validation`]: how good a network is; [`predictor`]: what it
 //!   takes single images for.
@@ -36,6 +36,7 @@ pub mod networks;
 pub mod optimizer;
 pub mod parameters;
 pub mod predictor;
+pub mod pth;
 pub mod rs_net;
 pub mod schedule;
 pub mod sinks;

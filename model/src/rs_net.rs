@@ -87,7 +87,6 @@ impl RsNet {
         device: Device,
         start: Start,
     ) -> Result<Self> {
-        let layers = network.layers(classes)?;
         let problems = check_resolutions(network, resolutions)?;
         ensure!(problems.is_empty(), "{}", problems.join("; "));
         ensure!(
@@ -97,14 +96,7 @@ impl RsNet {
             resolutions.len()
         );
 
-        let mut declarations = vec![Declaration {
-            name: ALPHA.to_owned(),
-            role: Role::Alpha,
-            resolution: None,
-            shape: vec![resolutions.len() as i64],
-            init: Init::Constant(1.0),
-        }];
-        declarations.extend(layers::declare(&layers, &distinct(norms)));
+        let declarations = declare(network, classes, resolutions, norms)?;
         let parameters = Parameters::new(&declarations, kind, device, start)?;
         Ok(Self {
             network: network.clone(),
@@ -112,7 +104,7 @@ impl RsNet {
             resolutions: resolutions.to_vec(),
             norms: norms.to_vec(),
             summary: Summary::new(network, classes, resolutions, norms)?,
-            modules: Modules::new(&layers, norms, &parameters)?,
+            modules: Modules::new(&network.layers(classes)?, norms, &parameters)?,
             alpha: parameters.tensor(ALPHA)?,
             parameters,
         })
@@ -195,6 +187,28 @@ impl RsNet {
         let positions = Tensor::f_from_slice(&positions)?.f_to_device(self.parameters.device())?;
         weigh(&self.alpha.f_index_select(0, &positions)?, &chosen)
     }
+}
+
+/// The tensors of a switchable network, alpha first; `norms` as for [`RsNet::with_norms`].
+///
+/// # Errors
+/// All problems of the network's parameters; no classes.
+pub fn declare(
+    network: &Network,
+    classes: u32,
+    resolutions: &[u32],
+    norms: &[u32],
+) -> Result<Vec<Declaration>> {
+    let mut declarations = vec![Declaration {
+        name: ALPHA.to_owned(),
+        role: Role::Alpha,
+        resolution: None,
+        shape: vec![resolutions.len() as i64],
+        init: Init::Constant(1.0),
+    }];
+    let layers = network.layers(classes)?;
+    declarations.extend(layers::declare(&layers, &distinct(norms)));
+    Ok(declarations)
 }
 
 /// The sum of softmax(alpha)_j * detach(z_j).

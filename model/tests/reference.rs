@@ -11,6 +11,7 @@ use rsflow_model::layers::Mode;
 use rsflow_model::networks::{MobileNetV2, Network};
 use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::{Parameter, Role, Start};
+use rsflow_model::pth::names::reference_name;
 use rsflow_model::rs_net::RsNet;
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -389,22 +390,8 @@ fn compare_sums(
     Ok(())
 }
 
-/// Our name of a parameter to the reference's: `bn1.224.weight` is `bn1.bn_0.weight` where 224 is
-/// the first resolution, and the shared layers are wrapped: `conv1.module.weight`.
 fn their_name(network: &Network, parameter: &Parameter, sizes: &[u32]) -> String {
-    let (path, part) = parameter
-        .name
-        .rsplit_once('.')
-        .unwrap_or(("", &parameter.name));
-    match parameter.resolution {
-        _ if parameter.role == Role::Alpha => parameter.name.clone(),
-        None => format!("{}.module.{part}", network.reference_path(path)),
-        Some(resolution) => {
-            let path = network.reference_path(path.rsplit_once('.').unwrap().0);
-            let position = sizes.iter().position(|&size| size == resolution).unwrap();
-            format!("{path}.bn_{position}.{part}")
-        }
-    }
+    reference_name(network, &parameter.name, parameter.resolution, sizes).unwrap()
 }
 
 fn fill(parameter: &Parameter, name: &str) -> Result<Tensor> {

@@ -2,7 +2,9 @@
 
 mod check;
 mod eval;
+mod export;
 mod graph;
+mod import;
 mod nodes;
 mod predict;
 mod prepare_val;
@@ -44,6 +46,8 @@ pub fn execute(cli: Cli) -> ExitCode {
             })
         }
         Command::Summary(arguments) => summary::run(&arguments, &mut out),
+        Command::Import(arguments) => import::run(&arguments, &mut out),
+        Command::Export(arguments) => export::run(&arguments, &mut out),
         Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
         Command::PrepareVal(arguments) => prepare_val::run(&arguments, &mut out),
     };
@@ -91,6 +95,17 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// Refuses an output file that is there, unless it may be replaced.
+fn refuse_to_replace(path: &Path, force: bool) -> Result<(), Usage> {
+    if path.exists() && !force {
+        return Err(Usage(format!(
+            "{} is there already; --force replaces it",
+            path.display()
+        )));
+    }
+    Ok(())
+}
 
 /// Reads and checks a recipe.
 fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {

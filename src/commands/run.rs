@@ -104,11 +104,10 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
 /// error, unless they are `accepted`.
 fn changes(checkpoint: &Path, plan: &Plan, accepted: bool) -> Result<Vec<String>> {
     let saved = Checkpoint::open(checkpoint)?;
-    let before = &saved.metadata().recipe;
-    // One that was imported was made with no recipe.
-    let changes = match before.is_empty() {
+    let before = saved.metadata();
+    let changes = match before.is_imported() {
         true => Vec::new(),
-        false => differences(plan.recipe_text(), before),
+        false => differences(plan.recipe_text(), &before.recipe),
     };
     if accepted || changes.is_empty() {
         return Ok(changes);

@@ -419,7 +419,7 @@ fn start_from(path: &Path, net: &RsNet) -> Result<()> {
     Ok(())
 }
 
-/// Puts the run where the checkpoint left it.
+/// Puts the run where the checkpoint left it. `lengths`: the steps of an epoch, and all epochs.
 fn resume(
     path: &Path,
     at: &mut Metadata,

@@ -1,0 +1,732 @@
+//! Pickles as `torch.save` writes them, read and never executed.
+//!
+//! A pickle is a program for a stack machine. Here that machine can build plain values and the
+//! descriptions of tensors, nothing else: a name of Python's that is not in [`Global::named`] ends
+//! the reading. Objects lie in one list and refer to each other by their place in it, so nothing
+//! recurses, whatever the nesting. How many there may be is bounded, and no length is believed
+//! before that many bytes are there.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::Kind;
+
+/// The longest pickle that is read, in bytes; that of a ResNet-152 with five resolutions and its
+/// optimizer has less than one million.
+pub const MAX_BYTES: u64 = 1 << 26;
+/// The most objects, and the deepest stack.
+const MAX_OBJECTS: usize = 1 << 22;
+/// The most dimensions of a tensor.
+const MAX_DIMENSIONS: usize = 8;
+/// The longest number in bytes: numpy's scalars have 8, PyTorch's magic number 10.
+const MAX_NUMBER: usize = 16;
+
+/// The place of an object in the list of all.
+type Id = usize;
+
+#[derive(Debug)]
+enum Object {
+    None,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Text(String),
+    Bytes(Vec<u8>),
+    /// A list or a tuple.
+    List(Vec<Id>),
+    /// In the order in which the entries were added.
+    Dict(Vec<(Id, Id)>),
+    Storage(Storage),
+    Tensor(Box<View>),
+    Global(Global),
+    /// A type of numpy's: its code.
+    Dtype(&'static str),
+}
+
+/// The elements that one or several tensors lie in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Storage {
+    key: Id,
+    kind: Kind,
+    elements: u64,
+}
+
+#[derive(Debug)]
+struct View {
+    storage: Storage,
+    offset: i64,
+    shape: Vec<i64>,
+    strides: Vec<i64>,
+}
+
+/// A tensor as a pickle describes it: which elements of a storage it has. They are within the
+/// storage, and not more than that has.
+#[derive(Clone, Copy, Debug)]
+pub struct Described<'a> {
+    /// The storage's name.
+    pub key: &'a str,
+    /// The type of its elements.
+    pub kind: Kind,
+    /// The elements of the storage.
+    pub elements: u64,
+    /// The tensor's first element.
+    pub offset: i64,
+    /// The tensor's shape.
+    pub shape: &'a [i64],
+    /// For each dimension how many elements on the next one lies.
+    pub strides: &'a [i64],
+}
+
+/// The names of Python's that a pickle may use.
+#[derive(Clone, Copy, Debug)]
+enum Global {
+    OrderedDict,
+    RebuildTensor,
+    RebuildParameter,
+    Size,
+    Device,
+    StorageOf(Kind),
+    NumpyScalar,
+    NumpyDtype,
+    Encode,
+}
+
+impl Global {
+    fn named(module: &str, name: &str) -> Option<Self> {
+        Some(match (module, name) {
+            ("collections", "OrderedDict") => Global::OrderedDict,
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
+            ("torch", "Size") => Global::Size,
+            ("torch", "device") => Global::Device,
+            ("torch", storage) => Global::StorageOf(match storage.strip_suffix("Storage")? {
+                "Float" => Kind::Float,
+                "Double" => Kind::Double,
+                "Half" => Kind::Half,
+                "BFloat16" => Kind::BFloat16,
+                "Long" => Kind::Int64,
+                "Int" => Kind::Int,
+                "Short" => Kind::Int16,
+                "Char" => Kind::Int8,
+                "Byte" => Kind::Uint8,
+                "Bool" => Kind::Bool,
+                _ => return None,
+            }),
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Global::NumpyScalar,
+            ("numpy", "dtype") => Global::NumpyDtype,
+            ("_codecs", "encode") => Global::Encode,
+            _ => return None,
+        })
+    }
+}
+
+/// What a pickle holds.
+#[derive(Debug)]
+pub struct Pickle {
+    objects: Vec<Object>,
+    root: Id,
+}
+
+/// One of its values.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'a> {
+    objects: &'a [Object],
+    id: Id,
+}
+
+impl Pickle {
+    /// Reads the pickle that `bytes` begin with, and says how long it is.
+    ///
+    /// # Errors
+    /// It is truncated, damaged, too large, or holds something else than tensors and plain values,
+    /// which the message names; the message says at which byte.
+    pub fn read(bytes: &[u8]) -> Result<(Self, usize)> {
+        let mut machine = Machine {
+            bytes,
+            at: 0,
+            objects: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        };
+        loop {
+            let at = machine.at;
+            let done = machine
+                .step()
+                .with_context(|| format!("byte {at} of the pickle cannot be read"))?;
+            if let Some(root) = done {
+                let objects = machine.objects;
+                return Ok((Pickle { objects, root }, machine.at));
+            }
+        }
+    }
+
+    /// The value that was pickled.
+    pub fn root(&self) -> Value<'_> {
+        self.value(self.root)
+    }
+
+    /// Every storage that is mentioned, by its name: the type of its elements and their number.
+    ///
+    /// # Errors
+    /// One is mentioned as two different ones.
+    pub fn storages(&self) -> Result<HashMap<&str, (Kind, u64)>> {
+        let mut all = HashMap::new();
+        for object in &self.objects {
+            if let Object::Storage(storage) = object {
+                let key = self.value(storage.key).text().unwrap_or_default();
+                let this = (storage.kind, storage.elements);
+                ensure!(
+                    *all.entry(key).or_insert(this) == this,
+                    "the pickle mentions the storage {key:?} with two types or sizes"
+                );
+            }
+        }
+        Ok(all)
+    }
+
+    fn value(&self, id: Id) -> Value<'_> {
+        Value {
+            objects: &self.objects,
+            id,
+        }
+    }
+}
+
+impl<'a> Value<'a> {
+    fn object(self) -> &'a Object {
+        // Ids come from the list itself, from which nothing is removed.
+        self.objects.get(self.id).unwrap_or(&Object::None)
+    }
+
+    fn other(self, id: Id) -> Self {
+        Value { id, ..self }
+    }
+
+    /// The text, if it is one.
+    pub fn text(self) -> Option<&'a str> {
+        match self.object() {
+            Object::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The integer, if it is one.
+    pub fn int(self) -> Option<i128> {
+        match self.object() {
+            Object::Int(int) => Some(*int),
+            _ => None,
+        }
+    }
+
+    /// The truth value, if it is one.
+    pub fn bool(self) -> Option<bool> {
+        match self.object() {
+            Object::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// The number, if it is one.
+    pub fn number(self) -> Option<f64> {
+        match self.object() {
+            Object::Float(float) => Some(*float),
+            Object::Int(int) => Some(*int as f64),
+            _ => None,
+        }
+    }
+
+    /// The items of a list or a tuple, if it is one.
+    pub fn items(self) -> Option<impl Iterator<Item = Value<'a>>> {
+        match self.object() {
+            Object::List(items) => Some(items.iter().map(move |&id| self.other(id))),
+            _ => None,
+        }
+    }
+
+    /// Keys and values of a dict, in their order, if it is one.
+    pub fn entries(self) -> Option<impl Iterator<Item = (Value<'a>, Value<'a>)>> {
+        match self.object() {
+            Object::Dict(entries) => {
+                let pair = move |&(key, value): &(Id, Id)| (self.other(key), self.other(value));
+                Some(entries.iter().map(pair))
+            }
+            _ => None,
+        }
+    }
+
+    /// The value of a dict that has this key, if it is one and has.
+    pub fn get(self, key: &str) -> Option<Value<'a>> {
+        let mut found = self.entries()?.filter(|(k, _)| k.text() == Some(key));
+        found.next().map(|(_, value)| value)
+    }
+
+    /// The tensor, if it is one.
+    pub fn tensor(self) -> Option<Described<'a>> {
+        match self.object() {
+            Object::Tensor(view) => Some(Described {
+                key: self.other(view.storage.key).text()?,
+                kind: view.storage.kind,
+                elements: view.storage.elements,
+                offset: view.offset,
+                shape: &view.shape,
+                strides: &view.strides,
+            }),
+            _ => None,
+        }
+    }
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    objects: Vec<Object>,
+    stack: Vec<Id>,
+    /// How high the stack stood at each mark that is still set.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+impl<'a> Machine<'a> {
+    /// Does what the next instruction says; after the last one, tells where the result is. The
+    /// instructions are those of Python's `pickletools`.
+    fn step(&mut self) -> Result<Option<Id>> {
+        let [instruction] = self.take()?;
+        match instruction {
+            // PROTO, FRAME
+            0x80 => {
+                let [version] = self.take()?;
+                ensure!(version <= 5, "there is no version {version} of pickles");
+            }
+            0x95 => {
+                let _: [u8; 8] = self.take()?;
+            }
+            b'.' => return Ok(Some(self.pop()?)),
+            // MARK, POP, POP_MARK, DUP
+            b'(' => {
+                ensure!(self.marks.len() < MAX_OBJECTS, "it is too large");
+                self.marks.push(self.stack.len());
+            }
+            b'0' => {
+                self.pop()?;
+            }
+            b'1' => {
+                self.pop_to_mark()?;
+            }
+            b'2' => {
+                let top = self.top()?;
+                self.push_id(top)?;
+            }
+            // NONE, NEWTRUE, NEWFALSE
+            b'N' => self.push(Object::None)?,
+            0x88 => self.push(Object::Bool(true))?,
+            0x89 => self.push(Object::Bool(false))?,
+            // BININT, BININT1, BININT2, LONG1, LONG4, BINFLOAT
+            b'J' => {
+                let int = i32::from_le_bytes(self.take()?);
+                self.push(Object::Int(int.into()))?;
+            }
+            b'K' => {
+                let int = u8::from_le_bytes(self.take()?);
+                self.push(Object::Int(int.into()))?;
+            }
+            b'M' => {
+                let int = u16::from_le_bytes(self.take()?);
+                self.push(Object::Int(int.into()))?;
+            }
+            0x8a | 0x8b => {
+                let long = self.counted(if instruction == 0x8a { 1 } else { 4 })?;
+                let int = long_int(long)?;
+                self.push(Object::Int(int))?;
+            }
+            b'G' => {
+                let float = f64::from_be_bytes(self.take()?);
+                self.push(Object::Float(float))?;
+            }
+            // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+            0x8c => self.push_text(1)?,
+            b'X' => self.push_text(4)?,
+            0x8d => self.push_text(8)?,
+            // SHORT_BINBYTES, BINBYTES, BINBYTES8
+            b'C' => self.push_bytes(1)?,
+            b'B' => self.push_bytes(4)?,
+            0x8e => self.push_bytes(8)?,
+            // EMPTY_LIST, EMPTY_TUPLE, EMPTY_DICT
+            b']' | b')' => self.push(Object::List(Vec::new()))?,
+            b'}' => self.push(Object::Dict(Vec::new()))?,
+            // TUPLE, TUPLE1, TUPLE2, TUPLE3
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.push(Object::List(items))?;
+            }
+            0x85 => self.push_tuple(1)?,
+            0x86 => self.push_tuple(2)?,
+            0x87 => self.push_tuple(3)?,
+            // APPEND, APPENDS, SETITEM, SETITEMS
+            b'a' => {
+                let item = self.pop()?;
+                self.append(vec![item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.append(items)?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.set(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.set(&items)?;
+            }
+            // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
+            b'q' => {
+                let [name] = self.take()?;
+                self.remember(name.into())?;
+            }
+            b'r' => {
+                let name = u32::from_le_bytes(self.take()?);
+                self.remember(name)?;
+            }
+            0x94 => self.remember(self.memo.len().try_into()?)?,
+            b'h' => {
+                let [name] = self.take()?;
+                self.recall(name.into())?;
+            }
+            b'j' => {
+                let name = u32::from_le_bytes(self.take()?);
+                self.recall(name)?;
+            }
+            // GLOBAL, INST, STACK_GLOBAL
+            b'c' | b'i' => {
+                let (module, name) = (self.line()?, self.line()?);
+                let global = known(module, name)?;
+                ensure!(instruction == b'c', "an instance of {module}.{name}");
+                self.push(Object::Global(global))?;
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let text = |id| {
+                    self.value(id)
+                        .text()
+                        .context("the name of a class is no text")
+                };
+                let global = known(text(module)?, text(name)?)?;
+                self.push(Object::Global(global))?;
+            }
+            // BINPERSID, REDUCE, BUILD
+            b'Q' => {
+                let named = self.pop()?;
+                let storage = self.storage(named)?;
+                self.push(Object::Storage(storage))?;
+            }
+            b'R' => {
+                let arguments = self.pop()?;
+                let function = self.pop()?;
+                self.call(function, arguments)?;
+            }
+            b'b' => {
+                let state = self.pop()?;
+                self.build(state)?;
+            }
+            other => bail!("checkpoints do not use the instruction {other:#04x}"),
+        }
+        Ok(None)
+    }
+
+    fn value(&self, id: Id) -> Value<'_> {
+        Value {
+            objects: &self.objects,
+            id,
+        }
+    }
+
+    fn some(&mut self, count: u64) -> Result<&'a [u8]> {
+        let rest = &self.bytes[self.at..];
+        let taken = usize::try_from(count).ok().and_then(|n| rest.get(..n));
+        let taken = taken.with_context(|| {
+            format!(
+                "it is truncated: {count} more bytes are announced, {} are there",
+                rest.len()
+            )
+        })?;
+        self.at += taken.len();
+        Ok(taken)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.some(N as u64)?.try_into()?)
+    }
+
+    /// Bytes behind their count, which has `width` bytes.
+    fn counted(&mut self, width: usize) -> Result<&'a [u8]> {
+        let mut count = [0; 8];
+        count[..width].copy_from_slice(self.some(width as u64)?);
+        self.some(u64::from_le_bytes(count))
+    }
+
+    fn line(&mut self) -> Result<&'a str> {
+        let rest = &self.bytes[self.at..];
+        let end = rest.iter().position(|&byte| byte == b'\n');
+        let line = &rest[..end.context("it is truncated within a name")?];
+        self.at += line.len() + 1;
+        Ok(std::str::from_utf8(line)?)
+    }
+
+    fn push(&mut self, object: Object) -> Result<()> {
+        ensure!(self.objects.len() < MAX_OBJECTS, "it is too large");
+        self.objects.push(object);
+        self.push_id(self.objects.len() - 1)
+    }
+
+    fn push_id(&mut self, id: Id) -> Result<()> {
+        ensure!(self.stack.len() < MAX_OBJECTS, "it is too large");
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn push_text(&mut self, width: usize) -> Result<()> {
+        let text = std::str::from_utf8(self.counted(width)?)?;
+        self.push(Object::Text(text.to_owned()))
+    }
+
+    fn push_bytes(&mut self, width: usize) -> Result<()> {
+        let bytes = self.counted(width)?;
+        self.push(Object::Bytes(bytes.to_vec()))
+    }
+
+    fn push_tuple(&mut self, count: usize) -> Result<()> {
+        let mut items = (0..count).map(|_| self.pop()).collect::<Result<Vec<_>>>()?;
+        items.reverse();
+        self.push(Object::List(items))
+    }
+
+    fn top(&self) -> Result<Id> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        let top = self.stack.get(floor..).and_then(<[Id]>::last);
+        top.copied().context("it takes what is not there")
+    }
+
+    fn pop(&mut self) -> Result<Id> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
+        let mark = self.marks.pop().context("it takes what is not there")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn append(&mut self, items: Vec<Id>) -> Result<()> {
+        let list = self.top()?;
+        match &mut self.objects[list] {
+            Object::List(list) => list.extend(items),
+            _ => bail!("it appends to what is no list"),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, items: &[Id]) -> Result<()> {
+        let dict = self.top()?;
+        let (pairs, rest) = items.as_chunks::<2>();
+        match &mut self.objects[dict] {
+            Object::Dict(entries) if rest.is_empty() => {
+                entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
+            }
+            _ => bail!("it adds entries to what is no dict"),
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, name: u32) -> Result<()> {
+        let top = self.top()?;
+        ensure!(self.memo.len() < MAX_OBJECTS, "it is too large");
+        self.memo.insert(name, top);
+        Ok(())
+    }
+
+    fn recall(&mut self, name: u32) -> Result<()> {
+        let id = self.memo.get(&name).copied();
+        self.push_id(id.context("it refers to an object that is not there")?)
+    }
+
+    fn list(&self, id: Id) -> Result<&[Id]> {
+        match &self.objects[id] {
+            Object::List(items) => Ok(items),
+            _ => bail!("a list or a tuple is missing"),
+        }
+    }
+
+    /// A persistent id: `("storage", class, key, device, elements)`, in the older format with a
+    /// sixth item that is None.
+    fn storage(&self, named: Id) -> Result<Storage> {
+        let (kind, key, elements) = match *self.list(named)? {
+            [what, class, key, _, elements] if self.value(what).text() == Some("storage") => {
+                (class, key, elements)
+            }
+            [what, class, key, _, elements, view]
+                if self.value(what).text() == Some("storage")
+                    && matches!(self.objects[view], Object::None) =>
+            {
+                (class, key, elements)
+            }
+            _ => bail!("a storage is described in a way that is not known"),
+        };
+        let Object::Global(Global::StorageOf(kind)) = self.objects[kind] else {
+            bail!("a storage is of a class that is none of PyTorch's");
+        };
+        let count = self.value(elements).int().and_then(|n| n.try_into().ok());
+        self.value(key).text().context("a storage has no name")?;
+        Ok(Storage {
+            key,
+            kind,
+            elements: count.context("a storage has no size")?,
+        })
+    }
+
+    /// Does what a function of Python's would do with the arguments.
+    fn call(&mut self, function: Id, arguments: Id) -> Result<()> {
+        let Object::Global(function) = self.objects[function] else {
+            bail!("it calls what is no function");
+        };
+        let arguments = self.list(arguments)?;
+        let result = match (function, arguments) {
+            (Global::OrderedDict, []) => Object::Dict(Vec::new()),
+            (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
+                Object::Tensor(Box::new(self.view(storage, offset, shape, strides)?))
+            }
+            (Global::RebuildParameter, &[same, ..])
+            | (Global::Size, &[same])
+            | (Global::Device, &[same, ..]) => return self.push_id(same),
+            (Global::Encode, &[text, ..]) => {
+                let text = self
+                    .value(text)
+                    .text()
+                    .context("it encodes what is no text")?;
+                ensure!(text.len() <= 2 * MAX_NUMBER, "a number is too long");
+                let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
+                Object::Bytes(bytes.collect::<Result<_, _>>()?)
+            }
+            (Global::NumpyDtype, &[code, ..]) => {
+                let code = self.value(code).text().unwrap_or("?");
+                let known = ["f8", "f4", "i8"].into_iter().find(|&known| known == code);
+                Object::Dtype(known.with_context(|| format!("a numpy number of type {code:?}"))?)
+            }
+            (Global::NumpyScalar, &[dtype, bytes]) => {
+                match (&self.objects[dtype], &self.objects[bytes]) {
+                    (Object::Dtype(code), Object::Bytes(bytes)) => scalar(code, bytes)?,
+                    _ => bail!("a numpy number is described in a way that is not known"),
+                }
+            }
+            (function, _) => bail!("{function:?} has arguments that are not known"),
+        };
+        self.push(result)
+    }
+
+    fn view(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<View> {
+        let Object::Storage(storage) = self.objects[storage] else {
+            bail!("a tensor has no storage");
+        };
+        let int = |id: Id| -> Result<i64> {
+            let int = self.value(id).int().and_then(|int| i64::try_from(int).ok());
+            let int = int.filter(|&int| int >= 0);
+            int.context("a tensor's shape, stride or offset is no whole number from 0")
+        };
+        let ints = |list: Id| -> Result<Vec<i64>> {
+            let list = self.list(list)?;
+            ensure!(
+                list.len() <= MAX_DIMENSIONS,
+                "a tensor has {} dimensions",
+                list.len()
+            );
+            list.iter().map(|&id| int(id)).collect()
+        };
+        let view = View {
+            storage,
+            offset: int(offset)?,
+            shape: ints(shape)?,
+            strides: ints(strides)?,
+        };
+        ensure!(
+            view.shape.len() == view.strides.len(),
+            "a tensor has {} dimensions and {} strides",
+            view.shape.len(),
+            view.strides.len()
+        );
+        let end = view.end().filter(|&end| end <= storage.elements);
+        ensure!(
+            end.is_some(),
+            "a tensor of shape {:?} does not fit its storage of {} elements",
+            view.shape,
+            storage.elements
+        );
+        Ok(view)
+    }
+
+    /// Gives an object its state. Attributes of a dict (PyTorch keeps versions in them) and the
+    /// details of a numpy type are not wanted.
+    fn build(&mut self, state: Id) -> Result<()> {
+        let target = self.top()?;
+        match &self.objects[target] {
+            Object::Dict(_) => Ok(()),
+            Object::Dtype(_) => {
+                let order = self.list(state)?.get(1);
+                let order = order.and_then(|&order| self.value(order).text());
+                ensure!(
+                    matches!(order, Some("<" | "|" | "=")),
+                    "a numpy number has the byte order {order:?}"
+                );
+                Ok(())
+            }
+            _ => bail!("it gives a state to what has none"),
+        }
+    }
+}
+
+impl View {
+    /// Behind its last element; or the number of its elements, should that be more, as when one
+    /// element is repeated. `None` if that is too much to count.
+    fn end(&self) -> Option<u64> {
+        if self.shape.contains(&0) {
+            return Some(self.offset.unsigned_abs());
+        }
+        let (mut last, mut count) = (self.offset, 1_i64);
+        for (&size, &stride) in self.shape.iter().zip(&self.strides) {
+            last = last.checked_add((size - 1).checked_mul(stride)?)?;
+            count = count.checked_mul(size)?;
+        }
+        Some(last.checked_add(1)?.max(count).unsigned_abs())
+    }
+}
+
+fn known(module: &str, name: &str) -> Result<Global> {
+    Global::named(module, name).with_context(|| {
+        format!(
+            "it holds {module}.{name}, which is neither a tensor nor a plain value; nothing of \
+             the file was executed"
+        )
+    })
+}
+
+/// A number of any length, little-endian, two's complement.
+fn long_int(bytes: &[u8]) -> Result<i128> {
+    ensure!(
+        bytes.len() <= MAX_NUMBER,
+        "a number has {} bytes",
+        bytes.len()
+    );
+    let negative = bytes.last().is_some_and(|&last| last >= 0x80);
+    let mut all = [if negative { 0xff } else { 0 }; MAX_NUMBER];
+    all[..bytes.len()].copy_from_slice(bytes);
+    Ok(i128::from_le_bytes(all))
+}
+
+fn scalar(code: &str, bytes: &[u8]) -> Result<Object> {
+    Ok(match code {
+        "f8" => Object::Float(f64::from_le_bytes(bytes.try_into()?)),
+        "f4" => Object::Float(f32::from_le_bytes(bytes.try_into()?).into()),
+        _ => Object::Int(i64::from_le_bytes(bytes.try_into()?).into()),
+    })
+}

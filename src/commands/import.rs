@@ -1,0 +1,122 @@
+//! `rsflow import`: a file of PyTorch's to a checkpoint of ours.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use rsflow_graph::did_you_mean;
+use rsflow_model::checkpoint::write_atomically;
+use rsflow_model::networks::Network;
+use rsflow_model::pth::{self, Imported, Layout, Momentum};
+use rsflow_model::rs_net::check_resolutions;
+use rsflow_model::summary::Summary;
+
+use super::{Usage, refuse_to_replace};
+use crate::cli::Import;
+
+pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {
+    let network = Network::by_name(&arguments.arch).ok_or_else(|| {
+        let near = did_you_mean(&arguments.arch, Network::NAMES.split(", "));
+        Usage(format!(
+            "--arch: there is no network named `{}`: {}",
+            arguments.arch,
+            near.unwrap_or_else(|| format!("there are {}", Network::NAMES))
+        ))
+    })?;
+    let problems = check_resolutions(&network, &arguments.sizes)?;
+    if !problems.is_empty() {
+        return Err(Usage(format!("--sizes: {}", problems.join("; "))).into());
+    }
+    refuse_to_replace(&arguments.out, arguments.force)?;
+    let class_names = arguments.class_names.as_deref();
+    let class_names = class_names.map(class_names_of).transpose()?;
+    let imported = pth::import(&arguments.file, &network, &arguments.sizes, class_names)?;
+    write_atomically(&imported.snapshot, &arguments.out)?;
+    tell(arguments, &imported, out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The names of the classes, from the lines of a file or the folders of a folder.
+fn class_names_of(path: &Path) -> Result<Vec<String>> {
+    let cannot = || {
+        format!(
+            "cannot read the names of the classes from {}",
+            path.display()
+        )
+    };
+    let mut names = Vec::new();
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            if entry.path().is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+    } else {
+        let text = std::fs::read_to_string(path).with_context(cannot)?;
+        names.extend(text.lines().map(|line| line.trim().to_owned()));
+    }
+    ensure!(
+        !names.is_empty() && names.iter().all(|name| !name.is_empty()),
+        "{} must hold one class name on each line, or one folder for each class",
+        path.display()
+    );
+    Ok(names)
+}
+
+fn tell(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Result<()> {
+    let metadata = imported.snapshot.metadata();
+    let sizes = &metadata.resolutions;
+    let classes = metadata.classes.len();
+    let file = arguments.file.display();
+    let network = &metadata.network;
+    let parameters = Summary::new(network, classes.try_into()?, sizes, sizes)?.total_parameters;
+    match imported.layout {
+        Layout::Reference => writeln!(out, "{file}: a checkpoint of the reference implementation")?,
+        Layout::Single => writeln!(out, "{file}: weights of a network with one resolution")?,
+    }
+    writeln!(
+        out,
+        "  network     {}, {classes} classes, {} tensors",
+        arguments.arch, imported.tensors
+    )?;
+    writeln!(out, "  parameters  {parameters} at {sizes:?}")?;
+    if imported.layout == Layout::Reference {
+        writeln!(out, "  epochs      {}", metadata.epoch)?;
+        match metadata.best {
+            Some(best) => writeln!(
+                out,
+                "  best        {} % top-1 at {}, {} % on average",
+                best.first_top1,
+                sizes.first().copied().unwrap_or_default(),
+                best.mean
+            )?,
+            None => writeln!(out, "  best        not known")?,
+        }
+        match &imported.momentum {
+            Momentum::Taken(0) => writeln!(out, "  momentum    none")?,
+            Momentum::Taken(count) => writeln!(out, "  momentum    of {count} tensors")?,
+            Momentum::LeftOut(why) => writeln!(out, "  momentum    left out: {why}")?,
+        }
+    }
+    let written = arguments.out.display();
+    match imported.layout {
+        Layout::Reference => writeln!(
+            out,
+            "{written}: written\nto go on training: rsflow run RECIPE --resume {written}"
+        )?,
+        Layout::Single => writeln!(
+            out,
+            "{written}: written; every size has the same batch norms, and images are normalized as for ImageNet\n\
+             to fine-tune it, in the recipe's trainer: start_from: {:?}, normalize: {}",
+            written.to_string(),
+            metadata.normalize.map_or_else(
+                || "None".to_owned(),
+                |by| { format!("(mean: {:?}, std: {:?})", by.mean, by.std) }
+            )
+        )?,
+    }
+    Ok(())
+}
