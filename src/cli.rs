@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// Trains and runs resolution switchable networks: one network that can be switched between input
 /// resolutions at run time.
@@ -166,9 +166,9 @@ headings and boxes are passed over:
   ILSVRC2012_val_00000001.JPEG n01751748
   ILSVRC2012_val_00000002,n09193705
 
-Everything is checked before the first file moves: every image must be in the list, and every name of
-the list must have its image. No file is ever overwritten. To repeat the command is safe: what is in
-its place stays there, and what an interrupted run has left is done.";
+Everything is checked before the first file moves: every image must be in the list, and every name
+of the list must have its image. No file is ever overwritten. To repeat the command is safe: what is
+in its place stays there, and what an interrupted run has left is done.";
 
 /// A recipe, and what the command line changes in it.
 #[derive(Debug, Args)]
@@ -376,16 +376,17 @@ pub enum Format {
 
 /// `rsflow prepare-val`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("labels").required(true))]
 pub struct PrepareVal {
     /// The folder that the images are in
     #[arg(value_name = "DIR")]
     pub images: PathBuf,
     /// The unpacked devkit, which holds data/ILSVRC2012_validation_ground_truth.txt and
     /// data/meta.mat
-    #[arg(long, value_name = "FOLDER", required_unless_present = "classes")]
+    #[arg(long, value_name = "FOLDER", group = "labels")]
     pub devkit: Option<PathBuf>,
     /// A list of file names and classes, instead of the devkit
-    #[arg(long, value_name = "FILE", conflicts_with = "devkit")]
+    #[arg(long, value_name = "FILE", group = "labels")]
     pub classes: Option<PathBuf>,
     /// Where the class folders are to be [default: DIR]
     #[arg(long, value_name = "FOLDER")]

@@ -1,7 +1,7 @@
 //! `rsflow prepare-val` as a user runs it, on real folders: what becomes of every file, and what is
 //! said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::symlink;
@@ -120,7 +120,8 @@ fn note() -> (String, String) {
 
 #[test]
 fn images_move_into_the_folders_of_their_classes_and_stay_there() {
-    let lists: [(&str, fn(&str, &str) -> String); 4] = [
+    type Line = fn(&str, &str) -> String;
+    let lists: [(&str, Line); 4] = [
         ("", |name, class| format!("{name}\t{class}\r\n")),
         ("# of mine\n\n", |name, class| {
             format!("{} , {class}\n", name.strip_suffix(".JPEG").unwrap())
@@ -208,20 +209,20 @@ fn images_move_or_are_linked_into_another_folder_on_any_file_system() {
 }
 
 /// What is done to a workplace before the program is run.
-type Spoil = fn(&Path);
+type Spoil<'a> = &'a dyn Fn(&Path);
 
 #[test]
 fn what_an_earlier_run_has_left_is_completed() {
     let cases: &[(&str, usize, Spoil)] = &[
-        ("some are moved", 4, |val| {
+        ("some are moved", 4, &|val| {
             for number in [1, 4] {
                 fs::rename(val.join(image(number)), val.join(sorted(number))).unwrap();
             }
         }),
-        ("one has both names", 5, |val| {
+        ("one has both names", 5, &|val| {
             fs::hard_link(val.join(image(1)), val.join(sorted(1))).unwrap();
         }),
-        ("one is copied", 5, |val| {
+        ("one is copied", 5, &|val| {
             fs::copy(val.join(image(1)), val.join(sorted(1))).unwrap();
             fs::write(
                 val.join(format!("{}/.{}.partial", CLASSES[0].1, image(1))),
@@ -229,19 +230,19 @@ fn what_an_earlier_run_has_left_is_completed() {
             )
             .unwrap();
         }),
-        ("one is linked", 5, |val| {
+        ("one is linked", 5, &|val| {
             symlink(val.join(image(1)), val.join(sorted(1))).unwrap();
         }),
-        ("one is linked from a link", 5, |val| {
+        ("one is linked from a link", 5, &|val| {
             fs::rename(val.join(image(1)), val.join("one")).unwrap();
             symlink("one", val.join(image(1))).unwrap();
             symlink(val.join(image(1)), val.join(sorted(1))).unwrap();
         }),
-        ("one is linked from where it was", 5, |val| {
+        ("one is linked from where it was", 5, &|val| {
             fs::rename(val.join(image(1)), val.join(sorted(1))).unwrap();
             symlink(sorted(1), val.join(image(1))).unwrap();
         }),
-        ("one has always been a link", 6, |val| {
+        ("one has always been a link", 6, &|val| {
             fs::rename(val.join(image(1)), val.join("one")).unwrap();
             symlink("one", val.join(image(1))).unwrap();
         }),
@@ -302,7 +303,7 @@ fn a_run_killed_at_any_time_has_lost_nothing() {
         child.wait().unwrap();
         // By their texts: in between, one may have both names.
         let texts = files(&val).into_values().chain(files(&out).into_values());
-        let texts: std::collections::BTreeSet<String> = texts.collect();
+        let texts: BTreeSet<String> = texts.collect();
         assert_eq!(texts.len(), IMAGES);
     }
     let (code, said, _) = run(folder.path(), &arguments);
@@ -372,8 +373,16 @@ fn what_is_wrong_is_said_before_any_file_moves() {
             )
         }
     };
-    let cases: &[(&str, &dyn Fn(&Path), &[&str], i32, &[&str])] = &[
-        ("no list", &|_| {}, &["val"], 2, &["--devkit"]),
+    // What is wrong, the command line, its exit code and what is said.
+    type Case<'a> = (&'a str, Spoil<'a>, &'a [&'a str], i32, &'a [&'a str]);
+    let cases: &[Case] = &[
+        (
+            "no list",
+            &|_| {},
+            &["val"],
+            2,
+            &["<--devkit <FOLDER>|--classes <FILE>>"],
+        ),
         (
             "two lists",
             &|_| {},
