@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::did_you_mean;
 use rsflow_model::checkpoint::write_atomically;
+use rsflow_model::feed::Normalize;
 use rsflow_model::networks::Network;
 use rsflow_model::pth::{self, Imported, Layout, Momentum};
 use rsflow_model::rs_net::check_resolutions;
@@ -112,11 +113,16 @@ fn tell(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Result<
             "{written}: written; every size has the same batch norms, and images are normalized as for ImageNet\n\
              to fine-tune it, in the recipe's trainer: start_from: {:?}, normalize: {}",
             written.to_string(),
-            metadata.normalize.map_or_else(
-                || "None".to_owned(),
-                |by| { format!("(mean: {:?}, std: {:?})", by.mean, by.std) }
-            )
+            metadata
+                .normalize
+                .map_or_else(|| "None".to_owned(), written_out)
         )?,
     }
     Ok(())
+}
+
+/// As a recipe has it.
+fn written_out(by: Normalize) -> String {
+    let tuple = |[red, green, blue]: [f64; 3]| format!("({red}, {green}, {blue})");
+    format!("(mean: {}, std: {})", tuple(by.mean), tuple(by.std))
 }

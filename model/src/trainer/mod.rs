@@ -71,7 +71,8 @@ pub struct Trainer {
     #[serde(default)]
     threads: Option<usize>,
     /// Subtracts a mean from each channel and divides by a standard deviation, both for values in
-    /// 0..1. Left out, the values stay in 0..1, as the reference implementation has them.
+    /// 0..1: `(mean: (0.485, 0.456, 0.406), std: (0.229, 0.224, 0.225))`. Left out, the values stay
+    /// in 0..1, as the reference implementation has them.
     #[serde(default)]
     normalize: Option<Normalize>,
 }
@@ -126,7 +127,7 @@ impl Node for Trainer {
             report.parameter(
                 "normalize.std",
                 "a standard deviation must be above 0",
-                "such as [0.229, 0.224, 0.225]",
+                "such as (0.229, 0.224, 0.225)",
             );
         }
         if let [train, validate] = inputs {
