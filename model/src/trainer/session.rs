@@ -290,6 +290,7 @@ impl Session {
     }
 
     fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
+        let began = Instant::now();
         let snapshot = Snapshot::take(
             self.at.clone(),
             self.net.parameters(),
@@ -302,6 +303,12 @@ impl Session {
                 self.way_out()
             )
         })?;
+        // All that training waits for; the sink writes while the next step runs.
+        tracing::info!(
+            step = self.at.step,
+            seconds = began.elapsed().as_secs_f64(),
+            "copied the network for a checkpoint"
+        );
         self.saved = Some(self.at.step);
         outputs.checkpoints.send(Checkpointed {
             snapshot: Arc::new(snapshot),
