@@ -115,8 +115,10 @@ impl Mode {
     }
 }
 
-/// The tensors that a list of layers needs, with batch norms for these resolutions.
-pub fn declare(layers: &[Layer], resolutions: &[u32]) -> Vec<Declaration> {
+/// The tensors that a list of layers needs, with the batch norms of these resolutions; one that is
+/// named several times is there once.
+pub fn declare(layers: &[Layer], norms: &[u32]) -> Vec<Declaration> {
+    let resolutions = distinct(norms);
     let mut declarations = Vec::new();
     let mut push = |name: String, role, resolution, shape: &[i64], init| {
         declarations.push(Declaration {
@@ -139,7 +141,7 @@ pub fn declare(layers: &[Layer], resolutions: &[u32]) -> Vec<Declaration> {
             );
         }
         Layer::Norm { name, channels } => {
-            for &resolution in resolutions {
+            for &resolution in &resolutions {
                 for (part, role, init) in NORM_PARTS {
                     let name = format!("{name}.{resolution}.{part}");
                     push(name, role, Some(resolution), &[*channels], init);
@@ -170,6 +172,17 @@ pub fn declare(layers: &[Layer], resolutions: &[u32]) -> Vec<Declaration> {
         | Layer::GlobalAveragePool => {}
     });
     declarations
+}
+
+/// Each value once, in the order in which they come first.
+fn distinct(values: &[u32]) -> Vec<u32> {
+    let mut distinct = Vec::new();
+    for value in values {
+        if !distinct.contains(value) {
+            distinct.push(*value);
+        }
+    }
+    distinct
 }
 
 const NORM_PARTS: [(&str, Role, Init); 4] = [

@@ -207,7 +207,7 @@ pub fn declare(
         init: Init::Constant(1.0),
     }];
     let layers = network.layers(classes)?;
-    declarations.extend(layers::declare(&layers, &distinct(norms)));
+    declarations.extend(layers::declare(&layers, norms));
     Ok(declarations)
 }
 
@@ -223,17 +223,6 @@ fn weigh(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
         });
     }
     sum.context("an ensemble of nothing")
-}
-
-/// Each value once, in the order in which they come first.
-pub(crate) fn distinct(values: &[u32]) -> Vec<u32> {
-    let mut distinct = Vec::new();
-    for value in values {
-        if !distinct.contains(value) {
-            distinct.push(*value);
-        }
-    }
-    distinct
 }
 
 /// Every problem of a list of resolutions for this network, one sentence each.

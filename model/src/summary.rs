@@ -6,7 +6,6 @@ use serde::Serialize;
 use crate::layers;
 use crate::networks::Network;
 use crate::parameters::Declaration;
-use crate::rs_net::distinct;
 
 /// The costs of a network with all its resolutions. As JSON it has these names.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -53,7 +52,7 @@ impl Summary {
         norms: &[u32],
     ) -> Result<Self> {
         let layers = network.layers(classes)?;
-        let tensors = layers::declare(&layers, &distinct(norms));
+        let tensors = layers::declare(&layers, norms);
         let elements = |wanted: &dyn Fn(&Declaration) -> bool| {
             let wanted = tensors.iter().filter(|tensor| wanted(tensor));
             wanted.map(Declaration::elements).sum::<u64>()
