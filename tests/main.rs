@@ -3,6 +3,7 @@
 mod broken;
 mod catalogue;
 mod evaluate;
+mod exchange;
 mod prepare_val;
 mod run;
 mod summary;

@@ -135,7 +135,8 @@ fn entry(archive: &mut ZipArchive<BufReader<File>>, name: &str, most: u64) -> Re
         entry.size()
     );
     let mut bytes = Vec::new();
-    entry.take(most).read_to_end(&mut bytes)?;
+    // To its very end, where the checksum is compared.
+    entry.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

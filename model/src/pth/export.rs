@@ -39,7 +39,8 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
     // The mark of files that PyTorch wrote, which some of its readers want to see.
     let mark = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let content = serialize(views, Some(mark))?;
-    write_whole(path, |mut file| Ok(file.write_all(&content)?))?;
+    write_whole(path, |mut file| Ok(file.write_all(&content)?))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(tensors.len())
 }
 

@@ -252,18 +252,17 @@ impl<'a> State<'a> {
 
     /// Makes sure that the file has the wanted tensors, with their shapes, and no others.
     fn check(&self, network: &Network, wanted: &[Wanted]) -> Result<()> {
-        let mut problems = Vec::new();
+        let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
         let mut known = HashSet::new();
         for wanted in wanted {
-            let Some(theirs) = &wanted.theirs else {
+            // Of one resolution's batch norm all of ours are copies.
+            let theirs = wanted.theirs.as_deref();
+            let Some(theirs) = theirs.filter(|&theirs| known.insert(theirs)) else {
                 continue;
             };
-            if !known.insert(theirs.as_str()) {
-                continue;
-            }
             match self.find_one(theirs) {
-                None => problems.push(format!("{theirs:?} is missing")),
-                Some(tensor) if tensor.shape != wanted.shape => problems.push(format!(
+                None => missing.push(format!("{theirs:?}")),
+                Some(tensor) if tensor.shape != wanted.shape => misshaped.push(format!(
                     "{theirs:?} should have the shape {:?}, not {:?}",
                     wanted.shape, tensor.shape
                 )),
@@ -271,11 +270,20 @@ impl<'a> State<'a> {
             }
         }
         let unknown = self.names().filter(|name| !known.contains(name));
-        problems.extend(unknown.map(|name| format!("{name:?} is not in the network")));
+        let unknown: Vec<String> = unknown.map(|name| format!("{name:?}")).collect();
+        let problems: Vec<String> = [
+            ("Missing", missing),
+            ("Of another shape", misshaped),
+            ("Not in the network", unknown),
+        ]
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", list(names)))
+        .collect();
         ensure!(
             problems.is_empty(),
             "its tensors do not fit {network:?}; is it another network? {}",
-            list(&problems)
+            problems.join(". ")
         );
         Ok(())
     }

@@ -1,0 +1,285 @@
+//! `rsflow import` and `rsflow export`: the reference's checkpoint in, trained on, and out again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rsflow_model::checkpoint::Checkpoint;
+use serde_json::Value;
+
+use crate::run::workplace;
+
+const SIZES: [&str; 4] = ["--sizes", "128", "112", "96"];
+const ARCH: [&str; 2] = ["--arch", "mobilenetv2_x0.25"];
+
+/// A checkpoint of the reference, of a network with ten classes.
+fn theirs() -> String {
+    let file = "tests/fixtures/reference/mobilenetv2_x0.25_mred/checkpoint.pth.tar";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    path.display().to_string()
+}
+
+fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rsflow"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+/// Runs it, expects it to succeed, and gives its stdout.
+fn done(folder: &Path, arguments: &[&str]) -> String {
+    let output = rsflow(folder, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn import(folder: &Path, more: &[&str]) -> String {
+    let theirs = theirs();
+    let common = [&["import", &theirs], &ARCH[..], &SIZES].concat();
+    done(folder, &[&common[..], more].concat())
+}
+
+/// Ten class folders with two images each, and a recipe that trains on them for one epoch more
+/// than the reference has.
+fn ten_classes() -> tempfile::TempDir {
+    let folder = workplace();
+    let shapes = folder.path().join("shapes/train");
+    let mut images: Vec<PathBuf> = std::fs::read_dir(&shapes)
+        .unwrap()
+        .flat_map(|class| std::fs::read_dir(class.unwrap().path()).unwrap())
+        .map(|image| image.unwrap().path())
+        .collect();
+    images.sort();
+    for (at, image) in images.iter().take(20).enumerate() {
+        let class = folder.path().join(format!("data/class{}", at % 10));
+        std::fs::create_dir_all(&class).unwrap();
+        std::fs::copy(image, class.join(format!("{at}.jpg"))).unwrap();
+    }
+    let recipe = r#"(
+        seed: 3,
+        nodes: {
+            "files":   ImageFolder(root: "data", shuffle: true),
+            "images":  DecodeJpeg(input: "files"),
+            "crops":   RandomResizedCrop(input: "images"),
+            "sizes":   Resize(input: "crops", sizes: [128, 112, 96]),
+            "batches": Batch(input: "sizes", size: 10),
+            "val_files":   ImageFolder(root: "data"),
+            "val_images":  DecodeJpeg(input: "val_files"),
+            "val_sizes":   ResizeAndCenterCrop(input: "val_images", sizes: [128, 112, 96]),
+            "val_batches": Batch(input: "val_sizes", size: 10),
+            "trainer": RsNet(
+                train: "batches", validate: "val_batches",
+                network: MobileNetV2(width: 0.25), classes: 10,
+                optimizer: Sgd(lr: 0.005), epochs: 8, log_every: 1, threads: 1,
+            ),
+            "checkpoints": Checkpoints(input: "trainer.checkpoints"),
+            "log":         MetricsLog(input: "trainer.metrics"),
+        },
+    )"#;
+    std::fs::write(folder.path().join("ten.ron"), recipe).unwrap();
+    folder
+}
+
+#[test]
+fn a_checkpoint_of_the_reference_is_trained_on_and_goes_back() {
+    let folder = ten_classes();
+    let folder = folder.path();
+    let told = import(folder, &["--out", "mine.safetensors"]);
+    for line in [
+        "a checkpoint of the reference implementation",
+        "mobilenetv2_x0.25, 10 classes, 679 tensors",
+        "epochs      7",
+        "best        71.5 % top-1 at 128, 80.25 % on average",
+        "momentum    none",
+        "rsflow run RECIPE --resume mine.safetensors",
+    ] {
+        assert!(told.contains(line), "{line:?} is not in: {told}");
+    }
+
+    // What goes out at once is what came in, under the same names.
+    let export = [
+        "export",
+        "mine.safetensors",
+        "--to",
+        "pth-names",
+        "--out",
+        "back.safetensors",
+    ];
+    assert!(done(folder, &export).contains("679 tensors; bn_0, bn_1, ... are [128, 112, 96]"));
+    let bytes = std::fs::read(folder.join("back.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    assert_eq!(
+        header["features.0.1.bn_2.running_var"]["shape"],
+        serde_json::json!([8])
+    );
+
+    let run = [
+        "run",
+        "ten.ron",
+        "--run-dir",
+        "out",
+        "--resume",
+        "mine.safetensors",
+    ];
+    done(folder, &run);
+    let log = std::fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap();
+    let steps: Vec<(u64, u64)> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["kind"] == "step")
+        .map(|line| {
+            (
+                line["epoch"].as_u64().unwrap(),
+                line["step"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(steps, [(7, 15), (7, 16)], "the eighth epoch of two steps");
+    let last = Checkpoint::open(&folder.join("out/checkpoints/last.safetensors")).unwrap();
+    assert_eq!(last.metadata().classes[9], "class9", "now they are known");
+    assert_eq!(last.metadata().seed, 3);
+}
+
+#[test]
+fn classes_get_names_from_a_file_or_a_folder() {
+    let folder = ten_classes();
+    let folder = folder.path();
+    let lines: Vec<String> = (0..10).map(|class| format!("name {class}")).collect();
+    std::fs::write(folder.join("names.txt"), lines.join("\n")).unwrap();
+    for (from, last) in [("names.txt", "name 9"), ("data", "class9")] {
+        import(
+            folder,
+            &[
+                "--class-names",
+                from,
+                "--out",
+                "mine.safetensors",
+                "--force",
+            ],
+        );
+        let checkpoint = Checkpoint::open(&folder.join("mine.safetensors")).unwrap();
+        assert_eq!(checkpoint.metadata().classes[9], last);
+    }
+}
+
+#[test]
+fn what_cannot_be_exchanged_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    import(folder, &["--out", "there.safetensors"]);
+    let there = std::fs::read(folder.join("there.safetensors")).unwrap();
+    std::fs::write(folder.join("two.txt"), "cat\ndog\n").unwrap();
+    std::fs::write(folder.join("none.txt"), "\n").unwrap();
+    std::fs::write(folder.join("text.pth"), "not a checkpoint at all").unwrap();
+    let theirs = theirs();
+    let import = |file, arch, sizes: &[&'static str], more: &[&'static str]| {
+        let common = [
+            "import",
+            file,
+            "--arch",
+            arch,
+            "--out",
+            "new.safetensors",
+            "--sizes",
+        ];
+        [&common[..], sizes, more].concat()
+    };
+    let fits = ["128", "112", "96"];
+    let arch = ARCH[1];
+    let export = |from, to, out| vec!["export", from, "--to", to, "--out", out];
+    let cases: &[(Vec<&str>, i32, &[&str])] = &[
+        (
+            import(&theirs, "mobilnetv2", &fits, &[]),
+            2,
+            &[
+                "no network named `mobilnetv2`",
+                "did you mean `mobilenet_v2`?",
+            ],
+        ),
+        (
+            import(&theirs, "vgg", &fits, &[]),
+            2,
+            &["no network named `vgg`: there are resnet18, "],
+        ),
+        (
+            import(&theirs, arch, &["128", "128", "8"], &[]),
+            2,
+            &["--sizes", "128 is given twice", "8 is too small"],
+        ),
+        (
+            import(&theirs, arch, &["128", "96"], &[]),
+            1,
+            &[
+                "checkpoint.pth.tar",
+                "have 3 batch norms each",
+                "2 sizes were named: [128, 96]",
+            ],
+        ),
+        (
+            import(&theirs, "resnet18", &fits, &[]),
+            1,
+            &[
+                "is it another network?",
+                r#"Missing: "conv1.module.weight""#,
+                r#"Not in the network: "features.0.0.module.weight""#,
+                "and 670 more",
+            ],
+        ),
+        (
+            import(&theirs, arch, &fits, &["--class-names", "two.txt"]),
+            1,
+            &["10 classes apart, but 2 were named"],
+        ),
+        (
+            import(&theirs, arch, &fits, &["--class-names", "none.txt"]),
+            1,
+            &["none.txt must hold one class name on each line"],
+        ),
+        (
+            import("text.pth", arch, &fits, &[]),
+            1,
+            &["cannot import text.pth", "no PyTorch checkpoint"],
+        ),
+        (
+            import("none.pth", arch, &fits, &[]),
+            1,
+            &["cannot import none.pth", "No such file"],
+        ),
+        (
+            export("there.safetensors", "pth-names", "there.safetensors"),
+            2,
+            &["there.safetensors is there already; --force replaces it"],
+        ),
+        (
+            export("text.pth", "pth-names", "new.safetensors"),
+            1,
+            &["cannot read the checkpoint text.pth"],
+        ),
+        (
+            export("there.safetensors", "pth-names", "nowhere/new.safetensors"),
+            1,
+            &["cannot write nowhere/new.safetensors"],
+        ),
+        (
+            export("there.safetensors", "onnx", "new.safetensors"),
+            2,
+            &["possible values: pth-names"],
+        ),
+    ];
+    for (arguments, code, expected) in cases {
+        let output = rsflow(folder, arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {stderr}");
+        for part in *expected {
+            assert!(stderr.contains(part), "{part:?} is not in: {stderr}");
+        }
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(!folder.join("new.safetensors").exists(), "{arguments:?}");
+    }
+    assert_eq!(
+        std::fs::read(folder.join("there.safetensors")).unwrap(),
+        there
+    );
+}
