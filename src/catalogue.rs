@@ -1,5 +1,5 @@
 //! Every kind of node that recipes may use. A new kind is a file in `pipeline/src/nodes`,
-//! `model/src/trainer` or `model/src/sinks`, and a line here.
+//! `model/src/` or `model/src/sinks`, and a line here.
 
 use rsflow_graph::{Catalogue, Kind};
 use rsflow_model::evaluator::Evaluate;

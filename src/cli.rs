@@ -7,8 +7,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 /// Trains and runs resolution switchable networks: one network that can be switched between input
 /// resolutions at run time.
 ///
-/// A recipe (a RON file) declares a graph of nodes: files are read, decoded, cropped and resized to
-/// every size in parallel, batches of all sizes feed the trainer, sinks keep what it says.
+/// A recipe (a RON file) declares a graph of nodes: files are read, decoded, cropped and resized
+/// to every size in parallel, batches of all sizes feed the trainer, sinks keep what it says.
 #[derive(Debug, Parser)]
 #[command(name = "rsflow", version, after_help = MAIN_EXAMPLES)]
 pub struct Cli {
@@ -78,16 +78,18 @@ A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the step in hand, writes a
 checkpoint and ends; --resume goes on from there, exactly. A second Ctrl-C ends at once.
 
-A resume with another recipe says what differs, field by field, and ends before anything is written;
---accept-changes goes on with the new one. In mid-epoch the seed and the number of steps must stay.";
+A resume with another recipe says what differs, field by field, and ends before anything is
+written; --accept-changes goes on with the new one. In mid-epoch the seed and the number of steps
+must stay.";
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
   rsflow eval --checkpoint runs/mine/checkpoints/best.safetensors --data data/imagenette
   rsflow eval --checkpoint best.safetensors --data data/imagenette/val --sizes 128 64
-  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 120 --batch-norm 120=112
-  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 --calibrate 2000 \\
-      --store best120.safetensors
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 \\
+      --batch-norm 120=112
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 \\
+      --calibrate 2000 --store best120.safetensors
 
 A size that was not trained runs with the batch norms of the nearest resolution, of the one that
 --batch-norm names, or, with --calibrate, with statistics of its own, measured on so many training
@@ -102,7 +104,8 @@ Only what the size needs is loaded: the shared weights, and one set of batch nor
 
 const IMPORT_EXAMPLES: &str = "\
 Examples:
-  rsflow import checkpoint.pth.tar --arch resnet50 --sizes 224 192 160 128 96 --out mine.safetensors
+  rsflow import checkpoint.pth.tar --arch resnet50 --sizes 224 192 160 128 96 \\
+      --out mine.safetensors
   rsflow run recipes/resnet50_kd.ron --resume mine.safetensors
 
   rsflow import resnet18-f37072fd.pth --arch resnet18 --sizes 128 96 64 --out start.safetensors
@@ -143,7 +146,7 @@ For each resolution: the multiply-adds of one image (convolutions and classifier
 that it needs (the shared ones and its private batch norms), the private ones alone, and the size of
 all that it needs in float32, running statistics included. Below: the parameters that all
 resolutions share, those of the whole network, and the weights of the ensemble (alpha). The JSON has
-exact numbers: network, classes, resolutions (resolution, multiply_adds, parameters,
+exact numbers: network, classes, resolutions (resolution, batch_norm, multiply_adds, parameters,
 private_parameters, float32_bytes), shared_parameters, total_parameters, alpha.";
 
 const NODES_EXAMPLES: &str = "\
@@ -195,7 +198,7 @@ pub struct Run {
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
     pub resume: Option<Option<PathBuf>>,
     /// Go on although the recipe is not the one that the checkpoint was made with; the differences
-    /// become warnings. Network, resolutions and classes cannot change
+    /// become warnings. Network, batch norms, resolutions and classes cannot change
     #[arg(long, requires = "resume")]
     pub accept_changes: bool,
 }
@@ -227,15 +230,18 @@ pub struct Eval {
     /// Writes the checkpoint with the calibrated batch norms in it
     #[arg(long, value_name = "FILE", requires = "calibrate")]
     pub store: Option<PathBuf>,
+    /// Replaces the file of --store if there is one
+    #[arg(long, requires = "store")]
+    pub force: bool,
     /// The share of an image's short side that is kept
-    #[arg(long, value_name = "F", default_value_t = 0.875)]
+    #[arg(long, value_name = "F", default_value_t = 0.875, value_parser = fraction)]
     pub fraction: f64,
     /// Images in a batch
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub batch: usize,
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch: u32,
     /// Threads that libtorch computes with [default: one a core]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
     /// Writes the table as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -249,6 +255,12 @@ fn pair(text: &str) -> Result<(u32, u32), String> {
     pair.ok_or_else(|| "expected SIZE=RESOLUTION, such as 176=160".to_owned())
 }
 
+/// A share above 0 and up to 1.
+fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse().ok().filter(|&f| f > 0.0 && f <= 1.0);
+    fraction.ok_or_else(|| "expected a number above 0 and up to 1, such as 0.875".to_owned())
+}
+
 /// `rsflow predict`.
 #[derive(Debug, Args)]
 pub struct Predict {
@@ -256,7 +268,7 @@ pub struct Predict {
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     /// The size to run at, in pixels
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "S")]
     pub size: u32,
     /// The resolution whose batch norms are used [default: the size's own, or the nearest]
     #[arg(long, value_name = "RESOLUTION")]
@@ -265,7 +277,7 @@ pub struct Predict {
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub top: u64,
     /// The share of an image's short side that is kept
-    #[arg(long, value_name = "F", default_value_t = 0.875)]
+    #[arg(long, value_name = "F", default_value_t = 0.875, value_parser = fraction)]
     pub fraction: f64,
     /// Writes the predictions as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]

@@ -152,22 +152,26 @@ fn start_time() -> String {
     now.strftime("%Y-%m-%d_%H-%M-%S").to_string()
 }
 
-/// Sends the program's log to the run directory, and its warnings to the screen too.
-pub fn log(run_dir: &RunDir, screen: &Screen) -> Result<()> {
-    let path = run_dir.path.join("run.log");
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .with_env_var("RSFLOW_LOG")
-        .from_env_lossy();
-    let to_file = tracing_subscriber::fmt::layer()
-        .with_ansi(false)
-        .with_writer(file)
-        .with_filter(filter);
+/// Sends the program's log to the run directory, if there is one, and its warnings to the screen.
+pub fn log(run_dir: Option<&RunDir>, screen: &Screen) -> Result<()> {
+    let file = run_dir.map(|run_dir| {
+        let path = run_dir.path.join("run.log");
+        File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))
+    });
+    let to_file = file.transpose()?.map(|file| {
+        let filter = EnvFilter::builder()
+            .with_default_directive(LevelFilter::INFO.into())
+            .with_env_var("RSFLOW_LOG")
+            .from_env_lossy();
+        tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(file)
+            .with_filter(filter)
+    });
     let screen = screen.clone();
     let to_screen = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())

@@ -97,7 +97,7 @@ fn sizes_that_were_not_trained_borrow_or_measure_batch_norms() {
     assert_ne!(row(&named, Some(44))["loss"], row(&near, Some(44))["loss"]);
 
     let measure = ["--sizes", "48", "40", "--calibrate", "50", "--seed", "5"];
-    let stored = ["--store", "stored.safetensors"];
+    let stored = ["--store", "stored.safetensors", "--force"];
     let measured = eval(&[&measure[..], &stored].concat());
     assert_eq!(norm(&measured, 40), 40);
     assert_ne!(
@@ -112,6 +112,28 @@ fn sizes_that_were_not_trained_borrow_or_measure_batch_norms() {
     let again = json(trained(), &[&again[..], &sizes, &AS_IN_TRAINING].concat());
     assert_eq!(row(&again, Some(40)), row(&measured, Some(40)));
     assert_ne!(row(&again, None), &Value::Null);
+}
+
+#[test]
+fn a_run_that_goes_on_leaves_calibrated_batch_norms_behind() {
+    let folder = workplace();
+    completed(folder.path(), &["--run-dir", "out"]);
+    let store = "eval --checkpoint out/checkpoints/last.safetensors --data shapes --sizes 40 \
+                 --calibrate 20 --store stored.safetensors";
+    json(folder.path(), &store.split(' ').collect::<Vec<_>>());
+    let again =
+        "--resume stored.safetensors --run-dir more --set trainer.epochs=3 --accept-changes";
+    completed(folder.path(), &again.split(' ').collect::<Vec<_>>());
+    // `best` is there although no epoch of this run may have been better.
+    for name in ["last", "best"] {
+        let checkpoint = format!("more/checkpoints/{name}.safetensors");
+        let arguments = ["eval", "--checkpoint", &checkpoint, "--data", "shapes"];
+        let table = json(
+            folder.path(),
+            &[&arguments[..], &["--sizes", "40"]].concat(),
+        );
+        assert_eq!(row(&table, Some(40))["batch_norm"], 48, "{name}");
+    }
 }
 
 #[test]
@@ -212,7 +234,7 @@ fn what_cannot_be_measured_is_told() {
             1,
             &["cut.safetensors", "truncated"],
         ),
-        (eval(LAST, &["nowhere"]), 1, &["there is no folder nowhere"]),
+        (eval(LAST, &["nowhere"]), 2, &["there is no folder nowhere"]),
         (
             eval(LAST, &["few"]),
             1,
@@ -220,13 +242,13 @@ fn what_cannot_be_measured_is_told() {
         ),
         (
             eval(LAST, &["shapes", "--sizes", "48", "16"]),
-            1,
+            2,
             &["the resolution 16 is too small"],
         ),
         (
             eval(LAST, &["shapes", "--sizes", "40", "--batch-norm", "40=224"]),
             2,
-            &["--batch-norm 40=224", "[48, 32]"],
+            &["--batch-norm: 40 with those of 224", "[48, 32]"],
         ),
         (
             eval(LAST, &["shapes", "--batch-norm", "40=48"]),
@@ -256,11 +278,50 @@ fn what_cannot_be_measured_is_told() {
         (
             predict(&["--size", "48", "--batch-norm", "40", image]),
             2,
-            &["--batch-norm 40"],
+            &["48 with those of 40", "batch norms of [48, 32]"],
+        ),
+        (
+            eval(LAST, &["shapes", "--sizes", "40", "40"]),
+            2,
+            &["the resolution 40 is given twice"],
+        ),
+        (eval(LAST, &["shapes", "--batch", "0"]), 2, &["--batch"]),
+        (
+            eval(
+                LAST,
+                &[
+                    "shapes",
+                    "--sizes",
+                    "40",
+                    "--calibrate",
+                    "9",
+                    "--store",
+                    LAST,
+                ],
+            ),
+            2,
+            &["is there already; --force replaces it"],
+        ),
+        (
+            eval(
+                LAST,
+                &[
+                    "shapes",
+                    "--sizes",
+                    "40",
+                    "--calibrate",
+                    "9",
+                    "--store",
+                    LAST,
+                    "--force",
+                ],
+            ),
+            1,
+            &["`store` names the checkpoint itself"],
         ),
         (
             predict(&["--size", "8", image]),
-            1,
+            2,
             &["the resolution 8 is too small"],
         ),
     ];

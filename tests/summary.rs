@@ -78,6 +78,7 @@ fn the_json_has_every_number_exactly() {
         "classes": 1000,
         "resolutions": [{
             "resolution": 224,
+            "batch_norm": 224,
             "multiply_adds": 1_814_073_344_u64,
             "parameters": 11_689_512,
             "private_parameters": 9600,

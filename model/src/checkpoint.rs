@@ -9,7 +9,7 @@
 //! takes the header first ([`Checkpoint::open`]), then only the tensors that are asked for.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ use crate::networks::Network;
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::{Parameters, Role, Start};
 use crate::rs_net::{ALPHA, BatchNorms, RsNet};
+use crate::whole_file;
 
 /// The version of the format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -289,7 +290,7 @@ impl Snapshot {
 
 /// Whether all values are finite. NaN is both the least and the greatest where there is one, so a
 /// single pass tells, without memory of its own.
-fn is_finite(tensor: &Tensor) -> Result<bool> {
+pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool> {
     if tensor.numel() == 0 {
         return Ok(true);
     }
@@ -297,39 +298,13 @@ fn is_finite(tensor: &Tensor) -> Result<bool> {
     Ok(least.f_double_value(&[])?.is_finite() && greatest.f_double_value(&[])?.is_finite())
 }
 
-/// Writes a checkpoint so that it is complete or absent, whatever happens: to a temporary file
-/// beside `path` (`.NAME.partial`), which then takes the name `path` and replaces what was there.
-/// When this returns, the disk has it.
-///
-/// One path is written by one thread at a time.
+/// Writes a checkpoint so that it is complete or absent; see [`whole_file::write`].
 ///
 /// # Errors
-/// What the file system says (no such folder, no permission, disk full), with the path. The
-/// temporary file is gone then, and what was at `path` is still there.
+/// What the file system says, with the path.
 pub fn write_atomically(snapshot: &Snapshot, path: &Path) -> Result<()> {
-    write_whole(path, |file| snapshot.write(file))
+    whole_file::write(path, |file| snapshot.write(file))
         .with_context(|| format!("cannot write the checkpoint {}", path.display()))
-}
-
-/// The same for what `write` writes into a file.
-pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-    let name = path.file_name().context("it is not the path of a file")?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let temporary = folder.join(format!(".{}.partial", name.to_string_lossy()));
-    let file = File::create(&temporary)?;
-    let written = write(&file)
-        .and_then(|()| Ok(file.sync_all()?))
-        .and_then(|()| Ok(fs::rename(&temporary, path)?));
-    if written.is_err() {
-        // The first error is the one to tell; this one would add nothing to it.
-        let _ = fs::remove_file(&temporary);
-    }
-    written?;
-    // The rename itself must survive a power failure too.
-    Ok(File::open(folder)?.sync_all()?)
 }
 
 /// A checkpoint file whose header was read. Its tensors are read when asked for.

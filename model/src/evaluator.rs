@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::{Device, Tensor};
 
-use crate::checkpoint::{Checkpoint, Snapshot, write_atomically};
+use crate::checkpoint::{Checkpoint, Snapshot, is_finite, write_atomically};
 use crate::feed::Feed;
 use crate::layers::Mode;
 use crate::metrics::{Metric, Table, Validating};
@@ -91,6 +91,18 @@ impl Node for Evaluate {
                 );
             }
         }
+        for (position, (size, _)) in self.batch_norms.iter().enumerate() {
+            if self.batch_norms[..position]
+                .iter()
+                .any(|(of, _)| of == size)
+            {
+                report.parameter(
+                    "batch_norms",
+                    format!("the size {size} stands here twice"),
+                    "take one pair out",
+                );
+            }
+        }
         let sizes = |port| {
             let mut found = inputs.iter().filter(|input| input.port == port);
             found.next().map(|input| &input.schema.resolutions)
@@ -139,6 +151,25 @@ impl Node for Evaluate {
             bail!(
                 "{} was trained at {size}: its batch norms are not to be calibrated; leave that size out",
                 self.checkpoint.display()
+            );
+        }
+        if let Some(store) = &self.store {
+            ensure!(
+                metadata.batch_norms == BatchNorms::Private,
+                "calibrated batch norms can only be stored beside private ones, and {} has shared ones; leave `store` out",
+                self.checkpoint.display()
+            );
+            ensure!(
+                store.canonicalize().ok() != self.checkpoint.canonicalize().ok(),
+                "`store` names the checkpoint itself; name another file"
+            );
+            let folder = store
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            ensure!(
+                folder.is_none_or(|folder| folder.is_dir()),
+                "there is no folder to write {} to; make it, or name another file",
+                store.display()
             );
         }
         let source = |size| {
@@ -220,9 +251,6 @@ impl Thread for Evaluation {
         let Some(validation) = self.measure(&mut ports, &mut metrics)? else {
             return Ok(());
         };
-        if let Some(path) = &self.settings.store {
-            write_atomically(&self.snapshot()?, path)?;
-        }
         let metadata = self.checkpoint.metadata();
         metrics.send(Metric::Final(Table {
             epoch: metadata.epoch.saturating_sub(1),
@@ -231,6 +259,10 @@ impl Thread for Evaluation {
             images: validation.images(),
             seconds: began.elapsed().as_secs_f64(),
         }));
+        // Behind the table, which is worth having whatever becomes of the file.
+        if let Some(path) = &self.settings.store {
+            write_atomically(&self.snapshot()?, path)?;
+        }
         Ok(())
     }
 
@@ -252,7 +284,7 @@ impl Evaluation {
             .filter_map(|size| sizes.clone().position(|of| of == size))
             .collect();
         let wanted = self.settings.calibration_images.unwrap_or(u64::MAX);
-        let (mut seen, mut batch_number) = (0, 0);
+        let mut seen = 0;
         while seen < wanted {
             if ports.stopping() {
                 return Ok(false);
@@ -264,21 +296,30 @@ impl Evaluation {
             };
             let images = batch.labels().len() as u64;
             let used = images.min(wanted - seen);
+            // A single image may have no variance, and weighs next to nothing behind others.
+            if used == 1 && seen > 0 {
+                break;
+            }
             for (place, &position) in positions.iter().enumerate() {
                 let tensor = self.feed.images(&batch, place)?;
                 let tensor = tensor.f_narrow(0, 0, used as i64)?;
-                let mode = Mode::Calibrate {
-                    batch: batch_number,
-                };
+                let share = used as f64 / (seen + used) as f64;
+                let mode = Mode::Calibrate { share };
                 // Only the running statistics are wanted.
                 let _ = self.net.logits(&tensor, position, mode)?;
             }
             seen += used;
-            batch_number += 1;
         }
         tracing::info!(images = seen, sizes = ?self.calibrated, "calibrated");
-        if self.settings.calibration_images.is_some_and(|n| seen < n) {
+        if seen + 1 < wanted && self.settings.calibration_images.is_some() {
             tracing::warn!("there were only {seen} images to calibrate with");
+        }
+        for parameter in self.net.parameters().iter() {
+            ensure!(
+                is_finite(&parameter.tensor)?,
+                "the statistics {:?} are not finite: {seen} images are too few at so small a size",
+                parameter.name
+            );
         }
         Ok(true)
     }
@@ -320,10 +361,6 @@ impl Evaluation {
     /// The checkpoint as it is, and the calibrated batch norms.
     fn snapshot(&self) -> Result<Snapshot> {
         let mut metadata = self.checkpoint.metadata().clone();
-        ensure!(
-            metadata.batch_norms == BatchNorms::Private,
-            "calibrated batch norms can only be stored beside private ones"
-        );
         metadata
             .calibrated
             .retain(|size| !self.calibrated.contains(size));

@@ -1,5 +1,7 @@
 //! A batch's way onto the device: bytes become normalized floats there, not before.
 
+use std::fmt;
+
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::Batch;
 use schemars::JsonSchema;
@@ -14,6 +16,14 @@ pub struct Normalize {
     pub mean: [f64; 3],
     /// Divided by, above 0.
     pub std: [f64; 3],
+}
+
+/// As a recipe has it.
+impl fmt::Display for Normalize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tuple = |[red, green, blue]: [f64; 3]| format!("({red}, {green}, {blue})");
+        write!(f, "(mean: {}, std: {})", tuple(self.mean), tuple(self.std))
+    }
 }
 
 /// Where batches go, and what is done to their values.

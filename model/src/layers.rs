@@ -16,15 +16,15 @@ pub const NORM_EPSILON: f64 = 1e-5;
 pub const NORM_MOMENTUM: f64 = 0.1;
 
 /// What a pass is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Batch norms use the batch's statistics and update the running ones.
     Train,
-    /// The same without a gradient, to estimate the running statistics anew: the batch is the
-    /// `batch`-th of those (from 0), which all get the same weight in the end.
+    /// The same without a gradient, to measure the running statistics anew: in the end they are
+    /// the mean of all batches, each weighed by its images.
     Calibrate {
-        /// Batches that went before.
-        batch: u64,
+        /// The share of this batch's images among all up to it; 1 for the first.
+        share: f64,
     },
     /// Batch norms use the running statistics.
     Evaluate,
@@ -109,8 +109,7 @@ impl Mode {
     fn momentum(self) -> f64 {
         match self {
             Mode::Train | Mode::Evaluate => NORM_MOMENTUM,
-            // After n batches each has 1/n: the mean of all.
-            Mode::Calibrate { batch } => 1.0 / (batch + 1) as f64,
+            Mode::Calibrate { share } => share,
         }
     }
 }
@@ -236,6 +235,27 @@ fn cost(layers: &[Layer], mut side: i64) -> (i64, i64) {
         }
     }
     (side, sum)
+}
+
+/// The side of the smallest map that a batch norm sees when the image has `resolution` x
+/// `resolution` pixels.
+pub fn smallest_normed_side(layers: &[Layer], resolution: u32) -> i64 {
+    fn walk(layers: &[Layer], mut side: i64, smallest: &mut i64) -> i64 {
+        for layer in layers {
+            match layer {
+                Layer::Norm { .. } => *smallest = (*smallest).min(side),
+                Layer::Residual { branch, shortcut } => {
+                    walk(shortcut, side, smallest);
+                    side = walk(branch, side, smallest);
+                }
+                _ => side = cost(std::slice::from_ref(layer), side).0,
+            }
+        }
+        side
+    }
+    let mut smallest = i64::MAX;
+    walk(layers, i64::from(resolution), &mut smallest);
+    smallest
 }
 
 /// By how much the layers shrink the side of an image: the product of their strides. An image

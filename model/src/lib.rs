@@ -11,7 +11,8 @@
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
 //! - `native`: the kernels of libtorch that tch does not bind.
 //! - [`fault`]: what can be wrong with their values in a recipe.
-//! - [`checkpoint`]: all of it in a file, and back; [`pth`]: from PyTorch's files and back.
+//! - [`checkpoint`]: all of it in a file, and back; [`pth`]: from PyTorch's files and back;
+//!   [`whole_file`]: how files are written that are complete or absent.
 //! - [`step`]: one training step, from images to moved weights.
 //! - [`feed`]: images onto the device; [`validation`]: how good a network is; [`predictor`]: what it
 //!   takes single images for.
@@ -44,3 +45,4 @@ pub mod step;
 pub mod summary;
 pub mod trainer;
 pub mod validation;
+pub mod whole_file;

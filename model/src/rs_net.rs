@@ -225,6 +225,9 @@ fn weigh(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
     sum.context("an ensemble of nothing")
 }
 
+/// Nobody trains on larger images, and a slip of the finger should not ask for all memory.
+const MAX_RESOLUTION: u32 = 4096;
+
 /// Every problem of a list of resolutions for this network, one sentence each.
 ///
 /// # Errors
@@ -238,6 +241,11 @@ pub fn check_resolutions(network: &Network, resolutions: &[u32]) -> Result<Vec<S
     for (position, &resolution) in resolutions.iter().enumerate() {
         if resolutions[..position].contains(&resolution) {
             problems.push(format!("the resolution {resolution} is given twice"));
+        }
+        if resolution > MAX_RESOLUTION {
+            problems.push(format!(
+                "the resolution {resolution} is too large: resolutions go up to {MAX_RESOLUTION}"
+            ));
         }
         if resolution < smallest {
             problems.push(format!(

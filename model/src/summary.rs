@@ -29,6 +29,8 @@ pub struct Summary {
 pub struct Cost {
     /// The side of an image, in pixels.
     pub resolution: u32,
+    /// The resolution whose batch norms it runs with: itself as a rule.
+    pub batch_norm: u32,
     /// Multiply-adds of one image, in convolutions and classifier.
     pub multiply_adds: u64,
     /// Parameters that it needs: the shared ones and its private ones.
@@ -40,6 +42,23 @@ pub struct Cost {
 }
 
 impl Summary {
+    /// The parameters that an ensemble of these members needs, which are positions in
+    /// `resolutions`: the shared ones, their private ones, and their alphas.
+    pub fn of_ensemble(&self, members: &[usize]) -> u64 {
+        let mut norms = Vec::new();
+        let mut sum = self.shared_parameters + members.len() as u64;
+        for cost in members
+            .iter()
+            .filter_map(|&member| self.resolutions.get(member))
+        {
+            if !norms.contains(&cost.batch_norm) {
+                norms.push(cost.batch_norm);
+                sum += cost.private_parameters;
+            }
+        }
+        sum
+    }
+
     /// Counts. Allocates no tensor. `norms` names for each resolution the one whose batch norms it
     /// runs with: itself as a rule.
     ///
@@ -66,6 +85,7 @@ impl Summary {
             let needed = |tensor: &Declaration| tensor.resolution.is_none_or(|of| of == norm);
             Cost {
                 resolution,
+                batch_norm: norm,
                 multiply_adds: layers::multiply_adds(&layers, resolution),
                 parameters: shared_parameters + private_parameters,
                 private_parameters,

@@ -92,8 +92,10 @@ impl Validation {
                 None => {
                     let members = self.members.iter();
                     let costs = members.filter_map(|&member| summary.resolutions.get(member));
-                    let all = summary.total_parameters + summary.alpha;
-                    (costs.map(|cost| cost.multiply_adds).sum(), all)
+                    (
+                        costs.map(|cost| cost.multiply_adds).sum(),
+                        summary.of_ensemble(&self.members),
+                    )
                 }
             };
             rows.push(Row {

@@ -740,6 +740,40 @@ fn a_subset_of_resolutions_can_be_loaded() {
 }
 
 #[test]
+fn calibration_weighs_images_not_batches() {
+    let images = Tensor::f_rand([4, 3, 64, 64], (Kind::Float, Device::Cpu)).unwrap();
+    let mean = |batches: &[(i64, i64, f64)]| {
+        let net = small(&[64], Start::Random { seed: 1 });
+        for &(start, count, share) in batches {
+            let batch = images.f_narrow(0, start, count).unwrap();
+            let logits = net.logits(&batch, 0, Mode::Calibrate { share }).unwrap();
+            assert!(!logits.requires_grad());
+        }
+        values(&net.parameters().tensor("bn1.64.running_mean").unwrap())
+    };
+    // What comes before the first batch norm is the same in both.
+    let (one, two) = (mean(&[(0, 4, 1.0)]), mean(&[(0, 3, 1.0), (3, 1, 0.25)]));
+    for (one, two) in one.iter().zip(&two) {
+        assert!((one - two).abs() < 1e-6, "{one} {two}");
+    }
+}
+
+#[test]
+fn a_single_image_trains_where_maps_stay_large_enough() {
+    let table = [
+        ("resnet18", 32, false),
+        ("resnet18", 33, true),
+        ("mobilenet_v2", 32, false),
+        ("mobilenet_v2", 48, true),
+    ];
+    for (name, size, expected) in table {
+        let network = Network::by_name(name).unwrap();
+        let found = network.trains_on_one_image(size).unwrap();
+        assert_eq!(found, expected, "{name} at {size}");
+    }
+}
+
+#[test]
 fn files_that_are_no_checkpoints_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("last.safetensors");

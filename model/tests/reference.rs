@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,12 +11,15 @@ use rsflow_model::distillation::{Distill, Loss, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{MobileNetV2, Network};
 use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
-use rsflow_model::parameters::{Parameter, Role, Start};
+use rsflow_model::parameters::{Parameter, Start};
 use rsflow_model::pth::names::reference_name;
 use rsflow_model::rs_net::RsNet;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
+
+mod fixtures;
+use fixtures::{bits, fill, unit, values};
 
 #[derive(Deserialize)]
 struct Case {
@@ -111,9 +115,12 @@ fn agrees_with_the_reference() {
             match run(case, kind, &tolerance) {
                 Err(error) => failures.push(format!("{name}: {error:#}")),
                 Ok(worst) => {
-                    println!("{name}: worst relative errors");
+                    // Not `println!`, which is heard only when the test fails.
+                    let mut out = std::io::stderr();
+                    writeln!(out, "{name}: worst relative errors").unwrap();
                     for (quantity, error, allowed) in worst.0 {
-                        println!("    {quantity:<24} {error:.1e} (allowed {allowed:.0e})");
+                        let line = format!("{quantity:<24} {error:.1e} (allowed {allowed:.0e})");
+                        writeln!(out, "    {line}").unwrap();
                         if error.is_nan() || error > allowed {
                             failures.push(format!("{name}: {quantity} is off by {error:.1e}"));
                         }
@@ -394,46 +401,6 @@ fn their_name(network: &Network, parameter: &Parameter, sizes: &[u32]) -> String
     reference_name(network, &parameter.name, parameter.resolution, sizes).unwrap()
 }
 
-fn fill(parameter: &Parameter, name: &str) -> Result<Tensor> {
-    let shape = parameter.tensor.size();
-    let inputs = || shape[1..].iter().product::<i64>() as f64;
-    let (offset, scale) = match parameter.role {
-        Role::ConvWeight => (0.0, (6.0 / inputs()).sqrt()),
-        Role::LinearWeight => (0.0, (1.0 / inputs()).sqrt()),
-        Role::NormWeight => (1.0, 0.1),
-        Role::NormVar => (1.0, 0.5),
-        Role::NormBias | Role::NormMean | Role::LinearBias | Role::Alpha => (0.0, 0.1),
-    };
-    let values: Vec<f32> = unit(name, parameter.tensor.numel())
-        .map(|u| (offset + (2.0 * u - 1.0) * scale) as f32)
-        .collect();
-    Ok(Tensor::f_from_slice(&values)?.f_reshape(&shape)?)
-}
-
-fn bits(name: &str, count: usize) -> impl Iterator<Item = u64> {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    (1..=count as u64).map(move |i| {
-        let z = hash.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
-}
-
-fn unit(name: &str, count: usize) -> impl Iterator<Item = f64> {
-    bits(name, count).map(|word| (word >> 11) as f64 / (1_u64 << 53) as f64)
-}
-
 fn sum(tensor: &Tensor) -> Result<f64> {
     Ok(tensor.f_sum(Kind::Double)?.f_double_value(&[])?)
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<f64>> {
-    let mut values = vec![0.0; tensor.numel()];
-    tensor
-        .f_to_kind(Kind::Double)?
-        .f_copy_data(&mut values, tensor.numel())?;
-    Ok(values)
 }

@@ -7,26 +7,31 @@ use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rsflow_graph::{Options, Plan, Recipe, Running, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::metrics::Table;
 use serde_json::json;
 
-use super::{INTERRUPTED, Usage};
+use super::{INTERRUPTED, Usage, check_folder, refuse_to_replace, sizes};
 use crate::catalogue::CATALOGUE;
 use crate::cli::Eval;
 use crate::files::{is_stdout, write_json};
 use crate::progress::{Progress, Screen};
-use crate::table;
+use crate::{run_dir, table};
 
 /// The node that measures.
 const EVALUATION: &str = "evaluation";
 
 pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
+    check_folder(&arguments.data)?;
+    if let Some(store) = &arguments.store {
+        refuse_to_replace(store, arguments.force)?;
+    }
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let metadata = checkpoint.metadata();
     let screen = Screen::new(std::io::stderr().is_terminal());
+    run_dir::log(None, &screen)?;
     let recipe = recipe(arguments, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);
     let plan = Plan::with_taps(Recipe::parse(text, CATALOGUE, &[])?, &[EVALUATION])?;
@@ -81,20 +86,12 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
         [] => &metadata.resolutions,
         sizes => sizes,
     };
-    for (size, norm) in &arguments.batch_norm {
-        if !sizes.contains(size) {
-            return Err(usage(format!(
-                "--batch-norm {size}={norm}: {size} is not among the sizes {sizes:?}"
-            )));
-        }
-        if !metadata.norms().contains(norm) {
-            return Err(usage(format!(
-                "--batch-norm {size}={norm}: {} has batch norms of {:?}",
-                arguments.checkpoint.display(),
-                metadata.norms()
-            )));
-        }
-    }
+    sizes::check(
+        metadata,
+        &arguments.checkpoint,
+        sizes,
+        &arguments.batch_norm,
+    )?;
     let untrained = sizes.iter().filter(|s| !metadata.resolutions.contains(s));
     let untrained: Vec<u32> = untrained.copied().collect();
     let calibrate = arguments.calibrate.filter(|_| !untrained.is_empty());
@@ -152,25 +149,16 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
                 .map(|path| format!("store: {path:?}")),
         );
         screen.line(&format!(
-            "statistics for {untrained:?} come from {images} images of {}",
+            "statistics for {untrained:?} come from up to {images} images of {}",
             train.display()
         ));
     } else {
         for size in untrained {
-            let named = arguments.batch_norm.iter().any(|(of, _)| *of == size);
-            let norm = metadata.norm_for(size);
-            if !named && norm != size {
-                screen.line(&format!(
-                    "{size} was not trained: it runs with the batch norms of {norm}; \
-                     --batch-norm names others, --calibrate measures some"
-                ));
+            if let Some(line) = sizes::tell_borrowed(metadata, size, &arguments.batch_norm) {
+                screen.line(&format!("{line}, --calibrate measures some"));
             }
         }
     }
-    ensure!(
-        arguments.store.as_ref() != Some(&arguments.checkpoint),
-        Usage("--store names the checkpoint itself; name another file".to_owned())
-    );
     nodes.push(format!(
         r#""{EVALUATION}": Evaluate({})"#,
         fields.join(", ")
@@ -190,6 +178,8 @@ fn folders(data: &Path) -> (PathBuf, Option<PathBuf>) {
     } else {
         data.to_owned()
     };
-    let train = val.parent().map(|parent| parent.join("train"));
+    // Canonical: the parent of `.` has no name.
+    let beside = val.canonicalize().ok();
+    let train = beside.and_then(|val| Some(val.parent()?.join("train")));
     (val, train.filter(|folder| folder.is_dir()))
 }

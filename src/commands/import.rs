@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::did_you_mean;
 use rsflow_model::checkpoint::write_atomically;
-use rsflow_model::feed::Normalize;
 use rsflow_model::networks::Network;
 use rsflow_model::pth::{self, Imported, Layout, Momentum};
 use rsflow_model::rs_net::check_resolutions;
@@ -115,14 +114,8 @@ fn tell(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Result<
             written.to_string(),
             metadata
                 .normalize
-                .map_or_else(|| "None".to_owned(), written_out)
+                .map_or_else(|| "None".to_owned(), |by| by.to_string())
         )?,
     }
     Ok(())
-}
-
-/// As a recipe has it.
-fn written_out(by: Normalize) -> String {
-    let tuple = |[red, green, blue]: [f64; 3]| format!("({red}, {green}, {blue})");
-    format!("(mean: {}, std: {})", tuple(by.mean), tuple(by.std))
 }

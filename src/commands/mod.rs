@@ -9,13 +9,14 @@ mod nodes;
 mod predict;
 mod prepare_val;
 mod run;
+mod sizes;
 mod summary;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{Plan, Problems, Recipe, Text};
 
 use crate::catalogue::CATALOGUE;
@@ -95,6 +96,15 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// Makes sure that a folder that was named is there.
+fn check_folder(folder: &Path) -> Result<()> {
+    ensure!(
+        folder.is_dir(),
+        Usage(format!("there is no folder {}", folder.display()))
+    );
+    Ok(())
+}
 
 /// Refuses an output file that is there, unless it may be replaced.
 fn refuse_to_replace(path: &Path, force: bool) -> Result<(), Usage> {

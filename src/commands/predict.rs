@@ -10,35 +10,23 @@ use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::pixels;
 use serde_json::json;
 
-use super::Usage;
+use super::sizes;
 use crate::cli::Predict;
 use crate::files::{is_stdout, write_json};
 use crate::table;
 
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
-    if !(arguments.fraction > 0.0 && arguments.fraction <= 1.0) {
-        let message = "--fraction: the share that is kept lies above 0 and up to 1";
-        return Err(Usage(message.to_owned()).into());
-    }
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
-    let norms = checkpoint.metadata().norms();
-    let norm = match arguments.batch_norm {
-        Some(norm) if norms.contains(&norm) => norm,
-        Some(norm) => {
-            return Err(Usage(format!(
-                "--batch-norm {norm}: {} has batch norms of {norms:?}",
-                arguments.checkpoint.display()
-            ))
-            .into());
-        }
-        None => checkpoint.metadata().norm_for(arguments.size),
-    };
-    if arguments.batch_norm.is_none() && norm != arguments.size {
-        eprintln!(
-            "{} was not trained: it runs with the batch norms of {norm}",
-            arguments.size
-        );
+    let metadata = checkpoint.metadata();
+    let named = arguments.batch_norm.map(|norm| (arguments.size, norm));
+    let named = named.as_slice();
+    sizes::check(metadata, &arguments.checkpoint, &[arguments.size], named)?;
+    if let Some(line) = sizes::tell_borrowed(metadata, arguments.size, named) {
+        eprintln!("{line}");
     }
+    let norm = arguments
+        .batch_norm
+        .unwrap_or_else(|| metadata.norm_for(arguments.size));
     let predictor = Predictor::open(&checkpoint, arguments.size, norm)?;
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;

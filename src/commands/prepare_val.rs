@@ -1,13 +1,12 @@
 //! `rsflow prepare-val`: ImageNet's validation images into class folders.
 
 use std::io::{IsTerminal as _, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use rsflow_pipeline::imagenet::{self, Action, How, Labels, Sorting, Task};
 
-use super::Usage;
+use super::{Usage, check_folder};
 use crate::cli::PrepareVal;
 use crate::progress::{Count, Screen};
 
@@ -51,14 +50,6 @@ pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
     let summary = summary(&sorting, &task, arguments.dry_run);
     writeln!(out, "{}: {summary}", task.classes.display())?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn check_folder(folder: &Path) -> Result<()> {
-    ensure!(
-        folder.is_dir(),
-        Usage(format!("there is no folder {}", folder.display()))
-    );
-    Ok(())
 }
 
 /// Such as "50000 images in 1000 classes: 49990 moved, 10 already there".

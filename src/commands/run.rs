@@ -27,7 +27,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     };
     run_dir.make()?;
     let screen = Screen::new(std::io::stderr().is_terminal());
-    run_dir::log(&run_dir, &screen)?;
+    run_dir::log(Some(&run_dir), &screen)?;
     tracing::info!(recipe = %arguments.recipe.display(), version = env!("CARGO_PKG_VERSION"), "started");
     screen.line(&format!("run directory: {}", run_dir.path.display()));
     if let Some(checkpoint) = &run_dir.resume {

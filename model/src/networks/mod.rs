@@ -2,11 +2,13 @@
 //!
 //! A family is a serde struct with its parameters and an implementation of [`Family`] that
 //! describes its layers. To add one: write its file, add its variant to [`Network`] and to
-//! `Network::family`.
+//! `Network::family`, and give it the names that it has elsewhere in [`Network::by_name`].
 
 mod mobilenet_v2;
 mod resnet;
 mod resnext;
+
+use std::fmt;
 
 use anyhow::{Result, ensure};
 use schemars::JsonSchema;
@@ -29,6 +31,22 @@ pub enum Network {
     ResNeXt(ResNeXt),
     /// Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018.
     MobileNetV2(MobileNetV2),
+}
+
+/// As a recipe has it.
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Network::ResNet(ResNet { depth, width: 64 }) => write!(f, "ResNet(depth: {depth})"),
+            Network::ResNet(ResNet { depth, width }) => {
+                write!(f, "ResNet(depth: {depth}, width: {width})")
+            }
+            Network::ResNeXt(ResNeXt { depth }) => write!(f, "ResNeXt(depth: {depth})"),
+            Network::MobileNetV2(MobileNetV2 { width }) => {
+                write!(f, "MobileNetV2(width: {width:?})")
+            }
+        }
+    }
 }
 
 /// What a network family has to say about itself.
@@ -111,6 +129,15 @@ impl Network {
         fault::ensure_none(&self.check())?;
         ensure!(classes > 0, "a network needs at least one class");
         Ok(self.family().layers(i64::from(classes)))
+    }
+
+    /// Whether a single image of `resolution` x `resolution` pixels gives every batch norm what it
+    /// needs for a variance: two values of each channel.
+    ///
+    /// # Errors
+    /// As [`Network::layers`].
+    pub fn trains_on_one_image(&self, resolution: u32) -> Result<bool> {
+        Ok(layers::smallest_normed_side(&self.layers(1)?, resolution) > 1)
     }
 
     /// The smallest side of an image, in pixels: the product of all strides.

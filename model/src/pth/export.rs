@@ -10,7 +10,8 @@ use safetensors::tensor::{TensorView, serialize};
 use tch::{Device, Tensor};
 
 use super::names::reference_name;
-use crate::checkpoint::{Checkpoint, write_whole};
+use crate::checkpoint::Checkpoint;
+use crate::whole_file;
 
 /// Writes the network of a checkpoint as a safetensors file under the reference implementation's
 /// names, each with `prefix` before it: what its `load_state_dict` takes. A batch norm that the
@@ -39,7 +40,7 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
     // The mark of files that PyTorch wrote, which some of its readers want to see.
     let mark = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let content = serialize(views, Some(mark))?;
-    write_whole(path, |mut file| Ok(file.write_all(&content)?))
+    whole_file::write(path, |mut file| Ok(file.write_all(&content)?))
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(tensors.len())
 }

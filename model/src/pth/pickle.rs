@@ -658,8 +658,10 @@ impl<'a> Machine<'a> {
         let end = view.end().filter(|&end| end <= storage.elements);
         ensure!(
             end.is_some(),
-            "a tensor of shape {:?} does not fit its storage of {} elements",
+            "a tensor of shape {:?} with strides {:?} from element {} on does not fit its storage of {} elements",
             view.shape,
+            view.strides,
+            view.offset,
             storage.elements
         );
         Ok(view)

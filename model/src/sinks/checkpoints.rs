@@ -15,9 +15,10 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{claim, input, partial, run_dir, sync_folder, with_way_out};
+use super::{claim, input, run_dir, sync_folder, with_way_out};
 use crate::checkpoint::write_atomically;
 use crate::metrics::Checkpointed;
+use crate::whole_file::partial;
 
 /// The folder in the run directory.
 const FOLDER: &str = "checkpoints";
@@ -132,7 +133,10 @@ impl Keeper {
             .map_or_else(|| LAST.to_owned(), epoch_name);
         let path = self.folder.join(&name);
         write_atomically(&item.snapshot, &path)?;
-        let others: Vec<&str> = [(LAST, item.end_of_epoch.is_some()), (BEST, item.best)]
+        let ends_epoch = item.end_of_epoch.is_some();
+        // The best one may be in the folder of the run that this one goes on from.
+        let best = item.best || ends_epoch && !self.folder.join(BEST).exists();
+        let others: Vec<&str> = [(LAST, ends_epoch), (BEST, best)]
             .into_iter()
             .filter_map(|(name, wanted)| wanted.then_some(name))
             .collect();

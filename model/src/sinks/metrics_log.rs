@@ -1,7 +1,7 @@
 //! The node `MetricsLog`: the trainer's figures as lines of JSON.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,9 +11,10 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{append, claim, input, partial, resumed, run_dir, sync_folder, with_way_out};
+use super::{append, claim, input, resumed, run_dir, with_way_out};
 use crate::checkpoint::Metadata;
 use crate::metrics::Metric;
+use crate::whole_file;
 
 /// The file in the run directory.
 const FILE: &str = "metrics.jsonl";
@@ -78,7 +79,8 @@ impl Log {
                 if after == before {
                     file
                 } else {
-                    replace(&path, &after)?;
+                    whole_file::write(&path, |mut file| Ok(file.write_all(&after)?))
+                        .with_context(|| cannot(&path))?;
                     open_claimed(&path)?
                 }
             }
@@ -118,21 +120,6 @@ fn open_claimed(path: &Path) -> Result<File> {
         .with_context(|| cannot(path))?;
     claim(&file, path)?;
     Ok(file)
-}
-
-/// Replaces the file: what is at `path` is the old or the new content at any time.
-fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let temporary = partial(path);
-    let done: io::Result<()> = File::create(&temporary).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    });
-    if done.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    done.with_context(|| cannot(path))?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// What of an earlier run's log still holds for one that goes on from the checkpoint.

@@ -14,7 +14,7 @@ pub use tensorboard::TensorBoard;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
 use rsflow_graph::{Build, Port};
@@ -44,12 +44,6 @@ fn resumed(build: &Build) -> Result<Option<Metadata>> {
         .resume
         .map(|path| Ok(Checkpoint::open(path)?.metadata().clone()))
         .transpose()
-}
-
-/// The temporary name of a file until it is complete, as [`crate::checkpoint`] has it.
-fn partial(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.partial"))
 }
 
 /// Makes sure that nobody else writes to the file or folder for as long as `file` is open:

@@ -12,7 +12,7 @@ use super::loss_watch::{LossWatch, first_not_finite};
 use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::distillation::Loss;
-use crate::feed::Feed;
+use crate::feed::{Feed, Normalize};
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::{Role, Start};
@@ -76,9 +76,8 @@ impl Session {
             start,
         )?;
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
-        // Batch norm needs two values of a channel to have a variance.
         ensure!(
-            train.last_group != 1 || smallest >= 2 * settings.network.min_resolution()?,
+            train.last_group != 1 || settings.network.trains_on_one_image(smallest)?,
             "the last batch of an epoch is a single image, of which {smallest} pixels leave one value per channel: \
              batch norm cannot train on it; use another batch size or `drop_last: true`"
         );
@@ -93,7 +92,7 @@ impl Session {
             ..Metadata::new(settings.network.clone(), classes, resolutions)
         };
         if let (Some(path), None) = (&settings.start_from, build.resume) {
-            start_from(path, &net)?;
+            start_from(path, &net, &at)?;
         }
         if let Some(path) = build.resume {
             let (epochs, steps_per_epoch) = (settings.epochs, train.items_per_epoch);
@@ -386,44 +385,49 @@ impl Thread for Session {
     }
 }
 
-/// Gives the network the weights of a checkpoint, as far as they fit.
-fn start_from(path: &Path, net: &RsNet) -> Result<()> {
+/// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
+/// of itself.
+fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
+    let place = path.display();
     ensure!(
-        saved.network == *net.network(),
-        "{} holds {:?}, the recipe says {:?}",
-        path.display(),
+        saved.network == to.network,
+        "{place} holds {}, the recipe says {}",
         saved.network,
-        net.network()
+        to.network
     );
-    let same_classes = saved.classes.len() == net.classes() as usize;
-    if !same_classes {
-        tracing::warn!(
-            "{} tells {} classes apart, the recipe {}: the classifier starts at random",
-            path.display(),
-            saved.classes.len(),
-            net.classes()
-        );
+    let same_classes = saved.check_classes(&to.classes, "the data");
+    if let Err(difference) = &same_classes {
+        tracing::warn!("{place}: {difference}; the classifier starts at random");
     }
-    for norm in net
-        .norms()
-        .iter()
-        .filter(|norm| !saved.norms().contains(norm))
-    {
+    for norm in to.norms() {
+        if !saved.norms().contains(&norm) {
+            tracing::warn!(
+                "{place} has no batch norms of resolution {norm}: they start with those of {}",
+                saved.norm_for(norm)
+            );
+        }
+    }
+    if saved.normalize != to.normalize {
         tracing::warn!(
-            "{} has no batch norms of resolution {norm}: they start with those of {}",
-            path.display(),
-            saved.norm_for(*norm)
+            "{place} was trained with `normalize: {}`, the recipe says {}",
+            written_out(saved.normalize),
+            written_out(to.normalize)
         );
     }
     checkpoint.load_with(
         net,
         |norm| saved.norm_for(norm),
-        |role| same_classes || !matches!(role, Role::LinearWeight | Role::LinearBias),
+        |role| same_classes.is_ok() || !matches!(role, Role::LinearWeight | Role::LinearBias),
     )?;
-    tracing::info!(checkpoint = %path.display(), "started from its weights");
+    tracing::info!(checkpoint = %place, "started from its weights");
     Ok(())
+}
+
+/// As a recipe has it.
+fn written_out(normalize: Option<Normalize>) -> String {
+    normalize.map_or_else(|| "None".to_owned(), |by| by.to_string())
 }
 
 /// Puts the run where the checkpoint left it. `lengths`: the steps of an epoch, and all epochs.
@@ -440,7 +444,7 @@ fn resume(
     let place = path.display();
     ensure!(
         saved.network == at.network,
-        "{place} holds {:?}, the recipe says {:?}",
+        "{place} holds {}, the recipe says {}",
         saved.network,
         at.network
     );
@@ -461,8 +465,9 @@ fn resume(
         .with_context(|| format!("cannot go on from {place}"))?;
     ensure!(
         saved.epoch < epochs,
-        "{place} has all of its {epochs} epochs; `--set trainer.epochs=...` with more of them and \
-         `--accept-changes` go on"
+        "{place} has {} epochs done, and the recipe wants {epochs}; `--set trainer.epochs=...` with \
+         more of them and `--accept-changes` go on",
+        saved.epoch
     );
     // Within an epoch, what is left of it is known by the number of steps done alone.
     let way_out = "take the change back, or resume from the checkpoint of a whole epoch \
@@ -488,6 +493,8 @@ fn resume(
         classes: std::mem::take(&mut at.classes),
         format: FORMAT,
         normalize: at.normalize,
+        // Their statistics are those of weights that now change.
+        calibrated: vec![],
         seed: at.seed,
         steps_per_epoch: at.steps_per_epoch,
         // Its own number, unless epochs had another length: the schedule goes on from its epoch.

@@ -1,0 +1,49 @@
+//! What `eval` and `predict` make of the sizes that they are asked for.
+
+use std::path::Path;
+
+use rsflow_model::checkpoint::Metadata;
+use rsflow_model::rs_net::check_resolutions;
+
+use super::Usage;
+
+/// Makes sure that the network of a checkpoint runs at these sizes, and that it has the batch norms
+/// that are named for some of them (pairs of a size and a resolution).
+pub fn check(
+    metadata: &Metadata,
+    checkpoint: &Path,
+    sizes: &[u32],
+    named: &[(u32, u32)],
+) -> anyhow::Result<()> {
+    let problems = check_resolutions(&metadata.network, sizes)?;
+    if !problems.is_empty() {
+        return Err(Usage(problems.join("; ")).into());
+    }
+    let norms = metadata.norms();
+    for (size, norm) in named {
+        let problem = if !sizes.contains(size) {
+            format!("{size} is not among the sizes {sizes:?}")
+        } else if !norms.contains(norm) {
+            format!("{} has batch norms of {norms:?}", checkpoint.display())
+        } else {
+            continue;
+        };
+        return Err(Usage(format!(
+            "--batch-norm: {size} with those of {norm}: {problem}"
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+/// Says which batch norms a size runs with that has none of its own, unless they were named.
+pub fn tell_borrowed(metadata: &Metadata, size: u32, named: &[(u32, u32)]) -> Option<String> {
+    let known = metadata.resolutions.contains(&size) || metadata.calibrated.contains(&size);
+    if known || named.iter().any(|(of, _)| *of == size) {
+        return None;
+    }
+    Some(format!(
+        "{size} was not trained: it runs with the batch norms of {}; --batch-norm names others",
+        metadata.norm_for(size)
+    ))
+}
