@@ -2,12 +2,11 @@
 //! norm, on a network that was really trained.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::run::{completed, workplace};
+use crate::workplace::{completed, done, rsflow, workplace};
 
 /// A workplace in which a run has been completed in `out`. Tests only add files to it.
 fn trained() -> &'static Path {
@@ -26,20 +25,9 @@ const LAST: &str = "out/checkpoints/last.safetensors";
 /// The rounding depends on these.
 const AS_IN_TRAINING: [&str; 4] = ["--batch", "10", "--threads", "1"];
 
-fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rsflow"))
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap()
-}
-
-/// Runs it, expects it to succeed, and reads the JSON on its stdout.
+/// The JSON that it writes to stdout.
 fn json(folder: &Path, arguments: &[&str]) -> Value {
-    let output = rsflow(folder, &[arguments, &["--json", "-"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_str(&done(folder, &[arguments, &["--json", "-"]].concat())).unwrap()
 }
 
 fn eval(arguments: &[&str]) -> Value {

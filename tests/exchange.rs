@@ -1,12 +1,11 @@
 //! `rsflow import` and `rsflow export`: the reference's checkpoint in, trained on, and out again.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use rsflow_model::checkpoint::Checkpoint;
 use serde_json::Value;
 
-use crate::run::workplace;
+use crate::workplace::{done, rsflow, workplace};
 
 const SIZES: [&str; 4] = ["--sizes", "128", "112", "96"];
 const ARCH: [&str; 2] = ["--arch", "mobilenetv2_x0.25"];
@@ -16,22 +15,6 @@ fn theirs() -> String {
     let file = "tests/fixtures/reference/mobilenetv2_x0.25_mred/checkpoint.pth.tar";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     path.display().to_string()
-}
-
-fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rsflow"))
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap()
-}
-
-/// Runs it, expects it to succeed, and gives its stdout.
-fn done(folder: &Path, arguments: &[&str]) -> String {
-    let output = rsflow(folder, arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 fn import(folder: &Path, more: &[&str]) -> String {

@@ -7,3 +7,4 @@ mod exchange;
 mod prepare_val;
 mod run;
 mod summary;
+mod workplace;

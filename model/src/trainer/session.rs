@@ -385,18 +385,24 @@ impl Thread for Session {
     }
 }
 
+fn check_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> Result<()> {
+    ensure!(
+        saved.network == wanted.network,
+        "{} holds {}, the recipe says {}",
+        checkpoint.display(),
+        saved.network,
+        wanted.network
+    );
+    Ok(())
+}
+
 /// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
 /// of itself.
 fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
-    ensure!(
-        saved.network == to.network,
-        "{place} holds {}, the recipe says {}",
-        saved.network,
-        to.network
-    );
+    check_network(path, saved, to)?;
     let same_classes = saved.check_classes(&to.classes, "the data");
     if let Err(difference) = &same_classes {
         tracing::warn!("{place}: {difference}; the classifier starts at random");
@@ -442,12 +448,7 @@ fn resume(
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
-    ensure!(
-        saved.network == at.network,
-        "{place} holds {}, the recipe says {}",
-        saved.network,
-        at.network
-    );
+    check_network(path, saved, at)?;
     ensure!(
         saved.resolutions == at.resolutions,
         "{place} was trained at {:?}, the recipe says {:?}",

@@ -1,0 +1,90 @@
+//! What several of the tests need: a folder to run in, and the program.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// A small run: a few seconds, two resolutions, a last batch that is not full.
+pub const RECIPE: &str = r#"(
+    seed: 3,
+    cpu_workers: 2,
+    nodes: {
+        "train_files":   ShapesFolder(root: "shapes", split: Train, shuffle: true, train_images: 84, val_images: 24),
+        "train_images":  DecodeJpeg(input: "train_files"),
+        "train_crops":   RandomResizedCrop(input: "train_images"),
+        "train_sizes":   Resize(input: "train_crops", sizes: [48, 32], flip: 0.5),
+        "train_batches": Batch(input: "train_sizes", size: 8),
+        "val_files":     ShapesFolder(root: "shapes", split: Val, train_images: 84, val_images: 24),
+        "val_images":    DecodeJpeg(input: "val_files"),
+        "val_sizes":     ResizeAndCenterCrop(input: "val_images", sizes: [48, 32]),
+        "val_batches":   Batch(input: "val_sizes", size: 10),
+        "trainer": RsNet(
+            train: "train_batches", validate: "val_batches",
+            network: ResNet(depth: 18, width: 8), classes: 8,
+            optimizer: Sgd(lr: 0.05), epochs: 2, log_every: 1, threads: 1,
+        ),
+        "checkpoints": Checkpoints(input: "trainer.checkpoints", keep: 2),
+        "log":         MetricsLog(input: "trainer.metrics"),
+        "events":      TensorBoard(input: "trainer.metrics"),
+    },
+)"#;
+
+/// A folder with the recipe and the image set in it. The set is made once.
+pub fn workplace() -> tempfile::TempDir {
+    static SHAPES: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let shapes = SHAPES.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let parameters = rsflow_pipeline::shapes::ShapesParameters {
+            train_images: 84,
+            val_images: 24,
+            ..Default::default()
+        };
+        rsflow_pipeline::shapes::generate(
+            &folder.path().join("shapes"),
+            &parameters,
+            &mut |_, _| {},
+        )
+        .unwrap();
+        folder
+    });
+    let folder = tempfile::tempdir().unwrap();
+    copy(&shapes.path().join("shapes"), &folder.path().join("shapes"));
+    std::fs::write(folder.path().join("recipe.ron"), RECIPE).unwrap();
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Runs the program in that folder.
+pub fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rsflow"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs it, expects it to succeed, and gives its stdout.
+pub fn done(folder: &Path, arguments: &[&str]) -> String {
+    let output = rsflow(folder, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs the folder's recipe, and expects it to succeed.
+pub fn completed(folder: &Path, arguments: &[&str]) -> String {
+    done(folder, &[&["run", "recipe.ron"], arguments].concat())
+}
