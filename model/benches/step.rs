@@ -57,6 +57,7 @@ fn peak_memory() -> Option<f64> {
 }
 
 fn main() -> Result<()> {
+    rsflow_model::keep_freed_memory();
     let arch = text("--arch", "resnet18")?;
     let batch = number("--batch", 32)?;
     let classes = number("--classes", 10)?;

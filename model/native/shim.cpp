@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <malloc.h>
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_like.h>
@@ -59,6 +61,15 @@ void check_pair(const at::Tensor& parameter, const at::Tensor& other, const char
 }
 
 }  // namespace
+
+// Has the C library keep memory that is freed, for the next step to use.
+extern "C" void rsflow_keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);  // never
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
 
 // One step of SGD on `count` parameters. `momenta` are as many, or ignored if `momentum` is 0.
 // The kernel walks through memory from front to back and trusts that all three lists fit, so that

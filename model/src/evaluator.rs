@@ -16,6 +16,7 @@ use crate::checkpoint::{Checkpoint, Snapshot, is_finite, write_atomically};
 use crate::feed::Feed;
 use crate::layers::Mode;
 use crate::metrics::{Metric, Table, Validating};
+use crate::native::keep_freed_memory;
 use crate::parameters::Parameter;
 use crate::rs_net::{BatchNorms, RsNet};
 use crate::validation::Validation;
@@ -243,6 +244,7 @@ impl Thread for Evaluation {
         if let Some(threads) = self.settings.threads {
             tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
         }
+        keep_freed_memory();
         let began = Instant::now();
         let mut metrics: Sender<Metric> = ports.output("metrics");
         if !self.calibrated.is_empty() && !self.calibrate(&mut ports)? {

@@ -9,7 +9,7 @@
 //! - [`rs_net`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`distillation`]: the loss, with the ensemble and the larger resolutions as teachers.
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
-//! - `native`: the kernels of libtorch that tch does not bind.
+//! - `native`: the kernels of libtorch that tch does not bind, and how memory is kept.
 //! - [`fault`]: what can be wrong with their values in a recipe.
 //! - [`checkpoint`]: all of it in a file, and back; [`pth`]: from PyTorch's files and back;
 //!   [`whole_file`]: how files are written that are complete or absent.
@@ -46,3 +46,5 @@ pub mod summary;
 pub mod trainer;
 pub mod validation;
 pub mod whole_file;
+
+pub use native::keep_freed_memory;

@@ -14,6 +14,7 @@ use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::distillation::Loss;
 use crate::feed::{Feed, Normalize};
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
+use crate::native::keep_freed_memory;
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::{Role, Start};
 use crate::rs_net::RsNet;
@@ -323,6 +324,7 @@ impl Thread for Session {
         if let Some(threads) = self.settings.threads {
             tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
         }
+        keep_freed_memory();
         let mut train = ports
             .input::<Batch>("train")
             .context("the trainer needs `train`")?;
