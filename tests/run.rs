@@ -346,7 +346,10 @@ fn a_resume_with_another_recipe_says_what_differs_and_writes_nothing() {
     let accepted = [&resume[..], &["--accept-changes"]].concat();
     for (set, words) in [
         ("trainer.network.width=16", "holds ResNet"),
-        ("trainer.epochs=1", "has all of its 1 epochs"),
+        (
+            "trainer.epochs=1",
+            "has 1 epochs done, and the recipe wants 1",
+        ),
     ] {
         let output = run(folder.path(), &[&accepted[..], &["--set", set]].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);
