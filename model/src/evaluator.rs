@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::{Device, Tensor};
 
-use crate::checkpoint::{Checkpoint, Snapshot, is_finite, write_atomically};
+use crate::checkpoint::{Checkpoint, Metadata, Snapshot, is_finite, write_atomically};
 use crate::feed::Feed;
 use crate::layers::Mode;
 use crate::metrics::{Metric, Table, Validating};
@@ -154,25 +154,7 @@ impl Node for Evaluate {
                 self.checkpoint.display()
             );
         }
-        if let Some(store) = &self.store {
-            ensure!(
-                metadata.batch_norms == BatchNorms::Private,
-                "calibrated batch norms can only be stored beside private ones, and {} has shared ones; leave `store` out",
-                self.checkpoint.display()
-            );
-            ensure!(
-                store.canonicalize().ok() != self.checkpoint.canonicalize().ok(),
-                "`store` names the checkpoint itself; name another file"
-            );
-            let folder = store
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty());
-            ensure!(
-                folder.is_none_or(|folder| folder.is_dir()),
-                "there is no folder to write {} to; make it, or name another file",
-                store.display()
-            );
-        }
+        self.check_store(metadata)?;
         let source = |size| {
             let named = self.batch_norms.iter().find(|(of, _)| *of == size);
             named.map_or_else(|| metadata.norm_for(size), |(_, norm)| *norm)
@@ -203,6 +185,33 @@ impl Node for Evaluate {
             calibrated,
             checkpoint,
         }))
+    }
+}
+
+impl Evaluate {
+    /// Before anything is measured: what cannot be stored in the end.
+    fn check_store(&self, metadata: &Metadata) -> Result<()> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        ensure!(
+            metadata.batch_norms == BatchNorms::Private,
+            "calibrated batch norms can only be stored beside private ones, and {} has shared ones; leave `store` out",
+            self.checkpoint.display()
+        );
+        ensure!(
+            store.canonicalize().ok() != self.checkpoint.canonicalize().ok(),
+            "`store` names the checkpoint itself; name another file"
+        );
+        let folder = store
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        ensure!(
+            folder.is_none_or(|folder| folder.is_dir()),
+            "there is no folder to write {} to; make it, or name another file",
+            store.display()
+        );
+        Ok(())
     }
 }
 
