@@ -167,10 +167,26 @@ impl Metadata {
 pub struct Best {
     /// The epoch after which it was measured, from 0.
     pub epoch: u64,
-    /// The top-1 accuracy of the first resolution, in percent.
+    /// The top-1 accuracy of the first resolution, in percent, rounded to 0.1.
     pub first_top1: f64,
     /// The mean of all resolutions' top-1 and top-5 accuracies, in percent: it decides a tie.
     pub mean: f64,
+}
+
+impl Best {
+    /// The reference's rule: the first resolution's top-1 counts in tenths of a percent.
+    pub fn new(epoch: u64, first_top1: f64, mean: f64) -> Self {
+        Self {
+            epoch,
+            first_top1: (first_top1 * 10.0).round() / 10.0,
+            mean,
+        }
+    }
+
+    /// Whether it is better than the best so far.
+    pub fn beats(&self, best: Option<&Best>) -> bool {
+        best.is_none_or(|best| (self.first_top1, self.mean) > (best.first_top1, best.mean))
+    }
 }
 
 /// A copy of everything in plain memory, which may travel between threads.

@@ -601,6 +601,22 @@ fn metadata(resolutions: &[u32]) -> Metadata {
     }
 }
 
+#[test]
+fn the_best_is_chosen_by_tenths_of_the_first_then_by_the_mean() {
+    let best = |first, mean| Best::new(0, first, mean);
+    // What imported files have: a float32 of 73.1 is 73.0999985.
+    let before = best(f64::from(73.1_f32), 60.0);
+    for (candidate, better) in [
+        (best(73.16, 50.0), true),
+        (best(73.14, 60.0), false),
+        (best(73.14, 60.1), true),
+        (best(73.04, 99.0), false),
+    ] {
+        assert_eq!(candidate.beats(Some(&before)), better, "{candidate:?}");
+    }
+    assert!(best(0.0, 0.0).beats(None));
+}
+
 fn names_in(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder)
         .unwrap()

@@ -15,8 +15,8 @@ use rsflow_model::rs_net::RsNet;
 use safetensors::SafeTensors;
 use tch::{Device, Kind, Tensor};
 
-mod fixtures;
-use fixtures::{fill, unit, values};
+mod filled;
+use filled::{fill, unit, values};
 
 const SIZES: [u32; 3] = [128, 112, 96];
 

@@ -4,9 +4,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, norm};
+use super::{Family, conv, norm};
 use crate::fault::Fault;
-use crate::layers::{Conv, Layer, Linear};
+use crate::layers::{Layer, Linear};
 use crate::parameters::Init;
 
 /// A network of inverted residuals: wide inside, narrow between the blocks.
@@ -161,19 +161,4 @@ fn conv_norm_relu(
         norm(&format!("{name}.1"), output),
         Layer::Relu6,
     ]
-}
-
-fn conv(name: &str, input: i64, output: i64, kernel: i64, stride: i64, groups: i64) -> Layer {
-    // The reference's start: by the output channels, also where the groups make the fan-out small.
-    let deviation = (2.0 / (kernel * kernel * output) as f64).sqrt();
-    Layer::Conv(Conv {
-        name: name.to_owned(),
-        input,
-        output,
-        kernel,
-        stride,
-        padding: kernel / 2,
-        groups,
-        init: Init::Normal(deviation),
-    })
 }

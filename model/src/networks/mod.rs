@@ -18,7 +18,8 @@ pub use self::mobilenet_v2::MobileNetV2;
 pub use self::resnet::ResNet;
 pub use self::resnext::ResNeXt;
 use crate::fault::{self, Fault};
-use crate::layers::{self, Layer};
+use crate::layers::{self, Conv, Layer};
+use crate::parameters::Init;
 
 /// The network to train, as a recipe names it: `ResNet(depth: 50)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,6 +64,23 @@ pub trait Family {
     fn reference_path(&self, path: &str) -> String {
         path.to_owned()
     }
+}
+
+/// A convolution that keeps the side at stride 1. It starts Kaiming normal by the fan-out of its
+/// weight's shape, which the groups do not divide: PyTorch's for residual networks, and the
+/// reference's for MobileNetV2, depthwise ones included.
+fn conv(name: &str, input: i64, output: i64, kernel: i64, stride: i64, groups: i64) -> Layer {
+    let fan_out = kernel * kernel * output;
+    Layer::Conv(Conv {
+        name: name.to_owned(),
+        input,
+        output,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        groups,
+        init: Init::Normal((2.0 / fan_out as f64).sqrt()),
+    })
 }
 
 /// A batch norm, as every family has them.

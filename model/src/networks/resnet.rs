@@ -4,9 +4,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, norm};
+use super::{Family, conv, norm};
 use crate::fault::Fault;
-use crate::layers::{Conv, Layer, Linear};
+use crate::layers::{Layer, Linear};
 use crate::parameters::Init;
 
 /// A residual network.
@@ -100,7 +100,7 @@ pub(super) fn residual_network(
     classes: i64,
 ) -> Vec<Layer> {
     let mut layers = vec![
-        conv("conv1", 3, width, 7, 2),
+        conv("conv1", 3, width, 7, 2, 1),
         norm("bn1", width),
         Layer::Relu,
         Layer::MaxPool {
@@ -128,7 +128,14 @@ pub(super) fn residual_network(
             };
             let shortcut = if stride != 1 || channels != output {
                 vec![
-                    conv(&format!("{name}.downsample.0"), channels, output, 1, stride),
+                    conv(
+                        &format!("{name}.downsample.0"),
+                        channels,
+                        output,
+                        1,
+                        stride,
+                        1,
+                    ),
                     norm(&format!("{name}.downsample.1"), output),
                 ]
             } else {
@@ -155,10 +162,10 @@ pub(super) fn residual_network(
 
 fn basic(name: &str, input: i64, output: i64, stride: i64) -> Vec<Layer> {
     vec![
-        conv(&format!("{name}.conv1"), input, output, 3, stride),
+        conv(&format!("{name}.conv1"), input, output, 3, stride, 1),
         norm(&format!("{name}.bn1"), output),
         Layer::Relu,
-        conv(&format!("{name}.conv2"), output, output, 3, 1),
+        conv(&format!("{name}.conv2"), output, output, 3, 1, 1),
         norm(&format!("{name}.bn2"), output),
     ]
 }
@@ -172,33 +179,13 @@ fn bottleneck(
     stride: i64,
 ) -> Vec<Layer> {
     vec![
-        conv(&format!("{name}.conv1"), input, inner, 1, 1),
+        conv(&format!("{name}.conv1"), input, inner, 1, 1, 1),
         norm(&format!("{name}.bn1"), inner),
         Layer::Relu,
-        grouped(&format!("{name}.conv2"), inner, inner, 3, stride, groups),
+        conv(&format!("{name}.conv2"), inner, inner, 3, stride, groups),
         norm(&format!("{name}.bn2"), inner),
         Layer::Relu,
-        conv(&format!("{name}.conv3"), inner, output, 1, 1),
+        conv(&format!("{name}.conv3"), inner, output, 1, 1, 1),
         norm(&format!("{name}.bn3"), output),
     ]
-}
-
-/// A convolution that keeps the side at stride 1; Kaiming normal by its fan-out.
-fn conv(name: &str, input: i64, output: i64, kernel: i64, stride: i64) -> Layer {
-    grouped(name, input, output, kernel, stride, 1)
-}
-
-fn grouped(name: &str, input: i64, output: i64, kernel: i64, stride: i64, groups: i64) -> Layer {
-    // PyTorch's fan-out is that of the weight's shape, which the groups do not divide.
-    let fan_out = kernel * kernel * output;
-    Layer::Conv(Conv {
-        name: name.to_owned(),
-        input,
-        output,
-        kernel,
-        stride,
-        padding: kernel / 2,
-        groups,
-        init: Init::Normal((2.0 / fan_out as f64).sqrt()),
-    })
 }

@@ -385,9 +385,6 @@ fn best(root: Value, epoch: u64, tensors: &mut Tensors) -> Result<Option<Best>> 
         }
     };
     let (first_top1, mean) = (number("best_acc0")?, number("best_acc")?);
-    Ok(first_top1.zip(mean).map(|(first_top1, mean)| Best {
-        epoch: epoch.saturating_sub(1),
-        first_top1,
-        mean,
-    }))
+    let both = first_top1.zip(mean);
+    Ok(both.map(|(first_top1, mean)| Best::new(epoch.saturating_sub(1), first_top1, mean)))
 }

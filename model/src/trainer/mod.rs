@@ -1,10 +1,11 @@
 //! The node `RsNet`: a resolution switchable network and its training.
 //!
-//! Here: the parameters, and what is checked before anything runs. The training itself is in
-//! `session`, what is read of the loss in `loss_watch`.
+//! Here: the parameters, and what is checked before anything runs. Where a run starts is in
+//! `start`, the training itself in `session`, what is read of the loss in `loss_watch`.
 
 mod loss_watch;
 mod session;
+mod start;
 
 use std::path::PathBuf;
 
@@ -42,8 +43,8 @@ pub struct Trainer {
     batch_norms: BatchNorms,
     /// A checkpoint whose weights the run starts with, to fine-tune it: from `rsflow import`, or of
     /// another run. A resolution that it does not have starts with the batch norms of the nearest;
-    /// a classifier for another number of classes is not taken over. Left out, all is drawn at
-    /// random from the recipe's seed.
+    /// a classifier of other classes is not taken over. Left out, all is drawn at random from the
+    /// recipe's seed.
     #[serde(default)]
     start_from: Option<PathBuf>,
     /// How many classes the data has. Compared with the data before the first batch.

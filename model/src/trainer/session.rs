@@ -1,6 +1,5 @@
 //! A training run: step, log, validate, save.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,14 +8,15 @@ use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, 
 use tch::{Device, Kind};
 
 use super::loss_watch::{LossWatch, first_not_finite};
+use super::start::{resume, start_from};
 use super::{Trainer, resolutions};
-use crate::checkpoint::{Best, Checkpoint, FORMAT, Metadata, Snapshot};
+use crate::checkpoint::{Best, Metadata, Snapshot};
 use crate::distillation::Loss;
-use crate::feed::{Feed, Normalize};
+use crate::feed::Feed;
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use crate::native::keep_freed_memory;
 use crate::optimizer::RunningOptimizer;
-use crate::parameters::{Role, Start};
+use crate::parameters::Start;
 use crate::rs_net::RsNet;
 use crate::schedule::Course;
 use crate::step::training_step;
@@ -266,23 +266,16 @@ impl Session {
         }
     }
 
-    /// Whether this validation is the best so far, by the reference's rule: the first resolution's
-    /// top-1, rounded to 0.1, then the mean of all top-1 and top-5.
+    /// Whether this validation is the best so far.
     fn is_best(&mut self, rows: &[Row]) -> bool {
-        let rounded = |percent: f64| (percent * 10.0).round() / 10.0;
         let resolutions: Vec<&Row> = rows.iter().filter(|row| row.resolution.is_some()).collect();
         let Some(first) = resolutions.first() else {
             return false;
         };
         let sum: f64 = resolutions.iter().map(|row| row.top1 + row.top5).sum();
-        let candidate = Best {
-            epoch: self.at.epoch,
-            first_top1: rounded(first.top1),
-            mean: sum / (2 * resolutions.len()) as f64,
-        };
-        let better = self.at.best.is_none_or(|best| {
-            (candidate.first_top1, candidate.mean) > (best.first_top1, best.mean)
-        });
+        let mean = sum / (2 * resolutions.len()) as f64;
+        let candidate = Best::new(self.at.epoch, first.top1, mean);
+        let better = candidate.beats(self.at.best.as_ref());
         if better {
             self.at.best = Some(candidate);
         }
@@ -385,125 +378,4 @@ impl Thread for Session {
             },
         }
     }
-}
-
-fn check_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> Result<()> {
-    ensure!(
-        saved.network == wanted.network,
-        "{} holds {}, the recipe says {}",
-        checkpoint.display(),
-        saved.network,
-        wanted.network
-    );
-    Ok(())
-}
-
-/// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
-/// of itself.
-fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> {
-    let checkpoint = Checkpoint::open(path)?;
-    let saved = checkpoint.metadata();
-    let place = path.display();
-    check_network(path, saved, to)?;
-    let same_classes = saved.check_classes(&to.classes, "the data");
-    if let Err(difference) = &same_classes {
-        tracing::warn!("{place}: {difference}; the classifier starts at random");
-    }
-    for norm in to.norms() {
-        if !saved.norms().contains(&norm) {
-            tracing::warn!(
-                "{place} has no batch norms of resolution {norm}: they start with those of {}",
-                saved.norm_for(norm)
-            );
-        }
-    }
-    if saved.normalize != to.normalize {
-        tracing::warn!(
-            "{place} was trained with `normalize: {}`, the recipe says {}",
-            written_out(saved.normalize),
-            written_out(to.normalize)
-        );
-    }
-    checkpoint.load_with(
-        net,
-        |norm| saved.norm_for(norm),
-        |role| same_classes.is_ok() || !matches!(role, Role::LinearWeight | Role::LinearBias),
-    )?;
-    tracing::info!(checkpoint = %place, "started from its weights");
-    Ok(())
-}
-
-/// As a recipe has it.
-fn written_out(normalize: Option<Normalize>) -> String {
-    normalize.map_or_else(|| "None".to_owned(), |by| by.to_string())
-}
-
-/// Puts the run where the checkpoint left it. `lengths`: the steps of an epoch, and all epochs.
-fn resume(
-    path: &Path,
-    at: &mut Metadata,
-    net: &RsNet,
-    optimizer: &mut RunningOptimizer,
-    epochs: u64,
-    steps_per_epoch: u64,
-) -> Result<()> {
-    let checkpoint = Checkpoint::open(path)?;
-    let saved = checkpoint.metadata();
-    let place = path.display();
-    check_network(path, saved, at)?;
-    ensure!(
-        saved.resolutions == at.resolutions,
-        "{place} was trained at {:?}, the recipe says {:?}",
-        saved.resolutions,
-        at.resolutions
-    );
-    ensure!(
-        saved.batch_norms == at.batch_norms,
-        "{place} has {:?} batch norms, the recipe says {:?}",
-        saved.batch_norms,
-        at.batch_norms
-    );
-    saved
-        .check_classes(&at.classes, "the data")
-        .with_context(|| format!("cannot go on from {place}"))?;
-    ensure!(
-        saved.epoch < epochs,
-        "{place} has {} epochs done, and the recipe wants {epochs}; `--set trainer.epochs=...` with \
-         more of them and `--accept-changes` go on",
-        saved.epoch
-    );
-    // Within an epoch, what is left of it is known by the number of steps done alone.
-    let way_out = "take the change back, or resume from the checkpoint of a whole epoch \
-                   (epoch-NNN.safetensors)";
-    ensure!(
-        saved.step_in_epoch == 0 || saved.seed == at.seed,
-        "{place} stands within an epoch whose order is that of seed {}, the recipe says {}; {way_out}",
-        saved.seed,
-        at.seed
-    );
-    let saved_steps = saved.steps_per_epoch.unwrap_or(steps_per_epoch);
-    ensure!(
-        saved.step_in_epoch == 0
-            || (saved_steps == steps_per_epoch && saved.step_in_epoch <= steps_per_epoch),
-        "{place} stands {} steps into an epoch of {saved_steps}, but with this recipe an epoch has \
-         {steps_per_epoch} steps; {way_out}",
-        saved.step_in_epoch,
-    );
-    checkpoint.load(net)?;
-    checkpoint.load_momentum(optimizer)?;
-    *at = Metadata {
-        recipe: std::mem::take(&mut at.recipe),
-        classes: std::mem::take(&mut at.classes),
-        format: FORMAT,
-        normalize: at.normalize,
-        // Their statistics are those of weights that now change.
-        calibrated: vec![],
-        seed: at.seed,
-        steps_per_epoch: at.steps_per_epoch,
-        // Its own number, unless epochs had another length: the schedule goes on from its epoch.
-        step: saved.epoch * steps_per_epoch + saved.step_in_epoch,
-        ..saved.clone()
-    };
-    tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");
-    Ok(())
 }

@@ -1,0 +1,133 @@
+//! Where a run starts that does not start at random: the weights of another, or the place where a
+//! checkpoint left it.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::checkpoint::{Checkpoint, FORMAT, Metadata};
+use crate::feed::Normalize;
+use crate::optimizer::RunningOptimizer;
+use crate::parameters::Role;
+use crate::rs_net::RsNet;
+
+fn check_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> Result<()> {
+    ensure!(
+        saved.network == wanted.network,
+        "{} holds {}, the recipe says {}",
+        checkpoint.display(),
+        saved.network,
+        wanted.network
+    );
+    Ok(())
+}
+
+/// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
+/// of itself.
+pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let saved = checkpoint.metadata();
+    let place = path.display();
+    check_network(path, saved, to)?;
+    let same_classes = saved.check_classes(&to.classes, "the data");
+    if let Err(difference) = &same_classes {
+        tracing::warn!("{place}: {difference}; the classifier starts at random");
+    }
+    for norm in to.norms() {
+        if !saved.norms().contains(&norm) {
+            tracing::warn!(
+                "{place} has no batch norms of resolution {norm}: they start with those of {}",
+                saved.norm_for(norm)
+            );
+        }
+    }
+    if saved.normalize != to.normalize {
+        tracing::warn!(
+            "{place} was trained with `normalize: {}`, the recipe says {}",
+            written_out(saved.normalize),
+            written_out(to.normalize)
+        );
+    }
+    checkpoint.load_with(
+        net,
+        |norm| saved.norm_for(norm),
+        |role| same_classes.is_ok() || !matches!(role, Role::LinearWeight | Role::LinearBias),
+    )?;
+    tracing::info!(checkpoint = %place, "started from its weights");
+    Ok(())
+}
+
+/// As a recipe has it.
+fn written_out(normalize: Option<Normalize>) -> String {
+    normalize.map_or_else(|| "None".to_owned(), |by| by.to_string())
+}
+
+/// Puts the run where the checkpoint left it. `lengths`: the steps of an epoch, and all epochs.
+pub(super) fn resume(
+    path: &Path,
+    at: &mut Metadata,
+    net: &RsNet,
+    optimizer: &mut RunningOptimizer,
+    epochs: u64,
+    steps_per_epoch: u64,
+) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let saved = checkpoint.metadata();
+    let place = path.display();
+    check_network(path, saved, at)?;
+    ensure!(
+        saved.resolutions == at.resolutions,
+        "{place} was trained at {:?}, the recipe says {:?}",
+        saved.resolutions,
+        at.resolutions
+    );
+    ensure!(
+        saved.batch_norms == at.batch_norms,
+        "{place} has {:?} batch norms, the recipe says {:?}",
+        saved.batch_norms,
+        at.batch_norms
+    );
+    saved
+        .check_classes(&at.classes, "the data")
+        .with_context(|| format!("cannot go on from {place}"))?;
+    ensure!(
+        saved.epoch < epochs,
+        "{place} has {} epochs done, and the recipe wants {epochs}; `--set trainer.epochs=...` with \
+         more of them and `--accept-changes` go on",
+        saved.epoch
+    );
+    // Within an epoch, what is left of it is known by the number of steps done alone.
+    let way_out = "take the change back, or resume from the checkpoint of a whole epoch \
+                   (epoch-NNN.safetensors)";
+    ensure!(
+        saved.step_in_epoch == 0 || saved.seed == at.seed,
+        "{place} stands within an epoch whose order is that of seed {}, the recipe says {}; {way_out}",
+        saved.seed,
+        at.seed
+    );
+    let saved_steps = saved.steps_per_epoch.unwrap_or(steps_per_epoch);
+    ensure!(
+        saved.step_in_epoch == 0
+            || (saved_steps == steps_per_epoch && saved.step_in_epoch <= steps_per_epoch),
+        "{place} stands {} steps into an epoch of {saved_steps}, but with this recipe an epoch has \
+         {steps_per_epoch} steps; {way_out}",
+        saved.step_in_epoch,
+    );
+    checkpoint.load(net)?;
+    checkpoint.load_momentum(optimizer)?;
+    *at = Metadata {
+        recipe: std::mem::take(&mut at.recipe),
+        classes: std::mem::take(&mut at.classes),
+        format: FORMAT,
+        normalize: at.normalize,
+        // Their statistics are those of weights that now change.
+        calibrated: vec![],
+        seed: at.seed,
+        steps_per_epoch: at.steps_per_epoch,
+        // Its own number, unless epochs had another length: the schedule goes on from its epoch.
+        step: saved.epoch * steps_per_epoch + saved.step_in_epoch,
+        ..saved.clone()
+    };
+    tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");
+    Ok(())
+}
