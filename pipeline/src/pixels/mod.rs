@@ -133,8 +133,8 @@ impl Default for Limits {
 
 /// How much of a file is checked for damage.
 ///
-/// Damage in the bytes that are decoded is an error either way. The two differ for a decoder that
-/// stops early; those of today decode whole images, so both check everything.
+/// Damage in the bytes that are decoded is an error either way, and so is a file that was cut off.
+/// The two differ where only a part is decoded: in sequential JPEGs with one scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
     /// Only what the region needs.
@@ -274,10 +274,9 @@ pub struct Decoder {
 struct Scratch {
     /// The RGB result.
     rgb: Vec<u8>,
-    /// What a format's library gives when that is not RGB.
+    /// What the PNG library gives when that is not RGB.
     raw: Vec<u8>,
-    /// Tables and block states of the JPEG check.
-    jpeg: jpeg::Checker,
+    jpeg: jpeg::Scratch,
 }
 
 impl Decoder {
@@ -306,8 +305,6 @@ impl Decoder {
         region: Rect,
         verify: Verify,
     ) -> Result<Pixels<'_>, ImageError> {
-        // Nothing decodes less than the whole yet, hence there is nothing more to verify.
-        let (Verify::Region | Verify::Full) = verify;
         if !header.whole().contains(&region) {
             return Err(ImageError::OutsideImage {
                 region,
@@ -316,14 +313,14 @@ impl Decoder {
             });
         }
         let Scratch { rgb, raw, jpeg } = &mut self.scratch;
-        match header.format {
-            Format::Jpeg => jpeg::decode(bytes, header, jpeg, rgb, raw)?,
-            Format::Png => png::decode(bytes, header, rgb, raw)?,
-        }
-        Ok(Pixels {
-            bytes: rgb,
-            covers: header.whole(),
-        })
+        let covers = match header.format {
+            Format::Jpeg => jpeg::decode(bytes, header, region, verify, jpeg, rgb)?,
+            Format::Png => {
+                png::decode(bytes, header, rgb, raw)?;
+                header.whole()
+            }
+        };
+        Ok(Pixels { bytes: rgb, covers })
     }
 }
 
@@ -353,18 +350,30 @@ pub fn center(bytes: &[u8], size: u32, fraction: f64) -> Result<Vec<u8>, CenterE
     Ok(out)
 }
 
+/// Makes `buffer` exactly `length` bytes, whatever they are: for memory that is written before it is
+/// read.
+fn resize_scratch(buffer: &mut Vec<u8>, length: usize) {
+    give_back(buffer, length);
+    buffer.resize(length, 0);
+}
+
 /// Makes `buffer` exactly `length` zero bytes.
 ///
 /// Zeroing costs a hundredth of the decoding and makes it impossible that pixels of one image
 /// appear in another, whatever a library leaves unwritten.
 fn reset(buffer: &mut Vec<u8>, length: usize) {
-    // One poster among photographs must not hold its memory for the rest of the run.
-    const WORTH_KEEPING: usize = 64 << 20;
     buffer.clear();
+    give_back(buffer, length);
+    buffer.resize(length, 0);
+}
+
+/// One poster among photographs must not hold its memory for the rest of the run.
+fn give_back(buffer: &mut Vec<u8>, length: usize) {
+    const WORTH_KEEPING: usize = 64 << 20;
     if buffer.capacity() > WORTH_KEEPING && length < buffer.capacity() / 4 {
+        buffer.truncate(length);
         buffer.shrink_to(length);
     }
-    buffer.resize(length, 0);
 }
 
 /// The bytes of `channels` 8-bit channels of the image.

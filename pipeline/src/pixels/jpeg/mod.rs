@@ -1,23 +1,46 @@
-//! JPEG: decoded by `zune-jpeg`, checked here.
+//! JPEG.
 //!
-//! zune-jpeg goes on where the compressed data is cut short or out of step (zero bits, grey rows),
-//! also in its strict mode. So [`Checker`] first walks over the whole compressed stream and proves
-//! that it holds every block of the image, no more and no less. The few kinds of file of which the
-//! library makes a wrong picture are refused ([`misread`]).
+//! Photographs as most are (sequential, one scan) go through a decoder of our own, which makes
+//! pixels of the wanted region only ([`region`]); all others through a library, whole
+//! ([`library`]). Both prove that the compressed data of what they decode adds up, for a JPEG has no
+//! checksums: neither ever gives filler for data that is lost.
 
-mod entropy;
+mod check;
+mod colour;
+mod huffman;
+mod idct;
+mod library;
+mod region;
 mod segments;
+mod tables;
 
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::errors::DecodeErrors;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
+use super::{Colour, Format, Header, ImageError, Rect, Verify};
+use segments::{EOI, Frame, SOS, Segments};
 
-use super::{Colour, Format, Header, ImageError, byte_size, reset};
-use entropy::Checked;
-pub(super) use entropy::Checker;
-use segments::{EOI, Encoding, Frame, SOS, Segments};
+/// Scratch memory.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    region: region::RegionDecoder,
+    checker: check::Checker,
+    /// What the library gives when that is not RGB.
+    raw: Vec<u8>,
+}
+
+/// Decodes at least `region` into `rgb`; gives what was decoded.
+pub(super) fn decode(
+    bytes: &[u8],
+    header: &Header,
+    region: Rect,
+    verify: Verify,
+    scratch: &mut Scratch,
+    rgb: &mut Vec<u8>,
+) -> Result<Rect, ImageError> {
+    if scratch.region.decode(bytes, region, verify, rgb)? {
+        return Ok(region);
+    }
+    library::decode(bytes, header, &mut scratch.checker, rgb, &mut scratch.raw)?;
+    Ok(header.whole())
+}
 
 pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
     let mut segments = Segments::new(bytes);
@@ -41,127 +64,5 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
                 segment.offset,
             ));
         }
-    }
-}
-
-/// Decodes the whole image into `rgb`.
-pub(super) fn decode(
-    bytes: &[u8],
-    header: &Header,
-    checker: &mut Checker,
-    rgb: &mut Vec<u8>,
-    raw: &mut Vec<u8>,
-) -> Result<(), ImageError> {
-    let checked = checker.check(bytes)?;
-    if let Some(reason) = misread(&checked) {
-        return Err(ImageError::unsupported(reason));
-    }
-    let encoding = checked.encoding;
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX));
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(explain)?;
-    let size = (header.width as usize, header.height as usize);
-    if decoder.dimensions() != Some(size) {
-        return Err(ImageError::damaged("the JPEG header changed", 0));
-    }
-
-    // The library goes by the Adobe segment alone, libjpeg's rules are finer, and of four channels
-    // the library makes RGB of its own kind. Where the two differ, take the channels as they are
-    // stored and convert them here.
-    let seen = match decoder.input_colorspace() {
-        // Its name for "Adobe, transform 0" before it counts the channels.
-        Some(ColorSpace::CMYK) if header.colour == Colour::Rgb => Some(ColorSpace::RGB),
-        Some(ColorSpace::YCCK) if header.colour == Colour::Rgb => Some(ColorSpace::YCbCr),
-        other => other,
-    };
-    let (stored, convert) = match (encoding, seen) {
-        (Encoding::Grey, Some(ColorSpace::Luma))
-        | (Encoding::Rgb, Some(ColorSpace::RGB))
-        | (Encoding::YCbCr, Some(ColorSpace::YCbCr)) => (ColorSpace::RGB, false),
-        (Encoding::Rgb, Some(ColorSpace::YCbCr)) => (ColorSpace::YCbCr, false),
-        (Encoding::YCbCr, Some(ColorSpace::RGB)) => (ColorSpace::RGB, true),
-        (Encoding::Cmyk | Encoding::Ycck, Some(four @ (ColorSpace::CMYK | ColorSpace::YCCK))) => {
-            (four, true)
-        }
-        _ => {
-            return Err(ImageError::unsupported(format!(
-                "a JPEG with {encoding:?} channels that are marked as {seen:?}"
-            )));
-        }
-    };
-    decoder.set_options(decoder.options().jpeg_set_out_colorspace(stored));
-
-    reset(rgb, byte_size(header, 3)?);
-    if header.colour != Colour::Cmyk {
-        decoder.decode_into(rgb).map_err(explain)?;
-        if convert {
-            for pixel in rgb.as_chunks_mut::<3>().0 {
-                *pixel = ycbcr_to_rgb(*pixel);
-            }
-        }
-        return Ok(());
-    }
-    reset(raw, byte_size(header, 4)?);
-    decoder.decode_into(raw).map_err(explain)?;
-    for (to, &[a, b, c, black]) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(raw.as_chunks().0) {
-        let inks = if encoding == Encoding::Ycck {
-            ycbcr_to_rgb([a, b, c]).map(|value| 255 - value)
-        } else {
-            [a, b, c]
-        };
-        *to = inks_to_rgb(inks, black);
-    }
-    Ok(())
-}
-
-/// Kinds of JPEG, correct and very rare, of which zune-jpeg makes nothing, or a wrong picture
-/// without saying so.
-fn misread(checked: &Checked) -> Option<&'static str> {
-    let frame = &checked.frame;
-    let most = frame.most_samples();
-    if frame.components.len() == 1 {
-        return None;
-    }
-    if most.0 == 3 || most.1 == 3 {
-        return Some("a JPEG with subsampling by three");
-    }
-    if frame.components[0].sampling != most {
-        return Some("a JPEG whose first channel is not its finest");
-    }
-    (checked.separate_scans && !frame.progressive && most.1 > 1)
-        .then_some("a sequential JPEG with vertical subsampling and one scan per channel")
-}
-
-/// JFIF's conversion in 16-bit fixed point, rounded as libjpeg rounds it.
-fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
-    const HALF: i32 = 1 << 15;
-    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-    let red = y + ((91_881 * cr + HALF) >> 16);
-    let green = y + ((-22_554 * cb - 46_802 * cr + HALF) >> 16);
-    let blue = y + ((116_130 * cb + HALF) >> 16);
-    [red, green, blue].map(|value| value.clamp(0, 255) as u8)
-}
-
-/// Pillow's conversion: the file's inks are taken as inverted (as Adobe writes them, with or without
-/// its marker), then each channel is what black leaves, less the ink's share of that.
-fn inks_to_rgb(stored: [u8; 3], stored_black: u8) -> [u8; 3] {
-    let left = u32::from(stored_black);
-    stored.map(|value| {
-        let product = (255 - u32::from(value)) * left + 128;
-        let share = ((product >> 8) + product) >> 8;
-        left.saturating_sub(share) as u8
-    })
-}
-
-fn explain(error: DecodeErrors) -> ImageError {
-    match error {
-        DecodeErrors::Unsupported(scheme) => ImageError::unsupported(format!("a JPEG: {scheme:?}")),
-        other => ImageError::Damaged {
-            reason: other.to_string(),
-            offset: None,
-        },
     }
 }

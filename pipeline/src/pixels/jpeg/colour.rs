@@ -1,0 +1,247 @@
+//! From the planes of brightness and colour to rows of RGB, as libjpeg does it: colour that is
+//! stored at half the resolution is interpolated ("fancy upsampling"), then converted in 16-bit
+//! fixed point. Every value is the one that libjpeg, and with it Pillow, gives.
+
+/// A run of columns of an upsampled row.
+#[derive(Debug, Default)]
+pub(super) struct Upsampled {
+    /// Weighted sums of two stored rows, or the stored row itself; with a neighbour at both ends.
+    sums: Vec<u16>,
+    /// Two samples for each stored one.
+    pairs: Vec<[u8; 2]>,
+    row: Vec<u8>,
+}
+
+/// Stored rows that a row is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Stored<'a> {
+    /// The row that it lies in.
+    pub near: &'a [u8],
+    /// If there are half as many rows: the next row on the other side, and whether that is above.
+    pub far: Option<(&'a [u8], bool)>,
+}
+
+impl Upsampled {
+    /// As many columns as `stored` has, each between two rows, with the nearer counting three times.
+    pub(super) fn down<'a>(&'a mut self, stored: Stored<'a>) -> &'a [u8] {
+        let Some((far, above)) = stored.far else {
+            return stored.near;
+        };
+        self.row.clear();
+        let bias = if above { 1 } else { 2 };
+        let both = stored.near.iter().zip(far);
+        self.row.extend(
+            both.map(|(&near, &far)| ((3 * u16::from(near) + u16::from(far) + bias) >> 2) as u8),
+        );
+        &self.row
+    }
+
+    /// Twice as many columns as `stored` has, less the first and the last two: those are there only
+    /// to be neighbours.
+    pub(super) fn across(&mut self, stored: Stored) -> &[u8] {
+        self.sums.clear();
+        let near = stored.near.iter();
+        let (bias, shift) = match stored.far {
+            None => {
+                self.sums.extend(near.map(|&near| u16::from(near)));
+                ((1, 2), 2)
+            }
+            Some((far, _)) => {
+                let both = near.zip(far);
+                self.sums
+                    .extend(both.map(|(&near, &far)| 3 * u16::from(near) + u16::from(far)));
+                ((8, 7), 4)
+            }
+        };
+        self.pairs.resize(self.sums.len().saturating_sub(2), [0; 2]);
+        between(&self.sums, bias, shift, &mut self.pairs);
+        self.pairs.as_flattened()
+    }
+
+    /// Twice as many columns as `stored` has, less the first and the last two; without
+    /// interpolation, as libjpeg treats images of a few columns.
+    pub(super) fn across_repeated(&mut self, stored: Stored) -> &[u8] {
+        self.pairs.clear();
+        let inner = stored.near.get(1..stored.near.len().saturating_sub(1));
+        self.pairs
+            .extend(inner.unwrap_or_default().iter().map(|&value| [value; 2]));
+        self.pairs.as_flattened()
+    }
+}
+
+/// Two values at a quarter of the way from each inner sum to its neighbours.
+fn between(sums: &[u16], bias: (u16, u16), shift: u32, pairs: &mut [[u8; 2]]) {
+    for (pair, window) in pairs.iter_mut().zip(sums.windows(3)) {
+        let middle = 3 * window[1];
+        let left = (middle + window[0] + bias.0) >> shift;
+        let right = (middle + window[2] + bias.1) >> shift;
+        *pair = [left as u8, right as u8];
+    }
+}
+
+/// A row of RGB from brightness and the two colours.
+pub(super) fn rgb_from_ycbcr(y: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        unsafe { avx2::rgb_from_ycbcr(y, cb, cr, rgb) };
+        return;
+    }
+    plain(y, cb, cr, rgb);
+}
+
+fn plain(y: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
+    let colours = cb.iter().zip(cr);
+    for ((pixel, &y), (&cb, &cr)) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(y).zip(colours) {
+        *pixel = ycbcr_to_rgb([y, cb, cr]);
+    }
+}
+
+/// In units of 1 / 65536.
+const RED_BY_CR: i32 = 91_881;
+const GREEN_BY_CB: i32 = -22_554;
+const GREEN_BY_CR: i32 = -46_802;
+const BLUE_BY_CB: i32 = 116_130;
+const HALF: i32 = 1 << 15;
+
+/// JFIF's conversion in 16-bit fixed point, rounded as libjpeg rounds it.
+#[inline]
+pub(super) fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
+    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
+    let red = y + ((RED_BY_CR * cr + HALF) >> 16);
+    let green = y + ((GREEN_BY_CB * cb + GREEN_BY_CR * cr + HALF) >> 16);
+    let blue = y + ((BLUE_BY_CB * cb + HALF) >> 16);
+    [red, green, blue].map(|value| value.clamp(0, 255) as u8)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    //! Sixteen pixels at once.
+
+    use std::arch::x86_64::*;
+
+    use super::{BLUE_BY_CB, GREEN_BY_CB, GREEN_BY_CR, HALF, RED_BY_CR, plain};
+
+    const PIXELS: usize = 16;
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn rgb_from_ycbcr(y: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
+        let (ys, y_rest) = y.as_chunks::<PIXELS>();
+        let (cbs, cb_rest) = cb.as_chunks::<PIXELS>();
+        let (crs, cr_rest) = cr.as_chunks::<PIXELS>();
+        let (rgbs, rgb_rest) = rgb.as_chunks_mut::<{ 3 * PIXELS }>();
+        for (((rgb, y), cb), cr) in rgbs.iter_mut().zip(ys).zip(cbs).zip(crs) {
+            let (y, cb, cr) = (widen(y), widen(cb), widen(cr));
+            let grey = _mm256_set1_epi16(128);
+            let (cb, cr) = (_mm256_sub_epi16(cb, grey), _mm256_sub_epi16(cr, grey));
+            // The whole parts of the factors are added apart, so that all constants have 16 bits.
+            let red = _mm256_add_epi16(cr, share(cb, cr, 0, RED_BY_CR - 65_536));
+            let green = _mm256_sub_epi16(share(cb, cr, GREEN_BY_CB, GREEN_BY_CR + 65_536), cr);
+            let twice = _mm256_add_epi16(cb, cb);
+            let blue = _mm256_add_epi16(twice, share(cb, cr, BLUE_BY_CB - 2 * 65_536, 0));
+            let [red, green, blue] =
+                [red, green, blue].map(|part| narrow(_mm256_add_epi16(y, part)));
+            interleave(red, green, blue, rgb);
+        }
+        plain(y_rest, cb_rest, cr_rest, rgb_rest);
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn widen(bytes: &[u8; PIXELS]) -> __m256i {
+        // SAFETY: sixteen bytes are there.
+        _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+    }
+
+    /// `(by_cb * cb + by_cr * cr + half) >> 16`; both factors have 16 bits.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn share(cb: __m256i, cr: __m256i, by_cb: i32, by_cr: i32) -> __m256i {
+        let factors = _mm256_set1_epi32(by_cr << 16 | by_cb & 0xffff);
+        let sum = |pairs| {
+            let products = _mm256_madd_epi16(pairs, factors);
+            _mm256_srai_epi32(_mm256_add_epi32(products, _mm256_set1_epi32(HALF)), 16)
+        };
+        // Taking apart and packing both work within halves: the order is kept.
+        _mm256_packs_epi32(
+            sum(_mm256_unpacklo_epi16(cb, cr)),
+            sum(_mm256_unpackhi_epi16(cb, cr)),
+        )
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn narrow(words: __m256i) -> __m128i {
+        let bytes = _mm256_packus_epi16(words, words);
+        _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(bytes))
+    }
+
+    /// Three times sixteen bytes become sixteen pixels.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn interleave(red: __m128i, green: __m128i, blue: __m128i, rgb: &mut [u8; 3 * PIXELS]) {
+        for (part, order) in ORDER.iter().enumerate() {
+            let [r, g, b] = [(red, 0), (green, 1), (blue, 2)].map(|(channel, which)| {
+                // SAFETY: sixteen bytes are there.
+                let order = unsafe { _mm_loadu_si128(order[which].as_ptr().cast()) };
+                _mm_shuffle_epi8(channel, order)
+            });
+            let bytes = _mm_or_si128(_mm_or_si128(r, g), b);
+            // SAFETY: `part` is below 3, and sixteen bytes from there lie within the 48.
+            unsafe { _mm_storeu_si128(rgb.as_mut_ptr().add(part * PIXELS).cast(), bytes) };
+        }
+    }
+
+    /// By sixteenth byte of the output and channel: which of its values stands where; elsewhere a
+    /// number that gives zero.
+    const ORDER: [[[u8; PIXELS]; 3]; 3] = order();
+
+    const fn order() -> [[[u8; PIXELS]; 3]; 3] {
+        let mut order = [[[0x80; PIXELS]; 3]; 3];
+        let mut at = 0;
+        while at < 3 * PIXELS {
+            order[at / PIXELS][at % 3][at % PIXELS] = (at / 3) as u8;
+            at += 1;
+        }
+        order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_give_what_plain_arithmetic_gives() {
+        // Every pair of colours, brightness all over the place, and a rest.
+        let all: Vec<[u8; 3]> = (0..=u16::MAX)
+            .map(|i| [(i / 7) as u8, i as u8, (i >> 8) as u8])
+            .chain([[1, 2, 3]; 13])
+            .collect();
+        let plane = |channel: usize| all.iter().map(|p| p[channel]).collect::<Vec<u8>>();
+        let mut found = vec![0; 3 * all.len()];
+        rgb_from_ycbcr(&plane(0), &plane(1), &plane(2), &mut found);
+        let expected: Vec<u8> = all.iter().flat_map(|&pixel| ycbcr_to_rgb(pixel)).collect();
+        assert!(found == expected);
+    }
+
+    #[test]
+    fn rows_between_stored_ones_lean_to_the_nearer() {
+        let mut upsampled = Upsampled::default();
+        let (near, far) = ([10, 10, 50, 90, 90], [30, 30, 30, 30, 30]);
+        let alone = Stored {
+            near: &near,
+            far: None,
+        };
+        assert_eq!(upsampled.across(alone), [10, 20, 40, 60, 80, 90]);
+        assert_eq!(upsampled.across_repeated(alone), [10, 10, 50, 50, 90, 90]);
+        assert_eq!(upsampled.down(alone), near);
+        let below = |above| Stored {
+            near: &near,
+            far: Some((&far, above)),
+        };
+        assert_eq!(upsampled.down(below(true)), [15, 15, 45, 75, 75]);
+        // Sums 60, 60, 180, 300, 300.
+        assert_eq!(upsampled.across(below(false)), [15, 22, 38, 52, 68, 75]);
+    }
+}
