@@ -7,7 +7,8 @@
 //!
 //! Values are skipped, so this costs a fraction of the decoding.
 
-use super::huffman::{Bits, Fault, Means, Table, explain, largest_mean, read_dc, skip_block};
+use super::bits::{Bits, Fault};
+use super::huffman::{Means, Table, largest_mean, read_dc, skip_block};
 use super::segments::{Application, EOI, Encoding, Frame, SOI, SOS, Segment, Segments};
 use super::tables::{Divisors, Tables};
 use crate::pixels::ImageError;
@@ -38,7 +39,7 @@ impl Band {
         let mut k = self.start;
         while k <= self.end {
             bits.need();
-            let entry = bits.look(ac)?;
+            let entry = ac.look(bits)?;
             let (run, size) = (entry >> 4 & 15, entry & 15);
             bits.skip(entry >> 16);
             if size == 0 {
@@ -74,7 +75,7 @@ impl Band {
         if self.empty_blocks == 0 {
             while k <= self.end {
                 bits.need();
-                let entry = bits.look(ac)?;
+                let entry = ac.look(bits)?;
                 let (mut run, size) = (entry >> 4 & 15, entry & 15);
                 bits.skip(entry >> 16);
                 match size {
@@ -143,6 +144,7 @@ pub(super) struct Checked {
 #[derive(Debug, Default)]
 pub(in crate::pixels) struct Checker {
     tables: Tables,
+    coded: Vec<u8>,
     received: [Received; 4],
 }
 
@@ -326,7 +328,9 @@ impl Checker {
         let columns = (frame.width * sampling.0).div_ceil(8 * most.0);
         let rows = (frame.height * sampling.1).div_ceil(8 * most.1);
         let Self {
-            tables, received, ..
+            tables,
+            coded,
+            received,
         } = self;
         let coarseness = scan.missing_bits.1;
         let mut parts: Vec<Part> = scan
@@ -352,7 +356,7 @@ impl Checker {
             })
             .collect();
 
-        let mut bits = Bits::new(bytes, at);
+        let mut bits = Bits::new(bytes, at, std::mem::take(coded));
         let mut band = Band {
             start: scan.band.0,
             end: scan.band.1,
@@ -395,9 +399,9 @@ impl Checker {
             for column in 0..columns {
                 if tables.restart_interval > 0 {
                     if until_restart == 0 {
-                        band.end().map_err(|fault| explain(fault, &bits))?;
-                        end_of_data(&mut bits)?;
-                        bits.at = restart_marker(bytes, bits.at, restarts)?;
+                        band.end().map_err(|fault| bits.explain(fault))?;
+                        let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
+                        bits.start_at(restart_marker(bytes, marker, restarts)?);
                         restarts = (restarts + 1) % 8;
                         parts.iter_mut().for_each(|part| part.means.last = 0);
                         until_restart = tables.restart_interval;
@@ -405,12 +409,13 @@ impl Checker {
                     until_restart -= 1;
                 }
                 unit(&mut parts, &mut bits, column, row, &mut band)
-                    .map_err(|fault| explain(fault, &bits))?;
+                    .map_err(|fault| bits.explain(fault))?;
             }
         }
-        band.end().map_err(|fault| explain(fault, &bits))?;
-        end_of_data(&mut bits)?;
-        Ok(bits.at)
+        band.end().map_err(|fault| bits.explain(fault))?;
+        let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
+        self.coded = bits.into_scratch();
+        Ok(marker)
     }
 }
 
@@ -422,10 +427,6 @@ struct Part<'a> {
     means: Means,
     dc: &'a Table,
     ac: &'a Table,
-}
-
-pub(super) fn end_of_data(bits: &mut Bits) -> Result<(), ImageError> {
-    bits.finish().map_err(|fault| explain(fault, bits))
 }
 
 /// Gives the offset behind the restart marker that must be at `at`.

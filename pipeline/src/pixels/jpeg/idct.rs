@@ -2,6 +2,9 @@
 //! and Moschytz (1989) in 13-bit fixed point, as libjpeg's "slow integer" method rounds it, so that
 //! every sample is the one that libjpeg, and with it Pillow, gives.
 
+use super::huffman::Block;
+use super::tables::Divisors;
+
 /// What the transform multiplies by, in units of 1 / 8192, named by the value.
 mod constant {
     pub const C0_298: i32 = 2446;
@@ -26,25 +29,30 @@ const KEPT: i32 = 2;
 const AFTER_COLUMNS: i32 = FRACTION - KEPT;
 const AFTER_ROWS: i32 = FRACTION + KEPT + 3;
 
-/// The samples `[8, 8]` of a block of coefficients `[8, 8]`, both row by row.
-pub(super) fn samples(block: &[i16; 64]) -> [u8; 64] {
+/// The samples `[8, 8]` of a block of coefficients `[8, 8]` (still divided), all row by row.
+pub(super) fn samples(Block(block): &Block, Divisors(divisors): &Divisors) -> [u8; 64] {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
-        return unsafe { avx2::samples(block) };
+        return unsafe { avx2::samples(block, divisors) };
     }
-    plain(block)
+    plain(block, divisors)
 }
 
 /// The one value of all samples of a block that has nothing but a mean.
-pub(super) fn flat(mean: i16) -> u8 {
-    (((i32::from(mean) + 4) >> 3) + 128).clamp(0, 255) as u8
+pub(super) fn flat(Block([mean, ..]): &Block, Divisors([divisor, ..]): &Divisors) -> u8 {
+    let mean = i32::from(mean.wrapping_mul(*divisor as i16));
+    (((mean + 4) >> 3) + 128).clamp(0, 255) as u8
 }
 
-fn plain(block: &[i16; 64]) -> [u8; 64] {
+fn plain(block: &[i16; 128], divisors: &[u16; 64]) -> [u8; 64] {
     let mut lines = [[0_i32; 8]; 8];
     for column in 0..8 {
-        let of_column = std::array::from_fn(|row| i32::from(block[row * 8 + column]));
+        let of_column = std::array::from_fn(|row| {
+            let place = row * 8 + column;
+            // As libjpeg's vector code multiplies: the low 16 bits. Only damage exceeds them.
+            i32::from(block[place].wrapping_mul(divisors[place] as i16))
+        });
         let done = line(of_column, AFTER_COLUMNS, 0);
         for (line, value) in lines.iter_mut().zip(done) {
             line[column] = value;
@@ -105,11 +113,15 @@ mod avx2 {
     use super::{AFTER_COLUMNS, AFTER_ROWS, FRACTION, constant::*};
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn samples(block: &[i16; 64]) -> [u8; 64] {
+    pub(super) fn samples(block: &[i16; 128], divisors: &[u16; 64]) -> [u8; 64] {
         let rows = std::array::from_fn(|row| {
-            // SAFETY: eight 16-bit numbers from `row * 8` lie within the 64.
-            let stored = unsafe { _mm_loadu_si128(block.as_ptr().add(row * 8).cast()) };
-            _mm256_cvtepi16_epi32(stored)
+            // SAFETY: eight 16-bit numbers from `row * 8` lie within the 64 of either.
+            let (stored, divisors) = unsafe {
+                let divisors = divisors.as_ptr().add(row * 8).cast();
+                let stored = block.as_ptr().add(row * 8).cast();
+                (_mm_loadu_si128(stored), _mm_loadu_si128(divisors))
+            };
+            _mm256_cvtepi16_epi32(_mm_mullo_epi16(stored, divisors))
         });
         let columns = transpose(lines::<AFTER_COLUMNS>(rows, 0));
         let rows = transpose(lines::<AFTER_ROWS>(columns, 128));
@@ -210,8 +222,9 @@ mod tests {
     use super::*;
 
     /// Coefficients such as images have: fewer and smaller towards the high frequencies.
-    fn block(random: &mut Xoshiro256PlusPlus) -> [i16; 64] {
+    fn block(random: &mut Xoshiro256PlusPlus) -> [i16; 128] {
         std::array::from_fn(|i| {
+            let i = i % 64;
             let frequency = i16::try_from(i / 8 + i % 8).unwrap();
             let largest = 1000 / (1 + frequency * frequency);
             if random.random_bool(0.5) {
@@ -227,10 +240,13 @@ mod tests {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
         for _ in 0..2000 {
             let block = block(&mut random);
-            assert_eq!(samples(&block), plain(&block), "{block:?}");
-            let mean = [block[0]].into_iter().chain([0; 63]).collect::<Vec<_>>();
-            let mean: [i16; 64] = mean.try_into().unwrap();
-            assert_eq!(samples(&mean), [flat(block[0]); 64]);
+            let divisors = std::array::from_fn(|_| random.random_range(1..4));
+            let expected = plain(&block, &divisors);
+            let divisors = Divisors(divisors);
+            assert_eq!(samples(&Block(block), &divisors), expected, "{block:?}");
+            let mut mean = Block::ZERO;
+            mean.0[0] = block[0];
+            assert_eq!(samples(&mean, &divisors), [flat(&mean, &divisors); 64]);
         }
     }
 
@@ -243,7 +259,7 @@ mod tests {
         };
         for _ in 0..50 {
             let block = block(&mut random);
-            for (i, found) in plain(&block).into_iter().enumerate() {
+            for (i, found) in plain(&block, &[1; 64]).into_iter().enumerate() {
                 let (y, x) = (i / 8, i % 8);
                 let sum: f64 = (0..64)
                     .map(|k| f64::from(block[k]) * wave(k / 8, y) * wave(k % 8, x))

@@ -5,6 +5,7 @@
 //! ([`library`]). Both prove that the compressed data of what they decode adds up, for a JPEG has no
 //! checksums: neither ever gives filler for data that is lost.
 
+mod bits;
 mod check;
 mod colour;
 mod huffman;

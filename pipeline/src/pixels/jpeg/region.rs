@@ -7,9 +7,10 @@
 
 use std::ops::Range;
 
-use super::check::{Scan, end_of_data, restart_marker};
+use super::bits::{Bits, Fault};
+use super::check::{Scan, restart_marker};
 use super::colour::{Stored, Upsampled, rgb_from_ycbcr};
-use super::huffman::{Bits, Fault, Means, Table, explain, largest_mean, read_block, skip_block};
+use super::huffman::{Block, Means, Table, largest_mean, read_block, skip_block};
 use super::idct;
 use super::segments::{Application, EOI, Encoding, Frame, SOI, SOS, Segments};
 use super::tables::{Divisors, Tables};
@@ -19,6 +20,7 @@ use crate::pixels::{ImageError, Rect, Verify, resize_scratch};
 #[derive(Debug, Default)]
 pub(in crate::pixels) struct RegionDecoder {
     tables: Tables,
+    coded: Vec<u8>,
     planes: [Plane; 3],
     colours: [Upsampled; 2],
 }
@@ -111,7 +113,12 @@ impl RegionDecoder {
         layouts: &[Layout],
         verify: Verify,
     ) -> Result<(), ImageError> {
-        let Self { tables, planes, .. } = self;
+        let Self {
+            tables,
+            planes,
+            coded,
+            ..
+        } = self;
         let Opened { frame, scan, .. } = opened;
         let mut channels: Vec<Channel> = scan
             .components
@@ -142,16 +149,16 @@ impl RegionDecoder {
             Verify::Region => wanted.unwrap_or(rows),
             Verify::Full => rows,
         };
-        let mut bits = Bits::new(bytes, opened.at);
+        let mut bits = Bits::new(bytes, opened.at, std::mem::take(coded));
         let mut until_restart = tables.restart_interval;
         let mut restarts = 0_u8;
-        let mut block = [0_i16; 64];
+        let mut block = Block::ZERO;
         for row in 0..rows_to_read {
             for column in 0..columns {
                 if tables.restart_interval > 0 {
                     if until_restart == 0 {
-                        end_of_data(&mut bits)?;
-                        bits.at = restart_marker(bytes, bits.at, restarts)?;
+                        let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
+                        bits.start_at(restart_marker(bytes, marker, restarts)?);
                         restarts = (restarts + 1) % 8;
                         channels.iter_mut().for_each(|c| c.means.last = 0);
                         until_restart = tables.restart_interval;
@@ -163,16 +170,19 @@ impl RegionDecoder {
                     let plane = &mut planes[channel.component];
                     channel
                         .read_unit((column, row), layout, plane, &mut bits, &mut block)
-                        .map_err(|fault| explain(fault, &bits))?;
+                        .map_err(|fault| bits.explain(fault))?;
                 }
             }
         }
         if rows_to_read == rows {
-            end_of_data(&mut bits)?;
-            return end_of_image(bytes, bits.at);
+            let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
+            end_of_image(bytes, marker)?;
+            self.coded = bits.into_scratch();
+            return Ok(());
         }
         // A file that was cut off has no end marker. Cheap to see: it is the last thing in a file.
-        let rest = bytes.get(bits.at..).unwrap_or_default();
+        let rest = bytes.get(bits.end()..).unwrap_or_default();
+        self.coded = bits.into_scratch();
         if !rest.windows(2).rev().any(|pair| pair == [0xff, EOI]) {
             return Err(ImageError::truncated(
                 "there is no end-of-image marker in the JPEG stream",
@@ -370,9 +380,10 @@ impl Plane {
     fn put(&mut self, column: u32, row: u32, samples: &[u8; 64]) {
         let left = (column * 8 - self.left) as usize + 1;
         let top = (row * 8 - self.above) as usize;
-        let rows = self.bytes.chunks_exact_mut(self.stride).skip(top);
-        for (row, samples) in rows.zip(samples.as_chunks::<8>().0) {
-            row[left..left + 8].copy_from_slice(samples);
+        let mut start = top * self.stride + left;
+        for samples in samples.as_chunks::<8>().0 {
+            self.bytes[start..start + 8].copy_from_slice(samples);
+            start += self.stride;
         }
     }
 
@@ -421,7 +432,7 @@ impl Channel<'_> {
         layout: &Layout,
         plane: &mut Plane,
         bits: &mut Bits,
-        block: &mut [i16; 64],
+        block: &mut Block,
     ) -> Result<(), Fault> {
         let (across, down) = layout.sampling.blocks;
         for row in row * down..(row + 1) * down {
@@ -430,13 +441,12 @@ impl Channel<'_> {
                     skip_block(bits, self.dc, self.ac, &mut self.means)?;
                     continue;
                 }
-                let Self { dc, ac, means, .. } = self;
-                let samples = if read_block(bits, dc, ac, means, self.divisors, block)? {
-                    let samples = idct::samples(block);
-                    *block = [0; 64];
+                let samples = if read_block(bits, self.dc, self.ac, &mut self.means, block)? {
+                    let samples = idct::samples(block, self.divisors);
+                    block.clear();
                     samples
                 } else {
-                    [idct::flat(block[0]); 64]
+                    [idct::flat(block, self.divisors); 64]
                 };
                 plane.put(column, row, &samples);
             }

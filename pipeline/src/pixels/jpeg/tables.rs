@@ -1,6 +1,6 @@
 //! The tables that a JPEG file defines on the way to its scans.
 
-use super::huffman::{NO_TABLE, Table};
+use super::huffman::{NO_TABLE, STORED, Table};
 use super::segments::{DHT, DQT, DRI, Segment};
 use crate::pixels::ImageError;
 
@@ -14,7 +14,7 @@ pub(super) struct Tables {
     pub(super) restart_interval: u32,
 }
 
-/// By what the coefficients of a block were divided, in the order in which they are stored.
+/// By what the coefficients of a block were divided, row by row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Divisors(pub(super) [u16; 64]);
 
@@ -95,14 +95,11 @@ impl Tables {
             };
             let (values, rest) = rest.split_at_checked(if wide { 128 } else { 64 })?;
             let Divisors(divisors) = self.divisors.get_mut(usize::from(wide_and_slot & 15))?;
-            if wide {
-                for (divisor, &value) in divisors.iter_mut().zip(values.as_chunks::<2>().0) {
-                    *divisor = u16::from_be_bytes(value);
-                }
-            } else {
-                for (divisor, &value) in divisors.iter_mut().zip(values) {
-                    *divisor = u16::from(value);
-                }
+            for (k, place) in STORED.into_iter().enumerate() {
+                divisors[usize::from(place)] = match wide {
+                    true => u16::from_be_bytes([values[2 * k], values[2 * k + 1]]),
+                    false => u16::from(values[k]),
+                };
             }
             body = rest;
         }

@@ -1,0 +1,254 @@
+//! How many images a second become batches: through the graph, and by bare threads over the same
+//! kernels, which is what the graph can reach at best.
+//!
+//! Prints `N images/s` of the graph last. See `cargo xtask bench --images FOLDER`, which puts other
+//! loaders beside it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rsflow_graph::{
+    Build, Catalogue, Incoming, Input, Kind, Node, NodeKind, Options, Payload, PlainMemory, Plan,
+    Pool, Port, Recipe, Report, Running, Schema, Sink, Slots, Stage, Text,
+};
+use rsflow_pipeline::images::{EncodedImage, LazyImage, SizedImages};
+use rsflow_pipeline::nodes::{Batch, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize};
+use rsflow_pipeline::pixels::{Limits, Verify, crop, header};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+#[derive(Parser)]
+struct Arguments {
+    /// A folder of class folders
+    #[arg(long)]
+    images: PathBuf,
+    #[arg(long, num_args = 1.., default_values_t = [224, 192, 160, 128, 96])]
+    sizes: Vec<u32>,
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Passes over the images that are timed, after one that is not
+    #[arg(long, default_value_t = 4)]
+    epochs: u64,
+    /// Measure the bare threads, too
+    #[arg(long)]
+    bare: bool,
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if arguments.bare {
+        println!("bare threads: {:.1} images/s", bare(&arguments)?);
+    }
+    println!("graph: {:.1} images/s", graph(&arguments)?);
+    Ok(())
+}
+
+/// Images per second of a recipe, with its epochs behind the first.
+fn graph(arguments: &Arguments) -> Result<f64> {
+    let recipe = format!(
+        r#"(seed: 0, cpu_workers: {}, nodes: {{
+            "files":   ImageFolder(root: {:?}, shuffle: true),
+            "images":  DecodeJpeg(input: "files"),
+            "crops":   RandomResizedCrop(input: "images"),
+            "sizes":   Resize(input: "crops", sizes: {:?}, flip: 0.5),
+            "batches": Batch(input: "sizes", size: {}),
+            "counted": Counted(input: "batches", epochs: {}),
+        }})"#,
+        arguments.workers,
+        arguments.images,
+        arguments.sizes,
+        arguments.batch,
+        arguments.epochs + 1
+    );
+    const KINDS: &[Kind] = &[
+        Kind::of::<ImageFolder>(),
+        Kind::of::<DecodeJpeg>(),
+        Kind::of::<RandomResizedCrop>(),
+        Kind::of::<Resize>(),
+        Kind::of::<Batch>(),
+        Kind::of::<Counted>(),
+    ];
+    let recipe = Recipe::parse(Text::new("bench", recipe), Catalogue(KINDS), &[]);
+    let plan = Plan::new(recipe.expect("the recipe is sound")).expect("the plan is sound");
+    let options = Options {
+        epochs: Some(arguments.epochs + 1),
+        ..Options::default()
+    };
+    Running::start(&plan, options)?.wait()?;
+    let rate = RATE.load(Relaxed);
+    ensure!(rate > 0, "there are too few images for a measurement");
+    Ok(rate as f64 / 10.0)
+}
+
+/// Tenths of images per second, once [`Counted`] has seen all.
+static RATE: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes batches and looks at the clock.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+struct Counted {
+    input: Input,
+    epochs: u64,
+}
+
+impl Node for Counted {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("input", &self.input)]
+    }
+
+    fn plan(&self, _: &[Incoming], _: &mut Report) -> Vec<Schema> {
+        Vec::new()
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        Ok(Stage::sink(Counting {
+            warm_up: build.inputs[0].1.items_per_epoch,
+            seen: 0,
+            images: 0,
+            start: Instant::now(),
+        }))
+    }
+}
+
+impl NodeKind for Counted {
+    const NAME: &'static str = "Counted";
+    const SUMMARY: &'static str = "counts";
+    const INPUTS: &'static [Port] = &[Port {
+        name: "input",
+        carries: rsflow_graph::Batch::NAME,
+    }];
+    const OUTPUTS: &'static [Port] = &[];
+    const EXAMPLE: &'static str = r#"Counted(input: "batches", epochs: 1)"#;
+}
+
+struct Counting {
+    warm_up: u64,
+    seen: u64,
+    images: usize,
+    start: Instant,
+}
+
+impl Sink for Counting {
+    type In = rsflow_graph::Batch;
+
+    fn accept(&mut self, batch: Self::In) -> Result<()> {
+        self.seen += 1;
+        if self.seen > self.warm_up {
+            self.images += batch.labels().len();
+        } else if self.seen == self.warm_up {
+            self.start = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let rate = self.images as f64 / self.start.elapsed().as_secs_f64();
+        RATE.store((rate * 10.0) as usize, Relaxed);
+        Ok(())
+    }
+
+    fn queue(&self) -> usize {
+        1
+    }
+}
+
+/// Threads that share nothing but the next image's number, and each write into a batch of their
+/// own.
+fn bare(arguments: &Arguments) -> Result<f64> {
+    let mut files = Vec::new();
+    for class in std::fs::read_dir(&arguments.images)? {
+        for file in std::fs::read_dir(class?.path())? {
+            files.push(file?.path());
+        }
+    }
+    ensure!(
+        !files.is_empty(),
+        "no images in {}",
+        arguments.images.display()
+    );
+    let mut best = 0.0;
+    for round in 0..2 {
+        let next = AtomicUsize::new(0);
+        let total = files.len()
+            * if round == 0 {
+                1
+            } else {
+                arguments.epochs as usize
+            };
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..arguments.workers)
+                .map(|worker| {
+                    scope.spawn({
+                        let (files, next) = (&files, &next);
+                        move || work(arguments, files, next, total, worker)
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("a thread panicked"))
+        })?;
+        best = total as f64 / start.elapsed().as_secs_f64();
+    }
+    Ok(best)
+}
+
+fn work(
+    arguments: &Arguments,
+    files: &[PathBuf],
+    next: &AtomicUsize,
+    total: usize,
+    worker: usize,
+) -> Result<()> {
+    let Arguments { sizes, batch, .. } = arguments;
+    let pool = Pool::new(Arc::new(PlainMemory), Slots::bytes(sizes, *batch));
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(worker as u64);
+    let meter = rsflow_graph::Meter::new(rsflow_graph::NodeId {
+        name: "bare".into(),
+        kind: "Bare",
+    });
+    let mut slots = Slots::new(&pool, sizes, *batch)?;
+    let mut slot = 0;
+    loop {
+        let index = next.fetch_add(1, Relaxed);
+        if index >= total {
+            return Ok(());
+        }
+        let bytes = Arc::new(std::fs::read(&files[random.random_range(0..files.len())])?);
+        let header = header(&bytes, &Limits::default())?;
+        let (scale, ratio) = ((0.08, 1.0), (3.0 / 4.0, 4.0 / 3.0));
+        let (width, height) = (header.width, header.height);
+        let region = crop::random_resized_crop(width, height, scale, ratio, &mut random);
+        let sizes = sizes.iter();
+        let images = SizedImages {
+            renditions: sizes
+                .map(|&size| crop::training(region, size, random.random_bool(0.5)))
+                .collect(),
+            image: LazyImage {
+                encoded: EncodedImage { bytes, label: 0 },
+                header,
+                verify: Verify::Region,
+                meter: meter.clone(),
+            },
+            region,
+            meter: meter.clone(),
+        };
+        images.render(&slots, slot)?;
+        slot += 1;
+        if slot == *batch {
+            slots.finish()?;
+            slots = Slots::new(&pool, &arguments.sizes, *batch)?;
+            slot = 0;
+        }
+    }
+}
