@@ -6,12 +6,15 @@ use rsflow_model::evaluator::Evaluate;
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use rsflow_model::trainer::Trainer;
 use rsflow_pipeline::nodes::{
-    Batch, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+    Batch, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, RandomResizedCrop, Resize,
+    ResizeAndCenterCrop, ShapesFolder,
 };
 
 /// In the order in which images go through them.
 pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
+    Kind::of::<ImageTar>(),
+    Kind::of::<ImageNetArchives>(),
     Kind::of::<ShapesFolder>(),
     Kind::of::<DecodeJpeg>(),
     Kind::of::<RandomResizedCrop>(),

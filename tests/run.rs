@@ -19,6 +19,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
         .args(["run", "recipe.ron"])
         .args(arguments)
         .current_dir(folder)
+        .env("XDG_CACHE_HOME", folder.join("cache"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -71,6 +71,7 @@ pub fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rsflow"))
         .args(arguments)
         .current_dir(folder)
+        .env("XDG_CACHE_HOME", folder.join("cache"))
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap()

@@ -2,11 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use flate2::read::MultiGzDecoder;
 
 use super::meta_mat;
+
+/// The devkit's files, below its folder.
+const META: &str = "data/meta.mat";
+const GROUND_TRUTH: &str = "data/ILSVRC2012_validation_ground_truth.txt";
+
+/// They have 1 MB. A small archive must not fill the memory.
+const MAX_FILE: u64 = 64 << 20;
 
 /// What is known of a set of images.
 #[derive(Debug)]
@@ -36,16 +45,67 @@ impl Labels {
     /// # Errors
     /// A file that is not there, is damaged or is another; a number that is no class.
     pub fn from_devkit(devkit: &Path) -> Result<Labels> {
-        let data = devkit.join("data");
-        let classes = classes(&data.join("meta.mat"))?;
-        let file = data.join("ILSVRC2012_validation_ground_truth.txt");
-        let text = fs::read_to_string(&file).with_context(|| cannot_read(&file))?;
+        let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
+            let file = devkit.join(name);
+            let bytes = fs::read(&file).with_context(|| {
+                format!(
+                    "cannot read {}; the devkit is the folder that \
+                     ILSVRC2012_devkit_t12.tar.gz unpacks to",
+                    file.display()
+                )
+            });
+            Ok((file, bytes?))
+        };
+        Labels::from_devkit_files(read(META)?, read(GROUND_TRUTH)?, "unpack the devkit again")
+    }
+
+    /// Reads the same of the devkit as it is downloaded, `ILSVRC2012_devkit_t12.tar.gz`.
+    ///
+    /// # Errors
+    /// A file that is not there, is damaged or is another; a number that is no class.
+    pub fn from_devkit_archive(devkit: &Path) -> Result<Labels> {
+        let place = devkit.display();
+        let (mut meta, mut truth) = (None, None);
+        let file = fs::File::open(devkit).with_context(|| format!("cannot open {place}"))?;
+        let damaged = || format!("cannot read {place}; download the devkit again");
+        let mut tar = tar::Archive::new(MultiGzDecoder::new(file));
+        for entry in tar.entries().with_context(damaged)? {
+            let mut entry = entry.with_context(damaged)?;
+            let path = entry.path().with_context(damaged)?.into_owned();
+            let found = match () {
+                () if path.ends_with(META) => &mut meta,
+                () if path.ends_with(GROUND_TRUTH) => &mut truth,
+                () => continue,
+            };
+            let mut bytes = Vec::new();
+            let mut entry = entry.by_ref().take(MAX_FILE);
+            entry.read_to_end(&mut bytes).with_context(damaged)?;
+            *found = Some((devkit.join(path), bytes));
+        }
+        let missing = |name| format!("{place} holds no {name}; download the devkit again");
+        Labels::from_devkit_files(
+            meta.with_context(|| missing(META))?,
+            truth.with_context(|| missing(GROUND_TRUTH))?,
+            "download the devkit again",
+        )
+    }
+
+    /// From the content of the two files and their paths, which errors name.
+    fn from_devkit_files(
+        (meta, content): (PathBuf, Vec<u8>),
+        (file, text): (PathBuf, Vec<u8>),
+        way_out: &str,
+    ) -> Result<Labels> {
+        let classes = classes(&content)
+            .with_context(|| format!("cannot use {}; {way_out}", meta.display()))?;
+        let text = String::from_utf8(text)
+            .with_context(|| format!("cannot use {}; {way_out}", file.display()))?;
         let images = (1..).zip(text.trim_end().lines()).map(|(line, words)| {
             let class = words.trim().parse().ok().and_then(|id| classes.get(&id));
             let class = class.with_context(|| {
                 format!(
                     "{}:{line}: `{}` is not the number of one of the {} classes in meta.mat; \
-                     unpack the devkit again",
+                     {way_out}",
                     file.display(),
                     words.trim(),
                     classes.len()
@@ -103,26 +163,16 @@ impl Labels {
 }
 
 /// Folder names by the numbers of the ground truth.
-fn classes(meta: &Path) -> Result<HashMap<u32, String>> {
-    let bytes = fs::read(meta).with_context(|| cannot_read(meta))?;
-    let damaged = || format!("cannot use {}; unpack the devkit again", meta.display());
-    let synsets = meta_mat::read(&bytes).with_context(damaged)?;
+fn classes(meta: &[u8]) -> Result<HashMap<u32, String>> {
     let mut classes = HashMap::new();
-    for synset in synsets {
-        check_name(&synset.wnid).with_context(damaged)?;
+    for synset in meta_mat::read(meta)? {
+        check_name(&synset.wnid)?;
         // What has children is a group of classes, and no image's label.
         if synset.children == 0 {
             classes.insert(synset.id, synset.wnid);
         }
     }
     Ok(classes)
-}
-
-fn cannot_read(file: &Path) -> String {
-    format!(
-        "cannot read {}; the devkit is the folder that ILSVRC2012_devkit_t12.tar.gz unpacks to",
-        file.display()
-    )
 }
 
 fn words(line: &str) -> impl Iterator<Item = &str> {

@@ -3,6 +3,9 @@
 mod batch;
 mod decode_jpeg;
 mod image_folder;
+mod image_tar;
+mod imagenet_archives;
+mod listed;
 mod random_resized_crop;
 mod resize;
 mod resize_and_center_crop;
@@ -11,6 +14,8 @@ mod shapes_folder;
 pub use batch::Batch;
 pub use decode_jpeg::DecodeJpeg;
 pub use image_folder::ImageFolder;
+pub use image_tar::ImageTar;
+pub use imagenet_archives::ImageNetArchives;
 pub use random_resized_crop::RandomResizedCrop;
 pub use resize::Resize;
 pub use resize_and_center_crop::ResizeAndCenterCrop;
@@ -36,6 +41,15 @@ const fn input(carries: &'static str) -> Port {
         name: "input",
         carries,
     }
+}
+
+/// Half of an image set.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+enum Split {
+    /// To learn from.
+    Train,
+    /// To measure with.
+    Val,
 }
 
 /// What becomes of an image that cannot be used.

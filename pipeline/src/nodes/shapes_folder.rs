@@ -9,9 +9,10 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::image_folder::{Listed, Listing};
-use super::{check_root, output};
+use super::listed::Listed;
+use super::{Split, check_root, output};
 use crate::images::EncodedImage;
+use crate::listing::Listing;
 use crate::shapes::{self, ShapesParameters};
 
 /// Real JPEG files that the program makes itself on first use: bright patterns on a cluttered
@@ -42,15 +43,6 @@ fn default_train_images() -> usize {
 
 fn default_val_images() -> usize {
     ShapesParameters::default().val_images
-}
-
-/// Half of an image set.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
-enum Split {
-    /// To learn from.
-    Train,
-    /// To measure with.
-    Val,
 }
 
 impl ShapesFolder {
@@ -103,7 +95,7 @@ impl Node for ShapesFolder {
             Split::Val => "val",
         };
         Ok(Stage::source(Listed {
-            listing: Listing::read(&self.root.join(half))?,
+            listing: Listing::of_folder(&self.root.join(half), None)?,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: OnError::Fail,
         }))

@@ -1,0 +1,377 @@
+//! What a data set holds: which classes, what each image is called, and where its bytes are.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `folder` | listing a folder of class folders |
+//! | `archive` | listing a tar, and tars within a tar |
+//! | `names` | many names in one piece of memory |
+//! | `kept` | keeping what was listed for the next start |
+//!
+//! A folder and an archive that hold the same files give the same listing: classes are the sorted
+//! names of the class folders; within a class, images are sorted by folder, then by name.
+
+mod archive;
+mod folder;
+mod kept;
+mod names;
+mod slow;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+
+pub use archive::{Archive, Index, Within};
+pub use kept::cache_folder;
+pub use names::Names;
+
+use crate::files::{EXTENSIONS, first_few};
+
+/// Every image of a data set.
+pub struct Listing {
+    /// What a user knows the set by: a folder, or an archive and the folder in it.
+    pub origin: String,
+    /// Names of the class folders, sorted; what is not UTF-8 is replaced.
+    pub classes: Arc<[String]>,
+    /// The class index of each image.
+    labels: Vec<u32>,
+    /// The path `CLASS/IMAGE` or `CLASS/.../IMAGE` of each image.
+    names: Names,
+    bytes: Bytes,
+}
+
+/// Where the bytes of images are.
+enum Bytes {
+    /// Each is a file below this folder.
+    Files(PathBuf),
+    /// Each is a part of one file: its first byte and its length.
+    Parts {
+        archive: Archive,
+        /// Where the class folders are.
+        folder: PathBuf,
+        parts: Vec<(u64, u64)>,
+    },
+}
+
+impl Listing {
+    /// How many images.
+    pub fn len(&self) -> u32 {
+        // `check` sees to it that there are no more.
+        u32::try_from(self.labels.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The class index of an image.
+    ///
+    /// # Errors
+    /// There is no such image.
+    pub fn label(&self, image: u32) -> Result<u32> {
+        let label = self.labels.get(image as usize).copied();
+        label.with_context(|| format!("{} has no image number {image}", self.origin))
+    }
+
+    /// The bytes of an image's file.
+    ///
+    /// # Errors
+    /// It is no longer there, or cannot be read.
+    pub fn read(&self, image: u32) -> Result<Vec<u8>> {
+        match &self.bytes {
+            Bytes::Files(root) => {
+                fs::read(root.join(self.name(image))).context("cannot read the file")
+            }
+            Bytes::Parts { archive, parts, .. } => {
+                let part = parts.get(image as usize);
+                let &(start, length) = part.context("the image is in no archive")?;
+                archive.read(start, length)
+            }
+        }
+    }
+
+    /// What a user knows an image by.
+    pub fn describe(&self, image: u32) -> String {
+        let name = self.name(image);
+        match &self.bytes {
+            Bytes::Files(root) => root.join(name).display().to_string(),
+            Bytes::Parts {
+                archive, folder, ..
+            } => join(&archive.path, &folder.join(name)),
+        }
+    }
+
+    fn name(&self, image: u32) -> &Path {
+        let name = self.names.get(image as usize);
+        Path::new(OsStr::from_bytes(name.unwrap_or_default()))
+    }
+
+    /// Every class has an image.
+    fn check(self, classes: &Names) -> Result<Listing> {
+        let mut images = vec![0_u64; classes.len()];
+        for label in &self.labels {
+            if let Some(images) = images.get_mut(*label as usize) {
+                *images += 1;
+            }
+        }
+        let empty = classes
+            .iter()
+            .zip(images)
+            .filter(|(_, images)| *images == 0);
+        let empty: Vec<_> = empty
+            .map(|(name, _)| String::from_utf8_lossy(name))
+            .collect();
+        let origin = &self.origin;
+        ensure!(
+            empty.is_empty(),
+            "class folders without an image in {origin}: {}; fill them or take them out (images end in {})",
+            first_few(&empty),
+            EXTENSIONS.join(", ")
+        );
+        ensure!(
+            u32::try_from(self.labels.len()).is_ok(),
+            "{origin} holds more images than can be counted"
+        );
+        Ok(self)
+    }
+}
+
+fn lossy(names: &Names) -> Arc<[String]> {
+    let names = names.iter().map(String::from_utf8_lossy);
+    names.map(|name| name.into_owned()).collect()
+}
+
+/// A path within an archive, as users see it.
+fn join(archive: &Path, path: &Path) -> String {
+    format!("{}: {}", archive.display(), path.display())
+}
+
+/// Reads a part of a file. Any number of threads may do so at once.
+fn read_part(file: &File, start: u64, length: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let length = usize::try_from(length).context("it does not fit into memory")?;
+    bytes
+        .try_reserve_exact(length)
+        .context("it does not fit into memory")?;
+    bytes.resize(length, 0);
+    file.read_exact_at(&mut bytes, start)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Long enough for no time stamp to be that of a later change.
+    const A_WHILE: Duration = Duration::from_millis(3100);
+
+    fn fill(root: &Path) {
+        for name in ["a/1.jpg", "a/deep/2.jpg", "b/1.jpg", "c/1.jpg"] {
+            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            fs::write(root.join(name), name).unwrap();
+        }
+    }
+
+    fn images(listing: &Listing) -> Vec<(String, u32)> {
+        let images = 0..listing.len();
+        images
+            .map(|image| {
+                let name = listing.name(image).to_string_lossy().into_owned();
+                (name, listing.label(image).unwrap())
+            })
+            .collect()
+    }
+
+    /// The files of a cache folder, whose inodes tell whether they are the same.
+    fn kept(cache: &Path) -> Vec<(u64, PathBuf)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+        let entries = entries.map(|entry| (entry.metadata().unwrap().ino(), entry.path()));
+        entries.collect()
+    }
+
+    /// What is done to a folder after it was listed, and whether that makes another listing.
+    type Change = (&'static str, fn(&Path), bool);
+
+    #[test]
+    fn a_kept_listing_is_used_until_a_folder_changes() {
+        let changes: [Change; 12] = [
+            ("nothing", |_| {}, false),
+            (
+                "other bytes",
+                |root| fs::write(root.join("a/1.jpg"), "x").unwrap(),
+                false,
+            ),
+            (
+                "a new image",
+                |root| fs::write(root.join("a/0.jpg"), "x").unwrap(),
+                true,
+            ),
+            (
+                "a new nested image",
+                |root| fs::write(root.join("a/deep/0.jpg"), "x").unwrap(),
+                true,
+            ),
+            (
+                "an image less",
+                |root| fs::remove_file(root.join("a/deep/2.jpg")).unwrap(),
+                true,
+            ),
+            (
+                "another name",
+                |root| fs::rename(root.join("b/1.jpg"), root.join("b/2.jpg")).unwrap(),
+                true,
+            ),
+            (
+                "a class less",
+                |root| fs::remove_dir_all(root.join("b")).unwrap(),
+                true,
+            ),
+            (
+                "a class of another name",
+                |root| fs::rename(root.join("b"), root.join("d")).unwrap(),
+                true,
+            ),
+            (
+                "a class more",
+                |root| {
+                    fs::create_dir(root.join("d")).unwrap();
+                    fs::write(root.join("d/1.jpg"), "x").unwrap();
+                },
+                true,
+            ),
+            (
+                "a new image, the folder's time set back",
+                |root| {
+                    let modified = fs::metadata(root.join("a")).unwrap().modified().unwrap();
+                    fs::write(root.join("a/0.jpg"), "x").unwrap();
+                    File::open(root.join("a"))
+                        .unwrap()
+                        .set_modified(modified)
+                        .unwrap();
+                },
+                true,
+            ),
+            (
+                "another class of the same name",
+                |root| {
+                    fs::rename(root.join("c"), root.with_extension("old")).unwrap();
+                    fs::create_dir(root.join("c")).unwrap();
+                    fs::write(root.join("c/3.jpg"), "x").unwrap();
+                },
+                true,
+            ),
+            (
+                "a link that leads somewhere now",
+                |root| {
+                    let class = root.with_extension("lost");
+                    fs::create_dir(&class).unwrap();
+                    fs::write(class.join("3.jpg"), "x").unwrap();
+                },
+                true,
+            ),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let places = |number: usize| {
+            let root = folder.path().join(format!("{number}"));
+            (root, folder.path().join(format!("cache of {number}")))
+        };
+        for number in 0..changes.len() {
+            let (root, cache) = places(number);
+            fill(&root);
+            symlink(root.with_extension("lost"), root.join("lost")).unwrap();
+            Listing::of_folder(&root, Some(&cache)).unwrap();
+            assert_eq!(kept(&cache), [], "what is so new may change unseen");
+        }
+        std::thread::sleep(A_WHILE);
+        for (number, (case, change, is_seen)) in changes.into_iter().enumerate() {
+            let (root, cache) = places(number);
+            let first = Listing::of_folder(&root, Some(&cache)).unwrap();
+            assert_eq!(images(&first).len(), 4);
+            let before = kept(&cache);
+            assert_eq!(before.len(), 1, "{case}");
+            change(&root);
+            let second = Listing::of_folder(&root, Some(&cache)).unwrap();
+            assert_eq!(
+                images(&first) != images(&second) || first.classes != second.classes,
+                is_seen,
+                "{case}"
+            );
+            let anew = Listing::of_folder(&root, None).unwrap();
+            assert_eq!(images(&second), images(&anew), "{case}");
+            assert_eq!(second.classes, anew.classes, "{case}");
+            assert_eq!(kept(&cache), before, "what is so new is not kept: {case}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_listing_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, cache) = (folder.path().join("root"), folder.path().join("cache"));
+        fill(&root);
+        std::thread::sleep(A_WHILE);
+        let expected = images(&Listing::of_folder(&root, Some(&cache)).unwrap());
+        let [(_, file)] = kept(&cache).try_into().unwrap();
+        let sound = fs::read(&file).unwrap();
+        for at in 0..sound.len() {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 0x11;
+            fs::write(&file, bytes).unwrap();
+            assert_eq!(
+                images(&Listing::of_folder(&root, Some(&cache)).unwrap()),
+                expected
+            );
+            assert_eq!(fs::read(&file).unwrap(), sound, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_vanishes_after_it_was_listed_is_an_error_where_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        let listing = Listing::of_folder(folder.path(), None).unwrap();
+        fs::remove_dir_all(folder.path().join("a")).unwrap();
+        let error = format!("{:#}", listing.read(0).unwrap_err());
+        assert_eq!(
+            error,
+            "cannot read the file: No such file or directory (os error 2)"
+        );
+        assert_eq!(listing.read(2).unwrap(), b"b/1.jpg");
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_kept_beside_its_archive_is_kept_in_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, cache) = (folder.path().join("x.tar"), folder.path().join("cache"));
+        fill(&folder.path().join("root"));
+        let mut tar = tar::Builder::new(File::create(&path).unwrap());
+        tar.append_dir_all("", folder.path().join("root")).unwrap();
+        tar.into_inner().unwrap();
+        fs::create_dir(folder.path().join("x.tar.rsflow-index")).unwrap();
+        std::thread::sleep(A_WHILE);
+        let list = || {
+            let archive = Archive::open(&path, "").unwrap();
+            let index = archive.index(Within::Files, Some(&cache)).unwrap();
+            Listing::of_archive(archive, &index, Some("")).unwrap()
+        };
+        let first = list();
+        let before = kept(&cache);
+        assert_eq!(before.len(), 1);
+        let second = list();
+        assert_eq!(images(&second), images(&first));
+        assert_eq!(kept(&cache), before, "it was used");
+        assert_eq!(second.read(1).unwrap(), b"a/deep/2.jpg");
+
+        // Cut off after it was indexed.
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(1000).unwrap();
+        let error = format!("{:#}", second.read(3).unwrap_err());
+        assert!(
+            error.starts_with("cannot read 7 bytes from byte "),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! `ImageTar`: a folder of class folders in a tar, read where it is.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::listed::Listed;
+use super::{Damage, output};
+use crate::images::EncodedImage;
+use crate::listing::{Archive, Listing, Within, cache_folder};
+
+/// Images in one folder per class, in a tar that is not unpacked: what `ImageFolder` would read of
+/// it, in the same order. On first use the archive is indexed; the index is kept beside it as
+/// `PATH.rsflow-index` (or in the user's cache folder, where that cannot be written) and made anew
+/// when the archive has changed. Symbolic links, and images that are hard links or sparse files, are
+/// refused.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTar {
+    /// The archive: ustar, GNU or pax, not compressed.
+    path: PathBuf,
+    /// The folder in it that holds the class folders. May be left out where only one does.
+    folder: Option<String>,
+    /// Draws a new order for every epoch, from the recipe's seed.
+    #[serde(default)]
+    shuffle: bool,
+    /// What becomes of an image that cannot be read.
+    #[serde(default)]
+    on_error: Damage,
+}
+
+impl Node for ImageTar {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        Vec::new()
+    }
+
+    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        if self.path.as_os_str().is_empty() {
+            report.parameter(
+                "path",
+                "the archive has no name",
+                "such as `path: \"data/imagenette2.tar\"`",
+            );
+        }
+        vec![Schema::default()]
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let way_out = "`--set NODE.path=FILE` names another";
+        let archive = Archive::open(&self.path, way_out)?;
+        let index = archive.index(Within::Files, cache_folder().as_deref())?;
+        Ok(Stage::source(Listed {
+            listing: Listing::of_archive(archive, &index, self.folder.as_deref())?,
+            order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
+            on_error: self.on_error.into(),
+        }))
+    }
+}
+
+impl NodeKind for ImageTar {
+    const NAME: &'static str = "ImageTar";
+    const SUMMARY: &'static str =
+        "reads the images of a tar of class folders, without unpacking it";
+    const INPUTS: &'static [Port] = &[];
+    const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
+    const EXAMPLE: &'static str =
+        r#"ImageTar(path: "data/imagenette2.tar", folder: "imagenette2/train", shuffle: true)"#;
+}

@@ -1,0 +1,132 @@
+//! `ImageNetArchives`: ImageNet's archives as they are downloaded.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::listed::Listed;
+use super::{Damage, Split, check_root, output};
+use crate::files::first_few;
+use crate::imagenet::Labels;
+use crate::images::EncodedImage;
+use crate::listing::{Archive, Index, Listing, Within, cache_folder};
+
+const TRAIN: &str = "ILSVRC2012_img_train.tar";
+const VAL: &str = "ILSVRC2012_img_val.tar";
+const DEVKIT: &str = "ILSVRC2012_devkit_t12.tar.gz";
+
+/// ImageNet (ILSVRC 2012) from the archives that image-net.org offers, which are not unpacked. Classes
+/// and order are those of the unpacked images in class folders (`n01440764/n01440764_10026.JPEG`).
+/// On first use an archive is indexed; the index is kept beside it as `NAME.tar.rsflow-index` (or in
+/// the user's cache folder, where that cannot be written) and made anew when the archive has changed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageNetArchives {
+    /// The folder that holds `ILSVRC2012_img_train.tar` (for `Train`), or `ILSVRC2012_img_val.tar`
+    /// and `ILSVRC2012_devkit_t12.tar.gz`, which has the labels (for `Val`).
+    root: PathBuf,
+    /// Which half to read.
+    split: Split,
+    /// Draws a new order for every epoch, from the recipe's seed.
+    #[serde(default)]
+    shuffle: bool,
+    /// What becomes of an image that cannot be read.
+    #[serde(default)]
+    on_error: Damage,
+}
+
+impl Node for ImageNetArchives {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        Vec::new()
+    }
+
+    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        check_root(&self.root, report);
+        vec![Schema::default()]
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        Ok(Stage::source(Listed {
+            listing: match self.split {
+                Split::Train => train(&self.root)?,
+                Split::Val => val(&self.root)?,
+            },
+            order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
+            on_error: self.on_error.into(),
+        }))
+    }
+}
+
+/// The way out where an archive is not there.
+fn way_out(what: &str) -> String {
+    format!(
+        "it has {what} of ILSVRC 2012 and is offered by image-net.org under this name; \
+         `--set NODE.root=FOLDER` names another folder"
+    )
+}
+
+/// A tar of one tar for each class, named after it.
+fn train(root: &Path) -> Result<Listing> {
+    let archive = Archive::open(&root.join(TRAIN), &way_out("the training images"))?;
+    let index = archive.index(Within::Tars, cache_folder().as_deref())?;
+    Listing::of_archive(archive, &index, Some(""))
+}
+
+/// A tar without folders; the devkit has the classes.
+fn val(root: &Path) -> Result<Listing> {
+    let archive = Archive::open(&root.join(VAL), &way_out("the validation images"))?;
+    let devkit = root.join(DEVKIT);
+    ensure!(
+        devkit.exists(),
+        "there is no file {}; {}",
+        devkit.display(),
+        way_out("the classes of the validation images")
+    );
+    let labels = Labels::from_devkit_archive(&devkit)?;
+    let index = archive.index(Within::Files, cache_folder().as_deref())?;
+    let index = into_classes(&index, &labels, &root.join(VAL))?;
+    Listing::of_archive(archive, &index, Some(""))
+}
+
+/// Puts each image into its class's folder.
+fn into_classes(index: &Index, labels: &Labels, archive: &Path) -> Result<Index> {
+    let (place, file) = (archive.display(), labels.file.display());
+    let images = labels.images.iter();
+    let mut classes: HashMap<&str, &str> = images
+        .map(|label| (label.name.as_str(), label.class.as_str()))
+        .collect();
+    let index = index.renamed(|name| {
+        let shown = String::from_utf8_lossy(name);
+        let stem = shown.split('.').next().unwrap_or_default();
+        let class = classes.remove(stem).with_context(|| {
+            format!(
+                "{place} has the image {shown}, to which {file} gives no class, or which is in it \
+                 twice; download both again"
+            )
+        })?;
+        Ok((class.as_bytes().to_vec(), name.to_vec()))
+    })?;
+    let mut missing: Vec<&str> = classes.into_keys().collect();
+    missing.sort_unstable();
+    ensure!(
+        missing.is_empty(),
+        "{place} lacks {} of the {} images of {file}: {}; download it again",
+        missing.len(),
+        labels.images.len(),
+        first_few(&missing)
+    );
+    Ok(index)
+}
+
+impl NodeKind for ImageNetArchives {
+    const NAME: &'static str = "ImageNetArchives";
+    const SUMMARY: &'static str = "reads ImageNet's archives as downloaded, without unpacking them";
+    const INPUTS: &'static [Port] = &[];
+    const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
+    const EXAMPLE: &'static str =
+        r#"ImageNetArchives(root: "data/imagenet", split: Train, shuffle: true)"#;
+}

@@ -1,0 +1,54 @@
+//! The source that all nodes are that read a listing.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use rand::seq::SliceRandom as _;
+use rsflow_graph::{Contents, Context, OnError, Source, random};
+
+use crate::images::EncodedImage;
+use crate::listing::Listing;
+
+/// A listing at work.
+pub(super) struct Listed {
+    pub listing: Listing,
+    /// Seed and node name, if each epoch is shuffled.
+    pub order: Option<(u64, String)>,
+    pub on_error: OnError,
+}
+
+impl Source for Listed {
+    type Out = EncodedImage;
+
+    fn contents(&self) -> Contents {
+        Contents {
+            items_per_epoch: self.listing.len().into(),
+            classes: Arc::clone(&self.listing.classes),
+            last_group: 1,
+            origin: self.listing.origin.clone(),
+        }
+    }
+
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.listing.len()).collect();
+        if let Some((seed, node)) = &self.order {
+            order.shuffle(&mut random(*seed, node, "shuffle", &[epoch]));
+        }
+        order
+    }
+
+    fn fetch(&self, sample: u32, _: &Context) -> Result<EncodedImage> {
+        Ok(EncodedImage {
+            label: self.listing.label(sample)?.into(),
+            bytes: Arc::new(self.listing.read(sample)?),
+        })
+    }
+
+    fn describe(&self, sample: u32) -> String {
+        self.listing.describe(sample)
+    }
+
+    fn on_error(&self) -> OnError {
+        self.on_error
+    }
+}
