@@ -477,9 +477,7 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             "text called .jpg",
             |folder| std::fs::write(folder.join(IMAGE), b"<html>not found</html>").unwrap(),
             &[],
-            &[
-                "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: neither JPEG nor PNG",
-            ],
+            &["train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: none of JPEG, PNG"],
         ),
         (
             "a last batch of one image",

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use rsflow_graph::{Meter, Payload, Slots};
 
-use crate::pixels::{Decoder, Header, Rect, Rendition, Resizer, Verify};
+use crate::pixels::{Decoder, Header, Orientation, Rect, Rendition, Resizer, Verify};
 
 /// A file's bytes and its class.
 #[derive(Clone)]
@@ -31,8 +31,10 @@ impl Payload for EncodedImage {
 pub struct LazyImage {
     /// Bytes and class.
     pub encoded: EncodedImage,
-    /// Format and size.
+    /// Format and size, the latter of the upright image.
     pub header: Header,
+    /// How the upright image lies in the file.
+    pub orientation: Orientation,
     /// How much is checked when it is decoded.
     pub verify: Verify,
     /// The decoder's: decoding is billed to it, whenever it happens.
@@ -90,9 +92,17 @@ impl SizedImages {
         TOOLS.with_borrow_mut(|Tools { decoder, resizer }| {
             let image = &self.image;
             let bytes = &image.encoded.bytes;
-            let pixels = image.meter.measure(|| {
-                Ok(decoder.decode(bytes, &image.header, self.region, image.verify)?)
-            })?;
+            let pixels =
+                image.meter.measure(|| {
+                    let (header, orientation) = (&image.header, image.orientation);
+                    Ok(decoder.decode_upright(
+                        bytes,
+                        header,
+                        orientation,
+                        self.region,
+                        image.verify,
+                    )?)
+                })?;
             slots.write(slot, image.encoded.label, |position, out| {
                 self.meter
                     .measure(|| Ok(resizer.render(pixels, &self.renditions[position], out)?))

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rsflow_pipeline::pixels::{
-    Decoder, Format, Header, ImageError, Limits, Pixels, Rect, Rendition, Resizer, Verify, crop,
-    header,
+    Decoder, Format, Header, ImageError, Limits, Orientation, Pixels, Rect, Rendition, Resizer,
+    Verify, crop, header,
 };
 use serde_json::Value;
 
@@ -97,9 +97,9 @@ fn reference_pixels_are_those_of_pillow() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Grey, CMYK, YCCK, progressive, 16 bits, palettes, transparency and so on. A PNG must be exact, and
-/// so must a JPEG that goes through our own decoder; of the others the library makes something
-/// slightly different.
+/// Grey, CMYK, YCCK, progressive, 16 bits, palettes, transparency and so on. All must be exact, JPEGs
+/// too where they go through our own decoder. Of the other JPEGs the library makes something slightly
+/// different, and the 5 or 6 bits per channel of some BMPs Pillow rounds down.
 #[test]
 fn every_kind_of_image_is_what_pillow_makes_of_it() {
     let folder = fixtures().join("images");
@@ -123,8 +123,11 @@ fn every_kind_of_image_is_what_pillow_makes_of_it() {
         let (worst, mean) = difference(&found, &expected);
         println!("{name}: {:?} worst {worst}, mean {mean:.3}", header.colour);
         compared += 1;
-        let exact = header.format == Format::Png || is_decoded_in_part(&read(&path), &header);
-        let most = if exact { (0, 0.0) } else { (6, 0.6) };
+        let most = match header.format {
+            Format::Jpeg if !is_decoded_in_part(&read(&path), &header) => (6, 0.6),
+            Format::Bmp if name.contains("_5") => (1, 0.5),
+            _ => (0, 0.0),
+        };
         if worst > most.0 || mean > most.1 {
             failures.push(format!("{name}: worst {worst}, mean {mean:.3}"));
         }
@@ -189,6 +192,86 @@ fn a_region_is_a_part_of_the_whole() {
     assert!(decoded_in_part > 10, "only {decoded_in_part}");
 }
 
+/// The smallest images, in every format.
+#[test]
+fn images_may_be_as_small_as_a_pixel() {
+    use image::{ExtendedColorType, ImageEncoder};
+    for (width, height) in [(1, 1), (1, 7), (7, 1), (3, 5)] {
+        let picture: Vec<u8> = (0..width * height * 3).map(|at| (at * 29) as u8).collect();
+        let encoded = |encode: fn(&mut Vec<u8>, &[u8], u32, u32)| {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &picture, width, height);
+            bytes
+        };
+        fn with(encoder: impl ImageEncoder, picture: &[u8], width: u32, height: u32) {
+            let colour = ExtendedColorType::Rgb8;
+            encoder.write_image(picture, width, height, colour).unwrap();
+        }
+        let files = [
+            (
+                Format::Jpeg,
+                encoded(|to, picture, width, height| {
+                    let mut encoder = jpeg_encoder::Encoder::new(to, 100);
+                    encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
+                    let (width, height) = (width as u16, height as u16);
+                    let colour = jpeg_encoder::ColorType::Rgb;
+                    encoder.encode(picture, width, height, colour).unwrap();
+                }),
+            ),
+            (
+                Format::Png,
+                encoded(|to, picture, width, height| {
+                    let mut encoder = png::Encoder::new(to, width, height);
+                    encoder.set_color(png::ColorType::Rgb);
+                    let mut writer = encoder.write_header().unwrap();
+                    writer.write_image_data(picture).unwrap();
+                }),
+            ),
+            (
+                Format::Bmp,
+                encoded(|to, picture, width, height| {
+                    let encoder = image::codecs::bmp::BmpEncoder::new(to);
+                    with(encoder, picture, width, height);
+                }),
+            ),
+            (
+                Format::WebP,
+                encoded(|to, picture, width, height| {
+                    let encoder = image::codecs::webp::WebPEncoder::new_lossless(to);
+                    with(encoder, picture, width, height);
+                }),
+            ),
+            (
+                Format::Netpbm,
+                encoded(|to, picture, width, height| {
+                    let encoder = image::codecs::pnm::PnmEncoder::new(to);
+                    let pixmap = image::codecs::pnm::PnmSubtype::Pixmap(
+                        image::codecs::pnm::SampleEncoding::Binary,
+                    );
+                    with(encoder.with_subtype(pixmap), picture, width, height);
+                }),
+            ),
+            (
+                Format::Tiff,
+                encoded(|to, picture, width, height| {
+                    tiff::encoder::TiffEncoder::new(std::io::Cursor::new(to))
+                        .unwrap()
+                        .write_image::<tiff::encoder::colortype::RGB8>(width, height, picture)
+                        .unwrap();
+                }),
+            ),
+        ];
+        for (format, bytes) in files {
+            let (header, found) = decode(&bytes).unwrap();
+            let size = (header.width, header.height);
+            assert_eq!((header.format, size), (format, (width, height)));
+            let (worst, _) = difference(&found, &picture);
+            let most = if format == Format::Jpeg { 6 } else { 0 };
+            assert!(worst <= most, "{format:?} {size:?}: off by {worst}");
+        }
+    }
+}
+
 /// The files of a folder, in order.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
@@ -222,13 +305,7 @@ fn every_truncation_is_noticed() {
     for path in files(&fixtures().join("images")) {
         let bytes = read(&path);
         let jpeg = bytes.starts_with(&[0xff, 0xd8]);
-        // What follows the image proper may be missing.
-        let end = if jpeg {
-            let last = bytes.windows(2).position(|pair| pair == [0xff, 0xd9]);
-            last.unwrap() + 2
-        } else {
-            bytes.len()
-        };
+        let end = end_of_image(&bytes);
         for length in 0..end {
             let cut = &bytes[..length];
             assert!(decode(cut).is_err(), "{} cut to {length}", path.display());
@@ -243,6 +320,22 @@ fn every_truncation_is_noticed() {
             }
         }
         assert!(decode(&bytes[..end]).is_ok(), "{}", path.display());
+    }
+}
+
+/// Where the image proper is complete; what follows may be missing.
+fn end_of_image(bytes: &[u8]) -> usize {
+    let text = bytes.trim_ascii_end();
+    if bytes.starts_with(&[0xff, 0xd8]) {
+        let last = bytes.windows(2).position(|pair| pair == [0xff, 0xd9]);
+        last.unwrap() + 2
+    } else if bytes.starts_with(b"P1") {
+        text.len()
+    } else if bytes.starts_with(b"P2") || bytes.starts_with(b"P3") {
+        // The last number is a number from its first digit on.
+        text.iter().rposition(u8::is_ascii_whitespace).unwrap() + 2
+    } else {
+        bytes.len()
     }
 }
 
@@ -393,8 +486,7 @@ fn damage_is_named() {
 /// Random changes may give another picture or an error, but nothing worse.
 #[test]
 fn no_change_of_bytes_panics() {
-    use rand::{RngExt, SeedableRng};
-    let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(11);
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(11);
     for path in files(&fixtures().join("images")) {
         let bytes = read(&path);
         for _ in 0..200 {
@@ -408,8 +500,12 @@ fn no_change_of_bytes_panics() {
                 max_pixels: 1 << 20,
             };
             if let Ok(header) = header(&changed, &limits) {
+                let orientation = Orientation::of(&changed, header.format);
+                let upright = orientation.turn(header);
+                let whole = upright.whole();
                 let mut decoder = Decoder::new();
-                let _ = decoder.decode(&changed, &header, header.whole(), Verify::Full);
+                let _ =
+                    decoder.decode_upright(&changed, &upright, orientation, whole, Verify::Full);
             }
         }
     }

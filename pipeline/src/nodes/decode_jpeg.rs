@@ -10,22 +10,27 @@ use serde::{Deserialize, Serialize};
 
 use super::{Damage, input, output};
 use crate::images::{EncodedImage, LazyImage};
-use crate::pixels::{self, DEFAULT_MAX_PIXELS, Limits, Verify};
+use crate::pixels::{self, DEFAULT_MAX_PIXELS, Limits, Orientation, Verify};
 
-/// Decodes JPEG and PNG to RGB. The format is told by the first bytes, not by the name; grey, CMYK,
-/// YCCK and palettes become RGB as in Pillow. Decoding is put off until the crop is known.
+/// Decodes JPEG, PNG, WebP, TIFF, BMP and Netpbm (PPM, PGM, PBM) to RGB. The format is told by the
+/// first bytes, not by the name; grey, CMYK, YCCK and palettes become RGB as in Pillow, transparency
+/// is dropped. Decoding is put off until the crop is known.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeJpeg {
     /// The files.
     input: Input,
-    /// How much of each file is checked for damage, at least. What is decoded always is, and the
-    /// decoders of today decode whole images.
+    /// How much of each file is checked for damage, at least. What is decoded always is: of most JPEGs
+    /// the crop, of other files the whole image.
     #[serde(default)]
     verify: VerifyDamage,
     /// Images with more pixels than this are refused.
     #[serde(default = "default_max_pixels")]
     max_pixels: u64,
+    /// Whether images are turned as their EXIF orientation says (JPEG, PNG, WebP, TIFF). The reference
+    /// ignores it.
+    #[serde(default)]
+    exif_orientation: bool,
     /// What becomes of a damaged image.
     #[serde(default)]
     on_error: Damage,
@@ -74,8 +79,15 @@ impl Map for DecodeJpeg {
         let limits = Limits {
             max_pixels: self.max_pixels,
         };
+        let stored = pixels::header(&encoded.bytes, &limits)?;
+        let orientation = if self.exif_orientation {
+            Orientation::of(&encoded.bytes, stored.format)
+        } else {
+            Orientation::default()
+        };
         Ok(LazyImage {
-            header: pixels::header(&encoded.bytes, &limits)?,
+            header: orientation.turn(stored),
+            orientation,
             encoded,
             verify: match self.verify {
                 VerifyDamage::Region => Verify::Region,

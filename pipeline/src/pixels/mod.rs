@@ -11,17 +11,23 @@
 //! used for before.
 //!
 //! Pixels are RGB, 8 bits per channel, `[height, width, 3]` without padding, and equal (within the
-//! freedom of JPEG decoders) to what Pillow's `Image.open(file).convert("RGB")` gives. One exception:
-//! of 16-bit grey the upper 8 bits are taken, where Pillow makes nearly everything white.
+//! freedom of JPEG decoders) to what Pillow's `Image.open(file).convert("RGB")` gives. Two exceptions:
+//! of 16-bit grey the upper 8 bits are taken, where Pillow makes nearly everything white; and a TIFF
+//! is turned upright only if [`Orientation`] is asked for, like every other format.
 
 mod error;
 mod jpeg;
+mod orientation;
+mod other;
 mod png;
 mod resize;
+mod tiff;
+mod webp;
 
 pub mod crop;
 
 pub use error::ImageError;
+pub use orientation::Orientation;
 pub use resize::{RenderError, Rendition, Resizer};
 
 /// Pillow refuses images with more pixels than this; so does the default of [`Limits`].
@@ -75,6 +81,14 @@ pub enum Format {
     Jpeg,
     /// PNG, any depth, interlaced or not; of an animation the still picture.
     Png,
+    /// BMP, plain or run-length encoded, with or without a palette.
+    Bmp,
+    /// WebP, lossy or lossless; of an animation the first picture.
+    WebP,
+    /// TIFF and BigTIFF, 1 to 16 bits, in strips or tiles; the first picture in the file.
+    Tiff,
+    /// Netpbm's PBM, PGM and PPM, binary or in plain text.
+    Netpbm,
 }
 
 /// What the file stores, before it becomes RGB.
@@ -119,7 +133,7 @@ impl Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The largest width times height that is accepted. A few bytes can claim any size, and the
-    /// memory for it is taken before the lie comes out.
+    /// memory for it (up to 20 bytes a pixel, by format) is taken before the lie comes out.
     pub max_pixels: u64,
 }
 
@@ -186,6 +200,8 @@ pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     let header = match format(bytes)? {
         Format::Jpeg => jpeg::header(bytes)?,
         Format::Png => png::header(bytes)?,
+        Format::Tiff => tiff::header(bytes)?,
+        format @ (Format::Bmp | Format::WebP | Format::Netpbm) => other::header(bytes, format)?,
     };
     let (width, height) = (header.width, header.height);
     if width == 0 || height == 0 {
@@ -201,12 +217,28 @@ pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     Ok(header)
 }
 
+/// How a TIFF starts: in either order of bytes, and BigTIFF likewise.
+const TIFF: [&[u8]; 4] = [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"];
+
+/// What may stand behind Netpbm's two letters: white space, or the start of a comment.
+fn is_netpbm_space(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == b'#'
+}
+
 /// Tells the format by the first bytes.
 fn format(bytes: &[u8]) -> Result<Format, ImageError> {
     if bytes.starts_with(&[0xff, 0xd8, 0xff]) {
         Ok(Format::Jpeg)
     } else if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
         Ok(Format::Png)
+    } else if bytes.starts_with(b"BM") {
+        Ok(Format::Bmp)
+    } else if webp::is_webp(bytes) {
+        Ok(Format::WebP)
+    } else if TIFF.iter().any(|magic| bytes.starts_with(magic)) {
+        Ok(Format::Tiff)
+    } else if matches!(bytes, [b'P', b'1'..=b'6', next, ..] if is_netpbm_space(*next)) {
+        Ok(Format::Netpbm)
     } else if bytes.is_empty() {
         Err(ImageError::Empty)
     } else {
@@ -219,14 +251,9 @@ fn format(bytes: &[u8]) -> Result<Format, ImageError> {
 /// Says what the start of a file that is no known image looks like; a download that went wrong is
 /// most often a page of HTML or a run of zeros.
 fn describe(bytes: &[u8]) -> String {
-    const KNOWN: [(&[u8], &str); 14] = [
-        (b"GIF8", "a GIF image"),
-        (b"BM", "a BMP image"),
-        (b"II*\0", "a TIFF image"),
-        (b"MM\0*", "a TIFF image"),
-        (b"P4\n", "a PBM image"),
-        (b"P5\n", "a PGM image"),
-        (b"P6\n", "a PPM image"),
+    const KNOWN: [(&[u8], &str); 9] = [
+        (b"GIF8", "a GIF image, which is not supported"),
+        (b"P7\n", "a PAM image, which is not supported"),
         (b"\0\0\x01\0", "an icon"),
         (b"%PDF", "a PDF document"),
         (b"PK\x03\x04", "a ZIP archive"),
@@ -239,9 +266,6 @@ fn describe(bytes: &[u8]) -> String {
         if bytes.starts_with(magic) {
             return name.to_owned();
         }
-    }
-    if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
-        return "a WebP image".to_owned();
     }
     if bytes.get(4..8) == Some(b"ftyp") {
         return "an AVIF, HEIF or MP4 file".to_owned();
@@ -267,6 +291,8 @@ fn describe(bytes: &[u8]) -> String {
 #[derive(Debug, Default)]
 pub struct Decoder {
     scratch: Scratch,
+    /// A region that was turned upright.
+    upright: Vec<u8>,
 }
 
 /// What the format modules decode with.
@@ -274,7 +300,7 @@ pub struct Decoder {
 struct Scratch {
     /// The RGB result.
     rgb: Vec<u8>,
-    /// What the PNG library gives when that is not RGB.
+    /// What a format's library gives when that is not RGB.
     raw: Vec<u8>,
     jpeg: jpeg::Scratch,
 }
@@ -288,9 +314,8 @@ impl Decoder {
 
     /// Decodes at least `region` of the image that [`header`] described as `header`.
     ///
-    /// The pixels that come back may cover more than the region (today: the whole image, since no
-    /// library in use decodes part of one); nobody pays for cutting them out, because
-    /// [`Resizer::render`] takes a rectangle of them.
+    /// The pixels that come back may cover more than the region (of all formats but JPEG the whole
+    /// image); nobody pays for cutting them out, because [`Resizer::render`] takes a rectangle of them.
     ///
     /// Never gives filler for pixels that are lost: an image whose data ends early, does not decode
     /// or does not add up is an error, even where other decoders would only warn.
@@ -313,11 +338,15 @@ impl Decoder {
             });
         }
         let Scratch { rgb, raw, jpeg } = &mut self.scratch;
+        // What the last image needed this one may not: see `give_back`.
+        reset(raw, 0);
+        let whole = |()| header.whole();
         let covers = match header.format {
             Format::Jpeg => jpeg::decode(bytes, header, region, verify, jpeg, rgb)?,
-            Format::Png => {
-                png::decode(bytes, header, rgb, raw)?;
-                header.whole()
+            Format::Png => png::decode(bytes, header, rgb, raw).map(whole)?,
+            Format::Tiff => tiff::decode(bytes, header, rgb, raw).map(whole)?,
+            Format::Bmp | Format::WebP | Format::Netpbm => {
+                other::decode(bytes, header, rgb, raw).map(whole)?
             }
         };
         Ok(Pixels { bytes: rgb, covers })
@@ -388,6 +417,16 @@ fn byte_size(header: &Header, channels: usize) -> Result<usize, ImageError> {
         })
 }
 
+/// Pixels of `channels` 8-bit channels as RGB: grey spread over three channels, transparency dropped.
+fn to_rgb(from: &[u8], channels: usize, rgb: &mut [u8]) {
+    let pixels = rgb.chunks_exact_mut(3).zip(from.chunks_exact(channels));
+    if channels < 3 {
+        pixels.for_each(|(to, from)| to.fill(from[0]));
+    } else {
+        pixels.for_each(|(to, from)| to.copy_from_slice(&from[..3]));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,8 +438,8 @@ mod tests {
             (b"<!DOCTYPE html><html><head>", "HTML or XML"),
             (b"\n  <html>", "HTML or XML"),
             (b"404 not found", "text: \"404 not found\""),
-            (b"GIF89a\x01\0\x01\0", "a GIF image"),
-            (b"RIFF\x10\0\0\0WEBPVP8 ", "a WebP image"),
+            (b"GIF89a\x01\0\x01\0", "a GIF image, which is not supported"),
+            (b"P6 is no image", "decoding Pnm"),
             (&[0; 100], "zero bytes"),
             (&[0xff, 0xd8], "a JPEG image that is cut off"),
             (&[1, 2, 3, 0xfe], "the bytes 01 02 03 fe"),

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Transformations};
 
-use super::{Colour, Format, Header, ImageError, byte_size, reset};
+use super::{Colour, Format, Header, ImageError, byte_size, reset, to_rgb};
 
 /// What the library may allocate besides the pixels: rows, and chunks that it collects.
 const LIBRARY_BYTES: usize = 256 << 20;
@@ -65,12 +65,7 @@ pub(super) fn decode(
     } else {
         reset(raw, byte_size(header, channels)?);
         reader.next_frame(raw).map_err(explain)?;
-        let pixels = rgb.chunks_exact_mut(3).zip(raw.chunks_exact(channels));
-        if channels < 3 {
-            pixels.for_each(|(to, from)| to.fill(from[0]));
-        } else {
-            pixels.for_each(|(to, from)| to.copy_from_slice(&from[..3]));
-        }
+        to_rgb(raw, channels, rgb);
     }
     // To the last chunk, so that a file that is cut off behind its pixels is noticed like any other.
     reader.finish().map_err(explain)
