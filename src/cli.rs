@@ -25,6 +25,7 @@ Examples:
   rsflow predict --checkpoint best.safetensors --size 96 cat.jpg
   rsflow nodes RandomResizedCrop               what a node does, and its parameters
   rsflow graph recipes/resnet50_kd.ron --format svg > graph.svg
+  rsflow profile recipes/imagenette_resnet18.ron   where the time goes, and what to turn
 
 Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong, 130 interrupted";
 
@@ -55,6 +56,9 @@ pub enum Command {
     /// Count the parameters and multiply-adds of a recipe's network, without opening its data
     #[command(after_help = SUMMARY_EXAMPLES)]
     Summary(Summary),
+    /// Tell where the time goes, node by node, and what the bottleneck is
+    #[command(after_help = PROFILE_EXAMPLES)]
+    Profile(Profile),
     /// List the kinds of node, or show one with its ports and parameters
     #[command(after_help = NODES_EXAMPLES)]
     Nodes {
@@ -148,6 +152,29 @@ all that it needs in float32, running statistics included. Below: the parameters
 resolutions share, those of the whole network, and the weights of the ensemble (alpha). The JSON has
 exact numbers: network, classes, resolutions (resolution, batch_norm, multiply_adds, parameters,
 private_parameters, float32_bytes), shared_parameters, total_parameters, alpha.";
+
+const PROFILE_EXAMPLES: &str = "\
+Examples:
+  rsflow profile recipes/imagenette_resnet18.ron                    the whole, for 10 seconds
+  rsflow profile recipes/imagenette_resnet18.ron --only pipeline    how fast data could come
+  rsflow profile recipes/imagenette_resnet18.ron --only trainer     the speed if data were free
+  rsflow profile recipes/imagenette_resnet18.ron --until train_sizes --set cpu_workers=1
+  rsflow profile mine.ron --json profile.json --trace trace.json    the trace: ui.perfetto.dev
+  rsflow profile mine.ron --until train_batches --epochs 1 --digest
+
+Nothing is validated and nothing is kept: no run directory, no checkpoint, no metrics.
+
+In the table, `busy` is a share of all workers' time for the nodes that they work for, and of its
+own thread's time for the trainer; decoding counts for the decoder although it happens when the
+batch asks for the pixels. `mean`, `p50` and `p99` are a node's own time for one item, `queue` is
+how full the queue in front of it was. Figures count from the first batch on. Below stands what
+limits the speed, and the field to turn.
+
+--digest prints one hash (xxh3, 128 bits) of the labels, sizes and pixels of every sample and of
+the ends of epochs, and nothing else. It is the same for any number of workers. From a sample on:
+  rsflow profile mine.ron --digest --start 1234     the stream starts there, as after a resume
+  rsflow profile mine.ron --digest --skip 1234      it is read from its start; the same hash
+Both take EPOCH:SAMPLE too, counted from 0.";
 
 const NODES_EXAMPLES: &str = "\
 Examples:
@@ -373,6 +400,68 @@ pub struct Summary {
     /// Write the numbers to this file too; `-`: to stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// `rsflow profile`.
+#[derive(Debug, Args)]
+pub struct Profile {
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub overrides: Overrides,
+    /// Runs the data nodes up to this one, and nothing behind it [default: what the trainer reads]
+    #[arg(long, value_name = "NODE")]
+    pub until: Option<String>,
+    /// Which half to run [default: both, or pipeline with --until or --digest]
+    #[arg(long, value_enum)]
+    pub only: Option<Only>,
+    /// How long to measure once the first batch is out [default: 10, or to the end of --epochs]
+    #[arg(long, value_name = "N", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Ends after so many epochs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: Option<u64>,
+    /// Prints one hash of the stream's bytes, in place of the table; of one epoch without --epochs
+    #[arg(long, conflicts_with = "seconds")]
+    pub digest: bool,
+    /// Starts the stream at this sample, and hashes from there on
+    #[arg(long, value_name = "[EPOCH:]SAMPLE", requires = "digest", value_parser = position)]
+    pub start: Option<(u64, u64)>,
+    /// Reads what comes before this sample, and hashes from there on
+    #[arg(long, value_name = "[EPOCH:]SAMPLE", requires = "digest", conflicts_with = "start", value_parser = position)]
+    pub skip: Option<(u64, u64)>,
+    /// Writes all figures as JSON; `-` is stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Writes what every thread did when, in Chrome's trace event format
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+}
+
+/// Which half of a recipe is profiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// The data nodes: how fast data could come
+    Pipeline,
+    /// The trainer, on batches that are there already: how fast it would be if data were free
+    Trainer,
+    /// Both, as in a run
+    Both,
+}
+
+/// A number of seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.001..=1e6).contains(seconds));
+    seconds.ok_or_else(|| "expected seconds, such as 10 or 2.5".to_owned())
+}
+
+/// `SAMPLE`, or `EPOCH:SAMPLE`.
+fn position(text: &str) -> Result<(u64, u64), String> {
+    let (epoch, sample) = text.split_once(':').unwrap_or(("0", text));
+    let position = epoch.trim().parse().ok().zip(sample.trim().parse().ok());
+    position.ok_or_else(|| "expected SAMPLE or EPOCH:SAMPLE, such as 1234 or 1:200".to_owned())
 }
 
 /// How a graph is drawn.

@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod cli;
 mod commands;
+mod figures;
 mod files;
 mod progress;
 mod run_dir;

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rsflow_graph::{Payload as _, Plan, Sink, Tap};
+use rsflow_graph::{Measured, Meters, Payload as _, Plan, Sink, Tap, Workers};
 use rsflow_model::metrics::{Metric, Row, Step, Table, Validating};
+
+use crate::figures::{Figures, MUCH, verdict};
 
 /// Where lines without a terminal are at least so far apart.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -61,6 +63,17 @@ struct State {
     last_line: Option<Instant>,
     epochs: u64,
     table: Option<Table>,
+    watched: Option<Watched>,
+}
+
+/// What the run's nodes had done when the last epoch ended.
+struct Watched {
+    meters: Meters,
+    workers: Workers,
+    at: Instant,
+    measured: Vec<Measured>,
+    /// Images trained on since.
+    images: usize,
 }
 
 impl Progress {
@@ -75,7 +88,19 @@ impl Progress {
             last_line: None,
             epochs: 0,
             table: None,
+            watched: None,
         })))
+    }
+
+    /// Says at the end of an epoch what its trainer waited for, if it waited much.
+    pub fn watch(&self, meters: Meters, workers: Workers) {
+        self.state().watched = Some(Watched {
+            measured: meters.read(),
+            meters,
+            workers,
+            at: Instant::now(),
+            images: 0,
+        });
     }
 
     /// Readers of every stream of metrics.
@@ -137,6 +162,9 @@ impl Sink for Follow {
 impl State {
     fn step(&mut self, step: &Step) {
         self.steps += 1;
+        if let Some(watched) = &mut self.watched {
+            watched.images += step.images;
+        }
         self.epochs = step.epochs;
         if let Some(losses) = &step.losses {
             self.loss = Some(losses.loss);
@@ -212,6 +240,9 @@ impl State {
             duration(Duration::from_secs_f64(table.seconds.max(0.0))),
             accuracies.join("  ")
         ));
+        if let Some(verdict) = self.watched.as_mut().and_then(Watched::verdict) {
+            self.screen.line(&verdict);
+        }
         self.table = Some(table);
     }
 
@@ -224,6 +255,25 @@ impl State {
         bar.set_position(done);
         bar.set_prefix(title.to_owned());
         bar.set_message(words);
+    }
+}
+
+impl Watched {
+    /// What limited the epoch that has just ended, if the trainer waited much. The next one begins.
+    fn verdict(&mut self) -> Option<String> {
+        let measured = self.meters.read();
+        let seconds = self.at.elapsed().as_secs_f64();
+        let speed = self.images as f64 / seconds.max(1e-9);
+        let figures = Figures::new(
+            &self.measured,
+            &measured,
+            seconds,
+            speed,
+            self.workers.clone(),
+        );
+        (self.at, self.measured, self.images) = (Instant::now(), measured, 0);
+        let trainer = figures.trainer()?;
+        (trainer.wait_input > MUCH).then(|| verdict(&figures))
     }
 }
 

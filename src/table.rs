@@ -1,5 +1,7 @@
 //! The table of resolutions.
 
+use std::time::Duration;
+
 use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
 use rsflow_model::metrics::{Row, Table};
 
@@ -50,5 +52,34 @@ pub fn millions(count: u64) -> String {
         format!("{millions:.2} M")
     } else {
         format!("{millions:.1} M")
+    }
+}
+
+/// `11,727,912`.
+pub fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `120 us`, `3.4 ms`, `1.2 s`; empty for nothing.
+pub fn time(time: Option<Duration>) -> String {
+    let Some(time) = time else {
+        return String::new();
+    };
+    let (value, unit) = match time.as_secs_f64() {
+        seconds if seconds >= 1.0 => (seconds, "s"),
+        seconds if seconds >= 1e-3 => (seconds * 1e3, "ms"),
+        seconds => (seconds * 1e6, "us"),
+    };
+    match value < 10.0 {
+        true => format!("{value:.1} {unit}"),
+        false => format!("{value:.0} {unit}"),
     }
 }

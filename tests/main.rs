@@ -5,6 +5,7 @@ mod catalogue;
 mod evaluate;
 mod exchange;
 mod prepare_val;
+mod profile;
 mod run;
 mod summary;
 mod workplace;

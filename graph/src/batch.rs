@@ -126,6 +126,11 @@ struct Contents {
 
 impl Payload for Batch {
     const NAME: &'static str = "batches";
+
+    fn bytes(&self) -> u64 {
+        let regions = self.0.regions.iter();
+        regions.map(|(_, region)| region.len() as u64).sum()
+    }
 }
 
 impl Batch {

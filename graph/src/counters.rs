@@ -1,11 +1,15 @@
 //! What each node does with its time. Counted always: a profiler only has to read.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+
+use crate::item::Key;
+use crate::times::{Histogram, Times};
+use crate::trace::Trace;
 
 /// Names a node in errors, logs and measurements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,19 @@ pub(crate) struct Counters {
     pub queue_samples: AtomicU64,
     pub queue_items: AtomicU64,
     pub queue_capacity: AtomicU64,
+    pub bytes: AtomicU64,
+    pub times: Histogram,
+}
+
+/// Where a node's work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorksOn {
+    /// On the pool of workers, many items at a time.
+    Workers,
+    /// On a thread of its own.
+    Thread,
+    /// Where blocking is allowed, one item at a time.
+    Sink,
 }
 
 /// A node's figures at one moment.
@@ -34,6 +51,8 @@ pub(crate) struct Counters {
 pub struct Measured {
     /// The node.
     pub node: NodeId,
+    /// Where it works.
+    pub works_on: WorksOn,
     /// Items finished (steps, for the trainer).
     pub items: u64,
     /// Time spent in the node's own work, summed over threads. Work that is put off and done
@@ -45,32 +64,91 @@ pub struct Measured {
     pub wait_output: Duration,
     /// Samples skipped because of damage.
     pub skipped: u64,
-    /// Mean share of the input queue that was filled when the node took from it, 0 to 1; `None`
-    /// for a node that takes from no queue.
-    pub queue_occupancy: Option<f64>,
+    /// What stood in its input queue whenever it took from it.
+    pub queue: Queue,
+    /// Bytes that it made: encoded ones for a source of files, pixels for batches; 0 for nodes
+    /// that only plan what is to be done.
+    pub bytes: u64,
+    /// Its time for each item: all that was billed to it on behalf of the item in one go.
+    pub times: Times,
+}
+
+/// A queue, looked at whenever its reader took from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// How often it was looked at; 0 for a node that takes from no queue.
+    pub looks: u64,
+    /// What was in it, summed over all looks.
+    pub items: u64,
+    /// What it can hold.
+    pub capacity: u64,
+}
+
+impl Queue {
+    /// The mean share that was filled, 0 to 1; `None` if it was never looked at.
+    pub fn occupancy(&self) -> Option<f64> {
+        let room = self.looks * self.capacity;
+        (room > 0).then(|| self.items as f64 / room as f64)
+    }
+}
+
+impl Measured {
+    /// What was done after `earlier` was read.
+    pub fn since(&self, earlier: &Measured) -> Measured {
+        Measured {
+            node: self.node.clone(),
+            works_on: self.works_on,
+            items: self.items.saturating_sub(earlier.items),
+            busy: self.busy.saturating_sub(earlier.busy),
+            wait_input: self.wait_input.saturating_sub(earlier.wait_input),
+            wait_output: self.wait_output.saturating_sub(earlier.wait_output),
+            skipped: self.skipped.saturating_sub(earlier.skipped),
+            queue: Queue {
+                looks: self.queue.looks.saturating_sub(earlier.queue.looks),
+                items: self.queue.items.saturating_sub(earlier.queue.items),
+                capacity: self.queue.capacity,
+            },
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            times: self.times.since(&earlier.times),
+        }
+    }
+
+    /// Its mean time for an item; `None` without items.
+    pub fn mean(&self) -> Option<Duration> {
+        (self.items > 0).then(|| self.busy.div_f64(self.items as f64))
+    }
+}
+
+/// The figures of all nodes of a run, to be read while it goes on.
+#[derive(Clone)]
+pub struct Meters(pub(crate) Vec<Meter>);
+
+impl Meters {
+    /// The figures now, in the plan's order.
+    pub fn read(&self) -> Vec<Measured> {
+        self.0.iter().map(Meter::read).collect()
+    }
 }
 
 impl Counters {
-    pub fn read(&self, node: &NodeId) -> Measured {
+    fn read(&self, node: &NodeId, works_on: WorksOn) -> Measured {
         let nanoseconds = |counter: &AtomicU64| Duration::from_nanos(counter.load(Relaxed));
-        let samples = self.queue_samples.load(Relaxed);
-        let capacity = self.queue_capacity.load(Relaxed);
         Measured {
             node: node.clone(),
+            works_on,
             items: self.items.load(Relaxed),
             busy: nanoseconds(&self.busy),
             wait_input: nanoseconds(&self.wait_input),
             wait_output: nanoseconds(&self.wait_output),
             skipped: self.skipped.load(Relaxed),
-            queue_occupancy: (samples > 0 && capacity > 0)
-                .then(|| self.queue_items.load(Relaxed) as f64 / (samples * capacity) as f64),
+            queue: Queue {
+                looks: self.queue_samples.load(Relaxed),
+                items: self.queue_items.load(Relaxed),
+                capacity: self.queue_capacity.load(Relaxed),
+            },
+            bytes: self.bytes.load(Relaxed),
+            times: self.times.read(),
         }
-    }
-
-    pub fn sample_queue(&self, items: usize, capacity: usize) {
-        self.queue_samples.fetch_add(1, Relaxed);
-        self.queue_items.fetch_add(items as u64, Relaxed);
-        self.queue_capacity.store(capacity as u64, Relaxed);
     }
 }
 
@@ -86,23 +164,54 @@ pub(crate) fn add_elapsed(counter: &AtomicU64, since: Instant) {
 #[derive(Clone, Debug)]
 pub struct Meter(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
-    node: NodeId,
+    node: Arc<NodeId>,
+    works_on: WorksOn,
     counters: Counters,
+    trace: Option<Arc<Trace>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.node)
+    }
 }
 
 thread_local! {
     /// Time that nested meters have already billed within the outermost one on this thread.
     static NESTED: Cell<u64> = const { Cell::new(0) };
+    /// The item that this thread works on, and what it has cost each node so far.
+    static ITEM: Cell<Option<Key>> = const { Cell::new(None) };
+    static PARTS: RefCell<Vec<(Meter, u64)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Does all of the work on one item that this thread does in one go. What it bills to a meter, in
+/// however many parts, is that node's time for the item.
+pub(crate) fn one_item<T>(key: Key, work: impl FnOnce() -> T) -> T {
+    ITEM.set(Some(key));
+    let result = work();
+    ITEM.set(None);
+    PARTS.with_borrow_mut(|parts| {
+        for (meter, nanoseconds) in parts.drain(..) {
+            meter.counters().times.record(nanoseconds);
+        }
+    });
+    result
 }
 
 impl Meter {
     /// A meter that starts at zero.
-    pub fn new(node: NodeId) -> Self {
+    pub fn new(node: NodeId, works_on: WorksOn) -> Self {
+        Self::traced(node, works_on, None)
+    }
+
+    /// The same; what it measures is recorded, too.
+    pub(crate) fn traced(node: NodeId, works_on: WorksOn, trace: Option<Arc<Trace>>) -> Self {
         Meter(Arc::new(Inner {
-            node,
+            node: Arc::new(node),
+            works_on,
             counters: Counters::default(),
+            trace,
         }))
     }
 
@@ -113,11 +222,35 @@ impl Meter {
 
     /// The figures now.
     pub fn read(&self) -> Measured {
-        self.0.counters.read(&self.0.node)
+        self.0.counters.read(&self.0.node, self.0.works_on)
     }
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// Looks at the node's input queue.
+    pub(crate) fn look_at_queue(&self, items: usize, capacity: usize) {
+        let counters = self.counters();
+        counters.queue_samples.fetch_add(1, Relaxed);
+        counters.queue_items.fetch_add(items as u64, Relaxed);
+        counters.queue_capacity.store(capacity as u64, Relaxed);
+        if let Some(trace) = &self.0.trace {
+            trace.level(&self.0.node, items);
+        }
+    }
+
+    /// Bills what a thread of its own has done `since`, on behalf of `item` if there was one.
+    pub(crate) fn worked(&self, since: Instant, item: Option<Key>) {
+        let length = since.elapsed();
+        let nanoseconds = length.as_nanos() as u64;
+        self.counters().busy.fetch_add(nanoseconds, Relaxed);
+        if item.is_some() {
+            self.counters().times.record(nanoseconds);
+        }
+        if let Some(trace) = &self.0.trace {
+            trace.slice(&self.0.node, item, since, length);
+        }
     }
 
     /// Runs `work`, bills its time to this meter's node (less what inner meters have billed), and
@@ -128,10 +261,18 @@ impl Meter {
         // A panic is this node's failure like any other; it must not take the thread along.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-        let total = start.elapsed().as_nanos() as u64;
+        let length = start.elapsed();
+        let total = length.as_nanos() as u64;
         let own = total.saturating_sub(NESTED.get());
         self.0.counters.busy.fetch_add(own, Relaxed);
         NESTED.set(outer + total);
+        let item = ITEM.get();
+        if item.is_some() {
+            self.add_part(own);
+        }
+        if let Some(trace) = &self.0.trace {
+            trace.slice(&self.0.node, item, start, length);
+        }
         result.map_err(|error| {
             if error.downcast_ref::<Blame>().is_some() {
                 error // an inner meter knew better
@@ -139,6 +280,16 @@ impl Meter {
                 error.context(Blame(self.clone()))
             }
         })
+    }
+
+    /// Adds to what the item in hand has cost this meter's node.
+    fn add_part(&self, nanoseconds: u64) {
+        PARTS.with_borrow_mut(|parts| {
+            match parts.iter_mut().find(|(of, _)| Arc::ptr_eq(&of.0, &self.0)) {
+                Some((_, sum)) => *sum += nanoseconds,
+                None => parts.push((self.clone(), nanoseconds)),
+            }
+        });
     }
 }
 
@@ -167,10 +318,9 @@ mod tests {
     use super::*;
 
     fn meter(name: &str) -> Meter {
-        Meter::new(NodeId {
-            name: name.into(),
-            kind: "Test",
-        })
+        let kind = "Test";
+        let name = name.into();
+        Meter::new(NodeId { name, kind }, WorksOn::Workers)
     }
 
     #[test]
@@ -191,5 +341,30 @@ mod tests {
         );
         assert!(inner.read().busy >= pause);
         assert!(outer.read().busy < pause);
+    }
+
+    #[test]
+    fn the_parts_of_an_items_work_are_one_time() {
+        let (outer, inner) = (meter("outer"), meter("inner"));
+        let part = |milliseconds| {
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            Ok(())
+        };
+        let key = Key {
+            epoch: 0,
+            index: 0,
+            attempt: 0,
+        };
+        for _ in 0..2 {
+            one_item(key, || {
+                inner.measure(|| part(1)).unwrap();
+                outer.measure(|| inner.measure(|| part(10))).unwrap();
+            });
+        }
+        inner.measure(|| part(1)).unwrap();
+        let times = inner.read().times;
+        assert_eq!(times.count(), 2, "work on no item is no item");
+        assert!(times.quantile(0.0) >= Some(Duration::from_millis(10)));
+        assert!(outer.read().times.quantile(1.0) < Some(Duration::from_millis(10)));
     }
 }

@@ -11,6 +11,12 @@ use anyhow::{Context as _, Result};
 pub trait Payload: Clone + Send + 'static {
     /// The port type's name, such as `batches`.
     const NAME: &'static str;
+
+    /// Bytes of data that making it took or gave, for the node's figures: those of a file that was
+    /// read, of pixels that were written. 0 for what only says what is to be done.
+    fn bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// A value on its way between two nodes.
@@ -18,12 +24,17 @@ pub struct Item(Box<dyn Carried>);
 
 trait Carried: Send {
     fn duplicate(&self) -> Box<dyn Carried>;
+    fn bytes(&self) -> u64;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
 impl<T: Payload> Carried for T {
     fn duplicate(&self) -> Box<dyn Carried> {
         Box::new(self.clone())
+    }
+
+    fn bytes(&self) -> u64 {
+        Payload::bytes(self)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -35,6 +46,11 @@ impl Item {
     /// Wraps a value.
     pub fn new<T: Payload>(value: T) -> Self {
         Item(Box::new(value))
+    }
+
+    /// See [`Payload::bytes`].
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes()
     }
 
     /// The value. The plan has matched the types of both ports, so an error here means that a

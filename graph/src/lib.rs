@@ -15,7 +15,7 @@
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
 //! | `item`, `batch` | what travels between nodes |
 //! | `executor` | tasks, threads, channels; failures; stopping |
-//! | `counters` | what each node does with its time |
+//! | `counters`, `times`, `trace` | what each node does with its time |
 
 mod batch;
 mod counters;
@@ -29,13 +29,15 @@ mod problem;
 mod recipe;
 mod stage;
 mod text;
+mod times;
+mod trace;
 
 pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_image};
-pub use counters::{Measured, Meter, NodeId};
+pub use counters::{Measured, Meter, Meters, NodeId, Queue, WorksOn};
 pub use draw::{Format, draw};
 pub use executor::{
-    Failure, Finished, Options, Ports, Received, Receiver, RunError, Running, Sender, Skipped,
-    Stop, Tap,
+    Failure, Feed, FeedWith, Finished, Options, Ports, Received, Receiver, RunError, Running,
+    Sender, Skipped, Stop, Tap, Workers,
 };
 pub use item::{Item, Key, Message, Payload};
 pub use node::{
@@ -49,3 +51,5 @@ pub use stage::{
     Source, Stage, Thread, random,
 };
 pub use text::{Place, Text, line_column};
+pub use times::Times;
+pub use trace::{Level, Recorded, Slice, Trace};

@@ -155,8 +155,6 @@ pub struct Build<'a> {
     pub demands: &'a [(&'static str, Demand)],
     /// Memory for batches.
     pub allocator: Arc<dyn Allocator>,
-    /// Threads of the CPU pool.
-    pub workers: usize,
 }
 
 /// A node as written in a recipe.

@@ -78,6 +78,13 @@ impl Plan {
         })
     }
 
+    /// The same where any output may be unread: what will run is a part ([`Plan::until`]).
+    pub fn with_unread(recipe: Recipe) -> Result<Self, Problems> {
+        let names: Vec<String> = recipe.nodes.iter().map(|node| node.name.clone()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Self::with_taps(recipe, &names)
+    }
+
     /// The nodes; every node stands behind those that it reads from.
     pub fn nodes(&self) -> &[Planned] {
         &self.nodes

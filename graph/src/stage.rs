@@ -10,7 +10,7 @@ use anyhow::Result;
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use crate::counters::Meter;
+use crate::counters::{Meter, WorksOn};
 use crate::executor::Ports;
 use crate::item::{Item, Key, Payload};
 
@@ -198,6 +198,12 @@ pub trait Thread: Send {
         None
     }
 
+    /// How many of the machine's `cores` it keeps busy. What it leaves is for the workers, where
+    /// the recipe does not say how many there are.
+    fn cores(&self, _cores: usize) -> usize {
+        0
+    }
+
     /// Where its inputs start, by port.
     fn start(&self, _port: &str) -> Position {
         Position::default()
@@ -213,6 +219,11 @@ pub trait Sink: Send + 'static {
     /// Takes one item.
     fn accept(&mut self, item: Self::In) -> Result<()>;
 
+    /// Every item of that epoch has come.
+    fn end_of_epoch(&mut self, _epoch: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Called once, when no more will come.
     fn finish(&mut self) -> Result<()> {
         Ok(())
@@ -225,6 +236,15 @@ pub trait Sink: Send + 'static {
 }
 
 impl Stage {
+    /// Where its work is done.
+    pub(crate) fn works_on(&self) -> WorksOn {
+        match self {
+            Stage::Source(_) | Stage::Map(_) | Stage::Fold(_) => WorksOn::Workers,
+            Stage::Thread(_) => WorksOn::Thread,
+            Stage::Sink(_) => WorksOn::Sink,
+        }
+    }
+
     /// A source.
     pub fn source(source: impl Source) -> Self {
         Stage::Source(Arc::new(source))
@@ -368,6 +388,8 @@ pub trait AnySink: Send {
     #[doc(hidden)]
     fn accept(&mut self, item: Item) -> Result<()>;
     #[doc(hidden)]
+    fn end_of_epoch(&mut self, epoch: u64) -> Result<()>;
+    #[doc(hidden)]
     fn finish(&mut self) -> Result<()>;
     #[doc(hidden)]
     fn queue(&self) -> usize;
@@ -376,6 +398,10 @@ pub trait AnySink: Send {
 impl<S: Sink> AnySink for S {
     fn accept(&mut self, item: Item) -> Result<()> {
         Sink::accept(self, item.take()?)
+    }
+
+    fn end_of_epoch(&mut self, epoch: u64) -> Result<()> {
+        Sink::end_of_epoch(self, epoch)
     }
 
     fn finish(&mut self) -> Result<()> {

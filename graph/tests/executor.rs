@@ -5,7 +5,9 @@ mod toy;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use rsflow_graph::{Finished, Options, Payload, Plan, Position, RunError, Running, Tap};
+use rsflow_graph::{
+    Feed, FeedWith, Finished, Options, Payload, Plan, Position, RunError, Running, Tap, Trace,
+};
 use toy::{Collect, FETCHED, Number, Numbers, plan};
 
 const CHAIN: &str = r#"
@@ -257,7 +259,73 @@ fn waiting_is_told_from_working() {
         groups.wait_output > learn.wait_input,
         "the slow reader is waited for"
     );
-    assert!(learn.queue_occupancy.unwrap() > 0.3, "{learn:?}");
+    assert!(learn.queue.occupancy() > Some(0.3), "{learn:?}");
+}
+
+#[test]
+fn a_thread_can_be_fed_otherwise_than_the_recipe_says() {
+    let whole = collect::<Numbers>(&plan(CHAIN, &[]), "learn", 0).1;
+    let pair = || whole[..2].iter().cycle();
+    for (with, expected, fetched) in [
+        (FeedWith::Endless, whole[..14].to_vec(), 100..=100),
+        (
+            FeedWith::Replay(2),
+            pair().take(9).cloned().collect(),
+            16..=99,
+        ),
+        (FeedWith::Nothing, vec![], 0..=0),
+    ] {
+        let sink = Collect::<Numbers>::default();
+        let items = sink.items.clone();
+        let options = Options {
+            taps: vec![tap("learn", 0, sink)],
+            feeds: vec![Feed {
+                node: "learn".to_owned(),
+                port: "input",
+                with,
+            }],
+            epochs: Some(2),
+            ..Options::default()
+        };
+        let plan = plan(CHAIN, &["learn.delay=1000", "cpu_workers=1"]);
+        let mut running = Running::start(&plan, options).unwrap();
+        // Only what is replayed has no end.
+        let enough = || items.lock().unwrap().len() > expected.len();
+        while !running.wait_for(Duration::from_millis(1)) && !enough() {}
+        running.stop().interrupt();
+        let finished = running.wait().unwrap();
+        let seen = items.lock().unwrap();
+        assert!(seen.starts_with(&expected), "{with:?}: {seen:?}");
+        let endless = matches!(with, FeedWith::Replay(_));
+        assert!(endless || seen.len() == expected.len(), "{with:?}");
+        let source = &finished.measured[0];
+        assert_eq!(source.node.name, "source");
+        assert!(fetched.contains(&source.items), "{with:?}: {source:?}");
+    }
+}
+
+#[test]
+fn a_trace_has_every_items_work_and_stays_within_its_limit() {
+    for limit in [100_000, 50] {
+        let trace = std::sync::Arc::new(Trace::new(limit));
+        let options = Options {
+            trace: Some(trace.clone()),
+            ..Options::default()
+        };
+        let running = Running::start(&plan(CHAIN, &[]), options).unwrap();
+        let finished = running.wait().unwrap();
+        let recorded = trace.take();
+        let all = recorded.slices.len() + recorded.levels.len();
+        assert!(all <= limit);
+        assert_eq!(recorded.dropped > 0, limit == 50);
+        for node in finished.measured.iter().filter(|_| recorded.dropped == 0) {
+            let slices = recorded.slices.iter();
+            let mine = slices.filter(|slice| slice.node.name == node.node.name);
+            let items = mine.filter(|slice| slice.item.is_some()).count() as u64;
+            assert_eq!(items, node.items, "{}", node.node.name);
+            assert_eq!(node.times.count(), node.items, "{}", node.node.name);
+        }
+    }
 }
 
 /// Threads of this process; tests run in parallel, so only a return is waited for.

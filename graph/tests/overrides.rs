@@ -124,6 +124,11 @@ fn fields_of_the_recipe_itself() {
             "cpu_workers=None",
             "(nodes: {}, cpu_workers: None)",
         ),
+        (
+            "(nodes: {}, cpu_workers: 3)",
+            "cpu_workers=Auto",
+            "(nodes: {}, cpu_workers: Auto)",
+        ),
     ] {
         let recipe = parse(text, &[argument]).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(recipe.text().resolved(), expected);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tch::{Device, Tensor};
 
 use crate::checkpoint::{Checkpoint, Metadata, Snapshot, is_finite, write_atomically};
-use crate::feed::Feed;
+use crate::feed::{Feed, cores_of};
 use crate::layers::Mode;
 use crate::metrics::{Metric, Table, Validating};
 use crate::native::keep_freed_memory;
@@ -279,6 +279,10 @@ impl Thread for Evaluation {
 
     fn epochs(&self) -> Option<u64> {
         Some(1)
+    }
+
+    fn cores(&self, cores: usize) -> usize {
+        cores_of(self.net.parameters().device(), self.settings.threads, cores)
     }
 }
 

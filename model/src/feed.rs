@@ -26,6 +26,15 @@ impl fmt::Display for Normalize {
     }
 }
 
+/// How many of the machine's `cores` computing keeps busy: `threads` on the CPU, all if it is left
+/// out; on a GPU the one that launches its kernels.
+pub(crate) fn cores_of(device: Device, threads: Option<usize>, cores: usize) -> usize {
+    match device {
+        Device::Cpu => threads.unwrap_or(cores),
+        _ => 1,
+    }
+}
+
 /// Where batches go, and what is done to their values.
 #[derive(Debug)]
 pub struct Feed {

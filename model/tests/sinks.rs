@@ -49,7 +49,6 @@ fn open<K: NodeKind>(
         schemas: &[],
         demands: &[],
         allocator: Arc::new(PlainMemory),
-        workers: 1,
     })?;
     match stage {
         Stage::Sink(sink) => Ok(sink),

@@ -24,6 +24,10 @@ pub struct EncodedImage {
 
 impl Payload for EncodedImage {
     const NAME: &'static str = "files";
+
+    fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
 /// An image whose header is known.

@@ -8,6 +8,7 @@ mod import;
 mod nodes;
 mod predict;
 mod prepare_val;
+mod profile;
 mod run;
 mod sizes;
 mod summary;
@@ -50,6 +51,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Import(arguments) => import::run(&arguments, &mut out),
         Command::Export(arguments) => export::run(&arguments, &mut out),
         Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
+        Command::Profile(arguments) => profile::run(&arguments, &mut out),
         Command::PrepareVal(arguments) => prepare_val::run(&arguments, &mut out),
     };
     let result = result.and_then(|code| {
@@ -119,9 +121,13 @@ fn refuse_to_replace(path: &Path, force: bool) -> Result<(), Usage> {
 
 /// Reads and checks a recipe.
 fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {
+    Ok(Plan::new(recipe(path, overrides)?)?)
+}
+
+/// Reads a recipe.
+fn recipe(path: &Path, overrides: &Overrides) -> Result<Recipe> {
     let text = std::fs::read_to_string(path)
         .with_context(|| Usage(format!("cannot read the recipe {}", path.display())))?;
     let text = Text::new(path.display().to_string(), text);
-    let recipe = Recipe::parse(text, CATALOGUE, &overrides.set)?;
-    Ok(Plan::new(recipe)?)
+    Ok(Recipe::parse(text, CATALOGUE, &overrides.set)?)
 }

@@ -54,6 +54,8 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
             return Err(error.into());
         }
     };
+    tracing::info!(workers = %running.workers(), "chose");
+    progress.watch(running.meters(), running.workers().clone());
     // Not before: a run that goes on may have been refused.
     run_dir.write_recipe(plan.recipe_text())?;
     let result = running.wait();
@@ -72,7 +74,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
             busy_s = measured.busy.as_secs_f64(),
             wait_input_s = measured.wait_input.as_secs_f64(),
             wait_output_s = measured.wait_output.as_secs_f64(),
-            queue_occupancy = measured.queue_occupancy,
+            queue_occupancy = measured.queue.occupancy(),
             "measured"
         );
     }

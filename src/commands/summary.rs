@@ -10,7 +10,7 @@ use rsflow_model::trainer::Trainer;
 use super::{Usage, plan};
 use crate::cli;
 use crate::files::{is_stdout, write_json};
-use crate::table::{grid, millions};
+use crate::table::{grid, millions, thousands};
 
 pub fn run(arguments: &cli::Summary, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
@@ -56,17 +56,4 @@ fn render(summary: &Summary) -> String {
         thousands(summary.total_parameters),
         summary.alpha
     )
-}
-
-/// `11,727,912`.
-fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -9,6 +9,7 @@ mod ports;
 mod segment;
 mod stop;
 mod wiring;
+mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,13 +26,15 @@ pub use failure::{Failure, RunError};
 pub use ports::{Ports, Received, Receiver, Sender};
 pub use segment::Skipped;
 pub use stop::Stop;
+pub use workers::Workers;
 
 use crate::batch::{Allocator, PlainMemory};
-use crate::counters::{Measured, Meter, NodeId, panicked};
+use crate::counters::{Measured, Meter, Meters, NodeId, one_item, panicked};
 use crate::item::Message;
 use crate::node::Build;
 use crate::plan::Plan;
 use crate::stage::{AnySink, Contents, Position, Stage, Thread};
+use crate::trace::Trace;
 use pool::{CpuPool, join_all};
 use ports::Inlet;
 use segment::{Drive, SkipLog};
@@ -55,6 +58,10 @@ pub struct Options {
     pub start: Position,
     /// Whether Ctrl-C and SIGTERM interrupt the run.
     pub signals: bool,
+    /// Inputs of threads that are fed in another way than the recipe says.
+    pub feeds: Vec<Feed>,
+    /// Records what every thread does.
+    pub trace: Option<Arc<Trace>>,
 }
 
 impl Default for Options {
@@ -67,8 +74,33 @@ impl Default for Options {
             epochs: None,
             start: Position::default(),
             signals: false,
+            feeds: Vec::new(),
+            trace: None,
         }
     }
+}
+
+/// How an input of a thread is fed where a measurement wants it otherwise than the recipe.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// The thread's node.
+    pub node: String,
+    /// Its input port.
+    pub port: &'static str,
+    /// With what.
+    pub with: FeedWith,
+}
+
+/// What a [`Feed`] brings. None of them tells the ends of epochs, and how many there are is left to
+/// [`Options::epochs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedWith {
+    /// The items, epoch after epoch.
+    Endless,
+    /// The first so many items, then those again and again; nothing else is made any more.
+    Replay(usize),
+    /// Nothing: what leads there does not even start.
+    Nothing,
 }
 
 /// A reader that is not written in the recipe.
@@ -89,7 +121,9 @@ pub struct Running {
     pool: CpuPool,
     threads: Vec<JoinHandle<()>>,
     tasks: JoinSet<Result<(), Failure>>,
+    failures: Vec<Failure>,
     meters: Vec<Meter>,
+    workers: Workers,
     stop: Stop,
     skipped: Arc<SkipLog>,
 }
@@ -108,13 +142,13 @@ pub struct Finished {
 impl Running {
     /// Opens everything and starts.
     pub fn start(plan: &Plan, mut options: Options) -> Result<Self, RunError> {
-        let workers = plan.cpu_workers.unwrap_or_else(available_cores);
-        let meters: Vec<Meter> = plan
-            .nodes
-            .iter()
-            .map(|planned| Meter::new(planned.id.clone()))
-            .collect();
-        let (stages, contents) = build(plan, &options, workers)?;
+        let (stages, contents) = build(plan, &options)?;
+        let workers = Workers::choose(plan, &stages);
+        let nodes = plan.nodes.iter().zip(&stages);
+        let meters = nodes.map(|(planned, stage)| {
+            Meter::traced(planned.id.clone(), stage.works_on(), options.trace.clone())
+        });
+        let meters: Vec<Meter> = meters.collect();
         let taps = std::mem::take(&mut options.taps);
         let starting = |error: anyhow::Error| RunError {
             failures: vec![Failure::new(
@@ -133,13 +167,15 @@ impl Running {
             .build()
             .context("cannot start the runtime")
             .map_err(starting)?;
-        let pool = CpuPool::start(workers).map_err(starting)?;
+        let pool = CpuPool::start(workers.count).map_err(starting)?;
         let mut running = Running {
             runtime,
             pool,
             threads: Vec::new(),
             tasks: JoinSet::new(),
+            failures: Vec::new(),
             meters,
+            workers,
             stop: Stop::default(),
             skipped: Arc::default(),
         };
@@ -157,38 +193,35 @@ impl Running {
         self.stop.clone()
     }
 
-    /// What each node has done so far, in the plan's order.
-    pub fn measured(&self) -> Vec<Measured> {
-        self.meters.iter().map(Meter::read).collect()
+    /// What each node has done so far, to be read while the run goes on.
+    pub fn meters(&self) -> Meters {
+        Meters(self.meters.clone())
+    }
+
+    /// The threads of the CPU pool.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Waits for the end, but not longer than `patience`. Tells whether it has come; [`Running::wait`]
+    /// then tells how.
+    pub fn wait_for(&mut self, patience: Duration) -> bool {
+        let ended = drain_tasks(&mut self.tasks, &mut self.failures, &self.stop);
+        let ended = async { tokio::time::timeout(patience, ended).await };
+        self.runtime.block_on(ended).is_ok()
     }
 
     /// Waits for the end. Every thread has ended then, too (unless it is stuck in a system call).
     pub fn wait(mut self) -> Result<Finished, RunError> {
-        let mut failures = Vec::new();
-        self.runtime.block_on(async {
-            while let Some(ended) = self.tasks.join_next().await {
-                let failure = match ended {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(failure)) => failure,
-                    Err(error) => Failure {
-                        node: NodeId {
-                            name: "run".to_owned(),
-                            kind: "Executor",
-                        },
-                        item: None,
-                        error: anyhow::Error::new(error),
-                    },
-                };
-                tracing::error!("{failure}");
-                failures.push(failure);
-                self.stop.abort();
-            }
-        });
+        let ended = drain_tasks(&mut self.tasks, &mut self.failures, &self.stop);
+        self.runtime.block_on(ended);
         join_all(self.threads, PATIENCE);
         self.runtime.shutdown_timeout(PATIENCE);
         self.pool.join(PATIENCE);
-        if !failures.is_empty() {
-            return Err(RunError { failures });
+        if !self.failures.is_empty() {
+            return Err(RunError {
+                failures: self.failures,
+            });
         }
         Ok(Finished {
             interrupted: self.stop.interrupted(),
@@ -198,16 +231,34 @@ impl Running {
     }
 }
 
-fn available_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Waits until all tasks have ended, and keeps how they failed; the first failure ends the others.
+/// Nothing is lost if it is dropped while waiting.
+async fn drain_tasks(
+    tasks: &mut JoinSet<Result<(), Failure>>,
+    failures: &mut Vec<Failure>,
+    stop: &Stop,
+) {
+    while let Some(ended) = tasks.join_next().await {
+        let failure = match ended {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => failure,
+            Err(error) => Failure {
+                node: NodeId {
+                    name: "run".to_owned(),
+                    kind: "Executor",
+                },
+                item: None,
+                error: anyhow::Error::new(error),
+            },
+        };
+        tracing::error!("{failure}");
+        failures.push(failure);
+        stop.abort();
+    }
 }
 
 /// Makes every node's running part, and finds what each stream holds.
-fn build(
-    plan: &Plan,
-    options: &Options,
-    workers: usize,
-) -> Result<(Vec<Stage>, Vec<Contents>), RunError> {
+fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), RunError> {
     let mut stages: Vec<Option<Stage>> = Vec::new();
     let mut contents: Vec<Contents> = Vec::new();
     let mut failures = Vec::new();
@@ -247,7 +298,6 @@ fn build(
             schemas: &schemas,
             demands: &demands,
             allocator: Arc::clone(&options.allocator),
-            workers,
         });
         match built {
             Ok(stage) => {
@@ -338,10 +388,13 @@ async fn drain(mut sink: Box<dyn AnySink>, mut inlet: Inlet) -> Result<(), Failu
         let turn = move || {
             let result = meter.measure(|| {
                 for message in messages {
-                    if let Message::Item(_, item) = message {
-                        sink.accept(item)?;
-                        let counter = &meter.counters().items;
-                        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    match message {
+                        Message::Item(key, item) => {
+                            one_item(key, || meter.measure(|| sink.accept(item)))?;
+                            let counter = &meter.counters().items;
+                            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                        Message::EndOfEpoch(epoch) => sink.end_of_epoch(epoch)?,
                     }
                 }
                 if last { sink.finish() } else { Ok(()) }

@@ -61,30 +61,81 @@ impl Outlet {
 pub(crate) struct Inlet {
     pub channel: mpsc::Receiver<Message>,
     pub meter: Meter,
+    pub supply: Supply,
+}
+
+/// What an inlet makes of its channel.
+pub(crate) enum Supply {
+    /// All of it, as it comes.
+    Stream,
+    /// Items alone: no epoch has an end.
+    Endless,
+    /// The first so many items, and then those again and again. Whoever made them may end.
+    Replay {
+        kept: Vec<Message>,
+        of: usize,
+        next: usize,
+    },
+}
+
+impl Supply {
+    pub fn replay(of: usize) -> Self {
+        Supply::Replay {
+            kept: Vec::new(),
+            of: of.max(1),
+            next: 0,
+        }
+    }
 }
 
 impl Inlet {
     /// The next message; `None` when the writer has ended. May be dropped while it waits without
     /// losing anything.
     pub async fn receive(&mut self) -> Option<Message> {
-        let counters = self.meter.counters();
-        counters.sample_queue(self.channel.len(), self.channel.max_capacity());
+        if let Supply::Replay { kept, of, next } = &mut self.supply
+            && kept.len() == *of
+        {
+            let message = kept.get(*next).cloned();
+            *next = (*next + 1) % *of;
+            return message;
+        }
+        loop {
+            let message = self.take_one().await;
+            match (&mut self.supply, &message) {
+                (Supply::Stream, _) | (_, None) => return message,
+                (Supply::Endless, Some(Message::Item(..))) => return message,
+                (Supply::Endless, Some(Message::EndOfEpoch(_))) => {}
+                (Supply::Replay { kept, of, .. }, Some(Message::Item(..))) => {
+                    kept.extend(message.clone());
+                    if kept.len() == *of {
+                        self.channel.close();
+                    }
+                    return message;
+                }
+                (Supply::Replay { .. }, Some(Message::EndOfEpoch(_))) => {}
+            }
+        }
+    }
+
+    async fn take_one(&mut self) -> Option<Message> {
+        self.meter
+            .look_at_queue(self.channel.len(), self.channel.max_capacity());
         let start = Instant::now();
         let message = self.channel.recv().await;
-        add_elapsed(&counters.wait_input, start);
+        add_elapsed(&self.meter.counters().wait_input, start);
         message
     }
 
     /// Waits for a message, and takes what else is there already. Empty when the writer has ended.
     pub async fn receive_all(&mut self) -> Vec<Message> {
-        let counters = self.meter.counters();
-        counters.sample_queue(self.channel.len(), self.channel.max_capacity());
+        self.meter
+            .look_at_queue(self.channel.len(), self.channel.max_capacity());
         let start = Instant::now();
         let mut messages = Vec::new();
         self.channel
             .recv_many(&mut messages, self.channel.max_capacity())
             .await;
-        add_elapsed(&counters.wait_input, start);
+        add_elapsed(&self.meter.counters().wait_input, start);
         messages
     }
 }
@@ -98,17 +149,17 @@ pub struct Ports {
     pub(crate) clock: WorkClock,
 }
 
-/// When the thread last came back from waiting, at whichever input: what has passed since is its
-/// own work.
+/// When the thread last came back from waiting, at whichever input, and with which item: what has
+/// passed since is its own work.
 #[derive(Clone)]
-pub(crate) struct WorkClock(Arc<Mutex<Instant>>);
+pub(crate) struct WorkClock(Arc<Mutex<(Instant, Option<Key>)>>);
 
 impl WorkClock {
     pub fn start() -> Self {
-        WorkClock(Arc::new(Mutex::new(Instant::now())))
+        WorkClock(Arc::new(Mutex::new((Instant::now(), None))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Instant> {
+    fn lock(&self) -> MutexGuard<'_, (Instant, Option<Key>)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,7 +218,8 @@ impl<T: Payload> Receiver<T> {
     /// Waits for the next item.
     pub fn receive(&mut self) -> Result<Received<T>> {
         let meter = self.inlet.meter.clone();
-        add_elapsed(&meter.counters().busy, *self.clock.lock());
+        let (since, item) = *self.clock.lock();
+        meter.worked(since, item);
         let message = self.runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -175,7 +227,11 @@ impl<T: Payload> Receiver<T> {
                 message = self.inlet.receive() => message,
             }
         });
-        *self.clock.lock() = Instant::now();
+        let item = match &message {
+            Some(Message::Item(key, _)) => Some(*key),
+            _ => None,
+        };
+        *self.clock.lock() = (Instant::now(), item);
         Ok(match message {
             Some(Message::Item(key, item)) => {
                 let counter = &meter.counters().items;

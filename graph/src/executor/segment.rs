@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::pool::PoolHandle;
 use super::ports::{Inlet, Outlet};
 use super::stop::Stop;
-use crate::counters::{Blame, Meter};
+use crate::counters::{Blame, Meter, one_item};
 use crate::item::{Item, Key, Message};
 use crate::stage::{self, AnyFold, AnyGroup, AnyMap, AnySource, Context, OnError, Position};
 
@@ -120,7 +120,9 @@ impl Segment {
         let mut item = match (start, &self.head) {
             (Start::Item(item), _) => item,
             (Start::Sample(sample), Head::Source(meter, source)) => {
-                self.step(meter, key, |context| source.fetch(sample, context))?
+                let item = self.step(meter, key, |context| source.fetch(sample, context))?;
+                meter.counters().bytes.fetch_add(item.bytes(), Relaxed);
+                item
             }
             (Start::Sample(sample), Head::Channel(upstream)) => upstream
                 .as_ref()
@@ -317,11 +319,8 @@ impl Drive {
             }
         };
         let reply = self.pool.run(move || {
-            let result = segment.process(
-                key,
-                start,
-                slot.as_ref().map(|(group, slot)| (group, *slot)),
-            );
+            let place = slot.as_ref().map(|(group, slot)| (group, *slot));
+            let result = one_item(key, || segment.process(key, start, place));
             // The group is closed by whoever holds it last: not this worker.
             drop(slot);
             Ok(result)
@@ -348,6 +347,7 @@ impl Drive {
         let item = meter
             .measure(|| fold.close(group))
             .map_err(|error| Failure::new(meter.node(), None, error))?;
+        meter.counters().bytes.fetch_add(item.bytes(), Relaxed);
         let index = key.index / grouping.size;
         Ok(Some(Message::Item(
             Key {

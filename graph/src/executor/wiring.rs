@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
 
-use super::ports::{Inlet, Outlet, Ports, WorkClock};
-use super::segment::{Drive, Feed, Head, Order, Segment, Walk};
-use super::{Options, Running, Tap};
-use crate::counters::{Meter, NodeId};
+use super::ports::{Inlet, Outlet, Ports, Supply, WorkClock};
+use super::segment::{self, Drive, Head, Order, Segment, Walk};
+use super::{FeedWith, Options, Running, Tap};
+use crate::counters::{Meter, NodeId, WorksOn};
 use crate::item::Message;
 use crate::plan::Plan;
 use crate::stage::{Contents, Position, Stage};
@@ -49,9 +49,21 @@ pub(super) fn connect(
                     _ => queues[edge.node],
                 };
                 let (sender, channel) = mpsc::channel(capacity);
-                senders[edge.node].push((edge.output, sender));
-                let meter = running.meters[reader].clone();
-                inlets[reader].push((edge.port, Inlet { channel, meter }));
+                let supply = match feed(options, &planned.id, edge.port) {
+                    Some(FeedWith::Nothing) => None,
+                    Some(FeedWith::Endless) => Some(Supply::Endless),
+                    Some(FeedWith::Replay(of)) => Some(Supply::replay(of)),
+                    None => Some(Supply::Stream),
+                };
+                if supply.is_some() {
+                    senders[edge.node].push((edge.output, sender));
+                }
+                let inlet = Inlet {
+                    channel,
+                    meter: running.meters[reader].clone(),
+                    supply: supply.unwrap_or(Supply::Stream),
+                };
+                inlets[reader].push((edge.port, inlet));
             }
         }
     }
@@ -63,11 +75,16 @@ pub(super) fn connect(
         let writer = writer.with_context(|| format!("there is no node `{}` to read", tap.node))?;
         let (sender, channel) = mpsc::channel(tap.sink.queue());
         senders[writer].push((tap.output, sender));
-        let meter = Meter::new(NodeId {
+        let id = NodeId {
             name: tap.name.to_owned(),
             kind: "Tap",
-        });
-        running.spawn_sink(tap.sink, Inlet { channel, meter });
+        };
+        let inlet = Inlet {
+            channel,
+            meter: Meter::new(id, WorksOn::Sink),
+            supply: Supply::Stream,
+        };
+        running.spawn_sink(tap.sink, inlet);
     }
 
     // Segments under construction, by the last node they have come to; and finished ones.
@@ -132,6 +149,9 @@ pub(super) fn connect(
         }
         let segment = Arc::new(segment);
         finished[node] = Some(Arc::clone(&segment));
+        if senders[node].is_empty() {
+            continue; // nobody would read it
+        }
         let pool = running.pool.handle();
         let (feed, entering) = match (&segment.head, inlets[first].pop()) {
             (Head::Source(_, source), _) => {
@@ -143,11 +163,11 @@ pub(super) fn connect(
                     end,
                     order: Order::Unknown,
                 };
-                (Feed::Source(walk), &contents[first])
+                (segment::Feed::Source(walk), &contents[first])
             }
             (Head::Channel(_), Some((_, inlet))) => {
                 let from = plan.nodes[first].inputs[0].node;
-                (Feed::Channel(inlet), &contents[from])
+                (segment::Feed::Channel(inlet), &contents[from])
             }
             (Head::Channel(_), None) => anyhow::bail!("`{}` has no input", planned.id.name),
         };
@@ -164,6 +184,12 @@ pub(super) fn connect(
         running.spawn_segment(drive, &meter);
     }
     Ok(())
+}
+
+fn feed(options: &Options, node: &NodeId, port: &str) -> Option<FeedWith> {
+    let mut feeds = options.feeds.iter();
+    let feed = feeds.find(|feed| feed.node == node.name && feed.port == port)?;
+    Some(feed.with)
 }
 
 type Senders = Vec<(usize, mpsc::Sender<Message>)>;
@@ -217,7 +243,10 @@ fn wanted(plan: &Plan, stages: &[Stage], options: &Options) -> Vec<Wanted> {
             let wants = match &stages[reader] {
                 Stage::Thread(thread) => Some(Wanted {
                     start: thread.start(edge.port),
-                    end: thread.epochs(),
+                    end: match feed(options, &plan.nodes[reader].id, edge.port) {
+                        Some(_) => options.epochs,
+                        None => thread.epochs(),
+                    },
                 }),
                 Stage::Fold(fold) => known[reader].map(|wanted| Wanted {
                     start: Position {

@@ -84,7 +84,7 @@ impl<'a> Look<'a> {
         let sound = match (type_of(schema), &value.shape) {
             ("integer", Shape::Word) => match integer(word) {
                 Some(number) => return self.range(value, number, schema, what),
-                None => false,
+                None => default_word(schema) == Some(word),
             },
             ("number", Shape::Word) => float(word).is_some(),
             ("boolean", Shape::Word) => matches!(word, "true" | "false"),
@@ -374,6 +374,11 @@ fn largest(schema: &Schema) -> Option<i128> {
     })
 }
 
+/// The word that stands for the default of a number.
+fn default_word(schema: &Schema) -> Option<&str> {
+    schema.get("default")?.as_str()
+}
+
 /// What a schema asks for, in words.
 fn describe(schema: &Schema) -> String {
     let choices = choices(schema);
@@ -382,7 +387,10 @@ fn describe(schema: &Schema) -> String {
     }
     let is_input = schema.get("format").is_some_and(|format| format == "input");
     match type_of(schema) {
-        "integer" => "a whole number".to_owned(),
+        "integer" => match default_word(schema) {
+            Some(word) => format!("a whole number or `{word}`"),
+            None => "a whole number".to_owned(),
+        },
         "number" => "a number".to_owned(),
         "boolean" => "`true` or `false`".to_owned(),
         "string" if is_input => "the name of a node, in quotes".to_owned(),

@@ -91,13 +91,16 @@ impl Recipe {
 /// The fields of a recipe beside its nodes.
 const SETTINGS: &[&str] = &["seed", "cpu_workers"];
 
+/// `cpu_workers: Auto` says what leaving it out says.
+const AUTO: &str = "Auto";
+
 /// What a recipe is made of.
 fn schema() -> Schema {
     schemars::json_schema!({
         "type": "object",
         "properties": {
             "seed": { "type": "integer", "format": "uint64", "minimum": 0 },
-            "cpu_workers": { "type": ["integer", "null"], "format": "uint", "minimum": 1 },
+            "cpu_workers": { "type": ["integer", "null"], "format": "uint", "minimum": 1, "default": AUTO },
             "nodes": { "type": "object" },
         },
         "required": ["nodes"],

@@ -12,9 +12,10 @@ use super::start::{resume, start_from};
 use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Metadata, Snapshot};
 use crate::distillation::Loss;
-use crate::feed::Feed;
+use crate::feed::{Feed, cores_of};
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use crate::native::keep_freed_memory;
+
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::Start;
 use crate::rs_net::RsNet;
@@ -365,6 +366,10 @@ impl Thread for Session {
 
     fn epochs(&self) -> Option<u64> {
         Some(self.settings.epochs)
+    }
+
+    fn cores(&self, cores: usize) -> usize {
+        cores_of(self.net.parameters().device(), self.settings.threads, cores)
     }
 
     fn start(&self, port: &str) -> Position {

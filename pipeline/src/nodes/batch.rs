@@ -32,6 +32,13 @@ fn default_prefetch() -> usize {
     2
 }
 
+impl Batch {
+    /// Images in a full batch; at least 1.
+    pub fn size(&self) -> usize {
+        self.size.max(1)
+    }
+}
+
 /// More is a slip of the finger.
 const MAX_BATCH: usize = 1 << 20;
 

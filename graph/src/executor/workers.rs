@@ -1,0 +1,142 @@
+//! How many threads the CPU pool has.
+
+use std::fmt;
+
+use crate::plan::Plan;
+use crate::stage::Stage;
+
+/// Where a thread keeps all cores busy, the workers get one in so many of them. On the CPU a
+/// training step costs many times what it takes to prepare its images (25 times for ResNet18 at
+/// five resolutions), and a worker that comes between the threads of such a step stalls all of
+/// them; so an eighth is plenty.
+const SHARE: usize = 8;
+
+/// The threads of the CPU pool, and why there are so many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// How many.
+    pub count: usize,
+    /// Cores that the program may use.
+    pub cores: usize,
+    /// How the number was found; `None` if the recipe says it.
+    pub chosen: Option<Chosen>,
+}
+
+/// What a number of workers was chosen from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The nodes that compute on threads of their own.
+    pub threads: Vec<String>,
+    /// Cores that these keep busy.
+    pub busy: usize,
+}
+
+impl Workers {
+    /// The recipe's `cpu_workers`. Where it leaves that open: the cores that the threads leave, and
+    /// no less than an eighth of all.
+    pub(super) fn choose(plan: &Plan, stages: &[Stage]) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut chosen = Chosen {
+            threads: Vec::new(),
+            busy: 0,
+        };
+        for (planned, stage) in plan.nodes.iter().zip(stages) {
+            if let Stage::Thread(thread) = stage {
+                chosen.threads.push(planned.id.name.clone());
+                chosen.busy += thread.cores(cores);
+            }
+        }
+        match plan.cpu_workers {
+            Some(count) => Workers {
+                count,
+                cores,
+                chosen: None,
+            },
+            None => Workers {
+                count: automatic(cores, chosen.busy),
+                cores,
+                chosen: Some(chosen),
+            },
+        }
+    }
+}
+
+fn automatic(cores: usize, busy: usize) -> usize {
+    cores.saturating_sub(busy).max(cores.div_ceil(SHARE))
+}
+
+/// "2 workers (auto: the machine has 2 cores, and no other node computes)".
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |count: usize, noun: &str| match count {
+            1 => format!("1 {noun}"),
+            _ => format!("{count} {noun}s"),
+        };
+        write!(f, "{} ", counted(self.count, "worker"))?;
+        let cores = counted(self.cores, "core");
+        let Some(Chosen { threads, busy }) = &self.chosen else {
+            return write!(f, "(`cpu_workers` of the recipe; the machine has {cores})");
+        };
+        write!(f, "(auto: the machine has {cores}")?;
+        if threads.is_empty() {
+            return f.write_str(", and nothing else computes here)");
+        }
+        let threads = crate::problem::listed(threads.iter().map(String::as_str));
+        let busy = busy.min(&self.cores);
+        write!(f, ", of which {threads} keeps {busy} busy)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_get_what_they_need_and_workers_the_rest() {
+        for (cores, busy, expected) in [
+            (1, 0, 1),
+            (2, 0, 2),
+            (1, 1, 1),
+            (2, 2, 1),
+            (2, 1, 1),
+            (16, 1, 15),
+            (16, 4, 12),
+            (64, 64, 8),
+            (8, 99, 1),
+        ] {
+            assert_eq!(
+                automatic(cores, busy),
+                expected,
+                "{cores} cores, {busy} busy"
+            );
+        }
+    }
+
+    #[test]
+    fn the_choice_is_explained() {
+        let workers = |count, chosen: Option<(&[&str], usize)>| Workers {
+            count,
+            cores: 2,
+            chosen: chosen.map(|(threads, busy)| Chosen {
+                threads: threads.iter().map(ToString::to_string).collect(),
+                busy,
+            }),
+        };
+        for (workers, expected) in [
+            (
+                workers(7, None),
+                "7 workers (`cpu_workers` of the recipe; the machine has 2 cores)",
+            ),
+            (
+                workers(2, Some((&[], 0))),
+                "2 workers (auto: the machine has 2 cores, and nothing else computes here)",
+            ),
+            (
+                workers(1, Some((&["trainer"], 2))),
+                "1 worker (auto: the machine has 2 cores, of which `trainer` keeps 2 busy)",
+            ),
+        ] {
+            assert_eq!(workers.to_string(), expected);
+        }
+    }
+}

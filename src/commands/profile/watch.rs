@@ -1,0 +1,126 @@
+//! What comes out at the end of what is profiled.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::Result;
+use rsflow_graph::{AnySink, Batch, Item, Payload as _, Planned, Sink, Tap};
+use rsflow_model::metrics::Metric;
+
+use super::digest::Digest;
+
+/// Counts what comes out.
+#[derive(Clone)]
+pub struct Watch(Arc<Mutex<Seen>>);
+
+/// What has come out so far.
+pub struct Seen {
+    /// Batches, images, or steps of the trainer.
+    pub items: u64,
+    /// Images in them.
+    pub images: u64,
+    /// When the last of them came; at first, when the watch began.
+    pub last: Instant,
+    /// The hash of all, if it is wanted.
+    pub digest: Option<Digest>,
+}
+
+impl Watch {
+    /// Nothing has come yet.
+    pub fn new(digest: Option<Digest>) -> Self {
+        Watch(Arc::new(Mutex::new(Seen {
+            items: 0,
+            images: 0,
+            last: Instant::now(),
+            digest,
+        })))
+    }
+
+    /// What has come so far.
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reader of a data node's stream.
+    pub fn stream(&self, of: &Planned) -> Tap {
+        let batches = of.kind.outputs.iter().any(|out| out.carries == Batch::NAME);
+        self.tap(
+            of,
+            Box::new(Stream {
+                watch: self.clone(),
+                batches,
+            }),
+        )
+    }
+
+    /// The reader of a trainer's steps.
+    pub fn steps(&self, of: &Planned) -> Tap {
+        self.tap(of, Box::new(Steps(self.clone())))
+    }
+
+    fn tap(&self, of: &Planned, sink: Box<dyn AnySink>) -> Tap {
+        Tap {
+            node: of.id.name.clone(),
+            output: 0,
+            sink,
+            name: "profile",
+        }
+    }
+
+    fn count(&self, images: usize, hash: impl FnOnce(&mut Digest)) {
+        let mut seen = self.seen();
+        seen.items += 1;
+        seen.images += images as u64;
+        seen.last = Instant::now();
+        seen.digest.as_mut().map(hash);
+    }
+}
+
+/// Swallows items of any type.
+struct Stream {
+    watch: Watch,
+    batches: bool,
+}
+
+impl AnySink for Stream {
+    fn accept(&mut self, item: Item) -> Result<()> {
+        if self.batches {
+            let batch: Batch = item.take()?;
+            let images = batch.labels().len();
+            self.watch.count(images, |digest| digest.batch(&batch));
+        } else {
+            self.watch.count(1, |_| {});
+        }
+        Ok(())
+    }
+
+    fn end_of_epoch(&mut self, epoch: u64) -> Result<()> {
+        if let Some(digest) = &mut self.watch.seen().digest {
+            digest.end_of_epoch(epoch);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the trainer would let wait: batches are large.
+    fn queue(&self) -> usize {
+        if self.batches { 1 } else { 64 }
+    }
+}
+
+/// Counts steps.
+struct Steps(Watch);
+
+impl Sink for Steps {
+    type In = Metric;
+
+    fn accept(&mut self, metric: Metric) -> Result<()> {
+        if let Metric::Step(step) = metric {
+            self.0.count(step.images, |_| {});
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,382 @@
+//! `rsflow profile` as a user runs it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::workplace::{done, rsflow, workplace};
+
+fn profile(folder: &Path, arguments: &[&str]) -> String {
+    done(folder, &[&["profile", "recipe.ron"], arguments].concat())
+}
+
+fn json(folder: &Path, arguments: &[&str]) -> Value {
+    let text = profile(folder, &[arguments, &["--json", "-"]].concat());
+    serde_json::from_str(&text).unwrap()
+}
+
+const DATA: [&str; 5] = [
+    "train_files",
+    "train_images",
+    "train_crops",
+    "train_sizes",
+    "train_batches",
+];
+
+#[test]
+fn the_table_has_every_node_at_work_and_a_verdict() {
+    let folder = workplace();
+    for (arguments, trainer) in [
+        (&["--seconds", "0.3"][..], true),
+        (&["--only", "both", "--epochs", "2"], true),
+        (&["--only", "trainer", "--seconds", "0.3"], true),
+        (&["--only", "pipeline", "--epochs", "2"], false),
+        (&["--until", "train_batches", "--seconds", "0.3"], false),
+    ] {
+        let table = profile(folder.path(), arguments);
+        let first_words = table
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        let names: Vec<&str> = first_words.skip(2).take(5 + usize::from(trainer)).collect();
+        let expected = DATA.iter().chain(trainer.then_some(&"trainer"));
+        assert_eq!(
+            names,
+            expected.copied().collect::<Vec<_>>(),
+            "{arguments:?}:\n{table}"
+        );
+        let last: Vec<&str> = table.lines().rev().take(2).collect();
+        assert_eq!(table.lines().count(), 2 + names.len() + 2, "{table}");
+        let workers = "on 2 workers (`cpu_workers` of the recipe; the machine has ";
+        assert!(
+            last[1].contains(" images/s in ") && last[1].contains(workers),
+            "{table}"
+        );
+        assert!(
+            [" is the limit: ", "if data were free, `trainer` (RsNet)"]
+                .iter()
+                .any(|words| last[0].contains(words)),
+            "{table}"
+        );
+    }
+    let entries = std::fs::read_dir(folder.path()).unwrap();
+    assert_eq!(
+        entries.count(),
+        2,
+        "nothing is left behind but what was there"
+    );
+}
+
+#[test]
+fn nodes_behind_are_not_built_and_unread_outputs_are_no_mistake() {
+    let folder = workplace();
+    // Nobody reads the crops; the trainer could not be built.
+    let nodes = r#"(nodes: {
+        "files":  ShapesFolder(root: "shapes", split: Train, train_images: 84, val_images: 24),
+        "images": DecodeJpeg(input: "files"),
+        "crops":  RandomResizedCrop(input: "images"),
+        "lonely": ImageFolder(root: "nowhere"),
+    }, cpu_workers: Auto)"#;
+    std::fs::write(folder.path().join("recipe.ron"), nodes).unwrap();
+    let figures = json(folder.path(), &["--until", "images", "--epochs", "1"]);
+    let names: Vec<&Value> = figures["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| &node["name"])
+        .collect();
+    assert_eq!(names, ["files", "images"]);
+    assert_eq!(figures["workers_chosen"], true);
+    assert_eq!(
+        figures["workers"], figures["cores"],
+        "nothing else computes"
+    );
+}
+
+#[test]
+fn json_has_all_figures() {
+    let folder = workplace();
+    let figures = json(folder.path(), &["--only", "pipeline", "--seconds", "0.5"]);
+    assert!(figures["images_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(figures["workers"], 2);
+    assert_eq!(figures["only"], "pipeline");
+    assert!(figures["seconds"].as_f64().unwrap() >= 0.5);
+    assert!(figures["verdict"].is_string());
+    let nodes = figures["nodes"].as_array().unwrap();
+    let names: Vec<&str> = nodes
+        .iter()
+        .map(|node| node["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, DATA);
+    let mut worked = 0.0;
+    for node in nodes {
+        for share in ["busy_share", "wait_input_share", "wait_output_share"] {
+            let share = node[share].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&share), "{node}");
+        }
+        worked += node["busy_share"].as_f64().unwrap();
+        let figure = |name: &str| node[name].as_f64().unwrap();
+        assert!(
+            figure("items") > 0.0 && figure("items_per_second") > 0.0,
+            "{node}"
+        );
+        assert!(
+            figure("p50_us") <= figure("p99_us") && figure("mean_us") > 0.0,
+            "{node}"
+        );
+        let has_bytes = ["train_files", "train_batches"].contains(&node["name"].as_str().unwrap());
+        assert_eq!(figure("bytes") > 0.0, has_bytes, "{node}");
+        assert!(
+            node["kind"].is_string() && node.get("queue_occupancy").is_some(),
+            "{node}"
+        );
+    }
+    assert!(
+        worked <= 1.1,
+        "workers have no more time than there is: {worked}"
+    );
+    // Decoding happens when the batch asks for pixels; it is still the decoder's time.
+    let of = |name: &str| nodes.iter().find(|node| node["name"] == name).unwrap();
+    let p50 = |name: &str| of(name)["p50_us"].as_f64().unwrap();
+    assert!(p50("train_images") > p50("train_crops"), "{figures}");
+
+    let figures = json(folder.path(), &["--only", "trainer", "--seconds", "0.3"]);
+    let nodes = figures["nodes"].as_array().unwrap();
+    let trainer = nodes.iter().find(|node| node["name"] == "trainer").unwrap();
+    assert!(trainer["items"].as_u64().unwrap() > 0);
+    assert!(figures["images_per_second"].as_f64().unwrap() > 0.0);
+    assert!(figures["verdict"].as_str().unwrap().contains("headroom"));
+}
+
+#[test]
+fn the_slow_node_is_the_busiest() {
+    let folder = workplace();
+    let many: Vec<String> = (200..240).map(|size| size.to_string()).collect();
+    let [train, val] =
+        ["train", "val"].map(|half| format!("{half}_sizes.sizes=[{}]", many.join(", ")));
+    for (slower, expected) in [
+        (&[][..], "train_images"),
+        (&["--set", &train, "--set", &val], "train_sizes"),
+    ] {
+        let arguments = [
+            "--until",
+            "train_batches",
+            "--epochs",
+            "1",
+            "--set",
+            "cpu_workers=1",
+        ];
+        let figures = json(folder.path(), &[&arguments[..], slower].concat());
+        let nodes = figures["nodes"].as_array().unwrap();
+        let busy = |node: &Value| node["busy_share"].as_f64().unwrap();
+        let slowest = nodes
+            .iter()
+            .max_by(|a, b| busy(a).total_cmp(&busy(b)))
+            .unwrap();
+        assert_eq!(slowest["name"], expected, "{figures}");
+        let verdict = figures["verdict"].as_str().unwrap();
+        if nodes.iter().map(busy).sum::<f64>() >= 0.8 {
+            assert!(verdict.starts_with(&format!("`{expected}`")), "{verdict}");
+        }
+    }
+}
+
+#[test]
+fn the_digest_is_the_streams_alone() {
+    let folder = workplace();
+    let digest = |arguments: &[&str]| {
+        let text = profile(folder.path(), &[arguments, &["--digest"]].concat());
+        let hash = text.strip_suffix('\n').unwrap().to_owned();
+        assert_eq!(hash.len(), 32, "{text}");
+        assert!(hash.chars().all(|c| c.is_ascii_hexdigit()), "{text}");
+        hash
+    };
+    let whole = digest(&["--epochs", "2"]);
+    for same in [
+        &["--set", "cpu_workers=1"][..],
+        &["--set", "cpu_workers=7"],
+        &["--until", "train_batches"],
+        &["--set", "train_batches.size=5"],
+        &["--start", "0"],
+        &["--skip", "0:0"],
+    ] {
+        assert_eq!(
+            digest(&[&["--epochs", "2"], same].concat()),
+            whole,
+            "{same:?}"
+        );
+    }
+    // 84 images in batches of 8: within a batch, at its start, within the second epoch, in the
+    // last batch, and where nothing but the end of the epoch is left.
+    let mut seen = vec![whole];
+    for from in ["37", "40", "1:13", "1:83", "1:84"] {
+        let epochs = ["--epochs", "2"];
+        let sought = digest(&[&epochs[..], &["--start", from]].concat());
+        let read = digest(&[&epochs[..], &["--skip", from, "--set", "cpu_workers=3"]].concat());
+        assert_eq!(sought, read, "{from}");
+        seen.push(sought);
+    }
+    seen.push(digest(&["--epochs", "1"]));
+    seen.push(digest(&["--epochs", "2", "--set", "seed=4"]));
+    seen.push(digest(&["--epochs", "2", "--set", "train_sizes.flip=0.4"]));
+    seen.push(digest(&["--epochs", "2", "--until", "val_batches"]));
+    let all = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), all, "different streams have different hashes");
+}
+
+#[test]
+fn what_makes_no_sense_is_said() {
+    let folder = workplace();
+    let image = folder.path().join("shapes/train/discs_hatched/00001.jpg");
+    std::fs::write(image, b"junk").unwrap();
+    let cases: [(&[&str], i32, &str); 11] = [
+        (
+            &["--until", "train_batch"],
+            2,
+            "there is no node `train_batch`: did you mean `train_batches`?",
+        ),
+        (
+            &["--until", "x"],
+            2,
+            "there is no node `x`: --until takes `train_files`, `train_images`, ",
+        ),
+        (
+            &["--until", "trainer"],
+            2,
+            "`trainer` is no data node: --until takes",
+        ),
+        (
+            &["--until", "log"],
+            2,
+            "`log` is no data node: --until takes",
+        ),
+        (
+            &["--until", "train_sizes", "--digest"],
+            2,
+            "`train_sizes` yields no pixels yet, only what is wanted of them: --digest takes \
+             `train_batches` and `val_batches`",
+        ),
+        (
+            &["--only", "trainer", "--until", "train_sizes"],
+            2,
+            "--until is about the data nodes alone",
+        ),
+        (
+            &["--only", "both", "--digest"],
+            2,
+            "--digest is about the data nodes alone",
+        ),
+        (
+            &["--only", "trainer", "--epochs", "1"],
+            2,
+            "the trainer alone knows no epochs",
+        ),
+        (
+            &["--digest", "--epochs", "1", "--start", "1:0"],
+            2,
+            "nothing is left to hash",
+        ),
+        (&["--seconds", "0"], 2, "expected seconds"),
+        (
+            &["--only", "pipeline", "--epochs", "1"],
+            1,
+            "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: neither JPEG nor PNG",
+        ),
+    ];
+    for (arguments, code, words) in cases {
+        let arguments = [&["profile", "recipe.ron"], arguments].concat();
+        let output = rsflow(folder.path(), &arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains(words),
+            "{arguments:?}: `{words}` is not in\n{stderr}"
+        );
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+/// A slice of a trace: start, end, name.
+type Slice = (f64, f64, String);
+
+#[test]
+fn a_trace_follows_the_formats_rules() {
+    let folder = workplace();
+    for (arguments, tracks) in [
+        (
+            &["--only", "pipeline", "--epochs", "1"][..],
+            &["cpu-0", "cpu-1"][..],
+        ),
+        (
+            &["--only", "both", "--epochs", "1"],
+            &["cpu-0", "cpu-1", "trainer"],
+        ),
+    ] {
+        let trace = ["--trace", "trace.json"];
+        profile(folder.path(), &[arguments, &trace].concat());
+        let text = std::fs::read_to_string(folder.path().join("trace.json")).unwrap();
+        let trace: Value = serde_json::from_str(&text).unwrap();
+        let mut names: BTreeMap<u64, String> = BTreeMap::new();
+        let mut slices: BTreeMap<u64, Vec<Slice>> = BTreeMap::new();
+        let mut counters = 0;
+        for event in trace["traceEvents"].as_array().unwrap() {
+            let name = event["name"].as_str().unwrap().to_owned();
+            assert_eq!(event["pid"], 1, "{event}");
+            let tid = event["tid"].as_u64().unwrap();
+            let time = |field: &str| {
+                let time = event[field].as_f64().unwrap();
+                assert!(time >= 0.0, "{event}");
+                time
+            };
+            match event["ph"].as_str().unwrap() {
+                "M" if name == "thread_name" => {
+                    let thread = event["args"]["name"].as_str().unwrap();
+                    assert_eq!(names.insert(tid, thread.to_owned()), None, "{event}");
+                }
+                "M" => assert_eq!(name, "process_name"),
+                "X" => {
+                    let start = time("ts");
+                    let all = slices.entry(tid).or_default();
+                    all.push((start, start + time("dur"), name));
+                }
+                "C" => {
+                    time("ts");
+                    assert!(event["args"]["items"].is_u64(), "{event}");
+                    counters += 1;
+                }
+                other => panic!("no event of kind {other} was meant"),
+            }
+        }
+        let mut items = 0;
+        for (tid, slices) in &mut slices {
+            assert!(names.contains_key(tid), "thread {tid} has a name");
+            // The outer one first where two begin together.
+            slices.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+            let mut open: Vec<&Slice> = Vec::new();
+            for slice in slices.iter() {
+                while open.last().is_some_and(|outer| outer.1 <= slice.0 + 1e-4) {
+                    open.pop();
+                }
+                if let Some(outer) = open.last() {
+                    assert!(slice.1 <= outer.1 + 1e-4, "{slice:?} leaves {outer:?}");
+                }
+                open.push(slice);
+                items += usize::from(slice.2 == "train_crops");
+            }
+        }
+        assert_eq!(items, 84, "a slice for each item");
+        for track in tracks {
+            assert!(
+                names.values().any(|name| name == track),
+                "{track}: {names:?}"
+            );
+        }
+        assert_eq!(
+            counters > 0,
+            tracks.contains(&"trainer"),
+            "queues with a reader"
+        );
+    }
+}
