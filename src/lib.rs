@@ -10,6 +10,7 @@ mod figures;
 mod files;
 mod progress;
 mod run_dir;
+mod skipped;
 mod table;
 
 pub use commands::execute;

@@ -46,6 +46,17 @@ const OVERRIDES: &[(&str, &[&str])] = &[
         "set_wrong_for_the_node",
         &["trainer.network.depth=20", "train_batches.size=0"],
     ),
+    (
+        "set_policy",
+        &[
+            "train_images.on_error=Skip(budget: 1.5)",
+            "val_images.on_error=Skip(budget: many)",
+            "train_files.on_error=Skip(budget: -3)",
+            "train_files.read_timeout=0",
+            "train_files.shard=(rank: 4, world: 4)",
+            "val_files.shard=(rank: 0, world: 0)",
+        ],
+    ),
     ("set_into_a_list", &["train_sizes.sizes.first=3"]),
     ("set_mismatch", &["val_sizes.sizes=[64, 32]"]),
 ];
@@ -149,6 +160,11 @@ fn sound_overrides() {
         "trainer.threads=Some(2)",
         "log.input=trainer.metrics",
         "train_files.on_error=Skip(budget: 3)",
+        "train_files.on_error=Skip(budget: 0.001)",
+        "train_files.on_error=Skip(budget: 1.0)",
+        "train_files.read_timeout=5",
+        "train_files.read_timeout=None",
+        "train_files.shard=(rank: 3, world: 4)",
     ] {
         assert_eq!(said(SOUND, &[argument]), Ok(()), "{argument}");
     }

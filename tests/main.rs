@@ -2,6 +2,7 @@
 
 mod broken;
 mod catalogue;
+mod damage;
 mod evaluate;
 mod exchange;
 mod prepare_val;

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rsflow::catalogue::CATALOGUE;
-use rsflow_graph::{Batch, Options, Plan, Recipe, Running, Sink, Tap, Text};
+use rsflow_graph::{Batch, Finished, Options, Plan, Recipe, Running, Sink, Tap, Text};
 use rsflow_model::checkpoint::Checkpoint;
 
 use crate::workplace::{RECIPE, completed, workplace};
 
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rsflow"));
     command
         .args(["run", "recipe.ron"])
@@ -42,7 +42,7 @@ fn losses(run_dir: &Path) -> Vec<(u64, String)> {
         .collect()
 }
 
-fn signal(child: &Child, signal: &str) {
+pub fn signal(child: &Child, signal: &str) {
     let status = Command::new("kill")
         .args([signal, &child.id().to_string()])
         .status();
@@ -50,12 +50,12 @@ fn signal(child: &Child, signal: &str) {
 }
 
 /// Waits until the file holds at least `lines` lines.
-fn wait_for_lines(file: &Path, lines: usize) {
+pub fn wait_for_lines(file: &Path, lines: usize) {
     let text = || std::fs::read_to_string(file).unwrap_or_default();
     wait_until(file, || text().lines().count() >= lines);
 }
 
-fn wait_until(file: &Path, done: impl Fn() -> bool) {
+pub fn wait_until(file: &Path, done: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !done() {
         assert!(
@@ -137,9 +137,20 @@ fn batches_are_the_same_bytes_for_any_number_of_workers_and_after_a_resume() {
 }
 
 /// Labels and the pixels of each size, batch by batch, for two epochs.
-type Batches = Vec<(Vec<i64>, Vec<Vec<u8>>)>;
+pub type Batches = Vec<(Vec<i64>, Vec<Vec<u8>>)>;
 
 fn batches(folder: &Path, workers: usize, start: rsflow_graph::Position) -> Batches {
+    let workers = format!("cpu_workers={workers}");
+    stream(folder, RECIPE, &[&workers], start).1
+}
+
+/// What the training nodes of a recipe yield in two epochs, with the image set of `folder`.
+pub fn stream(
+    folder: &Path,
+    recipe: &str,
+    overrides: &[&str],
+    start: rsflow_graph::Position,
+) -> (Finished, Batches) {
     #[derive(Clone, Default)]
     struct Collect(Arc<Mutex<Batches>>);
     impl Sink for Collect {
@@ -154,13 +165,13 @@ fn batches(folder: &Path, workers: usize, start: rsflow_graph::Position) -> Batc
             Ok(())
         }
     }
-    let root = folder.join("shapes");
-    let overrides = [
-        format!("cpu_workers={workers}"),
-        format!("train_files.root={:?}", root.display().to_string()),
-        format!("val_files.root={:?}", root.display().to_string()),
-    ];
-    let recipe = Recipe::parse(Text::new("recipe.ron", RECIPE), CATALOGUE, &overrides).unwrap();
+    let shapes = format!("{:?}", folder.join("shapes").display().to_string());
+    let recipe = recipe.replace(
+        r#"root: "shapes"#,
+        &format!("root: {}", &shapes[..shapes.len() - 1]),
+    );
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let recipe = Recipe::parse(Text::new("recipe.ron", recipe), CATALOGUE, &overrides).unwrap();
     let plan = Plan::new(recipe).unwrap().until("train_batches").unwrap();
     let collect = Collect::default();
     let options = Options {
@@ -174,8 +185,9 @@ fn batches(folder: &Path, workers: usize, start: rsflow_graph::Position) -> Batc
         start,
         ..Options::default()
     };
-    Running::start(&plan, options).unwrap().wait().unwrap();
-    std::mem::take(&mut *collect.0.lock().unwrap())
+    let finished = Running::start(&plan, options).unwrap().wait().unwrap();
+    let batches = std::mem::take(&mut *collect.0.lock().unwrap());
+    (finished, batches)
 }
 
 #[test]
@@ -588,30 +600,6 @@ fn a_loss_that_is_not_finite_ends_the_run_and_sound_checkpoints_stay() {
             }
         }
     }
-}
-
-#[test]
-fn damaged_images_can_be_skipped_and_are_named() {
-    let folder = workplace();
-    for name in ["discs_hatched/00001.jpg", "checks_plain/00007.jpg"] {
-        std::fs::write(folder.path().join("shapes/train").join(name), b"junk").unwrap();
-    }
-    let skip = "train_images.on_error=Skip(budget: 8)";
-    let output = run(folder.path(), &["--run-dir", "out", "--set", skip]);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    for words in [
-        "discs_hatched/00001.jpg",
-        "checks_plain/00007.jpg",
-        "damaged images were replaced",
-    ] {
-        assert!(stderr.contains(words), "{words} is not in {stderr}");
-    }
-    assert_eq!(
-        losses(&folder.path().join("out")).len(),
-        22,
-        "batches keep their number"
-    );
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! | `draw` | a plan as a picture |
 //! | `problem` | what is wrong with a recipe, as the user reads it |
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
+//! | `shard` | one process's part of a source's samples |
 //! | `item`, `batch` | what travels between nodes |
 //! | `executor` | tasks, threads, channels; failures; stopping |
 //! | `counters`, `times`, `trace` | what each node does with its time |
@@ -27,6 +28,7 @@ mod node;
 mod plan;
 mod problem;
 mod recipe;
+mod shard;
 mod stage;
 mod text;
 mod times;
@@ -46,9 +48,10 @@ pub use node::{
 pub use plan::{Edge, Plan, Planned};
 pub use problem::{Problem, Problems, did_you_mean, listed};
 pub use recipe::{Recipe, differences};
+pub use shard::Shard;
 pub use stage::{
-    AnyFold, AnyMap, AnySink, AnySource, Contents, Context, Fold, Map, OnError, Position, Sink,
-    Source, Stage, Thread, random,
+    AnyFold, AnyMap, AnySink, AnySource, Budget, Contents, Context, Fold, Map, OnError, Position,
+    Sink, Source, Stage, Thread, random,
 };
 pub use text::{Place, Text, line_column};
 pub use times::Times;

@@ -5,14 +5,17 @@
 //! it runs on, how many at a time and how much may be waiting is the executor's affair.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
+use serde::{Deserialize, Serialize};
 
 use crate::counters::{Meter, WorksOn};
 use crate::executor::Ports;
 use crate::item::{Item, Key, Payload};
+use crate::shard::Shard;
 
 /// The running part of a node.
 pub enum Stage {
@@ -56,16 +59,42 @@ pub enum OnError {
     /// It ends the run.
     #[default]
     Fail,
-    /// It is named in the log and replaced by another sample, so many times at most.
+    /// It is named in the log and replaced by another sample.
     Skip {
-        /// How many items may be skipped in the whole run.
-        budget: u64,
+        /// How many samples may be damaged.
+        budget: Budget,
     },
+}
+
+/// How many different samples a node may skip in a run. One that is met again in a later epoch is
+/// replaced again, and counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Budget {
+    /// So many.
+    Count(u64),
+    /// A share of the source's samples, 0 to 1.
+    Share(f64),
+}
+
+impl Budget {
+    /// How many that is of `samples`. A share is rounded down, but one above 0 allows at least one.
+    pub(crate) fn of(self, samples: u64) -> u64 {
+        match self {
+            Budget::Count(count) => count,
+            Budget::Share(share) if share > 0.0 => {
+                // 0.29 * 100 is a little less than 29.
+                ((share * samples as f64 + 1e-6) as u64).max(1)
+            }
+            Budget::Share(_) => 0,
+        }
+    }
 }
 
 /// What a stage may know about the item in hand.
 pub struct Context<'a> {
-    /// Which item it is.
+    /// Which item it is. Its position is that in the source's whole order, whichever shard of it
+    /// this process reads.
     pub key: Key,
     /// The node's name.
     pub node: &'a str,
@@ -128,6 +157,17 @@ pub trait Source: Send + Sync + 'static {
     /// What becomes of a sample that cannot be fetched.
     fn on_error(&self) -> OnError {
         OnError::Fail
+    }
+
+    /// How long a fetch may take; one that takes longer counts as failed. `None`: for ever.
+    fn read_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Which part of [`Source::order`] is wanted. [`Source::contents`] and `order` are those of
+    /// the whole.
+    fn shard(&self) -> Shard {
+        Shard::default()
     }
 }
 
@@ -285,6 +325,10 @@ pub trait AnySource: Send + Sync {
     fn describe(&self, sample: u32) -> String;
     #[doc(hidden)]
     fn on_error(&self) -> OnError;
+    #[doc(hidden)]
+    fn read_timeout(&self) -> Option<Duration>;
+    #[doc(hidden)]
+    fn shard(&self) -> Shard;
 }
 
 impl<S: Source> AnySource for S {
@@ -306,6 +350,14 @@ impl<S: Source> AnySource for S {
 
     fn on_error(&self) -> OnError {
         Source::on_error(self)
+    }
+
+    fn read_timeout(&self) -> Option<Duration> {
+        Source::read_timeout(self)
+    }
+
+    fn shard(&self) -> Shard {
+        Source::shard(self)
     }
 }
 
@@ -410,5 +462,25 @@ impl<S: Sink> AnySink for S {
 
     fn queue(&self) -> usize {
         Sink::queue(self).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_rounded_down_to_one_sample_at_least() {
+        for (share, samples, count) in [
+            (0.0, 100, 0),
+            (0.001, 500, 1),
+            (0.001, 1_281_167, 1281),
+            (0.29, 100, 29),
+            (0.999, 100, 99),
+            (1.0, 100, 100),
+        ] {
+            assert_eq!(Budget::Share(share).of(samples), count, "{share} {samples}");
+        }
+        assert_eq!(Budget::Count(7).of(3), 7);
     }
 }

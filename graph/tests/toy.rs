@@ -54,6 +54,18 @@ pub struct Count {
     pub to: u64,
     #[serde(default)]
     pub shuffle: bool,
+    /// Numbers that are never read to the end.
+    #[serde(default)]
+    hang: Vec<u64>,
+    /// Milliseconds that reading may take.
+    #[serde(default)]
+    read_timeout: Option<u64>,
+    /// Numbers that may fail.
+    #[serde(default)]
+    skip: u64,
+    /// Rank, world, and whether shards are padded.
+    #[serde(default)]
+    shard: Option<(u32, u32, bool)>,
     #[serde(skip)]
     seed: u64,
 }
@@ -107,11 +119,40 @@ impl Source for Count {
 
     fn fetch(&self, sample: u32, _: &Context) -> Result<Number> {
         FETCHED.fetch_add(1, SeqCst);
+        while self.hang.contains(&sample.into()) {
+            std::thread::park();
+        }
         Ok(Number(sample.into()))
     }
 
     fn describe(&self, sample: u32) -> String {
         format!("number {sample}")
+    }
+
+    fn on_error(&self) -> OnError {
+        forgiving(self.skip)
+    }
+
+    fn read_timeout(&self) -> Option<Duration> {
+        self.read_timeout.map(Duration::from_millis)
+    }
+
+    fn shard(&self) -> Shard {
+        self.shard
+            .map_or_else(Shard::default, |(rank, world, pad)| Shard {
+                rank,
+                world,
+                pad,
+            })
+    }
+}
+
+fn forgiving(skip: u64) -> OnError {
+    match skip {
+        0 => OnError::Fail,
+        skip => OnError::Skip {
+            budget: Budget::Count(skip),
+        },
     }
 }
 
@@ -129,7 +170,7 @@ pub struct Noise {
     /// Numbers that panic.
     #[serde(default)]
     panic: Vec<u64>,
-    /// Failures to forgive.
+    /// Numbers that may fail.
     #[serde(default)]
     skip: u64,
 }
@@ -177,10 +218,7 @@ impl Map for Noise {
     }
 
     fn on_error(&self) -> OnError {
-        match self.skip {
-            0 => OnError::Fail,
-            budget => OnError::Skip { budget },
-        }
+        forgiving(self.skip)
     }
 }
 

@@ -19,7 +19,7 @@ use rsflow_graph::{
 };
 use rsflow_pipeline::images::{EncodedImage, LazyImage, SizedImages};
 use rsflow_pipeline::nodes::{Batch, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize};
-use rsflow_pipeline::pixels::{Limits, Verify, crop, header};
+use rsflow_pipeline::pixels::{Limits, Orientation, Verify, crop, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -62,13 +62,9 @@ fn graph(arguments: &Arguments) -> Result<f64> {
             "crops":   RandomResizedCrop(input: "images"),
             "sizes":   Resize(input: "crops", sizes: {:?}, flip: 0.5),
             "batches": Batch(input: "sizes", size: {}),
-            "counted": Counted(input: "batches", epochs: {}),
+            "counted": Counted(input: "batches"),
         }})"#,
-        arguments.workers,
-        arguments.images,
-        arguments.sizes,
-        arguments.batch,
-        arguments.epochs + 1
+        arguments.workers, arguments.images, arguments.sizes, arguments.batch
     );
     const KINDS: &[Kind] = &[
         Kind::of::<ImageFolder>(),
@@ -97,7 +93,6 @@ static RATE: AtomicUsize = AtomicUsize::new(0);
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 struct Counted {
     input: Input,
-    epochs: u64,
 }
 
 impl Node for Counted {
@@ -127,7 +122,7 @@ impl NodeKind for Counted {
         carries: rsflow_graph::Batch::NAME,
     }];
     const OUTPUTS: &'static [Port] = &[];
-    const EXAMPLE: &'static str = r#"Counted(input: "batches", epochs: 1)"#;
+    const EXAMPLE: &'static str = r#"Counted(input: "batches")"#;
 }
 
 struct Counting {
@@ -213,10 +208,11 @@ fn work(
     let Arguments { sizes, batch, .. } = arguments;
     let pool = Pool::new(Arc::new(PlainMemory), Slots::bytes(sizes, *batch));
     let mut random = Xoshiro256PlusPlus::seed_from_u64(worker as u64);
-    let meter = rsflow_graph::Meter::new(rsflow_graph::NodeId {
+    let node = rsflow_graph::NodeId {
         name: "bare".into(),
         kind: "Bare",
-    });
+    };
+    let meter = rsflow_graph::Meter::new(node, rsflow_graph::WorksOn::Workers);
     let mut slots = Slots::new(&pool, sizes, *batch)?;
     let mut slot = 0;
     loop {
@@ -237,6 +233,7 @@ fn work(
             image: LazyImage {
                 encoded: EncodedImage { bytes, label: 0 },
                 header,
+                orientation: Orientation::default(),
                 verify: Verify::Region,
                 meter: meter.clone(),
             },

@@ -166,7 +166,6 @@ fn names<K: NodeKind>(node: &str, place: &str) -> (Vec<String>, Vec<String>) {
         schemas: &[],
         demands: &[],
         allocator: Arc::new(PlainMemory),
-        workers: 1,
     });
     let Stage::Source(source) = stage.unwrap() else {
         panic!("it is no source");

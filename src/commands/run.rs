@@ -12,7 +12,7 @@ use super::{INTERRUPTED, Usage, plan};
 use crate::cli::Run;
 use crate::progress::{Progress, Screen};
 use crate::run_dir::{self, RunDir};
-use crate::table;
+use crate::{skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
@@ -63,6 +63,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let finished = match result {
         Ok(finished) => finished,
         Err(error) => {
+            skipped::tell(&error.skipped, &run_dir.path, &screen);
             say_how_to_go_on(&screen, &run_dir.path);
             return Err(error.into());
         }
@@ -78,12 +79,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
             "measured"
         );
     }
-    if !finished.skipped.is_empty() {
-        screen.line(&format!(
-            "{} damaged images were replaced; run.log names them",
-            finished.skipped.len()
-        ));
-    }
+    skipped::tell(&finished.skipped, &run_dir.path, &screen);
     if let Some(table) = progress.last_table() {
         writeln!(
             out,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::skipped::Skipped;
 use crate::counters::{Blame, NodeId};
 
 /// A node's failure.
@@ -51,6 +52,8 @@ impl fmt::Display for Failure {
 pub struct RunError {
     /// At least one.
     pub failures: Vec<Failure>,
+    /// Every sample that was skipped before, by node.
+    pub skipped: Vec<Skipped>,
 }
 
 impl fmt::Display for RunError {

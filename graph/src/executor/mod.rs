@@ -7,7 +7,9 @@ mod failure;
 mod pool;
 mod ports;
 mod segment;
+mod skipped;
 mod stop;
+mod watch;
 mod wiring;
 mod workers;
 
@@ -24,7 +26,7 @@ use tracing::Instrument as _;
 
 pub use failure::{Failure, RunError};
 pub use ports::{Ports, Received, Receiver, Sender};
-pub use segment::Skipped;
+pub use skipped::Skipped;
 pub use stop::Stop;
 pub use workers::Workers;
 
@@ -37,7 +39,8 @@ use crate::stage::{AnySink, Contents, Position, Stage, Thread};
 use crate::trace::Trace;
 use pool::{CpuPool, join_all};
 use ports::Inlet;
-use segment::{Drive, SkipLog};
+use segment::Drive;
+use skipped::SkipLog;
 
 /// How long threads may take to end once the run is over.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -135,7 +138,7 @@ pub struct Finished {
     pub interrupted: bool,
     /// What each node did, in the plan's order.
     pub measured: Vec<Measured>,
-    /// Every sample that was skipped.
+    /// Every sample that was skipped, by node.
     pub skipped: Vec<Skipped>,
 }
 
@@ -159,6 +162,7 @@ impl Running {
                 None,
                 error,
             )],
+            skipped: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -211,7 +215,7 @@ impl Running {
         self.runtime.block_on(ended).is_ok()
     }
 
-    /// Waits for the end. Every thread has ended then, too (unless it is stuck in a system call).
+    /// Waits for the end. Every thread has ended then, too (but a reader stuck in a system call).
     pub fn wait(mut self) -> Result<Finished, RunError> {
         let ended = drain_tasks(&mut self.tasks, &mut self.failures, &self.stop);
         self.runtime.block_on(ended);
@@ -221,6 +225,7 @@ impl Running {
         if !self.failures.is_empty() {
             return Err(RunError {
                 failures: self.failures,
+                skipped: self.skipped.list(),
             });
         }
         Ok(Finished {
@@ -315,13 +320,22 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
     if failures.is_empty() {
         Ok((stages.into_iter().flatten().collect(), contents))
     } else {
-        Err(RunError { failures })
+        Err(RunError {
+            failures,
+            skipped: Vec::new(),
+        })
     }
 }
 
 fn contents_of(stage: &Stage, input: Contents) -> Contents {
     match stage {
-        Stage::Source(source) => source.contents(),
+        Stage::Source(source) => {
+            let whole = source.contents();
+            Contents {
+                items_per_epoch: source.shard().items(whole.items_per_epoch),
+                ..whole
+            }
+        }
         Stage::Map(_) => input,
         Stage::Fold(fold) => {
             let (items, size) = (input.items_per_epoch, fold.group() as u64);

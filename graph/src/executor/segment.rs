@@ -5,20 +5,29 @@
 //! and blamed on its own.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rand::RngExt as _;
 use tokio::sync::oneshot;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::failure::Failure;
 use super::pool::PoolHandle;
 use super::ports::{Inlet, Outlet};
+use super::skipped::{SkipLog, Skipped};
 use super::stop::Stop;
+use super::watch::{Seat, TakenAway, Watch};
 use crate::counters::{Blame, Meter, one_item};
 use crate::item::{Item, Key, Message};
+use crate::shard::Shard;
 use crate::stage::{self, AnyFold, AnyGroup, AnyMap, AnySource, Context, OnError, Position};
+
+/// So many samples drawn in the place of a damaged one may be damaged, too. Only where next to none
+/// is sound are there more.
+const MAX_ATTEMPTS: u32 = 100;
 
 /// The nodes of a segment. Pure: the driver below holds all state.
 pub(crate) struct Segment {
@@ -28,6 +37,8 @@ pub(crate) struct Segment {
     pub head: Head,
     pub maps: Vec<(Meter, Arc<dyn AnyMap>)>,
     pub fold: Option<(Meter, Arc<dyn AnyFold>)>,
+    /// What its items are of their source.
+    pub shard: Shard,
     pub skipped: Arc<SkipLog>,
 }
 
@@ -38,27 +49,14 @@ pub(crate) enum Head {
     Channel(Option<Arc<Segment>>),
 }
 
-/// A sample that was not used.
-#[derive(Clone, Debug)]
-pub struct Skipped {
-    /// The node that could not use it.
-    pub node: String,
-    /// What the user knows it by.
-    pub item: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// Every skipped sample of a run; its length is bounded by the budgets.
-#[derive(Default)]
-pub(crate) struct SkipLog(Mutex<Vec<Skipped>>);
-
-impl SkipLog {
-    pub fn list(&self) -> Vec<Skipped> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+impl Head {
+    /// What the items are of their source; of groups and of what a thread sends, all there is.
+    pub fn shard(&self) -> Shard {
+        match self {
+            Head::Source(_, source) => source.shard(),
+            Head::Channel(Some(upstream)) if upstream.fold.is_none() => upstream.shard,
+            Head::Channel(_) => Shard::default(),
+        }
     }
 }
 
@@ -81,11 +79,12 @@ impl Segment {
     /// carry it along; it is only asked for when something went wrong.
     fn sample(&self, key: Key) -> Option<u32> {
         let (meter, source) = self.source()?;
+        let position = self.shard.position(key.index);
         if key.attempt == 0 {
-            return source.order(key.epoch).get(key.index as usize).copied();
+            return at(&source.order(key.epoch), position);
         }
         let samples = u32::try_from(source.contents().items_per_epoch).unwrap_or(u32::MAX);
-        let numbers = [key.epoch, key.index, key.attempt.into()];
+        let numbers = [key.epoch, position, key.attempt.into()];
         let mut random = stage::random(self.seed, &meter.node().name, "replacement", &numbers);
         Some(random.random_range(0..samples.max(1)))
     }
@@ -105,7 +104,10 @@ impl Segment {
         );
         let _entered = span.enter();
         let context = Context {
-            key,
+            key: Key {
+                index: self.shard.position(key.index),
+                ..key
+            },
             node: &node.name,
             meter,
             seed: self.seed,
@@ -116,18 +118,20 @@ impl Segment {
     }
 
     /// Through the source (or from the given item) and the maps.
-    fn make(&self, key: Key, start: Start) -> Result<Item> {
+    fn make(&self, key: Key, start: Start, seat: &mut Option<Seat>, watch: &Watch) -> Result<Item> {
         let mut item = match (start, &self.head) {
             (Start::Item(item), _) => item,
             (Start::Sample(sample), Head::Source(meter, source)) => {
-                let item = self.step(meter, key, |context| source.fetch(sample, context))?;
+                let item = watch.read(key, seat, || {
+                    self.step(meter, key, |context| source.fetch(sample, context))
+                })?;
                 meter.counters().bytes.fetch_add(item.bytes(), Relaxed);
                 item
             }
             (Start::Sample(sample), Head::Channel(upstream)) => upstream
                 .as_ref()
                 .context("nothing here can be fetched again")?
-                .make(key, Start::Sample(sample))?,
+                .make(key, Start::Sample(sample), seat, watch)?,
         };
         for (meter, map) in &self.maps {
             item = self.step(meter, key, |context| map.apply(item, context))?;
@@ -139,80 +143,85 @@ impl Segment {
         &self,
         key: Key,
         start: Start,
-        slot: Option<(&AnyGroup, usize)>,
+        seat: &mut Option<Seat>,
+        watch: &Watch,
     ) -> Result<Option<Item>> {
-        let item = self.make(key, start)?;
-        match (&self.fold, slot) {
+        let item = self.make(key, start, seat, watch)?;
+        match (&self.fold, seat) {
             (Some((meter, fold)), Some((group, slot))) => {
-                self.step(meter, key, |context| fold.place(group, slot, item, context))?;
+                self.step(meter, key, |context| {
+                    fold.place(group, *slot, item, context)
+                })?;
                 Ok(None)
             }
             _ => Ok(Some(item)),
         }
     }
 
-    /// Makes one item, or a replacement if its node may skip it.
+    /// Makes one item, or a replacement if its node may skip it; its key tells which it is. `start`
+    /// may be an error: what became of it elsewhere.
     fn process(
         &self,
         mut key: Key,
-        mut start: Start,
-        slot: Option<(&AnyGroup, usize)>,
-    ) -> Result<Option<Item>, Failure> {
+        mut start: Result<Start>,
+        mut seat: Option<Seat>,
+        watch: &Watch,
+    ) -> Result<Made, Failure> {
         loop {
-            let error = match self.attempt(key, start, slot) {
-                Ok(item) => return Ok(item),
+            let error = match start.and_then(|start| self.attempt(key, start, &mut seat, watch)) {
+                Ok(item) => return Ok((key, item)),
+                // Nobody waits for this.
+                Err(error) if error.is::<TakenAway>() => return Ok((key, None)),
                 Err(error) => error,
             };
-            let item = self
-                .sample(key)
-                .zip(self.source())
-                .map(|(sample, (_, source))| source.describe(sample));
-            let blamed = match error.downcast_ref::<Blame>() {
-                Some(Blame(meter)) => meter.clone(),
-                None => self.lead.clone(),
-            };
-            let failed = |error| Failure::new(blamed.node(), item.clone(), error);
-            let OnError::Skip { budget } = self.on_error(&blamed) else {
-                return Err(failed(error));
-            };
-            let used = blamed.counters().skipped.fetch_add(1, Relaxed) + 1;
-            if used > budget {
-                let words =
-                    format!("more than {budget} items were damaged: the skip budget is used up");
-                return Err(failed(error.context(words)));
-            }
-            self.note_skipped(&blamed, item.as_deref(), &error);
+            let replacement = self.replacement(key, error)?;
             key.attempt += 1;
-            start = match self.sample(key) {
-                Some(sample) => Start::Sample(sample),
-                None => return Err(failed(error)),
-            };
+            start = Ok(Start::Sample(replacement));
         }
     }
 
-    fn note_skipped(&self, blamed: &Meter, item: Option<&str>, error: &anyhow::Error) {
-        let blame = error.downcast_ref::<Blame>().map(ToString::to_string);
-        let causes = error.chain().map(ToString::to_string);
-        let causes: Vec<String> = causes
-            .filter(|cause| Some(cause) != blame.as_ref())
-            .collect();
+    /// The sample that takes the place of one that failed, if the node to blame may skip it.
+    fn replacement(&self, key: Key, error: anyhow::Error) -> Result<u32, Failure> {
+        let blamed = match error.downcast_ref::<Blame>() {
+            Some(Blame(meter)) => meter.clone(),
+            None => self.lead.clone(),
+        };
+        let of = self.sample(key).zip(self.source());
+        let item = of.map(|(sample, (_, source))| source.describe(sample));
+        let failed = |error| Failure::new(blamed.node(), item.clone(), error);
+        let OnError::Skip { budget } = self.on_error(&blamed) else {
+            return Err(failed(error));
+        };
+        let next = self.sample(Key {
+            attempt: key.attempt + 1,
+            ..key
+        });
+        let (Some((sample, (_, source))), Some(next)) = (of, next) else {
+            return Err(failed(error));
+        };
+        let samples = source.contents().items_per_epoch;
+        let allowed = budget.of(samples);
         let skipped = Skipped {
             node: blamed.node().name.clone(),
-            item: item.unwrap_or("an item").to_owned(),
-            reason: causes.join(": "),
+            item: item.clone().unwrap_or_default(),
+            reason: reason(&error),
+            times: 1,
         };
-        tracing::warn!(
-            node = skipped.node,
-            item = skipped.item,
-            reason = skipped.reason,
-            "skipped"
-        );
-        let mut list = self
-            .skipped
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        list.push(skipped);
+        if !self.skipped.note(sample, skipped, allowed) {
+            return Err(failed(error.context(format!(
+                "more than {allowed} of {samples} samples cannot be used, and the budget of \
+                 `on_error` is {allowed}; the log names them: mend or remove them, or allow more \
+                 with `Skip(budget: ...)`"
+            ))));
+        }
+        if key.attempt >= MAX_ATTEMPTS {
+            return Err(failed(error.context(format!(
+                "nor could {MAX_ATTEMPTS} others be used that were drawn in its place; see whether \
+                 any of the {samples} samples is sound"
+            ))));
+        }
+        blamed.counters().skipped.fetch_add(1, Relaxed);
+        Ok(next)
     }
 
     /// The policy of the node that is to blame, here or upstream.
@@ -232,6 +241,22 @@ impl Segment {
     }
 }
 
+/// The sample at a position of an order, which starts again behind its end: shards may be padded.
+fn at(order: &[u32], position: u64) -> Option<u32> {
+    let position = position.checked_rem(order.len() as u64)?;
+    order.get(position as usize).copied()
+}
+
+/// An error's causes in one line, without the node to blame.
+fn reason(error: &anyhow::Error) -> String {
+    let blame = error.downcast_ref::<Blame>().map(ToString::to_string);
+    let causes = error.chain().map(ToString::to_string);
+    let causes: Vec<String> = causes
+        .filter(|cause| Some(cause) != blame.as_ref())
+        .collect();
+    causes.join(": ")
+}
+
 /// What a driver starts from, besides its segment.
 pub(crate) struct Drive {
     pub segment: Arc<Segment>,
@@ -248,11 +273,19 @@ pub(crate) struct Drive {
 /// An item in the works, or a mark between items.
 enum Flying {
     Item {
-        key: Key,
-        reply: oneshot::Receiver<Result<Result<Option<Item>, Failure>>>,
+        work: Work,
         closes: Option<AnyGroup>,
     },
     EndOfEpoch(u64),
+}
+
+/// An item, unless it went into a group.
+type Made = (Key, Option<Item>);
+
+/// What a worker was given to do.
+struct Work {
+    reply: oneshot::Receiver<Result<Result<Made, Failure>>>,
+    watch: Arc<Watch>,
 }
 
 enum Next {
@@ -267,6 +300,11 @@ impl Drive {
         let mut grouping = Grouping::new(&self);
         let mut flying: VecDeque<Flying> = VecDeque::new();
         let mut open = true;
+        let read_timeout = self
+            .segment
+            .source()
+            .and_then(|(_, source)| source.read_timeout());
+        let mut patrol = read_timeout.map(patrol);
         while open || !flying.is_empty() {
             tokio::select! {
                 biased;
@@ -288,6 +326,9 @@ impl Drive {
                         sent = self.outlet.send(message) => if sent.is_err() { return Ok(()) },
                     }
                 }
+                timeout = patrolled(&mut patrol, read_timeout), if !flying.is_empty() => {
+                    self.take_from_stuck(&mut flying, timeout)?;
+                }
             }
         }
         Ok(())
@@ -304,8 +345,7 @@ impl Drive {
         start: Start,
         grouping: &mut Grouping,
     ) -> Result<Option<Flying>, Failure> {
-        let segment = Arc::clone(&self.segment);
-        let (slot, closes) = match &self.segment.fold {
+        let (seat, closes) = match &self.segment.fold {
             None => (None, None),
             Some((meter, fold)) => {
                 let seat = grouping
@@ -318,24 +358,67 @@ impl Drive {
                 (Some((group, slot)), closes)
             }
         };
+        let work = self.work(key, Ok(start), seat);
+        Ok(Some(Flying::Item { work, closes }))
+    }
+
+    fn work(&self, key: Key, start: Result<Start>, seat: Option<Seat>) -> Work {
+        let segment = Arc::clone(&self.segment);
+        let watch = Arc::new(Watch::default());
+        let watched = Arc::clone(&watch);
+        // The group is closed by whoever holds it last: not the worker, whose seat is gone when it
+        // replies.
         let reply = self.pool.run(move || {
-            let place = slot.as_ref().map(|(group, slot)| (group, *slot));
-            let result = one_item(key, || segment.process(key, start, place));
-            // The group is closed by whoever holds it last: not this worker.
-            drop(slot);
-            Ok(result)
+            Ok(one_item(key, || {
+                segment.process(key, start, seat, &watched)
+            }))
         });
-        Ok(Some(Flying::Item { key, reply, closes }))
+        Work { reply, watch }
+    }
+
+    /// Goes on without the workers that have read for longer than `timeout`: what they read counts
+    /// as damaged, and other threads take their places.
+    fn take_from_stuck(
+        &self,
+        flying: &mut VecDeque<Flying>,
+        timeout: Duration,
+    ) -> Result<(), Failure> {
+        let Some((meter, _)) = self.segment.source() else {
+            return Ok(());
+        };
+        for item in flying {
+            let Flying::Item { work, .. } = item else {
+                continue;
+            };
+            let Some(stuck) = work.watch.take_if_late(timeout) else {
+                continue;
+            };
+            self.pool
+                .replace(stuck.worker)
+                .map_err(|error| Failure::new(meter.node(), None, error))?;
+            let error = anyhow::anyhow!(
+                "reading takes longer than {} s: the disk or the network does not answer; see to \
+                 it, or give it more time with `read_timeout` (`None`: for ever)",
+                timeout.as_secs_f64()
+            );
+            let error = error.context(Blame(meter.clone()));
+            if self.segment.on_error(meter) == OnError::Fail {
+                // At once: before the pool came to it, other reads might hang as long.
+                return self.segment.replacement(stuck.key, error).map(drop);
+            }
+            *work = self.work(stuck.key, Err(error), stuck.seat);
+        }
+        Ok(())
     }
 
     /// What is to be sent for something that has landed.
     fn finish(&self, landed: Landed, grouping: &mut Grouping) -> Result<Option<Message>, Failure> {
-        let (key, result, closes) = match landed {
+        let (result, closes) = match landed {
             Landed::EndOfEpoch(epoch) => return Ok(Some(Message::EndOfEpoch(epoch))),
-            Landed::Item(key, result, closes) => (key, result, closes),
+            Landed::Item(result, closes) => (result, closes),
         };
-        let item = match result {
-            Ok(item) => item?,
+        let (key, item) = match result {
+            Ok(made) => made?,
             Err(error) => return self.sound(Err(error)),
         };
         if let Some(item) = item {
@@ -361,14 +444,14 @@ impl Drive {
 }
 
 enum Landed {
-    Item(Key, Result<Result<Option<Item>, Failure>>, Option<AnyGroup>),
+    Item(Result<Result<Made, Failure>>, Option<AnyGroup>),
     EndOfEpoch(u64),
 }
 
 /// Waits for the oldest of those in the works. Nothing is lost if it is dropped while waiting.
 async fn land(flying: &mut VecDeque<Flying>) -> Landed {
     let result = match flying.front_mut() {
-        Some(Flying::Item { reply, .. }) => Some(match reply.await {
+        Some(Flying::Item { work, .. }) => Some(match (&mut work.reply).await {
             Ok(result) => result,
             Err(_) => Err(anyhow::anyhow!("the CPU pool ended too early")),
         }),
@@ -376,8 +459,27 @@ async fn land(flying: &mut VecDeque<Flying>) -> Landed {
         None => std::future::pending().await,
     };
     match (flying.pop_front(), result) {
-        (Some(Flying::Item { key, closes, .. }), Some(result)) => Landed::Item(key, result, closes),
+        (Some(Flying::Item { closes, .. }), Some(result)) => Landed::Item(result, closes),
         (Some(Flying::EndOfEpoch(epoch)), _) => Landed::EndOfEpoch(epoch),
+        _ => std::future::pending().await,
+    }
+}
+
+/// When to look for reads that take too long: often enough that the timeout is kept by and large.
+fn patrol(timeout: Duration) -> Interval {
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(1));
+    let mut interval = tokio::time::interval((timeout / 4).clamp(least, most));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Waits until it is time to look; for ever where reads may take for ever.
+async fn patrolled(patrol: &mut Option<Interval>, timeout: Option<Duration>) -> Duration {
+    match (patrol, timeout) {
+        (Some(patrol), Some(timeout)) => {
+            patrol.tick().await;
+            timeout
+        }
         _ => std::future::pending().await,
     }
 }
@@ -436,7 +538,9 @@ pub(crate) enum Feed {
 /// A walk through a source's epochs.
 pub(crate) struct Walk {
     pub source: Arc<dyn AnySource>,
+    pub shard: Shard,
     pub pool: PoolHandle,
+    /// In the shard.
     pub at: Position,
     /// It ends before this epoch.
     pub end: Option<u64>,
@@ -473,7 +577,9 @@ impl Walk {
         loop {
             match &mut self.order {
                 Order::Known(order) => {
-                    let Some(&sample) = order.get(index as usize) else {
+                    let within = index < self.shard.items(order.len() as u64);
+                    let sample = at(order, self.shard.position(index));
+                    let Some(sample) = sample.filter(|_| within) else {
                         self.order = Order::Unknown;
                         self.at = Position {
                             epoch: epoch + 1,

@@ -94,9 +94,10 @@ pub(super) fn connect(
         let meter = running.meters[node].clone();
         let planned = &plan.nodes[node];
         let from = planned.inputs.first().map(|edge| edge.node);
-        let begin = |head| Segment {
+        let begin = |head: Head| Segment {
             seed: plan.seed,
             lead: meter.clone(),
+            shard: head.shard(),
             head,
             maps: Vec::new(),
             fold: None,
@@ -158,6 +159,7 @@ pub(super) fn connect(
                 let Wanted { start, end } = wanted[first];
                 let walk = Walk {
                     source: Arc::clone(source),
+                    shard: source.shard(),
                     pool: pool.clone(),
                     at: start,
                     end,

@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::files::cannot_read;
+
 pub use archive::{Archive, Index, Within};
 pub use kept::cache_folder;
 pub use names::Names;
@@ -79,9 +81,7 @@ impl Listing {
     /// It is no longer there, or cannot be read.
     pub fn read(&self, image: u32) -> Result<Vec<u8>> {
         match &self.bytes {
-            Bytes::Files(root) => {
-                fs::read(root.join(self.name(image))).context("cannot read the file")
-            }
+            Bytes::Files(root) => fs::read(root.join(self.name(image))).map_err(cannot_read),
             Bytes::Parts { archive, parts, .. } => {
                 let part = parts.get(image as usize);
                 let &(start, length) = part.context("the image is in no archive")?;

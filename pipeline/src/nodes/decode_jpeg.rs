@@ -8,7 +8,8 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Damage, input, output};
+use super::policy::Damage;
+use super::{input, output};
 use crate::images::{EncodedImage, LazyImage};
 use crate::pixels::{self, DEFAULT_MAX_PIXELS, Limits, Orientation, Verify};
 
@@ -63,6 +64,7 @@ impl Node for DecodeJpeg {
                 "leave it out for the default",
             );
         }
+        self.on_error.check(report);
         vec![Schema::default()]
     }
 

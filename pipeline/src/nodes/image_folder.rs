@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listed::Listed;
-use super::{Damage, check_root, output};
+use super::policy::{Damage, Shard, check_read_timeout, default_read_timeout, read_timeout};
+use super::{check_root, output};
 use crate::images::EncodedImage;
 use crate::listing::{Listing, cache_folder};
 
@@ -30,6 +31,17 @@ pub struct ImageFolder {
     /// lists anew.
     #[serde(default = "yes")]
     listing_cache: bool,
+    /// Seconds that reading one file may take. One that takes longer cannot be read: a disk that
+    /// hangs does not hang the run. `None` waits for ever.
+    #[serde(default = "default_read_timeout")]
+    read_timeout: Option<f64>,
+    /// Which part of the images this process reads, where several train together: the images at
+    /// rank, rank + world, rank + 2 world and so on of the epoch's order. All processes together
+    /// see what one with a `world` times larger batch would see, with the same crops and flips.
+    /// With `shuffle`, all parts are equally long: the last images of some are the first of the
+    /// order once more. Without, no image is read twice, and parts may differ by one.
+    #[serde(default)]
+    shard: Option<Shard>,
 }
 
 fn yes() -> bool {
@@ -43,6 +55,9 @@ impl Node for ImageFolder {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_root(&self.root, report);
+        self.on_error.check(report);
+        check_read_timeout(self.read_timeout, report);
+        Shard::check(self.shard, report);
         vec![Schema::default()]
     }
 
@@ -53,6 +68,8 @@ impl Node for ImageFolder {
             listing,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: self.on_error.into(),
+            read_timeout: read_timeout(self.read_timeout),
+            shard: Shard::of(self.shard, self.shuffle),
         }))
     }
 }

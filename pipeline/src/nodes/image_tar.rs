@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listed::Listed;
-use super::{Damage, output};
+use super::output;
+use super::policy::{Damage, Shard, check_read_timeout, default_read_timeout, read_timeout};
 use crate::images::EncodedImage;
 use crate::listing::{Archive, Listing, Within, cache_folder};
 
@@ -30,6 +31,12 @@ pub struct ImageTar {
     /// What becomes of an image that cannot be read.
     #[serde(default)]
     on_error: Damage,
+    /// Seconds that reading one image may take, see `ImageFolder`.
+    #[serde(default = "default_read_timeout")]
+    read_timeout: Option<f64>,
+    /// Which part of the images this process reads, where several train together, see `ImageFolder`.
+    #[serde(default)]
+    shard: Option<Shard>,
 }
 
 impl Node for ImageTar {
@@ -45,6 +52,9 @@ impl Node for ImageTar {
                 "such as `path: \"data/imagenette2.tar\"`",
             );
         }
+        self.on_error.check(report);
+        check_read_timeout(self.read_timeout, report);
+        Shard::check(self.shard, report);
         vec![Schema::default()]
     }
 
@@ -56,6 +66,8 @@ impl Node for ImageTar {
             listing: Listing::of_archive(archive, &index, self.folder.as_deref())?,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: self.on_error.into(),
+            read_timeout: read_timeout(self.read_timeout),
+            shard: Shard::of(self.shard, self.shuffle),
         }))
     }
 }

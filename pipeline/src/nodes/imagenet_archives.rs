@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listed::Listed;
-use super::{Damage, Split, check_root, output};
+use super::policy::{Damage, Shard, check_read_timeout, default_read_timeout, read_timeout};
+use super::{Split, check_root, output};
 use crate::files::first_few;
 use crate::imagenet::Labels;
 use crate::images::EncodedImage;
@@ -37,6 +38,12 @@ pub struct ImageNetArchives {
     /// What becomes of an image that cannot be read.
     #[serde(default)]
     on_error: Damage,
+    /// Seconds that reading one image may take, see `ImageFolder`.
+    #[serde(default = "default_read_timeout")]
+    read_timeout: Option<f64>,
+    /// Which part of the images this process reads, where several train together, see `ImageFolder`.
+    #[serde(default)]
+    shard: Option<Shard>,
 }
 
 impl Node for ImageNetArchives {
@@ -46,6 +53,9 @@ impl Node for ImageNetArchives {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_root(&self.root, report);
+        self.on_error.check(report);
+        check_read_timeout(self.read_timeout, report);
+        Shard::check(self.shard, report);
         vec![Schema::default()]
     }
 
@@ -57,6 +67,8 @@ impl Node for ImageNetArchives {
             },
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: self.on_error.into(),
+            read_timeout: read_timeout(self.read_timeout),
+            shard: Shard::of(self.shard, self.shuffle),
         }))
     }
 }

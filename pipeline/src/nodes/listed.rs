@@ -1,10 +1,11 @@
 //! The source that all nodes are that read a listing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use rand::seq::SliceRandom as _;
-use rsflow_graph::{Contents, Context, OnError, Source, random};
+use rsflow_graph::{Contents, Context, OnError, Shard, Source, random};
 
 use crate::images::EncodedImage;
 use crate::listing::Listing;
@@ -15,6 +16,8 @@ pub(super) struct Listed {
     /// Seed and node name, if each epoch is shuffled.
     pub order: Option<(u64, String)>,
     pub on_error: OnError,
+    pub read_timeout: Option<Duration>,
+    pub shard: Shard,
 }
 
 impl Source for Listed {
@@ -50,5 +53,13 @@ impl Source for Listed {
 
     fn on_error(&self) -> OnError {
         self.on_error
+    }
+
+    fn read_timeout(&self) -> Option<Duration> {
+        self.read_timeout
+    }
+
+    fn shard(&self) -> Shard {
+        self.shard
     }
 }

@@ -6,6 +6,7 @@ mod image_folder;
 mod image_tar;
 mod imagenet_archives;
 mod listed;
+mod policy;
 mod random_resized_crop;
 mod resize;
 mod resize_and_center_crop;
@@ -16,6 +17,7 @@ pub use decode_jpeg::DecodeJpeg;
 pub use image_folder::ImageFolder;
 pub use image_tar::ImageTar;
 pub use imagenet_archives::ImageNetArchives;
+pub use policy::{Damage, Shard};
 pub use random_resized_crop::RandomResizedCrop;
 pub use resize::Resize;
 pub use resize_and_center_crop::ResizeAndCenterCrop;
@@ -23,9 +25,9 @@ pub use shapes_folder::ShapesFolder;
 
 use std::path::Path;
 
-use rsflow_graph::{OnError, Port, Report};
+use rsflow_graph::{Port, Report};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// The one output of a data node.
 const fn output(carries: &'static str) -> Port {
@@ -50,28 +52,6 @@ enum Split {
     Train,
     /// To measure with.
     Val,
-}
-
-/// What becomes of an image that cannot be used.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub enum Damage {
-    /// It ends the run.
-    #[default]
-    Fail,
-    /// It is named in the log, and another image, drawn at random, takes its place.
-    Skip {
-        /// How many images may be skipped in the whole run; one more ends it.
-        budget: u64,
-    },
-}
-
-impl From<Damage> for OnError {
-    fn from(damage: Damage) -> Self {
-        match damage {
-            Damage::Fail => OnError::Fail,
-            Damage::Skip { budget } => OnError::Skip { budget },
-        }
-    }
 }
 
 /// The largest side of a resized image. Nobody trains on more, and a slip of the finger should not

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema, Stage,
+    Build, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema, Shard, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listed::Listed;
+use super::policy::{default_read_timeout, read_timeout};
 use super::{Split, check_root, output};
 use crate::images::EncodedImage;
 use crate::listing::Listing;
@@ -98,6 +99,8 @@ impl Node for ShapesFolder {
             listing: Listing::of_folder(&self.root.join(half), None)?,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: OnError::Fail,
+            read_timeout: read_timeout(default_read_timeout()),
+            shard: Shard::default(),
         }))
     }
 }

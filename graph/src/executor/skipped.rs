@@ -1,0 +1,60 @@
+//! Which samples were skipped.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// So many skipped samples are told as they come; more are only noted, or they would be all that
+/// there is to read.
+const TOLD: usize = 10;
+
+/// A sample that was not used.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// The node that could not use it.
+    pub node: String,
+    /// What the user knows it by.
+    pub item: String,
+    /// Why, when it was last tried.
+    pub reason: String,
+    /// How often another sample took its place.
+    pub times: u64,
+}
+
+/// Every skipped sample of a run, by node and sample; its length is bounded by the budgets.
+#[derive(Default)]
+pub(crate) struct SkipLog(Mutex<BTreeMap<String, BTreeMap<u32, Skipped>>>);
+
+impl SkipLog {
+    /// Notes that a sample is skipped, unless its node has skipped `allowed` others already. Tells
+    /// whether it was noted.
+    pub fn note(&self, sample: u32, skipped: Skipped, allowed: u64) -> bool {
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = nodes.values().map(BTreeMap::len).sum::<usize>();
+        let samples = nodes.entry(skipped.node.clone()).or_default();
+        let Skipped {
+            node, item, reason, ..
+        } = &skipped;
+        if let Some(again) = samples.get_mut(&sample) {
+            tracing::info!(node, item, reason, "skipped again");
+            again.times += skipped.times;
+            again.reason = skipped.reason;
+            return true;
+        }
+        if samples.len() as u64 >= allowed {
+            return false;
+        }
+        if told < TOLD {
+            tracing::warn!(node, item, reason, "skipped");
+        } else {
+            tracing::info!(node, item, reason, "skipped");
+        }
+        samples.insert(sample, skipped);
+        true
+    }
+
+    /// All of them, in the order of nodes and samples.
+    pub fn list(&self) -> Vec<Skipped> {
+        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.values().flat_map(BTreeMap::values).cloned().collect()
+    }
+}

@@ -1,0 +1,118 @@
+//! What several data nodes can be told alike: what becomes of damage, how long a read may take,
+//! and which part of the images is wanted.
+
+use std::time::Duration;
+
+use rsflow_graph::{Budget, OnError, Report};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What becomes of an image that cannot be used.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Damage {
+    /// It ends the run.
+    #[default]
+    Fail,
+    /// It is named in the log, in the summary and in `skipped.jsonl`, and another image, drawn at
+    /// random, takes its place, in training as in validation.
+    Skip {
+        /// How many images of this run may be damaged; one more ends it. A whole number counts
+        /// them, a decimal from 0.0 to 1.0 is a share of all (rounded down, but at least one). An
+        /// image that is met again in a later epoch counts once.
+        #[schemars(with = "f64")]
+        budget: Budget,
+    },
+}
+
+impl From<Damage> for OnError {
+    fn from(damage: Damage) -> Self {
+        match damage {
+            Damage::Fail => OnError::Fail,
+            Damage::Skip { budget } => OnError::Skip { budget },
+        }
+    }
+}
+
+impl Damage {
+    /// Checks the parameter `on_error`.
+    pub(super) fn check(self, report: &mut Report) {
+        if let Damage::Skip {
+            budget: Budget::Share(share),
+        } = self
+            && !(0.0..=1.0).contains(&share)
+        {
+            report.parameter(
+                "on_error.budget",
+                format!("{share} is neither a number of images nor a share of them"),
+                "a whole number such as 50 counts images; a share lies between 0.0 and 1.0, such as 0.001",
+            );
+        }
+    }
+}
+
+/// The default of the parameter `read_timeout`, in seconds.
+pub(super) fn default_read_timeout() -> Option<f64> {
+    Some(60.0)
+}
+
+/// Checks the parameter `read_timeout`, in seconds.
+pub(super) fn check_read_timeout(timeout: Option<f64>, report: &mut Report) {
+    let Some(seconds) = timeout else { return };
+    if seconds <= 0.0 || Duration::try_from_secs_f64(seconds).is_err() {
+        report.parameter(
+            "read_timeout",
+            format!("nothing can be read within {seconds} s"),
+            "such as `read_timeout: 60`; `None` waits for ever",
+        );
+    }
+}
+
+/// The parameter `read_timeout`, once it has been checked.
+pub(super) fn read_timeout(timeout: Option<f64>) -> Option<Duration> {
+    timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+}
+
+/// One process's part of the images, where several processes train together.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// Which process this is, counted from 0.
+    rank: u32,
+    /// How many there are.
+    world: u32,
+}
+
+impl Shard {
+    /// Checks the parameter `shard`.
+    pub(super) fn check(shard: Option<Self>, report: &mut Report) {
+        let Some(Shard { rank, world }) = shard else {
+            return;
+        };
+        if world == 0 {
+            report.parameter(
+                "shard.world",
+                "without a process nothing is read",
+                "at least 1; leave `shard` out where one process reads all",
+            );
+        } else if rank >= world {
+            report.parameter(
+                "shard.rank",
+                format!("there is no rank {rank} among {world}"),
+                format!("ranks are counted from 0: at most {}", world - 1),
+            );
+        }
+    }
+
+    /// The parameter `shard`. Shards of what is trained on have the same length, so that all
+    /// processes take the same number of steps; of what is read in order, to measure with, no image
+    /// is counted twice.
+    pub(super) fn of(shard: Option<Self>, shuffle: bool) -> rsflow_graph::Shard {
+        shard.map_or_else(Default::default, |Shard { rank, world }| {
+            rsflow_graph::Shard {
+                rank,
+                world,
+                pad: shuffle,
+            }
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! What a run tells of the images that it skipped.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use rsflow_graph::Skipped;
+use serde_json::json;
+
+use crate::progress::Screen;
+
+/// In the run directory: an object for each image that was skipped.
+const FILE: &str = "skipped.jsonl";
+
+/// So many are shown; the file names them all.
+const SHOWN: usize = 10;
+
+/// Says what was skipped, and writes it down for scripts to read. A run that goes on adds to what
+/// it wrote before.
+pub fn tell(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
+    if skipped.is_empty() {
+        return;
+    }
+    let path = run_dir.join(FILE);
+    screen.line(&format!(
+        "{}; {} names all:",
+        summary(skipped),
+        path.display()
+    ));
+    for Skipped {
+        node, item, reason, ..
+    } in skipped.iter().take(SHOWN)
+    {
+        screen.line(&format!("  {item} ({node}): {reason}"));
+    }
+    if skipped.len() > SHOWN {
+        screen.line(&format!("  and {} more", skipped.len() - SHOWN));
+    }
+    // No reason to fail a run that has come to its end.
+    if let Err(error) = write(skipped, &path) {
+        tracing::warn!("cannot write {}: {error}", path.display());
+    }
+}
+
+fn summary(skipped: &[Skipped]) -> String {
+    let times: u64 = skipped.iter().map(|skipped| skipped.times).sum();
+    let images = match skipped.len() {
+        1 => "1 damaged image was replaced by others".to_owned(),
+        many => format!("{many} damaged images were replaced by others"),
+    };
+    let times = match times {
+        1 => "once".to_owned(),
+        many => format!("{many} times in all"),
+    };
+    format!("{images}, {times}")
+}
+
+fn write(skipped: &[Skipped], path: &Path) -> io::Result<()> {
+    let mut lines = String::new();
+    for Skipped {
+        node,
+        item,
+        reason,
+        times,
+    } in skipped
+    {
+        let line = json!({ "node": node, "image": item, "reason": reason, "times": times });
+        lines += &format!("{line}\n");
+    }
+    let mut file = File::options().create(true).append(true).open(path)?;
+    file.write_all(lines.as_bytes())
+}
