@@ -1,7 +1,7 @@
 //! How many images a second become batches: through the graph, and by bare threads over the same
 //! kernels, which is what the graph can reach at best.
 //!
-//! Prints `N images/s` of the graph last. See `cargo xtask bench --images FOLDER`, which puts other
+//! Prints `N images/s`. See `cargo xtask bench --images FOLDER`, which puts other
 //! loaders beside it.
 
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ struct Arguments {
     /// Passes over the images that are timed, after one that is not
     #[arg(long, default_value_t = 4)]
     epochs: u64,
-    /// Measure the bare threads, too
+    /// Measure the bare threads instead
     #[arg(long)]
     bare: bool,
     #[arg(long, hide = true)]
@@ -46,10 +46,12 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if arguments.bare {
-        println!("bare threads: {:.1} images/s", bare(&arguments)?);
-    }
-    println!("graph: {:.1} images/s", graph(&arguments)?);
+    let rate = if arguments.bare {
+        bare(&arguments)?
+    } else {
+        graph(&arguments)?
+    };
+    println!("{rate:.1} images/s");
     Ok(())
 }
 

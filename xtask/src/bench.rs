@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -53,21 +54,40 @@ impl Step {
     /// The other program's command with its placeholders filled in.
     fn command(&self, template: &str) -> String {
         let sizes = self.sizes.join(" ");
-        [
-            ("{arch}", self.arch),
-            ("{batch}", self.batch),
-            ("{sizes}", &sizes),
-            ("{classes}", self.classes),
-        ]
-        .iter()
-        .fold(template.to_owned(), |command, (name, value)| {
-            command.replace(name, value)
-        })
+        filled(
+            template,
+            &[
+                ("{arch}", self.arch),
+                ("{batch}", self.batch),
+                ("{sizes}", &sizes),
+                ("{classes}", self.classes),
+            ],
+        )
     }
 }
 
-/// Set up, and measure: what the graph engine costs per item and hop, and training steps, which
-/// can be put beside another program's.
+/// A way of loading images that is measured, in images per second on two workers.
+struct Load {
+    name: &'static str,
+    sizes: &'static [&'static str],
+}
+
+const LOADS: &[Load] = &[
+    Load {
+        name: "five sizes",
+        sizes: &["224", "192", "160", "128", "96"],
+    },
+    Load {
+        name: "one size",
+        sizes: &["224"],
+    },
+];
+
+/// As many as the smallest machine that is worth measuring on has.
+const WORKERS: &str = "2";
+
+/// Set up, and measure: what the graph engine costs per item and hop, loading of images, and
+/// training steps. The last two can be put beside other programs'.
 ///
 /// Each step is run several times and the median is shown, with the peak resident memory. With
 /// `--against` the two programs take turns, so that a machine which slows down slows both, and the
@@ -80,12 +100,22 @@ pub struct Arguments {
     #[arg(long, value_name = "COMMAND")]
     against: Option<String>,
 
+    /// A folder of class folders to measure loading with; without it, loading is not measured
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+
+    /// A loader to measure against, as a shell command that prints `N images/s`; may be given several
+    /// times. `{images}`, `{workers}` and `{sizes}` stand for what is measured: "python peers.py
+    /// opencv {images} {workers}"
+    #[arg(long, value_name = "COMMAND", requires = "images")]
+    peer: Vec<String>,
+
     /// How often each program is run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// Measure only the engine, or only the steps
-    #[arg(long, value_name = "PART", value_parser = ["engine", "steps"])]
+    /// Measure only the engine, loading, or the steps
+    #[arg(long, value_name = "PART", value_parser = ["engine", "load", "steps"])]
     only: Option<String>,
 
     /// Measure only the step of this network; may be given several times
@@ -107,6 +137,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         if !output.status.success() {
             bail!("the measurement of the engine ended with {}", output.status);
         }
+    }
+    if let Some(images) = arguments.images.as_deref().filter(|_| wanted("load")) {
+        load(workspace, arguments, images)?;
     }
     if wanted("steps") {
         build(workspace, "rsflow-model", "step")?;
@@ -131,6 +164,52 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Loading, beside bare threads over the same kernels and beside each of the others.
+fn load(workspace: &Workspace, arguments: &Arguments, images: &Path) -> Result<()> {
+    build(workspace, "rsflow-pipeline", "loader")?;
+    let images = images
+        .to_str()
+        .context("the folder of `--images` has a name that is not UTF-8")?;
+    println!("{HEADER}");
+    for load in LOADS {
+        let options = ["--images", images, "--workers", WORKERS, "--sizes"];
+        let options = [&options[..], load.sizes].concat();
+        let alone = |more: &[&str]| {
+            let options = [&options[..], more].concat();
+            measure(&mut bench(workspace, "rsflow-pipeline", "loader", &options))
+        };
+        let against = |name: &str, theirs: &mut dyn FnMut() -> Result<Measured>| {
+            let rounds = in_turn(&mut || alone(&[]), Some(theirs), arguments.rounds)?;
+            println!("{}, against {name}", rounds.row(load.name));
+            Ok::<_, anyhow::Error>(())
+        };
+        against("bare threads", &mut || alone(&["--bare"]))?;
+        for peer in &arguments.peer {
+            let shell = filled(
+                peer,
+                &[
+                    ("{images}", images),
+                    ("{workers}", WORKERS),
+                    ("{sizes}", &load.sizes.join(" ")),
+                ],
+            );
+            against(&shell, &mut || {
+                measure(Command::new("sh").args(["-c", &shell]))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A command with its placeholders filled in.
+fn filled(template: &str, values: &[(&str, &str)]) -> String {
+    values
+        .iter()
+        .fold(template.to_owned(), |command, (name, value)| {
+            command.replace(name, value)
+        })
 }
 
 /// Builds a benchmark. Not left to its first run, whose peak memory would be the compiler's.
