@@ -86,36 +86,17 @@ pub(super) fn decode(
 
     let row_bytes = layout.row_stride.map_or(0, usize::from);
     let plane_bytes = layout.plane_stride.map_or(0, usize::from);
-    let planes = layout.planes;
     let channels = usize::from(stored.num_samples());
-    let most = u8::MAX >> (8 - depth.min(8));
-    let scale = match header.colour {
-        Colour::Palette => 1,
-        _ => u8::MAX / most,
-    };
     let width = header.width as usize;
     let mut samples = vec![0; width * channels];
     for (y, to) in rgb.chunks_exact_mut(width * 3).enumerate() {
-        for plane in 0..planes {
+        for plane in 0..layout.planes {
             let row = &raw[plane * plane_bytes + y * row_bytes..][..row_bytes];
-            let targets = samples.iter_mut().skip(plane).step_by(planes);
-            for (index, sample) in targets.enumerate() {
-                *sample = match depth {
-                    16 => (u16::from_ne_bytes([row[2 * index], row[2 * index + 1]]) >> 8) as u8,
-                    8 => row[index],
-                    _ => {
-                        let bit = index * depth;
-                        scale * ((row[bit / 8] >> (8 - depth - bit % 8)) & most)
-                    }
-                };
-            }
+            let targets = samples.iter_mut().skip(plane).step_by(layout.planes);
+            unpack(row, depth, header.colour == Colour::Palette, targets);
         }
-        for (to, from) in to
-            .as_chunks_mut()
-            .0
-            .iter_mut()
-            .zip(samples.chunks_exact(channels))
-        {
+        let (to, _) = to.as_chunks_mut();
+        for (to, from) in to.iter_mut().zip(samples.chunks_exact(channels)) {
             *to = match (header.colour, from) {
                 (Colour::Palette, &[index, ..]) => colour_of(&palette, depth, index)?,
                 (Colour::Cmyk, &[cyan, magenta, yellow, black, ..]) => {
@@ -127,6 +108,22 @@ pub(super) fn decode(
         }
     }
     Ok(())
+}
+
+/// The samples of a row, of 16 bits the upper 8; fewer than 8 are scaled, unless they are indices.
+fn unpack<'a>(row: &[u8], depth: usize, indices: bool, samples: impl Iterator<Item = &'a mut u8>) {
+    let most = u8::MAX >> (8 - depth.min(8));
+    let scale = if indices { 1 } else { u8::MAX / most };
+    for (index, sample) in samples.enumerate() {
+        *sample = match depth {
+            16 => (u16::from_ne_bytes([row[2 * index], row[2 * index + 1]]) >> 8) as u8,
+            8 => row[index],
+            _ => {
+                let bit = index * depth;
+                scale * ((row[bit / 8] >> (8 - depth - bit % 8)) & most)
+            }
+        };
+    }
 }
 
 /// Refuses pixels and tiles of absurd size.
