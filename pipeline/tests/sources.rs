@@ -937,7 +937,9 @@ fn what_cannot_be_read_is_named() {
     let train = folder_node(&root.join("train"), false);
     let error = fault(&train).replace(&place, "DIR");
     assert!(
-        error.starts_with("files (ImageFolder): DIR/a/1.jpg: cannot read the file\n"),
+        error.starts_with(
+            "files (ImageFolder): DIR/a/1.jpg: cannot read the file: see to its permissions"
+        ),
         "{error}"
     );
     lock("train/a", 0);

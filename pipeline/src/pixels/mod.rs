@@ -379,6 +379,9 @@ pub fn center(bytes: &[u8], size: u32, fraction: f64) -> Result<Vec<u8>, CenterE
     Ok(out)
 }
 
+/// One poster among photographs must not hold more memory than this for the rest of the run.
+const WORTH_KEEPING: usize = 64 << 20;
+
 /// Makes `buffer` exactly `length` bytes, whatever they are: for memory that is written before it is
 /// read.
 fn resize_scratch(buffer: &mut Vec<u8>, length: usize) {
@@ -396,9 +399,8 @@ fn reset(buffer: &mut Vec<u8>, length: usize) {
     buffer.resize(length, 0);
 }
 
-/// One poster among photographs must not hold its memory for the rest of the run.
+/// Takes care of [`WORTH_KEEPING`].
 fn give_back(buffer: &mut Vec<u8>, length: usize) {
-    const WORTH_KEEPING: usize = 64 << 20;
     if buffer.capacity() > WORTH_KEEPING && length < buffer.capacity() / 4 {
         buffer.truncate(length);
         buffer.shrink_to(length);

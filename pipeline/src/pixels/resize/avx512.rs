@@ -1,0 +1,464 @@
+//! The two passes for processors with AVX-512 and its instructions for bytes (VBMI) and for their
+//! products (VNNI).
+//!
+//! VNNI multiplies four unsigned bytes by four signed ones and adds all to a 32-bit lane. Hence a
+//! coefficient is taken apart into three signed digits to the base 256, and a lane holds four
+//! levels that belong together: four rows of a column, or four pixels of a row, of one channel.
+
+use std::arch::x86_64::*;
+
+use super::coefficients::{Axis, HALF, PRECISION};
+use super::rows::Rows;
+
+/// Bytes in a vector. Shorter rows are for others.
+pub(super) const VECTOR: usize = 64;
+/// Columns whose channels fit into a vector's 16 lanes.
+const COLUMNS: usize = 5;
+/// Pixels in the 64 bytes that a vector's levels are picked from.
+const WINDOW: usize = 21;
+
+/// Exists only where the processor was seen to have all that the functions below are compiled for;
+/// that is why its methods may call them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// If the processor has it.
+    pub fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vnni");
+        all.then_some(Self(()))
+    }
+
+    /// [`Axis::fill`].
+    pub fn fill(self, axis: &mut Axis, source: u32, scaled: u32, offset: u32, size: u32) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        fn fill(axis: &mut Axis, source: u32, scaled: u32, offset: u32, size: u32) {
+            axis.fill(source, scaled, offset, size);
+        }
+        // SAFETY: see the type.
+        unsafe { fill(axis, source, scaled, offset, size) }
+    }
+
+    /// Scales rows in width, mirrored if `flip`.
+    pub fn horizontal(
+        self,
+        from: Rows<'_>,
+        x: &Axis,
+        flip: bool,
+        to: &mut [u8],
+        scratch: &mut Scratch,
+    ) {
+        scratch.plan(x, flip, from.width);
+        let width = x.len() * 3;
+        let mut row = 0;
+        let mut fours = to.chunks_exact_mut(width * 4);
+        for to in &mut fours {
+            // SAFETY: see the type.
+            unsafe { horizontal::<4>(from.slice_rows(row, 4), scratch, to) };
+            row += 4;
+        }
+        for to in fours.into_remainder().chunks_exact_mut(width) {
+            // SAFETY: see the type.
+            unsafe { horizontal::<1>(from.slice_rows(row, 1), scratch, to) };
+            row += 1;
+        }
+    }
+
+    /// Makes one row of the rows from `first` on.
+    pub fn vertical(
+        self,
+        from: Rows<'_>,
+        first: usize,
+        coefficients: &[i32],
+        to: &mut [u8],
+        scratch: &mut Scratch,
+    ) {
+        scratch.digits.clear();
+        scratch.digits.extend(coefficients.chunks(4).map(digits));
+        let from = from.slice_rows(first, coefficients.len());
+        // SAFETY: see the type.
+        unsafe { vertical(from, &scratch.digits, to) }
+    }
+}
+
+/// The digits of up to four coefficients, from the lowest: each a signed byte in a lane.
+#[inline]
+fn digits(coefficients: &[i32]) -> [i32; 3] {
+    let mut digits = [[0; 4]; 3];
+    for (index, &coefficient) in coefficients.iter().enumerate() {
+        let mut rest = coefficient;
+        for digit in &mut digits {
+            digit[index] = rest as u8;
+            // Minus the digit as a signed one, divided by the base.
+            rest = (rest + 128) >> 8;
+        }
+    }
+    digits.map(i32::from_le_bytes)
+}
+
+/// Four pixels for each of the columns of a block.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Tap {
+    /// For each lane, the places of its levels in the window.
+    order: [u32; 16],
+    /// For each lane, the digits of its coefficients.
+    digits: [[i32; 16]; 3],
+    /// Where in the row the window begins. It ends within the row.
+    offset: usize,
+}
+
+/// Neighbouring output columns that are made together.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    /// Where in the output row they begin.
+    offset: usize,
+    /// Their bytes.
+    mask: u16,
+    /// How many taps they need, behind those of the block before.
+    taps: usize,
+}
+
+/// Scratch memory.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// Bytes in a row that is read, and columns in one that is written.
+    width: usize,
+    columns: usize,
+    taps: Vec<Tap>,
+    blocks: Vec<Block>,
+    /// The vertical coefficients, four rows at a time.
+    digits: Vec<[i32; 3]>,
+}
+
+impl Scratch {
+    /// Divides output columns into blocks, for rows of `width` bytes.
+    fn plan(&mut self, x: &Axis, flip: bool, width: usize) {
+        (self.width, self.columns) = (width, x.len());
+        self.taps.clear();
+        self.blocks.clear();
+        let last = x.len() - 1;
+        let mut index = 0;
+        while index < x.len() {
+            let mut columns: [(usize, &[i32]); COLUMNS] = [(0, &[]); COLUMNS];
+            let mut range = (usize::MAX, 0);
+            let mut count = 0;
+            while count < COLUMNS && index + count <= last {
+                let column = index + count;
+                let (first, coefficients) = x.output(if flip { last - column } else { column });
+                range = (range.0.min(first), range.1.max(first));
+                if range.1 + 4 - range.0 > WINDOW && count > 0 {
+                    break;
+                }
+                columns[count] = (first, coefficients);
+                count += 1;
+            }
+            let columns = &columns[..count];
+            let start = columns.iter().map(|(first, _)| *first).min().unwrap_or(0);
+            let longest = columns.iter().map(|(_, c)| c.len()).max().unwrap_or(0);
+            let taps = longest.div_ceil(4);
+            self.blocks.push(Block {
+                offset: index * 3,
+                mask: ((1u32 << (count * 3)) - 1) as u16,
+                taps,
+            });
+            for tap in 0..taps {
+                self.taps.push(Tap::new(columns, start, tap, width));
+            }
+            index += count;
+        }
+    }
+}
+
+impl Tap {
+    /// The window in a row.
+    ///
+    /// # Safety
+    /// The row has as many bytes as `width` said.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn window(&self, row: *const u8) -> __m512i {
+        // SAFETY: the offset is at most `width - 64`.
+        unsafe { _mm512_loadu_si512(row.add(self.offset).cast()) }
+    }
+
+    /// The `tap`-th four pixels of `columns`, the first of which begins at the pixel `start`.
+    #[inline]
+    fn new(columns: &[(usize, &[i32])], start: usize, tap: usize, width: usize) -> Self {
+        let start = (start + tap * 4) * 3;
+        let offset = start.min(width - VECTOR);
+        let mut new = Self {
+            order: [0; 16],
+            digits: [[0; 16]; 3],
+            offset,
+        };
+        for (index, (first, coefficients)) in columns.iter().enumerate() {
+            let Some(coefficients) = coefficients.get(tap * 4..) else {
+                continue;
+            };
+            let digits = digits(&coefficients[..coefficients.len().min(4)]);
+            for channel in 0..3 {
+                let lane = index * 3 + channel;
+                // The place of the first level in every byte, plus three for each pixel.
+                let place = ((first + tap * 4) * 3 + channel - offset) as u32;
+                new.order[lane] = place * 0x0101_0101 + 0x0906_0300;
+                for (all, digit) in new.digits.iter_mut().zip(digits) {
+                    all[lane] = digit;
+                }
+            }
+        }
+        new
+    }
+}
+
+/// Scales `R` rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+fn horizontal<const R: usize>(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) {
+    assert!(from.height == R && from.width == scratch.width);
+    assert!(to.len() == scratch.columns * 3 * R);
+    let mut rows = [from.row(0).as_ptr(); R];
+    for (index, row) in rows.iter_mut().enumerate() {
+        *row = from.row(index).as_ptr();
+    }
+    let mut outs = [to.as_mut_ptr(); R];
+    for (index, out) in outs.iter_mut().enumerate() {
+        *out = to[index * scratch.columns * 3..].as_mut_ptr();
+    }
+    let mut rest = &scratch.taps[..];
+    for block in &scratch.blocks {
+        let (taps, behind) = rest.split_at(block.taps);
+        rest = behind;
+        // SAFETY: the rows are as long as those that the taps were made for.
+        let sums = unsafe {
+            match taps {
+                [one] => columns(rows, std::array::from_ref(one)),
+                [one, two] => columns(rows, &[*one, *two]),
+                _ => many_columns(rows, taps),
+            }
+        };
+        for (out, sum) in outs.iter().zip(sums) {
+            let bytes = _mm512_cvtusepi32_epi8(_mm512_srli_epi32::<PRECISION>(sum));
+            // SAFETY: the blocks were made for rows that are as long as the output's.
+            unsafe {
+                let out = out.add(block.offset);
+                if block.offset + 16 <= scratch.columns * 3 {
+                    // The next block makes good what is written behind this one.
+                    _mm_storeu_si128(out.cast(), bytes);
+                } else {
+                    _mm_mask_storeu_epi8(out.cast(), block.mask, bytes);
+                }
+            }
+        }
+    }
+}
+
+/// The sums of a block with few taps, in `R` rows: digit by digit from the highest, shifted up in
+/// between.
+///
+/// # Safety
+/// The rows are as long as the taps' `width`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+#[inline]
+unsafe fn columns<const R: usize, const T: usize>(
+    rows: [*const u8; R],
+    taps: &[Tap; T],
+) -> [__m512i; R] {
+    let mut levels = [[_mm512_setzero_si512(); R]; T];
+    for (levels, tap) in levels.iter_mut().zip(taps) {
+        let order = load(&tap.order);
+        for (levels, row) in levels.iter_mut().zip(rows) {
+            // SAFETY: the caller's.
+            *levels = _mm512_permutexvar_epi8(order, unsafe { tap.window(row) });
+        }
+    }
+    let mut sums = [_mm512_set1_epi32(HALF >> 16); R];
+    for digit in [2, 1, 0] {
+        for (levels, tap) in levels.iter().zip(taps) {
+            let digits = load(&tap.digits[digit]);
+            for (sum, levels) in sums.iter_mut().zip(levels) {
+                *sum = _mm512_dpbusd_epi32(*sum, *levels, digits);
+            }
+        }
+        if digit > 0 {
+            for sum in &mut sums {
+                *sum = _mm512_slli_epi32::<8>(*sum);
+            }
+        }
+    }
+    sums
+}
+
+/// The same for any number of taps: all digits at once.
+///
+/// # Safety
+/// The rows are as long as the taps' `width`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+#[inline]
+unsafe fn many_columns<const R: usize>(rows: [*const u8; R], taps: &[Tap]) -> [__m512i; R] {
+    let mut sums = [[_mm512_setzero_si512(); 3]; R];
+    for tap in taps {
+        let order = load(&tap.order);
+        let digits = [
+            load(&tap.digits[0]),
+            load(&tap.digits[1]),
+            load(&tap.digits[2]),
+        ];
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: the caller's.
+            let levels = _mm512_permutexvar_epi8(order, unsafe { tap.window(row) });
+            for (sum, digits) in sums.iter_mut().zip(digits) {
+                *sum = _mm512_dpbusd_epi32(*sum, levels, digits);
+            }
+        }
+    }
+    let mut all = [_mm512_setzero_si512(); R];
+    for (all, sums) in all.iter_mut().zip(sums) {
+        *all = whole(sums);
+    }
+    all
+}
+
+/// `high * 2^16 + middle * 2^8 + low`, rounded when it is cut off.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn whole([low, middle, high]: [__m512i; 3]) -> __m512i {
+    let high = _mm512_add_epi32(high, _mm512_set1_epi32(HALF >> 16));
+    let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), middle);
+    _mm512_add_epi32(_mm512_slli_epi32::<8>(sum), low)
+}
+
+/// Makes one row of all rows. `digits` are those of four rows each.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+fn vertical(from: Rows<'_>, digits: &[[i32; 3]], to: &mut [u8]) {
+    match digits {
+        [one] => few_rows(from, &[*one], to),
+        [one, two] => few_rows(from, &[*one, *two], to),
+        _ => many_rows(from, digits, to),
+    }
+}
+
+/// The same for few rows: digit by digit from the highest, shifted up in between.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+fn few_rows<const T: usize>(from: Rows<'_>, digits: &[[i32; 3]; T], to: &mut [u8]) {
+    assert!(from.width == to.len());
+    let mut rows = [[from.row(0).as_ptr(); 4]; T];
+    for (index, rows) in rows.iter_mut().enumerate() {
+        *rows = pointers(from, index * 4);
+    }
+    let mut broadcast = [[_mm512_setzero_si512(); 3]; T];
+    for (broadcast, digits) in broadcast.iter_mut().zip(digits) {
+        for (broadcast, digit) in broadcast.iter_mut().zip(digits) {
+            *broadcast = _mm512_set1_epi32(*digit);
+        }
+    }
+    for at in (0..to.len()).step_by(VECTOR) {
+        // The last vector may begin within the one before.
+        let at = at.min(to.len() - VECTOR);
+        let mut levels = [[_mm512_setzero_si512(); 4]; T];
+        for (levels, rows) in levels.iter_mut().zip(rows) {
+            // SAFETY: `at` is at most `width - 64`.
+            *levels = unsafe { interleaved(rows, at) };
+        }
+        let mut sums = [_mm512_set1_epi32(HALF >> 16); 4];
+        for digit in [2, 1, 0] {
+            for (levels, digits) in levels.iter().zip(&broadcast) {
+                for (sum, levels) in sums.iter_mut().zip(levels) {
+                    *sum = _mm512_dpbusd_epi32(*sum, *levels, digits[digit]);
+                }
+            }
+            if digit > 0 {
+                for sum in &mut sums {
+                    *sum = _mm512_slli_epi32::<8>(*sum);
+                }
+            }
+        }
+        store(sums, &mut to[at..]);
+    }
+}
+
+/// The same for any number of rows: all digits at once.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+fn many_rows(from: Rows<'_>, digits: &[[i32; 3]], to: &mut [u8]) {
+    assert!(from.width == to.len());
+    for at in (0..to.len()).step_by(VECTOR) {
+        // The last vector may begin within the one before.
+        let at = at.min(to.len() - VECTOR);
+        let mut sums = [[_mm512_setzero_si512(); 3]; 4];
+        for (index, digits) in digits.iter().enumerate() {
+            // SAFETY: `at` is at most `width - 64`.
+            let levels = unsafe { interleaved(pointers(from, index * 4), at) };
+            for (sums, levels) in sums.iter_mut().zip(levels) {
+                for (sum, digit) in sums.iter_mut().zip(digits) {
+                    *sum = _mm512_dpbusd_epi32(*sum, levels, _mm512_set1_epi32(*digit));
+                }
+            }
+        }
+        let mut all = [_mm512_setzero_si512(); 4];
+        for (all, sums) in all.iter_mut().zip(sums) {
+            *all = whole(sums);
+        }
+        store(all, &mut to[at..]);
+    }
+}
+
+/// Four rows from `index` on. The last one stands in for those behind it, whose digits are 0.
+#[inline]
+fn pointers(from: Rows<'_>, index: usize) -> [*const u8; 4] {
+    let row = |row: usize| from.row(row.min(from.height - 1)).as_ptr();
+    [row(index), row(index + 1), row(index + 2), row(index + 3)]
+}
+
+/// 64 columns of four rows, one in each lane; in an order that [`store`] undoes.
+///
+/// # Safety
+/// The rows have at least `at + 64` bytes.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn interleaved(rows: [*const u8; 4], at: usize) -> [__m512i; 4] {
+    let mut vectors = [_mm512_setzero_si512(); 4];
+    for (vector, row) in vectors.iter_mut().zip(rows) {
+        // SAFETY: the caller's.
+        *vector = unsafe { _mm512_loadu_si512(row.add(at).cast()) };
+    }
+    let [a, b, c, d] = vectors;
+    let ab = [_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)];
+    let cd = [_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d)];
+    [
+        _mm512_unpacklo_epi16(ab[0], cd[0]),
+        _mm512_unpackhi_epi16(ab[0], cd[0]),
+        _mm512_unpacklo_epi16(ab[1], cd[1]),
+        _mm512_unpackhi_epi16(ab[1], cd[1]),
+    ]
+}
+
+/// Writes the levels of 64 columns.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn store(sums: [__m512i; 4], to: &mut [u8]) {
+    assert!(to.len() >= VECTOR);
+    let [a, b, c, d] = sums;
+    let ab = _mm512_packus_epi32(
+        _mm512_srli_epi32::<PRECISION>(a),
+        _mm512_srli_epi32::<PRECISION>(b),
+    );
+    let cd = _mm512_packus_epi32(
+        _mm512_srli_epi32::<PRECISION>(c),
+        _mm512_srli_epi32::<PRECISION>(d),
+    );
+    // SAFETY: there is room.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_packus_epi16(ab, cd)) };
+}
+
+/// 16 lanes.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load<T>(lanes: &[T; 16]) -> __m512i {
+    const { assert!(size_of::<T>() == 4) };
+    // SAFETY: they are 64 bytes.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+}
