@@ -183,9 +183,9 @@ pub fn verdict(figures: &Figures) -> String {
         );
     }
     format!(
-        "no node is the limit: {speed} images/s on {on_workers}, who are busy for {} only{trainer}: {}",
+        "no node is the limit: {speed} images/s with {on_workers} busy {} of the time{trainer}: {}",
         percent(worked),
-        smoother(figures, slowest),
+        smoother(figures),
     )
 }
 
@@ -217,18 +217,17 @@ fn more_speed(slowest: &NodeFigures, workers: &Workers, wanted: Option<f64>) -> 
 }
 
 /// What helps where nobody works all the time and still somebody waits.
-fn smoother(figures: &Figures, slowest: &NodeFigures) -> String {
+fn smoother(figures: &Figures) -> String {
     let batches = figures.nodes.iter().filter(|node| node.kind == "Batch");
     let prefetch = match batches.max_by_key(|node| node.items) {
         Some(batches) => format!("raise `{}.prefetch`", batches.name),
         None => "read them in batches".to_owned(),
     };
-    let long = figures.on(WorksOn::Workers).find(|node| {
-        let (Some(p50), Some(p99)) = (node.p50, node.p99) else {
-            return false;
-        };
-        p99 > 10 * p50 && Some(p99) > slowest.p50.map(|p50| 10 * p50)
-    });
+    // While one item is awaited, as order is kept, no more than some eight for each worker go on.
+    let means = figures.on(WorksOn::Workers).filter_map(|node| node.mean);
+    let window = 8 * means.sum::<Duration>();
+    let mut nodes = figures.on(WorksOn::Workers);
+    let long = nodes.find(|node| node.p99 > Some(window));
     match long {
         Some(node) => format!(
             "single items keep the others waiting in {} (half take up to {}, one in a hundred {} \
@@ -396,7 +395,7 @@ mod tests {
             (
                 "a queue that is too short",
                 figures([0.1, 0.2, 0.1], 0.2),
-                "no node is the limit: 1,480 images/s on 2 workers, who are busy for 40 % only; \
+                "no node is the limit: 1,480 images/s with 2 workers busy 40 % of the time; \
                  `trainer` could take 1,850: raise `train_batches.prefetch`, so that more is ready \
                  when it is asked for",
             ),
@@ -405,7 +404,7 @@ mod tests {
                 changed(figures([0.1, 0.2, 0.1], 0.2), |figures| {
                     figures.nodes[1].p99 = Some(Duration::from_millis(700));
                 }),
-                "no node is the limit: 1,480 images/s on 2 workers, who are busy for 40 % only; \
+                "no node is the limit: 1,480 images/s with 2 workers busy 40 % of the time; \
                  `trainer` could take 1,850: single items keep the others waiting in \
                  `train_images` (DecodeJpeg) (half take up to 1.0 ms, one in a hundred 700 ms and \
                  more); raise `train_batches.prefetch`",
@@ -425,7 +424,7 @@ mod tests {
                     for node in &mut figures.nodes[..4] {
                         node.items = 0;
                     }
-                    figures.images_per_second = 3.14159;
+                    figures.images_per_second = 3.123;
                 }),
                 "if data were free, `trainer` (RsNet) would take 3.1 images/s: that is the \
                  headroom, and `--only pipeline` shows what the data nodes bring",

@@ -380,3 +380,50 @@ fn a_trace_follows_the_formats_rules() {
         );
     }
 }
+
+#[test]
+fn a_run_says_what_its_trainer_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    // Large images for a small network.
+    let parameters = rsflow_pipeline::shapes::ShapesParameters {
+        train_images: 48,
+        val_images: 8,
+        side: 512,
+        ..Default::default()
+    };
+    let shapes = folder.path().join("shapes");
+    rsflow_pipeline::shapes::generate(&shapes, &parameters, &mut |_, _| {}).unwrap();
+    let data = |half: &str, sizes: &str| {
+        format!(
+            r#""{half}_files": ImageFolder(root: "shapes/{half}"),
+               "{half}_images": DecodeJpeg(input: "{half}_files"),
+               {sizes},
+               "{half}_batches": Batch(input: "{half}_sizes", size: 4),"#
+        )
+    };
+    let train = data(
+        "train",
+        r#""train_crops": RandomResizedCrop(input: "train_images"),
+           "train_sizes": Resize(input: "train_crops", sizes: [32])"#,
+    );
+    let val = data(
+        "val",
+        r#""val_sizes": ResizeAndCenterCrop(input: "val_images", sizes: [32])"#,
+    );
+    let recipe = format!(
+        r#"(cpu_workers: 1, nodes: {{ {train} {val}
+            "trainer": RsNet(
+                train: "train_batches", validate: "val_batches",
+                network: ResNet(depth: 18, width: 8), classes: 8,
+                optimizer: Sgd(lr: 0.05), epochs: 2, threads: 1,
+            ),
+            "log": MetricsLog(input: "trainer.metrics"),
+            "checkpoints": Checkpoints(input: "trainer.checkpoints"),
+        }})"#
+    );
+    std::fs::write(folder.path().join("recipe.ron"), recipe).unwrap();
+    let output = rsflow(folder.path(), &["run", "recipe.ron", "--run-dir", "out"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("; `trainer` could take "), "{stderr}");
+}

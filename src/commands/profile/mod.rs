@@ -197,8 +197,13 @@ impl Job {
             epochs = Some(end);
             digest = Some(Digest::new(start, from));
         }
+        let plans_only = !planned.inputs.is_empty() && planned.node::<nodes::Batch>().is_none();
+        let remark = match plans_only {
+            true => " (which plans pixels; decoding and resizing begin at a `Batch`)",
+            false => "",
+        };
         Ok(Job {
-            title: format!("the data nodes up to `{node}`"),
+            title: format!("the data nodes up to `{node}`{remark}"),
             only: "pipeline",
             node,
             feeds: Vec::new(),
@@ -361,7 +366,7 @@ fn measure(mut running: Running, job: &Job, screen: &Screen) -> Result<Option<(F
         }
         if said.elapsed() >= BETWEEN_LINES {
             said = Instant::now();
-            screen.line(&progress(job, since));
+            screen.line(&progress(job, warm.as_ref()));
         }
     };
     let end = moment();
@@ -391,13 +396,14 @@ fn measure(mut running: Running, job: &Job, screen: &Screen) -> Result<Option<(F
     Ok(Some((figures, finished.skipped.len())))
 }
 
-/// How far it has come. `since`: the end of the warm-up.
-fn progress(job: &Job, since: Option<Instant>) -> String {
+/// How far it has come. `warm`: where the warm-up ended.
+fn progress(job: &Job, warm: Option<&Moment>) -> String {
     let images = job.watch.seen().images;
-    let Some(since) = since else {
+    let Some(warm) = warm else {
         return format!("warming up: {images} images");
     };
-    let seconds = since.elapsed().as_secs_f64();
+    let images = images - warm.images;
+    let seconds = warm.at.elapsed().as_secs_f64();
     let of = job
         .seconds
         .map_or_else(String::new, |of| format!(" of {of}"));
