@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::listed::Listed;
 use super::output;
-use super::policy::{Damage, Shard, check_read_timeout, default_read_timeout, read_timeout};
+use super::policy::{Damage, Shard, check_source, default_read_timeout, read_timeout};
 use crate::images::EncodedImage;
 use crate::listing::{Archive, Listing, Within, cache_folder};
 
@@ -52,9 +52,7 @@ impl Node for ImageTar {
                 "such as `path: \"data/imagenette2.tar\"`",
             );
         }
-        self.on_error.check(report);
-        check_read_timeout(self.read_timeout, report);
-        Shard::check(self.shard, report);
+        check_source(self.on_error, self.read_timeout, self.shard, report);
         vec![Schema::default()]
     }
 

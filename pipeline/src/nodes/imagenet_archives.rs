@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listed::Listed;
-use super::policy::{Damage, Shard, check_read_timeout, default_read_timeout, read_timeout};
+use super::policy::{Damage, Shard, check_source, default_read_timeout, read_timeout};
 use super::{Split, check_root, output};
 use crate::files::first_few;
 use crate::imagenet::Labels;
@@ -53,9 +53,7 @@ impl Node for ImageNetArchives {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_root(&self.root, report);
-        self.on_error.check(report);
-        check_read_timeout(self.read_timeout, report);
-        Shard::check(self.shard, report);
+        check_source(self.on_error, self.read_timeout, self.shard, report);
         vec![Schema::default()]
     }
 

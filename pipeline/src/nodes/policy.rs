@@ -50,13 +50,25 @@ impl Damage {
     }
 }
 
+/// Checks what every source of files can be told.
+pub(super) fn check_source(
+    on_error: Damage,
+    read_timeout: Option<f64>,
+    shard: Option<Shard>,
+    report: &mut Report,
+) {
+    on_error.check(report);
+    check_read_timeout(read_timeout, report);
+    Shard::check(shard, report);
+}
+
 /// The default of the parameter `read_timeout`, in seconds.
 pub(super) fn default_read_timeout() -> Option<f64> {
     Some(60.0)
 }
 
 /// Checks the parameter `read_timeout`, in seconds.
-pub(super) fn check_read_timeout(timeout: Option<f64>, report: &mut Report) {
+fn check_read_timeout(timeout: Option<f64>, report: &mut Report) {
     let Some(seconds) = timeout else { return };
     if seconds <= 0.0 || Duration::try_from_secs_f64(seconds).is_err() {
         report.parameter(
@@ -84,7 +96,7 @@ pub struct Shard {
 
 impl Shard {
     /// Checks the parameter `shard`.
-    pub(super) fn check(shard: Option<Self>, report: &mut Report) {
+    fn check(shard: Option<Self>, report: &mut Report) {
         let Some(Shard { rank, world }) = shard else {
             return;
         };

@@ -5,11 +5,13 @@
 use libfuzzer_sys::fuzz_target;
 use rsflow_graph::{Catalogue, Format, Kind, Plan, Recipe, Text, differences, draw};
 use rsflow_pipeline::nodes::{
-    Batch, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+    Batch, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
 
 const KINDS: &[Kind] = &[
     Kind::of::<ImageFolder>(),
+    Kind::of::<ImageTar>(),
+    Kind::of::<ImageNetArchives>(),
     Kind::of::<ShapesFolder>(),
     Kind::of::<DecodeJpeg>(),
     Kind::of::<RandomResizedCrop>(),
