@@ -283,6 +283,8 @@ fn counted(count: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rsflow_graph::{NodeId, Queue, Times};
+
     use super::*;
 
     fn node(name: &str, kind: &'static str, works_on: WorksOn) -> NodeFigures {
@@ -334,6 +336,44 @@ mod tests {
     fn changed(mut figures: Figures, change: fn(&mut Figures)) -> Figures {
         change(&mut figures);
         figures
+    }
+
+    #[test]
+    fn shares_are_those_of_the_time_that_there_was() {
+        let measured = |works_on, [busy, wait_input, wait_output]: [u64; 3]| Measured {
+            node: NodeId {
+                name: "node".to_owned(),
+                kind: "Test",
+            },
+            works_on,
+            items: busy,
+            busy: Duration::from_secs(busy),
+            wait_input: Duration::from_secs(wait_input),
+            wait_output: Duration::from_secs(wait_output),
+            skipped: 0,
+            queue: Queue::default(),
+            bytes: 3 * busy,
+            times: Times::default(),
+        };
+        let workers = Workers {
+            count: 2,
+            cores: 2,
+            chosen: None,
+        };
+        // Ten seconds, in which two workers have twenty. A thread's own sum is what it has.
+        for (works_on, after, expected) in [
+            (WorksOn::Workers, [11, 3, 6], [0.5, 0.2, 0.5]),
+            (WorksOn::Sink, [6, 6, 1], [0.5, 0.5, 0.0]),
+            (WorksOn::Thread, [7, 3, 2], [0.625, 0.25, 0.125]),
+        ] {
+            let before = [measured(works_on, [1, 1, 1])];
+            let after = [measured(works_on, after)];
+            let figures = Figures::new(&before, &after, 10.0, 1.0, workers.clone());
+            let node = &figures.nodes[0];
+            assert_eq!([node.busy, node.wait_input, node.wait_output], expected);
+            assert_eq!(node.bytes, 3 * node.items);
+            assert_eq!(node.mean, Some(Duration::from_secs(1)));
+        }
     }
 
     #[test]

@@ -216,6 +216,7 @@ fn the_digest_is_the_streams_alone() {
         assert_eq!(sought, read, "{from}");
         seen.push(sought);
     }
+    seen.push(digest(&["--epochs", "1", "--start", "84"]));
     seen.push(digest(&["--epochs", "1"]));
     seen.push(digest(&["--epochs", "2", "--set", "seed=4"]));
     seen.push(digest(&["--epochs", "2", "--set", "train_sizes.flip=0.4"]));
