@@ -5,10 +5,9 @@ use std::fmt;
 use crate::plan::Plan;
 use crate::stage::Stage;
 
-/// Where a thread keeps all cores busy, the workers get one in so many of them. On the CPU a
-/// training step costs many times what it takes to prepare its images (25 times for ResNet18 at
-/// five resolutions), and a worker that comes between the threads of such a step stalls all of
-/// them; so an eighth is plenty.
+/// Where a thread keeps all cores busy, the workers get one in so many of them. Reasoned, not
+/// measured: on the CPU a training step costs many times what it takes to prepare its images, and a
+/// worker that comes between the threads of such a step stalls all of them.
 const SHARE: usize = 8;
 
 /// The threads of the CPU pool, and why there are so many.
