@@ -283,7 +283,7 @@ fn what_makes_no_sense_is_said() {
         (
             &["--only", "pipeline", "--epochs", "1"],
             1,
-            "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: neither JPEG nor PNG",
+            "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: none of JPEG, PNG",
         ),
     ];
     for (arguments, code, words) in cases {
