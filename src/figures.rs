@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rsflow_graph::{Measured, Workers, WorksOn};
+use rsflow_graph::{Measured, Workers, WorksOn, counted};
 
 use crate::table::thousands;
 
@@ -271,13 +271,6 @@ pub fn percent(share: f64) -> String {
     match percent > 0.0 && percent < 1.0 {
         true => format!("{percent:.1} %"),
         false => format!("{percent:.0} %"),
-    }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    match count {
-        1 => format!("1 {noun}"),
-        _ => format!("{count} {noun}s"),
     }
 }
 

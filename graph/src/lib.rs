@@ -46,7 +46,7 @@ pub use node::{
     Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Schema,
 };
 pub use plan::{Edge, Plan, Planned};
-pub use problem::{Problem, Problems, did_you_mean, listed};
+pub use problem::{Problem, Problems, counted, did_you_mean, listed};
 pub use recipe::{Recipe, differences};
 pub use shard::Shard;
 pub use stage::{

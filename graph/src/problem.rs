@@ -195,6 +195,14 @@ pub(crate) fn nearest<'a>(
         .map(|(_, name)| name)
 }
 
+/// "1 core", "2 cores".
+pub fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// "`a`, `b` and `c`".
 pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     joined(names, "and")

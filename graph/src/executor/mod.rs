@@ -3,12 +3,14 @@
 //!
 //! This module is the only place of the program that spawns tasks and threads.
 
+mod drive;
 mod failure;
 mod pool;
 mod ports;
 mod segment;
 mod skipped;
 mod stop;
+mod walk;
 mod watch;
 mod wiring;
 mod workers;
@@ -37,9 +39,9 @@ use crate::node::Build;
 use crate::plan::Plan;
 use crate::stage::{AnySink, Contents, Position, Stage, Thread};
 use crate::trace::Trace;
+use drive::Drive;
 use pool::{CpuPool, join_all};
 use ports::Inlet;
-use segment::Drive;
 use skipped::SkipLog;
 
 /// How long threads may take to end once the run is over.

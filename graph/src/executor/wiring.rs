@@ -5,8 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
 
+use super::drive::Drive;
 use super::ports::{Inlet, Outlet, Ports, Supply, WorkClock};
-use super::segment::{self, Drive, Head, Order, Segment, Walk};
+use super::segment::{Head, Segment};
+use super::walk::{self, Order, Walk};
 use super::{FeedWith, Options, Running, Tap};
 use crate::counters::{Meter, NodeId, WorksOn};
 use crate::item::Message;
@@ -165,11 +167,11 @@ pub(super) fn connect(
                     end,
                     order: Order::Unknown,
                 };
-                (segment::Feed::Source(walk), &contents[first])
+                (walk::Feed::Source(walk), &contents[first])
             }
             (Head::Channel(_), Some((_, inlet))) => {
                 let from = plan.nodes[first].inputs[0].node;
-                (segment::Feed::Channel(inlet), &contents[from])
+                (walk::Feed::Channel(inlet), &contents[from])
             }
             (Head::Channel(_), None) => anyhow::bail!("`{}` has no input", planned.id.name),
         };

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::plan::Plan;
+use crate::problem::{counted, listed};
 use crate::stage::Stage;
 
 /// Where a thread keeps all cores busy, the workers get one in so many of them. Reasoned, not
@@ -67,10 +68,6 @@ fn automatic(cores: usize, busy: usize) -> usize {
 /// "2 workers (auto: the machine has 2 cores, and no other node computes)".
 impl fmt::Display for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counted = |count: usize, noun: &str| match count {
-            1 => format!("1 {noun}"),
-            _ => format!("{count} {noun}s"),
-        };
         write!(f, "{} ", counted(self.count, "worker"))?;
         let cores = counted(self.cores, "core");
         let Some(Chosen { threads, busy }) = &self.chosen else {
@@ -80,7 +77,7 @@ impl fmt::Display for Workers {
         if threads.is_empty() {
             return f.write_str(", and nothing else computes here)");
         }
-        let threads = crate::problem::listed(threads.iter().map(String::as_str));
+        let threads = listed(threads.iter().map(String::as_str));
         let busy = busy.min(&self.cores);
         write!(f, ", of which {threads} keeps {busy} busy)")
     }
