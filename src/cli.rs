@@ -21,6 +21,7 @@ const MAIN_EXAMPLES: &str = "\
 Examples:
   rsflow run recipes/quickstart.ron            train on a small generated image set
   rsflow check recipes/*.ron                   find every mistake without touching data
+  rsflow profile recipes/quickstart.ron        where the time goes, and what to turn
   rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 96
   rsflow predict --checkpoint best.safetensors --size 96 cat.jpg
   rsflow nodes RandomResizedCrop               what a node does, and its parameters

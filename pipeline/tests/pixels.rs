@@ -417,6 +417,34 @@ fn end_of_image(bytes: &[u8]) -> usize {
     }
 }
 
+/// Also where the part that is wanted lies before the cut: nobody wants half a file.
+#[test]
+fn a_file_that_was_cut_off_is_noticed_whatever_part_is_wanted() {
+    let mut cut_off = 0;
+    for path in files(&fixtures().join("images")) {
+        let bytes = read(&path);
+        let header = header(&bytes, &Limits::default()).unwrap();
+        let in_part = header.format == Format::Jpeg && is_decoded_in_part(&bytes, &header);
+        if !in_part || path.ends_with("trailing_bytes.jpg") {
+            continue;
+        }
+        for missing in [1, 2, 3, 10, bytes.len() / 4] {
+            let cut = &bytes[..bytes.len() - missing];
+            let corner = Rect::whole(1, 1);
+            let mut decoder = Decoder::new();
+            let found = decoder.decode(cut, &header, corner, Verify::Region);
+            let error = found.unwrap_err();
+            assert!(
+                error.to_string().contains("truncated"),
+                "{} {error}",
+                path.display()
+            );
+            cut_off += 1;
+        }
+    }
+    assert!(cut_off > 50, "only {cut_off}");
+}
+
 fn same_picture(one: &[u8], other: &[u8]) -> bool {
     decode(one).unwrap().1 == decode(other).unwrap().1
 }

@@ -1,6 +1,6 @@
 //! Coded data as bits.
 
-use crate::pixels::ImageError;
+use crate::pixels::{ImageError, give_back};
 
 /// The bits between two markers.
 ///
@@ -67,8 +67,9 @@ impl<'a> Bits<'a> {
     /// Goes on with the bits from `at` in the file on.
     pub(super) fn start_at(&mut self, at: usize) {
         self.start = at;
-        self.data.clear();
         let mut rest = self.file.get(at..).unwrap_or_default();
+        self.data.clear();
+        give_back(&mut self.data, rest.len());
         self.end = loop {
             let until = memchr::memchr(0xff, rest).unwrap_or(rest.len());
             self.data.extend_from_slice(&rest[..until]);

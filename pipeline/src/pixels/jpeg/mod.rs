@@ -36,7 +36,7 @@ pub(super) fn decode(
     scratch: &mut Scratch,
     rgb: &mut Vec<u8>,
 ) -> Result<Rect, ImageError> {
-    if scratch.region.decode(bytes, region, verify, rgb)? {
+    if scratch.region.decode(bytes, header, region, verify, rgb)? {
         return Ok(region);
     }
     library::decode(bytes, header, &mut scratch.checker, rgb, &mut scratch.raw)?;

@@ -14,7 +14,7 @@ use super::huffman::{Block, Means, Table, largest_mean, read_block, skip_block};
 use super::idct;
 use super::segments::{Application, EOI, Encoding, Frame, SOI, SOS, Segments};
 use super::tables::{Divisors, Tables};
-use crate::pixels::{ImageError, Rect, Verify, resize_scratch};
+use crate::pixels::{Header, ImageError, Rect, Verify, resize_scratch};
 
 /// Holds scratch memory only.
 #[derive(Debug, Default)]
@@ -40,6 +40,7 @@ impl RegionDecoder {
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
+        header: &Header,
         region: Rect,
         verify: Verify,
         rgb: &mut Vec<u8>,
@@ -47,6 +48,9 @@ impl RegionDecoder {
         let Some(opened) = self.open(bytes)? else {
             return Ok(false);
         };
+        if (opened.frame.width, opened.frame.height) != (header.width, header.height) {
+            return Err(ImageError::damaged("the JPEG header changed", 0));
+        }
         let layouts: Vec<Layout> = (0..opened.frame.components.len())
             .map(|component| Layout::new(&opened.frame, component, region))
             .collect();

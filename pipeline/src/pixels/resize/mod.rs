@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use self::coefficients::Axis;
 use self::rows::Rows;
-use super::{Pixels, Rect};
+use super::{Pixels, Rect, resize_scratch};
 
 /// How a part of an image becomes a square output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,21 +132,18 @@ impl Resizer {
         let mut between = std::mem::take(&mut self.between);
         if height_first(plan) {
             let width = source.width;
-            between.resize(width * size, 0);
+            resize_scratch(&mut between, width * size);
             self.vertical(source, &mut between);
             let tall = Rows::new(&between, width, width, size);
             self.horizontal(tall, plan.flip, out);
         } else {
             let width = size * 3;
-            between.resize(width * height, 0);
+            resize_scratch(&mut between, width * height);
             self.horizontal(source, plan.flip, &mut between);
             let wide = Rows::new(&between, width, width, height);
             self.vertical(wide, out);
         }
-        // One poster among photographs must not hold its memory for the rest of the run.
-        if between.capacity() <= super::WORTH_KEEPING {
-            self.between = between;
-        }
+        self.between = between;
         Ok(())
     }
 
