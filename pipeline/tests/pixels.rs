@@ -625,6 +625,7 @@ fn what_cannot_be_read_is_refused() {
             "first_channel_coarse.jpg",
             "first channel is not its finest",
         ),
+        ("palette_of_49_bytes.png", "a palette of 49 bytes"),
         ("sampling_2x2_scan_per_channel.jpg", "one scan per channel"),
         ("sampling_3x1.jpg", "subsampling by three"),
     ];

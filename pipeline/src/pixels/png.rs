@@ -53,6 +53,17 @@ pub(super) fn decode(
     // Palettes and 1, 2, 4 bits become 8; of 16 bits the upper 8 remain, as in Pillow.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let mut reader = decoder.read_info().map_err(explain)?;
+    // The library panics on any other.
+    let palette = reader.info().palette.as_deref().unwrap_or_default();
+    if !palette.len().is_multiple_of(3) || palette.len() > 3 * 256 {
+        return Err(ImageError::Damaged {
+            reason: format!(
+                "a palette of {} bytes, not three for each colour",
+                palette.len()
+            ),
+            offset: None,
+        });
+    }
     let (colour, depth) = reader.output_color_type();
     let (width, height) = (reader.info().width, reader.info().height);
     if depth != BitDepth::Eight || (width, height) != (header.width, header.height) {
