@@ -7,6 +7,8 @@
 //!
 //! Values are skipped, so this costs a fraction of the decoding.
 
+use smallvec::SmallVec;
+
 use super::bits::{Bits, Fault};
 use super::huffman::{Means, Table, largest_mean, read_dc, skip_block};
 use super::segments::{Application, EOI, Encoding, Frame, SOI, SOS, Segment, Segments};
@@ -151,7 +153,7 @@ pub(in crate::pixels) struct Checker {
 /// The header of a scan.
 pub(super) struct Scan {
     /// Index in the frame's components, DC table, AC table.
-    pub(super) components: Vec<(usize, usize, usize)>,
+    pub(super) components: SmallVec<[(usize, usize, usize); 4]>,
     band: (u32, u32),
     /// How many low bits were missing before and are after this scan.
     missing_bits: (u8, u8),
@@ -171,7 +173,7 @@ impl Scan {
                 let (dc, ac) = (usize::from(entry[1] >> 4), usize::from(entry[1] & 15));
                 (dc < 4 && ac < 4).then_some((index, dc, ac))
             })
-            .collect::<Option<Vec<_>>>()?;
+            .collect::<Option<SmallVec<[_; 4]>>>()?;
         let distinct = (1..components.len()).all(|i| {
             components[..i]
                 .iter()

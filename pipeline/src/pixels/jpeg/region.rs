@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::bits::{Bits, Fault};
 use super::check::{Scan, restart_marker};
 use super::colour::{Stored, Upsampled, rgb_from_ycbcr};
@@ -51,7 +53,7 @@ impl RegionDecoder {
         if (opened.frame.width, opened.frame.height) != (header.width, header.height) {
             return Err(ImageError::damaged("the JPEG header changed", 0));
         }
-        let layouts: Vec<Layout> = (0..opened.frame.components.len())
+        let layouts: SmallVec<[Layout; 3]> = (0..opened.frame.components.len())
             .map(|component| Layout::new(&opened.frame, component, region))
             .collect();
         for (plane, layout) in self.planes.iter_mut().zip(&layouts) {
@@ -124,7 +126,7 @@ impl RegionDecoder {
             ..
         } = self;
         let Opened { frame, scan, .. } = opened;
-        let mut channels: Vec<Channel> = scan
+        let mut channels: SmallVec<[Channel; 3]> = scan
             .components
             .iter()
             .map(|&(component, dc, ac)| {

@@ -1,5 +1,7 @@
 //! A JPEG file as the sequence of its marker segments.
 
+use smallvec::SmallVec;
+
 use crate::pixels::ImageError;
 
 pub(super) const SOI: u8 = 0xd8;
@@ -82,7 +84,7 @@ pub(super) struct Frame {
     pub(super) height: u32,
     pub(super) progressive: bool,
     /// 1, 3 or 4 of them.
-    pub(super) components: Vec<Component>,
+    pub(super) components: SmallVec<[Component; 4]>,
 }
 
 #[derive(Debug, Clone)]
@@ -134,7 +136,7 @@ impl Frame {
                 "a JPEG with {count} channels"
             )));
         }
-        let components: Vec<Component> = components
+        let components: SmallVec<[Component; 4]> = components
             .chunks_exact(3)
             .map(|entry| Component {
                 id: entry[0],

@@ -120,11 +120,15 @@ impl Slot {
         let same = self.table.as_ref().is_some_and(|t| t.is(counts, symbols));
         if !same {
             let table = Table::new(counts, symbols)?;
-            self.table = Some(Box::new(if of_coefficients {
+            let table = if of_coefficients {
                 table.for_coefficients()
             } else {
                 table
-            }));
+            };
+            match &mut self.table {
+                Some(before) => **before = table,
+                none => *none = Some(Box::new(table)),
+            }
         }
         self.defined = true;
         Some(())

@@ -119,7 +119,9 @@ impl Resizer {
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Avx512(avx512) => avx512.fill(axis, source, scaled, offset, plan.size),
-                _ => axis.fill(source, scaled, offset, plan.size),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Avx2(avx2) => avx2.fill(axis, source, scaled, offset, plan.size),
+                Kernel::Plain => axis.fill(source, scaled, offset, plan.size),
             }
         }
         // Only what the window needs.
@@ -155,7 +157,9 @@ impl Resizer {
                 avx512.horizontal(from, &self.x, flip, to, &mut self.avx512);
             }
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2(avx2) => avx2.horizontal(from, &self.x, flip, to, &mut self.avx2),
+            Kernel::Avx2(avx2) if from.width >= avx2::VECTOR && from.height >= avx2::ROWS => {
+                avx2.horizontal(from, &self.x, flip, to, &mut self.avx2);
+            }
             _ => plain::horizontal(from, &self.x, flip, to),
         }
     }
