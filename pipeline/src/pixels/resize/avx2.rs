@@ -154,7 +154,7 @@ unsafe fn horizontal(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) {
     let width = scratch.columns.len() * 3;
     assert!(from.height == ROWS && from.width >= WINDOW && to.len() == ROWS * width);
     let rows = [0, 1, 2, 3].map(|row| from.row(row).as_ptr());
-    let outs = [0, 1, 2, 3].map(|row| row * width);
+    let outs = [0, 1, 2, 3].map(|row| to[row * width..].as_mut_ptr());
     // Of two pixels the levels of a channel side by side, as 16 bits: red, green, blue, nothing.
     const NONE: i8 = i8::MIN;
     let order = _mm256_setr_epi8(
@@ -195,9 +195,19 @@ unsafe fn horizontal(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) {
             _mm256_extract_epi32::<1>(bytes),
             _mm256_extract_epi32::<5>(bytes),
         ];
+        let last = column + 1 == scratch.columns.len();
         for (out, pixel) in outs.into_iter().zip(pixels) {
-            let [red, green, blue, _] = pixel.to_le_bytes();
-            to[out + column * 3..][..3].copy_from_slice(&[red, green, blue]);
+            let pixel = pixel.to_le_bytes();
+            // SAFETY: the rows hold three bytes for each column.
+            unsafe {
+                let out = out.add(column * 3);
+                if last {
+                    out.copy_from_nonoverlapping(pixel.as_ptr(), 3);
+                } else {
+                    // The next column makes good what is written behind this one.
+                    out.copy_from_nonoverlapping(pixel.as_ptr(), 4);
+                }
+            }
         }
     }
 }
