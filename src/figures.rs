@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use rsflow_graph::{Measured, Workers, WorksOn, counted};
+use rsflow_graph::{Measured, NodeKind as _, Workers, WorksOn, counted};
+use rsflow_pipeline::nodes::Batch;
 
+use crate::catalogue::CATALOGUE;
 use crate::table::thousands;
 
 /// A stretch of time, measured.
@@ -196,29 +198,34 @@ fn more_speed(slowest: &NodeFigures, workers: &Workers, wanted: Option<f64>) -> 
         (workers.count as f64 * wanted).ceil() as usize
     });
     let more = more.clamp(workers.count + 1, workers.cores.max(workers.count + 1));
-    // Only sources read files.
-    if slowest.bytes > 0 && slowest.wait_input == 0.0 && slowest.kind != "Batch" {
+    let kind = CATALOGUE.find(slowest.kind);
+    let faster = kind
+        .map_or("", |kind| kind.faster)
+        .replace("NODE", &slowest.name);
+    // Who reads waits for the disk and not for a core.
+    if kind.is_some_and(|kind| kind.inputs.is_empty()) {
+        let faster = match faster.as_str() {
+            "" => String::new(),
+            faster => format!("{faster}, or "),
+        };
         return format!(
-            "it is reading that takes the time; a faster disk helps, or `cpu_workers: {more}`, so \
-             that more reads are on their way at once"
+            "it is reading that takes the time; {faster}`cpu_workers: {more}`, so that more reads \
+             are on their way at once"
         );
     }
     if room {
         return format!("set `cpu_workers: {more}`");
     }
     let cores = counted(workers.cores, "core");
-    match slowest.kind {
-        "Resize" | "ResizeAndCenterCrop" => format!(
-            "{cores} have no more to give; fewer or smaller `{}.sizes` help",
-            slowest.name
-        ),
-        _ => format!("{cores} have no more to give; smaller image files help"),
+    match faster.as_str() {
+        "" => format!("{cores} have no more to give"),
+        faster => format!("{cores} have no more to give; {faster}"),
     }
 }
 
 /// What helps where nobody works all the time and still somebody waits.
 fn smoother(figures: &Figures) -> String {
-    let batches = figures.nodes.iter().filter(|node| node.kind == "Batch");
+    let batches = figures.nodes.iter().filter(|node| node.kind == Batch::NAME);
     let prefetch = match batches.max_by_key(|node| node.items) {
         Some(batches) => format!("raise `{}.prefetch`", batches.name),
         None => "read them in batches".to_owned(),

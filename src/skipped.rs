@@ -15,9 +15,17 @@ const FILE: &str = "skipped.jsonl";
 /// So many are shown; the file names them all.
 const SHOWN: usize = 10;
 
+/// Says what was skipped: all of it.
+pub fn tell(skipped: &[Skipped], screen: &Screen) {
+    if !skipped.is_empty() {
+        screen.line(&format!("{}:", summary(skipped)));
+        list(skipped, screen);
+    }
+}
+
 /// Says what was skipped, and writes it down for scripts to read. A run that goes on adds to what
 /// it wrote before.
-pub fn tell(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
+pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     if skipped.is_empty() {
         return;
     }
@@ -27,18 +35,22 @@ pub fn tell(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
         summary(skipped),
         path.display()
     ));
-    for Skipped {
-        node, item, reason, ..
-    } in skipped.iter().take(SHOWN)
-    {
-        screen.line(&format!("  {item} ({node}): {reason}"));
-    }
+    list(&skipped[..skipped.len().min(SHOWN)], screen);
     if skipped.len() > SHOWN {
         screen.line(&format!("  and {} more", skipped.len() - SHOWN));
     }
     // No reason to fail a run that has come to its end.
     if let Err(error) = write(skipped, &path) {
         tracing::warn!("cannot write {}: {error}", path.display());
+    }
+}
+
+fn list(skipped: &[Skipped], screen: &Screen) {
+    for Skipped {
+        node, item, reason, ..
+    } in skipped
+    {
+        screen.line(&format!("  {item} ({node}): {reason}"));
     }
 }
 

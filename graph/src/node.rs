@@ -188,6 +188,9 @@ pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     const OUTPUTS: &'static [Port];
     /// One node as it would stand in a recipe; a test parses it.
     const EXAMPLE: &'static str;
+    /// What makes it faster where it is what limits a run and no worker is left, as the end of a
+    /// sentence; `NODE` stands for its name. Empty if there is nothing to turn.
+    const FASTER: &'static str = "";
 }
 
 /// An entry of the catalogue.
@@ -203,6 +206,8 @@ pub struct Kind {
     pub outputs: &'static [Port],
     /// One node as it would stand in a recipe.
     pub example: &'static str,
+    /// What makes it faster, see [`NodeKind::FASTER`].
+    pub faster: &'static str,
     /// The parameters, as JSON Schema.
     pub parameters: fn() -> schemars::Schema,
     pub(crate) parse: fn(&str) -> Result<Arc<dyn Node>, SpannedError>,
@@ -217,6 +222,7 @@ impl Kind {
             inputs: K::INPUTS,
             outputs: K::OUTPUTS,
             example: K::EXAMPLE,
+            faster: K::FASTER,
             parameters: || schemars::schema_for!(K),
             parse: |text| {
                 fields::options()

@@ -63,7 +63,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let finished = match result {
         Ok(finished) => finished,
         Err(error) => {
-            skipped::tell(&error.skipped, &run_dir.path, &screen);
+            skipped::tell_and_keep(&error.skipped, &run_dir.path, &screen);
             say_how_to_go_on(&screen, &run_dir.path);
             return Err(error.into());
         }
@@ -79,7 +79,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
             "measured"
         );
     }
-    skipped::tell(&finished.skipped, &run_dir.path, &screen);
+    skipped::tell_and_keep(&finished.skipped, &run_dir.path, &screen);
     if let Some(table) = progress.last_table() {
         writeln!(
             out,

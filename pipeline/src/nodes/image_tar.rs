@@ -78,4 +78,5 @@ impl NodeKind for ImageTar {
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
     const EXAMPLE: &'static str =
         r#"ImageTar(path: "data/imagenette2.tar", folder: "imagenette2/train", shuffle: true)"#;
+    const FASTER: &'static str = super::listed::FASTER;
 }

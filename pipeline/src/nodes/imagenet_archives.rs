@@ -139,4 +139,5 @@ impl NodeKind for ImageNetArchives {
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
     const EXAMPLE: &'static str =
         r#"ImageNetArchives(root: "data/imagenet", split: Train, shuffle: true)"#;
+    const FASTER: &'static str = super::listed::FASTER;
 }

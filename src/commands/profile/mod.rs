@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{
-    Feed, FeedWith, Measured, Options, Plan, Planned, Position, Running, Trace, did_you_mean,
-    listed,
+    Feed, FeedWith, Measured, Options, Plan, Planned, Position, Running, Skipped, Trace,
+    did_you_mean, listed,
 };
 use rsflow_model::evaluator::Evaluate;
 use rsflow_model::trainer::Trainer;
@@ -24,7 +24,7 @@ use crate::cli::{Only, Profile};
 use crate::figures::{Figures, rate};
 use crate::files::{self, is_stdout, write_json};
 use crate::progress::Screen;
-use crate::run_dir;
+use crate::{run_dir, skipped};
 use digest::Digest;
 use watch::Watch;
 
@@ -63,9 +63,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     let Some((figures, skipped)) = measure(running, &job, &screen)? else {
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    if skipped > 0 {
-        screen.line(&format!("{skipped} damaged images were replaced"));
-    }
+    skipped::tell(&skipped, &screen);
     let digest = job.watch.seen().digest.as_ref().map(Digest::finish);
     if let (Some(path), Some(trace)) = (&arguments.trace, trace) {
         let recorded = trace.take();
@@ -330,9 +328,13 @@ struct Moment {
     last: Instant,
 }
 
-/// Runs the job for as long as it is to run: what was measured, and how many images were replaced.
+/// Runs the job for as long as it is to run: what was measured, and which images were replaced.
 /// `None` if the user ended it.
-fn measure(mut running: Running, job: &Job, screen: &Screen) -> Result<Option<(Figures, usize)>> {
+fn measure(
+    mut running: Running,
+    job: &Job,
+    screen: &Screen,
+) -> Result<Option<(Figures, Vec<Skipped>)>> {
     let meters = running.meters();
     let moment = || {
         let seen = job.watch.seen();
@@ -393,7 +395,7 @@ fn measure(mut running: Running, job: &Job, screen: &Screen) -> Result<Option<(F
         if took > 0.0 { images / took } else { 0.0 },
         workers,
     );
-    Ok(Some((figures, finished.skipped.len())))
+    Ok(Some((figures, finished.skipped)))
 }
 
 /// How far it has come. `warm`: where the warm-up ended.
