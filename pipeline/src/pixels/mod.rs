@@ -26,6 +26,8 @@ mod webp;
 
 pub mod crop;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 pub use error::ImageError;
 pub use orientation::Orientation;
 pub use resize::{RenderError, Rendition, Resizer};
@@ -199,9 +201,11 @@ impl<'a> Pixels<'a> {
 pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     let header = match format(bytes)? {
         Format::Jpeg => jpeg::header(bytes)?,
-        Format::Png => png::header(bytes)?,
-        Format::Tiff => tiff::header(bytes)?,
-        format @ (Format::Bmp | Format::WebP | Format::Netpbm) => other::header(bytes, format)?,
+        Format::Png => guarded(|| png::header(bytes))?,
+        Format::Tiff => guarded(|| tiff::header(bytes))?,
+        format @ (Format::Bmp | Format::WebP | Format::Netpbm) => {
+            guarded(|| other::header(bytes, format))?
+        }
     };
     let (width, height) = (header.width, header.height);
     if width == 0 || height == 0 {
@@ -343,10 +347,10 @@ impl Decoder {
         let whole = |()| header.whole();
         let covers = match header.format {
             Format::Jpeg => jpeg::decode(bytes, header, region, verify, jpeg, rgb)?,
-            Format::Png => png::decode(bytes, header, rgb, raw).map(whole)?,
-            Format::Tiff => tiff::decode(bytes, header, rgb, raw).map(whole)?,
+            Format::Png => guarded(|| png::decode(bytes, header, rgb, raw)).map(whole)?,
+            Format::Tiff => guarded(|| tiff::decode(bytes, header, rgb, raw)).map(whole)?,
             Format::Bmp | Format::WebP | Format::Netpbm => {
-                other::decode(bytes, header, rgb, raw).map(whole)?
+                guarded(|| other::decode(bytes, header, rgb, raw)).map(whole)?
             }
         };
         Ok(Pixels { bytes: rgb, covers })
@@ -407,6 +411,18 @@ fn give_back(buffer: &mut Vec<u8>, length: usize) {
     }
 }
 
+/// Runs a library's decoder. Fuzzing has found files that make one panic; those it has not found are
+/// damage too, and must not end the program.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    // What a panic leaves behind is scratch memory of any content.
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+        Err(ImageError::Damaged {
+            reason: "the decoder of this format panicked".to_owned(),
+            offset: None,
+        })
+    })
+}
+
 /// The bytes of `channels` 8-bit channels of the image.
 fn byte_size(header: &Header, channels: usize) -> Result<usize, ImageError> {
     usize::try_from(u64::from(header.width) * u64::from(header.height))
@@ -450,6 +466,15 @@ mod tests {
             let message = header(bytes, &Limits::default()).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} for {bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_decoder_that_panics_is_damage() {
+        let error = guarded::<()>(|| panic!("out of range")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "damaged: the decoder of this format panicked"
+        );
     }
 
     #[test]

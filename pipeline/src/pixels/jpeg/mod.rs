@@ -15,7 +15,7 @@ mod region;
 mod segments;
 mod tables;
 
-use super::{Colour, Format, Header, ImageError, Rect, Verify};
+use super::{Colour, Format, Header, ImageError, Rect, Verify, guarded};
 use segments::{EOI, Frame, SOS, Segments};
 
 /// Scratch memory.
@@ -39,7 +39,7 @@ pub(super) fn decode(
     if scratch.region.decode(bytes, header, region, verify, rgb)? {
         return Ok(region);
     }
-    library::decode(bytes, header, &mut scratch.checker, rgb, &mut scratch.raw)?;
+    guarded(|| library::decode(bytes, header, &mut scratch.checker, rgb, &mut scratch.raw))?;
     Ok(header.whole())
 }
 
