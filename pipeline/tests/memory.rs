@@ -2,8 +2,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::path::Path;
 
-use rsflow_pipeline::pixels::{Decoder, Header, ImageError, Limits, Verify, header};
+use rsflow_pipeline::pixels::{
+    Decoder, Header, ImageError, Limits, Rect, Resizer, Verify, crop, header,
+};
 
 /// Counts what each thread holds and the most that it held.
 struct Counting;
@@ -327,5 +330,47 @@ fn a_giant_image_leaves_no_memory_behind() {
         }
         let kept = HELD.get() - before;
         assert!(kept < 80 << 20, "{name}: {kept} bytes are kept");
+    }
+}
+
+/// In the steady state a worker has all that it needs from the images before.
+#[test]
+fn photographs_take_no_memory_once_such_were_seen() {
+    const SIZES: [u32; 3] = [64, 48, 32];
+    // Sequential, one scan: photographs as most are. Some bring Huffman tables of their own.
+    const FILES: [&str; 7] = [
+        "baseline_420.jpg",
+        "baseline_420_restart.jpg",
+        "baseline_422.jpg",
+        "baseline_444.jpg",
+        "grey.jpg",
+        "optimized.jpg",
+        "rgb.jpg",
+    ];
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images");
+    let files = FILES.map(|name| (name, std::fs::read(images.join(name)).unwrap()));
+    let mut outputs = SIZES.map(|size| vec![0; (size * size * 3) as usize]);
+    let (mut decoder, mut resizer) = (Decoder::new(), Resizer::new());
+    let mut render = |bytes: &[u8]| {
+        let header = header(bytes, &Limits::default()).unwrap();
+        let region = Rect {
+            x: 3,
+            y: 5,
+            width: header.width - 7,
+            height: header.height - 9,
+        };
+        for verify in [Verify::Region, Verify::Full] {
+            let pixels = decoder.decode(bytes, &header, region, verify).unwrap();
+            for (size, output) in SIZES.into_iter().zip(&mut outputs) {
+                let plan = crop::training(region, size, size == 48);
+                resizer.render(pixels, &plan, output).unwrap();
+            }
+        }
+    };
+    for round in 0..2 {
+        for (name, bytes) in &files {
+            let ((), taken) = watched(|| render(bytes));
+            assert!(round == 0 || taken == 0, "{name}: {taken} bytes");
+        }
     }
 }
