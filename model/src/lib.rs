@@ -38,6 +38,7 @@ pub mod optimizer;
 pub mod parameters;
 pub mod predictor;
 pub mod pth;
+pub mod quantizers;
 pub mod rs_net;
 pub mod schedule;
 pub mod sinks;

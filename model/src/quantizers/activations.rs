@@ -1,0 +1,65 @@
+//! The quantizer of activations: codes 0 and +1, one basis.
+
+use anyhow::{Context, Result};
+use tch::{Kind, Tensor, no_grad};
+
+use super::levels::{Fit, Levels};
+
+/// The basis to start with: `[1, bits]`. Powers of two; all together they are two standard
+/// deviations of the middle half of a normal distribution.
+pub fn activation_basis(bits: i64) -> Tensor {
+    let smallest = 0.6745 * 2.0 / (2_f64.powi(bits as i32) - 1.0);
+    let basis: Vec<f64> = (0..bits as i32).map(|j| smallest * 2_f64.powi(j)).collect();
+    Tensor::from_slice(&basis).view([1, bits])
+}
+
+/// What is left of a row of the system is nothing but rounding if it is a smaller share than this.
+const ROUNDING: f64 = 1e-12;
+
+/// Quantized activations.
+#[derive(Debug)]
+pub struct Activations {
+    /// Of the activations' shape, each at a level. Its gradient is that of the activations up to the
+    /// top level, and 0 above it.
+    pub quantized: Tensor,
+    fit: Fit,
+}
+
+impl Activations {
+    /// `input`, of any shape, at the levels of `basis`, `[1, bits]`.
+    ///
+    /// # Errors
+    /// A basis of another shape, or more bits than [`BITS`](super::BITS).
+    pub fn new(input: &Tensor, basis: &Tensor) -> Result<Self> {
+        let (at_levels, top) = no_grad(|| {
+            let levels = Levels::new(basis, 0.0)?;
+            let values = input.f_detach()?.f_reshape([1, -1])?;
+            anyhow::Ok((levels.quantize(&values)?, levels.top().f_view([])?))
+        })
+        .context("the activations do not fit their basis")?;
+        let clipped = input.f_clamp_max_tensor(&top)?;
+        // The difference is 0, exactly; what is not finite stays so.
+        let through = &clipped - clipped.f_detach()?;
+        Ok(Activations {
+            quantized: at_levels.values.f_view(input.size().as_slice())? + through,
+            fit: at_levels.fit,
+        })
+    }
+
+    /// The basis that is the nearest to the activations with the codes that they have now:
+    /// `(B'B)^-1 B'x`, `[1, bits]`. Where there is no one such basis, the old one.
+    pub fn fitted(&self, old: &Tensor) -> Result<Tensor> {
+        no_grad(|| {
+            let Fit { products, targets } = &self.fit;
+            let products = products.to_kind(Kind::Double);
+            let (factor, failed) = products.f_linalg_cholesky_ex(false, false)?;
+            let left = factor.f_diagonal(0, 1, 2)?.f_square()?;
+            let whole = products.f_diagonal(0, 1, 2)?;
+            let singular = left.f_le_tensor(&(whole * ROUNDING))?.f_any_dim(1, true)?;
+            let singular = singular.f_logical_or(&failed.f_ne(0)?.f_unsqueeze(1)?)?;
+            let targets = targets.to_kind(Kind::Double).f_unsqueeze(2)?;
+            let fitted = targets.f_cholesky_solve(&factor, false)?.f_squeeze_dim(2)?;
+            Ok(old.f_where_self(&singular, &fitted.to_kind(old.kind()))?)
+        })
+    }
+}
