@@ -49,6 +49,8 @@ pub struct NodeFigures {
     pub queue: Option<f64>,
     /// Encoded bytes that a source read, bytes of pixels in batches; else 0.
     pub bytes: u64,
+    /// Images that it could not use and that were replaced.
+    pub skipped: u64,
 }
 
 impl Figures {
@@ -118,6 +120,7 @@ impl NodeFigures {
             p99: measured.times.quantile(0.99),
             queue: measured.queue.occupancy(),
             bytes: measured.bytes,
+            skipped: measured.skipped,
         }
     }
 
@@ -148,6 +151,8 @@ pub fn verdict(figures: &Figures) -> String {
             None => "nothing was done".to_owned(),
         };
     };
+    // More workers than cores take turns, which looks like work.
+    let full = FULL * workers.count.min(workers.cores) as f64 / workers.count as f64;
     let on_workers = counted(workers.count, "worker");
     if let Some(words) = slow_reader(figures) {
         return words;
@@ -172,7 +177,7 @@ pub fn verdict(figures: &Figures) -> String {
         }
         _ => String::new(),
     };
-    if worked >= FULL {
+    if worked >= full {
         return format!(
             "{} is the limit: {speed} images/s on {on_workers}, {} of whose time it takes{trainer}: {}",
             slowest.title(),
@@ -228,7 +233,10 @@ fn smoother(figures: &Figures) -> String {
     let batches = figures.nodes.iter().filter(|node| node.kind == Batch::NAME);
     let prefetch = match batches.max_by_key(|node| node.items) {
         Some(batches) => format!("raise `{}.prefetch`", batches.name),
-        None => "read them in batches".to_owned(),
+        None => {
+            return "handing over one item at a time takes the rest; `--until` a `Batch` shows more"
+                .to_owned();
+        }
     };
     // While one item is awaited, as order is kept, no more than some eight for each worker go on.
     let means = figures.on(WorksOn::Workers).filter_map(|node| node.mean);
@@ -301,6 +309,7 @@ mod tests {
             p99: Some(Duration::from_millis(2)),
             queue: None,
             bytes: 0,
+            skipped: 0,
         }
     }
 
@@ -394,6 +403,16 @@ mod tests {
                 "decoding, all cores at work",
                 changed(decoding(), all_cores),
                 "`train_images` (DecodeJpeg) is the limit: 1,480 images/s on 2 workers, 60 % of \
+                 whose time it takes; `trainer` could take 2,960: 2 cores have no more to give; \
+                 smaller image files help",
+            ),
+            (
+                "more workers than cores",
+                changed(figures([0.05, 0.2, 0.1], 0.5), |figures| {
+                    figures.workers.count = 7;
+                    figures.workers.cores = 2;
+                }),
+                "`train_images` (DecodeJpeg) is the limit: 1,480 images/s on 7 workers, 20 % of \
                  whose time it takes; `trainer` could take 2,960: 2 cores have no more to give; \
                  smaller image files help",
             ),

@@ -18,6 +18,29 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     whole_file::write(path, |mut file| Ok(file.write_all(content)?))
 }
 
+/// Whether a file may be written there later, as far as can be told now. `option` names another.
+pub fn check_place(path: &Path, option: &str) -> Result<()> {
+    if is_stdout(Some(path)) {
+        return Ok(());
+    }
+    let folder = match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => path,
+    };
+    let reason = if path.is_dir() {
+        "it is a folder"
+    } else if !folder.is_dir() {
+        "its folder does not exist"
+    } else {
+        return Ok(());
+    };
+    anyhow::bail!(
+        "cannot write {}: {reason}; {option} names another file",
+        path.display()
+    )
+}
+
 /// Whether the JSON goes to stdout, where nothing else then does.
 pub fn is_stdout(json: Option<&Path>) -> bool {
     json == Some(Path::new("-"))

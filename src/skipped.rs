@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use rsflow_graph::Skipped;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::progress::Screen;
 
@@ -67,17 +67,21 @@ fn summary(skipped: &[Skipped]) -> String {
     format!("{images}, {times}")
 }
 
-fn write(skipped: &[Skipped], path: &Path) -> io::Result<()> {
-    let mut lines = String::new();
-    for Skipped {
+/// An object for a skipped image.
+pub fn as_json(skipped: &Skipped) -> Value {
+    let Skipped {
         node,
         item,
         reason,
         times,
-    } in skipped
-    {
-        let line = json!({ "node": node, "image": item, "reason": reason, "times": times });
-        lines += &format!("{line}\n");
+    } = skipped;
+    json!({ "node": node, "image": item, "reason": reason, "times": times })
+}
+
+fn write(skipped: &[Skipped], path: &Path) -> io::Result<()> {
+    let mut lines = String::new();
+    for skipped in skipped {
+        lines += &format!("{}\n", as_json(skipped));
     }
     let mut file = File::options().create(true).append(true).open(path)?;
     file.write_all(lines.as_bytes())

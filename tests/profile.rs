@@ -1,10 +1,13 @@
 //! `rsflow profile` as a user runs it.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::run;
 use crate::workplace::{done, rsflow, workplace};
 
 fn profile(folder: &Path, arguments: &[&str]) -> String {
@@ -140,12 +143,64 @@ fn json_has_all_figures() {
     let p50 = |name: &str| of(name)["p50_us"].as_f64().unwrap();
     assert!(p50("train_images") > p50("train_crops"), "{figures}");
 
+    assert_eq!(figures["skipped"], serde_json::json!([]));
+    assert!(
+        figures["workers_why"]
+            .as_str()
+            .unwrap()
+            .starts_with("2 workers (`cpu_workers`")
+    );
+
     let figures = json(folder.path(), &["--only", "trainer", "--seconds", "0.3"]);
     let nodes = figures["nodes"].as_array().unwrap();
     let trainer = nodes.iter().find(|node| node["name"] == "trainer").unwrap();
     assert!(trainer["items"].as_u64().unwrap() > 0);
     assert!(figures["images_per_second"].as_f64().unwrap() > 0.0);
     assert!(figures["verdict"].as_str().unwrap().contains("headroom"));
+
+    let image = folder.path().join("shapes/train/discs_hatched/00001.jpg");
+    std::fs::write(image, b"junk").unwrap();
+    let until = ["--until", "train_batches", "--epochs", "1"];
+    let figures = json(folder.path(), &[SKIP, &until].concat());
+    let skipped = &figures["skipped"].as_array().unwrap()[0];
+    assert_eq!(skipped["image"], "shapes/train/discs_hatched/00001.jpg");
+    assert_eq!(figures["nodes"][1]["skipped"], 1);
+}
+
+#[test]
+fn an_interrupt_keeps_what_was_measured() {
+    let folder = workplace();
+    let arguments = [
+        "--only",
+        "pipeline",
+        "--seconds",
+        "600",
+        "--json",
+        "figures.json",
+    ];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rsflow"))
+        .args([&["profile", "recipe.ron"], &arguments[..]].concat())
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.starts_with("profiling "), "{line}");
+    run::signal(&child, "-INT");
+    let stderr = std::io::read_to_string(stderr).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(
+        stderr.contains("what was measured so far follows"),
+        "{stderr}"
+    );
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains(" images/s in "), "{table}");
+    let figures = std::fs::read_to_string(folder.path().join("figures.json")).unwrap();
+    assert!(figures.contains("images_per_second"), "{figures}");
 }
 
 #[test]
@@ -206,17 +261,16 @@ fn the_digest_is_the_streams_alone() {
             "{same:?}"
         );
     }
-    // 84 images in batches of 8: within a batch, at its start, within the second epoch, in the
-    // last batch, and where nothing but the end of the epoch is left.
+    // 84 images in batches of 8: within a batch, at its start, within the second epoch, and
+    // the last image.
     let mut seen = vec![whole];
-    for from in ["37", "40", "1:13", "1:83", "1:84"] {
+    for from in ["37", "40", "1:13", "1:83"] {
         let epochs = ["--epochs", "2"];
         let sought = digest(&[&epochs[..], &["--start", from]].concat());
         let read = digest(&[&epochs[..], &["--skip", from, "--set", "cpu_workers=3"]].concat());
         assert_eq!(sought, read, "{from}");
         seen.push(sought);
     }
-    seen.push(digest(&["--epochs", "1", "--start", "84"]));
     seen.push(digest(&["--epochs", "1"]));
     seen.push(digest(&["--epochs", "2", "--set", "seed=4"]));
     seen.push(digest(&["--epochs", "2", "--set", "train_sizes.flip=0.4"]));
@@ -227,12 +281,22 @@ fn the_digest_is_the_streams_alone() {
     assert_eq!(seen.len(), all, "different streams have different hashes");
 }
 
+/// Damage is passed over.
+const SKIP: &[&str] = &["--set", "train_images.on_error=Skip(budget: 50)"];
+/// No batch is ever full.
+const DROP: &[&str] = &[
+    "--set",
+    "train_batches.size=9999",
+    "--set",
+    "train_batches.drop_last=true",
+];
+
 #[test]
 fn what_makes_no_sense_is_said() {
     let folder = workplace();
     let image = folder.path().join("shapes/train/discs_hatched/00001.jpg");
     std::fs::write(image, b"junk").unwrap();
-    let cases: [(&[&str], i32, &str); 11] = [
+    let cases: [(&[&str], i32, &str); 20] = [
         (
             &["--until", "train_batch"],
             2,
@@ -279,7 +343,61 @@ fn what_makes_no_sense_is_said() {
             2,
             "nothing is left to hash",
         ),
+        (
+            &["--digest", "--start", "18446744073709551615:0"],
+            2,
+            "nothing is left to hash",
+        ),
         (&["--seconds", "0"], 2, "expected seconds"),
+        (
+            &["--set", "cpu_workers=100000"],
+            2,
+            "`cpu_workers` must be at most 1024",
+        ),
+        (&["--trace", "-"], 2, "--trace needs the name of a file"),
+        (
+            &["--trace", "no/such/trace.json"],
+            1,
+            "cannot write no/such/trace.json: its folder does not exist; --trace names another file",
+        ),
+        (
+            &["--json", "shapes"],
+            1,
+            "cannot write shapes: it is a folder; --json names another file",
+        ),
+        (
+            &[SKIP, &["--digest", "--start", "100000"]].concat(),
+            1,
+            "epoch 0 brings nothing: the images are too few",
+        ),
+        (
+            &[SKIP, &["--digest", "--skip", "100000"]].concat(),
+            2,
+            "the stream ends before the sample from which it is to be hashed",
+        ),
+        (
+            &[SKIP, DROP, &["--until", "train_batches"]].concat(),
+            1,
+            "epoch 0 brings nothing: the images are too few",
+        ),
+        (
+            &[
+                SKIP,
+                &[
+                    "--set",
+                    "train_batches.size=1000000",
+                    "--set",
+                    "train_sizes.sizes=[4000]",
+                    "--set",
+                    "val_sizes.sizes=[4000]",
+                    "--until",
+                    "train_batches",
+                ],
+            ]
+            .concat(),
+            1,
+            "no memory for a batch of 48000.0 GB; make it smaller",
+        ),
         (
             &["--only", "pipeline", "--epochs", "1"],
             1,

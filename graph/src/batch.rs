@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::item::Payload;
 
@@ -37,7 +37,15 @@ pub struct PlainMemory;
 
 impl Allocator for PlainMemory {
     fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>> {
-        Ok(Box::new(vec![0u8; bytes]))
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(bytes).with_context(|| {
+            format!(
+                "no memory for a batch of {:.1} GB; make it smaller, by its images or by their sizes",
+                bytes as f64 / 1e9
+            )
+        })?;
+        memory.resize(bytes, 0);
+        Ok(Box::new(memory))
     }
 }
 

@@ -911,6 +911,18 @@ fn hostile_folders_are_read_or_named() {
     assert_eq!(stream(&node).unwrap().files[..4], expected);
 }
 
+/// A file without end in the place of an image does not fill the memory.
+#[test]
+fn an_enormous_file_is_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    unpack(&two_classes(), folder.path());
+    let image = folder.path().join("train/a/1.jpg");
+    File::create(&image).unwrap().set_len(1 << 40).unwrap();
+    let error = fault(&folder_node(&folder.path().join("train"), false));
+    let expected = "1.jpg: 1099511627776 bytes are more than an image file may have (1073741824)";
+    assert!(error.contains(expected), "{error}");
+}
+
 #[test]
 fn what_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let progress = Progress::new(screen);
     let options = Options {
         taps: progress.taps(&plan),
-        signals: true,
+        signals: Some("interrupted: finishing the batch in hand; once more ends at once"),
         ..Options::default()
     };
     let finished = Running::start(&plan, options).and_then(Running::wait);

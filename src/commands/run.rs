@@ -42,7 +42,9 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         run_dir: Some(run_dir.path.clone()),
         resume: run_dir.resume.clone(),
         taps: progress.taps(&plan),
-        signals: true,
+        signals: Some(
+            "interrupted: finishing the step in hand and writing a checkpoint; once more ends at once",
+        ),
         ..Options::default()
     };
     let running = match Running::start(&plan, options) {

@@ -61,8 +61,9 @@ pub struct Options {
     pub epochs: Option<u64>,
     /// Where the sources start where no thread says it.
     pub start: Position,
-    /// Whether Ctrl-C and SIGTERM interrupt the run.
-    pub signals: bool,
+    /// What is said at the first Ctrl-C or SIGTERM, which interrupts the run; `None` leaves them
+    /// alone.
+    pub signals: Option<&'static str>,
     /// Inputs of threads that are fed in another way than the recipe says.
     pub feeds: Vec<Feed>,
     /// Records what every thread does.
@@ -78,7 +79,7 @@ impl Default for Options {
             taps: Vec::new(),
             epochs: None,
             start: Position::default(),
-            signals: false,
+            signals: None,
             feeds: Vec::new(),
             trace: None,
         }
@@ -186,10 +187,10 @@ impl Running {
             skipped: Arc::default(),
         };
         wiring::connect(plan, stages, &contents, taps, &options, &mut running).map_err(starting)?;
-        if options.signals {
+        if let Some(words) = options.signals {
             running
                 .runtime
-                .spawn(stop::on_signals(running.stop.clone()));
+                .spawn(stop::on_signals(running.stop.clone(), words));
         }
         Ok(running)
     }

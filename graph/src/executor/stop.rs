@@ -38,15 +38,13 @@ impl Stop {
     }
 }
 
-/// Ctrl-C or SIGTERM: the first one interrupts the run, a second one ends the program at once.
-pub(crate) async fn on_signals(stop: Stop) {
+/// Ctrl-C or SIGTERM: the first one says `words` and interrupts the run, a second one ends the program at once.
+pub(crate) async fn on_signals(stop: Stop, words: &'static str) {
     let first = next_signal().await;
     if first.is_err() {
         return; // signals cannot be had here; the default action stays
     }
-    eprintln!(
-        "interrupted: finishing the step in hand and writing a checkpoint; once more ends at once"
-    );
+    eprintln!("{words}");
     tracing::info!("interrupted by a signal");
     stop.interrupt();
     let _ = next_signal().await;

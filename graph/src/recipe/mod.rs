@@ -94,13 +94,16 @@ const SETTINGS: &[&str] = &["seed", "cpu_workers"];
 /// `cpu_workers: Auto` says what leaving it out says.
 const AUTO: &str = "Auto";
 
+/// More threads than any machine has cores are a slip of the finger.
+const MOST_WORKERS: u32 = 1024;
+
 /// What a recipe is made of.
 fn schema() -> Schema {
     schemars::json_schema!({
         "type": "object",
         "properties": {
             "seed": { "type": "integer", "format": "uint64", "minimum": 0 },
-            "cpu_workers": { "type": ["integer", "null"], "format": "uint", "minimum": 1, "default": AUTO },
+            "cpu_workers": { "type": ["integer", "null"], "format": "uint", "minimum": 1, "maximum": MOST_WORKERS, "default": AUTO },
             "nodes": { "type": "object" },
         },
         "required": ["nodes"],

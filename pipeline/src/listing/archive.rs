@@ -568,6 +568,7 @@ fn no_folder(place: &str, folder: &str, index: &Index) -> anyhow::Error {
     let meant = did_you_mean(folder, candidates.iter().map(String::as_str));
     let there = match candidates.as_slice() {
         [] => "images are expected in it as CLASS/IMAGE.jpg".to_owned(),
+        [top] if top.is_empty() => "they are at its top: leave `folder` out".to_owned(),
         folders => format!("there are some in {}", first_few(folders)),
     };
     let meant = meant.map_or_else(String::new, |meant| format!("{meant} "));

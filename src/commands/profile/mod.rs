@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{
-    Feed, FeedWith, Measured, Options, Plan, Planned, Position, Running, Skipped, Trace,
+    Feed, FeedWith, Finished, Measured, Options, Plan, Planned, Position, Running, Trace,
     did_you_mean, listed,
 };
 use rsflow_model::evaluator::Evaluate;
@@ -54,17 +54,35 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         feeds: job.feeds.clone(),
         epochs: job.epochs,
         start: job.start,
-        signals: true,
+        signals: Some("interrupted: what was measured so far follows; once more ends at once"),
         trace: trace.clone(),
         ..Options::default()
     };
+    // What has been measured is not to be lost for want of a place.
+    if let Some(path) = &arguments.trace {
+        ensure!(
+            !is_stdout(Some(path)),
+            Usage("--trace needs the name of a file".to_owned())
+        );
+        files::check_place(path, "--trace")?;
+    }
+    if let Some(path) = &arguments.json {
+        files::check_place(path, "--json")?;
+    }
     let running = Running::start(&job.plan, options)?;
     screen.line(&format!("profiling {}: {}", job.title, running.workers()));
-    let Some((figures, skipped)) = measure(running, &job, &screen)? else {
-        return Ok(ExitCode::from(INTERRUPTED));
-    };
-    skipped::tell(&skipped, &screen);
+    let (figures, finished) = measure(running, &job, &screen)?;
+    skipped::tell(&finished.skipped, &screen);
     let digest = job.watch.seen().digest.as_ref().map(Digest::finish);
+    if let Some((_, samples)) = digest {
+        if finished.interrupted {
+            return Ok(ExitCode::from(INTERRUPTED)); // the hash of a part says nothing
+        }
+        ensure!(
+            samples > 0,
+            Usage("the stream ends before the sample from which it is to be hashed".to_owned())
+        );
+    }
     if let (Some(path), Some(trace)) = (&arguments.trace, trace) {
         let recorded = trace.take();
         let mut text = Vec::new();
@@ -87,10 +105,15 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     }
     let hash = digest.as_ref().map(|(hash, _)| hash.as_str());
     if let Some(path) = &arguments.json {
-        write_json(path, &report::as_json(&figures, job.only, hash), out)?;
+        let value = report::as_json(&figures, &finished.skipped, job.only, hash);
+        write_json(path, &value, out)?;
     }
+    let code = match finished.interrupted {
+        true => ExitCode::from(INTERRUPTED),
+        false => ExitCode::SUCCESS,
+    };
     if is_stdout(arguments.json.as_deref()) {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code);
     }
     match &digest {
         // Alone, for scripts.
@@ -100,7 +123,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         }
         None => writeln!(out, "{}", report::render(&figures))?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// What is to be run and measured.
@@ -184,7 +207,7 @@ impl Job {
                     item: item - item % batch.size() as u64,
                 };
             }
-            let end = epochs.unwrap_or(epoch + 1);
+            let end = epochs.unwrap_or(epoch.saturating_add(1));
             ensure!(
                 epoch < end,
                 Usage(format!(
@@ -328,13 +351,9 @@ struct Moment {
     last: Instant,
 }
 
-/// Runs the job for as long as it is to run: what was measured, and which images were replaced.
-/// `None` if the user ended it.
-fn measure(
-    mut running: Running,
-    job: &Job,
-    screen: &Screen,
-) -> Result<Option<(Figures, Vec<Skipped>)>> {
+/// Runs the job for as long as it is to run, or until the user ends it: what was measured, and how
+/// the run ended.
+fn measure(mut running: Running, job: &Job, screen: &Screen) -> Result<(Figures, Finished)> {
     let meters = running.meters();
     let moment = || {
         let seen = job.watch.seen();
@@ -377,9 +396,10 @@ fn measure(
         running.stop().interrupt();
     }
     let finished = running.wait()?;
-    if ended && finished.interrupted {
-        return Ok(None);
-    }
+    let finished = Finished {
+        interrupted: ended && finished.interrupted,
+        ..finished
+    };
     // A stream that was over soon is measured whole: hardly anything came after its warm-up.
     let short = |warm: &Moment| {
         ended && (warm.at - began.at > end.at - warm.at || warm.images == end.images)
@@ -395,7 +415,7 @@ fn measure(
         if took > 0.0 { images / took } else { 0.0 },
         workers,
     );
-    Ok(Some((figures, finished.skipped)))
+    Ok((figures, finished))
 }
 
 /// How far it has come. `warm`: where the warm-up ended.

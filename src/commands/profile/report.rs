@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use rsflow_graph::WorksOn;
+use rsflow_graph::{Skipped, WorksOn};
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, NodeFigures, percent, rate, verdict};
+use crate::skipped;
 use crate::table::{grid, thousands, time};
 
 /// A row for each node, the speed, and what limits it.
@@ -45,7 +46,7 @@ pub fn render(figures: &Figures) -> String {
 }
 
 /// Keys may be added in time; none goes or changes its meaning.
-pub fn as_json(figures: &Figures, only: &str, digest: Option<&str>) -> Value {
+pub fn as_json(figures: &Figures, skipped: &[Skipped], only: &str, digest: Option<&str>) -> Value {
     let nodes = figures.nodes.iter().map(|node| of_node(node, figures));
     json!({
         "images_per_second": figures.images_per_second,
@@ -54,9 +55,11 @@ pub fn as_json(figures: &Figures, only: &str, digest: Option<&str>) -> Value {
         "workers": figures.workers.count,
         "cores": figures.workers.cores,
         "workers_chosen": figures.workers.chosen.is_some(),
+        "workers_why": figures.workers.to_string(),
         "verdict": verdict(figures),
         "digest": digest,
         "nodes": nodes.collect::<Vec<_>>(),
+        "skipped": skipped.iter().map(skipped::as_json).collect::<Vec<_>>(),
     })
 }
 
@@ -80,5 +83,6 @@ fn of_node(node: &NodeFigures, figures: &Figures) -> Value {
         "p99_us": micros(node.p99),
         "queue_occupancy": node.queue,
         "bytes": node.bytes,
+        "skipped": node.skipped,
     })
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rsflow_graph::{AnySink, Batch, Item, Payload as _, Planned, Sink, Tap};
 use rsflow_model::metrics::Metric;
 
@@ -49,6 +49,7 @@ impl Watch {
             Box::new(Stream {
                 watch: self.clone(),
                 batches,
+                in_epoch: 0,
             }),
         )
     }
@@ -80,10 +81,13 @@ impl Watch {
 struct Stream {
     watch: Watch,
     batches: bool,
+    /// Items in the epoch in hand.
+    in_epoch: u64,
 }
 
 impl AnySink for Stream {
     fn accept(&mut self, item: Item) -> Result<()> {
+        self.in_epoch += 1;
         if self.batches {
             let batch: Batch = item.take()?;
             let images = batch.labels().len();
@@ -95,6 +99,12 @@ impl AnySink for Stream {
     }
 
     fn end_of_epoch(&mut self, epoch: u64) -> Result<()> {
+        // Or it would go through epochs for ever.
+        ensure!(
+            std::mem::take(&mut self.in_epoch) > 0,
+            "epoch {epoch} brings nothing: the images are too few for a batch that is not dropped, \
+             for `shard`, or for --start"
+        );
         if let Some(digest) = &mut self.watch.seen().digest {
             digest.end_of_epoch(epoch);
         }
