@@ -188,9 +188,7 @@ impl Running {
         };
         wiring::connect(plan, stages, &contents, taps, &options, &mut running).map_err(starting)?;
         if let Some(words) = options.signals {
-            running
-                .runtime
-                .spawn(stop::on_signals(running.stop.clone(), words));
+            stop::on_signals(&running.runtime, running.stop.clone(), words);
         }
         Ok(running)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 /// Shared by all parts of a running graph.
@@ -38,32 +39,57 @@ impl Stop {
     }
 }
 
-/// Ctrl-C or SIGTERM: the first one says `words` and interrupts the run, a second one ends the program at once.
-pub(crate) async fn on_signals(stop: Stop, words: &'static str) {
-    let first = next_signal().await;
-    if first.is_err() {
-        return; // signals cannot be had here; the default action stays
-    }
-    eprintln!("{words}");
-    tracing::info!("interrupted by a signal");
-    stop.interrupt();
-    let _ = next_signal().await;
-    std::process::exit(130);
+/// Ctrl-C or SIGTERM: the first one says `words` and interrupts the run, a second one ends the
+/// program at once. From when this returns on; where signals cannot be had, the default action stays.
+pub(crate) fn on_signals(runtime: &Runtime, stop: Stop, words: &'static str) {
+    let _runtime = runtime.enter();
+    let Ok(mut signals) = Signals::listen() else {
+        return;
+    };
+    runtime.spawn(async move {
+        signals.next().await;
+        eprintln!("{words}");
+        tracing::info!("interrupted by a signal");
+        stop.interrupt();
+        signals.next().await;
+        std::process::exit(130);
+    });
 }
 
 #[cfg(unix)]
-async fn next_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+struct Signals([tokio::signal::unix::Signal; 2]);
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        ]))
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        let [interrupt, terminate] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
 }
 
 #[cfg(not(unix))]
-async fn next_signal() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
