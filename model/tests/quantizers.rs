@@ -150,7 +150,9 @@ fn gradients_are_those_of_finite_differences_of_the_surrogates() {
     let top = 0.65;
     let values = Tensor::arange_start_step(-1.0, 1.5, 0.137, (Kind::Double, tch::Device::Cpu));
     let factors = (&values * 3.0).sin();
-    let cases: [(&str, fn(&Tensor, &Tensor) -> Tensor, fn(f64, f64) -> f64); 2] = [
+    type Quantize = fn(&Tensor, &Tensor) -> Tensor;
+    type Surrogate = fn(f64, f64) -> f64;
+    let cases: [(&str, Quantize, Surrogate); 2] = [
         (
             "weights",
             |x, basis| {
@@ -250,7 +252,7 @@ fn what_leaves_no_choice_keeps_the_basis_or_is_an_error() {
     assert!(difference(&quantized, &constant) < 1e-5);
 
     // What is no number stays none, and does not become the basis.
-    let mut broken = constant.copy();
+    let broken = constant.copy();
     let _ = broken.view([-1]).get(7).fill_(f64::NAN);
     let (quantized, fitted) = weights(&broken, &basis);
     assert_eq!(quantized.isnan().sum(Kind::Int64).int64_value(&[]), 1);
