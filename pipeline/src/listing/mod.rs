@@ -187,6 +187,7 @@ fn memory(length: u64) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
     use std::time::Duration;
 
