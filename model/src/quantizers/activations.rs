@@ -5,8 +5,8 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::levels::{Fit, Levels};
 
-/// The basis to start with: `[1, bits]`. Powers of two; all together they are two standard
-/// deviations of the middle half of a normal distribution.
+/// The basis to start with: `[1, bits]`. Powers of two, whose sum is the top level: twice the upper
+/// quartile of a standard normal distribution, as in the reference.
 pub fn activation_basis(bits: i64) -> Tensor {
     let smallest = 0.6745 * 2.0 / (2_f64.powi(bits as i32) - 1.0);
     let basis: Vec<f64> = (0..bits as i32).map(|j| smallest * 2_f64.powi(j)).collect();

@@ -11,7 +11,8 @@ const RIDGE: f64 = 1e-4;
 
 /// The basis to start with for a weight of `shape`, `[output, input, k, k]`: `[output, bits]`.
 ///
-/// Powers of two, scaled to weights as He's initialization draws them for `k * k * output` values.
+/// Powers of two by the upper quartile of a normal distribution of He's variance, `2 / (k * k *
+/// output)`, as in the reference.
 pub fn weight_basis(shape: &[i64], bits: i64) -> Result<Tensor> {
     let [output, _, height, width] = *shape else {
         anyhow::bail!("a convolution's weight has four dimensions, not {shape:?}");

@@ -6,6 +6,7 @@ mod trace;
 mod watch;
 
 use std::io::{IsTerminal as _, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ const TRACED: usize = 500_000;
 pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     let screen = Screen::new(std::io::stderr().is_terminal());
     run_dir::log(None, &screen)?;
+    check_places(arguments)?;
     let job = Job::new(arguments)?;
     let trace = arguments
         .trace
@@ -58,17 +60,6 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         trace: trace.clone(),
         ..Options::default()
     };
-    // What has been measured is not to be lost for want of a place.
-    if let Some(path) = &arguments.trace {
-        ensure!(
-            !is_stdout(Some(path)),
-            Usage("--trace needs the name of a file".to_owned())
-        );
-        files::check_place(path, "--trace")?;
-    }
-    if let Some(path) = &arguments.json {
-        files::check_place(path, "--json")?;
-    }
     let running = Running::start(&job.plan, options)?;
     screen.line(&format!("profiling {}: {}", job.title, running.workers()));
     let (figures, finished) = measure(running, &job, &screen)?;
@@ -84,24 +75,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         );
     }
     if let (Some(path), Some(trace)) = (&arguments.trace, trace) {
-        let recorded = trace.take();
-        let mut text = Vec::new();
-        trace::write(&recorded, &mut text)?;
-        files::replace(path, &text).with_context(|| {
-            format!(
-                "cannot write {}; --trace names another file",
-                path.display()
-            )
-        })?;
-        screen.line(&format!(
-            "{} has the first {} events{}; https://ui.perfetto.dev shows it",
-            path.display(),
-            recorded.slices.len() + recorded.levels.len(),
-            match recorded.dropped {
-                0 => ", which are all".to_owned(),
-                dropped => format!(", {dropped} more had no room"),
-            }
-        ));
+        write_trace(path, &trace, &screen)?;
     }
     let hash = digest.as_ref().map(|(hash, _)| hash.as_str());
     if let Some(path) = &arguments.json {
@@ -124,6 +98,43 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         None => writeln!(out, "{}", report::render(&figures))?,
     }
     Ok(code)
+}
+
+/// Before anything is measured, which is not to be lost for want of a place.
+fn check_places(arguments: &Profile) -> Result<()> {
+    if let Some(path) = &arguments.trace {
+        ensure!(
+            !is_stdout(Some(path)),
+            Usage("--trace needs the name of a file".to_owned())
+        );
+        files::check_place(path, "--trace")?;
+    }
+    match &arguments.json {
+        Some(path) => files::check_place(path, "--json"),
+        None => Ok(()),
+    }
+}
+
+fn write_trace(path: &Path, trace: &Trace, screen: &Screen) -> Result<()> {
+    let recorded = trace.take();
+    let mut text = Vec::new();
+    trace::write(&recorded, &mut text)?;
+    files::replace(path, &text).with_context(|| {
+        format!(
+            "cannot write {}; --trace names another file",
+            path.display()
+        )
+    })?;
+    screen.line(&format!(
+        "{} has the first {} events{}; https://ui.perfetto.dev shows it",
+        path.display(),
+        recorded.slices.len() + recorded.levels.len(),
+        match recorded.dropped {
+            0 => ", which are all".to_owned(),
+            dropped => format!(", {dropped} more had no room"),
+        }
+    ));
+    Ok(())
 }
 
 /// What is to be run and measured.
