@@ -1,6 +1,6 @@
 //! Project automation: everything that is done to this checkout by more than one plain command.
 //!
-//! One file per subcommand ([`setup`], [`quickstart`], [`test`], [`bench`]); what they share,
+//! One file per subcommand ([`setup`], [`quickstart`], [`mod@test`], [`mod@bench`]); what they share,
 //! where this checkout is and how cargo is called in it, is in [`workspace`].
 
 mod bench;
