@@ -209,13 +209,9 @@ fn more_speed(slowest: &NodeFigures, workers: &Workers, wanted: Option<f64>) -> 
         .replace("NODE", &slowest.name);
     // Who reads waits for the disk and not for a core.
     if kind.is_some_and(|kind| kind.inputs.is_empty()) {
-        let faster = match faster.as_str() {
-            "" => String::new(),
-            faster => format!("{faster}, or "),
-        };
         return format!(
-            "it is reading that takes the time; {faster}`cpu_workers: {more}`, so that more reads \
-             are on their way at once"
+            "it is reading that takes the time; {faster}, or `cpu_workers: {more}`, so that more \
+             reads are on their way at once"
         );
     }
     if room {

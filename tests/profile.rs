@@ -262,16 +262,23 @@ fn the_digest_is_the_streams_alone() {
             "{same:?}"
         );
     }
-    // 84 images in batches of 8: within a batch, at its start, within the second epoch, and
-    // the last image.
+    // 84 images in batches of 8: within a batch, at its start, within the second epoch, in the
+    // last batch, and where nothing but the end of the epoch is left.
     let mut seen = vec![whole];
-    for from in ["37", "40", "1:13", "1:83"] {
+    for from in ["37", "40", "1:13", "1:83", "1:84"] {
         let epochs = ["--epochs", "2"];
         let sought = digest(&[&epochs[..], &["--start", from]].concat());
         let read = digest(&[&epochs[..], &["--skip", from, "--set", "cpu_workers=3"]].concat());
         assert_eq!(sought, read, "{from}");
         seen.push(sought);
     }
+    seen.push(digest(&["--epochs", "1", "--start", "84"]));
+    let whole_batches = ["--set", "train_batches.size=7"];
+    let end = ["--epochs", "1", "--start", "84"];
+    assert_eq!(
+        digest(&[&end[..], &whole_batches].concat()),
+        seen[seen.len() - 1]
+    );
     seen.push(digest(&["--epochs", "1"]));
     seen.push(digest(&["--epochs", "2", "--set", "seed=4"]));
     seen.push(digest(&["--epochs", "2", "--set", "train_sizes.flip=0.4"]));
@@ -297,7 +304,7 @@ fn what_makes_no_sense_is_said() {
     let folder = workplace();
     let image = folder.path().join("shapes/train/discs_hatched/00001.jpg");
     std::fs::write(image, b"junk").unwrap();
-    let cases: [(&[&str], i32, &str); 20] = [
+    let cases: [(&[&str], i32, &str); 21] = [
         (
             &["--until", "train_batch"],
             2,
@@ -370,6 +377,11 @@ fn what_makes_no_sense_is_said() {
             &[SKIP, &["--digest", "--start", "100000"]].concat(),
             1,
             "epoch 0 brings nothing: the images are too few",
+        ),
+        (
+            &[SKIP, &["--digest", "--start", "85"]].concat(),
+            2,
+            "the stream ends before the sample from which it is to be hashed",
         ),
         (
             &[SKIP, &["--digest", "--skip", "100000"]].concat(),

@@ -227,6 +227,15 @@ fn values_are_at_the_nearest_level() {
     }
 }
 
+/// f32 counts up to 2^24 only, which the activations of one layer exceed.
+#[test]
+fn a_fit_of_many_activations_counts_them_all() {
+    let cpu = (Kind::Float, tch::Device::Cpu);
+    let start = activation_basis(1).to_kind(Kind::Float);
+    let (_, fitted) = activations(&Tensor::full([20_000_000], 0.75, cpu), &start);
+    assert_eq!(fitted.double_value(&[0, 0]), 0.75);
+}
+
 #[test]
 fn what_leaves_no_choice_keeps_the_basis_or_is_an_error() {
     let start = activation_basis(2);

@@ -1,16 +1,15 @@
 //! The quantizer of activations: codes 0 and +1, one basis.
 
 use anyhow::{Context, Result};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
-use super::levels::{Fit, Levels};
+use super::basis::{QUARTILE, powers_of_two};
+use super::levels::{Fit, Levels, with_gradient_of};
 
 /// The basis to start with: `[1, bits]`. Powers of two, whose sum is the top level: twice the upper
 /// quartile of a standard normal distribution, as in the reference.
 pub fn activation_basis(bits: i64) -> Tensor {
-    let smallest = 0.6745 * 2.0 / (2_f64.powi(bits as i32) - 1.0);
-    let basis: Vec<f64> = (0..bits as i32).map(|j| smallest * 2_f64.powi(j)).collect();
-    Tensor::from_slice(&basis).view([1, bits])
+    powers_of_two(QUARTILE * 2.0 / (2_f64.powi(bits as i32) - 1.0), bits)
 }
 
 /// What is left of a row of the system is nothing but rounding if it is a smaller share than this.
@@ -37,11 +36,8 @@ impl Activations {
             anyhow::Ok((levels.quantize(&values)?, levels.top().f_view([])?))
         })
         .context("the activations do not fit their basis")?;
-        let clipped = input.f_clamp_max_tensor(&top)?;
-        // The difference is 0, exactly; what is not finite stays so.
-        let through = &clipped - clipped.f_detach()?;
         Ok(Activations {
-            quantized: at_levels.values.f_view(input.size().as_slice())? + through,
+            quantized: with_gradient_of(&input.f_clamp_max_tensor(&top)?, &at_levels.values)?,
             fit: at_levels.fit,
         })
     }
@@ -51,13 +47,11 @@ impl Activations {
     pub fn fitted(&self, old: &Tensor) -> Result<Tensor> {
         no_grad(|| {
             let Fit { products, targets } = &self.fit;
-            let products = products.to_kind(Kind::Double);
             let (factor, failed) = products.f_linalg_cholesky_ex(false, false)?;
             let left = factor.f_diagonal(0, 1, 2)?.f_square()?;
             let whole = products.f_diagonal(0, 1, 2)?;
             let singular = left.f_le_tensor(&(whole * ROUNDING))?.f_any_dim(1, true)?;
             let singular = singular.f_logical_or(&failed.f_ne(0)?.f_unsqueeze(1)?)?;
-            let targets = targets.to_kind(Kind::Double).f_unsqueeze(2)?;
             let fitted = targets.f_cholesky_solve(&factor, false)?.f_squeeze_dim(2)?;
             Ok(old.f_where_self(&singular, &fitted.to_kind(old.kind()))?)
         })

@@ -13,7 +13,7 @@ pub const BITS: RangeInclusive<i64> = 1..=8;
 pub(super) struct Levels {
     /// `[quantizers, 2^bits]`.
     values: Tensor,
-    /// What each level is made of: `[quantizers, 2^bits, bits]`.
+    /// What each level is made of, in f64: `[quantizers, 2^bits, bits]`.
     codes: Tensor,
     /// `[quantizers, 2^bits - 1]`: a value above it belongs to a higher level.
     thresholds: Tensor,
@@ -30,12 +30,14 @@ pub(super) struct Quantized {
 
 /// All that least squares need to know of the values: the sums over them of their codes' products
 /// with one another and with the value.
+///
+/// In f64: f32 cannot count beyond 2^24, and a layer has more activations.
 #[derive(Debug)]
-pub struct Fit {
+pub(super) struct Fit {
     /// `[quantizers, bits, bits]`.
-    pub(super) products: Tensor,
-    /// `[quantizers, bits]`.
-    pub(super) targets: Tensor,
+    pub products: Tensor,
+    /// `[quantizers, bits, 1]`.
+    pub targets: Tensor,
 }
 
 impl Levels {
@@ -49,8 +51,8 @@ impl Levels {
             BITS.start(),
             BITS.end()
         );
-        let codes = codes(bits, low).to_kind(basis.kind()).to(basis.device());
-        let unsorted = basis.f_matmul(&codes.f_transpose(0, 1)?)?;
+        let codes = codes(bits, low).to(basis.device());
+        let unsorted = basis.f_matmul(&codes.to_kind(basis.kind()).f_transpose(0, 1)?)?;
         // Least squares may make a basis negative or its order another one.
         let (values, order) = unsorted.f_sort(1, false)?;
         let codes = codes.f_index_select(0, &order.f_view([-1])?)?;
@@ -77,23 +79,28 @@ impl Levels {
         let indices =
             values.f_searchsorted(&self.thresholds, false, false, "left", None::<&Tensor>)?;
         let counted = |weights: &Tensor| {
-            self.values
-                .f_zeros_like()?
-                .f_scatter_add(1, &indices, weights)
+            let none = self.values.to_kind(Kind::Double).f_zeros_like()?;
+            none.f_scatter_add(1, &indices, weights)
         };
-        let counts = counted(&values.f_ones_like()?)?;
-        let sums = counted(&values)?;
+        let one = Tensor::f_ones([1, 1], (Kind::Double, values.device()))?;
+        let counts = counted(&one.f_expand_as(&values)?)?;
+        let sums = counted(&values.to_kind(Kind::Double))?;
         let transposed = self.codes.f_transpose(1, 2)?;
         Ok(Quantized {
             values: self.values.f_gather(1, &indices, false)?,
             fit: Fit {
                 products: transposed.f_matmul(&(&self.codes * counts.f_unsqueeze(2)?))?,
-                targets: transposed
-                    .f_matmul(&sums.f_unsqueeze(2)?)?
-                    .f_squeeze_dim(2)?,
+                targets: transposed.f_matmul(&sums.f_unsqueeze(2)?)?,
             },
         })
     }
+}
+
+/// The values at their levels, with the gradient of what stands in for the quantizer.
+pub(super) fn with_gradient_of(surrogate: &Tensor, at_levels: &Tensor) -> Result<Tensor> {
+    // The difference is 0, exactly; what is not finite stays so.
+    let through = surrogate - surrogate.f_detach()?;
+    Ok(at_levels.f_view(surrogate.size().as_slice())? + through)
 }
 
 /// All codes, `[2^bits, bits]`: the numbers from 0 on in binary, the lowest digit first.
@@ -104,7 +111,5 @@ fn codes(bits: i64, low: f64) -> Tensor {
     };
     let rows = (0..1 << bits).flat_map(|number| (0..bits).map(move |bit| digit(number, bit)));
     let rows: Vec<f64> = rows.collect();
-    Tensor::from_slice(&rows)
-        .to_kind(Kind::Double)
-        .view([-1, bits])
+    Tensor::from_slice(&rows).view([-1, bits])
 }

@@ -6,7 +6,7 @@
 //! fitted to them by least squares, step by step, and follows the fits slowly ([`Basis`]); no
 //! gradient moves it.
 //!
-//! A fit needs of the values only how many there are at each level and their sum ([`Fit`]), never a
+//! A fit needs of the values only how many there are at each level and their sum, never a
 //! matrix of the values' codes.
 
 mod activations;
@@ -16,5 +16,5 @@ mod weights;
 
 pub use activations::{Activations, activation_basis};
 pub use basis::{Basis, average};
-pub use levels::{BITS, Fit};
+pub use levels::BITS;
 pub use weights::{Weights, weight_basis};

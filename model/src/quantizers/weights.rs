@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor, no_grad};
 
-use super::levels::{Fit, Levels};
+use super::basis::{QUARTILE, powers_of_two};
+use super::levels::{Fit, Levels, with_gradient_of};
 
 /// Drawn towards the old basis by so much, a fit exists whatever the weights are. (Where all weights
 /// of a channel are at few levels, it would not be the only one.)
@@ -18,11 +19,9 @@ pub fn weight_basis(shape: &[i64], bits: i64) -> Result<Tensor> {
         anyhow::bail!("a convolution's weight has four dimensions, not {shape:?}");
     };
     let fan_out = (height * width * output) as f64;
-    let smallest = 0.6745 * (2.0 / fan_out).sqrt() / 2_f64.powi(bits as i32 - 1);
-    let channel: Vec<f64> = (0..bits as i32).map(|j| smallest * 2_f64.powi(j)).collect();
-    Ok(Tensor::from_slice(&channel)
-        .f_expand([output, bits], false)?
-        .f_contiguous()?)
+    let smallest = QUARTILE * (2.0 / fan_out).sqrt() / 2_f64.powi(bits as i32 - 1);
+    let channel = powers_of_two(smallest, bits);
+    Ok(channel.f_expand([output, bits], false)?.f_contiguous()?)
 }
 
 /// A quantized weight.
@@ -40,17 +39,14 @@ impl Weights {
     /// # Errors
     /// Shapes that do not fit, or more bits than [`BITS`](super::BITS).
     pub fn new(weight: &Tensor, basis: &Tensor) -> Result<Self> {
-        let shape = weight.size();
-        let output = shape.first().copied().unwrap_or_default();
+        let output = weight.size().first().copied().unwrap_or_default();
         let at_levels = no_grad(|| {
             let values = weight.f_detach()?.f_view([output, -1])?;
             Levels::new(basis, -1.0)?.quantize(&values)
         })
         .context("the weight does not fit its basis")?;
-        // The difference is 0, exactly; what is not finite stays so.
-        let through = weight - weight.f_detach()?;
         Ok(Weights {
-            quantized: at_levels.values.f_view(shape.as_slice())? + through,
+            quantized: with_gradient_of(weight, &at_levels.values)?,
             fit: at_levels.fit,
         })
     }
@@ -61,14 +57,9 @@ impl Weights {
         no_grad(|| {
             let Fit { products, targets } = &self.fit;
             let (_, bits) = old.size2()?;
-            let ridge = Tensor::f_eye(bits, (old.kind(), old.device()))? * RIDGE;
-            let fitted = Tensor::f_linalg_solve(
-                &(products + ridge).to_kind(Kind::Double),
-                &(targets + old * RIDGE)
-                    .to_kind(Kind::Double)
-                    .f_unsqueeze(2)?,
-                true,
-            )?;
+            let ridge = Tensor::f_eye(bits, (Kind::Double, old.device()))? * RIDGE;
+            let drawn = old.to_kind(Kind::Double).f_unsqueeze(2)? * RIDGE;
+            let fitted = Tensor::f_linalg_solve(&(products + ridge), &(targets + drawn), true)?;
             Ok(fitted.f_squeeze_dim(2)?.to_kind(old.kind()))
         })
     }

@@ -18,7 +18,6 @@ mod slow;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -82,10 +81,7 @@ impl Listing {
     /// It is no longer there, or cannot be read.
     pub fn read(&self, image: u32) -> Result<Vec<u8>> {
         match &self.bytes {
-            Bytes::Files(root) => {
-                let file = File::open(root.join(self.name(image))).map_err(cannot_read)?;
-                read_file(file)
-            }
+            Bytes::Files(root) => read_file(&root.join(self.name(image))),
             Bytes::Parts { archive, parts, .. } => {
                 let part = parts.get(image as usize);
                 let &(start, length) = part.context("the image is in no archive")?;
@@ -152,28 +148,25 @@ fn join(archive: &Path, path: &Path) -> String {
 
 /// Reads a part of a file. Any number of threads may do so at once.
 fn read_part(file: &File, start: u64, length: u64) -> Result<Vec<u8>> {
-    let mut bytes = memory(length)?;
-    bytes.resize(length as usize, 0);
+    let mut bytes = zeroed(length)?;
     file.read_exact_at(&mut bytes, start)?;
     Ok(bytes)
 }
 
-/// Reads a file.
-fn read_file(file: File) -> Result<Vec<u8>> {
+/// Reads a file, as long as it is when it is opened.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(cannot_read)?;
     let length = file.metadata().map_err(cannot_read)?.len();
-    let mut bytes = memory(length)?;
-    // It may be growing.
-    file.take(MAX_FILE_BYTES)
-        .read_to_end(&mut bytes)
-        .map_err(cannot_read)?;
+    let mut bytes = zeroed(length)?;
+    file.read_exact_at(&mut bytes, 0).map_err(cannot_read)?;
     Ok(bytes)
 }
 
 /// No image file is as large: many of them are in memory at once.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Room for the bytes of an image file.
-fn memory(length: u64) -> Result<Vec<u8>> {
+/// Memory for the bytes of an image file.
+fn zeroed(length: u64) -> Result<Vec<u8>> {
     ensure!(
         length <= MAX_FILE_BYTES,
         "{length} bytes are more than an image file may have ({MAX_FILE_BYTES}); take it out"
@@ -182,6 +175,7 @@ fn memory(length: u64) -> Result<Vec<u8>> {
     bytes
         .try_reserve_exact(length as usize)
         .context("it does not fit into memory")?;
+    bytes.resize(length as usize, 0);
     Ok(bytes)
 }
 

@@ -13,6 +13,8 @@ pub struct Digest {
     from: Position,
     /// Samples that counted.
     samples: u64,
+    /// The epoch of the first that counts has as many samples.
+    reached: bool,
 }
 
 impl Digest {
@@ -23,6 +25,7 @@ impl Digest {
             at,
             from,
             samples: 0,
+            reached: false,
         }
     }
 
@@ -50,6 +53,9 @@ impl Digest {
 
     /// That epoch is over.
     pub fn end_of_epoch(&mut self, epoch: u64) {
+        if epoch == self.from.epoch {
+            self.reached = self.at.item >= self.from.item;
+        }
         if epoch >= self.from.epoch {
             self.hash.update(b"epoch");
             self.hash.update(&epoch.to_le_bytes());
@@ -58,6 +64,11 @@ impl Digest {
             epoch: epoch + 1,
             item: 0,
         };
+    }
+
+    /// Whether the stream came to where hashing starts: at a sample, or where an epoch ends.
+    pub fn reached(&self) -> bool {
+        self.reached
     }
 
     /// xxh3 of 128 bits in hexadecimal, and of how many samples.

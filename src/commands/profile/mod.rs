@@ -64,16 +64,17 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     screen.line(&format!("profiling {}: {}", job.title, running.workers()));
     let (figures, finished) = measure(running, &job, &screen)?;
     skipped::tell(&finished.skipped, &screen);
-    let digest = job.watch.seen().digest.as_ref().map(Digest::finish);
-    if let Some((_, samples)) = digest {
+    let digest = job.watch.seen().digest.take();
+    if let Some(digest) = &digest {
         if finished.interrupted {
             return Ok(ExitCode::from(INTERRUPTED)); // the hash of a part says nothing
         }
         ensure!(
-            samples > 0,
+            digest.reached(),
             Usage("the stream ends before the sample from which it is to be hashed".to_owned())
         );
     }
+    let digest = digest.as_ref().map(Digest::finish);
     if let (Some(path), Some(trace)) = (&arguments.trace, trace) {
         write_trace(path, &trace, &screen)?;
     }
@@ -212,10 +213,12 @@ impl Job {
             let (epoch, item) = arguments.start.or(arguments.skip).unwrap_or_default();
             let from = Position { epoch, item };
             if arguments.start.is_some() {
-                // A stream starts with a whole batch.
+                // A stream starts with a whole batch. One that holds the sample before tells whether
+                // the epoch is as long.
+                let before = item.saturating_sub(1);
                 start = Position {
                     epoch,
-                    item: item - item % batch.size() as u64,
+                    item: before - before % batch.size() as u64,
                 };
             }
             let end = epochs.unwrap_or(epoch.saturating_add(1));
