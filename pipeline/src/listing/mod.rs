@@ -18,6 +18,7 @@ mod slow;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -148,25 +149,26 @@ fn join(archive: &Path, path: &Path) -> String {
 
 /// Reads a part of a file. Any number of threads may do so at once.
 fn read_part(file: &File, start: u64, length: u64) -> Result<Vec<u8>> {
-    let mut bytes = zeroed(length)?;
+    let mut bytes = memory(length)?;
+    bytes.resize(length as usize, 0);
     file.read_exact_at(&mut bytes, start)?;
     Ok(bytes)
 }
 
-/// Reads a file, as long as it is when it is opened.
+/// Reads a file. What it says of its length is no more than a guess: it may be growing, or a device.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(cannot_read)?;
-    let length = file.metadata().map_err(cannot_read)?.len();
-    let mut bytes = zeroed(length)?;
-    file.read_exact_at(&mut bytes, 0).map_err(cannot_read)?;
+    let mut bytes = memory(file.metadata().map_err(cannot_read)?.len())?;
+    let mut file = file.take(MAX_FILE_BYTES);
+    file.read_to_end(&mut bytes).map_err(cannot_read)?;
     Ok(bytes)
 }
 
 /// No image file is as large: many of them are in memory at once.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Memory for the bytes of an image file.
-fn zeroed(length: u64) -> Result<Vec<u8>> {
+/// Room for the bytes of an image file.
+fn memory(length: u64) -> Result<Vec<u8>> {
     ensure!(
         length <= MAX_FILE_BYTES,
         "{length} bytes are more than an image file may have ({MAX_FILE_BYTES}); take it out"
@@ -175,7 +177,6 @@ fn zeroed(length: u64) -> Result<Vec<u8>> {
     bytes
         .try_reserve_exact(length as usize)
         .context("it does not fit into memory")?;
-    bytes.resize(length as usize, 0);
     Ok(bytes)
 }
 
