@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 
-const SHIM: &str = "native/shim.cpp";
+const SHIM: [&str; 2] = ["native/shim.cpp", "native/quantize.cpp"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed={SHIM}");
+    println!("cargo:rerun-if-changed=native");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let root = PathBuf::from(std::env::var_os("LIBTORCH").unwrap_or_default());
     let library = root.join("lib/libtorch_cpu.so");
@@ -35,6 +35,6 @@ fn main() {
         .flag(root.join("include"))
         .flag("-isystem")
         .flag(root.join("include/torch/csrc/api/include"))
-        .file(SHIM)
+        .files(SHIM)
         .compile("rsflow_native");
 }

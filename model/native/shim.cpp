@@ -1,10 +1,6 @@
-// What tch does not bind, for `src/native.rs` to call. Tensors come as the at::Tensor behind tch's
-// pointers. Each function returns null, or what went wrong: text that stays until the thread's
-// next call. No exception leaves a function, Rust could not catch it.
+// What tch does not bind, for `src/native.rs` to call; see `told.h` for how.
 
 #include <cstddef>
-#include <exception>
-#include <string>
 #include <vector>
 
 #include <malloc.h>
@@ -13,23 +9,9 @@
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_like.h>
 
-namespace {
+#include "told.h"
 
-template <typename Function>
-const char* told(Function function) noexcept {
-  thread_local std::string message;
-  try {
-    function();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    message = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    message = error.what();
-  } catch (...) {
-    message = "an exception of an unknown type";
-  }
-  return message.c_str();
-}
+namespace {
 
 std::vector<at::Tensor> list(const at::Tensor* const* tensors, std::size_t count) {
   std::vector<at::Tensor> list;

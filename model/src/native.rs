@@ -1,6 +1,7 @@
-//! What tch does not bind: calls into `native/shim.cpp`. The only unsafe code of this crate.
+//! What tch does not bind: calls into `native/`. The only unsafe code of this crate.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
 
 use anyhow::{Result, bail, ensure};
 use tch::Tensor;
@@ -16,6 +17,16 @@ unsafe extern "C" {
         momentum: f64,
         weight_decay: f64,
         nesterov: bool,
+    ) -> *const c_char;
+    fn rsflow_quantize(
+        input: *const c_void,
+        levels: *const c_void,
+        thresholds: *const c_void,
+        surrogate: c_int,
+        in_place: bool,
+        counts: *const c_void,
+        sums: *const c_void,
+        output: *mut *mut c_void,
     ) -> *const c_char;
 }
 
@@ -85,6 +96,68 @@ pub fn fused_sgd(group: &SgdGroup, step: SgdStep) -> Result<()> {
         )
     };
     done(message)
+}
+
+/// Of what function a quantizer has the gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gradient {
+    /// x: straight through.
+    Straight = 0,
+    /// min(x, top level).
+    UpToTop = 1,
+    /// min(max(x, 0), top level); max(x, 0) is what is quantized, too.
+    Rectified = 2,
+}
+
+/// Places for what [`quantize`] finds at each level, `[quantizers, levels]` in f64. It is added to
+/// what is there.
+#[derive(Debug)]
+pub struct AtLevels {
+    /// How many values.
+    pub counts: Tensor,
+    /// Their sum.
+    pub sums: Tensor,
+}
+
+/// Values at the nearest levels, in one pass over memory. The first dimension of `input` is that of
+/// the quantizers, unless there is only one; `levels` are `[quantizers, levels]` in rising order, and
+/// a value above one of `thresholds`, `[quantizers, levels - 1]`, belongs to a higher level. What is
+/// not finite becomes NaN.
+///
+/// `in_place`: the result takes the place of `input`, which must not be needed for a gradient.
+///
+/// # Errors
+/// Shapes that do not fit, or what libtorch says.
+pub fn quantize(
+    input: &Tensor,
+    levels: &Tensor,
+    thresholds: &Tensor,
+    gradient: Gradient,
+    in_place: bool,
+    found: Option<&AtLevels>,
+) -> Result<Tensor> {
+    let mut output = ptr::null_mut();
+    let (counts, sums) = match found {
+        None => (ptr::null(), ptr::null()),
+        Some(found) => (found.counts.as_ptr().cast(), found.sums.as_ptr().cast()),
+    };
+    // SAFETY: the pointers are those of live tensors, or null where that is allowed. The shim checks
+    // that they fit each other.
+    let message = unsafe {
+        rsflow_quantize(
+            input.as_ptr().cast(),
+            levels.as_ptr().cast(),
+            thresholds.as_ptr().cast(),
+            gradient as c_int,
+            in_place,
+            counts,
+            sums,
+            &mut output,
+        )
+    };
+    done(message)?;
+    // SAFETY: there was no error, so it is a new tensor, which is ours.
+    Ok(unsafe { Tensor::from_ptr(output.cast()) })
 }
 
 fn pointers(tensors: &[&Tensor]) -> Vec<*const c_void> {

@@ -32,12 +32,28 @@ pub enum Role {
     NormVar,
     /// The weights of the ensemble before their softmax: `[resolutions]`.
     Alpha,
+    /// The basis of a quantizer of weights, `[output, bits]`, or of activations, `[1, bits]`: a
+    /// buffer, which follows what it quantizes.
+    Basis,
+    /// The running average that a basis is, as if it had begun at zero. Only training needs it.
+    BasisAverage,
+    /// How often a basis moved: `[1]`. Only training needs it.
+    BasisUpdates,
 }
 
 impl Role {
     /// Whether gradients train it. The rest are buffers, which the forward pass updates.
     pub fn is_trainable(self) -> bool {
-        !matches!(self, Role::NormMean | Role::NormVar)
+        use Role::{Basis, BasisAverage, BasisUpdates, NormMean, NormVar};
+        !matches!(
+            self,
+            NormMean | NormVar | Basis | BasisAverage | BasisUpdates
+        )
+    }
+
+    /// Whether a network that is not trained any more needs it.
+    pub fn is_needed_to_run(self) -> bool {
+        !matches!(self, Role::BasisAverage | Role::BasisUpdates)
     }
 }
 
@@ -48,8 +64,12 @@ pub enum Init {
     Constant(f64),
     /// Normal around 0 with this standard deviation.
     Normal(f64),
+    /// Normal around 0 with this standard deviation, drawn again where it is beyond twice that.
+    TruncatedNormal(f64),
     /// Uniform in `[-bound, bound)`.
     Uniform(f64),
+    /// In each row this value, and twice as much from one element to the next.
+    Doubling(f64),
 }
 
 /// A tensor that a network needs, before it exists.
@@ -153,7 +173,8 @@ impl Parameters {
                     Tensor::f_full(&declaration.shape, value, (kind, device))
                 }
                 (Start::Random { seed }, init) => {
-                    let values = draw(init, seed, &name, declaration.elements());
+                    let row = declaration.shape.last().map_or(1, |row| row.unsigned_abs());
+                    let values = draw(init, seed, &name, declaration.elements(), row.max(1));
                     Tensor::f_from_slice(&values)
                         .and_then(|t| t.f_reshape(&declaration.shape))
                         // Always drawn as f32: a Double network starts where a Float one does.
@@ -287,7 +308,7 @@ pub(crate) fn list(problems: &[String]) -> String {
     text
 }
 
-fn draw(init: Init, seed: u64, name: &str, elements: u64) -> Vec<f32> {
+fn draw(init: Init, seed: u64, name: &str, elements: u64, row: u64) -> Vec<f32> {
     // FNV-1a over the seed and the name. Not the standard library's hasher, whose values may
     // change from one release to the next.
     let key = seed
@@ -299,12 +320,19 @@ fn draw(init: Init, seed: u64, name: &str, elements: u64) -> Vec<f32> {
         });
     let mut random = Xoshiro256PlusPlus::seed_from_u64(key);
     (0..elements)
-        .map(|_| match init {
+        .map(|index| match init {
             Init::Constant(value) => value as f32,
             Init::Normal(deviation) => {
                 let value: f64 = StandardNormal.sample(&mut random);
                 (value * deviation) as f32
             }
+            Init::TruncatedNormal(deviation) => loop {
+                let value: f64 = StandardNormal.sample(&mut random);
+                if value.abs() <= 2.0 {
+                    break (value * deviation) as f32;
+                }
+            },
+            Init::Doubling(smallest) => (smallest * 2_f64.powi((index % row) as i32)) as f32,
             Init::Uniform(bound) => ((2.0 * random.random::<f64>() - 1.0) * bound) as f32,
         })
         .collect()

@@ -140,21 +140,34 @@ impl RsNet {
         &self.parameters
     }
 
-    /// The logits `[batch, classes]` of images `[batch, 3, height, width]`, with the batch norms
-    /// of the resolution at `resolution_index`. A gradient is recorded in [`Mode::Train`] only.
+    /// Begins a pass at one resolution or several, with the weights as they stand: those of a
+    /// quantized network are put at their levels here, once for all resolutions.
     ///
     /// # Errors
-    /// No such resolution, or what libtorch says, with the name of the layer.
-    pub fn logits(&self, images: &Tensor, resolution_index: usize, mode: Mode) -> Result<Tensor> {
-        let forward = || self.modules.forward(images, resolution_index, mode);
-        let logits = match mode {
-            Mode::Train => forward(),
-            Mode::Calibrate { .. } | Mode::Evaluate => tch::no_grad(forward),
-        };
-        logits.with_context(|| match self.resolutions.get(resolution_index) {
-            Some(resolution) => format!("the forward pass at resolution {resolution} failed"),
-            None => "the forward pass failed".to_owned(),
+    /// What libtorch says.
+    pub fn pass(&self, mode: Mode) -> Result<Pass<'_>> {
+        Ok(Pass {
+            net: self,
+            mode,
+            layers: self.modules.pass(mode)?,
         })
+    }
+
+    /// The logits of a pass at one resolution; see [`Pass::logits`].
+    ///
+    /// # Errors
+    /// As [`RsNet::pass`] and [`Pass::logits`].
+    pub fn logits(&self, images: &Tensor, resolution_index: usize, mode: Mode) -> Result<Tensor> {
+        self.pass(mode)?.logits(images, resolution_index)
+    }
+
+    /// Puts the weights at the levels of their quantizers, if there are any: for a network that is
+    /// only run from now on, whose passes need not do it each time.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.modules.freeze()
     }
 
     /// The ensemble's logits `[batch, classes]`: the sum over all resolutions j of
@@ -186,6 +199,49 @@ impl RsNet {
         let positions: Vec<i64> = members.iter().map(|&member| member as i64).collect();
         let positions = Tensor::f_from_slice(&positions)?.f_to_device(self.parameters.device())?;
         weigh(&self.alpha.f_index_select(0, &positions)?, &chosen)
+    }
+}
+
+/// A pass through a network, at one resolution or several.
+#[derive(Debug)]
+pub struct Pass<'n> {
+    net: &'n RsNet,
+    mode: Mode,
+    layers: layers::Pass<'n>,
+}
+
+impl Pass<'_> {
+    /// The logits `[batch, classes]` of images `[batch, 3, height, width]`, with the batch norms
+    /// of the resolution at `resolution_index`. A gradient is recorded in [`Mode::Train`] only.
+    ///
+    /// # Errors
+    /// No such resolution, or what libtorch says, with the name of the layer.
+    pub fn logits(&mut self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
+        let layers = &mut self.layers;
+        let mut forward = || layers.forward(images, resolution_index);
+        let logits = match self.mode {
+            Mode::Train => forward(),
+            Mode::Calibrate { .. } | Mode::Evaluate => tch::no_grad(forward),
+        };
+        logits.with_context(|| match self.net.resolutions.get(resolution_index) {
+            Some(resolution) => format!("the forward pass at resolution {resolution} failed"),
+            None => "the forward pass failed".to_owned(),
+        })
+    }
+
+    /// Ends a training pass of a quantized network: each resolution that was passed through moves the
+    /// bases of the quantizers, in the order of the resolutions, by what it found with the bases as
+    /// they stood at the beginning. Where `fixed_activation_basis` is set, the largest resolution
+    /// alone moves those of activations.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn move_bases(self) -> Result<()> {
+        let largest = self.net.resolutions.iter().max();
+        let fixed = self.net.network.fixed_activation_basis();
+        let resolutions = &self.net.resolutions;
+        self.layers
+            .move_bases(|position| !fixed || resolutions.get(position) == largest)
     }
 }
 

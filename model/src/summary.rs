@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::layers;
+use crate::layers::{self, cost};
 use crate::networks::Network;
 use crate::parameters::Declaration;
 
@@ -86,7 +86,7 @@ impl Summary {
             Cost {
                 resolution,
                 batch_norm: norm,
-                multiply_adds: layers::multiply_adds(&layers, resolution),
+                multiply_adds: cost::operations(&layers, resolution).multiply_adds,
                 parameters: shared_parameters + private_parameters,
                 private_parameters,
                 float32_bytes: 4 * elements(&needed),

@@ -59,8 +59,9 @@ impl Validation {
     /// A batch that does not fit the network; what libtorch says.
     pub fn add(&mut self, net: &RsNet, feed: &Feed, batch: &Batch) -> Result<()> {
         let labels = feed.labels(batch, net.classes())?;
+        let mut pass = net.pass(Mode::Evaluate)?;
         let mut logits = (0..net.resolutions().len())
-            .map(|position| net.logits(&feed.images(batch, position)?, position, Mode::Evaluate))
+            .map(|position| pass.logits(&feed.images(batch, position)?, position))
             .collect::<Result<Vec<_>>>()?;
         if !self.members.is_empty() {
             logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);

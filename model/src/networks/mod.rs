@@ -5,6 +5,7 @@
 //! `Network::family`, and give it the names that it has elsewhere in [`Network::by_name`].
 
 mod mobilenet_v2;
+mod quantized_resnet;
 mod resnet;
 mod resnext;
 
@@ -15,10 +16,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::mobilenet_v2::MobileNetV2;
+pub use self::quantized_resnet::{QuantizedMode, QuantizedResNet};
 pub use self::resnet::ResNet;
 pub use self::resnext::ResNeXt;
 use crate::fault::{self, Fault};
-use crate::layers::{self, Conv, Layer};
+use crate::layers::{Conv, Layer, Padding, cost};
 use crate::parameters::Init;
 
 /// The network to train, as a recipe names it: `ResNet(depth: 50)`.
@@ -32,6 +34,10 @@ pub enum Network {
     ResNeXt(ResNeXt),
     /// Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018.
     MobileNetV2(MobileNetV2),
+    /// Residual networks whose weights, or weights and activations, are at a few learned levels:
+    /// Zhang et al., "LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep Neural
+    /// Networks", ECCV 2018.
+    QuantizedResNet(QuantizedResNet),
 }
 
 /// As a recipe has it.
@@ -46,6 +52,7 @@ impl fmt::Display for Network {
             Network::MobileNetV2(MobileNetV2 { width }) => {
                 write!(f, "MobileNetV2(width: {width:?})")
             }
+            Network::QuantizedResNet(network) => network.fmt(f),
         }
     }
 }
@@ -77,9 +84,10 @@ fn conv(name: &str, input: i64, output: i64, kernel: i64, stride: i64, groups: i
         output,
         kernel,
         stride,
-        padding: kernel / 2,
+        padding: Padding::Each(kernel / 2),
         groups,
         init: Init::Normal((2.0 / fan_out as f64).sqrt()),
+        bits: None,
     })
 }
 
@@ -88,6 +96,7 @@ fn norm(name: &str, channels: i64) -> Layer {
     Layer::Norm {
         name: name.to_owned(),
         channels,
+        gamma: 1.0,
     }
 }
 
@@ -97,12 +106,14 @@ impl Network {
             Network::ResNet(family) => family,
             Network::ResNeXt(family) => family,
             Network::MobileNetV2(family) => family,
+            Network::QuantizedResNet(family) => family,
         }
     }
 
     /// The network of a name that is common elsewhere: torchvision's (`resnet50`,
     /// `resnext50_32x4d`, `mobilenet_v2`), the reference implementation's (`parallel_resnet50`,
-    /// `parallel_mobilenetv2`). A width multiplier may follow (`mobilenetv2_x0.25`).
+    /// `parallel_mobilenetv2`). A width multiplier may follow (`mobilenetv2_x0.25`). Quantized
+    /// residual networks have their bits in the name (`resnet18_w2a32`, `resnet50_w2a2`).
     pub fn by_name(name: &str) -> Option<Self> {
         let name = name.strip_prefix("parallel_").unwrap_or(name);
         let network = match name {
@@ -116,6 +127,14 @@ impl Network {
                         None => rest.is_empty().then_some(1.0)?,
                     };
                     Network::MobileNetV2(MobileNetV2 { width })
+                } else if let Some((name, bits)) = name.rsplit_once("_w") {
+                    let depth = name.strip_prefix("resnet")?.parse().ok()?;
+                    let (weight_bits, activation_bits) = bits.split_once('a')?;
+                    Network::quantized(
+                        depth,
+                        weight_bits.parse().ok()?,
+                        activation_bits.parse().ok()?,
+                    )
                 } else {
                     let depth = name.strip_prefix("resnet")?.parse().ok()?;
                     Network::ResNet(ResNet { depth, width: 64 })
@@ -123,6 +142,21 @@ impl Network {
             }
         };
         network.check().is_empty().then_some(network)
+    }
+
+    /// A residual network of so many bits, 32 for full precision, as the paper has them.
+    fn quantized(depth: u32, weight_bits: u32, activation_bits: u32) -> Self {
+        Network::QuantizedResNet(QuantizedResNet {
+            depth,
+            width: 64,
+            mode: match activation_bits {
+                32 => QuantizedMode::WeightsOnly,
+                _ => QuantizedMode::PreActivation,
+            },
+            weight_bits,
+            activation_bits,
+            fixed_activation_basis: false,
+        })
     }
 
     /// Names that [`Network::by_name`] knows, for messages.
@@ -155,7 +189,18 @@ impl Network {
     /// # Errors
     /// As [`Network::layers`].
     pub fn trains_on_one_image(&self, resolution: u32) -> Result<bool> {
-        Ok(layers::smallest_normed_side(&self.layers(1)?, resolution) > 1)
+        Ok(cost::smallest_normed_side(&self.layers(1)?, resolution) > 1)
+    }
+
+    /// Whether only the largest resolution moves the bases of activation quantizers.
+    pub fn fixed_activation_basis(&self) -> bool {
+        matches!(
+            self,
+            Network::QuantizedResNet(QuantizedResNet {
+                fixed_activation_basis: true,
+                ..
+            })
+        )
     }
 
     /// The smallest side of an image, in pixels: the product of all strides.
@@ -163,6 +208,6 @@ impl Network {
     /// # Errors
     /// As [`Network::layers`].
     pub fn min_resolution(&self) -> Result<u32> {
-        Ok(layers::total_stride(&self.layers(1)?))
+        Ok(cost::total_stride(&self.layers(1)?))
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Family, conv, norm};
 use crate::fault::Fault;
-use crate::layers::{Layer, Linear};
+use crate::layers::{Layer, Linear, Padding};
 use crate::parameters::Init;
 
 /// A residual network.
@@ -20,12 +20,12 @@ pub struct ResNet {
     pub width: u32,
 }
 
-fn default_width() -> u32 {
+pub(super) fn default_width() -> u32 {
     64
 }
 
 /// Blocks per stage of the depths that there are, and whether a block is a bottleneck.
-const DEPTHS: [(u32, [u32; 4], bool); 5] = [
+pub(super) const DEPTHS: [(u32, [u32; 4], bool); 5] = [
     (18, [2, 2, 2, 2], false),
     (34, [3, 4, 6, 3], false),
     (50, [3, 4, 6, 3], true),
@@ -34,29 +34,11 @@ const DEPTHS: [(u32, [u32; 4], bool); 5] = [
 ];
 
 /// The output of a bottleneck has this many times the channels that the network's width gives it.
-const EXPANSION: i64 = 4;
+pub(super) const EXPANSION: i64 = 4;
 
 impl Family for ResNet {
     fn check(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        if !DEPTHS.iter().any(|(depth, ..)| *depth == self.depth) {
-            let depths: Vec<_> = DEPTHS.iter().map(|(depth, ..)| depth.to_string()).collect();
-            let known = depths.join(", ");
-            faults.push((
-                "depth",
-                format!(
-                    "there is no ResNet of depth {}: the depths are {known}",
-                    self.depth
-                ),
-            ));
-        }
-        if !(1..=4096).contains(&self.width) {
-            faults.push((
-                "width",
-                format!("the width is between 1 and 4096, not {}", self.width),
-            ));
-        }
-        faults
+        check_shape(self.depth, self.width)
     }
 
     fn layers(&self, classes: i64) -> Vec<Layer> {
@@ -75,6 +57,26 @@ impl Family for ResNet {
         };
         residual_network(width, blocks, block, classes)
     }
+}
+
+/// Every fault of a residual network's shape.
+pub(super) fn check_shape(depth: u32, width: u32) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if !DEPTHS.iter().any(|(known, ..)| *known == depth) {
+        let depths: Vec<_> = DEPTHS.iter().map(|(depth, ..)| depth.to_string()).collect();
+        let known = depths.join(", ");
+        faults.push((
+            "depth",
+            format!("there is no ResNet of depth {depth}: the depths are {known}"),
+        ));
+    }
+    if !(1..=4096).contains(&width) {
+        faults.push((
+            "width",
+            format!("the width is between 1 and 4096, not {width}"),
+        ));
+    }
+    faults
 }
 
 /// What the stages of a residual network are made of.
@@ -106,7 +108,7 @@ pub(super) fn residual_network(
         Layer::MaxPool {
             kernel: 3,
             stride: 2,
-            padding: 1,
+            padding: Padding::Each(1),
         },
     ];
     let mut channels = width;

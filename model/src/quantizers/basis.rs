@@ -1,7 +1,7 @@
 //! A basis, which follows the fits slowly.
 
 use anyhow::{Result, ensure};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// The share of the old basis in the new one, as in the reference.
 const MEMORY: f64 = 0.9;
@@ -15,62 +15,47 @@ pub(super) fn powers_of_two(smallest: f64, bits: i64) -> Tensor {
     Tensor::from_slice(&basis).view([1, bits])
 }
 
-/// The basis of some quantizers and the running average that it is.
+/// The basis of some quantizers and the running average that it is: handles to tensors that are
+/// changed in place.
 #[derive(Debug)]
 pub struct Basis {
-    /// `[quantizers, bits]`.
-    value: Tensor,
-    /// The average as if it had begun at zero.
-    biased: Tensor,
-    /// How often it moved.
-    updates: u64,
+    /// `[quantizers, bits]`. The first update replaces what it starts with.
+    pub value: Tensor,
+    /// `[quantizers, bits]`: the average as if it had begun at zero, which it does.
+    pub average: Tensor,
+    /// `[1]`: how often it moved; 0 to begin with.
+    pub updates: Tensor,
 }
 
 impl Basis {
-    /// Starts with `value`, `[quantizers, bits]`, which the first update replaces.
-    pub fn new(value: Tensor) -> Self {
-        Basis {
-            biased: value.zeros_like(),
-            value,
-            updates: 0,
-        }
-    }
-
-    /// `[quantizers, bits]`.
-    pub fn value(&self) -> &Tensor {
-        &self.value
-    }
-
-    /// How often it moved.
-    pub fn updates(&self) -> u64 {
-        self.updates
-    }
-
     /// Moves a tenth of the way to a basis that was fitted.
     ///
     /// The average is that of TensorFlow's `assign_moving_average` with `zero_debias`: after `t` updates
     /// it is divided by `1 - 0.9^t`, so that what it began with counts for nothing.
     ///
+    /// Nothing is read back from the device, so a fit of values that are not finite is not noticed
+    /// here; such values are NaN in the quantizer's output, and so is the loss.
+    ///
     /// # Errors
-    /// A basis that is not finite, of which nothing could recover; this one is then unchanged.
-    pub fn update(&mut self, fitted: &Tensor) -> Result<()> {
+    /// A basis of another shape, or what libtorch says.
+    pub fn update(&self, fitted: &Tensor) -> Result<()> {
         ensure!(
             fitted.size() == self.value.size(),
             "a basis of shape {:?} cannot follow one of shape {:?}",
             self.value.size(),
             fitted.size()
         );
-        ensure!(
-            fitted.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1,
-            "the values that are quantized are not finite, or too large to add up"
-        );
         no_grad(|| {
-            self.biased = average(&self.biased, fitted);
-            self.updates += 1;
-            let remembered = MEMORY.powi(i32::try_from(self.updates).unwrap_or(i32::MAX));
-            self.value = &self.biased / (1.0 - remembered);
-        });
-        Ok(())
+            let [mut value, mut mean, mut updates] =
+                [&self.value, &self.average, &self.updates].map(Tensor::shallow_clone);
+            mean.f_copy_(&average(&mean, fitted))?;
+            let _ = updates.f_add_scalar_(1)?;
+            let remembered = Tensor::f_pow_scalar(MEMORY, &updates.f_to_kind(Kind::Double)?)?;
+            let divisor: Tensor = 1.0 - remembered;
+            let divisor = divisor.f_to_kind(value.f_kind()?)?;
+            value.f_copy_(&mean.f_div(&divisor)?)?;
+            Ok(())
+        })
     }
 }
 

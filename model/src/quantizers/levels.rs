@@ -3,29 +3,25 @@
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::native::{self, AtLevels, Gradient};
 
 /// How many bits a quantizer may have.
 pub const BITS: RangeInclusive<i64> = 1..=8;
 
 /// The levels of some quantizers of equally many bits, in rising order.
 #[derive(Debug)]
-pub(super) struct Levels {
+pub struct Levels {
     /// `[quantizers, 2^bits]`.
     values: Tensor,
+    /// For each level the number whose binary digits, the lowest first, are its code:
+    /// `[quantizers, 2^bits]`.
+    order: Tensor,
     /// What each level is made of, in f64: `[quantizers, 2^bits, bits]`.
     codes: Tensor,
     /// `[quantizers, 2^bits - 1]`: a value above it belongs to a higher level.
     thresholds: Tensor,
-}
-
-/// Values at the nearest levels.
-#[derive(Debug)]
-pub(super) struct Quantized {
-    /// `[quantizers, values]`.
-    pub values: Tensor,
-    /// For the least squares.
-    pub fit: Fit,
 }
 
 /// All that least squares need to know of the values: the sums over them of their codes' products
@@ -33,74 +29,143 @@ pub(super) struct Quantized {
 ///
 /// In f64: f32 cannot count beyond 2^24, and a layer has more activations.
 #[derive(Debug)]
-pub(super) struct Fit {
+pub struct Fit {
     /// `[quantizers, bits, bits]`.
-    pub products: Tensor,
+    pub(super) products: Tensor,
     /// `[quantizers, bits, 1]`.
-    pub targets: Tensor,
+    pub(super) targets: Tensor,
 }
 
 impl Levels {
     /// Those of `basis`, `[quantizers, bits]`. `low` is the lower of the two codes, 0 or -1; the upper
     /// one is 1.
-    pub fn new(basis: &Tensor, low: f64) -> Result<Self> {
-        let (_, bits) = basis.size2()?;
-        ensure!(
-            BITS.contains(&bits),
-            "a quantizer has {} to {} bits, not {bits}",
-            BITS.start(),
-            BITS.end()
-        );
-        let codes = codes(bits, low).to(basis.device());
-        let unsorted = basis.f_matmul(&codes.to_kind(basis.kind()).f_transpose(0, 1)?)?;
-        // Least squares may make a basis negative or its order another one.
-        let (values, order) = unsorted.f_sort(1, false)?;
-        let codes = codes.f_index_select(0, &order.f_view([-1])?)?;
-        let codes = codes.f_view([-1, 1 << bits, bits])?;
-        let count = values.size2()?.1;
-        let lower = values.f_narrow(1, 0, count - 1)?;
-        let upper = values.f_narrow(1, 1, count - 1)?;
-        Ok(Levels {
-            thresholds: ((lower + upper) / 2.0).f_contiguous()?,
+    pub(super) fn new(basis: &Tensor, low: f64) -> Result<Self> {
+        no_grad(|| {
+            let (_, bits) = basis.size2()?;
+            ensure!(
+                BITS.contains(&bits),
+                "a quantizer has {} to {} bits, not {bits}",
+                BITS.start(),
+                BITS.end()
+            );
+            let codes = codes(bits, low).f_to(basis.device())?;
+            let unsorted = unsorted(basis, &codes)?;
+            // Least squares may make a basis negative or its order another one.
+            let (values, order) = unsorted.f_sort(1, false)?;
+            let codes = codes.f_index_select(0, &order.f_view([-1])?)?;
+            let codes = codes.f_view([-1, 1 << bits, bits])?;
+            let count = values.size2()?.1;
+            let lower = values.f_narrow(1, 0, count - 1)?;
+            let upper = values.f_narrow(1, 1, count - 1)?;
+            let middle = ((&lower + &upper) / 2.0).f_contiguous()?;
+            // Between two neighbouring floats there is no middle. The lower one then is it, for what
+            // is at a level already has to stay there.
+            let thresholds = lower.f_where_self(&middle.f_ge_tensor(&upper)?, &middle)?;
+            Ok(Levels {
+                values,
+                order,
+                codes,
+                thresholds,
+            })
+        })
+    }
+
+    /// The values at the nearest levels; the lower one in the middle between two. The first dimension
+    /// of `values` is that of the quantizers, unless there is only one.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or what libtorch says.
+    pub fn quantize(&self, values: &Tensor, gradient: Gradient) -> Result<Tensor> {
+        native::quantize(
             values,
-            codes,
+            &self.values,
+            &self.thresholds,
+            gradient,
+            false,
+            None,
+        )
+    }
+
+    /// The same in place of the values, which no gradient may need.
+    ///
+    /// # Errors
+    /// As [`Levels::quantize`].
+    pub fn quantize_in_place(&self, values: &Tensor, gradient: Gradient) -> Result<Tensor> {
+        native::quantize(values, &self.values, &self.thresholds, gradient, true, None)
+    }
+
+    /// The same, and all that a new basis is fitted from.
+    ///
+    /// # Errors
+    /// As [`Levels::quantize`].
+    pub fn quantize_to_fit(
+        &self,
+        values: &Tensor,
+        gradient: Gradient,
+        in_place: bool,
+    ) -> Result<(Tensor, Fit)> {
+        no_grad(|| {
+            let none = || self.values.f_zeros_like()?.f_to_kind(Kind::Double);
+            Ok::<_, anyhow::Error>(AtLevels {
+                counts: none()?,
+                sums: none()?,
+            })
+        })
+        .and_then(|found| {
+            let quantized = native::quantize(
+                values,
+                &self.values,
+                &self.thresholds,
+                gradient,
+                in_place,
+                Some(&found),
+            )?;
+            Ok((quantized, self.fit(&found)?))
         })
     }
 
-    /// The highest level: `[quantizers]`.
-    pub fn top(&self) -> Tensor {
-        self.values.select(1, -1)
+    fn fit(&self, found: &AtLevels) -> Result<Fit> {
+        no_grad(|| {
+            let transposed = self.codes.f_transpose(1, 2)?;
+            let counted = self.codes.f_mul(&found.counts.f_unsqueeze(2)?)?;
+            Ok(Fit {
+                products: transposed.f_matmul(&counted)?,
+                targets: transposed.f_matmul(&found.sums.f_unsqueeze(2)?)?,
+            })
+        })
     }
 
-    /// The nearest levels of `values`, `[quantizers, values]`; the lower one in the middle between
-    /// two.
-    pub fn quantize(&self, values: &Tensor) -> Result<Quantized> {
+    /// The codes of values that are at the nearest levels, as numbers whose binary digits, the lowest
+    /// first, say of each element of the basis whether it is added (1) or not (0), or subtracted:
+    /// `[quantizers, values]`, int64.
+    pub(super) fn codes_of(&self, values: &Tensor) -> Result<Tensor> {
         let values = values.f_contiguous()?;
-        let indices =
+        let level =
             values.f_searchsorted(&self.thresholds, false, false, "left", None::<&Tensor>)?;
-        let counted = |weights: &Tensor| {
-            let none = self.values.to_kind(Kind::Double).f_zeros_like()?;
-            none.f_scatter_add(1, &indices, weights)
-        };
-        let one = Tensor::f_ones([1, 1], (Kind::Double, values.device()))?;
-        let counts = counted(&one.f_expand_as(&values)?)?;
-        let sums = counted(&values.to_kind(Kind::Double))?;
-        let transposed = self.codes.f_transpose(1, 2)?;
-        Ok(Quantized {
-            values: self.values.f_gather(1, &indices, false)?,
-            fit: Fit {
-                products: transposed.f_matmul(&(&self.codes * counts.f_unsqueeze(2)?))?,
-                targets: transposed.f_matmul(&sums.f_unsqueeze(2)?)?,
-            },
-        })
+        Ok(self.order.f_gather(1, &level, false)?)
     }
 }
 
-/// The values at their levels, with the gradient of what stands in for the quantizer.
-pub(super) fn with_gradient_of(surrogate: &Tensor, at_levels: &Tensor) -> Result<Tensor> {
-    // The difference is 0, exactly; what is not finite stays so.
-    let through = surrogate - surrogate.f_detach()?;
-    Ok(at_levels.f_view(surrogate.size().as_slice())? + through)
+/// The level of each number that is a code, in the order of the numbers: `[quantizers, 2^bits]`.
+pub(super) fn by_code(basis: &Tensor, low: f64) -> Result<Tensor> {
+    let (_, bits) = basis.size2()?;
+    unsorted(basis, &codes(bits, low).f_to(basis.device())?)
+}
+
+/// A sum of a few terms, one after the other: its last bit must not depend on how a matrix product
+/// is computed.
+fn unsorted(basis: &Tensor, codes: &Tensor) -> Result<Tensor> {
+    let (_, bits) = basis.size2()?;
+    let codes = codes.f_to_kind(basis.f_kind()?)?;
+    let mut sum = None;
+    for bit in 0..bits {
+        let term = basis.f_narrow(1, bit, 1)? * codes.f_select(1, bit)?.f_unsqueeze(0)?;
+        sum = Some(match sum {
+            None => term,
+            Some(sum) => sum + term,
+        });
+    }
+    sum.ok_or_else(|| anyhow::anyhow!("a basis of no bits"))
 }
 
 /// All codes, `[2^bits, bits]`: the numbers from 0 on in binary, the lowest digit first.
