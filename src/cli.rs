@@ -346,8 +346,11 @@ pub struct Export {
     /// The checkpoint
     pub checkpoint: PathBuf,
     /// In which form
-    #[arg(long, value_enum)]
-    pub to: Form,
+    #[arg(long, value_enum, required_unless_present = "packed")]
+    pub to: Option<Form>,
+    /// The same as --to packed
+    #[arg(long, conflicts_with = "to")]
+    pub packed: bool,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -364,6 +367,9 @@ pub struct Export {
 pub enum Form {
     /// A safetensors file under the names of the reference implementation's state dict
     PthNames,
+    /// A checkpoint of a quantized network without what only training needs, its weights as codes of
+    /// as many bits as they have; `eval` and `predict` take it like any other
+    Packed,
 }
 
 /// `rsflow check`.

@@ -248,7 +248,7 @@ fn what_cannot_be_exchanged_is_told() {
         (
             export("there.safetensors", "onnx", "new.safetensors"),
             2,
-            &["possible values: pth-names"],
+            &["possible values: pth-names, packed"],
         ),
     ];
     for (arguments, code, expected) in cases {

@@ -7,6 +7,7 @@ mod evaluate;
 mod exchange;
 mod prepare_val;
 mod profile;
+mod quantized;
 mod run;
 mod summary;
 mod workplace;

@@ -11,7 +11,7 @@ use rsflow::catalogue::CATALOGUE;
 use rsflow_graph::{Batch, Finished, Options, Plan, Recipe, Running, Sink, Tap, Text};
 use rsflow_model::checkpoint::Checkpoint;
 
-use crate::workplace::{RECIPE, completed, workplace};
+use crate::workplace::{QUANTIZED, RECIPE, completed, workplace};
 
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rsflow"));
@@ -295,16 +295,33 @@ fn a_run_killed_while_it_writes_leaves_whole_checkpoints() {
 #[test]
 fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
     let folder = workplace();
-    let save = ["--set", "checkpoints.every_steps=4", "--run-dir"];
-    completed(folder.path(), &[&save[..], &["whole"]].concat());
-    let whole = losses(&folder.path().join("whole"));
+    let quantized = format!("trainer.network={QUANTIZED}");
+    let full_precision = "trainer.network=ResNet(depth: 18, width: 8)";
+    for (kind, network, all_lines) in [
+        ("full", full_precision, &[5, 10, 14, 18][..]),
+        ("quantized", &quantized, &[7, 15]),
+    ] {
+        let save = [
+            "--set",
+            network,
+            "--set",
+            "checkpoints.every_steps=4",
+            "--run-dir",
+        ];
+        killed_and_resumed(folder.path(), &save, kind, all_lines);
+    }
+}
 
-    for lines in [5, 10, 14, 18] {
-        let name = format!("killed{lines}");
-        let mut child = command(folder.path(), &[&save[..], &[&name]].concat())
-            .spawn()
-            .unwrap();
-        let out = folder.path().join(&name);
+/// Runs as a whole; then kills a run after each of these numbers of lines in its log, and resumes it.
+fn killed_and_resumed(folder: &Path, save: &[&str], kind: &str, all_lines: &[usize]) {
+    let whole = format!("{kind}-whole");
+    completed(folder, &[save, &[&whole]].concat());
+    let whole = losses(&folder.join(whole));
+
+    for &lines in all_lines {
+        let name = format!("{kind}-killed{lines}");
+        let mut child = command(folder, &[save, &[&name]].concat()).spawn().unwrap();
+        let out = folder.join(&name);
         let log = out.join("metrics.jsonl");
         wait_for_lines(&log, lines);
         let last = out.join("checkpoints/last.safetensors");
@@ -318,8 +335,8 @@ fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
         file.write_all(ahead.as_bytes()).unwrap();
         drop(file);
 
-        completed(folder.path(), &[&save[..], &[&name, "--resume"]].concat());
-        assert_eq!(losses(&out), whole, "killed after {lines} lines");
+        completed(folder, &[save, &[&name, "--resume"]].concat());
+        assert_eq!(losses(&out), whole, "{kind}, killed after {lines} lines");
     }
 }
 

@@ -80,12 +80,15 @@ fn the_json_has_every_number_exactly() {
             "resolution": 224,
             "batch_norm": 224,
             "multiply_adds": 1_814_073_344_u64,
+            "bit_operations": 1_814_073_344_u64 * 1024,
             "parameters": 11_689_512,
             "private_parameters": 9600,
             "float32_bytes": 4 * (11_689_512 + 9600),
+            "packed_bytes": 4 * (11_689_512 + 9600),
         }],
         "shared_parameters": 11_679_912,
         "total_parameters": 11_689_512,
+        "packed_bytes": 4 * (11_689_512 + 9600),
         "alpha": 1,
     });
     let to_stdout = summarized(&[recipe, "--json", "-"]);

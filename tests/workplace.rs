@@ -29,6 +29,10 @@ pub const RECIPE: &str = r#"(
     },
 )"#;
 
+/// A network for it with few channels and few bits.
+pub const QUANTIZED: &str =
+    "QuantizedResNet(depth: 18, width: 8, mode: PreActivation, weight_bits: 2, activation_bits: 2)";
+
 /// A folder with the recipe and the image set in it. The set is made once.
 pub fn workplace() -> tempfile::TempDir {
     static SHAPES: OnceLock<tempfile::TempDir> = OnceLock::new();

@@ -20,15 +20,17 @@ use safetensors::tensor::{Metadata as Header, TensorInfo};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::feed::Normalize;
+use crate::feed::{Channels, Normalize};
 use crate::networks::Network;
 use crate::optimizer::RunningOptimizer;
-use crate::parameters::{Parameters, Role, Start};
+use crate::packed;
+use crate::parameters::{Parameter, Parameters, Start};
 use crate::rs_net::{ALPHA, BatchNorms, RsNet};
 use crate::whole_file;
 
-/// The version of the format that this program writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+/// The version of the format that this program writes, and the newest that it reads. 2: quantized
+/// networks, packed or not.
+pub const FORMAT: u32 = 2;
 
 const METADATA_KEY: &str = "rsflow";
 /// What stands before the name of a parameter in the name of its momentum.
@@ -40,12 +42,13 @@ const MAX_HEADER: u64 = 100_000_000;
 
 /// The kinds of tensors that are written, in the order in which they lie in the file: the widest
 /// first, which keeps all of them aligned.
-const KINDS: [(Kind, Dtype); 5] = [
+const KINDS: [(Kind, Dtype); 6] = [
     (Kind::Double, Dtype::F64),
     (Kind::Int64, Dtype::I64),
     (Kind::Float, Dtype::F32),
     (Kind::Half, Dtype::F16),
     (Kind::BFloat16, Dtype::BF16),
+    (Kind::Uint8, Dtype::U8),
 ];
 
 /// What a checkpoint says about itself beside its tensors.
@@ -69,6 +72,12 @@ pub struct Metadata {
     /// What is done to the values of images, which lie in 0..1, before the network gets them.
     #[serde(default)]
     pub normalize: Option<Normalize>,
+    /// The order in which the network gets their colours.
+    #[serde(default)]
+    pub channels: Channels,
+    /// Whether the weights of quantizers are there as codes only; see [`packed`](crate::packed).
+    #[serde(default)]
+    pub packed: bool,
     /// The epoch that the next step belongs to, from 0.
     pub epoch: u64,
     /// Steps done in that epoch.
@@ -97,6 +106,8 @@ impl Metadata {
             batch_norms: BatchNorms::Private,
             calibrated: vec![],
             normalize: None,
+            channels: Channels::default(),
+            packed: false,
             epoch: 0,
             step_in_epoch: 0,
             step: 0,
@@ -435,6 +446,11 @@ impl Checkpoint {
         tensors.collect()
     }
 
+    /// Whether there is a tensor of that name.
+    pub fn holds(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
     fn read_one(&self, name: &str) -> Result<Tensor> {
         let info = self.header.info(name).context("there is no such tensor")?;
         let known = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype);
@@ -448,8 +464,8 @@ impl Checkpoint {
         Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
     }
 
-    /// Builds the network for some sizes, which need not be among the checkpoint's, and loads it:
-    /// what belongs to batch norms that nobody names is not read. `norms` names for each size the
+    /// Builds the network for some sizes, which need not be among the checkpoint's, and loads it to
+    /// be run, not trained (a quantized network's weights are at their levels for good): what belongs to batch norms that nobody names is not read. `norms` names for each size the
     /// resolution whose batch norms it runs with; [`Metadata::norm_for`] suggests one.
     ///
     /// # Errors
@@ -473,9 +489,10 @@ impl Checkpoint {
         let Metadata { network, .. } = &self.metadata;
         let classes = self.metadata.classes.len().try_into()?;
         let kind = Kind::Float;
-        let net = RsNet::with_norms(network, classes, sizes, norms, kind, device, Start::Zero)
+        let mut net = RsNet::with_norms(network, classes, sizes, norms, kind, device, Start::Zero)
             .with_context(|| format!("cannot build the network of {}", self.path.display()))?;
         self.load_with(&net, source, |_| true)?;
+        net.freeze()?;
         Ok(net)
     }
 
@@ -490,7 +507,7 @@ impl Checkpoint {
     }
 
     /// The same, where batch norms start from those of another resolution of the checkpoint
-    /// (`source` says from which), and only tensors of the `wanted` roles are loaded.
+    /// (`source` says from which), and only `wanted` tensors are loaded.
     ///
     /// # Errors
     /// As [`Checkpoint::load`].
@@ -498,7 +515,7 @@ impl Checkpoint {
         &self,
         net: &RsNet,
         source: impl Fn(u32) -> u32,
-        wanted: impl Fn(Role) -> bool,
+        wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
         self.load_inner(net, source, wanted).with_context(|| {
             format!(
@@ -512,7 +529,7 @@ impl Checkpoint {
         &self,
         net: &RsNet,
         source: impl Fn(u32) -> u32,
-        wanted: impl Fn(Role) -> bool,
+        wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
         let ours = self.metadata.norms();
         if let Some(norm) = net
@@ -525,7 +542,8 @@ impl Checkpoint {
         }
         let mut tensors = Vec::new();
         for parameter in net.parameters().iter() {
-            if !wanted(parameter.role) {
+            let left_out = self.metadata.packed && !parameter.role.is_needed_to_run();
+            if left_out || !wanted(parameter) {
                 tensors.push((parameter.name.as_str(), parameter.tensor.shallow_clone()));
                 continue;
             }
@@ -533,8 +551,11 @@ impl Checkpoint {
                 Some(norm) => parameter.name_with_norm(source(norm)),
                 None => parameter.name.clone(),
             };
-            // One that is missing is told by `Parameters::load`, together with all others.
-            if self.header.info(&name).is_none() {
+            if !self.holds(&name) {
+                if let Some(weight) = packed::unpack(self, parameter)? {
+                    tensors.push((parameter.name.as_str(), weight));
+                }
+                // One that is missing is told by `Parameters::load`, together with all others.
                 continue;
             }
             let mut tensor = self.read_one(&name)?;

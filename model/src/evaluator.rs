@@ -179,7 +179,7 @@ impl Node for Evaluate {
         let batches = build.inputs.iter().find(|(port, _)| *port == "input");
         Ok(Stage::thread(Evaluation {
             settings: self.clone(),
-            feed: Feed::new(Device::Cpu, metadata.normalize)?,
+            feed: Feed::new(Device::Cpu, metadata.normalize, metadata.channels)?,
             batches: batches.map_or(0, |(_, contents)| contents.items_per_epoch),
             net,
             calibrated,

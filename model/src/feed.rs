@@ -26,6 +26,16 @@ impl fmt::Display for Normalize {
     }
 }
 
+/// The order of the colours in the images that a network sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Channels {
+    /// Red, green, blue.
+    #[default]
+    Rgb,
+    /// Blue, green, red, as OpenCV has them.
+    Bgr,
+}
+
 /// How many of the machine's `cores` computing keeps busy: `threads` on the CPU, all if it is left
 /// out; on a GPU the one that launches its kernels.
 pub(crate) fn cores_of(device: Device, threads: Option<usize>, cores: usize) -> usize {
@@ -39,8 +49,9 @@ pub(crate) fn cores_of(device: Device, threads: Option<usize>, cores: usize) -> 
 #[derive(Debug)]
 pub struct Feed {
     device: Device,
-    /// Mean and standard deviation, `[1, 3, 1, 1]`.
+    /// Mean and standard deviation, `[1, 3, 1, 1]`, in the order of the channels.
     normalize: Option<(Tensor, Tensor)>,
+    channels: Channels,
 }
 
 impl Feed {
@@ -48,18 +59,25 @@ impl Feed {
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn new(device: Device, normalize: Option<Normalize>) -> Result<Self> {
-        let channels = |values: [f64; 3]| -> Result<Tensor> {
-            let values = values.map(|value| value as f32);
+    pub fn new(device: Device, normalize: Option<Normalize>, channels: Channels) -> Result<Self> {
+        let by_channel = |values: [f64; 3]| -> Result<Tensor> {
+            let mut values = values.map(|value| value as f32);
+            if channels == Channels::Bgr {
+                values.reverse();
+            }
             Ok(Tensor::f_from_slice(&values)?
                 .f_reshape([1, 3, 1, 1])?
                 .f_to_device(device)?)
         };
         let normalize = match normalize {
             None => None,
-            Some(by) => Some((channels(by.mean)?, channels(by.std)?)),
+            Some(by) => Some((by_channel(by.mean)?, by_channel(by.std)?)),
         };
-        Ok(Feed { device, normalize })
+        Ok(Feed {
+            device,
+            normalize,
+            channels,
+        })
     }
 
     /// The images of the `position`-th resolution of a batch; see [`Feed::pixels`].
@@ -75,7 +93,7 @@ impl Feed {
     }
 
     /// `count` images of `side` x `side` pixels: uint8 `[count, side, side, 3]` becomes float
-    /// `[count, 3, side, side]`, value / 255, normalized.
+    /// `[count, 3, side, side]`, value / 255, normalized, in the order of the channels.
     ///
     /// # Errors
     /// Another number of bytes; what libtorch says.
@@ -83,8 +101,11 @@ impl Feed {
         let side = i64::from(side);
         let shape = [count as i64, side, side, 3];
         let bytes = Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?;
+        let mut bytes = bytes.f_to_device(self.device)?;
+        if self.channels == Channels::Bgr {
+            bytes = bytes.f_flip([3])?;
+        }
         let images = bytes
-            .f_to_device(self.device)?
             .f_permute([0, 3, 1, 2])?
             .f_contiguous()?
             .f_to_kind(Kind::Float)?

@@ -40,7 +40,7 @@ impl Predictor {
         let metadata = checkpoint.metadata();
         Ok(Self {
             net: checkpoint.network(&[size], &[norm], Device::Cpu)?,
-            feed: Feed::new(Device::Cpu, metadata.normalize)?,
+            feed: Feed::new(Device::Cpu, metadata.normalize, metadata.channels)?,
             size,
             classes: metadata.classes.clone(),
         })

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::layers::{self, cost};
 use crate::networks::Network;
 use crate::parameters::Declaration;
+use crate::quantizers::packed;
 
 /// The costs of a network with all its resolutions. As JSON it has these names.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,8 +19,12 @@ pub struct Summary {
     pub resolutions: Vec<Cost>,
     /// Parameters that all resolutions share, without alpha.
     pub shared_parameters: u64,
-    /// Parameters of the whole, without alpha: the figure that papers give.
+    /// Parameters of the whole, without alpha: the figure that papers give. The bases of quantizers
+    /// are not counted: no gradient trains them.
     pub total_parameters: u64,
+    /// Bytes of all tensors that it needs to run at all resolutions, quantized weights as packed
+    /// codes.
+    pub packed_bytes: u64,
     /// The learned weights of the ensemble, one per resolution.
     pub alpha: u64,
 }
@@ -33,12 +38,17 @@ pub struct Cost {
     pub batch_norm: u32,
     /// Multiply-adds of one image, in convolutions and classifier.
     pub multiply_adds: u64,
+    /// Bit operations of one image: each multiply-add times the bits of its weight times the bits of
+    /// its activation, where what is not quantized has 32.
+    pub bit_operations: u64,
     /// Parameters that it needs: the shared ones and its private ones.
     pub parameters: u64,
     /// Those of its batch norms, which it alone needs unless others borrow them.
     pub private_parameters: u64,
     /// Bytes of all tensors that it needs as float32, running statistics included.
     pub float32_bytes: u64,
+    /// The same where quantized weights are packed codes.
+    pub packed_bytes: u64,
 }
 
 impl Summary {
@@ -72,6 +82,22 @@ impl Summary {
     ) -> Result<Self> {
         let layers = network.layers(classes)?;
         let tensors = layers::declare(&layers, norms);
+        let bits = |weight: &Declaration| {
+            let path = weight.name.strip_suffix(".weight")?;
+            let basis = format!("{path}.basis");
+            let basis = tensors.iter().find(|tensor| tensor.name == basis)?;
+            basis.shape.last().map(|bits| bits.unsigned_abs())
+        };
+        let packed_bytes = |norm: &dyn Fn(u32) -> bool| {
+            let needed = tensors.iter().filter(|tensor| {
+                tensor.role.is_needed_to_run() && tensor.resolution.is_none_or(norm)
+            });
+            let bytes = needed.map(|tensor| match bits(tensor) {
+                Some(bits) => packed::bytes(tensor.elements(), bits),
+                None => 4 * tensor.elements(),
+            });
+            bytes.sum::<u64>()
+        };
         let elements = |wanted: &dyn Fn(&Declaration) -> bool| {
             let wanted = tensors.iter().filter(|tensor| wanted(tensor));
             wanted.map(Declaration::elements).sum::<u64>()
@@ -82,14 +108,19 @@ impl Summary {
         let shared_parameters = parameters(None);
         let costs = resolutions.iter().zip(norms).map(|(&resolution, &norm)| {
             let private_parameters = parameters(Some(norm));
-            let needed = |tensor: &Declaration| tensor.resolution.is_none_or(|of| of == norm);
+            let needed = |tensor: &Declaration| {
+                tensor.role.is_needed_to_run() && tensor.resolution.is_none_or(|of| of == norm)
+            };
+            let operations = cost::operations(&layers, resolution);
             Cost {
                 resolution,
                 batch_norm: norm,
-                multiply_adds: cost::operations(&layers, resolution).multiply_adds,
+                multiply_adds: operations.multiply_adds,
+                bit_operations: operations.bits,
                 parameters: shared_parameters + private_parameters,
                 private_parameters,
                 float32_bytes: 4 * elements(&needed),
+                packed_bytes: packed_bytes(&|of| of == norm),
             }
         });
         Ok(Summary {
@@ -98,6 +129,7 @@ impl Summary {
             resolutions: costs.collect(),
             shared_parameters,
             total_parameters: elements(&|tensor| tensor.role.is_trainable()),
+            packed_bytes: packed_bytes(&|_| true),
             alpha: resolutions.len() as u64,
         })
     }

@@ -9,9 +9,12 @@ use anyhow::Result;
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
+use rsflow_model::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::optimizer::{Optimizer, RunningOptimizer};
+use rsflow_model::packed::pack;
 use rsflow_model::parameters::Start;
 use rsflow_model::rs_net::RsNet;
+use rsflow_model::step::training_step;
 use small::{all_values, resnet, sgd, small, values};
 use tch::{Device, Kind, Tensor};
 
@@ -207,6 +210,84 @@ fn a_subset_of_resolutions_can_be_loaded() {
     );
 }
 
+/// What is packed runs as the network that was trained does, whose weights are no levels.
+#[test]
+fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for (mode, weight_bits, activation_bits) in [
+        (QuantizedMode::WeightsOnly, 2, 32),
+        (QuantizedMode::PreActivation, 2, 2),
+        (QuantizedMode::PreActivationTypeA, 3, 4),
+        (QuantizedMode::PreActivation, 1, 8),
+        (QuantizedMode::PreActivation, 32, 2),
+    ] {
+        let name = format!("{mode:?} {weight_bits}/{activation_bits}");
+        let network = Network::QuantizedResNet(QuantizedResNet {
+            depth: 18,
+            width: 6,
+            mode,
+            weight_bits,
+            activation_bits,
+            fixed_activation_basis: false,
+        });
+        let sizes = [64, 48];
+        let (kind, cpu) = (Kind::Float, Device::Cpu);
+        let start = Start::Random { seed: 5 };
+        let net = RsNet::new(&network, 3, &sizes, kind, cpu, start).unwrap();
+        let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
+        let images = sizes.map(|side| {
+            let side = i64::from(side);
+            let ramp = Tensor::arange(4 * 3 * side * side, (kind, cpu));
+            ramp.sin().view([4, 3, side, side])
+        });
+        let labels = Tensor::from_slice(&[0_i64, 1, 2, 0]);
+        for _ in 0..3 {
+            let distill = Distill::EnsembleTopDown;
+            training_step(&net, &mut optimizer, &images, &labels, distill, 0.05).unwrap();
+        }
+        let logits =
+            |net: &RsNet, size: usize| net.logits(&images[size], size, Mode::Evaluate).unwrap();
+
+        let metadata = Metadata {
+            network: network.clone(),
+            ..metadata(&sizes)
+        };
+        let whole = folder.path().join("whole.safetensors");
+        let snapshot = Snapshot::take(metadata, net.parameters(), Some(&optimizer)).unwrap();
+        write_atomically(&snapshot, &whole).unwrap();
+        let whole = Checkpoint::open(&whole).unwrap();
+        let packed = folder.path().join("packed.safetensors");
+        write_atomically(&pack(&whole).unwrap(), &packed).unwrap();
+
+        let bytes = fs::read(&packed).unwrap();
+        let header = u64::from_le_bytes(*bytes.first_chunk().unwrap());
+        let alpha = 4 * sizes.len() as u64;
+        let expected = 8 + header + net.summary().packed_bytes + alpha;
+        assert_eq!(bytes.len() as u64, expected, "{name}");
+
+        let packed = Checkpoint::open(&packed).unwrap();
+        for checkpoint in [&whole, &packed] {
+            let loaded = checkpoint.network(&sizes, &sizes, cpu).unwrap();
+            for size in 0..2 {
+                assert_eq!(logits(&loaded, size), logits(&net, size), "{name}");
+            }
+        }
+        let error = pack(&packed).unwrap_err().to_string();
+        assert!(error.contains("packed already"), "{error}");
+    }
+
+    let net = small(&[32], Start::Random { seed: 0 });
+    let full = folder.path().join("full.safetensors");
+    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), None).unwrap();
+    write_atomically(&snapshot, &full).unwrap();
+    let error = pack(&Checkpoint::open(&full).unwrap()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("nothing of ResNet(depth: 18, width: 4) is quantized"),
+        "{error}"
+    );
+}
+
 #[test]
 fn files_that_are_no_checkpoints_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
@@ -241,7 +322,7 @@ fn files_that_are_no_checkpoints_are_told_apart() {
         (&foreign.unwrap(), "not a checkpoint of rsflow"),
         (
             &newer_bytes,
-            "the file has format 9, this program reads up to 1",
+            "the file has format 9, this program reads up to 2",
         ),
     ];
     for (bytes, expected) in table {

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use rsflow_model::checkpoint::Checkpoint;
-use rsflow_model::pth;
+use anyhow::{Context as _, Result, ensure};
+use rsflow_model::checkpoint::{Checkpoint, write_atomically};
+use rsflow_model::{packed, pth};
 
 use super::refuse_to_replace;
 use crate::cli::{Export, Form};
@@ -13,14 +13,34 @@ use crate::cli::{Export, Form};
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
     refuse_to_replace(&arguments.out, arguments.force)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
-    match arguments.to {
+    let metadata = checkpoint.metadata();
+    match arguments.to.unwrap_or(Form::Packed) {
+        Form::Packed => {
+            let snapshot = packed::pack(&checkpoint)
+                .with_context(|| format!("cannot pack {}", arguments.checkpoint.display()))?;
+            write_atomically(&snapshot, &arguments.out)?;
+            let size = |path| Ok::<_, std::io::Error>(std::fs::metadata(path)?.len() as f64 / 1e6);
+            writeln!(
+                out,
+                "{}: {}, {:.2} MB (the checkpoint has {:.2} MB)",
+                arguments.out.display(),
+                metadata.network,
+                size(&arguments.out)?,
+                size(&arguments.checkpoint)?
+            )?;
+        }
         Form::PthNames => {
+            ensure!(
+                !metadata.network.is_quantized(),
+                "the reference implementation has no names for {} in PyTorch; `--to packed` exports it",
+                metadata.network
+            );
             let count = pth::export(&checkpoint, &arguments.prefix, &arguments.out)?;
             writeln!(
                 out,
                 "{}: {count} tensors; bn_0, bn_1, ... are {:?}",
                 arguments.out.display(),
-                checkpoint.metadata().resolutions
+                metadata.resolutions
             )?;
         }
     }

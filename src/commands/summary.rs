@@ -36,17 +36,23 @@ pub fn run(arguments: &cli::Summary, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 fn render(summary: &Summary) -> String {
-    let header = ["resolution", "MAdds", "params", "private", "float32 file"];
+    let quantized = summary.network.is_quantized();
+    let mut header = vec!["resolution", "MAdds"];
+    header.extend(quantized.then_some("bit ops"));
+    header.extend(["params", "private", "float32 file"]);
+    header.extend(quantized.then_some("packed file"));
     let rows = summary.resolutions.iter().map(|cost| {
-        vec![
-            cost.resolution.to_string(),
-            millions(cost.multiply_adds),
+        let mut cells = vec![cost.resolution.to_string(), millions(cost.multiply_adds)];
+        cells.extend(quantized.then(|| format!("{:.2} G", cost.bit_operations as f64 / 1e9)));
+        cells.extend([
             thousands(cost.parameters),
             thousands(cost.private_parameters),
-            format!("{:.1} MB", cost.float32_bytes as f64 / 1e6),
-        ]
+            megabytes(cost.float32_bytes),
+        ]);
+        cells.extend(quantized.then(|| megabytes(cost.packed_bytes)));
+        cells
     });
-    format!(
+    let mut text = format!(
         "{}\n\
          shared by all resolutions  {}\n\
          the whole, without alpha   {}\n\
@@ -55,5 +61,14 @@ fn render(summary: &Summary) -> String {
         thousands(summary.shared_parameters),
         thousands(summary.total_parameters),
         summary.alpha
-    )
+    );
+    if quantized {
+        let packed = megabytes(summary.packed_bytes);
+        text.push_str(&format!("\npacked, all resolutions    {packed}"));
+    }
+    text
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }

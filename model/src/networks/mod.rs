@@ -192,6 +192,22 @@ impl Network {
         Ok(cost::smallest_normed_side(&self.layers(1)?, resolution) > 1)
     }
 
+    /// Whether a network of this kind can be started from the weights of the other, as far as it has
+    /// them: residual networks of one shape, whatever is quantized in them.
+    pub fn can_start_from(&self, other: &Network) -> bool {
+        let shape = |network: &Network| match network {
+            Network::ResNet(network) => Some(network.clone()),
+            Network::QuantizedResNet(network) => Some(network.in_full_precision()),
+            Network::ResNeXt(_) | Network::MobileNetV2(_) => None,
+        };
+        self == other || shape(self).is_some_and(|this| Some(this) == shape(other))
+    }
+
+    /// Whether it has quantizers.
+    pub fn is_quantized(&self) -> bool {
+        matches!(self, Network::QuantizedResNet(_))
+    }
+
     /// Whether only the largest resolution moves the bases of activation quantizers.
     pub fn fixed_activation_basis(&self) -> bool {
         matches!(

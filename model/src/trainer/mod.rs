@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::distillation::Distill;
-use crate::feed::Normalize;
+use crate::feed::{Channels, Normalize};
 use crate::metrics::{Checkpointed, Metric};
 use crate::networks::Network;
 use crate::optimizer::Optimizer;
@@ -43,8 +43,9 @@ pub struct Trainer {
     batch_norms: BatchNorms,
     /// A checkpoint whose weights the run starts with, to fine-tune it: from `rsflow import`, or of
     /// another run. A resolution that it does not have starts with the batch norms of the nearest;
-    /// a classifier of other classes is not taken over. Left out, all is drawn at random from the
-    /// recipe's seed.
+    /// a classifier of other classes is not taken over. A quantized network may start from the
+    /// residual network of its depth and width in full precision, or of other bits. Left out, all is
+    /// drawn at random from the recipe's seed.
     #[serde(default)]
     start_from: Option<PathBuf>,
     /// How many classes the data has. Compared with the data before the first batch.
@@ -76,6 +77,10 @@ pub struct Trainer {
     /// in 0..1, as the reference implementation has them.
     #[serde(default)]
     normalize: Option<Normalize>,
+    /// The order in which the network gets the colours, `Rgb` or `Bgr`. A matter of taste where all
+    /// is trained anew; of right and wrong for weights from elsewhere.
+    #[serde(default)]
+    channels: Channels,
 }
 
 fn default_log_every() -> u64 {

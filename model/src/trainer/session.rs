@@ -88,6 +88,7 @@ impl Session {
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
             normalize: settings.normalize,
+            channels: settings.channels,
             steps_per_epoch: Some(train.items_per_epoch),
             seed: build.seed,
             recipe: build.recipe.to_owned(),
@@ -106,7 +107,7 @@ impl Session {
             .filter_map(|(_, demand)| demand.every_steps)
             .min();
         Ok(Session {
-            feed: Feed::new(Device::Cpu, settings.normalize)?,
+            feed: Feed::new(Device::Cpu, settings.normalize, settings.channels)?,
             settings: settings.clone(),
             net,
             optimizer,

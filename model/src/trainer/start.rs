@@ -8,18 +8,16 @@ use anyhow::{Context as _, Result, ensure};
 use crate::checkpoint::{Checkpoint, FORMAT, Metadata};
 use crate::feed::Normalize;
 use crate::optimizer::RunningOptimizer;
-use crate::parameters::Role;
+use crate::parameters::{Parameter, Role, list};
 use crate::rs_net::RsNet;
 
-fn check_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> Result<()> {
-    ensure!(
-        saved.network == wanted.network,
-        "{} holds {}, the recipe says {}",
-        checkpoint.display(),
-        saved.network,
-        wanted.network
-    );
-    Ok(())
+/// What is wrong with the network of a checkpoint.
+fn other_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> String {
+    let (saved, wanted) = (&saved.network, &wanted.network);
+    format!(
+        "{} holds {saved}, the recipe says {wanted}",
+        checkpoint.display()
+    )
 }
 
 /// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
@@ -28,7 +26,11 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
-    check_network(path, saved, to)?;
+    let same_network = saved.network == to.network;
+    ensure!(
+        same_network || to.network.can_start_from(&saved.network),
+        other_network(path, saved, to)
+    );
     let same_classes = saved.check_classes(&to.classes, "the data");
     if let Err(difference) = &same_classes {
         tracing::warn!("{place}: {difference}; the classifier starts at random");
@@ -48,11 +50,43 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
             written_out(to.normalize)
         );
     }
-    checkpoint.load_with(
-        net,
-        |norm| saved.norm_for(norm),
-        |role| same_classes.is_ok() || !matches!(role, Role::LinearWeight | Role::LinearBias),
-    )?;
+    if saved.channels != to.channels {
+        tracing::warn!(
+            "{place} was trained with `channels: {:?}`, the recipe says {:?}",
+            saved.channels,
+            to.channels
+        );
+    }
+    if saved.packed {
+        tracing::warn!("{place} is packed: its weights start at their levels");
+    }
+    let wanted = |parameter: &Parameter| match parameter.role {
+        Role::LinearWeight | Role::LinearBias => same_classes.is_ok(),
+        // Those of other levels say nothing of these, and the first step replaces them.
+        Role::Basis | Role::BasisAverage | Role::BasisUpdates => same_network,
+        _ if same_network => true,
+        _ => {
+            let norm = parameter.resolution.map(|norm| saved.norm_for(norm));
+            let there = norm.map(|norm| parameter.name_with_norm(norm));
+            let name = there.as_ref().unwrap_or(&parameter.name);
+            checkpoint.holds(name) || saved.packed && parameter.role == Role::ConvWeight
+        }
+    };
+    if !same_network {
+        let all = net.parameters().iter();
+        let anew: Vec<String> = all
+            .filter(|&p| !wanted(p))
+            .map(|p| p.name.clone())
+            .collect();
+        tracing::warn!(
+            "{}: its weights are what the run starts with, no more; {} of {} tensors start anew: {}",
+            other_network(path, saved, to),
+            anew.len(),
+            net.parameters().iter().count(),
+            list(&anew)
+        );
+    }
+    checkpoint.load_with(net, |norm| saved.norm_for(norm), wanted)?;
     tracing::info!(checkpoint = %place, "started from its weights");
     Ok(())
 }
@@ -74,7 +108,21 @@ pub(super) fn resume(
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
-    check_network(path, saved, at)?;
+    ensure!(
+        saved.network == at.network,
+        "{}{}",
+        other_network(path, saved, at),
+        if at.network.can_start_from(&saved.network) {
+            "; a new run can start from its weights: `start_from` in the recipe's trainer"
+        } else {
+            ""
+        }
+    );
+    ensure!(
+        !saved.packed,
+        "{place} is packed, and has not what training goes on with; resume from the checkpoint that \
+         it was exported from, or start a new run with `start_from` in the recipe's trainer"
+    );
     ensure!(
         saved.resolutions == at.resolutions,
         "{place} was trained at {:?}, the recipe says {:?}",
@@ -120,6 +168,7 @@ pub(super) fn resume(
         classes: std::mem::take(&mut at.classes),
         format: FORMAT,
         normalize: at.normalize,
+        channels: at.channels,
         // Their statistics are those of weights that now change.
         calibrated: vec![],
         seed: at.seed,
