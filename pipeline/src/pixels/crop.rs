@@ -1,8 +1,9 @@
-//! Which rectangle of an image is used, to the letter of torchvision.
+//! Which rectangle of an image is used, to the letter of torchvision; or to that of the quantized
+//! reference, LQ-Nets' TensorFlow code ([`inception_crop`], [`covering`]).
 
 use rand::{Rng, RngExt};
 
-use super::{Rect, Rendition};
+use super::{Filter, Rect, Rendition};
 
 /// How often a rectangle is drawn before the centre is taken.
 const ATTEMPTS: usize = 10;
@@ -24,15 +25,11 @@ pub fn random_resized_crop<R: Rng + ?Sized>(
     ratio: (f64, f64),
     rng: &mut R,
 ) -> Rect {
-    let mut uniform = |range: (f64, f64)| {
-        let draw: f64 = rng.random();
-        range.0 + (range.1 - range.0).max(0.0) * draw
-    };
     let area = f64::from(width) * f64::from(height);
     let log_ratio = (ratio.0.ln(), ratio.1.ln());
     for _ in 0..ATTEMPTS {
-        let target = area * uniform(scale);
-        let aspect = uniform(log_ratio).exp();
+        let target = area * uniform(scale, rng);
+        let aspect = uniform(log_ratio, rng).exp();
         let w = (target * aspect).sqrt().round_ties_even();
         let h = (target / aspect).sqrt().round_ties_even();
         if w > 0.0 && h > 0.0 && w <= f64::from(width) && h <= f64::from(height) {
@@ -71,6 +68,58 @@ fn central_crop(width: u32, height: u32, ratio: (f64, f64)) -> Rect {
     }
 }
 
+/// Draws the crop of the quantized reference, which it calls GoogleNet's.
+///
+/// `scale` is the range of the crop's area as a fraction of the image's and `ratio` that of its sides,
+/// both drawn uniformly; which of the sides is the width is drawn too. Sides are rounded half up. The
+/// first of ten draws that fits is placed uniformly, but it touches the right or the lower edge only if
+/// it fills the image in that direction. `None` if none fits; then all of the image is used, see
+/// [`covering`].
+///
+/// Ranges are `(from, to)` with `0 < from <= to` and without `to`; a range of one value, or one that is
+/// not in order, gives its first value. The crop has at least one pixel (of the tiniest images the
+/// reference would take none, and fail) and lies within the image, whose sides must be at least 1.
+pub fn inception_crop<R: Rng + ?Sized>(
+    width: u32,
+    height: u32,
+    scale: (f64, f64),
+    ratio: (f64, f64),
+    rng: &mut R,
+) -> Option<Rect> {
+    let area = f64::from(width) * f64::from(height);
+    for _ in 0..ATTEMPTS {
+        let target = area * uniform(scale, rng);
+        let aspect = uniform(ratio, rng);
+        let mut w = ((target * aspect).sqrt() + 0.5) as u32;
+        let mut h = ((target / aspect).sqrt() + 0.5) as u32;
+        if rng.random() {
+            (w, h) = (h, w);
+        }
+        if (1..=width).contains(&w) && (1..=height).contains(&h) {
+            let mut place = |room: u32| {
+                if room == 0 {
+                    0
+                } else {
+                    rng.random_range(0..room)
+                }
+            };
+            return Some(Rect {
+                x: place(width - w),
+                y: place(height - h),
+                width: w,
+                height: h,
+            });
+        }
+    }
+    None
+}
+
+/// A number from a range of those for whom its end is not one of them.
+fn uniform<R: Rng + ?Sized>(range: (f64, f64), rng: &mut R) -> f64 {
+    let draw: f64 = rng.random();
+    range.0 + (range.1 - range.0).max(0.0) * draw
+}
+
 /// How a training crop becomes one of the resolutions: all of it, scaled to `size` by `size`.
 #[must_use]
 pub fn training(crop: Rect, size: u32, flip: bool) -> Rendition {
@@ -80,6 +129,7 @@ pub fn training(crop: Rect, size: u32, flip: bool) -> Rendition {
         window: (0, 0),
         size,
         flip,
+        filter: Filter::Bilinear,
     }
 }
 
@@ -109,6 +159,33 @@ pub fn validation(width: u32, height: u32, size: u32, fraction: f64) -> Renditio
         window: (offset(scaled.0), offset(scaled.1)),
         size,
         flip: false,
+        filter: Filter::Bilinear,
+    }
+}
+
+/// How all of an image becomes a square output in the quantized reference: its short side scaled to
+/// `short`, bicubic, then the centre cut out. Validation does so, and training with
+/// `short == size` where no [`inception_crop`] fits.
+///
+/// The long side is rounded half up, the offsets of the centre are rounded down. A `short` below `size`
+/// would be less than is wanted, and is taken as `size`.
+#[must_use]
+pub fn covering(width: u32, height: u32, short: u32, size: u32) -> Rendition {
+    let short = short.max(size);
+    let scale = f64::from(short) / f64::from(width.min(height));
+    let long = |side: u32| (f64::from(side) * scale + 0.5) as u32;
+    let scaled = if width <= height {
+        (short, long(height))
+    } else {
+        (long(width), short)
+    };
+    Rendition {
+        source: Rect::whole(width, height),
+        scaled,
+        window: ((scaled.0 - size) / 2, (scaled.1 - size) / 2),
+        size,
+        flip: false,
+        filter: Filter::Cubic,
     }
 }
 
@@ -225,6 +302,100 @@ mod tests {
                 "{width}x{height} {size}"
             );
             assert_eq!(plan.source, Rect::whole(width, height));
+        }
+    }
+
+    #[test]
+    fn inception_crops_obey_their_rules() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
+        let (side, draws) = (2000_u32, 20_000);
+        let (mut wide, mut ratios, mut areas, mut lefts) = (0, 0.0, 0.0, 0.0);
+        for _ in 0..draws {
+            // Small enough that every draw fits, so that nothing is rejected.
+            let crop = inception_crop(side, side, (0.1, 0.5), (0.5, 0.9), &mut rng).unwrap();
+            let (w, h) = (f64::from(crop.width), f64::from(crop.height));
+            // Without the swap none would be wider than high.
+            wide += u32::from(w > h);
+            ratios += w.min(h) / w.max(h);
+            areas += w * h / f64::from(side * side);
+            lefts += f64::from(crop.x) / f64::from(side - crop.width);
+        }
+        let mean = |sum: f64| sum / f64::from(draws);
+        assert!((mean(f64::from(wide)) - 0.5).abs() < 0.02, "{wide}");
+        // Uniform, where uniform in the logarithm gives 0.681.
+        assert!((mean(ratios) - 0.7).abs() < 0.003, "{}", mean(ratios));
+        assert!((mean(areas) - 0.3).abs() < 0.005, "{}", mean(areas));
+        assert!((mean(lefts) - 0.5).abs() < 0.01, "{}", mean(lefts));
+    }
+
+    #[test]
+    fn inception_crops_touch_the_far_edge_only_if_they_fill_the_side() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(6);
+        let (mut filled, mut places) = ([0; 2], [[0; 7]; 2]);
+        for _ in 0..20_000 {
+            let crop = inception_crop(7, 6, SCALE, (0.75, 1.333), &mut rng);
+            let Some(crop) = crop else { continue };
+            let axes = [(crop.x, crop.width, 7), (crop.y, crop.height, 6)];
+            for (axis, (at, length, side)) in axes.into_iter().enumerate() {
+                assert!((1..=side).contains(&length), "{crop:?}");
+                if length == side {
+                    assert_eq!(at, 0);
+                    filled[axis] += 1;
+                } else {
+                    assert!(at + length < side, "{crop:?}");
+                    places[axis][at as usize] += 1;
+                }
+            }
+        }
+        // The shortest crops, of two pixels, reach 4 and 3.
+        assert!(filled.iter().all(|&count| count > 100), "{filled:?}");
+        assert!(places[0][..5].iter().all(|&count| count > 100));
+        assert!(places[1][..4].iter().all(|&count| count > 100));
+    }
+
+    #[test]
+    fn what_fits_no_inception_crop_is_none() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
+        let mut none = |width, height, scale| {
+            (0..1000)
+                .filter(|_| inception_crop(width, height, scale, RATIO, &mut rng).is_none())
+                .count()
+        };
+        assert_eq!(none(1000, 10, SCALE), 1000);
+        assert_eq!(none(40, 40, (2.0, 2.0)), 1000);
+        assert_eq!(none(2, 2, (0.01, 0.02)), 1000, "no crop without a pixel");
+        assert_eq!(none(500, 375, SCALE), 0);
+        assert_eq!(none(1, 1, (0.5, 1.0)), 0);
+    }
+
+    #[test]
+    fn covering_follows_the_quantized_reference() {
+        // Image, short side, size, then the scaled size and the offsets (x, y) of its formulas.
+        let cases = [
+            ((375, 500), 256, 224, (256, 341), (16, 58)),
+            ((500, 375), 256, 224, (341, 256), (58, 16)),
+            ((333, 251), 256, 224, (340, 256), (58, 16)),
+            ((1000, 10), 224, 224, (22400, 224), (11088, 0)),
+            ((10, 1000), 96, 96, (96, 9600), (0, 4752)),
+            ((1, 1), 32, 32, (32, 32), (0, 0)),
+            ((7, 7), 9, 7, (9, 9), (1, 1)),
+            ((225, 224), 224, 224, (225, 224), (0, 0)),
+            // 241.5, but 224 / 320 is a little less than 0.7.
+            ((345, 320), 224, 224, (241, 224), (8, 0)),
+            // Less than is wanted.
+            ((50, 40), 16, 32, (40, 32), (4, 0)),
+        ];
+        for ((width, height), short, size, scaled, window) in cases {
+            let plan = covering(width, height, short, size);
+            let expected = Rendition {
+                source: Rect::whole(width, height),
+                scaled,
+                window,
+                size,
+                flip: false,
+                filter: Filter::Cubic,
+            };
+            assert_eq!(plan, expected, "{width}x{height}");
         }
     }
 

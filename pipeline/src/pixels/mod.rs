@@ -25,12 +25,13 @@ mod tiff;
 mod webp;
 
 pub mod crop;
+pub mod lighting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use error::ImageError;
 pub use orientation::Orientation;
-pub use resize::{RenderError, Rendition, Resizer};
+pub use resize::{Filter, RenderError, Rendition, Resizer};
 
 /// Pillow refuses images with more pixels than this; so does the default of [`Limits`].
 pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
@@ -388,7 +389,7 @@ const WORTH_KEEPING: usize = 64 << 20;
 
 /// Makes `buffer` exactly `length` bytes, whatever they are: for memory that is written before it is
 /// read.
-fn resize_scratch(buffer: &mut Vec<u8>, length: usize) {
+pub(crate) fn resize_scratch(buffer: &mut Vec<u8>, length: usize) {
     give_back(buffer, length);
     buffer.resize(length, 0);
 }

@@ -33,9 +33,13 @@ fuzz_target!(|bytes: &[u8]| {
         let mut out = vec![0; plan.output_bytes()];
         Resizer::new().render(pixels, &plan, &mut out).expect("the part was decoded");
     }
-    let plan = crop::validation(header.width, header.height, 32, 0.875);
-    let mut out = vec![0; plan.output_bytes()];
-    Resizer::new().render(whole, &plan, &mut out).expect("all was decoded");
+    for plan in [
+        crop::validation(header.width, header.height, 32, 0.875),
+        crop::covering(header.width, header.height, 37, 32),
+    ] {
+        let mut out = vec![0; plan.output_bytes()];
+        Resizer::new().render(whole, &plan, &mut out).expect("all was decoded");
+    }
 });
 
 /// A part that depends on the file's last bytes, which mean the least.

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 
 use super::coefficients::{Axis, HALF, PRECISION};
 use super::rows::Rows;
+use super::{Rendition, cubic};
 
 /// Bytes in a vector. Shorter rows are for others.
 pub(super) const VECTOR: usize = 32;
@@ -97,6 +98,27 @@ impl Avx2 {
         }
         // SAFETY: see the type.
         unsafe { fill(axis, source, scaled, offset, size) }
+    }
+
+    /// [`cubic::render`].
+    pub fn cubic(
+        self,
+        source: Rows<'_>,
+        plan: &Rendition,
+        out: &mut [u8],
+        scratch: &mut cubic::Scratch,
+    ) {
+        #[target_feature(enable = "avx2")]
+        fn render(
+            source: Rows<'_>,
+            plan: &Rendition,
+            out: &mut [u8],
+            scratch: &mut cubic::Scratch,
+        ) {
+            cubic::render(source, plan, out, scratch);
+        }
+        // SAFETY: see the type.
+        unsafe { render(source, plan, out, scratch) }
     }
 
     /// Scales rows in width, mirrored if `flip`.

@@ -1,4 +1,5 @@
-//! Resizing: bilinear with antialiasing in 8 bits, to the bit what Pillow 13 makes.
+//! Resizing: bilinear with antialiasing in 8 bits, to the bit what Pillow 13 makes; or bicubic
+//! without antialiasing, as OpenCV does it ([`cubic`]).
 //!
 //! Two passes, one in width and one in height, each an exact sum of integers that is rounded to 8
 //! bits. So how a pass is computed is free: a pixel at a time ([`plain`]) or with vectors.
@@ -8,6 +9,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod coefficients;
+mod cubic;
 mod plain;
 mod rows;
 
@@ -16,6 +18,16 @@ use thiserror::Error;
 use self::coefficients::Axis;
 use self::rows::Rows;
 use super::{Pixels, Rect, resize_scratch};
+
+/// What the pixels of a scaled picture are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Filter {
+    /// Bilinear with antialiasing, as Pillow's `BILINEAR`.
+    #[default]
+    Bilinear,
+    /// Bicubic without antialiasing, as OpenCV's `INTER_CUBIC`.
+    Cubic,
+}
 
 /// How a part of an image becomes a square output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +43,8 @@ pub struct Rendition {
     pub size: u32,
     /// Whether the output is mirrored, left to right.
     pub flip: bool,
+    /// What the pixels of the scaled picture are made of.
+    pub filter: Filter,
 }
 
 impl Rendition {
@@ -66,7 +80,7 @@ pub enum RenderError {
         /// The size of the scaled picture.
         scaled: (u32, u32),
     },
-    /// The output buffer has the wrong length.
+    /// The buffer of an output, or of what is sampled, has the wrong length.
     #[error("an output of {found} bytes where {expected} are needed")]
     WrongLength {
         /// `size * size * 3`.
@@ -84,6 +98,9 @@ pub struct Resizer {
     y: Axis,
     /// What the first pass makes and the second reads.
     between: Vec<u8>,
+    cubic: cubic::Scratch,
+    /// The columns that [`Resizer::sample`] takes.
+    columns: Vec<usize>,
     #[cfg(target_arch = "x86_64")]
     avx2: avx2::Scratch,
     #[cfg(target_arch = "x86_64")]
@@ -110,6 +127,56 @@ impl Resizer {
         out: &mut [u8],
     ) -> Result<(), RenderError> {
         check(pixels, plan, out)?;
+        match plan.filter {
+            Filter::Bilinear => self.bilinear(pixels, plan, out),
+            Filter::Cubic => self.cubic(pixels, plan, out),
+        }
+        Ok(())
+    }
+
+    /// Makes `out`, `[size, size, 3]`, of pixels of `from`, `[side, side, 3]`: each the one whose index
+    /// along each axis is index * side / size, rounded down. As TensorFlow's `resize_nearest_neighbor`
+    /// does, quotient and product are those of f32.
+    ///
+    /// # Errors
+    /// Lengths that do not fit to the sides, or a side of 0. `out` is then unchanged.
+    pub fn sample(
+        &mut self,
+        from: &[u8],
+        side: u32,
+        out: &mut [u8],
+        size: u32,
+    ) -> Result<(), RenderError> {
+        check_length(from, side)?;
+        check_length(out, size)?;
+        let scale = side as f32 / size as f32;
+        let index = |output: u32| ((output as f32 * scale) as u32).min(side - 1) as usize;
+        self.columns.clear();
+        self.columns.extend((0..size).map(index));
+        let (from, _) = from.as_chunks::<3>();
+        let (out, _) = out.as_chunks_mut::<3>();
+        for (y, out) in (0..size).zip(out.chunks_exact_mut(size as usize)) {
+            let row = &from[index(y) * side as usize..][..side as usize];
+            for (out, &column) in out.iter_mut().zip(&self.columns) {
+                *out = row[column];
+            }
+        }
+        Ok(())
+    }
+
+    /// [`cubic::render`].
+    fn cubic(&mut self, pixels: Pixels<'_>, plan: &Rendition, out: &mut [u8]) {
+        let source = source(pixels, plan.source);
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(avx512) => avx512.cubic(source, plan, out, &mut self.cubic),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(avx2) => avx2.cubic(source, plan, out, &mut self.cubic),
+            Kernel::Plain => cubic::render(source, plan, out, &mut self.cubic),
+        }
+    }
+
+    fn bilinear(&mut self, pixels: Pixels<'_>, plan: &Rendition, out: &mut [u8]) {
         let part = plan.source;
         let size = plan.size as usize;
         for (axis, source, scaled, offset) in [
@@ -146,7 +213,6 @@ impl Resizer {
             self.vertical(wide, out);
         }
         self.between = between;
-        Ok(())
     }
 
     /// Scales rows in width.
@@ -225,13 +291,20 @@ fn check(pixels: Pixels<'_>, plan: &Rendition, out: &[u8]) -> Result<(), RenderE
             scaled: plan.scaled,
         });
     }
-    if out.len() != plan.output_bytes() {
-        return Err(RenderError::WrongLength {
-            expected: plan.output_bytes(),
-            found: out.len(),
-        });
+    check_length(out, plan.size)
+}
+
+/// Whether `bytes` are a picture `[size, size, 3]` of at least one pixel.
+fn check_length(bytes: &[u8], size: u32) -> Result<(), RenderError> {
+    let expected = (size as usize * size as usize * 3).max(3);
+    if bytes.len() == expected {
+        Ok(())
+    } else {
+        Err(RenderError::WrongLength {
+            expected,
+            found: bytes.len(),
+        })
     }
-    Ok(())
 }
 
 /// What computes. All give the same bits.
@@ -298,6 +371,7 @@ mod tests {
             window,
             size: 4,
             flip: false,
+            filter: Filter::Bilinear,
         }
     }
 
@@ -411,6 +485,10 @@ mod tests {
                         window,
                         size,
                         flip: rng.random(),
+                        filter: match rng.random() {
+                            true => Filter::Bilinear,
+                            false => Filter::Cubic,
+                        },
                     }
                 })
                 .collect();

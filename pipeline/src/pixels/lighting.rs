@@ -1,0 +1,46 @@
+//! Lighting: colours moved along the principal components of ImageNet's, as AlexNet was trained.
+
+use rand::{Rng, RngExt as _};
+use rand_distr::StandardNormal;
+
+/// The components' standard deviations in ImageNet, of levels from 0 to 1.
+const EIGENVALUES: [f64; 3] = [0.2175, 0.0188, 0.0045];
+/// What each component is made of: rows red, green, blue, a column for each component.
+const EIGENVECTORS: [[f64; 3]; 3] = [
+    [-0.5675, 0.7192, 0.4009],
+    [-0.5808, -0.0045, -0.8140],
+    [-0.5836, -0.6948, 0.4203],
+];
+
+/// Draws how much of each component is added: three normal numbers of mean 0 and standard deviation
+/// `std`.
+pub fn draw<R: Rng + ?Sized>(std: f64, rng: &mut R) -> [f64; 3] {
+    [(); 3].map(|()| std * rng.sample::<f64, _>(StandardNormal))
+}
+
+/// What that adds to red, green and blue, in levels from 0 to 255.
+#[must_use]
+pub fn increments(alphas: [f64; 3]) -> [f64; 3] {
+    EIGENVECTORS.map(|row| {
+        let components = row.iter().zip(EIGENVALUES).zip(alphas);
+        components
+            .map(|((part, eigenvalue), alpha)| part * (eigenvalue * 255.0 * alpha))
+            .sum()
+    })
+}
+
+/// Adds increments to red, green and blue of RGB pixels: sums are clipped to 0..255, then what is behind
+/// the point is cut off.
+pub fn add(increments: [f64; 3], pixels: &mut [u8]) {
+    let tables = increments.map(|increment| {
+        std::array::from_fn::<u8, 256, _>(|level| {
+            (level as f64 + increment).clamp(0.0, 255.0) as u8
+        })
+    });
+    let (pixels, _) = pixels.as_chunks_mut::<3>();
+    for pixel in pixels {
+        for (level, table) in pixel.iter_mut().zip(&tables) {
+            *level = table[usize::from(*level)];
+        }
+    }
+}
