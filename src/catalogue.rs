@@ -6,8 +6,8 @@ use rsflow_model::evaluator::Evaluate;
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use rsflow_model::trainer::Trainer;
 use rsflow_pipeline::nodes::{
-    Batch, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, RandomResizedCrop, Resize,
-    ResizeAndCenterCrop, ShapesFolder,
+    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, ImageNetArchives,
+    ImageTar, Lighting, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
 
 /// In the order in which images go through them.
@@ -20,6 +20,9 @@ pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<RandomResizedCrop>(),
     Kind::of::<Resize>(),
     Kind::of::<ResizeAndCenterCrop>(),
+    Kind::of::<CascadedRandomCrop>(),
+    Kind::of::<CascadedCenterCrop>(),
+    Kind::of::<Lighting>(),
     Kind::of::<Batch>(),
     Kind::of::<Trainer>(),
     Kind::of::<Evaluate>(),

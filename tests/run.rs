@@ -11,7 +11,7 @@ use rsflow::catalogue::CATALOGUE;
 use rsflow_graph::{Batch, Finished, Options, Plan, Recipe, Running, Sink, Tap, Text};
 use rsflow_model::checkpoint::Checkpoint;
 
-use crate::workplace::{QUANTIZED, RECIPE, completed, workplace};
+use crate::workplace::{QUANTIZED, RECIPE, cascaded, completed, workplace};
 
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rsflow"));
@@ -124,24 +124,27 @@ fn losses_do_not_depend_on_the_number_of_workers() {
 #[test]
 fn batches_are_the_same_bytes_for_any_number_of_workers_and_after_a_resume() {
     let folder = workplace();
-    let whole = batches(folder.path(), 1, Default::default());
-    assert_eq!(whole.len(), 2 * 11, "84 images in batches of 8, two epochs");
-    assert_eq!(whole[10].0.len(), 4, "the last batch holds the rest");
-    assert_ne!(whole[0], whole[11], "every epoch has its own order");
-    assert_eq!(whole, batches(folder.path(), 4, Default::default()));
-    let start = rsflow_graph::Position {
-        epoch: 1,
-        item: 3 * 8,
-    };
-    assert_eq!(whole[11 + 3..], batches(folder.path(), 3, start));
+    for recipe in [RECIPE.to_owned(), cascaded()] {
+        let batches = |workers, start| batches(folder.path(), &recipe, workers, start);
+        let whole = batches(1, Default::default());
+        assert_eq!(whole.len(), 2 * 11, "84 images in batches of 8, two epochs");
+        assert_eq!(whole[10].0.len(), 4, "the last batch holds the rest");
+        assert_ne!(whole[0], whole[11], "every epoch has its own order");
+        assert_eq!(whole, batches(4, Default::default()));
+        let start = rsflow_graph::Position {
+            epoch: 1,
+            item: 3 * 8,
+        };
+        assert_eq!(whole[11 + 3..], batches(3, start));
+    }
 }
 
 /// Labels and the pixels of each size, batch by batch, for two epochs.
 pub type Batches = Vec<(Vec<i64>, Vec<Vec<u8>>)>;
 
-fn batches(folder: &Path, workers: usize, start: rsflow_graph::Position) -> Batches {
+fn batches(folder: &Path, recipe: &str, workers: usize, start: rsflow_graph::Position) -> Batches {
     let workers = format!("cpu_workers={workers}");
-    stream(folder, RECIPE, &[&workers], start).1
+    stream(folder, recipe, &[&workers], start).1
 }
 
 /// What the training nodes of a recipe yield in two epochs, with the image set of `folder`.

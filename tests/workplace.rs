@@ -33,6 +33,29 @@ pub const RECIPE: &str = r#"(
 pub const QUANTIZED: &str =
     "QuantizedResNet(depth: 18, width: 8, mode: PreActivation, weight_bits: 2, activation_bits: 2)";
 
+/// [`RECIPE`] with the nodes that make all resolutions of one picture.
+pub fn cascaded() -> String {
+    let mut recipe = RECIPE.to_owned();
+    for (from, to) in [
+        (
+            r#"RandomResizedCrop(input: "train_images")"#,
+            r#"CascadedRandomCrop(input: "train_images", sizes: [48, 32], flip: 0.5)"#,
+        ),
+        (
+            r#"Resize(input: "train_crops", sizes: [48, 32], flip: 0.5)"#,
+            r#"Lighting(input: "train_crops")"#,
+        ),
+        (
+            r#"ResizeAndCenterCrop(input: "val_images", sizes: [48, 32])"#,
+            r#"CascadedCenterCrop(input: "val_images", sizes: [48, 32])"#,
+        ),
+    ] {
+        assert!(recipe.contains(from), "{from}");
+        recipe = recipe.replace(from, to);
+    }
+    recipe
+}
+
 /// A folder with the recipe and the image set in it. The set is made once.
 pub fn workplace() -> tempfile::TempDir {
     static SHAPES: OnceLock<tempfile::TempDir> = OnceLock::new();

@@ -17,7 +17,7 @@ use rsflow_graph::{
     Build, Catalogue, Incoming, Input, Kind, Node, NodeKind, Options, Payload, PlainMemory, Plan,
     Pool, Port, Recipe, Report, Running, Schema, Sink, Slots, Stage, Text,
 };
-use rsflow_pipeline::images::{EncodedImage, LazyImage, SizedImages};
+use rsflow_pipeline::images::{EncodedImage, LazyImage, Outputs, SizedImages};
 use rsflow_pipeline::nodes::{Batch, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize};
 use rsflow_pipeline::pixels::{Limits, Orientation, Verify, crop, header};
 use schemars::JsonSchema;
@@ -228,10 +228,12 @@ fn work(
         let (width, height) = (header.width, header.height);
         let region = crop::random_resized_crop(width, height, scale, ratio, &mut random);
         let sizes = sizes.iter();
+        let renditions = sizes
+            .map(|&size| crop::training(region, size, random.random_bool(0.5)))
+            .collect();
         let images = SizedImages {
-            renditions: sizes
-                .map(|&size| crop::training(region, size, random.random_bool(0.5)))
-                .collect(),
+            outputs: Outputs::Rendered(renditions),
+            lighting: vec![],
             image: LazyImage {
                 encoded: EncodedImage { bytes, label: 0 },
                 header,

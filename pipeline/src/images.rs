@@ -11,7 +11,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use rsflow_graph::{Meter, Payload, Slots};
 
-use crate::pixels::{Decoder, Header, Orientation, Rect, Rendition, Resizer, Verify};
+use crate::pixels::{
+    Decoder, Header, Orientation, Rect, Rendition, Resizer, Verify, lighting, resize_scratch,
+};
 
 /// A file's bytes and its class.
 #[derive(Clone)]
@@ -69,9 +71,34 @@ pub struct SizedImages {
     pub image: LazyImage,
     /// The part of it that any resolution needs.
     pub region: Rect,
-    /// One for each resolution, in the order of the recipe.
-    pub renditions: Vec<Rendition>,
+    /// What each resolution is made of.
+    pub outputs: Outputs,
+    /// What is added to the colours, in this order.
+    pub lighting: Vec<Lighting>,
     /// The resizing node's: resizing is billed to it.
+    pub meter: Meter,
+}
+
+/// What the resolutions of an image are made of.
+#[derive(Clone)]
+pub enum Outputs {
+    /// Each of the image: one rendition for each resolution, in the order of the recipe.
+    Rendered(Vec<Rendition>),
+    /// Each of pixels of one picture: see [`Resizer::sample`].
+    Sampled {
+        /// That picture, which is made of the image.
+        picture: Rendition,
+        /// The resolutions in pixels of a side, in the order of the recipe.
+        sizes: Vec<u32>,
+    },
+}
+
+/// What a lighting node adds to an image.
+#[derive(Clone)]
+pub struct Lighting {
+    /// To red, green and blue, in levels from 0 to 255.
+    pub increments: [f64; 3],
+    /// The node's.
     pub meter: Meter,
 }
 
@@ -84,6 +111,8 @@ impl Payload for SizedImages {
 struct Tools {
     decoder: Decoder,
     resizer: Resizer,
+    /// The picture that resolutions are sampled from.
+    picture: Vec<u8>,
 }
 
 thread_local! {
@@ -93,7 +122,12 @@ thread_local! {
 impl SizedImages {
     /// Decodes and resizes into a slot of a batch.
     pub fn render(&self, slots: &Slots, slot: usize) -> Result<()> {
-        TOOLS.with_borrow_mut(|Tools { decoder, resizer }| {
+        TOOLS.with_borrow_mut(|tools| {
+            let Tools {
+                decoder,
+                resizer,
+                picture,
+            } = tools;
             let image = &self.image;
             let bytes = &image.encoded.bytes;
             let pixels =
@@ -107,10 +141,40 @@ impl SizedImages {
                         image.verify,
                     )?)
                 })?;
-            slots.write(slot, image.encoded.label, |position, out| {
+            let mut make = |rendition: &Rendition, out: &mut [u8]| {
                 self.meter
-                    .measure(|| Ok(resizer.render(pixels, &self.renditions[position], out)?))
-            })
+                    .measure(|| Ok(resizer.render(pixels, rendition, out)?))?;
+                self.light(out)
+            };
+            let label = image.encoded.label;
+            match &self.outputs {
+                Outputs::Rendered(renditions) => slots.write(slot, label, |position, out| {
+                    make(&renditions[position], out)
+                }),
+                Outputs::Sampled {
+                    picture: plan,
+                    sizes,
+                } => {
+                    resize_scratch(picture, plan.output_bytes());
+                    make(plan, picture)?;
+                    slots.write(slot, label, |position, out| {
+                        let mut sample =
+                            || resizer.sample(picture, plan.size, out, sizes[position]);
+                        self.meter.measure(|| Ok(sample()?))
+                    })
+                }
+            }
         })
+    }
+
+    /// Adds what is to be added to the colours.
+    fn light(&self, pixels: &mut [u8]) -> Result<()> {
+        for Lighting { increments, meter } in &self.lighting {
+            meter.measure(|| {
+                lighting::add(*increments, pixels);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }

@@ -1,10 +1,13 @@
 //! The data nodes: one kind, one file.
 
 mod batch;
+mod cascaded_center_crop;
+mod cascaded_random_crop;
 mod decode_jpeg;
 mod image_folder;
 mod image_tar;
 mod imagenet_archives;
+mod lighting;
 mod listed;
 mod policy;
 mod random_resized_crop;
@@ -13,10 +16,13 @@ mod resize_and_center_crop;
 mod shapes_folder;
 
 pub use batch::Batch;
+pub use cascaded_center_crop::CascadedCenterCrop;
+pub use cascaded_random_crop::CascadedRandomCrop;
 pub use decode_jpeg::DecodeJpeg;
 pub use image_folder::ImageFolder;
 pub use image_tar::ImageTar;
 pub use imagenet_archives::ImageNetArchives;
+pub use lighting::Lighting;
 pub use policy::{Damage, Shard};
 pub use random_resized_crop::RandomResizedCrop;
 pub use resize::Resize;
@@ -95,4 +101,60 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
             );
         }
     }
+}
+
+/// Checks the parameters `scale` and `ratio` of a random crop.
+fn check_crop(scale: (f64, f64), ratio: (f64, f64), report: &mut Report) {
+    let in_order = |(from, to): (f64, f64)| from > 0.0 && from <= to && to.is_finite();
+    if !in_order(scale) || scale.1 > 1.0 {
+        report.parameter(
+            "scale",
+            "`scale` is not a range of shares above 0 and up to 1",
+            "such as (0.08, 1.0)",
+        );
+    }
+    if !in_order(ratio) {
+        report.parameter(
+            "ratio",
+            "`ratio` is not a range above 0",
+            "such as (0.75, 1.3333333)",
+        );
+    }
+}
+
+/// The parameter `scale` of a random crop.
+fn default_scale() -> (f64, f64) {
+    (0.08, 1.0)
+}
+
+/// Checks the parameter `flip`.
+fn check_flip(flip: f64, report: &mut Report) {
+    if !(0.0..=1.0).contains(&flip) {
+        report.parameter(
+            "flip",
+            "a probability lies between 0 and 1",
+            "such as `flip: 0.5`",
+        );
+    }
+}
+
+/// Checks the parameter `fraction`.
+fn check_fraction(fraction: f64, report: &mut Report) {
+    if !(fraction > 0.0 && fraction <= 1.0) {
+        report.parameter(
+            "fraction",
+            "the share that is kept lies above 0 and up to 1",
+            "such as 0.875",
+        );
+    }
+}
+
+/// The parameter `fraction`.
+fn default_fraction() -> f64 {
+    0.875
+}
+
+/// The largest of the parameter `sizes`.
+fn largest(sizes: &[u32]) -> u32 {
+    sizes.iter().copied().max().unwrap_or(0)
 }

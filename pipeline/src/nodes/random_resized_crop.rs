@@ -7,7 +7,7 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{input, output};
+use super::{check_crop, default_scale, input, output};
 use crate::images::{Crop, LazyImage};
 use crate::pixels::crop;
 
@@ -26,10 +26,6 @@ pub struct RandomResizedCrop {
     ratio: (f64, f64),
 }
 
-fn default_scale() -> (f64, f64) {
-    (0.08, 1.0)
-}
-
 fn default_ratio() -> (f64, f64) {
     (3.0 / 4.0, 4.0 / 3.0)
 }
@@ -40,21 +36,7 @@ impl Node for RandomResizedCrop {
     }
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        let in_order = |(from, to): (f64, f64)| from > 0.0 && from <= to && to.is_finite();
-        if !in_order(self.scale) || self.scale.1 > 1.0 {
-            report.parameter(
-                "scale",
-                "`scale` is not a range of shares above 0 and up to 1",
-                "such as (0.08, 1.0)",
-            );
-        }
-        if !in_order(self.ratio) {
-            report.parameter(
-                "ratio",
-                "`ratio` is not a range above 0",
-                "such as (0.75, 1.3333333)",
-            );
-        }
+        check_crop(self.scale, self.ratio, report);
         vec![Schema::default()]
     }
 

@@ -8,8 +8,8 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{check_sizes, input, output};
-use crate::images::{Crop, SizedImages};
+use super::{check_flip, check_sizes, input, output};
+use crate::images::{Crop, Outputs, SizedImages};
 use crate::pixels::crop;
 
 /// Resizes each crop to every size, always from the crop itself: bilinear, antialiased, with a
@@ -34,13 +34,7 @@ impl Node for Resize {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
-        if !(0.0..=1.0).contains(&self.flip) {
-            report.parameter(
-                "flip",
-                "a probability lies between 0 and 1",
-                "such as `flip: 0.5`",
-            );
-        }
+        check_flip(self.flip, report);
         vec![Schema {
             resolutions: self.sizes.clone(),
         }]
@@ -58,12 +52,14 @@ impl Map for Resize {
     fn apply(&self, Crop { image, region }: Crop, context: &Context) -> Result<SizedImages> {
         let mut random = context.random("flip");
         let sizes = self.sizes.iter();
+        let renditions = sizes
+            .map(|&size| crop::training(region, size, random.random_bool(self.flip)))
+            .collect();
         Ok(SizedImages {
-            renditions: sizes
-                .map(|&size| crop::training(region, size, random.random_bool(self.flip)))
-                .collect(),
+            outputs: Outputs::Rendered(renditions),
             image,
             region,
+            lighting: vec![],
             meter: context.meter.clone(),
         })
     }

@@ -7,8 +7,8 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{check_sizes, input, output};
-use crate::images::{LazyImage, SizedImages};
+use super::{check_fraction, check_sizes, default_fraction, input, output};
+use crate::images::{LazyImage, Outputs, SizedImages};
 use crate::pixels::crop;
 
 /// For every size: scales the image until its short side is size / fraction (truncated), then cuts
@@ -25,10 +25,6 @@ pub struct ResizeAndCenterCrop {
     fraction: f64,
 }
 
-fn default_fraction() -> f64 {
-    0.875
-}
-
 impl Node for ResizeAndCenterCrop {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
         vec![("input", &self.input)]
@@ -36,13 +32,7 @@ impl Node for ResizeAndCenterCrop {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
-        if !(self.fraction > 0.0 && self.fraction <= 1.0) {
-            report.parameter(
-                "fraction",
-                "the share that is kept lies above 0 and up to 1",
-                "such as 0.875",
-            );
-        }
+        check_fraction(self.fraction, report);
         vec![Schema {
             resolutions: self.sizes.clone(),
         }]
@@ -60,12 +50,14 @@ impl Map for ResizeAndCenterCrop {
     fn apply(&self, image: LazyImage, context: &Context) -> Result<SizedImages> {
         let (width, height) = (image.header.width, image.header.height);
         let sizes = self.sizes.iter();
+        let renditions = sizes
+            .map(|&size| crop::validation(width, height, size, self.fraction))
+            .collect();
         Ok(SizedImages {
-            renditions: sizes
-                .map(|&size| crop::validation(width, height, size, self.fraction))
-                .collect(),
+            outputs: Outputs::Rendered(renditions),
             region: image.header.whole(),
             image,
+            lighting: vec![],
             meter: context.meter.clone(),
         })
     }

@@ -5,7 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use rsflow_graph::{Catalogue, Format, Kind, Plan, Recipe, Text, differences, draw};
 use rsflow_pipeline::nodes::{
-    Batch, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, Lighting,
+    RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
 
 const KINDS: &[Kind] = &[
@@ -17,6 +18,9 @@ const KINDS: &[Kind] = &[
     Kind::of::<RandomResizedCrop>(),
     Kind::of::<Resize>(),
     Kind::of::<ResizeAndCenterCrop>(),
+    Kind::of::<CascadedRandomCrop>(),
+    Kind::of::<CascadedCenterCrop>(),
+    Kind::of::<Lighting>(),
     Kind::of::<Batch>(),
 ];
 

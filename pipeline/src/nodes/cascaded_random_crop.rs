@@ -1,0 +1,102 @@
+//! `CascadedRandomCrop`: one random crop per image, one flip, and one picture for all resolutions.
+
+use anyhow::Result;
+use rand::RngExt as _;
+use rsflow_graph::{
+    Build, Context, Incoming, Input, Map, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{check_crop, check_flip, check_sizes, default_scale, input, largest, output};
+use crate::images::{LazyImage, Outputs, SizedImages};
+use crate::pixels::{Filter, Rendition, crop};
+
+/// Draws one crop per image and resizes it to the largest size as OpenCV does: bicubic, not
+/// antialiased. The smaller sizes are nearest-neighbour samples of that picture, as in TensorFlow, and
+/// share its flip. Together with `Lighting` what LQ-Nets' TensorFlow code trains on.
+///
+/// Area and ratio are drawn uniformly, and so is which side is the width. Where none of ten draws fits
+/// into the image, it is scaled until its short side is the largest size, and its centre is taken.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CascadedRandomCrop {
+    /// The images.
+    input: Input,
+    /// Sides of the square outputs in pixels, by custom from the largest to the smallest. With
+    /// top-down distillation each size is taught by those before it.
+    sizes: Vec<u32>,
+    /// The least and the largest area of the crop, as shares of the image's.
+    #[serde(default = "default_scale")]
+    scale: (f64, f64),
+    /// The least and the largest ratio of the crop's sides, before it is drawn which is the width.
+    #[serde(default = "default_ratio")]
+    ratio: (f64, f64),
+    /// The probability of a horizontal flip, drawn once for all sizes.
+    #[serde(default)]
+    flip: f64,
+}
+
+fn default_ratio() -> (f64, f64) {
+    (0.75, 1.333)
+}
+
+impl Node for CascadedRandomCrop {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("input", &self.input)]
+    }
+
+    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        check_sizes(&self.sizes, report);
+        check_crop(self.scale, self.ratio, report);
+        check_flip(self.flip, report);
+        vec![Schema {
+            resolutions: self.sizes.clone(),
+        }]
+    }
+
+    fn build(&self, _: &Build) -> Result<Stage> {
+        Ok(Stage::map(self.clone()))
+    }
+}
+
+impl Map for CascadedRandomCrop {
+    type In = LazyImage;
+    type Out = SizedImages;
+
+    fn apply(&self, image: LazyImage, context: &Context) -> Result<SizedImages> {
+        let (width, height) = (image.header.width, image.header.height);
+        let random = &mut context.random("crop");
+        let size = largest(&self.sizes);
+        let picture = match crop::inception_crop(width, height, self.scale, self.ratio, random) {
+            Some(region) => crop::training(region, size, false),
+            None => crop::covering(width, height, size, size),
+        };
+        let picture = Rendition {
+            flip: context.random("flip").random_bool(self.flip),
+            filter: Filter::Cubic,
+            ..picture
+        };
+        Ok(SizedImages {
+            region: picture.source,
+            outputs: Outputs::Sampled {
+                picture,
+                sizes: self.sizes.clone(),
+            },
+            image,
+            lighting: vec![],
+            meter: context.meter.clone(),
+        })
+    }
+}
+
+impl NodeKind for CascadedRandomCrop {
+    const NAME: &'static str = "CascadedRandomCrop";
+    const SUMMARY: &'static str =
+        "draws a random crop of each image and samples all resolutions from the largest";
+    const INPUTS: &'static [Port] = &[input(LazyImage::NAME)];
+    const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
+    const EXAMPLE: &'static str =
+        r#"CascadedRandomCrop(input: "train_images", sizes: [224, 192, 160, 128, 96], flip: 0.5)"#;
+    const FASTER: &'static str = "a smaller largest of `NODE.sizes` helps";
+}
