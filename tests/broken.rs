@@ -57,6 +57,24 @@ const OVERRIDES: &[(&str, &[&str])] = &[
             "val_files.shard=(rank: 0, world: 0)",
         ],
     ),
+    (
+        "set_bits",
+        &[
+            "trainer.network=QuantizedResNet(depth: 20, mode: PreActivation, weight_bits: 9, activation_bits: 0)",
+        ],
+    ),
+    (
+        "set_bits_of_no_use",
+        &[
+            "trainer.network=QuantizedResNet(depth: 18, mode: WeightsOnly, weight_bits: 2, activation_bits: 2)",
+        ],
+    ),
+    (
+        "set_basis_of_no_use",
+        &[
+            "trainer.network=QuantizedResNet(depth: 18, mode: PreActivation, weight_bits: 2, fixed_activation_basis: true)",
+        ],
+    ),
     ("set_into_a_list", &["train_sizes.sizes.first=3"]),
     ("set_mismatch", &["val_sizes.sizes=[64, 32]"]),
 ];

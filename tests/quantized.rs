@@ -102,7 +102,7 @@ fn networks_of_other_bits_are_what_a_run_starts_with_and_no_more() {
                 "full/checkpoints/last.safetensors holds ResNet(depth: 18, width: 8), the recipe says \
                  QuantizedResNet(depth: 18, width: 8, mode: PreActivation, weight_bits: 2, \
                  activation_bits: 2): its weights are what the run starts with, no more",
-                "tensors start anew: \"layer1.0.quant0.basis\"",
+                "quantizers start anew, and so do 64 other tensors: layer1.1.bn0.48.weight; ",
             ][..],
         ),
         ("of-itself", LAST, &[]),

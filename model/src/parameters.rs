@@ -44,11 +44,12 @@ pub enum Role {
 impl Role {
     /// Whether gradients train it. The rest are buffers, which the forward pass updates.
     pub fn is_trainable(self) -> bool {
-        use Role::{Basis, BasisAverage, BasisUpdates, NormMean, NormVar};
-        !matches!(
-            self,
-            NormMean | NormVar | Basis | BasisAverage | BasisUpdates
-        )
+        !matches!(self, Role::NormMean | Role::NormVar) && !self.is_quantizers()
+    }
+
+    /// Whether it is part of a quantizer's basis.
+    pub fn is_quantizers(self) -> bool {
+        matches!(self, Role::Basis | Role::BasisAverage | Role::BasisUpdates)
     }
 
     /// Whether a network that is not trained any more needs it.

@@ -63,7 +63,7 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
     let wanted = |parameter: &Parameter| match parameter.role {
         Role::LinearWeight | Role::LinearBias => same_classes.is_ok(),
         // Those of other levels say nothing of these, and the first step replaces them.
-        Role::Basis | Role::BasisAverage | Role::BasisUpdates => same_network,
+        role if role.is_quantizers() => same_network,
         _ if same_network => true,
         _ => {
             let norm = parameter.resolution.map(|norm| saved.norm_for(norm));
@@ -73,17 +73,20 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
         }
     };
     if !same_network {
-        let all = net.parameters().iter();
-        let anew: Vec<String> = all
-            .filter(|&p| !wanted(p))
+        // That quantizers start anew goes without saying.
+        let anew: Vec<String> = net
+            .parameters()
+            .iter()
+            .filter(|&p| !wanted(p) && !p.role.is_quantizers())
             .map(|p| p.name.clone())
             .collect();
+        let others = match anew.len() {
+            0 => String::new(),
+            count => format!(", and so do {count} other tensors: {}", list(&anew)),
+        };
         tracing::warn!(
-            "{}: its weights are what the run starts with, no more; {} of {} tensors start anew: {}",
-            other_network(path, saved, to),
-            anew.len(),
-            net.parameters().iter().count(),
-            list(&anew)
+            "{}: its weights are what the run starts with, no more; quantizers start anew{others}",
+            other_network(path, saved, to)
         );
     }
     checkpoint.load_with(net, |norm| saved.norm_for(norm), wanted)?;
