@@ -13,6 +13,7 @@ use crate::setup;
 use crate::workspace::Workspace;
 
 /// A training step that is measured, at sizes that a CPU can do.
+#[derive(Clone, Copy)]
 struct Step {
     arch: &'static str,
     batch: &'static str,
@@ -41,6 +42,37 @@ const STEPS: &[Step] = &[
         sizes: SIZES,
         classes: "10",
     },
+];
+
+/// Networks whose step is measured against that of one in full precision, on the same images.
+const QUANTIZED: &[(Step, &str)] = &[
+    (
+        Step {
+            arch: "resnet18_w2a32",
+            batch: "32",
+            sizes: SIZES,
+            classes: "10",
+        },
+        "resnet18",
+    ),
+    (
+        Step {
+            arch: "resnet18_w2a2",
+            batch: "32",
+            sizes: SIZES,
+            classes: "10",
+        },
+        "resnet18",
+    ),
+    (
+        Step {
+            arch: "resnet50_w2a2",
+            batch: "16",
+            sizes: SIZES,
+            classes: "10",
+        },
+        "resnet50",
+    ),
 ];
 
 impl Step {
@@ -86,8 +118,9 @@ const LOADS: &[Load] = &[
 /// As many as the smallest machine that is worth measuring on has.
 const WORKERS: &str = "2";
 
-/// Set up, and measure: what the graph engine costs per item and hop, loading of images, and
-/// training steps. The last two can be put beside other programs'.
+/// Set up, and measure: what the graph engine costs per item and hop, loading of images, training
+/// steps, and those of quantized networks against the same in full precision. Loading and steps can
+/// be put beside other programs'.
 ///
 /// Each step is run several times and the median is shown, with the peak resident memory. With
 /// `--against` the two programs take turns, so that a machine which slows down slows both, and the
@@ -114,8 +147,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// Measure only the engine, loading, or the steps
-    #[arg(long, value_name = "PART", value_parser = ["engine", "load", "steps"])]
+    /// Measure only the engine, loading, the steps, or those of quantized networks
+    #[arg(long, value_name = "PART", value_parser = ["engine", "load", "steps", "quantized"])]
     only: Option<String>,
 
     /// Measure only the step of this network; may be given several times
@@ -162,6 +195,25 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             let rounds = in_turn(&mut ours, theirs, arguments.rounds)?;
             println!("{}", rounds.row(step.arch));
         }
+    }
+    if wanted("quantized") {
+        quantized(workspace, arguments)?;
+    }
+    Ok(())
+}
+
+/// The steps of quantized networks; a ratio of 0.8 is a step that costs 1.25 times as much.
+fn quantized(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    build(workspace, "rsflow-model", "step")?;
+    println!("{HEADER}");
+    for (step, full) in QUANTIZED {
+        let measure = |arch| {
+            let options = Step { arch, ..*step }.options();
+            measure(&mut bench(workspace, "rsflow-model", "step", &options))
+        };
+        let (mut ours, mut theirs) = (|| measure(step.arch), || measure(full));
+        let rounds = in_turn(&mut ours, Some(&mut theirs), arguments.rounds)?;
+        println!("{}, against {full}", rounds.row(step.arch));
     }
     Ok(())
 }
