@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::workplace::{completed, done, rsflow, workplace};
+use crate::workplace::{cascaded, completed, done, rsflow, workplace};
 
 /// A workplace in which a run has been completed in `out`. Tests only add files to it.
 fn trained() -> &'static Path {
@@ -186,6 +186,76 @@ fn walk(folder: &Path) -> Vec<String> {
     files
         .map(|file| file.unwrap().path().display().to_string())
         .collect()
+}
+
+/// A network that was validated on samples of one picture is measured on them, at some of the sizes
+/// too, and told classes by them.
+#[test]
+fn samples_of_one_picture_are_what_they_were_in_training() {
+    let folder = workplace();
+    let folder = folder.path();
+    std::fs::write(folder.join("recipe.ron"), cascaded()).unwrap();
+    let bgr = ["--set", "trainer.channels=Bgr"];
+    completed(folder, &[&["--run-dir", "out"][..], &bgr].concat());
+    let log = std::fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let eval = |more: &[&str]| {
+        let common = ["eval", "--checkpoint", LAST, "--data", "shapes"];
+        json(folder, &[&common[..], &AS_IN_TRAINING, more].concat())
+    };
+    assert_eq!(eval(&[])["rows"], last["rows"]);
+    let small = eval(&["--sizes", "32"]);
+    assert_eq!(row(&small, Some(32)), row(&last, Some(32)));
+    // And what `predict` says of all images is what was measured.
+    let images = walk(&folder.join("shapes/val"));
+    let images = images.iter().map(String::as_str);
+    let predict = [
+        "predict",
+        "--checkpoint",
+        LAST,
+        "--size",
+        "32",
+        "--top",
+        "1",
+    ];
+    let told = json(
+        folder,
+        &predict.into_iter().chain(images).collect::<Vec<_>>(),
+    );
+    let told = told["images"].as_array().unwrap().clone();
+    let hits = told.iter().filter(|told| {
+        let image = told["image"].as_str().unwrap();
+        image.contains(&format!(
+            "/{}/",
+            told["predictions"][0]["class"].as_str().unwrap()
+        ))
+    });
+    let top1 = 100.0 * hits.count() as f64 / told.len() as f64;
+    assert_eq!(row(&small, Some(32))["top1"], top1);
+    // A size that is not a sample of that picture is made of the image.
+    let large = rsflow(
+        folder,
+        &[
+            "eval",
+            "--checkpoint",
+            LAST,
+            "--data",
+            "shapes",
+            "--sizes",
+            "64",
+        ],
+    );
+    assert!(large.status.success());
+    let stderr = String::from_utf8_lossy(&large.stderr);
+    assert!(!stderr.contains("CascadedCenterCrop"), "{stderr}");
+    // The images to calibrate with are those of training.
+    let calibrated = eval(&["--sizes", "40", "--calibrate", "40"]);
+    assert!(
+        row(&calibrated, Some(40))["loss"]
+            .as_f64()
+            .unwrap()
+            .is_finite()
+    );
 }
 
 #[test]

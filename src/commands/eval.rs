@@ -13,7 +13,7 @@ use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::metrics::Table;
 use serde_json::json;
 
-use super::{INTERRUPTED, Usage, check_folder, refuse_to_replace, sizes};
+use super::{INTERRUPTED, Usage, cascade, check_folder, refuse_to_replace, sizes};
 use crate::catalogue::CATALOGUE;
 use crate::cli::Eval;
 use crate::files::{is_stdout, write_json};
@@ -101,12 +101,21 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
              leave it out, or name other --sizes"
         )));
     }
+    let picture_side = cascade::picture_side(metadata);
+    let picture_side = picture_side.filter(|side| sizes.iter().all(|size| size <= side));
+    if let Some(side) = picture_side {
+        screen.line(&cascade::tell(side));
+    }
     let (val, train) = folders(&arguments.data);
+    let val_sizes = match picture_side {
+        None => "ResizeAndCenterCrop(".to_owned(),
+        Some(side) => format!("CascadedCenterCrop(from: {side}, "),
+    };
     let mut nodes = vec![
         format!(r#""val_files": ImageFolder(root: {val:?})"#),
         r#""val_images": DecodeJpeg(input: "val_files")"#.to_owned(),
         format!(
-            r#""val_sizes": ResizeAndCenterCrop(input: "val_images", sizes: {sizes:?}, fraction: {:?})"#,
+            r#""val_sizes": {val_sizes}input: "val_images", sizes: {sizes:?}, fraction: {:?})"#,
             arguments.fraction
         ),
         format!(
@@ -131,15 +140,25 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
         nodes.extend([
             format!(r#""train_files": ImageFolder(root: {train:?}, shuffle: true)"#),
             r#""train_images": DecodeJpeg(input: "train_files")"#.to_owned(),
-            r#""train_crops": RandomResizedCrop(input: "train_images")"#.to_owned(),
-            format!(
-                r#""train_sizes": Resize(input: "train_crops", sizes: {untrained:?}, flip: 0.5)"#
-            ),
             format!(
                 r#""train_batches": Batch(input: "train_sizes", size: {}, drop_last: false)"#,
                 arguments.batch
             ),
         ]);
+        nodes.extend(match picture_side {
+            None => vec![
+                r#""train_crops": RandomResizedCrop(input: "train_images")"#.to_owned(),
+                format!(
+                    r#""train_sizes": Resize(input: "train_crops", sizes: {untrained:?}, flip: 0.5)"#
+                ),
+            ],
+            Some(side) => vec![
+                format!(
+                    r#""train_crops": CascadedRandomCrop(input: "train_images", sizes: {untrained:?}, from: {side}, flip: 0.5)"#
+                ),
+                r#""train_sizes": Lighting(input: "train_crops")"#.to_owned(),
+            ],
+        });
         fields.push(r#"calibrate: "train_batches""#.to_owned());
         fields.push(format!("calibration_images: {images}"));
         fields.extend(

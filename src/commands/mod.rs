@@ -1,5 +1,6 @@
 //! One file per subcommand, and what they share: reading a recipe, and exit codes.
 
+mod cascade;
 mod check;
 mod eval;
 mod export;

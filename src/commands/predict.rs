@@ -10,7 +10,7 @@ use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::pixels;
 use serde_json::json;
 
-use super::sizes;
+use super::{cascade, sizes};
 use crate::cli::Predict;
 use crate::files::{is_stdout, write_json};
 use crate::table;
@@ -28,11 +28,15 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         .batch_norm
         .unwrap_or_else(|| metadata.norm_for(arguments.size));
     let predictor = Predictor::open(&checkpoint, arguments.size, norm)?;
+    let picture_side = cascade::picture_side(metadata).filter(|side| *side >= arguments.size);
+    if let Some(side) = picture_side {
+        eprintln!("{}", cascade::tell(side));
+    }
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut told = Vec::new();
     for path in &arguments.images {
-        match predict(&predictor, path, arguments.fraction, top) {
+        match predict(&predictor, path, picture_side, arguments.fraction, top) {
             Ok(predictions) => told.push((path, predictions)),
             Err(error) => {
                 failed += 1;
@@ -78,10 +82,15 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
 fn predict(
     predictor: &Predictor,
     path: &Path,
+    picture_side: Option<u32>,
     fraction: f64,
     top: usize,
 ) -> Result<Vec<Prediction>> {
     let bytes = std::fs::read(path).context("cannot read the file")?;
-    let pixels = pixels::center(&bytes, predictor.size(), fraction)?;
+    let size = predictor.size();
+    let pixels = match picture_side {
+        None => pixels::center(&bytes, size, fraction)?,
+        Some(side) => pixels::sampled_center(&bytes, size, side, fraction)?,
+    };
     predictor.predict(&pixels, top)
 }

@@ -7,7 +7,9 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{check_fraction, check_sizes, default_fraction, input, largest, output};
+use super::{
+    check_fraction, check_from, check_sizes, default_fraction, input, output, picture_side,
+};
 use crate::images::{LazyImage, Outputs, SizedImages};
 use crate::pixels::crop;
 
@@ -21,9 +23,19 @@ pub struct CascadedCenterCrop {
     input: Input,
     /// Sides of the square outputs in pixels.
     sizes: Vec<u32>,
+    /// The side of the picture that the sizes are samples of; the largest of them if left out.
+    #[serde(default)]
+    from: Option<u32>,
     /// The share of the short side that is kept.
     #[serde(default = "default_fraction")]
     fraction: f64,
+}
+
+impl CascadedCenterCrop {
+    /// The side of the picture that all sizes are samples of, in pixels.
+    pub fn picture_side(&self) -> u32 {
+        picture_side(self.from, &self.sizes)
+    }
 }
 
 impl Node for CascadedCenterCrop {
@@ -33,6 +45,7 @@ impl Node for CascadedCenterCrop {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
+        check_from(self.from, &self.sizes, report);
         check_fraction(self.fraction, report);
         vec![Schema {
             resolutions: self.sizes.clone(),
@@ -50,11 +63,9 @@ impl Map for CascadedCenterCrop {
 
     fn apply(&self, image: LazyImage, context: &Context) -> Result<SizedImages> {
         let (width, height) = (image.header.width, image.header.height);
-        let size = largest(&self.sizes);
-        let short = (f64::from(size) / self.fraction + 0.5) as u32;
         Ok(SizedImages {
             outputs: Outputs::Sampled {
-                picture: crop::covering(width, height, short, size),
+                picture: crop::covered(width, height, self.picture_side(), self.fraction),
                 sizes: self.sizes.clone(),
             },
             region: image.header.whole(),

@@ -8,7 +8,9 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{check_crop, check_flip, check_sizes, default_scale, input, largest, output};
+use super::{
+    check_crop, check_flip, check_from, check_sizes, default_scale, input, output, picture_side,
+};
 use crate::images::{LazyImage, Outputs, SizedImages};
 use crate::pixels::{Filter, Rendition, crop};
 
@@ -26,6 +28,9 @@ pub struct CascadedRandomCrop {
     /// Sides of the square outputs in pixels, by custom from the largest to the smallest. With
     /// top-down distillation each size is taught by those before it.
     sizes: Vec<u32>,
+    /// The side of the picture that the sizes are samples of; the largest of them if left out.
+    #[serde(default)]
+    from: Option<u32>,
     /// The least and the largest area of the crop, as shares of the image's.
     #[serde(default = "default_scale")]
     scale: (f64, f64),
@@ -48,6 +53,7 @@ impl Node for CascadedRandomCrop {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
+        check_from(self.from, &self.sizes, report);
         check_crop(self.scale, self.ratio, report);
         check_flip(self.flip, report);
         vec![Schema {
@@ -67,7 +73,7 @@ impl Map for CascadedRandomCrop {
     fn apply(&self, image: LazyImage, context: &Context) -> Result<SizedImages> {
         let (width, height) = (image.header.width, image.header.height);
         let random = &mut context.random("crop");
-        let size = largest(&self.sizes);
+        let size = picture_side(self.from, &self.sizes);
         let picture = match crop::inception_crop(width, height, self.scale, self.ratio, random) {
             Some(region) => crop::training(region, size, false),
             None => crop::covering(width, height, size, size),

@@ -154,7 +154,20 @@ fn default_fraction() -> f64 {
     0.875
 }
 
-/// The largest of the parameter `sizes`.
-fn largest(sizes: &[u32]) -> u32 {
-    sizes.iter().copied().max().unwrap_or(0)
+/// The side of the picture that a cascade samples its sizes from: the parameter `from`, or the largest
+/// of `sizes`.
+fn picture_side(from: Option<u32>, sizes: &[u32]) -> u32 {
+    from.unwrap_or_else(|| sizes.iter().copied().max().unwrap_or(0))
+}
+
+/// The parameter `from` of a cascade.
+fn check_from(from: Option<u32>, sizes: &[u32], report: &mut Report) {
+    let largest = picture_side(None, sizes);
+    if from.is_some_and(|side| !(largest..=MAX_SIZE).contains(&side)) {
+        report.parameter(
+            "from",
+            format!("sizes up to {largest} cannot be samples of such a picture"),
+            format!("leave it out for {largest}, or give a side from there to {MAX_SIZE}"),
+        );
+    }
 }

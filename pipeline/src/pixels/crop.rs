@@ -189,6 +189,13 @@ pub fn covering(width: u32, height: u32, short: u32, size: u32) -> Rendition {
     }
 }
 
+/// The validation picture of that kind: [`covering`] with a short side of `size / fraction`, rounded.
+#[must_use]
+pub fn covered(width: u32, height: u32, size: u32, fraction: f64) -> Rendition {
+    let short = (f64::from(size) / fraction + 0.5) as u32;
+    covering(width, height, short, size)
+}
+
 /// `short * long_side / short_side`, truncated; at least `short`.
 fn scale(short: u32, long_side: u32, short_side: u32) -> u32 {
     let scaled = u64::from(short) * u64::from(long_side) / u64::from(short_side.max(1));

@@ -375,12 +375,41 @@ pub enum CenterError {
 /// # Errors
 /// Damage and unsupported files; a size of 0.
 pub fn center(bytes: &[u8], size: u32, fraction: f64) -> Result<Vec<u8>, CenterError> {
+    let plan = |width, height| crop::validation(width, height, size, fraction);
+    rendered(bytes, plan, &mut Resizer::new())
+}
+
+/// The same where a network was trained on samples of one picture of `side` x `side` pixels, as
+/// `CascadedCenterCrop` makes them.
+///
+/// # Errors
+/// Damage and unsupported files; a size or a side of 0.
+pub fn sampled_center(
+    bytes: &[u8],
+    size: u32,
+    side: u32,
+    fraction: f64,
+) -> Result<Vec<u8>, CenterError> {
+    let mut resizer = Resizer::new();
+    let plan = |width, height| crop::covered(width, height, side, fraction);
+    let picture = rendered(bytes, plan, &mut resizer)?;
+    let mut out = vec![0; size as usize * size as usize * 3];
+    resizer.sample(&picture, side, &mut out, size)?;
+    Ok(out)
+}
+
+/// What the plan for an image of its width and height makes of it.
+fn rendered(
+    bytes: &[u8],
+    plan: impl Fn(u32, u32) -> Rendition,
+    resizer: &mut Resizer,
+) -> Result<Vec<u8>, CenterError> {
     let header = header(bytes, &Limits::default())?;
-    let plan = crop::validation(header.width, header.height, size, fraction);
+    let plan = plan(header.width, header.height);
     let mut decoder = Decoder::new();
     let pixels = decoder.decode(bytes, &header, header.whole(), Verify::Full)?;
     let mut out = vec![0; plan.output_bytes()];
-    Resizer::new().render(pixels, &plan, &mut out)?;
+    resizer.render(pixels, &plan, &mut out)?;
     Ok(out)
 }
 
