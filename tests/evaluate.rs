@@ -247,7 +247,10 @@ fn samples_of_one_picture_are_what_they_were_in_training() {
     );
     assert!(large.status.success());
     let stderr = String::from_utf8_lossy(&large.stderr);
-    assert!(!stderr.contains("CascadedCenterCrop"), "{stderr}");
+    assert!(
+        stderr.contains("images are not made as in the training's validation"),
+        "{stderr}"
+    );
     // The images to calibrate with are those of training.
     let calibrated = eval(&["--sizes", "40", "--calibrate", "40"]);
     assert!(

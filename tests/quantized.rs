@@ -102,7 +102,7 @@ fn networks_of_other_bits_are_what_a_run_starts_with_and_no_more() {
                 "full/checkpoints/last.safetensors holds ResNet(depth: 18, width: 8), the recipe says \
                  QuantizedResNet(depth: 18, width: 8, mode: PreActivation, weight_bits: 2, \
                  activation_bits: 2): its weights are what the run starts with, no more",
-                "quantizers start anew, and so do 64 other tensors: layer1.1.bn0.48.weight; ",
+                "; quantizers start anew; 64 tensors start anew: layer1.1.bn0.48.weight; ",
             ][..],
         ),
         ("of-itself", LAST, &[]),
@@ -126,6 +126,47 @@ fn networks_of_other_bits_are_what_a_run_starts_with_and_no_more() {
             "{name}: {stderr}"
         );
     }
+
+    // Of type A there are no shortcuts to take over; what is packed is known by its codes.
+    let type_a = quantized.replace("PreActivation", "PreActivationTypeA");
+    let one = ["--set", "trainer.epochs=1", "--set"];
+    completed(
+        folder,
+        &[&one[..], &[&type_a, "--run-dir", "type-a"]].concat(),
+    );
+    let packed = [
+        "export",
+        "type-a/checkpoints/last.safetensors",
+        "--to",
+        "packed",
+    ];
+    done(folder, &[&packed[..], &["--out", "a.safetensors"]].concat());
+    let set = from("a.safetensors");
+    let arguments = [&short[..], &["--set", &set, "--run-dir", "of-type-a"]].concat();
+    let output = rsflow(folder, &arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(
+        stderr.contains("layer2.0.downsample.0.weight; "),
+        "{stderr}"
+    );
+
+    // How it is trained may change.
+    let fixed = "trainer.network.fixed_activation_basis=true";
+    let more = [
+        "--set",
+        "trainer.epochs=2",
+        "--set",
+        fixed,
+        "--run-dir",
+        "fixed",
+    ];
+    let resume = [
+        "--resume",
+        "of-itself/checkpoints/last.safetensors",
+        "--accept-changes",
+    ];
+    done(folder, &[&short[..], &more, &resume].concat());
 
     let other = from("full/checkpoints/last.safetensors");
     let width = "trainer.network.width=16";

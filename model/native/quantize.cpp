@@ -40,10 +40,10 @@ namespace {
 
 // What stands in for the quantizer where its gradient is wanted; the numbers are those of
 // `Gradient` in `src/native.rs`.
-enum Surrogate : int {
-  kStraight = 0,   // x
-  kUpToTop = 1,    // min(x, top level)
-  kRectified = 2,  // min(max(x, 0), top level); the values, too, are those of max(x, 0)
+enum Gradient : int {
+  kStraightThrough = 0,  // x
+  kUpToTop = 1,          // min(x, top level)
+  kRectified = 2,        // min(max(x, 0), top level); the values, too, are those of max(x, 0)
 };
 
 // A run of values of one quantizer, and where its results go.
@@ -212,7 +212,7 @@ constexpr std::int64_t kPiece = 16384;
 struct Quantizer {
   at::Tensor levels;      // [quantizers, levels]
   at::Tensor thresholds;  // [quantizers, levels - 1]
-  Surrogate surrogate;
+  Gradient gradient;
   at::Tensor counts;  // [quantizers, levels], f64; undefined: no fit is wanted
   at::Tensor sums;
 };
@@ -233,8 +233,8 @@ void on_cpu(const Quantizer& by, const at::Tensor& input, const at::Tensor& outp
   std::uint8_t* marks = passes.defined() ? passes.mutable_data_ptr<std::uint8_t>() : nullptr;
   const T* levels = by.levels.const_data_ptr<T>();
   const T* thresholds = by.thresholds.const_data_ptr<T>();
-  at::parallel_for(0, rows * pieces, std::max<std::int64_t>(1, kPiece / std::max<std::int64_t>(row, 1)),
-                   [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t grain = std::max<std::int64_t>(1, kPiece / std::max<std::int64_t>(row, 1));
+  at::parallel_for(0, rows * pieces, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t unit = begin; unit < end; ++unit) {
       const std::int64_t r = unit / pieces;
       const std::int64_t first = (unit % pieces) * kPiece;
@@ -243,7 +243,7 @@ void on_cpu(const Quantizer& by, const at::Tensor& input, const at::Tensor& outp
       quantize_run(Run<T>{from + at, to + at, marks ? marks + at : nullptr,
                           std::min(kPiece, row - first), levels + r * level_count,
                           thresholds + r * (level_count - 1), static_cast<int>(level_count),
-                          by.surrogate == kRectified, numbers,
+                          by.gradient == kRectified, numbers,
                           fits ? numbers + level_count : nullptr});
     }
   });
@@ -264,16 +264,22 @@ void on_cpu(const Quantizer& by, const at::Tensor& input, const at::Tensor& outp
 
 // The same with libtorch's operators: other devices, other kinds of number.
 at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tensor* passes) {
+  if (input.numel() == 0) {
+    if (passes) {
+      *passes = at::empty_like(input, input.options().dtype(at::kByte));
+    }
+    return at::empty_like(input);
+  }
   auto values = input.reshape({by.levels.size(0), -1}).to(by.levels.scalar_type());
   if (passes) {
     const auto top = by.levels.narrow(1, by.levels.size(1) - 1, 1);
     auto pass = values.le(top);
-    if (by.surrogate == kRectified) {
+    if (by.gradient == kRectified) {
       pass = pass.logical_and(values.gt(0));
     }
     *passes = pass.to(at::kByte).reshape(input.sizes());
   }
-  if (by.surrogate == kRectified) {
+  if (by.gradient == kRectified) {
     values = at::clamp_min(values, 0);
   }
   auto level = at::searchsorted(by.thresholds, values);
@@ -296,7 +302,7 @@ bool lies_in_rows(const at::Tensor& input, std::int64_t rows) {
 // `passes`: where to leave the marks for the backward pass, if it is wanted.
 at::Tensor quantize(const Quantizer& by, const at::Tensor& input, bool in_place,
                     at::Tensor* passes) {
-  const bool straight = by.surrogate == kStraight;
+  const bool straight = by.gradient == kStraightThrough;
   if (!input.is_cpu() || input.scalar_type() != by.levels.scalar_type() ||
       (input.scalar_type() != at::kFloat && input.scalar_type() != at::kDouble)) {
     auto output = with_operators(by, input, straight ? nullptr : passes);
@@ -321,7 +327,7 @@ at::Tensor quantize(const Quantizer& by, const at::Tensor& input, bool in_place,
 at::Tensor backward(const at::Tensor& gradient, const at::Tensor& passes) {
   const bool known = gradient.scalar_type() == at::kFloat || gradient.scalar_type() == at::kDouble;
   if (!gradient.is_cpu() || !known) {
-    return gradient * passes;
+    return gradient.masked_fill(passes.eq(0), 0);
   }
   // In the order of the marks.
   const auto ordered = gradient.strides() == passes.strides()
@@ -374,7 +380,7 @@ struct Quantize : torch::autograd::Function<Quantize> {
 // - 1], belongs to a higher level. What is found is added to `counts` and `sums`, [quantizers,
 // levels] in f64, which may be null. In place, `output` is another handle to `input`.
 extern "C" const char* rsflow_quantize(const at::Tensor* input, const at::Tensor* levels,
-                                       const at::Tensor* thresholds, int surrogate, bool in_place,
+                                       const at::Tensor* thresholds, int gradient, bool in_place,
                                        const at::Tensor* counts, const at::Tensor* sums,
                                        at::Tensor** output) {
   return told([&] {
@@ -391,7 +397,7 @@ extern "C" const char* rsflow_quantize(const at::Tensor* input, const at::Tensor
                     levels->device() == input->device() && thresholds->device() == input->device(),
                 "levels, thresholds and values are not of one kind, on one device");
     TORCH_CHECK((counts == nullptr) == (sums == nullptr), "counts without sums");
-    Quantizer by{levels->contiguous(), thresholds->contiguous(), static_cast<Surrogate>(surrogate),
+    Quantizer by{levels->contiguous(), thresholds->contiguous(), static_cast<Gradient>(gradient),
                  at::Tensor(), at::Tensor()};
     if (counts != nullptr) {
       for (const auto* found : {counts, sums}) {
@@ -403,9 +409,13 @@ extern "C" const char* rsflow_quantize(const at::Tensor* input, const at::Tensor
       by.sums = *sums;
     }
     if (at::GradMode::is_enabled() && input->requires_grad()) {
+      TORCH_CHECK(!in_place || !input->is_leaf(), "a leaf cannot be quantized in place");
       *output = new at::Tensor(Quantize::apply(*input, &by, in_place));
     } else {
       *output = new at::Tensor(quantize(by, *input, in_place, nullptr));
+      if (in_place && !input->is_inference()) {
+        input->unsafeGetTensorImpl()->bump_version();
+      }
     }
   });
 }

@@ -465,8 +465,9 @@ impl Checkpoint {
     }
 
     /// Builds the network for some sizes, which need not be among the checkpoint's, and loads it to
-    /// be run, not trained (a quantized network's weights are at their levels for good): what belongs to batch norms that nobody names is not read. `norms` names for each size the
-    /// resolution whose batch norms it runs with; [`Metadata::norm_for`] suggests one.
+    /// be run, not trained (a quantized network's weights are at their levels for good): what belongs
+    /// to batch norms that nobody names is not read. `norms` names for each size the resolution whose
+    /// batch norms it runs with; [`Metadata::norm_for`] suggests one.
     ///
     /// # Errors
     /// As [`RsNet::with_norms`] and [`Checkpoint::load`].

@@ -101,8 +101,8 @@ pub fn fused_sgd(group: &SgdGroup, step: SgdStep) -> Result<()> {
 /// Of what function a quantizer has the gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gradient {
-    /// x: straight through.
-    Straight = 0,
+    /// x.
+    StraightThrough = 0,
     /// min(x, top level).
     UpToTop = 1,
     /// min(max(x, 0), top level); max(x, 0) is what is quantized, too.
@@ -122,9 +122,9 @@ pub struct AtLevels {
 /// Values at the nearest levels, in one pass over memory. The first dimension of `input` is that of
 /// the quantizers, unless there is only one; `levels` are `[quantizers, levels]` in rising order, and
 /// a value above one of `thresholds`, `[quantizers, levels - 1]`, belongs to a higher level. What is
-/// not finite becomes NaN.
+/// not finite becomes NaN (but for minus infinity where it is rectified).
 ///
-/// `in_place`: the result takes the place of `input`, which must not be needed for a gradient.
+/// `in_place`: the result takes the place of `input`, whose values must not be needed for a gradient.
 ///
 /// # Errors
 /// Shapes that do not fit, or what libtorch says.

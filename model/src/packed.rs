@@ -71,8 +71,15 @@ pub fn unpack(checkpoint: &Checkpoint, parameter: &Parameter) -> Result<Option<T
         .map(Some)
 }
 
-/// The path of a convolution whose weight it is, and the name of its basis.
-fn basis_of(role: Role, weight: &str) -> Option<(&str, String)> {
+/// Whether a checkpoint has codes in the place of this weight.
+pub fn holds(checkpoint: &Checkpoint, parameter: &Parameter) -> bool {
+    let basis = basis_of(parameter.role, &parameter.name);
+    basis.is_some_and(|(path, _)| checkpoint.holds(&codes_of(path)))
+}
+
+/// The path of a convolution whose weight it is, and the name of the basis that it has if it is
+/// quantized.
+pub(crate) fn basis_of(role: Role, weight: &str) -> Option<(&str, String)> {
     let path = weight.strip_suffix(".weight")?;
     (role == Role::ConvWeight).then(|| (path, format!("{path}.basis")))
 }

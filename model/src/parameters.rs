@@ -44,11 +44,11 @@ pub enum Role {
 impl Role {
     /// Whether gradients train it. The rest are buffers, which the forward pass updates.
     pub fn is_trainable(self) -> bool {
-        !matches!(self, Role::NormMean | Role::NormVar) && !self.is_quantizers()
+        !matches!(self, Role::NormMean | Role::NormVar) && !self.is_of_quantizer()
     }
 
     /// Whether it is part of a quantizer's basis.
-    pub fn is_quantizers(self) -> bool {
+    pub fn is_of_quantizer(self) -> bool {
         matches!(self, Role::Basis | Role::BasisAverage | Role::BasisUpdates)
     }
 

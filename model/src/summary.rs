@@ -5,8 +5,9 @@ use serde::Serialize;
 
 use crate::layers::{self, cost};
 use crate::networks::Network;
+use crate::packed;
 use crate::parameters::Declaration;
-use crate::quantizers::packed;
+use crate::quantizers;
 
 /// The costs of a network with all its resolutions. As JSON it has these names.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,8 +23,8 @@ pub struct Summary {
     /// Parameters of the whole, without alpha: the figure that papers give. The bases of quantizers
     /// are not counted: no gradient trains them.
     pub total_parameters: u64,
-    /// Bytes of all tensors that it needs to run at all resolutions, quantized weights as packed
-    /// codes.
+    /// Bytes of all tensors that it needs to run at all resolutions, without alpha, quantized weights
+    /// as packed codes.
     pub packed_bytes: u64,
     /// The learned weights of the ensemble, one per resolution.
     pub alpha: u64,
@@ -83,8 +84,7 @@ impl Summary {
         let layers = network.layers(classes)?;
         let tensors = layers::declare(&layers, norms);
         let bits = |weight: &Declaration| {
-            let path = weight.name.strip_suffix(".weight")?;
-            let basis = format!("{path}.basis");
+            let (_, basis) = packed::basis_of(weight.role, &weight.name)?;
             let basis = tensors.iter().find(|tensor| tensor.name == basis)?;
             basis.shape.last().map(|bits| bits.unsigned_abs())
         };
@@ -93,7 +93,7 @@ impl Summary {
                 tensor.role.is_needed_to_run() && tensor.resolution.is_none_or(norm)
             });
             let bytes = needed.map(|tensor| match bits(tensor) {
-                Some(bits) => packed::bytes(tensor.elements(), bits),
+                Some(bits) => quantizers::packed::bytes(tensor.elements(), bits),
                 None => 4 * tensor.elements(),
             });
             bytes.sum::<u64>()

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
-use rsflow_model::networks::{Network, QuantizedResNet};
+use rsflow_model::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::{Role, Start};
 use rsflow_model::quantizers::{Basis, Gradient, activations, weights};
@@ -231,6 +231,40 @@ fn run(folder: &Path) -> Result<()> {
     evaluate("eval_logits_after")
 }
 
+/// The largest, wherever it stands in the list.
+#[test]
+fn the_largest_resolution_alone_moves_a_fixed_basis() {
+    let network = Network::QuantizedResNet(QuantizedResNet {
+        depth: 18,
+        width: 4,
+        mode: QuantizedMode::PreActivation,
+        weight_bits: 2,
+        activation_bits: 2,
+        fixed_activation_basis: true,
+    });
+    let bases = |sizes: &[u32]| {
+        let (kind, cpu) = (Kind::Double, Device::Cpu);
+        let start = Start::Random { seed: 1 };
+        let net = RsNet::new(&network, 3, sizes, kind, cpu, start).unwrap();
+        let mut pass = net.pass(Mode::Train).unwrap();
+        for (index, &size) in sizes.iter().enumerate() {
+            let side = i64::from(size);
+            let images = Tensor::arange(2 * 3 * side * side, (kind, cpu)).sin();
+            let images = images.view([2, 3, side, side]);
+            let _ = pass.logits(&images, index).unwrap();
+        }
+        pass.move_bases().unwrap();
+        let all = net.parameters().iter();
+        let of = all.filter(|p| p.role.is_of_quantizer() && p.name.contains("quant"));
+        of.map(|p| values(&p.tensor).unwrap()).collect::<Vec<_>>()
+    };
+    let alone = bases(&[64]);
+    assert!(!alone.is_empty());
+    for sizes in [&[64, 48][..], &[48, 64], &[48, 64, 32]] {
+        assert_eq!(bases(sizes), alone, "{sizes:?}");
+    }
+}
+
 #[derive(Deserialize)]
 struct Updates {
     activations: Vec<ActivationCase>,
@@ -334,7 +368,7 @@ fn bases_move_through_steps_as_those_of_the_reference() {
             let weight = matrix(&step.weight);
             let levels = weights::levels(&basis.value).unwrap();
             let (quantized, fit) = levels
-                .quantize_to_fit(&weight, Gradient::Straight, false)
+                .quantize_to_fit(&weight, Gradient::StraightThrough, false)
                 .unwrap();
             near(name, &quantized, &step.quantized.concat());
             let fitted = weights::fitted(&fit, &basis.value).unwrap();

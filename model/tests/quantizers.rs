@@ -53,7 +53,7 @@ type Step = fn(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
 
 fn quantize_weights(values: &Tensor, basis: &Tensor) -> Result<(Tensor, Tensor)> {
     let levels = weights::levels(basis)?;
-    let (quantized, fit) = levels.quantize_to_fit(values, Gradient::Straight, false)?;
+    let (quantized, fit) = levels.quantize_to_fit(values, Gradient::StraightThrough, false)?;
     Ok((quantized, weights::fitted(&fit, basis)?))
 }
 
@@ -164,7 +164,7 @@ fn gradients_are_those_of_finite_differences_of_the_surrogates() {
     let factors = (&values * 3.0).sin();
     type Surrogate = fn(f64, f64) -> f64;
     let cases: [(Gradient, Surrogate); 3] = [
-        (Gradient::Straight, |x, _| x),
+        (Gradient::StraightThrough, |x, _| x),
         (Gradient::UpToTop, f64::min),
         (Gradient::Rectified, |x, top| x.clamp(0.0, top)),
     ];
@@ -193,6 +193,55 @@ fn gradients_are_those_of_finite_differences_of_the_surrogates() {
                 );
             }
         }
+    }
+}
+
+/// In vectors of f32 too, to their ends, and however the values and the gradient lie in memory.
+#[test]
+fn gradients_pass_where_their_values_do() {
+    tch::manual_seed(4);
+    let basis = activations::initial(2).to_kind(Kind::Float);
+    let top = basis.sum(Kind::Float).double_value(&[]);
+    for gradient in [Gradient::UpToTop, Gradient::Rectified] {
+        for channels_last in [false, true] {
+            let values = Tensor::randn([3, 5, 7, 11], F32);
+            let values = match channels_last {
+                true => values
+                    .permute([0, 2, 3, 1])
+                    .contiguous()
+                    .permute([0, 3, 1, 2]),
+                false => values,
+            };
+            let factors = Tensor::randn([11, 7, 5, 3], F32).permute([3, 2, 1, 0]);
+            let input = values.detach_copy().set_requires_grad(true);
+            let levels = activations::levels(&basis).unwrap();
+            let (quantized, _) = levels
+                .quantize_to_fit(&(&input * 1.0), gradient, true)
+                .unwrap();
+            assert_eq!(
+                quantized,
+                levels.quantize(&values.contiguous(), gradient).unwrap()
+            );
+            (quantized * &factors).sum(Kind::Float).backward();
+            let mut passes = values.le(top);
+            if gradient == Gradient::Rectified {
+                passes = passes.logical_and(&values.gt(0.0));
+            }
+            assert_eq!(
+                input.grad(),
+                factors.masked_fill(&passes.logical_not(), 0.0)
+            );
+        }
+    }
+    let levels = activations::levels(&basis).unwrap();
+    let leaf = Tensor::zeros([4], F32).set_requires_grad(true);
+    assert!(levels.quantize_in_place(&leaf, Gradient::UpToTop).is_err());
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let empty = Tensor::zeros([0, 4], (kind, Device::Cpu));
+        assert_eq!(
+            levels.quantize(&empty, Gradient::UpToTop).unwrap().numel(),
+            0
+        );
     }
 }
 
@@ -225,15 +274,19 @@ fn values_are_at_the_nearest_level() {
                 }
                 let levels = weights::levels(&basis).unwrap();
                 let (quantized, fit) = levels
-                    .quantize_to_fit(&values, Gradient::Straight, false)
+                    .quantize_to_fit(&values, Gradient::StraightThrough, false)
                     .unwrap();
                 let own = values.copy();
-                let same = levels.quantize_in_place(&own, Gradient::Straight).unwrap();
+                let same = levels
+                    .quantize_in_place(&own, Gradient::StraightThrough)
+                    .unwrap();
                 assert_eq!(same, quantized);
                 assert_eq!(own, quantized);
                 // What is at a level stays there.
                 assert_eq!(
-                    levels.quantize(&quantized, Gradient::Straight).unwrap(),
+                    levels
+                        .quantize(&quantized, Gradient::StraightThrough)
+                        .unwrap(),
                     quantized
                 );
                 // Least squares of the codes that are found here.
@@ -324,6 +377,16 @@ fn packed_weights_are_the_same_to_the_bit() {
         assert_eq!(unpacked, quantized, "{bits} bits");
         // And quantized once more, as a network does that is trained on.
         assert_eq!(quantize_weights(&unpacked, &basis).unwrap().0, quantized);
+        for wrong in [0, 9, 40, 64] {
+            let (basis, codes) = (Tensor::zeros([3, wrong], F32), codes.narrow(0, 0, 1));
+            let codes = codes.repeat([wrong, 1]);
+            let error = packed::unpack(&codes, &basis, &weight.size()).unwrap_err();
+            let error = format!("{error:#}");
+            assert!(
+                error.contains(&format!("1 to 8 bits, not {wrong}")),
+                "{error}"
+            );
+        }
         let few = codes.narrow(1, 0, 16);
         let error = packed::unpack(&few, &basis, &weight.size()).unwrap_err();
         assert!(

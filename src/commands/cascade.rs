@@ -16,6 +16,14 @@ pub fn picture_side(metadata: &Metadata) -> Option<u32> {
     nodes.find_map(|planned| Some(planned.node::<CascadedCenterCrop>()?.picture_side()))
 }
 
+/// What a user is told where sizes are too large for that.
+pub fn tell_otherwise(side: u32) -> String {
+    format!(
+        "images are not made as in the training's validation, whose sizes are samples of a picture of {side} pixels: \
+         to compare with it, leave larger sizes out"
+    )
+}
+
 /// What a user is told who did not ask for it.
 pub fn tell(side: u32) -> String {
     format!(

@@ -102,10 +102,14 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
         )));
     }
     let picture_side = cascade::picture_side(metadata);
-    let picture_side = picture_side.filter(|side| sizes.iter().all(|size| size <= side));
+    let fits = |side: &u32| sizes.iter().all(|size| size <= side);
     if let Some(side) = picture_side {
-        screen.line(&cascade::tell(side));
+        screen.line(&match fits(&side) {
+            true => cascade::tell(side),
+            false => cascade::tell_otherwise(side),
+        });
     }
+    let picture_side = picture_side.filter(fits);
     let (val, train) = folders(&arguments.data);
     let val_sizes = match picture_side {
         None => "ResizeAndCenterCrop(".to_owned(),

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_model::checkpoint::{Checkpoint, write_atomically};
+use rsflow_model::networks::Network;
 use rsflow_model::{packed, pth};
 
-use super::refuse_to_replace;
+use super::{Usage, refuse_to_replace};
 use crate::cli::{Export, Form};
 
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
@@ -16,6 +17,13 @@ pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
     let metadata = checkpoint.metadata();
     match arguments.to.unwrap_or(Form::Packed) {
         Form::Packed => {
+            ensure!(
+                arguments.prefix.is_empty(),
+                Usage(
+                    "--prefix is for --to pth-names: packed checkpoints have our own names"
+                        .to_owned()
+                )
+            );
             let snapshot = packed::pack(&checkpoint)
                 .with_context(|| format!("cannot pack {}", arguments.checkpoint.display()))?;
             write_atomically(&snapshot, &arguments.out)?;
@@ -31,7 +39,7 @@ pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
         }
         Form::PthNames => {
             ensure!(
-                !metadata.network.is_quantized(),
+                !matches!(metadata.network, Network::QuantizedResNet(_)),
                 "the reference implementation has no names for {} in PyTorch; `--to packed` exports it",
                 metadata.network
             );

@@ -16,7 +16,8 @@ use super::{Usage, refuse_to_replace};
 use crate::cli::Import;
 
 pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {
-    let known = Network::by_name(&arguments.arch).filter(|network| !network.is_quantized());
+    let known = Network::by_name(&arguments.arch)
+        .filter(|network| !matches!(network, Network::QuantizedResNet(_)));
     let network = known.ok_or_else(|| {
         let near = did_you_mean(&arguments.arch, Network::NAMES.split(", "));
         Usage(format!(

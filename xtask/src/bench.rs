@@ -153,8 +153,20 @@ pub struct Arguments {
 
     /// Measure only the step of this network; may be given several times
     #[arg(long, value_name = "NAME",
-        value_parser = PossibleValuesParser::new(STEPS.iter().map(|step| step.arch)))]
+        value_parser = PossibleValuesParser::new(archs()))]
     arch: Vec<String>,
+}
+
+/// The networks whose steps are measured.
+fn archs() -> impl Iterator<Item = &'static str> {
+    let quantized = QUANTIZED.iter().map(|(step, _)| step.arch);
+    STEPS.iter().map(|step| step.arch).chain(quantized)
+}
+
+impl Arguments {
+    fn wants(&self, step: &Step) -> bool {
+        self.arch.is_empty() || self.arch.iter().any(|arch| arch == step.arch)
+    }
 }
 
 /// Runs the subcommand.
@@ -177,10 +189,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if wanted("steps") {
         build(workspace, "rsflow-model", "step")?;
         println!("{HEADER}");
-        let wanted = |step: &&Step| {
-            arguments.arch.is_empty() || arguments.arch.iter().any(|a| a == step.arch)
-        };
-        for step in STEPS.iter().filter(wanted) {
+        for step in STEPS.iter().filter(|step| arguments.wants(step)) {
             let options = step.options();
             let mut ours = || measure(&mut bench(workspace, "rsflow-model", "step", &options));
             let theirs = arguments
@@ -206,7 +215,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 fn quantized(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     build(workspace, "rsflow-model", "step")?;
     println!("{HEADER}");
-    for (step, full) in QUANTIZED {
+    for (step, full) in QUANTIZED.iter().filter(|(step, _)| arguments.wants(step)) {
         let measure = |arch| {
             let options = Step { arch, ..*step }.options();
             measure(&mut bench(workspace, "rsflow-model", "step", &options))

@@ -146,10 +146,8 @@ pub enum Layer {
     },
     /// Zeros as further channels, behind those that there are.
     PadChannels {
-        /// Channels before.
-        from: i64,
-        /// Channels behind it.
-        to: i64,
+        /// So many.
+        more: i64,
     },
     /// branch(x) + shortcut(x).
     Residual {

@@ -120,7 +120,7 @@ impl Modules {
             } = quantizer;
             no_grad(|| {
                 let levels = weights::levels(&basis.value)?;
-                let quantized = levels.quantize(weight, Gradient::Straight)?;
+                let quantized = levels.quantize(weight, Gradient::StraightThrough)?;
                 weight.shallow_clone().f_copy_(&quantized)?;
                 anyhow::Ok(())
             })
@@ -181,11 +181,12 @@ impl Pass<'_> {
         }
         let levels = weights::levels(&basis.value)?;
         if self.mode == Mode::Train {
-            let (quantized, fit) = levels.quantize_to_fit(weight, Gradient::Straight, false)?;
+            let (quantized, fit) =
+                levels.quantize_to_fit(weight, Gradient::StraightThrough, false)?;
             self.weights.push(quantized);
             self.weight_fits.push(fit);
         } else {
-            let quantized = no_grad(|| levels.quantize(weight, Gradient::Straight))?;
+            let quantized = no_grad(|| levels.quantize(weight, Gradient::StraightThrough))?;
             self.weights.push(quantized);
         }
         Ok(())
@@ -193,7 +194,8 @@ impl Pass<'_> {
 
     /// Runs the layers on `[batch, channels, height, width]`, with the batch norms of the
     /// resolution at position `resolution_index`. The size of the images is not compared with it:
-    /// an image may be run with the batch norms of another size.
+    /// an image may be run with the batch norms of another size. Where the layers pad a maximum as
+    /// TensorFlow's `SAME`, images are square.
     ///
     /// # Errors
     /// No such resolution, or what libtorch says, with the name of the layer.
@@ -309,7 +311,7 @@ fn build(
                 padding,
             },
             Layer::AveragePool { side } => Module::AveragePool { side: *side },
-            Layer::PadChannels { from, to } => Module::PadChannels { more: to - from },
+            Layer::PadChannels { more } => Module::PadChannels { more: *more },
             Layer::Residual { branch, shortcut } => Module::Residual {
                 branch: build(branch, norms, parameters, quantizers)?,
                 shortcut: build(shortcut, norms, parameters, quantizers)?,

@@ -159,7 +159,7 @@ impl Network {
         })
     }
 
-    /// Names that [`Network::by_name`] knows, for messages.
+    /// Names that [`Network::by_name`] knows and that other programs have networks for, for messages.
     pub const NAMES: &str = "resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, \
                              resnext101_32x8d, mobilenet_v2, mobilenet_v2_x0.5";
 
@@ -205,7 +205,19 @@ impl Network {
 
     /// Whether it has quantizers.
     pub fn is_quantized(&self) -> bool {
-        matches!(self, Network::QuantizedResNet(_))
+        matches!(self, Network::QuantizedResNet(network) if network.is_quantized())
+    }
+
+    /// Whether it computes what the other does. How it is trained may differ.
+    pub fn computes_as(&self, other: &Network) -> bool {
+        let computed = |network: &Network| {
+            let mut network = network.clone();
+            if let Network::QuantizedResNet(network) = &mut network {
+                network.fixed_activation_basis = false;
+            }
+            network
+        };
+        computed(self) == computed(other)
     }
 
     /// Whether only the largest resolution moves the bases of activation quantizers.

@@ -83,6 +83,11 @@ impl fmt::Display for QuantizedResNet {
 }
 
 impl QuantizedResNet {
+    /// Whether it has quantizers at all.
+    pub fn is_quantized(&self) -> bool {
+        quantized(self.weight_bits).is_some() || quantized(self.activation_bits).is_some()
+    }
+
     /// The same network in full precision. Its convolutions have the same names and shapes.
     pub fn in_full_precision(&self) -> ResNet {
         ResNet {
@@ -154,8 +159,7 @@ impl QuantizedResNet {
         if self.mode == QuantizedMode::PreActivationTypeA {
             let pool = (stride > 1).then_some(Layer::AveragePool { side: stride });
             let pad = Layer::PadChannels {
-                from: input,
-                to: output,
+                more: output - input,
             };
             return pool.into_iter().chain([pad]).collect();
         }
@@ -176,10 +180,13 @@ impl QuantizedResNet {
                 norm(&format!("{block}.bn0"), channels),
                 self.activation(quantizer),
             ],
-            // What comes in went through a ReLU already, so one more changes nothing.
-            (true, stage) if stage == 0 || type_a => vec![self.activation(quantizer)],
             // The end of the group before quantized it.
-            (true, _) => vec![],
+            (true, stage) if stage > 0 && !type_a => vec![],
+            // What comes in went through a ReLU already, so one more changes nothing.
+            (true, _) => match quantized(self.activation_bits) {
+                None => vec![],
+                Some(_) => vec![self.activation(quantizer)],
+            },
         }
     }
 }

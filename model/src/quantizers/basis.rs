@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor, no_grad};
 
-/// The share of the old basis in the new one, as in the reference.
-const MEMORY: f64 = 0.9;
+/// The decay of the moving average: the share of the old basis in the new one, as in the reference.
+const DECAY: f64 = 0.9;
 
 /// The upper quartile of a standard normal distribution, as the reference rounds it.
 pub(super) const QUARTILE: f64 = 0.6745;
@@ -15,7 +15,7 @@ pub(super) fn powers_of_two(smallest: f64, bits: i64) -> Tensor {
     Tensor::from_slice(&basis).view([1, bits])
 }
 
-/// The basis of some quantizers and the running average that it is: handles to tensors that are
+/// The basis of some quantizers and the moving average that it is: handles to tensors that are
 /// changed in place.
 #[derive(Debug)]
 pub struct Basis {
@@ -50,7 +50,7 @@ impl Basis {
                 [&self.value, &self.average, &self.updates].map(Tensor::shallow_clone);
             mean.f_copy_(&average(&mean, fitted))?;
             let _ = updates.f_add_scalar_(1)?;
-            let remembered = Tensor::f_pow_scalar(MEMORY, &updates.f_to_kind(Kind::Double)?)?;
+            let remembered = Tensor::f_pow_scalar(DECAY, &updates.f_to_kind(Kind::Double)?)?;
             let divisor: Tensor = 1.0 - remembered;
             let divisor = divisor.f_to_kind(value.f_kind()?)?;
             value.f_copy_(&mean.f_div(&divisor)?)?;
@@ -59,7 +59,7 @@ impl Basis {
     }
 }
 
-/// A step of the running average.
+/// A step of the exponential moving average.
 pub fn average(old: &Tensor, new: &Tensor) -> Tensor {
-    old * MEMORY + new * (1.0 - MEMORY)
+    old * DECAY + new * (1.0 - DECAY)
 }

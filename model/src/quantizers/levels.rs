@@ -18,7 +18,7 @@ pub struct Levels {
     /// For each level the number whose binary digits, the lowest first, are its code:
     /// `[quantizers, 2^bits]`.
     order: Tensor,
-    /// What each level is made of, in f64: `[quantizers, 2^bits, bits]`.
+    /// All codes in the order of the numbers, in f64: `[2^bits, bits]`.
     codes: Tensor,
     /// `[quantizers, 2^bits - 1]`: a value above it belongs to a higher level.
     thresholds: Tensor,
@@ -42,18 +42,10 @@ impl Levels {
     pub(super) fn new(basis: &Tensor, low: f64) -> Result<Self> {
         no_grad(|| {
             let (_, bits) = basis.size2()?;
-            ensure!(
-                BITS.contains(&bits),
-                "a quantizer has {} to {} bits, not {bits}",
-                BITS.start(),
-                BITS.end()
-            );
-            let codes = codes(bits, low).f_to(basis.device())?;
+            let codes = codes(bits, low)?.f_to(basis.device())?;
             let unsorted = unsorted(basis, &codes)?;
             // Least squares may make a basis negative or its order another one.
             let (values, order) = unsorted.f_sort(1, false)?;
-            let codes = codes.f_index_select(0, &order.f_view([-1])?)?;
-            let codes = codes.f_view([-1, 1 << bits, bits])?;
             let count = values.size2()?.1;
             let lower = values.f_narrow(1, 0, count - 1)?;
             let upper = values.f_narrow(1, 1, count - 1)?;
@@ -104,30 +96,24 @@ impl Levels {
         gradient: Gradient,
         in_place: bool,
     ) -> Result<(Tensor, Fit)> {
-        no_grad(|| {
-            let none = || self.values.f_zeros_like()?.f_to_kind(Kind::Double);
-            Ok::<_, anyhow::Error>(AtLevels {
-                counts: none()?,
-                sums: none()?,
-            })
-        })
-        .and_then(|found| {
-            let quantized = native::quantize(
-                values,
-                &self.values,
-                &self.thresholds,
-                gradient,
-                in_place,
-                Some(&found),
-            )?;
-            Ok((quantized, self.fit(&found)?))
-        })
+        let none = || self.values.f_zeros_like()?.f_to_kind(Kind::Double);
+        let found = AtLevels {
+            counts: none()?,
+            sums: none()?,
+        };
+        let (levels, thresholds) = (&self.values, &self.thresholds);
+        let quantized =
+            native::quantize(values, levels, thresholds, gradient, in_place, Some(&found))?;
+        Ok((quantized, self.fit(&found)?))
     }
 
     fn fit(&self, found: &AtLevels) -> Result<Fit> {
         no_grad(|| {
-            let transposed = self.codes.f_transpose(1, 2)?;
-            let counted = self.codes.f_mul(&found.counts.f_unsqueeze(2)?)?;
+            let (levels, bits) = self.codes.size2()?;
+            let codes = self.codes.f_index_select(0, &self.order.f_view([-1])?)?;
+            let codes = codes.f_view([-1, levels, bits])?;
+            let transposed = codes.f_transpose(1, 2)?;
+            let counted = codes.f_mul(&found.counts.f_unsqueeze(2)?)?;
             Ok(Fit {
                 products: transposed.f_matmul(&counted)?,
                 targets: transposed.f_matmul(&found.sums.f_unsqueeze(2)?)?,
@@ -149,7 +135,7 @@ impl Levels {
 /// The level of each number that is a code, in the order of the numbers: `[quantizers, 2^bits]`.
 pub(super) fn by_code(basis: &Tensor, low: f64) -> Result<Tensor> {
     let (_, bits) = basis.size2()?;
-    unsorted(basis, &codes(bits, low).f_to(basis.device())?)
+    unsorted(basis, &codes(bits, low)?.f_to(basis.device())?)
 }
 
 /// A sum of a few terms, one after the other: its last bit must not depend on how a matrix product
@@ -169,12 +155,18 @@ fn unsorted(basis: &Tensor, codes: &Tensor) -> Result<Tensor> {
 }
 
 /// All codes, `[2^bits, bits]`: the numbers from 0 on in binary, the lowest digit first.
-fn codes(bits: i64, low: f64) -> Tensor {
+fn codes(bits: i64, low: f64) -> Result<Tensor> {
+    ensure!(
+        BITS.contains(&bits),
+        "a quantizer has {} to {} bits, not {bits}",
+        BITS.start(),
+        BITS.end()
+    );
     let digit = |number: i64, bit: i64| match number >> bit & 1 {
         0 => low,
         _ => 1.0,
     };
     let rows = (0..1 << bits).flat_map(|number| (0..bits).map(move |bit| digit(number, bit)));
     let rows: Vec<f64> = rows.collect();
-    Tensor::from_slice(&rows).view([-1, bits])
+    Ok(Tensor::f_from_slice(&rows)?.f_view([-1, bits])?)
 }

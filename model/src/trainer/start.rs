@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::checkpoint::{Checkpoint, FORMAT, Metadata};
 use crate::feed::Normalize;
 use crate::optimizer::RunningOptimizer;
+use crate::packed;
 use crate::parameters::{Parameter, Role, list};
 use crate::rs_net::RsNet;
 
@@ -26,7 +27,7 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
-    let same_network = saved.network == to.network;
+    let same_network = to.network.computes_as(&saved.network);
     ensure!(
         same_network || to.network.can_start_from(&saved.network),
         other_network(path, saved, to)
@@ -63,29 +64,32 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
     let wanted = |parameter: &Parameter| match parameter.role {
         Role::LinearWeight | Role::LinearBias => same_classes.is_ok(),
         // Those of other levels say nothing of these, and the first step replaces them.
-        role if role.is_quantizers() => same_network,
+        role if role.is_of_quantizer() => same_network,
         _ if same_network => true,
         _ => {
             let norm = parameter.resolution.map(|norm| saved.norm_for(norm));
             let there = norm.map(|norm| parameter.name_with_norm(norm));
             let name = there.as_ref().unwrap_or(&parameter.name);
-            checkpoint.holds(name) || saved.packed && parameter.role == Role::ConvWeight
+            checkpoint.holds(name) || packed::holds(&checkpoint, parameter)
         }
     };
     if !same_network {
-        // That quantizers start anew goes without saying.
         let anew: Vec<String> = net
             .parameters()
             .iter()
-            .filter(|&p| !wanted(p) && !p.role.is_quantizers())
+            .filter(|&p| !wanted(p) && !p.role.is_of_quantizer())
             .map(|p| p.name.clone())
             .collect();
+        let quantizers = match to.network.is_quantized() {
+            true => "; quantizers start anew",
+            false => "",
+        };
         let others = match anew.len() {
             0 => String::new(),
-            count => format!(", and so do {count} other tensors: {}", list(&anew)),
+            count => format!("; {count} tensors start anew: {}", list(&anew)),
         };
         tracing::warn!(
-            "{}: its weights are what the run starts with, no more; quantizers start anew{others}",
+            "{}: its weights are what the run starts with, no more{quantizers}{others}",
             other_network(path, saved, to)
         );
     }
@@ -112,7 +116,7 @@ pub(super) fn resume(
     let saved = checkpoint.metadata();
     let place = path.display();
     ensure!(
-        saved.network == at.network,
+        at.network.computes_as(&saved.network),
         "{}{}",
         other_network(path, saved, at),
         if at.network.can_start_from(&saved.network) {
@@ -170,6 +174,7 @@ pub(super) fn resume(
         recipe: std::mem::take(&mut at.recipe),
         classes: std::mem::take(&mut at.classes),
         format: FORMAT,
+        network: at.network.clone(),
         normalize: at.normalize,
         channels: at.channels,
         // Their statistics are those of weights that now change.

@@ -81,7 +81,7 @@ pub enum RenderError {
         scaled: (u32, u32),
     },
     /// The buffer of an output, or of what is sampled, has the wrong length.
-    #[error("an output of {found} bytes where {expected} are needed")]
+    #[error("a picture of {found} bytes where {expected} are needed")]
     WrongLength {
         /// `size * size * 3`.
         expected: usize,
@@ -297,7 +297,7 @@ fn check(pixels: Pixels<'_>, plan: &Rendition, out: &[u8]) -> Result<(), RenderE
 /// Whether `bytes` are a picture `[size, size, 3]` of at least one pixel.
 fn check_length(bytes: &[u8], size: u32) -> Result<(), RenderError> {
     let expected = (size as usize * size as usize * 3).max(3);
-    if bytes.len() == expected {
+    if size > 0 && bytes.len() == expected {
         Ok(())
     } else {
         Err(RenderError::WrongLength {
