@@ -3,20 +3,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-use rsflow_graph::{
-    Batch, Build, Catalogue, Incoming, Input, Kind, Node, NodeKind, Options, Payload, Plan, Port,
-    Recipe, Report, Running, Schema, Sink, Stage, Tap, Text,
-};
+use rsflow_graph::{Batch, Catalogue, Kind, Options, Plan, Recipe, Running, Tap, Text};
 use rsflow_pipeline::nodes::{
     self, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, Lighting,
     ResizeAndCenterCrop,
 };
 use rsflow_pipeline::pixels::{Pixels, Rect, Rendition, Resizer, crop};
-use schemars::JsonSchema;
-use serde::Deserialize;
 use tempfile::TempDir;
+
+mod end;
+use end::{Collect, End};
 
 const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
@@ -28,51 +25,6 @@ const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<nodes::Batch>(),
     Kind::of::<End>(),
 ]);
-
-/// Where a stream ends.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct End {
-    /// Any images.
-    input: Input,
-}
-
-impl Node for End {
-    fn inputs(&self) -> Vec<(&'static str, &Input)> {
-        vec![("input", &self.input)]
-    }
-
-    fn plan(&self, _: &[Incoming], _: &mut Report) -> Vec<Schema> {
-        Vec::new()
-    }
-
-    fn build(&self, _: &Build) -> anyhow::Result<Stage> {
-        Ok(Stage::sink(Collect::default()))
-    }
-}
-
-impl NodeKind for End {
-    const NAME: &'static str = "End";
-    const SUMMARY: &'static str = "ends a stream";
-    const INPUTS: &'static [Port] = &[Port {
-        name: "input",
-        carries: Batch::NAME,
-    }];
-    const OUTPUTS: &'static [Port] = &[];
-    const EXAMPLE: &'static str = r#"End(input: "batches")"#;
-}
-
-#[derive(Clone, Default)]
-struct Collect(Arc<Mutex<Vec<Batch>>>);
-
-impl Sink for Collect {
-    type In = Batch;
-
-    fn accept(&mut self, batch: Batch) -> anyhow::Result<()> {
-        self.0.lock().unwrap().push(batch);
-        Ok(())
-    }
-}
 
 /// An image at each resolution, in the order of the recipe.
 type Sizes = Vec<Vec<u8>>;
@@ -92,7 +44,7 @@ fn stream(folder: &TempDir, workers: usize, sizes: &str) -> Vec<Sizes> {
     let recipe = Recipe::parse(Text::new("recipe.ron", recipe), CATALOGUE, &[]);
     let plan = Plan::new(recipe.unwrap_or_else(|problems| panic!("{problems}")));
     let plan = plan.unwrap_or_else(|problems| panic!("{problems}"));
-    let collect = Collect::default();
+    let collect = Collect::<Batch>::default();
     let options = Options {
         taps: vec![Tap {
             node: "batches".to_owned(),

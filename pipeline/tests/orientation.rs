@@ -1,20 +1,17 @@
 //! EXIF orientation: eight files of one picture are one picture.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use image::metadata::Orientation as Turn;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder as _, RgbImage};
-use rsflow_graph::{
-    Batch, Build, Catalogue, Incoming, Input, Kind, Node, NodeKind, Options, Payload as _, Plan,
-    Port, Recipe, Report, Running, Schema, Sink, Stage, Tap, Text,
-};
+use rsflow_graph::{Batch, Catalogue, Kind, Options, Plan, Recipe, Running, Tap, Text};
 use rsflow_pipeline::nodes::{
     self, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize, ResizeAndCenterCrop,
 };
 use rsflow_pipeline::pixels::{Decoder, Format, Limits, Orientation, Rect, Verify, header};
-use schemars::JsonSchema;
-use serde::Deserialize;
+
+mod end;
+use end::{Collect, End};
 
 /// Smooth enough for JPEG, and different in every corner.
 fn picture() -> RgbImage {
@@ -203,50 +200,6 @@ fn a_damaged_exif_block_is_not_a_damaged_image() {
     }
 }
 
-/// Pixels of a recipe's batches.
-#[derive(Clone, Default)]
-struct Collect(Arc<Mutex<Vec<u8>>>);
-
-impl Sink for Collect {
-    type In = Batch;
-
-    fn accept(&mut self, batch: Batch) -> anyhow::Result<()> {
-        self.0.lock().unwrap().extend_from_slice(batch.pixels(0));
-        Ok(())
-    }
-}
-
-/// Reads batches, so that a recipe is complete.
-#[derive(Deserialize, JsonSchema)]
-struct Read {
-    input: Input,
-}
-
-impl Node for Read {
-    fn inputs(&self) -> Vec<(&'static str, &Input)> {
-        vec![("input", &self.input)]
-    }
-
-    fn plan(&self, _: &[Incoming], _: &mut Report) -> Vec<Schema> {
-        vec![]
-    }
-
-    fn build(&self, _: &Build) -> anyhow::Result<Stage> {
-        Ok(Stage::sink(Collect::default()))
-    }
-}
-
-impl NodeKind for Read {
-    const NAME: &'static str = "Read";
-    const SUMMARY: &'static str = "reads";
-    const INPUTS: &'static [Port] = &[Port {
-        name: "input",
-        carries: Batch::NAME,
-    }];
-    const OUTPUTS: &'static [Port] = &[];
-    const EXAMPLE: &'static str = r#"Read(input: "batches")"#;
-}
-
 /// What a recipe makes of a folder of eight files: the pixels of its only batch.
 fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
     const CATALOGUE: Catalogue = Catalogue(&[
@@ -256,7 +209,7 @@ fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
         Kind::of::<Resize>(),
         Kind::of::<ResizeAndCenterCrop>(),
         Kind::of::<nodes::Batch>(),
-        Kind::of::<Read>(),
+        Kind::of::<End>(),
     ]);
     let recipe = format!(
         r#"(nodes: {{
@@ -264,13 +217,13 @@ fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
             "images": DecodeJpeg(input: "files"{decode}),
             {behind}
             "batches": Batch(input: "sizes", size: 8),
-            "end": Read(input: "batches"),
+            "end": End(input: "batches"),
         }})"#,
         folder.display().to_string()
     );
     let recipe = Recipe::parse(Text::new("recipe.ron", &recipe), CATALOGUE, &[]).unwrap();
     let plan = Plan::new(recipe).unwrap().until("batches").unwrap();
-    let collect = Collect::default();
+    let collect = Collect::<Batch>::default();
     let options = Options {
         taps: vec![Tap {
             node: "batches".to_owned(),
@@ -282,7 +235,9 @@ fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
         ..Options::default()
     };
     Running::start(&plan, options).unwrap().wait().unwrap();
-    std::mem::take(&mut *collect.0.lock().unwrap())
+    let batches = collect.0.lock().unwrap();
+    let pixels = batches.iter().map(|batch| batch.pixels(0).to_vec());
+    pixels.collect::<Vec<_>>().concat()
 }
 
 #[test]

@@ -10,20 +10,21 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rsflow_graph::{
-    Batch, Build, Catalogue, Incoming, Input, Kind, Node, NodeKind, Options, Payload, PlainMemory,
-    Plan, Port, Recipe, Report, Running, Schema, Sink, Stage, Tap, Text,
+    Batch, Build, Catalogue, Kind, NodeKind, Options, PlainMemory, Plan, Recipe, Running, Stage,
+    Tap, Text,
 };
 use rsflow_pipeline::images::EncodedImage;
 use rsflow_pipeline::nodes::RandomResizedCrop;
 use rsflow_pipeline::nodes::{self, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, Resize};
-use schemars::JsonSchema;
-use serde::Deserialize;
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
+
+mod end;
+use end::{Collect, End};
 
 const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
@@ -35,57 +36,6 @@ const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<nodes::Batch>(),
     Kind::of::<End>(),
 ]);
-
-/// Where a stream ends.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct End {
-    /// Any images.
-    input: Input,
-}
-
-impl Node for End {
-    fn inputs(&self) -> Vec<(&'static str, &Input)> {
-        vec![("input", &self.input)]
-    }
-
-    fn plan(&self, _: &[Incoming], _: &mut Report) -> Vec<Schema> {
-        Vec::new()
-    }
-
-    fn build(&self, _: &Build) -> anyhow::Result<Stage> {
-        Ok(Stage::sink(Collect::<Batch>::default()))
-    }
-}
-
-impl NodeKind for End {
-    const NAME: &'static str = "End";
-    const SUMMARY: &'static str = "ends a stream";
-    const INPUTS: &'static [Port] = &[Port {
-        name: "input",
-        carries: Batch::NAME,
-    }];
-    const OUTPUTS: &'static [Port] = &[];
-    const EXAMPLE: &'static str = r#"End(input: "batches")"#;
-}
-
-#[derive(Clone)]
-struct Collect<T>(Arc<Mutex<Vec<T>>>);
-
-impl<T> Default for Collect<T> {
-    fn default() -> Self {
-        Collect(Arc::default())
-    }
-}
-
-impl<T: Payload> Sink for Collect<T> {
-    type In = T;
-
-    fn accept(&mut self, item: T) -> anyhow::Result<()> {
-        self.0.lock().unwrap().push(item);
-        Ok(())
-    }
-}
 
 /// What comes out of a source in two epochs: each image's bytes and class, and the pixels of all
 /// batches.
