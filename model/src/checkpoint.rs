@@ -1,7 +1,8 @@
 //! Checkpoints: everything that a resume or an evaluation needs, in one safetensors file.
 //!
 //! The tensors are the network's, under its own names, and `momentum/NAME` for the momentum of
-//! the parameter `NAME`. The header's `__metadata__` has one key, `rsflow`, whose value is
+//! the parameter `NAME`; of a packed one (see [`packed`](crate::packed)) codes are in the place of
+//! quantized weights. The header's `__metadata__` has one key, `rsflow`, whose value is
 //! [`Metadata`] as JSON.
 //!
 //! Writing has two halves. [`Snapshot::take`] copies everything to plain memory, on the thread

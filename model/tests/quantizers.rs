@@ -102,7 +102,7 @@ fn quantizers_are_those_of_the_reference() {
                     worst[2],
                     difference(&fitted, &basis(&expected["least_squares_basis"])),
                 );
-                at = average(&at, &fitted);
+                at = average(&at, &fitted).unwrap();
             }
             let after = difference(&at, &basis(&case["basis_after_plain_ema_0_9"]));
             let [initial, quantized, fitted] = worst;

@@ -101,15 +101,7 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
              leave it out, or name other --sizes"
         )));
     }
-    let picture_side = cascade::picture_side(metadata);
-    let fits = |side: &u32| sizes.iter().all(|size| size <= side);
-    if let Some(side) = picture_side {
-        screen.line(&match fits(&side) {
-            true => cascade::tell(side),
-            false => cascade::tell_otherwise(side),
-        });
-    }
-    let picture_side = picture_side.filter(fits);
+    let picture_side = cascade::picture_side(metadata, sizes, |line| screen.line(line));
     let (val, train) = folders(&arguments.data);
     let val_sizes = match picture_side {
         None => "ResizeAndCenterCrop(".to_owned(),

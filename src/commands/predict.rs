@@ -28,18 +28,8 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         .batch_norm
         .unwrap_or_else(|| metadata.norm_for(arguments.size));
     let predictor = Predictor::open(&checkpoint, arguments.size, norm)?;
-    let picture_side = cascade::picture_side(metadata);
-    let fits = |side: &u32| arguments.size <= *side;
-    if let Some(side) = picture_side {
-        eprintln!(
-            "{}",
-            match fits(&side) {
-                true => cascade::tell(side),
-                false => cascade::tell_otherwise(side),
-            }
-        );
-    }
-    let picture_side = picture_side.filter(fits);
+    let sizes = [arguments.size];
+    let picture_side = cascade::picture_side(metadata, &sizes, |line| eprintln!("{line}"));
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut told = Vec::new();

@@ -42,9 +42,11 @@ pub fn fitted(fit: &Fit, old: &Tensor) -> Result<Tensor> {
         let (factor, failed) = products.f_linalg_cholesky_ex(false, false)?;
         let left = factor.f_diagonal(0, 1, 2)?.f_square()?;
         let whole = products.f_diagonal(0, 1, 2)?;
-        let singular = left.f_le_tensor(&(whole * ROUNDING))?.f_any_dim(1, true)?;
+        let singular = left
+            .f_le_tensor(&whole.f_mul_scalar(ROUNDING)?)?
+            .f_any_dim(1, true)?;
         let singular = singular.f_logical_or(&failed.f_ne(0)?.f_unsqueeze(1)?)?;
         let fitted = targets.f_cholesky_solve(&factor, false)?.f_squeeze_dim(2)?;
-        Ok(old.f_where_self(&singular, &fitted.to_kind(old.kind()))?)
+        Ok(old.f_where_self(&singular, &fitted.f_to_kind(old.f_kind()?)?)?)
     })
 }

@@ -48,10 +48,10 @@ impl Basis {
         no_grad(|| {
             let [mut value, mut mean, mut updates] =
                 [&self.value, &self.average, &self.updates].map(Tensor::shallow_clone);
-            mean.f_copy_(&average(&mean, fitted))?;
+            mean.f_copy_(&average(&mean, fitted)?)?;
             let _ = updates.f_add_scalar_(1)?;
             let remembered = Tensor::f_pow_scalar(DECAY, &updates.f_to_kind(Kind::Double)?)?;
-            let divisor: Tensor = 1.0 - remembered;
+            let divisor = remembered.f_neg()?.f_add_scalar(1.0)?;
             let divisor = divisor.f_to_kind(value.f_kind()?)?;
             value.f_copy_(&mean.f_div(&divisor)?)?;
             Ok(())
@@ -60,6 +60,10 @@ impl Basis {
 }
 
 /// A step of the exponential moving average.
-pub fn average(old: &Tensor, new: &Tensor) -> Tensor {
-    old * DECAY + new * (1.0 - DECAY)
+///
+/// # Errors
+/// Shapes that do not fit, or what libtorch says.
+pub fn average(old: &Tensor, new: &Tensor) -> Result<Tensor> {
+    let (old, new) = (old.f_mul_scalar(DECAY)?, new.f_mul_scalar(1.0 - DECAY)?);
+    Ok(old.f_add(&new)?)
 }

@@ -49,7 +49,7 @@ impl Levels {
             let count = values.size2()?.1;
             let lower = values.f_narrow(1, 0, count - 1)?;
             let upper = values.f_narrow(1, 1, count - 1)?;
-            let middle = ((&lower + &upper) / 2.0).f_contiguous()?;
+            let middle = lower.f_add(&upper)?.f_div_scalar(2.0)?.f_contiguous()?;
             // Between two neighbouring floats there is no middle. The lower one then is it, for what
             // is at a level already has to stay there.
             let thresholds = lower.f_where_self(&middle.f_ge_tensor(&upper)?, &middle)?;
@@ -143,12 +143,13 @@ pub(super) fn by_code(basis: &Tensor, low: f64) -> Result<Tensor> {
 fn unsorted(basis: &Tensor, codes: &Tensor) -> Result<Tensor> {
     let (_, bits) = basis.size2()?;
     let codes = codes.f_to_kind(basis.f_kind()?)?;
-    let mut sum = None;
+    let mut sum: Option<Tensor> = None;
     for bit in 0..bits {
-        let term = basis.f_narrow(1, bit, 1)? * codes.f_select(1, bit)?.f_unsqueeze(0)?;
+        let term = basis.f_narrow(1, bit, 1)?;
+        let term = term.f_mul(&codes.f_select(1, bit)?.f_unsqueeze(0)?)?;
         sum = Some(match sum {
             None => term,
-            Some(sum) => sum + term,
+            Some(sum) => sum.f_add(&term)?,
         });
     }
     sum.ok_or_else(|| anyhow::anyhow!("a basis of no bits"))

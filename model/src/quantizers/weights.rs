@@ -47,10 +47,11 @@ pub fn fitted(fit: &Fit, old: &Tensor) -> Result<Tensor> {
     no_grad(|| {
         let Fit { products, targets } = fit;
         let (_, bits) = old.size2()?;
-        let ridge = Tensor::f_eye(bits, (Kind::Double, old.device()))? * RIDGE;
-        let drawn = old.to_kind(Kind::Double).f_unsqueeze(2)? * RIDGE;
-        let (fitted, _) =
-            Tensor::f_linalg_solve_ex(&(products + ridge), &(targets + drawn), true, false)?;
-        Ok(fitted.f_squeeze_dim(2)?.to_kind(old.kind()))
+        let ridge = Tensor::f_eye(bits, (Kind::Double, old.device()))?.f_mul_scalar(RIDGE)?;
+        let drawn = old.f_to_kind(Kind::Double)?.f_unsqueeze(2)?;
+        let system = products.f_add(&ridge)?;
+        let right = targets.f_add(&drawn.f_mul_scalar(RIDGE)?)?;
+        let (fitted, _) = Tensor::f_linalg_solve_ex(&system, &right, true, false)?;
+        Ok(fitted.f_squeeze_dim(2)?.f_to_kind(old.f_kind()?)?)
     })
 }
