@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use rsflow_model::compute::{DeviceChoice, Precision};
 
 /// Trains and runs resolution switchable networks: one network that can be switched between input
 /// resolutions at run time.
@@ -60,6 +61,12 @@ pub enum Command {
     /// Tell where the time goes, node by node, and what the bottleneck is
     #[command(after_help = PROFILE_EXAMPLES)]
     Profile(Profile),
+    /// Measure how fast a recipe's steps, inference and data are on this machine
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Bench),
+    /// Tell what this machine offers: libtorch, GPUs, the processor, and what is missing
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Doctor),
     /// List the kinds of node, or show one with its ports and parameters
     #[command(after_help = NODES_EXAMPLES)]
     Nodes {
@@ -177,6 +184,28 @@ the ends of epochs, and nothing else. It is the same for any number of workers. 
   rsflow profile mine.ron --digest --skip 1234      it is read from its start; the same hash
 Both take EPOCH:SAMPLE too, counted from 0.";
 
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  rsflow bench recipes/imagenette_resnet18.ron
+  rsflow bench recipes/resnet50_kd.ron --only step --only inference       needs no images
+  rsflow bench recipes/resnet50_kd.ron --only step --set trainer.precision=BFloat16 --batch 128
+  rsflow bench mine.ron --json bench.json
+
+`training step` is one on random images that are on the device already, at all resolutions; an image
+counts once. `inference` is one resolution: a single image (its latency is the median), and the batch
+that gets most images through. `pipeline` is the data nodes alone, `whole` both, as `run` does it.
+
+`of peak` is the share of the multiply-adds per second that a large matrix product reaches on this
+device in the same precision; a step counts as three forward passes. `peak memory` is that of tensors
+on a GPU, and that of the process so far on the CPU. The JSON has: recipe, computes,
+peak_multiply_adds_per_second, rows (part, resolution, batch, images_per_second, median_seconds,
+share_of_peak, peak_memory_bytes), failed.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  rsflow doctor
+  rsflow doctor --json - | jq .cuda_missing";
+
 const NODES_EXAMPLES: &str = "\
 Examples:
   rsflow nodes
@@ -202,7 +231,7 @@ of the list must have its image. No file is ever overwritten. To repeat the comm
 in its place stays there, and what an interrupted run has left is done.";
 
 /// A recipe, and what the command line changes in it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Overrides {
     /// Overrides a field: NODE.FIELD=VALUE (NODE.FIELD.INNER=VALUE, or seed=VALUE and
     /// cpu_workers=VALUE for the recipe's own). The value is RON; a bare word is a string
@@ -267,12 +296,50 @@ pub struct Eval {
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: u32,
-    /// Threads that libtorch computes with [default: one a core]
+    /// Threads that libtorch computes with on the CPU [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+    /// What to compute on.
+    #[command(flatten)]
+    pub compute: Computing,
     /// Writes the table as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// What to compute on, and with which numbers.
+#[derive(Debug, Args)]
+pub struct Computing {
+    /// Where to compute: auto, cpu, cuda, or cuda:1 for another GPU than the first
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    pub device: DeviceChoice,
+    /// With which numbers convolutions multiply: auto, float32, tf32, bfloat16 or float16
+    #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = precision)]
+    pub precision: Precision,
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    let gpu = text.strip_prefix("cuda").map(|rest| match rest {
+        "" => Some(0),
+        rest => rest.strip_prefix(':').and_then(|index| index.parse().ok()),
+    });
+    match (text, gpu) {
+        ("auto", _) => Ok(DeviceChoice::Auto),
+        ("cpu", _) => Ok(DeviceChoice::Cpu),
+        (_, Some(Some(index))) => Ok(DeviceChoice::Cuda(index)),
+        _ => Err("expected auto, cpu, cuda or cuda:N".to_owned()),
+    }
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    Ok(match text {
+        "auto" => Precision::Auto,
+        "float32" | "fp32" => Precision::Float32,
+        "tensorfloat32" | "tf32" => Precision::TensorFloat32,
+        "bfloat16" | "bf16" => Precision::BFloat16,
+        "float16" | "fp16" => Precision::Float16,
+        _ => return Err("expected auto, float32, tf32, bfloat16 or float16".to_owned()),
+    })
 }
 
 /// `SIZE=RESOLUTION`.
@@ -307,6 +374,9 @@ pub struct Predict {
     /// The share of an image's short side that is kept
     #[arg(long, value_name = "F", default_value_t = 0.875, value_parser = fraction)]
     pub fraction: f64,
+    /// What to compute on.
+    #[command(flatten)]
+    pub compute: Computing,
     /// Writes the predictions as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -444,6 +514,49 @@ pub struct Profile {
     /// Writes what every thread did when, in Chrome's trace event format
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+}
+
+/// `rsflow bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// The recipe
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub overrides: Overrides,
+    /// Measures this part alone; may be given several times
+    #[arg(long, value_enum)]
+    pub only: Vec<BenchPart>,
+    /// Images in a training step [default: the recipe's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch: Option<u32>,
+    /// How long each part is measured, at least; inference a fifth of it for each batch
+    #[arg(long, value_name = "N", default_value = "5", value_parser = seconds)]
+    pub seconds: f64,
+    /// Writes all figures as JSON; `-` is stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What `rsflow bench` measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchPart {
+    /// The training step, on images that are there already
+    Step,
+    /// Forward passes, resolution by resolution
+    Inference,
+    /// The data nodes: how fast data could come
+    Pipeline,
+    /// All of it, as in a run
+    Whole,
+}
+
+/// `rsflow doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Writes all of it as JSON; `-` is stdout, in place of the text
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// Which half of a recipe is profiled.

@@ -5,6 +5,7 @@ mod catalogue;
 mod damage;
 mod evaluate;
 mod exchange;
+mod machine;
 mod prepare_val;
 mod profile;
 mod quantized;

@@ -300,13 +300,15 @@ fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
     let folder = workplace();
     let quantized = format!("trainer.network={QUANTIZED}");
     let full_precision = "trainer.network=ResNet(depth: 18, width: 8)";
-    for (kind, network, all_lines) in [
+    for (kind, change, all_lines) in [
         ("full", full_precision, &[5, 10, 14, 18][..]),
         ("quantized", &quantized, &[7, 15]),
+        // With its loss scale, which halves in the first steps.
+        ("float16", "trainer.precision=Float16", &[9]),
     ] {
         let save = [
             "--set",
-            network,
+            change,
             "--set",
             "checkpoints.every_steps=4",
             "--run-dir",

@@ -4,6 +4,7 @@
 //! plain memory; what the bytes mean is for the two sides to agree on: pixels, as a contiguous
 //! uint8 array `[batch, resolution, resolution, 3]` (RGB) for each resolution.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -125,6 +126,13 @@ impl Drop for Pooled {
 /// A finished batch. Cloning shares the memory.
 #[derive(Clone)]
 pub struct Batch(Arc<Contents>);
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resolutions: Vec<u32> = self.resolutions().collect();
+        write!(f, "{} images at {resolutions:?}", self.labels().len())
+    }
+}
 
 struct Contents {
     memory: Pooled,

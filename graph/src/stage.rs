@@ -38,6 +38,8 @@ pub struct Contents {
     pub items_per_epoch: u64,
     /// Class names in the order of their indices.
     pub classes: Arc<[String]>,
+    /// Items in a full group, where items are groups (batches); else 1.
+    pub group: u64,
     /// Items in the last group of an epoch, where items are groups (batches); else 1.
     pub last_group: u64,
     /// What a user knows the data by: the folder or archive.

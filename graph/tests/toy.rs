@@ -104,6 +104,7 @@ impl Source for Count {
     fn contents(&self) -> Contents {
         Contents {
             items_per_epoch: self.to,
+            group: 1,
             last_group: 1,
             ..Contents::default()
         }

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use rsflow_model::compute::Compute;
 use rsflow_model::distillation::Distill;
 use rsflow_model::networks::Network;
 use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
@@ -70,15 +71,17 @@ fn main() -> Result<()> {
         .iter()
         .map(|&size| Ok(size.try_into()?))
         .collect::<Result<Vec<u32>>>()?;
+    let compute = Compute {
+        multiply: if text("--precision", "")? == "bf16" {
+            Kind::BFloat16
+        } else {
+            Kind::Float
+        },
+        channels_last: text("--layout", "")? == "last",
+        ..Compute::cpu(Kind::Float)
+    };
     let start = Start::Random { seed: 0 };
-    let net = RsNet::new(
-        &network,
-        classes.try_into()?,
-        &resolutions,
-        Kind::Float,
-        Device::Cpu,
-        start,
-    )?;
+    let net = RsNet::new(&network, classes.try_into()?, &resolutions, compute, start)?;
     let optimizer = Optimizer::Sgd(Sgd {
         lr: 0.1,
         momentum: 0.9,
@@ -90,7 +93,7 @@ fn main() -> Result<()> {
     let images = sizes
         .iter()
         .map(|&size| {
-            Ok(Tensor::f_rand(
+            compute.lay_out(Tensor::f_rand(
                 [batch, 3, size, size],
                 (Kind::Float, Device::Cpu),
             )?)

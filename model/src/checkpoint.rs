@@ -19,9 +19,11 @@ use anyhow::{Context, Result, bail, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata as Header, TensorInfo};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use crate::compute::Compute;
 use crate::feed::{Channels, Normalize};
+use crate::loss_scale::LossScaleState;
 use crate::networks::Network;
 use crate::optimizer::RunningOptimizer;
 use crate::packed;
@@ -92,6 +94,9 @@ pub struct Metadata {
     pub seed: u64,
     /// The best validation so far; `None` before the first.
     pub best: Option<Best>,
+    /// The scale of the loss, where it was trained in float16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaleState>,
     /// The recipe's text, overrides applied; empty if another program trained it.
     pub recipe: String,
 }
@@ -115,6 +120,7 @@ impl Metadata {
             steps_per_epoch: None,
             seed: 0,
             best: None,
+            loss_scale: None,
             recipe: String::new(),
         }
     }
@@ -472,8 +478,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`RsNet::with_norms`] and [`Checkpoint::load`].
-    pub fn network(&self, sizes: &[u32], norms: &[u32], device: Device) -> Result<RsNet> {
-        self.network_with(sizes, norms, device, |norm| norm)
+    pub fn network(&self, sizes: &[u32], norms: &[u32], compute: Compute) -> Result<RsNet> {
+        self.network_with(sizes, norms, compute, |norm| norm)
     }
 
     /// The same, where batch norms start from those of another resolution of the checkpoint:
@@ -485,13 +491,12 @@ impl Checkpoint {
         &self,
         sizes: &[u32],
         norms: &[u32],
-        device: Device,
+        compute: Compute,
         source: impl Fn(u32) -> u32,
     ) -> Result<RsNet> {
         let Metadata { network, .. } = &self.metadata;
         let classes = self.metadata.classes.len().try_into()?;
-        let kind = Kind::Float;
-        let mut net = RsNet::with_norms(network, classes, sizes, norms, kind, device, Start::Zero)
+        let mut net = RsNet::with_norms(network, classes, sizes, norms, compute, Start::Zero)
             .with_context(|| format!("cannot build the network of {}", self.path.display()))?;
         self.load_with(&net, source, |_| true)?;
         net.freeze()?;

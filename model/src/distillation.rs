@@ -9,7 +9,7 @@
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
 
 /// Who teaches whom while training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,7 +53,7 @@ pub struct Loss {
 
 /// The loss of one batch. `logits` holds `[batch, classes]` per resolution, `ensemble` is what
 /// [`RsNet::ensemble`](crate::rs_net::RsNet::ensemble) made of them, `labels` are `[batch]` of
-/// `Kind::Int64` in `0..classes`. Half-precision logits are widened first.
+/// `Kind::Int64` in `0..classes`.
 ///
 /// Teachers are detached: no gradient flows into them. CE(z_ens) therefore trains alpha alone,
 /// and does so without distillation too. KL is summed over the classes, averaged over the batch.
@@ -70,8 +70,6 @@ pub fn loss(
         !logits.is_empty(),
         "a loss needs the logits of at least one resolution"
     );
-    let logits = logits.iter().map(widen).collect::<Result<Vec<_>>>()?;
-    let ensemble = widen(ensemble)?;
     // Made once per resolution, and shared by its cross-entropy and by every teacher's KL.
     let students = logits
         .iter()
@@ -96,7 +94,7 @@ pub fn loss(
                 Distill::EnsembleTopDown => &logits[..logits.len() - 1],
                 _ => &[],
             };
-            let teachers = std::iter::once(&ensemble)
+            let teachers = std::iter::once(ensemble)
                 .chain(top_down)
                 .map(|z| Ok(z.f_detach()?.f_softmax(-1, None)?))
                 .collect::<Result<Vec<_>>>()?;
@@ -122,13 +120,6 @@ pub fn loss(
             .collect::<Result<_>>()?,
         ensemble_cross_entropy: ensemble_cross_entropy.f_detach()?,
         distillation,
-    })
-}
-
-fn widen(logits: &Tensor) -> Result<Tensor> {
-    Ok(match logits.f_kind()? {
-        Kind::Half | Kind::BFloat16 => logits.f_to_kind(Kind::Float)?,
-        _ => logits.shallow_clone(),
     })
 }
 

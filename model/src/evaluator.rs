@@ -1,18 +1,20 @@
 //! The node `Evaluate`: measures a checkpoint, at sizes that need not be those it was trained at.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
-    Batch, Build, Incoming, Input, Node, NodeKind, Payload, Port, Ports, Received, Report, Schema,
-    Sender, Stage, Thread,
+    Allocator, Batch, Build, Incoming, Input, Node, NodeKind, Payload, Port, Ports, Received,
+    Report, Schema, Sender, Stage, Thread,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use crate::checkpoint::{Checkpoint, Metadata, Snapshot, is_finite, write_atomically};
+use crate::compute::{self, Compute, DeviceChoice, Precision};
 use crate::feed::{Feed, cores_of};
 use crate::layers::Mode;
 use crate::metrics::{Metric, Table, Validating};
@@ -47,9 +49,15 @@ pub struct Evaluate {
     /// Where to write the checkpoint with the calibrated batch norms in it.
     #[serde(default)]
     store: Option<PathBuf>,
-    /// Threads that libtorch computes with; the number of cores if left out.
+    /// Threads that libtorch computes with on the CPU; the number of cores if left out.
     #[serde(default)]
     threads: Option<usize>,
+    /// Where to compute: `Auto`, `Cpu`, or a GPU, `Cuda(0)`.
+    #[serde(default)]
+    device: DeviceChoice,
+    /// With which numbers: `Auto`, `Float32`, `TensorFloat32`, `BFloat16`, `Float16`.
+    #[serde(default)]
+    precision: Precision,
 }
 
 impl Node for Evaluate {
@@ -169,7 +177,8 @@ impl Node for Evaluate {
                 }
             })
             .collect();
-        let net = checkpoint.network_with(&sizes_measured, &norms, Device::Cpu, |norm| {
+        let compute = Compute::open(self.device, self.precision, false, &metadata.network)?;
+        let net = checkpoint.network_with(&sizes_measured, &norms, compute, |norm| {
             if calibrated.contains(&norm) {
                 source(norm)
             } else {
@@ -179,7 +188,7 @@ impl Node for Evaluate {
         let batches = build.inputs.iter().find(|(port, _)| *port == "input");
         Ok(Stage::thread(Evaluation {
             settings: self.clone(),
-            feed: Feed::new(Device::Cpu, metadata.normalize, metadata.channels)?,
+            feed: Feed::new(compute, metadata.normalize, metadata.channels)?,
             batches: batches.map_or(0, |(_, contents)| contents.items_per_epoch),
             net,
             calibrated,
@@ -189,6 +198,12 @@ impl Node for Evaluate {
 }
 
 impl Evaluate {
+    /// Memory for its batches.
+    pub fn allocator(&self) -> Arc<dyn Allocator> {
+        // Where the device cannot be opened, `build` says so.
+        compute::allocator(self.device.open().unwrap_or(tch::Device::Cpu))
+    }
+
     /// Before anything is measured: what cannot be stored in the end.
     fn check_store(&self, metadata: &Metadata) -> Result<()> {
         let Some(store) = &self.store else {
@@ -315,8 +330,8 @@ impl Evaluation {
             if used == 1 && seen > 0 {
                 break;
             }
-            for (place, &position) in positions.iter().enumerate() {
-                let tensor = self.feed.images(&batch, place)?;
+            let (images, _) = self.feed.batch(&batch, self.net.classes())?;
+            for (tensor, &position) in images.iter().zip(&positions) {
                 let tensor = tensor.f_narrow(0, 0, used as i64)?;
                 let share = used as f64 / (seen + used) as f64;
                 let mode = Mode::Calibrate { share };

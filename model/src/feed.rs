@@ -1,12 +1,17 @@
 //! A batch's way onto the device: bytes become normalized floats there, not before.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, bail};
 use rsflow_graph::Batch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
+
+use crate::compute::Compute;
+use crate::native::Uploads;
 
 /// How the channels red, green and blue are normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,18 +53,20 @@ pub(crate) fn cores_of(device: Device, threads: Option<usize>, cores: usize) -> 
 /// Where batches go, and what is done to their values.
 #[derive(Debug)]
 pub struct Feed {
-    device: Device,
+    compute: Compute,
     /// Mean and standard deviation, `[1, 3, 1, 1]`, in the order of the channels.
     normalize: Option<(Tensor, Tensor)>,
     channels: Channels,
+    /// Where the device is a GPU.
+    on_way: Mutex<Option<OnWay>>,
 }
 
 impl Feed {
-    /// A feed to that device.
+    /// A feed of a network that computes so.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn new(device: Device, normalize: Option<Normalize>, channels: Channels) -> Result<Self> {
+    pub fn new(compute: Compute, normalize: Option<Normalize>, channels: Channels) -> Result<Self> {
         let by_channel = |values: [f64; 3]| -> Result<Tensor> {
             let mut values = values.map(|value| value as f32);
             if channels == Channels::Bgr {
@@ -67,70 +74,119 @@ impl Feed {
             }
             Ok(Tensor::f_from_slice(&values)?
                 .f_reshape([1, 3, 1, 1])?
-                .f_to_device(device)?)
+                .f_to_device(compute.device)?)
         };
         let normalize = match normalize {
             None => None,
             Some(by) => Some((by_channel(by.mean)?, by_channel(by.std)?)),
         };
+        let on_way = match compute.device {
+            Device::Cuda(gpu) => Some(OnWay {
+                uploads: Uploads::new(gpu)?,
+                batch: None,
+            }),
+            _ => None,
+        };
         Ok(Feed {
-            device,
+            compute,
             normalize,
             channels,
+            on_way: Mutex::new(on_way),
         })
     }
 
-    /// The images of the `position`-th resolution of a batch; see [`Feed::pixels`].
+    /// A batch on the device: for each of its resolutions the images, see [`Feed::pixels`], and the
+    /// labels `[batch]`, int64, all of which are below `classes`.
+    ///
+    /// On a GPU this waits neither for the copies nor for what is computed: both go on at once.
     ///
     /// # Errors
-    /// There is no such resolution; what libtorch says.
-    pub fn images(&self, batch: &Batch, position: usize) -> Result<Tensor> {
-        let side = batch
-            .resolutions()
-            .nth(position)
-            .context("the batch has fewer resolutions than the network")?;
-        self.pixels(batch.pixels(position), batch.labels().len(), side)
-    }
-
-    /// `count` images of `side` x `side` pixels: uint8 `[count, side, side, 3]` becomes float
-    /// `[count, 3, side, side]`, value / 255, normalized, in the order of the channels.
-    ///
-    /// # Errors
-    /// Another number of bytes; what libtorch says.
-    pub fn pixels(&self, bytes: &[u8], count: usize, side: u32) -> Result<Tensor> {
-        let side = i64::from(side);
-        let shape = [count as i64, side, side, 3];
-        let bytes = Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?;
-        let mut bytes = bytes.f_to_device(self.device)?;
-        if self.channels == Channels::Bgr {
-            bytes = bytes.f_flip([3])?;
-        }
-        let images = bytes
-            .f_permute([0, 3, 1, 2])?
-            .f_contiguous()?
-            .f_to_kind(Kind::Float)?
-            .f_div_scalar_(255.0)?;
-        Ok(match &self.normalize {
-            None => images,
-            Some((mean, std)) => images.f_sub(mean)?.f_div(std)?,
-        })
-    }
-
-    /// The labels `[batch]`, int64. All are below `classes`.
-    ///
-    /// # Errors
-    /// One is not; what libtorch says.
-    pub fn labels(&self, batch: &Batch, classes: u32) -> Result<Tensor> {
+    /// A label that is not; what libtorch says.
+    pub fn batch(&self, batch: &Batch, classes: u32) -> Result<(Vec<Tensor>, Tensor)> {
         let labels = batch.labels();
         if let Some(label) = labels
             .iter()
             .find(|&&label| !(0..i64::from(classes)).contains(&label))
         {
-            ensure!(
-                false,
-                "the label {label} is not one of the {classes} classes"
-            );
+            bail!("the label {label} is not one of the {classes} classes");
         }
-        Ok(Tensor::f_from_slice(labels)?.f_to_device(self.device)?)
+        let mut on_way = self.on_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(on_way) = on_way.as_mut() {
+            on_way.take(batch)?;
+        }
+        let images = batch
+            .resolutions()
+            .enumerate()
+            .map(|(position, side)| {
+                let (bytes, shape) = (batch.pixels(position), shape(labels.len(), side));
+                let bytes = match on_way.as_mut() {
+                    None => Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?,
+                    Some(on_way) => on_way.copy(bytes, &shape)?,
+                };
+                self.normalized(bytes)
+            })
+            .collect::<Result<_>>()?;
+        let labels = match on_way.as_mut() {
+            None => Tensor::f_from_slice(labels)?,
+            Some(on_way) => on_way.copy(labels, &[labels.len() as i64])?,
+        };
+        Ok((images, labels))
+    }
+
+    /// `count` images of `side` x `side` pixels: uint8 `[count, side, side, 3]` becomes
+    /// `[count, 3, side, side]`, value / 255, normalized in float32, in the order of the channels,
+    /// then of the kind that is multiplied.
+    ///
+    /// # Errors
+    /// Another number of bytes; what libtorch says.
+    pub fn pixels(&self, bytes: &[u8], count: usize, side: u32) -> Result<Tensor> {
+        let bytes = Tensor::f_from_data_size(bytes, &shape(count, side), Kind::Uint8)?;
+        self.normalized(bytes.f_to_device(self.compute.device)?)
+    }
+
+    fn normalized(&self, mut bytes: Tensor) -> Result<Tensor> {
+        if self.channels == Channels::Bgr {
+            bytes = bytes.f_flip([3])?;
+        }
+        let mut bytes = bytes.f_permute([0, 3, 1, 2])?;
+        if !self.compute.channels_last {
+            bytes = bytes.f_contiguous()?;
+        }
+        let images = bytes.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?;
+        let images = match &self.normalize {
+            None => images,
+            Some((mean, std)) => images.f_sub(mean)?.f_div(std)?,
+        };
+        Ok(images.f_to_kind(self.compute.multiply)?)
+    }
+}
+
+fn shape(count: usize, side: u32) -> [i64; 4] {
+    let side = i64::from(side);
+    [count as i64, side, side, 3]
+}
+
+/// The batch that is being copied to a GPU, whose memory has to stay as it is.
+#[derive(Debug)]
+struct OnWay {
+    uploads: Uploads,
+    batch: Option<Batch>,
+}
+
+impl OnWay {
+    /// The next batch. The copies of the one before are done by now, unless there was nothing to
+    /// compute.
+    fn take(&mut self, batch: &Batch) -> Result<()> {
+        self.uploads.wait()?;
+        self.batch = Some(batch.clone());
+        Ok(())
+    }
+
+    /// Begins to copy a part of the batch.
+    #[allow(unsafe_code)]
+    fn copy<T: Element>(&mut self, values: &[T], shape: &[i64]) -> Result<Tensor> {
+        // SAFETY: the values are those of the batch, which is held until the copies are done: the next
+        // one takes its place after `wait`, and dropping `uploads`, the first field, waits.
+        unsafe { self.uploads.begin(values, shape) }
     }
 }

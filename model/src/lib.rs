@@ -9,7 +9,9 @@
 //! - [`rs_net`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`distillation`]: the loss, with the ensemble and the larger resolutions as teachers.
 //! - [`optimizer`], [`schedule`]: how a gradient moves the weights, and how far.
+//! - [`loss_scale`]: what float16 needs besides.
 //! - `native`: the kernels of libtorch that tch does not bind, and how memory is kept.
+//! - [`compute`]: the device, the precision, and how numbers lie in memory.
 //! - [`fault`]: what can be wrong with their values in a recipe.
 //! - [`checkpoint`]: all of it in a file, and back; [`pth`]: from PyTorch's files and back;
 //!   [`whole_file`]: how files are written that are complete or absent.
@@ -25,11 +27,13 @@
 #![deny(unsafe_code)]
 
 pub mod checkpoint;
+pub mod compute;
 pub mod distillation;
 pub mod evaluator;
 pub mod fault;
 pub mod feed;
 pub mod layers;
+pub mod loss_scale;
 pub mod metrics;
 #[allow(unsafe_code)]
 mod native;

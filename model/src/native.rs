@@ -4,10 +4,13 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
 use anyhow::{Result, bail, ensure};
-use tch::Tensor;
+use tch::kind::Element;
+use tch::{Kind, Tensor};
 
 unsafe extern "C" {
     fn rsflow_keep_freed_memory();
+    fn rsflow_libtorch_version() -> *const c_char;
+    fn rsflow_set_arithmetic(tf32: bool, deterministic: bool) -> *const c_char;
     fn rsflow_fused_sgd(
         parameters: *const *const c_void,
         gradients: *const *const c_void,
@@ -17,7 +20,28 @@ unsafe extern "C" {
         momentum: f64,
         weight_decay: f64,
         nesterov: bool,
+        overflow: *const c_void,
     ) -> *const c_char;
+    fn rsflow_unscale(
+        gradients: *const *const c_void,
+        count: usize,
+        overflow: *const c_void,
+        inverse_scale: *const c_void,
+    ) -> *const c_char;
+    fn rsflow_synchronize(gpu: c_int) -> *const c_char;
+    fn rsflow_take_peak_memory(gpu: c_int, peak: *mut u64, total: *mut u64) -> *const c_char;
+    fn rsflow_empty_cache() -> *const c_char;
+    fn rsflow_uploads_new(gpu: c_int, uploads: *mut *mut c_void) -> *const c_char;
+    fn rsflow_uploads_delete(uploads: *mut c_void);
+    fn rsflow_upload(
+        uploads: *mut c_void,
+        bytes: *const c_void,
+        kind: c_int,
+        shape: *const i64,
+        dimensions: usize,
+        output: *mut *mut c_void,
+    ) -> *const c_char;
+    fn rsflow_uploads_wait(uploads: *mut c_void) -> *const c_char;
     fn rsflow_quantize(
         input: *const c_void,
         levels: *const c_void,
@@ -39,6 +63,23 @@ unsafe extern "C" {
 pub fn keep_freed_memory() {
     // SAFETY: sets parameters of malloc, which may be done at any time.
     unsafe { rsflow_keep_freed_memory() }
+}
+
+/// The version of libtorch that this program was built for.
+pub fn libtorch_version() -> String {
+    // SAFETY: static text.
+    let text = unsafe { CStr::from_ptr(rsflow_libtorch_version()) };
+    text.to_string_lossy().into_owned()
+}
+
+/// Sets, for the whole process, whether GPUs may multiply float32 as TF32, and whether only kernels
+/// may be used that give the same bits each time; one that has none of those is an error then.
+///
+/// # Errors
+/// What libtorch says.
+pub fn set_arithmetic(tf32: bool, deterministic: bool) -> Result<()> {
+    // SAFETY: sets what libtorch keeps.
+    done(unsafe { rsflow_set_arithmetic(tf32, deterministic) })
 }
 
 /// Tensors that one call of [`fused_sgd`] moves, in the same order.
@@ -63,11 +104,12 @@ pub struct SgdStep {
 }
 
 /// A step of stochastic gradient descent in one pass over memory: libtorch's fused kernel. To be
-/// called without gradients being recorded (`tch::no_grad`).
+/// called without gradients being recorded (`tch::no_grad`). Nothing is moved where `overflow`, `[1]`,
+/// is 1.
 ///
 /// # Errors
 /// Lists of unequal length, tensors that do not fit each other, or what libtorch says.
-pub fn fused_sgd(group: &SgdGroup, step: SgdStep) -> Result<()> {
+pub fn fused_sgd(group: &SgdGroup, step: SgdStep, overflow: Option<&Tensor>) -> Result<()> {
     let count = group.parameters.len();
     let momenta = if step.momentum == 0.0 { 0 } else { count };
     ensure!(
@@ -93,9 +135,28 @@ pub fn fused_sgd(group: &SgdGroup, step: SgdStep) -> Result<()> {
             step.momentum,
             step.weight_decay,
             step.nesterov,
+            overflow.map_or(ptr::null(), |overflow| overflow.as_ptr().cast()),
         )
     };
     done(message)
+}
+
+/// Multiplies gradients by `inverse_scale`, `[1]`, in place, and sets `overflow`, `[1]`, to 1 if one of
+/// them is not finite.
+///
+/// # Errors
+/// What libtorch says.
+pub fn unscale(gradients: &[&Tensor], overflow: &Tensor, inverse_scale: &Tensor) -> Result<()> {
+    let list = pointers(gradients);
+    // SAFETY: the pointers are those of live tensors, as many as is said.
+    done(unsafe {
+        rsflow_unscale(
+            list.as_ptr(),
+            list.len(),
+            overflow.as_ptr().cast(),
+            inverse_scale.as_ptr().cast(),
+        )
+    })
 }
 
 /// Of what function a quantizer has the gradient.
@@ -158,6 +219,109 @@ pub fn quantize(
     done(message)?;
     // SAFETY: there was no error, so it is a new tensor, which is ours.
     Ok(unsafe { Tensor::from_ptr(output.cast()) })
+}
+
+/// Waits until a GPU has done all that was asked of it.
+///
+/// # Errors
+/// What went wrong in any of that.
+pub fn synchronize(gpu: usize) -> Result<()> {
+    // SAFETY: takes no pointers.
+    done(unsafe { rsflow_synchronize(gpu as c_int) })
+}
+
+/// Bytes of a GPU's memory: the most that tensors had at once since this was last asked, and all.
+///
+/// # Errors
+/// What libtorch says.
+pub fn take_peak_memory(gpu: usize) -> Result<(u64, u64)> {
+    let (mut peak, mut total) = (0, 0);
+    // SAFETY: both places outlive the call.
+    done(unsafe { rsflow_take_peak_memory(gpu as c_int, &mut peak, &mut total) })?;
+    Ok((peak, total))
+}
+
+/// Gives back to the system what libtorch keeps of GPUs' memory for later use.
+///
+/// # Errors
+/// What libtorch says.
+pub fn empty_cache() -> Result<()> {
+    // SAFETY: takes no pointers.
+    done(unsafe { rsflow_empty_cache() })
+}
+
+/// Copies to a GPU, which go on while it computes.
+#[derive(Debug)]
+pub struct Uploads(*mut c_void);
+
+// SAFETY: what is behind the pointer belongs to no thread, and `&mut self` is asked for.
+unsafe impl Send for Uploads {}
+
+impl Uploads {
+    /// To that GPU.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn new(gpu: usize) -> Result<Self> {
+        let mut uploads = ptr::null_mut();
+        // SAFETY: the place outlives the call.
+        done(unsafe { rsflow_uploads_new(gpu as c_int, &mut uploads) })?;
+        Ok(Uploads(uploads))
+    }
+
+    /// Begins to copy a slice into a new tensor of that shape, and has what is computed from now on
+    /// wait for it.
+    ///
+    /// # Errors
+    /// Another number of elements, or what libtorch says.
+    ///
+    /// # Safety
+    /// The slice has to stay as it is until [`Uploads::wait`].
+    pub unsafe fn begin<T: Element>(&mut self, values: &[T], shape: &[i64]) -> Result<Tensor> {
+        ensure!(
+            shape.iter().product::<i64>() == values.len() as i64,
+            "{} values do not have the shape {shape:?}",
+            values.len()
+        );
+        // As C++ numbers them.
+        let kind = match T::KIND {
+            Kind::Uint8 => 0,
+            Kind::Int64 => 4,
+            other => bail!("tensors of kind {other:?} are not copied"),
+        };
+        let mut output = ptr::null_mut();
+        // SAFETY: the pointers are those of live slices, and lengths are as checked.
+        let message = unsafe {
+            rsflow_upload(
+                self.0,
+                values.as_ptr().cast(),
+                kind,
+                shape.as_ptr(),
+                shape.len(),
+                &mut output,
+            )
+        };
+        done(message)?;
+        // SAFETY: there was no error, so it is a new tensor, which is ours.
+        Ok(unsafe { Tensor::from_ptr(output.cast()) })
+    }
+
+    /// Waits until all copies are done.
+    ///
+    /// # Errors
+    /// What went wrong in them.
+    pub fn wait(&mut self) -> Result<()> {
+        // SAFETY: the pointer is ours.
+        done(unsafe { rsflow_uploads_wait(self.0) })
+    }
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        let _ = self.wait();
+        // SAFETY: the pointer is ours, and is not used again.
+        unsafe { rsflow_uploads_delete(self.0) }
+    }
 }
 
 fn pointers(tensors: &[&Tensor]) -> Vec<*const c_void> {

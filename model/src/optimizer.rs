@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::fault::{self, Fault};
+use crate::loss_scale::{LossScale, LossScaleState};
 use crate::native::{self, SgdGroup, SgdStep};
 use crate::parameters::{Parameters, Role, list};
 
@@ -116,8 +117,13 @@ impl Optimizer {
             decays: sgd.weight_decay_on.includes(parameter.role),
             momentum: None,
         });
+        let compute = parameters.compute();
+        let loss_scale = compute
+            .scales_loss()
+            .then(|| LossScale::new(compute.device));
         Ok(RunningOptimizer {
             sgd: sgd.clone(),
+            loss_scale: loss_scale.transpose()?,
             slots: slots.collect(),
         })
     }
@@ -128,6 +134,8 @@ impl Optimizer {
 pub struct RunningOptimizer {
     sgd: Sgd,
     slots: Vec<Slot>,
+    /// Where gradients are in float16.
+    loss_scale: Option<LossScale>,
 }
 
 #[derive(Debug)]
@@ -141,8 +149,39 @@ struct Slot {
 }
 
 impl RunningOptimizer {
+    /// What is to be differentiated for [`RunningOptimizer::step`]: the loss, scaled where float16
+    /// needs it.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn objective(&self, loss: &Tensor) -> Result<Tensor> {
+        match &self.loss_scale {
+            None => Ok(loss.shallow_clone()),
+            Some(loss_scale) => loss_scale.scaled(loss),
+        }
+    }
+
+    /// The scale of the loss, if it has one. Waits for the device.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn loss_scale(&self) -> Result<Option<LossScaleState>> {
+        self.loss_scale.as_ref().map(LossScale::state).transpose()
+    }
+
+    /// Goes on with the scale of a checkpoint, if the loss is scaled here.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn load_loss_scale(&mut self, state: LossScaleState) -> Result<()> {
+        if let (Some(loss_scale), Some(slot)) = (&mut self.loss_scale, self.slots.first()) {
+            *loss_scale = LossScale::of(state, slot.parameter.device())?;
+        }
+        Ok(())
+    }
+
     /// Moves every parameter by its gradient, at the learning rate `lr`. `gradients` is what
-    /// [`Parameters::gradients`] returned: one per trainable parameter, in order; an undefined
+    /// [`Parameters::gradients`] returned for the objective: one per trainable parameter, in order; an undefined
     /// one leaves its parameter and its momentum alone. Their memory is free afterwards.
     ///
     /// # Errors
@@ -154,6 +193,8 @@ impl RunningOptimizer {
             self.slots.len(),
             gradients.len()
         );
+        let scale = self.loss_scale.as_mut();
+        let overflow = scale.map(|scale| scale.unscale(&gradients)).transpose()?;
         let sgd = &self.sgd;
         let mut decaying = SgdGroup::default();
         let mut others = SgdGroup::default();
@@ -185,7 +226,8 @@ impl RunningOptimizer {
                     weight_decay,
                     nesterov: sgd.nesterov,
                 };
-                native::fused_sgd(&group, step).context("cannot update the parameters")?;
+                native::fused_sgd(&group, step, overflow.as_ref())
+                    .context("cannot update the parameters")?;
             }
             Ok(())
         })

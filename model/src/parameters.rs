@@ -12,6 +12,8 @@ use rand_distr::{Distribution, StandardNormal};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tch::{Device, Kind, Tensor};
 
+use crate::compute::Compute;
+
 /// What a tensor is to the network. Optimizers, quantizers and importers decide by role, never by
 /// looking into a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,21 +143,17 @@ impl Parameter {
 pub struct Parameters {
     all: Vec<Parameter>,
     index: HashMap<String, usize>,
-    kind: Kind,
-    device: Device,
+    compute: Compute,
 }
 
 impl Parameters {
-    /// Allocates what the declarations declare. `kind` is `Kind::Float` or `Kind::Double`.
+    /// Allocates what the declarations declare, as `compute` has it.
     ///
     /// # Errors
-    /// Two declarations of one name, another kind, or what libtorch says (out of memory).
-    pub fn new(
-        declarations: &[Declaration],
-        kind: Kind,
-        device: Device,
-        start: Start,
-    ) -> Result<Self> {
+    /// Two declarations of one name, a kind that is neither `Kind::Float` nor `Kind::Double`, or what
+    /// libtorch says (out of memory).
+    pub fn new(declarations: &[Declaration], compute: Compute, start: Start) -> Result<Self> {
+        let Compute { kind, device, .. } = compute;
         ensure!(
             matches!(kind, Kind::Float | Kind::Double),
             "parameters are kept as Float or Double, not as {kind:?}"
@@ -163,8 +161,7 @@ impl Parameters {
         let mut parameters = Self {
             all: Vec::with_capacity(declarations.len()),
             index: HashMap::with_capacity(declarations.len()),
-            kind,
-            device,
+            compute,
         };
         for declaration in declarations {
             let name = declaration.name.clone();
@@ -184,7 +181,9 @@ impl Parameters {
                 }
             };
             let tensor = tensor
-                .and_then(|t| t.f_set_requires_grad(declaration.role.is_trainable()))
+                .map_err(anyhow::Error::from)
+                .and_then(|t| compute.lay_out(t))
+                .and_then(|t| Ok(t.f_set_requires_grad(declaration.role.is_trainable())?))
                 .with_context(|| format!("cannot make the parameter {name:?}"))?;
             let position = parameters.all.len();
             if parameters.index.insert(name.clone(), position).is_some() {
@@ -200,14 +199,14 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// The kind of every tensor: `Kind::Float` or `Kind::Double`.
-    pub fn kind(&self) -> Kind {
-        self.kind
+    /// How the network computes; all tensors are of its kind, and lie where it computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Where every tensor lies.
     pub fn device(&self) -> Device {
-        self.device
+        self.compute.device
     }
 
     /// All tensors, in order.
@@ -245,8 +244,16 @@ impl Parameters {
     /// # Errors
     /// What libtorch says.
     pub fn gradients(&self, loss: &Tensor) -> Result<Vec<Tensor>> {
+        self.gradients_of(loss, false)
+    }
+
+    /// The same; `keep` keeps what a further backward pass through the same tensors needs.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn gradients_of(&self, loss: &Tensor, keep: bool) -> Result<Vec<Tensor>> {
         let inputs: Vec<&Tensor> = self.trainable().map(|p| &p.tensor).collect();
-        Tensor::f_run_backward(&[loss], &inputs, false, false).context("the backward pass failed")
+        Tensor::f_run_backward(&[loss], &inputs, keep, false).context("the backward pass failed")
     }
 
     /// Copies values in, by name, converting kind and device. Nothing is copied unless every

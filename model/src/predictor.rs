@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::checkpoint::Checkpoint;
+use crate::compute::Compute;
 use crate::feed::Feed;
 use crate::layers::Mode;
 use crate::rs_net::RsNet;
@@ -31,16 +32,16 @@ pub struct Prediction {
 
 impl Predictor {
     /// Loads what images of `size` x `size` pixels need, with the batch norms of the resolution
-    /// `norm`.
+    /// `norm`, to compute as `compute` says.
     ///
     /// # Errors
     /// A size that is too small for the network, batch norms that the checkpoint does not have,
     /// what the file system says.
-    pub fn open(checkpoint: &Checkpoint, size: u32, norm: u32) -> Result<Self> {
+    pub fn open(checkpoint: &Checkpoint, size: u32, norm: u32, compute: Compute) -> Result<Self> {
         let metadata = checkpoint.metadata();
         Ok(Self {
-            net: checkpoint.network(&[size], &[norm], Device::Cpu)?,
-            feed: Feed::new(Device::Cpu, metadata.normalize, metadata.channels)?,
+            net: checkpoint.network(&[size], &[norm], compute)?,
+            feed: Feed::new(compute, metadata.normalize, metadata.channels)?,
             size,
             classes: metadata.classes.clone(),
         })

@@ -4,8 +4,9 @@
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
+use crate::compute::Compute;
 use crate::layers::{self, Mode, Modules};
 use crate::networks::Network;
 use crate::parameters::{Declaration, Init, Parameters, Role, Start};
@@ -64,12 +65,11 @@ impl RsNet {
         network: &Network,
         classes: u32,
         resolutions: &[u32],
-        kind: Kind,
-        device: Device,
+        compute: Compute,
         start: Start,
     ) -> Result<Self> {
         let norms = BatchNorms::Private.of(resolutions);
-        Self::with_norms(network, classes, resolutions, &norms, kind, device, start)
+        Self::with_norms(network, classes, resolutions, &norms, compute, start)
     }
 
     /// Builds it, with the batch norms of other resolutions for some: `norms` names, for each
@@ -83,8 +83,7 @@ impl RsNet {
         classes: u32,
         resolutions: &[u32],
         norms: &[u32],
-        kind: Kind,
-        device: Device,
+        compute: Compute,
         start: Start,
     ) -> Result<Self> {
         let problems = check_resolutions(network, resolutions)?;
@@ -97,7 +96,7 @@ impl RsNet {
         );
 
         let declarations = declare(network, classes, resolutions, norms)?;
-        let parameters = Parameters::new(&declarations, kind, device, start)?;
+        let parameters = Parameters::new(&declarations, compute, start)?;
         Ok(Self {
             network: network.clone(),
             classes,
@@ -140,6 +139,11 @@ impl RsNet {
         &self.parameters
     }
 
+    /// The weights of the ensemble before their softmax, `[resolutions]`.
+    pub fn alpha(&self) -> &Tensor {
+        &self.alpha
+    }
+
     /// Begins a pass at one resolution or several, with the weights as they stand: those of a
     /// quantized network are put at their levels here, once for all resolutions.
     ///
@@ -161,8 +165,9 @@ impl RsNet {
         self.pass(mode)?.logits(images, resolution_index)
     }
 
-    /// Puts the weights at the levels of their quantizers, if there are any: for a network that is
-    /// only run from now on, whose passes need not do it each time.
+    /// Puts the weights at the levels of their quantizers, if there are any, and into the kind that
+    /// is multiplied: for a network that is only run from now on, whose passes need not do it each
+    /// time. What is loaded afterwards is not seen by passes.
     ///
     /// # Errors
     /// What libtorch says.
@@ -212,7 +217,8 @@ pub struct Pass<'n> {
 
 impl Pass<'_> {
     /// The logits `[batch, classes]` of images `[batch, 3, height, width]`, with the batch norms
-    /// of the resolution at `resolution_index`. A gradient is recorded in [`Mode::Train`] only.
+    /// of the resolution at `resolution_index`, in the kind of the parameters whatever was multiplied
+    /// in. A gradient is recorded in [`Mode::Train`] only.
     ///
     /// # Errors
     /// No such resolution, or what libtorch says, with the name of the layer.

@@ -58,10 +58,11 @@ impl Validation {
     /// # Errors
     /// A batch that does not fit the network; what libtorch says.
     pub fn add(&mut self, net: &RsNet, feed: &Feed, batch: &Batch) -> Result<()> {
-        let labels = feed.labels(batch, net.classes())?;
+        let (images, labels) = feed.batch(batch, net.classes())?;
         let mut pass = net.pass(Mode::Evaluate)?;
-        let mut logits = (0..net.resolutions().len())
-            .map(|position| pass.logits(&feed.images(batch, position)?, position))
+        let mut logits = (0..)
+            .zip(&images)
+            .map(|(position, images)| pass.logits(images, position))
             .collect::<Result<Vec<_>>>()?;
         if !self.members.is_empty() {
             logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);

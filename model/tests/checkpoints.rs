@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
+use rsflow_model::compute::Compute;
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{Network, QuantizedMode, QuantizedResNet};
@@ -233,7 +234,7 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         let sizes = [64, 48];
         let (kind, cpu) = (Kind::Float, Device::Cpu);
         let start = Start::Random { seed: 5 };
-        let net = RsNet::new(&network, 3, &sizes, kind, cpu, start).unwrap();
+        let net = RsNet::new(&network, 3, &sizes, Compute::cpu(kind), start).unwrap();
         let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
         let images = sizes.map(|side| {
             let side = i64::from(side);
@@ -267,7 +268,9 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
 
         let packed = Checkpoint::open(&packed).unwrap();
         for checkpoint in [&whole, &packed] {
-            let loaded = checkpoint.network(&sizes, &sizes, cpu).unwrap();
+            let loaded = checkpoint
+                .network(&sizes, &sizes, Compute::cpu(kind))
+                .unwrap();
             for size in 0..2 {
                 assert_eq!(logits(&loaded, size), logits(&net, size), "{name}");
             }

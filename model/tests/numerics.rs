@@ -3,6 +3,7 @@
 
 mod small;
 
+use rsflow_model::compute::Compute;
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::fault::Fault;
 use rsflow_model::layers::Mode;
@@ -405,7 +406,7 @@ fn sgd_moves_as_pytorch_defines_it() {
             nesterov,
         };
         let start = Start::Random { seed: 0 };
-        let parameters = Parameters::new(&declarations, kind, Device::Cpu, start).unwrap();
+        let parameters = Parameters::new(&declarations, Compute::cpu(kind), start).unwrap();
         let mut expected = all_values(&parameters);
         let mut velocities: Vec<Option<Vec<f64>>> = vec![None; declarations.len()];
         let mut optimizer = Optimizer::Sgd(sgd.clone()).start(&parameters).unwrap();

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use rsflow_model::checkpoint::{Checkpoint, write_atomically};
+use rsflow_model::compute::Compute;
 use rsflow_model::layers::{self, Mode};
 use rsflow_model::networks::{MobileNetV2, Network};
 use rsflow_model::parameters::{Parameter, Start};
@@ -13,7 +14,7 @@ use rsflow_model::pth::names::reference_name;
 use rsflow_model::pth::{self, Imported, Layout, Momentum, Pth};
 use rsflow_model::rs_net::RsNet;
 use safetensors::SafeTensors;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 mod filled;
 use filled::{fill, unit, values};
@@ -49,7 +50,7 @@ fn net(checkpoint: &Checkpoint, kind: Kind) -> RsNet {
         &checkpoint.metadata().resolutions,
     );
     let classes = checkpoint.metadata().classes.len() as u32;
-    let net = RsNet::new(network, classes, sizes, kind, Device::Cpu, Start::Zero).unwrap();
+    let net = RsNet::new(network, classes, sizes, Compute::cpu(kind), Start::Zero).unwrap();
     checkpoint.load(&net).unwrap();
     net
 }
@@ -337,8 +338,7 @@ fn momentum_follows_the_order_of_the_state_dict() {
         &network,
         2,
         &[64, 32],
-        Kind::Float,
-        Device::Cpu,
+        Compute::cpu(Kind::Float),
         Start::Zero,
     )
     .unwrap();

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_model::compute::Compute;
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{Network, QuantizedMode, QuantizedResNet};
@@ -98,8 +99,14 @@ fn run(folder: &Path) -> Result<()> {
     };
     let network = Network::QuantizedResNet(case.network.clone());
     let start = Start::Random { seed: 0 };
-    let (kind, cpu) = (Kind::Double, Device::Cpu);
-    let net = RsNet::new(&network, case.classes, &case.sizes, kind, cpu, start)?;
+    let kind = Kind::Double;
+    let net = RsNet::new(
+        &network,
+        case.classes,
+        &case.sizes,
+        Compute::cpu(kind),
+        start,
+    )?;
     let filled = net.parameters().iter().map(|p| fill(p, &p.name));
     let filled = filled.collect::<Result<Vec<_>>>()?;
     let names = net.parameters().iter().map(|p| p.name.as_str());
@@ -243,13 +250,13 @@ fn the_largest_resolution_alone_moves_a_fixed_basis() {
         fixed_activation_basis: true,
     });
     let bases = |sizes: &[u32]| {
-        let (kind, cpu) = (Kind::Double, Device::Cpu);
+        let kind = Kind::Double;
         let start = Start::Random { seed: 1 };
-        let net = RsNet::new(&network, 3, sizes, kind, cpu, start).unwrap();
+        let net = RsNet::new(&network, 3, sizes, Compute::cpu(kind), start).unwrap();
         let mut pass = net.pass(Mode::Train).unwrap();
         for (index, &size) in sizes.iter().enumerate() {
             let side = i64::from(size);
-            let images = Tensor::arange(2 * 3 * side * side, (kind, cpu)).sin();
+            let images = Tensor::arange(2 * 3 * side * side, (kind, Device::Cpu)).sin();
             let images = images.view([2, 3, side, side]);
             let _ = pass.logits(&images, index).unwrap();
         }

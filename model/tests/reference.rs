@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use rsflow_model::compute::Compute;
 use rsflow_model::distillation::{Distill, Loss, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{MobileNetV2, Network};
@@ -16,7 +17,7 @@ use rsflow_model::pth::names::reference_name;
 use rsflow_model::rs_net::RsNet;
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 mod filled;
 use filled::{bits, fill, unit, values};
@@ -215,8 +216,7 @@ fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
         &network,
         case.classes,
         &case.sizes,
-        kind,
-        Device::Cpu,
+        Compute::cpu(kind),
         Start::Zero,
     )?;
     let names: Vec<String> = net

@@ -15,6 +15,7 @@ use rsflow_graph::{
     PlainMemory, Plan, Port, Recipe, Report, Schema, Stage, Text,
 };
 use rsflow_model::checkpoint::{Checkpoint, Metadata, Snapshot, write_atomically};
+use rsflow_model::compute::Compute;
 use rsflow_model::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use rsflow_model::networks::{Network, ResNet};
 use rsflow_model::parameters::Start;
@@ -23,7 +24,6 @@ use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use tch::Device;
 
 const CHECKPOINTS: &str = r#"(input: "trainer.checkpoints", keep: 2)"#;
 const METRICS: &str = r#"(input: "trainer.metrics")"#;
@@ -79,8 +79,7 @@ fn snapshot(epoch: u64, step: u64) -> Snapshot {
         &network,
         2,
         &[32],
-        tch::Kind::Float,
-        Device::Cpu,
+        Compute::cpu(tch::Kind::Float),
         Start::Zero,
     )
     .unwrap();

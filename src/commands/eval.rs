@@ -13,7 +13,7 @@ use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::metrics::Table;
 use serde_json::json;
 
-use super::{INTERRUPTED, Usage, cascade, check_folder, refuse_to_replace, sizes};
+use super::{INTERRUPTED, Usage, allocator, cascade, check_folder, refuse_to_replace, sizes};
 use crate::catalogue::CATALOGUE;
 use crate::cli::Eval;
 use crate::files::{is_stdout, write_json};
@@ -37,6 +37,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = Plan::with_taps(Recipe::parse(text, CATALOGUE, &[])?, &[EVALUATION])?;
     let progress = Progress::new(screen);
     let options = Options {
+        allocator: allocator(&plan),
         taps: progress.taps(&plan),
         signals: Some("interrupted: finishing the batch in hand; once more ends at once"),
         ..Options::default()
@@ -125,6 +126,8 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
         format!("batch_norms: {:?}", arguments.batch_norm),
     ];
     fields.extend(arguments.threads.map(|n| format!("threads: {n}")));
+    fields.push(format!("device: {:?}", arguments.compute.device));
+    fields.push(format!("precision: {:?}", arguments.compute.precision));
     if let Some(images) = calibrate {
         let train = arguments.calibration_data.clone().or(train);
         let train = train.with_context(|| {

@@ -1,7 +1,9 @@
 //! One file per subcommand, and what they share: reading a recipe, and exit codes.
 
+mod bench;
 mod cascade;
 mod check;
+mod doctor;
 mod eval;
 mod export;
 mod graph;
@@ -17,9 +19,12 @@ mod summary;
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
-use rsflow_graph::{Plan, Problems, Recipe, Text};
+use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_graph::{Allocator, PlainMemory, Plan, Planned, Problems, Recipe, Text};
+use rsflow_model::evaluator::Evaluate;
+use rsflow_model::trainer::Trainer;
 
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Command, Format, Overrides};
@@ -53,6 +58,8 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Export(arguments) => export::run(&arguments, &mut out),
         Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
         Command::Profile(arguments) => profile::run(&arguments, &mut out),
+        Command::Bench(arguments) => bench::run(&arguments, &mut out),
+        Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::PrepareVal(arguments) => prepare_val::run(&arguments, &mut out),
     };
     let result = result.and_then(|code| {
@@ -123,6 +130,31 @@ fn refuse_to_replace(path: &Path, force: bool) -> Result<(), Usage> {
 /// Reads and checks a recipe.
 fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {
     Ok(Plan::new(recipe(path, overrides)?)?)
+}
+
+/// The one trainer of a recipe.
+fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'a Trainer)> {
+    let nodes = plan.nodes().iter();
+    let trainers: Vec<_> = nodes
+        .filter_map(|planned| Some((planned, planned.node::<Trainer>()?)))
+        .collect();
+    match trainers[..] {
+        [found] => Ok(found),
+        _ => bail!(Usage(format!(
+            "this is about one trainer, but {} has {}; `rsflow nodes RsNet` shows how one is written",
+            recipe.display(),
+            trainers.len()
+        ))),
+    }
+}
+
+/// Memory for the batches of a plan: what the device that computes with them can use best.
+fn allocator(plan: &Plan) -> Arc<dyn Allocator> {
+    let computing = plan.nodes().iter().find_map(|planned| {
+        let trainer = planned.node::<Trainer>().map(Trainer::allocator);
+        trainer.or_else(|| planned.node::<Evaluate>().map(Evaluate::allocator))
+    });
+    computing.unwrap_or_else(|| Arc::new(PlainMemory))
 }
 
 /// Reads a recipe.

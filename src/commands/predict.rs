@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use rsflow_model::checkpoint::Checkpoint;
+use rsflow_model::compute::Compute;
 use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::pixels;
 use serde_json::json;
 
 use super::{cascade, sizes};
-use crate::cli::Predict;
+use crate::cli::{Computing, Predict};
 use crate::files::{is_stdout, write_json};
 use crate::table;
 
@@ -27,7 +28,9 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     let norm = arguments
         .batch_norm
         .unwrap_or_else(|| metadata.norm_for(arguments.size));
-    let predictor = Predictor::open(&checkpoint, arguments.size, norm)?;
+    let Computing { device, precision } = arguments.compute;
+    let compute = Compute::open(device, precision, false, &metadata.network)?;
+    let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
     let sizes = [arguments.size];
     let picture_side = cascade::picture_side(metadata, &sizes, |line| eprintln!("{line}"));
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);

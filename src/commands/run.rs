@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use rsflow_graph::{Options, Plan, Running, differences};
 use rsflow_model::checkpoint::Checkpoint;
 
-use super::{INTERRUPTED, Usage, plan};
+use super::{INTERRUPTED, Usage, allocator, plan};
 use crate::cli::Run;
 use crate::progress::{Progress, Screen};
 use crate::run_dir::{self, RunDir};
@@ -41,6 +41,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let options = Options {
         run_dir: Some(run_dir.path.clone()),
         resume: run_dir.resume.clone(),
+        allocator: allocator(&plan),
         taps: progress.taps(&plan),
         signals: Some(
             "interrupted: finishing the step in hand and writing a checkpoint; once more ends at once",

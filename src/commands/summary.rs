@@ -3,28 +3,17 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use rsflow_model::summary::Summary;
-use rsflow_model::trainer::Trainer;
 
-use super::{Usage, plan};
+use super::{plan, the_trainer};
 use crate::cli;
 use crate::files::{is_stdout, write_json};
 use crate::table::{grid, millions, thousands};
 
 pub fn run(arguments: &cli::Summary, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let nodes = plan.nodes().iter();
-    let trainers: Vec<_> = nodes
-        .filter_map(|planned| Some((planned, planned.node::<Trainer>()?)))
-        .collect();
-    let [(planned, trainer)] = trainers[..] else {
-        bail!(Usage(format!(
-            "a summary is that of one trainer, but {} has {}; `rsflow nodes RsNet` shows how one is written",
-            arguments.recipe.display(),
-            trainers.len()
-        )));
-    };
+    let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
     let summary = trainer.summary(&plan.incoming(planned))?;
     if let Some(file) = &arguments.json {
         write_json(file, &summary, out)?;

@@ -344,6 +344,7 @@ fn contents_of(stage: &Stage, input: Contents) -> Contents {
             let kept_rest = rest > 0 && !fold.drop_last();
             Contents {
                 items_per_epoch: full + u64::from(kept_rest),
+                group: size,
                 last_group: if kept_rest { rest } else { size.min(items) },
                 ..input
             }

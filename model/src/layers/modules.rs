@@ -1,18 +1,20 @@
 //! Layers with their tensors, and the pass through them.
 
 use anyhow::{Context, Result, ensure};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::{Conv, Layer, Mode, NORM_EPSILON, Padding};
+use crate::compute::Compute;
 use crate::parameters::Parameters;
-use crate::quantizers::{Basis, Fit, Gradient, Levels, activations, weights};
+use crate::quantizers::{self, Basis, Fit, Gradient, Levels};
 
 /// A layer with its tensors.
 #[derive(Debug)]
 enum Module {
     Conv {
         conv: Conv,
-        weight: Weight,
+        /// Its place among the weights.
+        weight: usize,
     },
     Norm {
         name: String,
@@ -43,8 +45,9 @@ enum Module {
     GlobalAveragePool,
     Linear {
         name: String,
-        weight: Tensor,
-        bias: Tensor,
+        /// Their places among the weights.
+        weight: usize,
+        bias: usize,
     },
 }
 
@@ -57,30 +60,23 @@ struct Norm {
     running_var: Tensor,
 }
 
-/// A convolution's weight.
+/// What a convolution or the classifier multiplies with or adds.
 #[derive(Debug)]
-enum Weight {
-    /// As it is.
-    Full(Tensor),
-    /// At the levels of the quantizer at this place among those of weights.
-    Quantized(usize),
-}
-
-/// The quantizer of a weight.
-#[derive(Debug)]
-struct WeightQuantizer {
+struct Weight {
+    /// The layer's name.
     name: String,
-    weight: Tensor,
-    basis: Basis,
+    /// As it is trained.
+    tensor: Tensor,
+    /// That of its quantizer, if it has one.
+    basis: Option<Basis>,
 }
 
-/// The quantizers of a network. All resolutions share them.
+/// What all resolutions share.
 #[derive(Debug, Default)]
-struct Quantizers {
-    weights: Vec<WeightQuantizer>,
-    activations: Vec<Basis>,
-    /// The weights are at their levels already.
-    at_levels: bool,
+struct Shared {
+    weights: Vec<Weight>,
+    /// Those of the quantizers of activations.
+    bases: Vec<Basis>,
 }
 
 /// A list of layers with its tensors, ready to run.
@@ -88,7 +84,10 @@ struct Quantizers {
 pub struct Modules {
     modules: Vec<Module>,
     resolutions: usize,
-    quantizers: Quantizers,
+    shared: Shared,
+    compute: Compute,
+    /// The weights of every pass, once they are not trained any more.
+    frozen: Option<Vec<Tensor>>,
 }
 
 impl Modules {
@@ -98,35 +97,25 @@ impl Modules {
     /// # Errors
     /// A tensor is missing.
     pub fn new(layers: &[Layer], norms: &[u32], parameters: &Parameters) -> Result<Self> {
-        let mut quantizers = Quantizers::default();
+        let mut shared = Shared::default();
         Ok(Self {
-            modules: build(layers, norms, parameters, &mut quantizers)?,
+            modules: build(layers, norms, parameters, &mut shared)?,
             resolutions: norms.len(),
-            quantizers,
+            shared,
+            compute: parameters.compute(),
+            frozen: None,
         })
     }
 
-    /// Puts the weights at the levels of their quantizers for good: a network that is not trained any
-    /// more need not quantize them in every pass. Its passes give what they gave before.
+    /// Makes the weights of all passes from now on: for a network that is not trained any more, whose
+    /// passes need not put them at the levels of their quantizers, and into the kind that is
+    /// multiplied, each time. Its passes give what they gave before.
     ///
     /// # Errors
     /// What libtorch says.
     pub fn freeze(&mut self) -> Result<()> {
-        for quantizer in &self.quantizers.weights {
-            let WeightQuantizer {
-                name,
-                weight,
-                basis,
-            } = quantizer;
-            no_grad(|| {
-                let levels = weights::levels(&basis.value)?;
-                let quantized = levels.quantize(weight, Gradient::StraightThrough)?;
-                weight.shallow_clone().f_copy_(&quantized)?;
-                anyhow::Ok(())
-            })
-            .with_context(|| format!("cannot quantize the weight of {name:?}"))?;
-        }
-        self.quantizers.at_levels = true;
+        self.frozen = None;
+        self.frozen = Some(self.pass(Mode::Evaluate)?.weights);
         Ok(())
     }
 
@@ -135,21 +124,29 @@ impl Modules {
     /// # Errors
     /// What libtorch says.
     pub fn pass(&self, mode: Mode) -> Result<Pass<'_>> {
-        let quantizers = &self.quantizers;
+        let Shared { weights, bases } = &self.shared;
         let mut pass = Pass {
             modules: self,
             mode,
-            weights: Vec::with_capacity(quantizers.weights.len()),
+            weights: Vec::with_capacity(weights.len()),
             weight_fits: Vec::new(),
-            levels: Vec::with_capacity(quantizers.activations.len()),
+            levels: Vec::with_capacity(bases.len()),
             fits: Vec::new(),
         };
-        for quantizer in &quantizers.weights {
-            pass.quantize_weight(quantizer)
-                .with_context(|| format!("cannot quantize the weight of {:?}", quantizer.name))?;
+        match &self.frozen {
+            Some(frozen) => pass
+                .weights
+                .extend(frozen.iter().map(Tensor::shallow_clone)),
+            None => {
+                for weight in weights {
+                    pass.prepare(weight)
+                        .with_context(|| format!("in the weight of {:?}", weight.name))?;
+                }
+            }
         }
-        for basis in &quantizers.activations {
-            pass.levels.push(activations::levels(&basis.value)?);
+        for basis in bases {
+            pass.levels
+                .push(quantizers::activations::levels(&basis.value)?);
         }
         Ok(pass)
     }
@@ -161,9 +158,9 @@ impl Modules {
 pub struct Pass<'m> {
     modules: &'m Modules,
     mode: Mode,
-    /// At their levels, one for each quantizer of weights.
+    /// At their levels and in the kind that is multiplied.
     weights: Vec<Tensor>,
-    /// One for each quantizer of weights, while training.
+    /// One for each weight that is quantized, while training.
     weight_fits: Vec<Fit>,
     /// One for each quantizer of activations.
     levels: Vec<Levels>,
@@ -173,22 +170,31 @@ pub struct Pass<'m> {
 }
 
 impl Pass<'_> {
-    fn quantize_weight(&mut self, quantizer: &WeightQuantizer) -> Result<()> {
-        let WeightQuantizer { weight, basis, .. } = quantizer;
-        if self.modules.quantizers.at_levels {
-            self.weights.push(weight.shallow_clone());
+    /// Makes the next weight of this pass.
+    fn prepare(&mut self, weight: &Weight) -> Result<()> {
+        let Weight { tensor, basis, .. } = weight;
+        let kind = self.modules.compute.multiply;
+        if self.mode != Mode::Train {
+            let ready = no_grad(|| match basis {
+                None => in_kind(tensor, kind),
+                Some(basis) => {
+                    let levels = quantizers::weights::levels(&basis.value)?;
+                    in_kind(&levels.quantize(tensor, Gradient::StraightThrough)?, kind)
+                }
+            });
+            self.weights.push(ready?);
             return Ok(());
         }
-        let levels = weights::levels(&basis.value)?;
-        if self.mode == Mode::Train {
-            let (quantized, fit) =
-                levels.quantize_to_fit(weight, Gradient::StraightThrough, false)?;
-            self.weights.push(quantized);
-            self.weight_fits.push(fit);
-        } else {
-            let quantized = no_grad(|| levels.quantize(weight, Gradient::StraightThrough))?;
-            self.weights.push(quantized);
-        }
+        self.weights.push(match basis {
+            None => in_kind(tensor, kind)?,
+            Some(basis) => {
+                let levels = quantizers::weights::levels(&basis.value)?;
+                let (quantized, fit) =
+                    levels.quantize_to_fit(tensor, Gradient::StraightThrough, false)?;
+                self.weight_fits.push(fit);
+                in_kind(&quantized, kind)?
+            }
+        });
         Ok(())
     }
 
@@ -207,7 +213,10 @@ impl Pass<'_> {
         );
         let mut fits = Vec::new();
         fits.resize_with(self.levels.len(), || None);
-        let output = self.run(&self.modules.modules, images, resolution_index, &mut fits)?;
+        let Compute { kind, multiply, .. } = self.modules.compute;
+        let images = in_kind(images, multiply)?;
+        let output = self.run(&self.modules.modules, &images, resolution_index, &mut fits)?;
+        let output = in_kind(&output, kind)?;
         if self.mode == Mode::Train {
             self.fits.push((resolution_index, fits));
         }
@@ -221,22 +230,22 @@ impl Pass<'_> {
     /// # Errors
     /// What libtorch says.
     pub fn move_bases(mut self, moves: impl Fn(usize) -> bool) -> Result<()> {
-        let quantizers = &self.modules.quantizers;
+        let Shared { weights, bases } = &self.modules.shared;
+        let quantized = weights.iter().filter_map(|weight| weight.basis.as_ref());
         // The weights are the same at all resolutions, and so is the basis that fits them.
-        for (quantizer, fit) in quantizers.weights.iter().zip(&self.weight_fits) {
-            let basis = &quantizer.basis;
-            let fitted = weights::fitted(fit, &basis.value)?;
+        for (basis, fit) in quantized.zip(&self.weight_fits) {
+            let fitted = quantizers::weights::fitted(fit, &basis.value)?;
             for _ in &self.fits {
                 basis.update(&fitted)?;
             }
         }
         self.fits.sort_by_key(|(resolution, _)| *resolution);
-        for (place, basis) in quantizers.activations.iter().enumerate() {
+        for (place, basis) in bases.iter().enumerate() {
             // All were quantized with the basis as it is now, so all fits fall back to this one.
             let old = basis.value.f_detach_copy()?;
             for (resolution, fits) in &self.fits {
                 if let (true, Some(fit)) = (moves(*resolution), &fits[place]) {
-                    basis.update(&activations::fitted(fit, &old)?)?;
+                    basis.update(&quantizers::activations::fitted(fit, &old)?)?;
                 }
             }
         }
@@ -244,11 +253,29 @@ impl Pass<'_> {
     }
 }
 
+impl Shared {
+    /// Adds a part of a layer, and tells its place among the weights.
+    fn weight(
+        &mut self,
+        layer: &str,
+        part: &str,
+        basis: Option<Basis>,
+        parameters: &Parameters,
+    ) -> Result<usize> {
+        self.weights.push(Weight {
+            name: layer.to_owned(),
+            tensor: parameters.tensor(&format!("{layer}.{part}"))?,
+            basis,
+        });
+        Ok(self.weights.len() - 1)
+    }
+}
+
 fn build(
     layers: &[Layer],
     norms: &[u32],
     parameters: &Parameters,
-    quantizers: &mut Quantizers,
+    shared: &mut Shared,
 ) -> Result<Vec<Module>> {
     let basis = |path: &str| {
         Ok::<_, anyhow::Error>(Basis {
@@ -260,28 +287,17 @@ fn build(
     let modules = layers.iter().map(|layer| {
         Ok(match layer {
             Layer::Conv(conv) => {
-                let weight = parameters.tensor(&format!("{}.weight", conv.name))?;
-                let weight = match conv.bits {
-                    None => Weight::Full(weight),
-                    Some(_) => {
-                        quantizers.weights.push(WeightQuantizer {
-                            name: conv.name.clone(),
-                            weight,
-                            basis: basis(&conv.name)?,
-                        });
-                        Weight::Quantized(quantizers.weights.len() - 1)
-                    }
-                };
+                let basis = conv.bits.map(|_| basis(&conv.name)).transpose()?;
                 Module::Conv {
-                    weight,
+                    weight: shared.weight(&conv.name, "weight", basis, parameters)?,
                     conv: conv.clone(),
                 }
             }
             Layer::QuantizedRelu { name, .. } => {
-                quantizers.activations.push(basis(name)?);
+                shared.bases.push(basis(name)?);
                 Module::QuantizedRelu {
                     name: name.clone(),
-                    quantizer: quantizers.activations.len() - 1,
+                    quantizer: shared.bases.len() - 1,
                 }
             }
             Layer::Norm { name, .. } => {
@@ -313,13 +329,13 @@ fn build(
             Layer::AveragePool { side } => Module::AveragePool { side: *side },
             Layer::PadChannels { more } => Module::PadChannels { more: *more },
             Layer::Residual { branch, shortcut } => Module::Residual {
-                branch: build(branch, norms, parameters, quantizers)?,
-                shortcut: build(shortcut, norms, parameters, quantizers)?,
+                branch: build(branch, norms, parameters, shared)?,
+                shortcut: build(shortcut, norms, parameters, shared)?,
             },
             Layer::GlobalAveragePool => Module::GlobalAveragePool,
             Layer::Linear(linear) => Module::Linear {
-                weight: parameters.tensor(&format!("{}.weight", linear.name))?,
-                bias: parameters.tensor(&format!("{}.bias", linear.name))?,
+                weight: shared.weight(&linear.name, "weight", None, parameters)?,
+                bias: shared.weight(&linear.name, "bias", None, parameters)?,
                 name: linear.name.clone(),
             },
         })
@@ -340,14 +356,8 @@ impl Pass<'_> {
         for module in modules {
             let x = own.as_ref().unwrap_or(input);
             let y = match module {
-                Module::Conv { conv, weight } => {
-                    let weight = match weight {
-                        Weight::Full(weight) => weight,
-                        Weight::Quantized(quantizer) => &self.weights[*quantizer],
-                    };
-                    convolve(conv, x, weight)
-                        .with_context(|| format!("in the convolution {:?}", conv.name))?
-                }
+                Module::Conv { conv, weight } => convolve(conv, x, &self.weights[*weight])
+                    .with_context(|| format!("in the convolution {:?}", conv.name))?,
                 Module::Norm {
                     name,
                     by_resolution,
@@ -416,13 +426,22 @@ impl Pass<'_> {
                 }
                 Module::GlobalAveragePool => x.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?,
                 Module::Linear { name, weight, bias } => x
-                    .f_linear(weight, Some(bias))
+                    .f_linear(&self.weights[*weight], Some(&self.weights[*bias]))
                     .with_context(|| format!("in the linear layer {name:?}"))?,
             };
             own = Some(y);
         }
         Ok(own.unwrap_or_else(|| input.shallow_clone()))
     }
+}
+
+/// In that kind; itself if it is of that kind.
+fn in_kind(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
+    Ok(if tensor.f_kind()? == kind {
+        tensor.shallow_clone()
+    } else {
+        tensor.f_to_kind(kind)?
+    })
 }
 
 /// How much is added before and behind the height and the width of `x`.

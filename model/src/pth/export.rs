@@ -7,10 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
-use tch::{Device, Tensor};
+use tch::{Kind, Tensor};
 
 use super::names::reference_name;
 use crate::checkpoint::Checkpoint;
+use crate::compute::Compute;
 use crate::whole_file;
 
 /// Writes the network of a checkpoint as a safetensors file under the reference implementation's
@@ -24,7 +25,7 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
     let metadata = checkpoint.metadata();
     let sizes = &metadata.resolutions;
     let source = |norm| metadata.norm_for(norm);
-    let net = checkpoint.network_with(sizes, sizes, Device::Cpu, source)?;
+    let net = checkpoint.network_with(sizes, sizes, Compute::cpu(Kind::Float), source)?;
     let mut tensors = Vec::new();
     for parameter in net.parameters().iter() {
         let name = reference_name(net.network(), &parameter.name, parameter.resolution, sizes);

@@ -3,26 +3,33 @@
 //! Here: the parameters, and what is checked before anything runs. Where a run starts is in
 //! `start`, the training itself in `session`, what is read of the loss in `loss_watch`.
 
+pub mod benchmark;
+mod dry_run;
 mod loss_watch;
 mod session;
 mod start;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
-    Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+    Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report,
+    Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::compute::{self, Compute, DeviceChoice, Precision};
 use crate::distillation::Distill;
 use crate::feed::{Channels, Normalize};
 use crate::metrics::{Checkpointed, Metric};
 use crate::networks::Network;
 use crate::optimizer::Optimizer;
-use crate::rs_net::{BatchNorms, check_resolutions};
+use crate::parameters::Start;
+use crate::rs_net::{BatchNorms, RsNet, check_resolutions};
 use crate::schedule::Schedule;
+use crate::step::{StepFunction, recomputing_training_step, training_step};
 use crate::summary::Summary;
 use session::Session;
 
@@ -68,8 +75,25 @@ pub struct Trainer {
     /// Steps between two records of the loss. Reading the loss waits for the device.
     #[serde(default = "default_log_every")]
     log_every: u64,
-    /// Threads that libtorch computes with; the number of cores if left out. Changes speed, and
-    /// the last bits of the results.
+    /// Where the network is trained: `Auto` (the first GPU if one can be used, else the CPU), `Cpu`,
+    /// or a GPU by its number, `Cuda(0)`.
+    #[serde(default)]
+    device: DeviceChoice,
+    /// With which numbers convolutions and the classifier multiply: `Float32` as the reference
+    /// implementation, `TensorFloat32` (GPUs), `BFloat16`, `Float16` (with a scaled loss), or `Auto`:
+    /// what is fast and safe on the device. All else is float32 in any case.
+    #[serde(default)]
+    precision: Precision,
+    /// Whether a GPU has to give the same bits each time, which may be slower. On the CPU it does so
+    /// anyway, with the same number of `threads`.
+    #[serde(default)]
+    deterministic: bool,
+    /// Keeps the activations of one resolution in memory at a time, for larger batches: all but the
+    /// first resolution are run twice, which costs about a fifth of the time.
+    #[serde(default)]
+    recompute: bool,
+    /// Threads that libtorch computes with on the CPU; the number of cores if left out. Changes
+    /// speed, and the last bits of the results.
     #[serde(default)]
     threads: Option<usize>,
     /// Subtracts a mean from each channel and divides by a standard deviation, both for values in
@@ -184,6 +208,43 @@ impl Trainer {
         let resolutions = resolutions(incoming)?;
         let norms = self.batch_norms.of(&resolutions);
         Summary::new(&self.network, self.classes, &resolutions, &norms)
+    }
+
+    /// Its network, to compute as `compute` says.
+    fn network(&self, compute: Compute, resolutions: &[u32], start: Start) -> Result<RsNet> {
+        let norms = self.batch_norms.of(resolutions);
+        RsNet::with_norms(
+            &self.network,
+            self.classes,
+            resolutions,
+            &norms,
+            compute,
+            start,
+        )
+    }
+
+    /// What a recipe's choices come to on this machine.
+    fn compute(&self) -> Result<Compute> {
+        Compute::open(
+            self.device,
+            self.precision,
+            self.deterministic,
+            &self.network,
+        )
+    }
+
+    /// How a step is done.
+    fn step(&self) -> StepFunction {
+        match self.recompute {
+            false => training_step,
+            true => recomputing_training_step,
+        }
+    }
+
+    /// Memory for its batches.
+    pub fn allocator(&self) -> Arc<dyn Allocator> {
+        // Where the device cannot be opened, the trainer says so.
+        compute::allocator(self.device.open().unwrap_or(tch::Device::Cpu))
     }
 
     /// What only the data can tell.

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
-use tch::{Device, Kind};
+use tch::Device;
 
+use super::dry_run::{dry_run, is_out_of_memory};
 use super::loss_watch::{LossWatch, first_not_finite};
 use super::start::{resume, start_from};
 use super::{Trainer, resolutions};
@@ -15,12 +16,10 @@ use crate::distillation::Loss;
 use crate::feed::{Feed, cores_of};
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use crate::native::keep_freed_memory;
-
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::Start;
 use crate::rs_net::RsNet;
 use crate::schedule::Course;
-use crate::step::training_step;
 use crate::validation::Validation;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
@@ -67,22 +66,15 @@ impl Session {
             None => Start::Random { seed: build.seed },
             Some(_) => Start::Zero,
         };
-        let norms = settings.batch_norms.of(&resolutions);
-        let net = RsNet::with_norms(
-            &settings.network,
-            settings.classes,
-            &resolutions,
-            &norms,
-            Kind::Float,
-            Device::Cpu,
-            start,
-        )?;
+        let compute = settings.compute()?;
+        let net = settings.network(compute, &resolutions, start)?;
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
         ensure!(
             train.last_group != 1 || settings.network.trains_on_one_image(smallest)?,
             "the last batch of an epoch is a single image, of which {smallest} pixels leave one value per channel: \
              batch norm cannot train on it; use another batch size or `drop_last: true`"
         );
+        dry_run(settings, compute, &resolutions, train.group)?;
         let mut optimizer = settings.optimizer.start(net.parameters())?;
         let classes = train.classes.to_vec();
         let mut at = Metadata {
@@ -107,7 +99,7 @@ impl Session {
             .filter_map(|(_, demand)| demand.every_steps)
             .min();
         Ok(Session {
-            feed: Feed::new(Device::Cpu, settings.normalize, settings.channels)?,
+            feed: Feed::new(compute, settings.normalize, settings.channels)?,
             settings: settings.clone(),
             net,
             optimizer,
@@ -132,18 +124,12 @@ impl Session {
     }
 
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
-        let labels = self.feed.labels(batch, self.net.classes())?;
-        let images = (0..self.net.resolutions().len())
-            .map(|position| self.feed.images(batch, position))
-            .collect::<Result<Vec<_>>>()?;
-        training_step(
-            &self.net,
-            &mut self.optimizer,
-            &images,
-            &labels,
-            self.settings.distill,
-            lr,
-        )
+        #[cfg(debug_assertions)]
+        injected_failure(self.at.step + 1)?;
+        let (images, labels) = self.feed.batch(batch, self.net.classes())?;
+        let step = self.settings.step();
+        let (net, optimizer) = (&self.net, &mut self.optimizer);
+        step(net, optimizer, &images, &labels, self.settings.distill, lr)
     }
 
     fn train_epoch(
@@ -161,13 +147,8 @@ impl Session {
                 Received::Closed => return Ok(Ended::Stopped),
             };
             let lr = self.learning_rate();
-            let loss = self.step(&batch, lr).with_context(|| {
-                format!(
-                    "step {} of epoch {} failed",
-                    self.at.step + 1,
-                    self.at.epoch + 1
-                )
-            })?;
+            let loss = self.step(&batch, lr);
+            let loss = loss.map_err(|error| self.failed_step(error))?;
             self.at.step += 1;
             self.loss.record(&loss, self.at.step)?;
             self.at.step_in_epoch += 1;
@@ -214,7 +195,9 @@ impl Session {
 
     /// Reads the loss from the device, and makes sure that training still makes sense.
     fn sound_losses(&self) -> Result<Losses> {
-        let (step, losses) = self.loss.read(self.net.resolutions())?;
+        let read = self.loss.read(self.net.resolutions());
+        // A GPU's errors come out where it is waited for.
+        let (step, losses) = read.map_err(|error| self.failed_step(error))?;
         if let Some((term, value)) = first_not_finite(&losses) {
             bail!(
                 "the loss of {} is {}: {term} is {value}, the first term that is not finite. {}",
@@ -226,7 +209,33 @@ impl Session {
         Ok(losses)
     }
 
-    /// A step that is done, as a user counts.
+    /// What to say of a step that failed: libtorch's words, and what is not lost.
+    fn failed_step(&self, error: anyhow::Error) -> anyhow::Error {
+        let device = self.net.parameters().device();
+        let way_out = match (device, is_out_of_memory(&error)) {
+            (_, true) => "; smaller training batches or `recompute: true` need less memory",
+            (Device::Cuda(_), false) => {
+                "; after an error of a GPU only a new process can use it: go on with `--resume`"
+            }
+            _ => "",
+        };
+        error.context(format!(
+            "{} failed on {}. {}{way_out}",
+            self.place(self.at.step + 1),
+            self.net.parameters().compute(),
+            self.last_checkpoint()
+        ))
+    }
+
+    /// Which checkpoint there is.
+    fn last_checkpoint(&self) -> String {
+        self.saved.map_or_else(
+            || "There is no checkpoint from before".to_owned(),
+            |step| format!("The last checkpoint is from step {step} and sound"),
+        )
+    }
+
+    /// A step, as a user counts.
     fn place(&self, step: u64) -> String {
         let epoch = step.saturating_sub(1) / self.steps_per_epoch + 1;
         format!("step {step} (epoch {epoch} of {})", self.settings.epochs)
@@ -234,10 +243,7 @@ impl Session {
 
     /// What to do where training went wrong.
     fn way_out(&self) -> String {
-        let checkpoint = self.saved.map_or_else(
-            || "There is no checkpoint from before".to_owned(),
-            |step| format!("The last checkpoint is from step {step} and sound"),
-        );
+        let checkpoint = self.last_checkpoint();
         format!("{checkpoint}; a smaller `optimizer.lr` or some `warm_up_epochs` may help")
     }
 
@@ -286,18 +292,18 @@ impl Session {
 
     fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
         let began = Instant::now();
-        let snapshot = Snapshot::take(
-            self.at.clone(),
-            self.net.parameters(),
-            Some(&self.optimizer),
-        )
-        .with_context(|| {
-            format!(
-                "no checkpoint can be taken after {}. {}",
-                self.place(self.at.step),
-                self.way_out()
-            )
-        })?;
+        let at = Metadata {
+            loss_scale: self.optimizer.loss_scale()?,
+            ..self.at.clone()
+        };
+        let snapshot = Snapshot::take(at, self.net.parameters(), Some(&self.optimizer))
+            .with_context(|| {
+                format!(
+                    "no checkpoint can be taken after {}. {}",
+                    self.place(self.at.step),
+                    self.way_out()
+                )
+            })?;
         // All that training waits for; the sink writes while the next step runs.
         tracing::info!(
             step = self.at.step,
@@ -312,6 +318,18 @@ impl Session {
         });
         Ok(())
     }
+}
+
+/// For tests, in debug builds alone: the step that RSFLOW_FAILING_STEP names fails as it would if the
+/// device were lost.
+#[cfg(debug_assertions)]
+fn injected_failure(step: u64) -> Result<()> {
+    let named = std::env::var("RSFLOW_FAILING_STEP").ok();
+    ensure!(
+        named.and_then(|named| named.parse().ok()) != Some(step),
+        "CUDA error: the launch timed out and was terminated"
+    );
+    Ok(())
 }
 
 impl Thread for Session {

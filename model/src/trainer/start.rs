@@ -170,6 +170,9 @@ pub(super) fn resume(
     );
     checkpoint.load(net)?;
     checkpoint.load_momentum(optimizer)?;
+    if let Some(loss_scale) = saved.loss_scale {
+        optimizer.load_loss_scale(loss_scale)?;
+    }
     *at = Metadata {
         recipe: std::mem::take(&mut at.recipe),
         classes: std::mem::take(&mut at.classes),

@@ -1,10 +1,14 @@
 //! A network small enough for tests, and its values.
 
+// Not every test needs all of it.
+#![allow(dead_code)]
+
+use rsflow_model::compute::Compute;
 use rsflow_model::networks::{Network, ResNet};
 use rsflow_model::optimizer::{Sgd, WeightDecayOn};
 use rsflow_model::parameters::{Parameters, Start};
 use rsflow_model::rs_net::RsNet;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 pub fn resnet(depth: u32, width: u32) -> Network {
     Network::ResNet(ResNet { depth, width })
@@ -12,7 +16,7 @@ pub fn resnet(depth: u32, width: u32) -> Network {
 
 /// A network small enough for tests.
 pub fn small(sizes: &[u32], start: Start) -> RsNet {
-    RsNet::new(&resnet(18, 4), 3, sizes, Kind::Float, Device::Cpu, start).unwrap()
+    RsNet::new(&resnet(18, 4), 3, sizes, Compute::cpu(Kind::Float), start).unwrap()
 }
 
 pub fn values(tensor: &Tensor) -> Vec<f64> {

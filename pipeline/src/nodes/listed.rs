@@ -30,6 +30,7 @@ impl Source for Listed {
         Contents {
             items_per_epoch: self.listing.len().into(),
             classes: Arc::clone(&self.listing.classes),
+            group: 1,
             last_group: 1,
             origin: self.listing.origin.clone(),
         }

@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use error::ImageError;
 pub use orientation::Orientation;
-pub use resize::{Filter, RenderError, Rendition, Resizer};
+pub use resize::{Filter, RenderError, Rendition, Resizer, kernel};
 
 /// Pillow refuses images with more pixels than this; so does the default of [`Limits`].
 pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;

@@ -20,8 +20,8 @@ use rsflow_model::evaluator::Evaluate;
 use rsflow_model::trainer::Trainer;
 use rsflow_pipeline::nodes;
 
-use super::{INTERRUPTED, Usage, recipe};
-use crate::cli::{Only, Profile};
+use super::{INTERRUPTED, Usage, allocator, recipe};
+use crate::cli::{Bench, Only, Profile};
 use crate::figures::{Figures, rate};
 use crate::files::{self, is_stdout, write_json};
 use crate::progress::Screen;
@@ -52,6 +52,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         .as_ref()
         .map(|_| Arc::new(Trace::new(TRACED)));
     let options = Options {
+        allocator: allocator(&job.plan),
         taps: vec![job.tap()?],
         feeds: job.feeds.clone(),
         epochs: job.epochs,
@@ -99,6 +100,33 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         None => writeln!(out, "{}", report::render(&figures))?,
     }
     Ok(code)
+}
+
+/// How fast images come through a part of a recipe, for `rsflow bench`.
+pub fn images_per_second(of: &Bench, only: Only, screen: &Screen) -> Result<f64> {
+    let job = Job::new(&Profile {
+        recipe: of.recipe.clone(),
+        overrides: of.overrides.clone(),
+        until: None,
+        only: Some(only),
+        seconds: Some(of.seconds),
+        epochs: None,
+        digest: false,
+        start: None,
+        skip: None,
+        json: None,
+        trace: None,
+    })?;
+    let options = Options {
+        allocator: allocator(&job.plan),
+        taps: vec![job.tap()?],
+        feeds: job.feeds.clone(),
+        ..Options::default()
+    };
+    let running = Running::start(&job.plan, options)?;
+    screen.line(&format!("{}: {}", job.title, running.workers()));
+    let (figures, _) = measure(running, &job, screen)?;
+    Ok(figures.images_per_second)
 }
 
 /// Before anything is measured, which is not to be lost for want of a place.
@@ -391,9 +419,12 @@ fn measure(mut running: Running, job: &Job, screen: &Screen) -> Result<(Figures,
         if warm.is_none() && job.watch.seen().items >= job.warm_up {
             warm = Some(moment());
         }
-        let since = warm.as_ref().map(|warm| warm.at);
-        let over = job.seconds.is_some_and(|seconds| match since {
-            Some(since) => since.elapsed().as_secs_f64() >= seconds,
+        let over = job.seconds.is_some_and(|seconds| match &warm {
+            // A step may take longer than that, and without one there is nothing to tell.
+            Some(warm) if job.watch.seen().images == warm.images => {
+                warm.at.elapsed() >= PATIENCE.max(Duration::from_secs_f64(seconds))
+            }
+            Some(warm) => warm.at.elapsed().as_secs_f64() >= seconds,
             None => began.at.elapsed() >= PATIENCE.max(Duration::from_secs_f64(seconds)),
         });
         if over {

@@ -317,6 +317,18 @@ enum Kernel {
     Avx512(avx512::Avx512),
 }
 
+/// What this processor resizes with.
+#[must_use]
+pub fn kernel() -> &'static str {
+    match Kernel::default() {
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx512(_) => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx2(_) => "AVX2",
+        Kernel::Plain => "plain",
+    }
+}
+
 impl Default for Kernel {
     /// The fastest that this processor has.
     fn default() -> Self {

@@ -1,0 +1,154 @@
+//! A step of full size before the first one, so that memory which does not suffice is known at once,
+//! and what would fit.
+
+use anyhow::{Context as _, Result, bail};
+use tch::{Device, Kind, Tensor};
+
+use super::Trainer;
+use crate::compute::Compute;
+use crate::native;
+use crate::parameters::Start;
+
+/// Whether an error says that memory does not suffice.
+pub(super) fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    // Those of GPUs' allocator and of the CPU's.
+    text.contains("out of memory") || text.contains("can't allocate memory")
+}
+
+/// Does a step on images of zeros with a network of its own, which is gone afterwards.
+///
+/// # Errors
+/// It does not fit into the GPU's memory; the message says how much there is, and how many images
+/// would fit. Any other error of such a step.
+pub(super) fn dry_run(
+    settings: &Trainer,
+    compute: Compute,
+    resolutions: &[u32],
+    batch: u64,
+) -> Result<()> {
+    let Device::Cuda(gpu) = compute.device else {
+        // There an allocation that fails says so, and one that does not may be more than there is.
+        return Ok(());
+    };
+    let mut peaks = Vec::new();
+    let found = largest_that_fits(batch, |images| {
+        let result = one_step(settings, compute, resolutions, images)
+            .and_then(|()| native::synchronize(gpu));
+        let (peak, total) = native::take_peak_memory(gpu)?;
+        native::empty_cache()?;
+        peaks.push((images, peak, total));
+        result
+    })?;
+    let told = |images: u64| {
+        let peak = peaks.iter().find(|(of, ..)| *of == images);
+        peak.map_or((0, 0), |&(_, peak, total)| (peak, total))
+    };
+    tracing::info!(batch, peak_bytes = told(batch).0, "tried a step");
+    match found {
+        Some(fits) if fits == batch => Ok(()),
+        found => bail!(too_large(
+            batch,
+            told(batch),
+            found.map(|n| (n, told(n).0)),
+            settings.recompute
+        )),
+    }
+}
+
+/// What to say where a batch does not fit. Memory in bytes.
+fn too_large(
+    batch: u64,
+    (peak, total): (u64, u64),
+    fits: Option<(u64, u64)>,
+    recomputes: bool,
+) -> String {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let fits = match fits {
+        Some((images, peak)) => format!("{images} fit (with a peak of {:.1} GiB)", gib(peak)),
+        None => "not even a single one fits".to_owned(),
+    };
+    let recompute = match recomputes {
+        true => "",
+        false => ", or set `recompute: true`, which keeps one resolution's activations at a time",
+    };
+    format!(
+        "a batch of {batch} images does not fit into the {:.1} GiB of the GPU: with {:.1} GiB in use there \
+         was no more for it, and {fits}; make the training batches smaller{recompute}",
+        gib(total),
+        gib(peak)
+    )
+}
+
+/// The largest of `batch`, half of it, and so on, whose `trial` does not run out of memory.
+fn largest_that_fits(batch: u64, mut trial: impl FnMut(u64) -> Result<()>) -> Result<Option<u64>> {
+    let mut images = batch;
+    while images > 0 {
+        match trial(images) {
+            Ok(()) => return Ok(Some(images)),
+            Err(error) if is_out_of_memory(&error) => images /= 2,
+            Err(error) => return Err(error.context("the trial of a step failed")),
+        }
+    }
+    Ok(None)
+}
+
+/// A step with a new network.
+fn one_step(settings: &Trainer, compute: Compute, resolutions: &[u32], images: u64) -> Result<()> {
+    let net = settings.network(compute, resolutions, Start::Zero)?;
+    let mut optimizer = settings.optimizer.start(net.parameters())?;
+    let count = i64::try_from(images).context("a batch of that size")?;
+    let images = resolutions.iter().map(|&side| {
+        let side = i64::from(side);
+        let zeros = Tensor::f_zeros([count, 3, side, side], (compute.multiply, compute.device))?;
+        compute.lay_out(zeros)
+    });
+    let images = images.collect::<Result<Vec<_>>>()?;
+    let labels = Tensor::f_zeros([count], (Kind::Int64, compute.device))?;
+    let step = settings.step();
+    // Twice: in the second one the momentum is there from the start.
+    for _ in 0..2 {
+        let _ = step(
+            &net,
+            &mut optimizer,
+            &images,
+            &labels,
+            settings.distill,
+            0.0,
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_is_found_and_told() {
+        let out = || anyhow::anyhow!("CUDA out of memory. Tried to allocate 2.00 GiB.");
+        let fits = |most: u64| {
+            largest_that_fits(
+                256,
+                |images| if images <= most { Ok(()) } else { Err(out()) },
+            )
+        };
+        assert_eq!(fits(256).unwrap(), Some(256));
+        assert_eq!(fits(100).unwrap(), Some(64));
+        assert_eq!(fits(0).unwrap(), None);
+        let other = largest_that_fits(4, |_| bail!("no kernel image")).unwrap_err();
+        assert!(format!("{other:#}").contains("no kernel image"));
+
+        let text = too_large(256, (78 << 30, 79 << 30), Some((64, 20 << 30)), false);
+        for part in [
+            "256 images",
+            "79.0 GiB",
+            "64 fit",
+            "20.0 GiB",
+            "`recompute: true`",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!too_large(1, (0, 0), None, true).contains("recompute"));
+    }
+}

@@ -1,0 +1,256 @@
+//! Ways of computing a step: they may differ in precision, layout and memory, not in what they do.
+
+use rsflow_model::compute::{Compute, DeviceChoice, Precision};
+use rsflow_model::distillation::Distill;
+use rsflow_model::layers::Mode;
+use rsflow_model::loss_scale::LossScaleState;
+use rsflow_model::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
+use rsflow_model::optimizer::{Optimizer, RunningOptimizer};
+use rsflow_model::parameters::Start;
+use rsflow_model::rs_net::RsNet;
+use rsflow_model::step::{StepFunction, recomputing_training_step, training_step};
+use tch::{Kind, Tensor};
+
+mod small;
+use small::{all_values, resnet, sgd, values};
+
+const SIZES: [u32; 3] = [48, 40, 32];
+const CLASSES: u32 = 3;
+
+fn quantized(mode: QuantizedMode, activation_bits: u32) -> Network {
+    Network::QuantizedResNet(QuantizedResNet {
+        depth: 18,
+        width: 4,
+        mode,
+        weight_bits: 2,
+        activation_bits,
+        fixed_activation_basis: false,
+    })
+}
+
+/// A network with its optimizer, and what it is trained with.
+struct Training {
+    net: RsNet,
+    optimizer: RunningOptimizer,
+    images: Vec<Tensor>,
+    labels: Tensor,
+}
+
+impl Training {
+    fn new(network: &Network, compute: Compute) -> Self {
+        let start = Start::Random { seed: 3 };
+        let net = RsNet::new(network, CLASSES, &SIZES, compute, start).unwrap();
+        let images = SIZES.map(|side| {
+            let side = i64::from(side);
+            let count = 8 * 3 * side * side;
+            // Noise: the fractions of a sine's digits.
+            let noise = (Tensor::arange(count, (Kind::Double, compute.device)) * 12.9898).sin()
+                * 43758.5453;
+            let images = noise
+                .frac()
+                .abs()
+                .view([8, 3, side, side])
+                .to_kind(compute.kind);
+            compute.lay_out(images).unwrap()
+        });
+        Training {
+            optimizer: Optimizer::Sgd(sgd()).start(net.parameters()).unwrap(),
+            net,
+            images: images.into(),
+            labels: Tensor::from_slice(&[0_i64, 1, 2, 0, 1, 2, 2, 1]),
+        }
+    }
+
+    fn step(&mut self, how: StepFunction, lr: f64) -> f64 {
+        let (net, optimizer) = (&self.net, &mut self.optimizer);
+        let (images, labels) = (&self.images, &self.labels);
+        let loss = how(net, optimizer, images, labels, Distill::EnsembleTopDown, lr).unwrap();
+        loss.total.double_value(&[])
+    }
+
+    fn values(&self) -> Vec<(String, Vec<f64>)> {
+        all_values(self.net.parameters())
+    }
+}
+
+fn compute(multiply: Kind, channels_last: bool) -> Compute {
+    Compute {
+        multiply,
+        channels_last,
+        ..Compute::cpu(Kind::Float)
+    }
+}
+
+/// The largest difference between two networks, relative to each tensor's largest value.
+fn difference(a: &[(String, Vec<f64>)], b: &[(String, Vec<f64>)]) -> (f64, String) {
+    let mut worst = (0.0, String::new());
+    for ((name, a), (_, b)) in a.iter().zip(b) {
+        let largest = a.iter().fold(1e-3_f64, |most, value| most.max(value.abs()));
+        for (a, b) in a.iter().zip(b) {
+            let off = (a - b).abs() / largest;
+            if off.is_nan() || off > worst.0 {
+                worst = (off, name.clone());
+            }
+        }
+    }
+    worst
+}
+
+#[test]
+fn recomputing_is_the_same_step() {
+    for network in [
+        resnet(18, 4),
+        Network::MobileNetV2(MobileNetV2 { width: 0.25 }),
+        quantized(QuantizedMode::WeightsOnly, 32),
+        quantized(QuantizedMode::PreActivation, 2),
+    ] {
+        let mut whole = Training::new(&network, Compute::cpu(Kind::Double));
+        let mut by_resolution = Training::new(&network, Compute::cpu(Kind::Double));
+        for step in 0..3 {
+            let a = whole.step(training_step, 0.05);
+            let b = by_resolution.step(recomputing_training_step, 0.05);
+            assert!(
+                (a - b).abs() < 1e-9 * a.abs(),
+                "{network}, step {step}: {a} {b}"
+            );
+        }
+        // Running statistics, bases and alpha among them.
+        let (off, name) = difference(&whole.values(), &by_resolution.values());
+        assert!(off < 1e-8, "{network}: {name} is off by {off}");
+    }
+}
+
+#[test]
+fn the_layout_does_not_change_what_is_computed() {
+    for network in [
+        resnet(18, 4),
+        Network::MobileNetV2(MobileNetV2 { width: 0.25 }),
+    ] {
+        let layouts = [false, true].map(|channels_last| {
+            let compute = Compute {
+                channels_last,
+                ..Compute::cpu(Kind::Double)
+            };
+            let mut training = Training::new(&network, compute);
+            let losses: Vec<f64> = (0..3)
+                .map(|_| training.step(training_step, 0.005))
+                .collect();
+            (losses, training.values())
+        });
+        let [(first, a), (last, b)] = &layouts;
+        for (a, b) in first.iter().zip(last) {
+            assert!(
+                (a - b).abs() < 1e-9 * a.abs(),
+                "{network}: {first:?} {last:?}"
+            );
+        }
+        let (off, name) = difference(a, b);
+        assert!(off < 1e-8, "{network}: {name} is off by {off}");
+    }
+}
+
+/// In half precision losses stay within its error of those in float32, over 50 steps; what is kept
+/// stays in float32.
+#[test]
+fn half_precision_follows_float32() {
+    let losses = |multiply| {
+        let mut training =
+            Training::new(&resnet(18, 4), compute(multiply, multiply != Kind::Float));
+        // Small enough for every step: one that is left out would shift the losses.
+        let (scale, steps) = (256.0, 0);
+        let state = LossScaleState { scale, steps };
+        training.optimizer.load_loss_scale(state).unwrap();
+        let losses: Vec<f64> = (0..50)
+            .map(|_| training.step(training_step, 0.0002))
+            .collect();
+        for parameter in training.net.parameters().iter() {
+            assert_eq!(parameter.tensor.kind(), Kind::Float, "{}", parameter.name);
+        }
+        let logits = training
+            .net
+            .logits(&training.images[0], 0, Mode::Evaluate)
+            .unwrap();
+        assert_eq!(logits.kind(), Kind::Float);
+        losses
+    };
+    let expected = losses(Kind::Float);
+    assert!(expected[49] < 0.9 * expected[0], "{expected:?}");
+    // 8 bits of significand: half a unit in the last place is 2^-9, here after some twenty layers.
+    for (kind, allowed) in [(Kind::BFloat16, 0.03), (Kind::Half, 0.01)] {
+        let found = losses(kind);
+        for (step, (a, b)) in expected.iter().zip(&found).enumerate() {
+            let off = (a - b).abs() / expected[0];
+            assert!(
+                off < allowed,
+                "{kind:?}, step {step}: {b}, not {a}: off by {off}"
+            );
+        }
+        assert_ne!(expected, found, "{kind:?} was not used");
+    }
+}
+
+#[test]
+fn gradients_that_overflow_move_nothing_but_the_scale() {
+    let mut training = Training::new(&resnet(18, 4), compute(Kind::Half, true));
+    let trained = |training: &Training| -> Vec<Vec<f64>> {
+        let parameters = training.net.parameters().trainable();
+        parameters
+            .map(|parameter| values(&parameter.tensor))
+            .collect()
+    };
+    let state = |training: &Training| training.optimizer.loss_scale().unwrap().unwrap();
+    assert_eq!(state(&training).scale, 65536.0);
+    let before = trained(&training);
+    let scale = 2_f64.powi(100);
+    let too_large = LossScaleState { scale, steps: 7 };
+    training.optimizer.load_loss_scale(too_large).unwrap();
+    assert!(training.step(training_step, 0.1).is_finite());
+    assert_eq!(trained(&training), before);
+    let (scale, steps) = (scale / 2.0, 0);
+    assert_eq!(state(&training), LossScaleState { scale, steps });
+
+    let fine = LossScaleState {
+        scale: 64.0,
+        steps: 1999,
+    };
+    training.optimizer.load_loss_scale(fine).unwrap();
+    training.step(training_step, 0.1);
+    assert_ne!(trained(&training), before);
+    let (scale, steps) = (128.0, 0);
+    assert_eq!(state(&training), LossScaleState { scale, steps });
+}
+
+/// A frozen network runs as the one that is trained does, in the kind that it multiplies in.
+#[test]
+fn freezing_changes_no_logit() {
+    for network in [resnet(18, 4), quantized(QuantizedMode::PreActivation, 2)] {
+        for multiply in [Kind::Float, Kind::BFloat16] {
+            let mut training = Training::new(&network, compute(multiply, false));
+            training.step(training_step, 0.05);
+            let logits =
+                |net: &RsNet| values(&net.logits(&training.images[1], 1, Mode::Evaluate).unwrap());
+            let before = logits(&training.net);
+            training.net.freeze().unwrap();
+            assert_eq!(logits(&training.net), before, "{network} in {multiply:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_device_cannot_do_is_told() {
+    let network = resnet(18, 4);
+    let open = |device, precision| Compute::open(device, precision, false, &network);
+    let error = open(DeviceChoice::Cpu, Precision::TensorFloat32).unwrap_err();
+    assert!(error.to_string().contains("is for GPUs"), "{error}");
+    // Wherever this runs there are no ninety GPUs.
+    let error = open(DeviceChoice::Cuda(90), Precision::Auto).unwrap_err();
+    let text = format!("{error:#}");
+    for part in ["`device: Cuda(90)`", "`rsflow doctor`", "`Auto`"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let on_cpu = open(DeviceChoice::Cpu, Precision::Float32).unwrap();
+    assert_eq!(on_cpu.multiply, Kind::Float);
+    let quantized = quantized(QuantizedMode::WeightsOnly, 32);
+    let auto = Compute::open(DeviceChoice::Cpu, Precision::Auto, false, &quantized).unwrap();
+    assert_eq!(auto.multiply, Kind::Float);
+}

@@ -1,0 +1,146 @@
+//! `rsflow doctor`: what this machine offers, and what to do about what is missing.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use rsflow_model::compute::{Cuda, cpu_has_bf16};
+use rsflow_pipeline::pixels;
+use serde_json::json;
+
+use crate::cli::Doctor;
+use crate::files::{is_stdout, write_json};
+
+pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
+    let libtorch = rsflow_model::compute::libtorch();
+    let cuda = Cuda::open();
+    let memory = memory();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let simd = simd();
+    let resizer = pixels::kernel();
+    if let Some(path) = &arguments.json {
+        let value = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "libtorch": libtorch,
+            "cpu": {
+                "cores": cores,
+                "memory_bytes": memory,
+                "simd": simd,
+                "bfloat16": cpu_has_bf16(),
+            },
+            "cuda": cuda.as_ref().ok(),
+            "cuda_missing": cuda.as_ref().err().map(|reason| format!("{reason:#}")),
+            "resize_kernel": resizer,
+            "jpeg_decoder": JPEG,
+        });
+        write_json(path, &value, out)?;
+    }
+    if is_stdout(arguments.json.as_deref()) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut line = |name: &str, text: String| writeln!(out, "{name:<10} {text}");
+    line("rsflow", env!("CARGO_PKG_VERSION").to_owned())?;
+    line(
+        "libtorch",
+        format!(
+            "{} in {}, {}",
+            libtorch.version.as_deref().unwrap_or(&libtorch.built_for),
+            libtorch
+                .folder
+                .as_deref()
+                .unwrap_or("a place that is not known"),
+            match libtorch.onednn {
+                true => "with oneDNN",
+                false => "without oneDNN: convolutions are slow on the CPU",
+            },
+        ),
+    )?;
+    if let Some(version) = &libtorch.version
+        && !version.starts_with(&libtorch.built_for)
+    {
+        line(
+            "",
+            format!(
+                "this program was built for {}: set LD_LIBRARY_PATH to one of that version, or build anew",
+                libtorch.built_for
+            ),
+        )?;
+    }
+    let memory = memory.map_or_else(String::new, |bytes| {
+        format!(", {:.0} GiB of memory", bytes as f64 / f64::from(1 << 30))
+    });
+    line("CPU", format!("{cores} cores{memory}; {}", simd.join(", ")))?;
+    line(
+        "",
+        match cpu_has_bf16() {
+            true => "has instructions for bfloat16: `precision: Auto` takes it".to_owned(),
+            false => "no instructions for bfloat16: `precision: Auto` is Float32 here".to_owned(),
+        },
+    )?;
+    match &cuda {
+        Ok(cuda) => {
+            let dotted = |version: u32| format!("{}.{}", version / 1000, version % 1000 / 10);
+            line(
+                "CUDA",
+                format!(
+                    "driver up to {}, libtorch's {}, cuDNN {}.{}.{}",
+                    dotted(cuda.driver),
+                    dotted(cuda.runtime),
+                    cuda.cudnn / 10000,
+                    cuda.cudnn % 10000 / 100,
+                    cuda.cudnn % 100
+                ),
+            )?;
+            for (index, gpu) in cuda.gpus.iter().enumerate() {
+                let (major, minor) = gpu.capability;
+                line(
+                    &format!("Cuda({index})"),
+                    format!(
+                        "{}, {:.1} GiB, compute capability {major}.{minor}; `precision: Auto` is {}",
+                        gpu.name,
+                        gpu.memory as f64 / f64::from(1 << 30),
+                        match major {
+                            8.. => "BFloat16",
+                            7 => "Float16",
+                            _ => "Float32",
+                        }
+                    ),
+                )?;
+            }
+        }
+        Err(reason) => line("CUDA", format!("no GPU can be used: {reason:#}"))?,
+    }
+    line("JPEG", JPEG.to_owned())?;
+    line("resizing", format!("kernel {resizer}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+const JPEG: &str = "own decoder for baseline files, zune-jpeg for progressive and CMYK ones";
+
+/// What of this the program or libtorch makes use of, the widest last.
+fn simd() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let all = [
+            ("SSE4.1", has!("sse4.1")),
+            ("AVX2", has!("avx2")),
+            ("FMA", has!("fma")),
+            ("AVX-512", has!("avx512f") && has!("avx512bw")),
+            ("AVX-512 VNNI", has!("avx512vnni")),
+            ("AVX-512 BF16", has!("avx512bf16")),
+        ];
+        let there = all.into_iter().filter(|(_, there)| *there);
+        there.map(|(name, _)| name).collect()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    vec![std::env::consts::ARCH]
+}
+
+/// Of the machine, in bytes; Linux alone tells.
+fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
