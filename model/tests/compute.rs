@@ -248,8 +248,16 @@ fn what_a_device_cannot_do_is_told() {
     for part in ["`device: Cuda(90)`", "`rsflow doctor`", "`Auto`"] {
         assert!(text.contains(part), "{text}");
     }
-    let on_cpu = open(DeviceChoice::Cpu, Precision::Float32).unwrap();
-    assert_eq!(on_cpu.multiply, Kind::Float);
+    for (network, channels_last) in [
+        (resnet(18, 4), false),
+        (resnet(50, 4), true),
+        (Network::MobileNetV2(MobileNetV2 { width: 0.25 }), true),
+    ] {
+        let (device, precision) = (DeviceChoice::Cpu, Precision::Float32);
+        let on_cpu = Compute::open(device, precision, false, &network).unwrap();
+        assert_eq!(on_cpu.multiply, Kind::Float);
+        assert_eq!(on_cpu.channels_last, channels_last, "{network}");
+    }
     let quantized = quantized(QuantizedMode::WeightsOnly, 32);
     let auto = Compute::open(DeviceChoice::Cpu, Precision::Auto, false, &quantized).unwrap();
     assert_eq!(auto.multiply, Kind::Float);

@@ -7,7 +7,7 @@ use rsflow_model::compute::Compute;
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::fault::Fault;
 use rsflow_model::layers::Mode;
-use rsflow_model::networks::{MobileNetV2, Network, QuantizedMode, ResNeXt};
+use rsflow_model::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet, ResNeXt};
 use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use rsflow_model::parameters::{Declaration, Init, Parameter, Parameters, Role, Start};
 use rsflow_model::rs_net::{RsNet, check_resolutions};
@@ -51,7 +51,7 @@ fn parameters_and_multiply_adds_are_those_of_the_paper() {
         assert_eq!(network.min_resolution().unwrap(), 32);
     }
     // Quantizing weights adds no parameter that gradients train.
-    let (mode, operations) = (QuantizedMode::PreActivationTypeA, 1_814_073_344);
+    let operations = 1_814_073_344;
     let stem_and_classifier = 112 * 112 * 64 * 3 * 49 + 512 * 1000;
     let rest = operations - stem_and_classifier;
     // All 1x1 shortcuts of ResNet18, which type A has not: channels in and out, side.
@@ -59,22 +59,28 @@ fn parameters_and_multiply_adds_are_those_of_the_paper() {
         .map(|(input, output, side)| input * output * side * side)
         .iter()
         .sum();
-    for (name, quantized, bits) in [
-        ("resnet18_w2a32", None, rest * 2 * 32),
-        ("resnet18_w3a2", None, rest * 3 * 2),
-        ("resnet18_w2a2", Some(mode), (rest - shortcuts) * 2 * 2),
+    let type_a = QuantizedMode::PreActivationTypeA;
+    for (mode, weight_bits, activation_bits, bits) in [
+        (QuantizedMode::WeightsOnly, 2, 32, rest * 2 * 32),
+        (QuantizedMode::PreActivation, 3, 2, rest * 3 * 2),
+        (type_a, 2, 2, (rest - shortcuts) * 2 * 2),
     ] {
-        let mut network = Network::by_name(name).unwrap();
-        if let (Network::QuantizedResNet(network), Some(mode)) = (&mut network, quantized) {
-            network.mode = mode;
-        }
+        let network = Network::QuantizedResNet(QuantizedResNet {
+            depth: 18,
+            width: 64,
+            mode,
+            weight_bits,
+            activation_bits,
+            fixed_activation_basis: false,
+        });
         let summary = Summary::new(&network, 1000, &SIZES, &SIZES).unwrap();
-        if name == "resnet18_w2a32" {
+        if mode == QuantizedMode::WeightsOnly {
             assert_eq!(summary.total_parameters, 11_727_912);
             assert_eq!(summary.resolutions[0].multiply_adds, operations);
         }
         let expected = stem_and_classifier * 1024 + bits;
-        assert_eq!(summary.resolutions[0].bit_operations, expected, "{name}");
+        let found = summary.resolutions[0].bit_operations;
+        assert_eq!(found, expected, "{network}");
     }
     // With one resolution they are the networks that torchvision documents.
     for (name, parameters, multiply_adds) in [

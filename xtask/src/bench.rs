@@ -12,35 +12,36 @@ use clap::builder::PossibleValuesParser;
 use crate::setup;
 use crate::workspace::Workspace;
 
-/// A training step that is measured, at sizes that a CPU can do.
+/// A training step that is measured, at sizes that a CPU can do: those of [`RECIPE`].
 #[derive(Clone, Copy)]
 struct Step {
+    /// What other programs call it.
     arch: &'static str,
+    /// The same for the recipe.
+    network: &'static str,
     batch: &'static str,
-    sizes: &'static [&'static str],
-    classes: &'static str,
 }
 
-const SIZES: &[&str] = &["128", "112", "96", "80", "64"];
+/// What the steps are those of, but for the network and the batch.
+const RECIPE: &str = "recipes/imagenette_resnet18.ron";
+const SIZES: &str = "128 112 96 80 64";
+const CLASSES: &str = "10";
 
 const STEPS: &[Step] = &[
     Step {
         arch: "resnet18",
+        network: "ResNet(depth: 18)",
         batch: "32",
-        sizes: SIZES,
-        classes: "10",
     },
     Step {
         arch: "resnet50",
+        network: "ResNet(depth: 50)",
         batch: "16",
-        sizes: SIZES,
-        classes: "10",
     },
     Step {
         arch: "mobilenet_v2",
+        network: "MobileNetV2()",
         batch: "32",
-        sizes: SIZES,
-        classes: "10",
     },
 ];
 
@@ -49,50 +50,51 @@ const QUANTIZED: &[(Step, &str)] = &[
     (
         Step {
             arch: "resnet18_w2a32",
+            network: "QuantizedResNet(depth: 18, mode: WeightsOnly, weight_bits: 2)",
             batch: "32",
-            sizes: SIZES,
-            classes: "10",
         },
-        "resnet18",
+        "ResNet(depth: 18)",
     ),
     (
         Step {
             arch: "resnet18_w2a2",
+            network: "QuantizedResNet(depth: 18, mode: PreActivation, weight_bits: 2, activation_bits: 2)",
             batch: "32",
-            sizes: SIZES,
-            classes: "10",
         },
-        "resnet18",
+        "ResNet(depth: 18)",
     ),
     (
         Step {
             arch: "resnet50_w2a2",
+            network: "QuantizedResNet(depth: 50, mode: PreActivation, weight_bits: 2, activation_bits: 2)",
             batch: "16",
-            sizes: SIZES,
-            classes: "10",
         },
-        "resnet50",
+        "ResNet(depth: 50)",
     ),
 ];
 
 impl Step {
-    /// The options of `model/benches/step.rs`.
-    fn options(&self) -> Vec<&'static str> {
-        let before = ["--arch", self.arch, "--batch", self.batch];
-        let behind = ["--classes", self.classes, "--sizes"];
-        [&before[..], &behind, self.sizes].concat()
+    /// The arguments of our program.
+    fn arguments(&self, network: &str, set: &[String]) -> Vec<String> {
+        let network = format!("trainer.network={network}");
+        let mut arguments = ["bench", RECIPE, "--only", "step", "--batch", self.batch]
+            .map(str::to_owned)
+            .to_vec();
+        for value in std::iter::once(&network).chain(set) {
+            arguments.extend(["--set".to_owned(), value.clone()]);
+        }
+        arguments
     }
 
     /// The other program's command with its placeholders filled in.
     fn command(&self, template: &str) -> String {
-        let sizes = self.sizes.join(" ");
         filled(
             template,
             &[
                 ("{arch}", self.arch),
                 ("{batch}", self.batch),
-                ("{sizes}", &sizes),
-                ("{classes}", self.classes),
+                ("{sizes}", SIZES),
+                ("{classes}", CLASSES),
             ],
         )
     }
@@ -143,6 +145,11 @@ pub struct Arguments {
     #[arg(long, value_name = "COMMAND", requires = "images")]
     peer: Vec<String>,
 
+    /// Overrides a field of the recipe whose step is measured, for ours alone:
+    /// trainer.precision=BFloat16
+    #[arg(long, value_name = "NODE.FIELD=VALUE")]
+    set: Vec<String>,
+
     /// How often each program is run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -187,11 +194,18 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         load(workspace, arguments, images)?;
     }
     if wanted("steps") {
-        build(workspace, "rsflow-model", "step")?;
+        let program = workspace.build_release()?;
         println!("{HEADER}");
         for step in STEPS.iter().filter(|step| arguments.wants(step)) {
-            let options = step.options();
-            let mut ours = || measure(&mut bench(workspace, "rsflow-model", "step", &options));
+            let mut ours = || {
+                measure(&mut rsflow(
+                    workspace,
+                    &program,
+                    step,
+                    step.network,
+                    arguments,
+                ))
+            };
             let theirs = arguments
                 .against
                 .as_deref()
@@ -213,18 +227,30 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 
 /// The steps of quantized networks; a ratio of 0.8 is a step that costs 1.25 times as much.
 fn quantized(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    build(workspace, "rsflow-model", "step")?;
+    let program = workspace.build_release()?;
     println!("{HEADER}");
     for (step, full) in QUANTIZED.iter().filter(|(step, _)| arguments.wants(step)) {
-        let measure = |arch| {
-            let options = Step { arch, ..*step }.options();
-            measure(&mut bench(workspace, "rsflow-model", "step", &options))
-        };
-        let (mut ours, mut theirs) = (|| measure(step.arch), || measure(full));
+        let measure = |network| measure(&mut rsflow(workspace, &program, step, network, arguments));
+        let (mut ours, mut theirs) = (|| measure(step.network), || measure(full));
         let rounds = in_turn(&mut ours, Some(&mut theirs), arguments.rounds)?;
         println!("{}, against {full}", rounds.row(step.arch));
     }
     Ok(())
+}
+
+/// Our program, measuring a step.
+fn rsflow(
+    workspace: &Workspace,
+    program: &Path,
+    step: &Step,
+    network: &str,
+    arguments: &Arguments,
+) -> Command {
+    let mut command = Command::new(program);
+    command
+        .current_dir(&workspace.root)
+        .args(step.arguments(network, &arguments.set));
+    command
 }
 
 /// Loading, beside bare threads over the same kernels and beside each of the others.
@@ -520,9 +546,11 @@ mobilenet_v2         20.0       10.0    2.00       300      400  2.00 2.00 2.00"
             STEPS[1].command(template),
             "step --model resnet50 -b 16 --sizes 128 112 96 80 64 --classes=10 resnet50 {x}"
         );
+        let set = ["trainer.precision=BFloat16".to_owned()];
         assert_eq!(
-            STEPS[2].options().join(" "),
-            "--arch mobilenet_v2 --batch 32 --classes 10 --sizes 128 112 96 80 64"
+            STEPS[2].arguments(STEPS[2].network, &set).join(" "),
+            "bench recipes/imagenette_resnet18.ron --only step --batch 32 \
+             --set trainer.network=MobileNetV2() --set trainer.precision=BFloat16"
         );
     }
 

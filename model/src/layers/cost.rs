@@ -87,6 +87,24 @@ fn count(layers: &[Layer], mut map: Map) -> (Map, Operations) {
     (map, sum)
 }
 
+/// Whether most convolutions have kernels of 1x1: they are matrix products over the channels.
+pub fn is_mostly_pointwise(layers: &[Layer]) -> bool {
+    /// Of 1x1, and all.
+    fn count(layers: &[Layer]) -> (usize, usize) {
+        let counts = layers.iter().map(|layer| match layer {
+            Layer::Conv(conv) => (usize::from(conv.kernel == 1), 1),
+            Layer::Residual { branch, shortcut } => {
+                let (branch, shortcut) = (count(branch), count(shortcut));
+                (branch.0 + shortcut.0, branch.1 + shortcut.1)
+            }
+            _ => (0, 0),
+        });
+        counts.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+    }
+    let (pointwise, all) = count(layers);
+    2 * pointwise > all
+}
+
 /// The side of the smallest map that a batch norm sees when the image has `resolution` x
 /// `resolution` pixels.
 pub fn smallest_normed_side(layers: &[Layer], resolution: u32) -> i64 {

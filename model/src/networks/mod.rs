@@ -112,8 +112,7 @@ impl Network {
 
     /// The network of a name that is common elsewhere: torchvision's (`resnet50`,
     /// `resnext50_32x4d`, `mobilenet_v2`), the reference implementation's (`parallel_resnet50`,
-    /// `parallel_mobilenetv2`). A width multiplier may follow (`mobilenetv2_x0.25`). Quantized
-    /// residual networks have their bits in the name (`resnet18_w2a32`, `resnet50_w2a2`).
+    /// `parallel_mobilenetv2`). A width multiplier may follow (`mobilenetv2_x0.25`).
     pub fn by_name(name: &str) -> Option<Self> {
         let name = name.strip_prefix("parallel_").unwrap_or(name);
         let network = match name {
@@ -127,14 +126,6 @@ impl Network {
                         None => rest.is_empty().then_some(1.0)?,
                     };
                     Network::MobileNetV2(MobileNetV2 { width })
-                } else if let Some((name, bits)) = name.rsplit_once("_w") {
-                    let depth = name.strip_prefix("resnet")?.parse().ok()?;
-                    let (weight_bits, activation_bits) = bits.split_once('a')?;
-                    Network::quantized(
-                        depth,
-                        weight_bits.parse().ok()?,
-                        activation_bits.parse().ok()?,
-                    )
                 } else {
                     let depth = name.strip_prefix("resnet")?.parse().ok()?;
                     Network::ResNet(ResNet { depth, width: 64 })
@@ -144,28 +135,22 @@ impl Network {
         network.check().is_empty().then_some(network)
     }
 
-    /// A residual network of so many bits, 32 for full precision, as the paper has them.
-    fn quantized(depth: u32, weight_bits: u32, activation_bits: u32) -> Self {
-        Network::QuantizedResNet(QuantizedResNet {
-            depth,
-            width: 64,
-            mode: match activation_bits {
-                32 => QuantizedMode::WeightsOnly,
-                _ => QuantizedMode::PreActivation,
-            },
-            weight_bits,
-            activation_bits,
-            fixed_activation_basis: false,
-        })
-    }
-
-    /// Names that [`Network::by_name`] knows and that other programs have networks for, for messages.
+    /// Names that [`Network::by_name`] knows, for messages.
     pub const NAMES: &str = "resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, \
                              resnext101_32x8d, mobilenet_v2, mobilenet_v2_x0.5";
 
     /// The path that the reference implementation gives to the layer that is called `path` here.
     pub fn reference_path(&self, path: &str) -> String {
         self.family().reference_path(path)
+    }
+
+    /// Whether its convolutions in float32 are faster on the CPU where the channels of a pixel lie side
+    /// by side.
+    ///
+    /// # Errors
+    /// Its parameters are wrong.
+    pub fn prefers_channels_last(&self) -> Result<bool> {
+        Ok(!self.is_quantized() && cost::is_mostly_pointwise(&self.layers(1)?))
     }
 
     /// Every fault of its parameters; empty if there is none.

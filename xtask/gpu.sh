@@ -1,0 +1,212 @@
+#!/usr/bin/env bash
+# Everything that is to be measured on a GPU, in one go: a folder of tables, and what they come from.
+#
+#   xtask/gpu.sh OUT
+#
+# It needs the release binary and the recipes, nothing else of the checkout, and no compiler. What it is
+# told by the environment, with what is taken where nothing is said:
+#
+#   RSFLOW     the program (target/release/rsflow)
+#   AGAINST    another program's step, which prints `N images/s` and maybe `peak N GiB`; {arch}, {batch},
+#              {sizes}, {classes}, {device} and {mode} are filled in: "python3 step.py --arch {arch} ..."
+#   MODES      its modes, to be measured in turn with ours (bf16_cl)
+#   NETWORKS   resnet50:256 resnet18:256 mobilenet_v2:256, that is names and batches
+#   SIZES      224,192,160,128,96
+#   DATA       a folder with train/ and val/, of ten classes, for whole runs; left out without it
+#   DEVICE     Cuda(0)
+#   PRECISIONS BFloat16 TensorFloat32 Float32
+#   ROUNDS     3
+#   SECONDS_EACH  10: how long a step is measured
+#   EPOCHS     5: of the whole runs; at least 2
+#   LIMIT      steps of the loss comparison (50)
+#
+# Tried on a CPU:
+#   DEVICE=Cpu PRECISIONS=Float32 SIZES=64,48 NETWORKS=resnet18:4 ROUNDS=1 SECONDS_EACH=1 xtask/gpu.sh out
+set -euo pipefail
+
+out=${1:?"usage: xtask/gpu.sh OUT"}
+rsflow=${RSFLOW:-target/release/rsflow}
+against=${AGAINST:-}
+modes=${MODES:-bf16_cl}
+networks=${NETWORKS:-resnet50:256 resnet18:256 mobilenet_v2:256}
+sizes=${SIZES:-224,192,160,128,96}
+data=${DATA:-}
+device=${DEVICE:-Cuda(0)}
+precisions=${PRECISIONS:-BFloat16 TensorFloat32 Float32}
+rounds=${ROUNDS:-3}
+seconds=${SECONDS_EACH:-10}
+epochs=${EPOCHS:-5}
+limit=${LIMIT:-50}
+recipe=recipes/imagenette_resnet18.ron
+mkdir -p "$out"
+
+say() { echo "gpu.sh: $*" >&2; }
+trap 'say "that failed; the end of $out/errors.txt:"; tail -n 5 "$out/errors.txt" >&2' ERR
+
+# A network as recipes write it.
+network() {
+  case $1 in
+    resnet*) echo "ResNet(depth: ${1#resnet})" ;;
+    mobilenet_v2) echo "MobileNetV2()" ;;
+    *) say "no network $1"; exit 2 ;;
+  esac
+}
+
+# The recipe at these sizes, on this device. $1: network, the rest: further overrides.
+set_options() {
+  local name=$1
+  shift
+  options=(--set "train_sizes.sizes=[$sizes]" --set "val_sizes.sizes=[$sizes]"
+    --set "trainer.device=$device" --set "trainer.network=$(network "$name")")
+  local override
+  for override in "$@"; do options+=(--set "$override"); done
+}
+
+# Images per second and peak memory in MiB of a step of ours. $1: network:batch, the rest: overrides.
+ours() {
+  local name=${1%:*} batch=${1#*:}
+  shift
+  set_options "$name" "$@"
+  "$rsflow" bench "$recipe" "${options[@]}" --only step --batch "$batch" --seconds "$seconds" \
+    >"$out/last.txt" 2>>"$out/errors.txt" || { echo "failed -"; return; }
+  awk '/^ *training step .* MiB/ { memory = $(NF - 1) }
+       / images\/s$/ { speed = $(NF - 1) }
+       END { print speed, memory }' "$out/last.txt"
+}
+
+# The same of the other program. $1: network:batch, $2: mode.
+theirs() {
+  local command=$against name=${1%:*} batch=${1#*:}
+  local place=cuda
+  [[ $device == Cpu ]] && place=cpu
+  command=${command//\{arch\}/$name} command=${command//\{batch\}/$batch}
+  command=${command//\{sizes\}/${sizes//,/ }} command=${command//\{classes\}/10}
+  command=${command//\{device\}/$place} command=${command//\{mode\}/$2}
+  bash -c "$command" >"$out/last.txt" 2>>"$out/errors.txt" || { echo "failed -"; return; }
+  awk '{ for (i = 2; i <= NF; i++) {
+           if ($i ~ /^images\/s/) speed = $(i - 1)
+           if ($i ~ /^GiB/) memory = $(i - 1) * 1024 } }
+       END { print speed, memory == "" ? "-" : memory }' "$out/last.txt"
+}
+
+# Rounds, ours and theirs in turn; who goes first alternates. One line of the raw figures each.
+steps() {
+  local what mode precision round compared=none
+  [[ -n $against ]] && compared=$modes
+  printf 'network:batch\tours\ttheirs\tround\tours images/s\ttheirs images/s\tours MiB\ttheirs MiB\n'
+  for what in $networks; do
+    for precision in $precisions; do
+      for mode in $compared; do
+        for ((round = 1; round <= rounds; round++)); do
+          local a b="- -"
+          if ((round % 2)); then
+            a=$(ours "$what" "trainer.precision=$precision")
+            [[ -n $against ]] && b=$(theirs "$what" "$mode")
+          else
+            [[ -n $against ]] && b=$(theirs "$what" "$mode")
+            a=$(ours "$what" "trainer.precision=$precision")
+          fi
+          printf '%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n' "$what" "$precision" "$mode" "$round" \
+            "${a% *}" "${b% *}" "${a#* }" "${b#* }"
+        done
+      done
+    done
+  done
+}
+
+# Medians of the rounds, and the ratios: the table.
+medians() {
+  awk -F'\t' '
+    function median(list, n,   values, i, j, t) {
+      split(list, values, " ")
+      for (i = 2; i <= n; i++)
+        for (j = i; j > 1 && values[j] + 0 < values[j - 1] + 0; j--) {
+          t = values[j]; values[j] = values[j - 1]; values[j - 1] = t
+        }
+      return n % 2 ? values[(n + 1) / 2] : (values[n / 2] + values[n / 2 + 1]) / 2
+    }
+    NR > 1 {
+      key = $1 "\t" $2 "\t" $3
+      if (!(key in n)) order[++keys] = key
+      n[key]++
+      ours[key] = ours[key] " " $5; theirs[key] = theirs[key] " " $6
+      by_round[key] = by_round[key] ($6 + 0 ? sprintf(" %.2f", $5 / $6) : "")
+      if ($7 + 0 > our_memory[key] + 0) our_memory[key] = $7
+      if ($8 + 0 > their_memory[key] + 0) their_memory[key] = $8
+    }
+    END {
+      printf "%-18s %-14s %-16s %10s %10s %6s %9s %9s  %s\n", "network:batch", "ours", "theirs",
+        "images/s", "theirs", "ratio", "MiB", "theirs", "by round"
+      for (k = 1; k <= keys; k++) {
+        key = order[k]; split(key, part, "\t")
+        a = median(ours[key], n[key]); b = median(theirs[key], n[key])
+        printf "%-18s %-14s %-16s %10.1f %10.1f %6s %9s %9s %s\n", part[1], part[2], part[3], a, b,
+          (b + 0 ? sprintf("%.2f", a / b) : "-"), our_memory[key],
+          (their_memory[key] == "" ? "-" : their_memory[key]), by_round[key]
+      }
+    }' "$1"
+}
+
+say "what there is: $out/doctor.txt"
+"$rsflow" doctor >"$out/doctor.txt"
+
+say "steps: $out/steps.tsv, $out/steps.txt"
+steps >"$out/steps.tsv"
+medians "$out/steps.tsv" >"$out/steps.txt"
+
+say "what recomputing and determinism cost: $out/variants.txt"
+first=${networks%% *}
+precision=${precisions%% *}
+{
+  for override in recompute=false recompute=true deterministic=true; do
+    echo "$first $precision $override: $(ours "$first" "trainer.precision=$precision" "trainer.$override") (images/s, MiB)"
+  done
+} >"$out/variants.txt"
+
+say "inference: $out/inference.txt"
+set_options "${first%:*}" "trainer.precision=$precision"
+"$rsflow" bench "$recipe" "${options[@]}" --only inference --seconds "$seconds" \
+  --json "$out/inference.json" >"$out/inference.txt" 2>>"$out/errors.txt"
+
+if command -v nvidia-smi >/dev/null && [[ $device != Cpu ]]; then
+  say "how busy the GPU is during steps: $out/busy.txt"
+  nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits -lms 100 >"$out/busy.csv" &
+  watcher=$!
+  ours "$first" "trainer.precision=$precision" >/dev/null
+  kill $watcher
+  # The middle half: before and behind it nothing is computed yet or any more.
+  awk '{ v[NR] = $1 } END { for (i = int(NR / 4); i <= 3 * NR / 4; i++) { s += v[i]; n++ }
+       if (n) printf "%.1f %% of the time, mean of %d samples\n", s / n, n }' "$out/busy.csv" >"$out/busy.txt"
+fi
+
+if [[ -n $data ]]; then
+  roots=(--set "train_files.root=$data/train" --set "val_files.root=$data/val")
+  say "fed by real images: $out/whole.txt"
+  set_options "${first%:*}" "trainer.precision=$precision" "train_batches.size=${first#*:}"
+  "$rsflow" bench "$recipe" "${options[@]}" "${roots[@]}" --only step --only pipeline --only whole \
+    --seconds "$seconds" --json "$out/whole.json" >"$out/whole.txt" 2>>"$out/errors.txt"
+
+  for precision in $precisions; do
+    say "a run of $epochs epochs in $precision: $out/run-$precision.txt"
+    set_options resnet18 "trainer.precision=$precision" "trainer.epochs=$epochs" trainer.log_every=1
+    began=$SECONDS
+    "$rsflow" run "$recipe" "${options[@]}" "${roots[@]}" --run-dir "$out/run-$precision" \
+      >"$out/run-$precision.txt" 2>>"$out/errors.txt"
+    echo "wall time: $((SECONDS - began)) s" >>"$out/run-$precision.txt"
+    # Step and loss of the first steps.
+    sed -n 's/.*"kind":"step".*"step":\([0-9]*\),"loss":\([0-9.e+-]*\),.*/\1\t\2/p' \
+      "$out/run-$precision/metrics.jsonl" | head -n "$limit" >"$out/loss-$precision.tsv"
+  done
+  say "how far the losses are apart: $out/loss.txt"
+  for precision in $precisions; do
+    [[ -e $out/loss-Float32.tsv ]] || continue
+    paste "$out/loss-Float32.tsv" "$out/loss-$precision.tsv" | awk -v name="$precision" '
+      { off = ($4 - $2) / $2; if (off < 0) off = -off; if (off > worst) worst = off; sum += off }
+      END { printf "%s: off from Float32 by %.4f at most, %.4f in the mean, over %d steps\n",
+            name, worst, NR ? sum / NR : 0, NR }'
+  done >"$out/loss.txt"
+fi
+
+rm -f "$out/last.txt"
+say "done"
+cat "$out/steps.txt" "$out/variants.txt"
