@@ -27,7 +27,8 @@ Examples:
   rsflow predict --checkpoint best.safetensors --size 96 cat.jpg
   rsflow nodes RandomResizedCrop               what a node does, and its parameters
   rsflow graph recipes/resnet50_kd.ron --format svg > graph.svg
-  rsflow profile recipes/imagenette_resnet18.ron   where the time goes, and what to turn
+  rsflow bench recipes/resnet50_kd.ron --only step  how fast a training step is here
+  rsflow doctor                                what this machine offers, and what is missing
 
 Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong, 130 interrupted";
 
@@ -192,7 +193,7 @@ Examples:
   rsflow bench mine.ron --json bench.json
 
 `training step` is one on random images that are on the device already, at all resolutions; an image
-counts once. `inference` is one resolution: a single image (its latency is the median), and the batch
+counts once. A GPU is waited for after each. `inference` is one resolution: a single image (its latency is the median), and the batch
 that gets most images through. `pipeline` is the data nodes alone, `whole` both, as `run` does it.
 
 `of peak` is the share of the multiply-adds per second that a large matrix product reaches on this

@@ -9,35 +9,37 @@
 #   RSFLOW     the program (target/release/rsflow)
 #   AGAINST    another program's step, which prints `N images/s` and maybe `peak N GiB`; {arch}, {batch},
 #              {sizes}, {classes}, {device} and {mode} are filled in: "python3 step.py --arch {arch} ..."
-#   MODES      its modes, to be measured in turn with ours (bf16_cl)
+#   COMPARE    our precisions, each with a mode of it that is measured in turn, or none:
+#              BFloat16:bf16_cl BFloat16:bf16_cl_compile TensorFloat32:none Float32:fp32
 #   NETWORKS   resnet50:256 resnet18:256 mobilenet_v2:256, that is names and batches
 #   SIZES      224,192,160,128,96
 #   DATA       a folder with train/ and val/, of ten classes, for whole runs; left out without it
 #   DEVICE     Cuda(0)
-#   PRECISIONS BFloat16 TensorFloat32 Float32
+#   PRECISIONS BFloat16 Float32: of the whole runs
 #   ROUNDS     3
 #   SECONDS_EACH  10: how long a step is measured
 #   EPOCHS     5: of the whole runs; at least 2
 #   LIMIT      steps of the loss comparison (50)
 #
 # Tried on a CPU:
-#   DEVICE=Cpu PRECISIONS=Float32 SIZES=64,48 NETWORKS=resnet18:4 ROUNDS=1 SECONDS_EACH=1 xtask/gpu.sh out
+#   DEVICE=Cpu COMPARE=Float32:fp32 PRECISIONS=Float32 SIZES=64,48 NETWORKS=resnet18:4 ROUNDS=1 SECONDS_EACH=1 xtask/gpu.sh out
 set -euo pipefail
 
 out=${1:?"usage: xtask/gpu.sh OUT"}
 rsflow=${RSFLOW:-target/release/rsflow}
 against=${AGAINST:-}
-modes=${MODES:-bf16_cl}
+compare=${COMPARE:-BFloat16:bf16_cl BFloat16:bf16_cl_compile TensorFloat32:none Float32:fp32}
 networks=${NETWORKS:-resnet50:256 resnet18:256 mobilenet_v2:256}
 sizes=${SIZES:-224,192,160,128,96}
 data=${DATA:-}
 device=${DEVICE:-Cuda(0)}
-precisions=${PRECISIONS:-BFloat16 TensorFloat32 Float32}
+precisions=${PRECISIONS:-BFloat16 Float32}
 rounds=${ROUNDS:-3}
 seconds=${SECONDS_EACH:-10}
 epochs=${EPOCHS:-5}
 limit=${LIMIT:-50}
 recipe=recipes/imagenette_resnet18.ron
+gpu=${device//[^0-9]/}
 mkdir -p "$out"
 
 say() { echo "gpu.sh: $*" >&2; }
@@ -77,8 +79,8 @@ ours() {
 # The same of the other program. $1: network:batch, $2: mode.
 theirs() {
   local command=$against name=${1%:*} batch=${1#*:}
-  local place=cuda
-  [[ $device == Cpu ]] && place=cpu
+  local place=cpu
+  [[ $device == Cpu ]] || place=cuda:$gpu
   command=${command//\{arch\}/$name} command=${command//\{batch\}/$batch}
   command=${command//\{sizes\}/${sizes//,/ }} command=${command//\{classes\}/10}
   command=${command//\{device\}/$place} command=${command//\{mode\}/$2}
@@ -91,24 +93,23 @@ theirs() {
 
 # Rounds, ours and theirs in turn; who goes first alternates. One line of the raw figures each.
 steps() {
-  local what mode precision round compared=none
-  [[ -n $against ]] && compared=$modes
+  local what pair mode precision round
   printf 'network:batch\tours\ttheirs\tround\tours images/s\ttheirs images/s\tours MiB\ttheirs MiB\n'
   for what in $networks; do
-    for precision in $precisions; do
-      for mode in $compared; do
-        for ((round = 1; round <= rounds; round++)); do
-          local a b="- -"
-          if ((round % 2)); then
-            a=$(ours "$what" "trainer.precision=$precision")
-            [[ -n $against ]] && b=$(theirs "$what" "$mode")
-          else
-            [[ -n $against ]] && b=$(theirs "$what" "$mode")
-            a=$(ours "$what" "trainer.precision=$precision")
-          fi
-          printf '%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n' "$what" "$precision" "$mode" "$round" \
-            "${a% *}" "${b% *}" "${a#* }" "${b#* }"
-        done
+    for pair in $compare; do
+      precision=${pair%:*} mode=${pair#*:}
+      [[ -n $against ]] || mode=none
+      for ((round = 1; round <= rounds; round++)); do
+        local a b="- -"
+        if ((round % 2)); then
+          a=$(ours "$what" "trainer.precision=$precision")
+          [[ $mode == none ]] || b=$(theirs "$what" "$mode")
+        else
+          [[ $mode == none ]] || b=$(theirs "$what" "$mode")
+          a=$(ours "$what" "trainer.precision=$precision")
+        fi
+        printf '%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n' "$what" "$precision" "$mode" "$round" \
+          "${a% *}" "${b% *}" "${a#* }" "${b#* }"
       done
     done
   done
@@ -139,9 +140,11 @@ medians() {
         "images/s", "theirs", "ratio", "MiB", "theirs", "by round"
       for (k = 1; k <= keys; k++) {
         key = order[k]; split(key, part, "\t")
-        a = median(ours[key], n[key]); b = median(theirs[key], n[key])
-        printf "%-18s %-14s %-16s %10.1f %10.1f %6s %9s %9s %s\n", part[1], part[2], part[3], a, b,
-          (b + 0 ? sprintf("%.2f", a / b) : "-"), our_memory[key],
+        # A round that failed spoils the median, and is said in its place.
+        a = ours[key] ~ /failed/ ? "failed" : sprintf("%.1f", median(ours[key], n[key]))
+        b = theirs[key] ~ /failed/ ? "failed" : theirs[key] ~ /-/ ? "-" : sprintf("%.1f", median(theirs[key], n[key]))
+        printf "%-18s %-14s %-16s %10s %10s %6s %9s %9s %s\n", part[1], part[2], part[3], a, b,
+          (a + 0 && b + 0 ? sprintf("%.2f", a / b) : "-"), our_memory[key],
           (their_memory[key] == "" ? "-" : their_memory[key]), by_round[key]
       }
     }' "$1"
@@ -170,7 +173,8 @@ set_options "${first%:*}" "trainer.precision=$precision"
 
 if command -v nvidia-smi >/dev/null && [[ $device != Cpu ]]; then
   say "how busy the GPU is during steps: $out/busy.txt"
-  nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits -lms 100 >"$out/busy.csv" &
+  # It counts GPUs in the order of the PCI bus, as CUDA does with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+  nvidia-smi -i "$gpu" --query-gpu=utilization.gpu --format=csv,noheader,nounits -lms 100 >"$out/busy.csv" &
   watcher=$!
   ours "$first" "trainer.precision=$precision" >/dev/null
   kill $watcher
@@ -195,7 +199,7 @@ if [[ -n $data ]]; then
     echo "wall time: $((SECONDS - began)) s" >>"$out/run-$precision.txt"
     # Step and loss of the first steps.
     sed -n 's/.*"kind":"step".*"step":\([0-9]*\),"loss":\([0-9.e+-]*\),.*/\1\t\2/p' \
-      "$out/run-$precision/metrics.jsonl" | head -n "$limit" >"$out/loss-$precision.tsv"
+      "$out/run-$precision/metrics.jsonl" | awk -v limit="$limit" 'NR <= limit' >"$out/loss-$precision.tsv"
   done
   say "how far the losses are apart: $out/loss.txt"
   for precision in $precisions; do

@@ -141,6 +141,14 @@ extern "C" const char* rsflow_unscale(const at::Tensor* const* gradients, std::s
   });
 }
 
+// Memory that GPUs read by themselves, as a new tensor of bytes.
+extern "C" const char* rsflow_pinned(std::size_t bytes, at::Tensor** output) {
+  return told([&] {
+    const auto options = at::TensorOptions(at::kByte).pinned_memory(true);
+    *output = new at::Tensor(at::empty({static_cast<std::int64_t>(bytes)}, options));
+  });
+}
+
 // Waits until a GPU has done all that was asked of it.
 extern "C" const char* rsflow_synchronize(int gpu) {
   return told([&] { c10::impl::VirtualGuardImpl(GPU).synchronizeDevice(gpu); });

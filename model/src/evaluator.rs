@@ -177,7 +177,12 @@ impl Node for Evaluate {
                 }
             })
             .collect();
-        let compute = Compute::open(self.device, self.precision, false, &metadata.network)?;
+        let compute = Compute::open(
+            self.device,
+            self.precision,
+            false,
+            metadata.network.suits()?,
+        )?;
         let net = checkpoint.network_with(&sizes_measured, &norms, compute, |norm| {
             if calibrated.contains(&norm) {
                 source(norm)

@@ -128,7 +128,14 @@ impl Feed {
             .collect::<Result<_>>()?;
         let labels = match on_way.as_mut() {
             None => Tensor::f_from_slice(labels)?,
-            Some(on_way) => on_way.copy(labels, &[labels.len() as i64])?,
+            // A copy of the copy, which belongs to the stream that computes. The first one belongs to
+            // both; to free it after an error of the GPU would end the process.
+            Some(on_way) => on_way.copy(labels, &[labels.len() as i64])?.f_to_device_(
+                self.compute.device,
+                Kind::Int64,
+                true,
+                true,
+            )?,
         };
         Ok((images, labels))
     }

@@ -28,6 +28,7 @@ unsafe extern "C" {
         overflow: *const c_void,
         inverse_scale: *const c_void,
     ) -> *const c_char;
+    fn rsflow_pinned(bytes: usize, output: *mut *mut c_void) -> *const c_char;
     fn rsflow_synchronize(gpu: c_int) -> *const c_char;
     fn rsflow_take_peak_memory(gpu: c_int, peak: *mut u64, total: *mut u64) -> *const c_char;
     fn rsflow_empty_cache() -> *const c_char;
@@ -217,6 +218,18 @@ pub fn quantize(
         )
     };
     done(message)?;
+    // SAFETY: there was no error, so it is a new tensor, which is ours.
+    Ok(unsafe { Tensor::from_ptr(output.cast()) })
+}
+
+/// Memory that GPUs read by themselves: a new tensor, uint8 `[bytes]`, of any values.
+///
+/// # Errors
+/// What libtorch says: no GPU, for one.
+pub fn pinned(bytes: usize) -> Result<Tensor> {
+    let mut output = ptr::null_mut();
+    // SAFETY: the place outlives the call.
+    done(unsafe { rsflow_pinned(bytes, &mut output) })?;
     // SAFETY: there was no error, so it is a new tensor, which is ours.
     Ok(unsafe { Tensor::from_ptr(output.cast()) })
 }

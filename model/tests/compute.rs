@@ -231,6 +231,7 @@ fn freezing_changes_no_logit() {
                 |net: &RsNet| values(&net.logits(&training.images[1], 1, Mode::Evaluate).unwrap());
             let before = logits(&training.net);
             training.net.freeze().unwrap();
+            assert!(training.net.pass(Mode::Train).is_err());
             assert_eq!(logits(&training.net), before, "{network} in {multiply:?}");
         }
     }
@@ -239,7 +240,8 @@ fn freezing_changes_no_logit() {
 #[test]
 fn what_a_device_cannot_do_is_told() {
     let network = resnet(18, 4);
-    let open = |device, precision| Compute::open(device, precision, false, &network);
+    let open =
+        |device, precision| Compute::open(device, precision, false, network.suits().unwrap());
     let error = open(DeviceChoice::Cpu, Precision::TensorFloat32).unwrap_err();
     assert!(error.to_string().contains("is for GPUs"), "{error}");
     // Wherever this runs there are no ninety GPUs.
@@ -254,11 +256,17 @@ fn what_a_device_cannot_do_is_told() {
         (Network::MobileNetV2(MobileNetV2 { width: 0.25 }), true),
     ] {
         let (device, precision) = (DeviceChoice::Cpu, Precision::Float32);
-        let on_cpu = Compute::open(device, precision, false, &network).unwrap();
+        let on_cpu = Compute::open(device, precision, false, network.suits().unwrap()).unwrap();
         assert_eq!(on_cpu.multiply, Kind::Float);
         assert_eq!(on_cpu.channels_last, channels_last, "{network}");
     }
     let quantized = quantized(QuantizedMode::WeightsOnly, 32);
-    let auto = Compute::open(DeviceChoice::Cpu, Precision::Auto, false, &quantized).unwrap();
+    let auto = Compute::open(
+        DeviceChoice::Cpu,
+        Precision::Auto,
+        false,
+        quantized.suits().unwrap(),
+    )
+    .unwrap();
     assert_eq!(auto.multiply, Kind::Float);
 }

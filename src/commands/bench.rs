@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_graph::Plan;
-use rsflow_model::trainer::Trainer;
 use rsflow_model::trainer::benchmark::{Benchmark, Measured, peak};
+use rsflow_model::trainer::{Trainer, is_out_of_memory};
 use rsflow_pipeline::nodes;
 use serde_json::{Value, json};
 
@@ -84,7 +84,13 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         let resolutions = benchmark.net().summary().resolutions.clone();
         for (position, cost) in resolutions.iter().enumerate() {
             screen.line(&format!("inference at {}", cost.resolution));
-            let tried = inference(&mut benchmark, position, seconds)?;
+            let tried = match inference(&mut benchmark, position, seconds) {
+                Ok(tried) => tried,
+                Err(error) => {
+                    failed.push(("inference", error));
+                    break;
+                }
+            };
             rows.extend(tried.into_iter().map(|(batch, measured)| {
                 let rate = batch as f64 / measured.median.as_secs_f64();
                 Row {
@@ -181,8 +187,9 @@ fn inference(
     let mut best = single;
     let mut batch = 2;
     while batch <= MOST {
-        let Ok(measured) = benchmark.inference(position, batch, time) else {
-            break; // out of memory: what was best so far is
+        let measured = match benchmark.inference(position, batch, time) {
+            Err(error) if is_out_of_memory(&error) => break, // what was best so far is
+            measured => measured?,
         };
         let tried = (batch, measured);
         let better = speed(&tried) > speed(&best) * BETTER;
@@ -232,15 +239,13 @@ fn render(rows: &[Row], computes: &str, peak: Option<f64>) -> String {
             2.0 * peak / 1e12
         ));
     }
-    let of = |part| {
-        rows.iter()
-            .find(|row| row.part == part)
-            .map(|row| row.images_per_second)
-    };
-    if let (Some(step), Some(whole)) = (of("training step"), of("whole")) {
+    let of = |part| rows.iter().find(|row| row.part == part);
+    if let (Some(step), Some(whole)) = (of("training step"), of("whole"))
+        && step.batch == whole.batch
+    {
         text.push_str(&format!(
             "\nthe whole reaches {} of the speed of its steps alone",
-            percent(whole / step)
+            percent(whole.images_per_second / step.images_per_second)
         ));
     }
     if let Some(row) = rows.first() {

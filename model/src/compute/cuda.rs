@@ -6,7 +6,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::sync::OnceLock;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::Serialize;
 
@@ -48,13 +48,13 @@ impl Cuda {
         let opened = OPENED.get_or_init(|| open().map_err(|error| format!("{error:#}")));
         opened.as_ref().map_err(|reason| anyhow!("{reason}"))
     }
+}
 
-    /// What the environment hides, for the end of a sentence.
-    pub(super) fn visible(&self) -> String {
-        match std::env::var("CUDA_VISIBLE_DEVICES") {
-            Ok(visible) => format!(" (with CUDA_VISIBLE_DEVICES={visible})"),
-            Err(_) => String::new(),
-        }
+/// What the environment hides, for the end of a sentence.
+pub(super) fn visible() -> String {
+    match std::env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(visible) => format!(" (with CUDA_VISIBLE_DEVICES={visible})"),
+        Err(_) => String::new(),
     }
 }
 
@@ -84,9 +84,16 @@ fn open() -> Result<Cuda> {
     })?;
     // Its constructors made it known to the rest of libtorch, which keeps pointers into it.
     std::mem::forget(torch);
+    ensure!(
+        tch::utils::has_cudart(),
+        "libtorch was in use before its part for GPUs was loaded: it is too late in this process"
+    );
     let runtime = u32::try_from(tch::utils::version_cudart()).unwrap_or_default();
     check_versions(version, runtime)?;
     let gpus = driver.gpus()?;
+    // It stays loaded, whoever else uses it.
+    std::mem::forget(driver);
+    check_capabilities(&gpus, runtime)?;
     ensure!(
         !gpus.is_empty() && tch::Cuda::is_available(),
         "libtorch finds no GPU{}",
@@ -116,6 +123,22 @@ fn check_versions(driver: u32, runtime: u32) -> Result<()> {
     Ok(())
 }
 
+/// libtorch for CUDA 13 has no kernels for what is older than Turing.
+fn check_capabilities(gpus: &[Gpu], runtime: u32) -> Result<()> {
+    let old = gpus.iter().find(|gpu| gpu.capability < (7, 5));
+    if let Some(Gpu {
+        name, capability, ..
+    }) = old.filter(|_| runtime >= 13000)
+    {
+        let (major, minor) = capability;
+        bail!(
+            "{name} is too old (compute capability {major}.{minor}): this libtorch has kernels from 7.5 on; \
+             CUDA_VISIBLE_DEVICES can hide it where there are others"
+        );
+    }
+    Ok(())
+}
+
 /// Loads a library, or says why not.
 fn load(name: &str, flags: c_int) -> Result<Library, String> {
     // SAFETY: constructors run, those of NVIDIA's and PyTorch's libraries, which expect that.
@@ -142,8 +165,11 @@ impl Driver {
             "the NVIDIA driver does not work: {name} says {}{}",
             self.reason(code),
             match code {
-                100 => "; no GPU is there, or this container or user may not see it",
-                _ => "; `nvidia-smi` may tell more",
+                100 => format!(
+                    "; no GPU is there, or this container or user may not see it{}",
+                    visible()
+                ),
+                _ => "; `nvidia-smi` may tell more".to_owned(),
             }
         );
         Ok(())
@@ -225,7 +251,24 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use super::check_versions;
+    use super::{Gpu, check_capabilities, check_versions};
+
+    #[test]
+    fn a_gpu_that_is_too_old_is_told() {
+        let gpu = |capability| Gpu {
+            name: "V100".to_owned(),
+            memory: 1 << 34,
+            capability,
+        };
+        assert!(check_capabilities(&[gpu((9, 0)), gpu((7, 5))], 13000).is_ok());
+        assert!(check_capabilities(&[gpu((7, 0))], 12080).is_ok());
+        let error = check_capabilities(&[gpu((9, 0)), gpu((7, 0))], 13000).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("V100 is too old (compute capability 7.0)")
+        );
+    }
 
     #[test]
     fn a_driver_that_is_too_old_is_told() {

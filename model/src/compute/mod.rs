@@ -7,6 +7,7 @@ mod pinned;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Once;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use schemars::JsonSchema;
@@ -17,7 +18,6 @@ pub use cuda::{Cuda, Gpu};
 pub use pinned::allocator;
 
 use crate::native;
-use crate::networks::Network;
 
 /// Where a network computes, as a recipe names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -49,19 +49,19 @@ impl DeviceChoice {
                 "there is no GPU {wanted}: {} {} found{}",
                 cuda.gpus.len(),
                 if cuda.gpus.len() == 1 { "was" } else { "were" },
-                cuda.visible()
+                cuda::visible()
             );
             Ok(Device::Cuda(wanted as usize))
         });
         match (self, found) {
             (_, Ok(device)) => Ok(device),
             (DeviceChoice::Auto, Err(reason)) => {
-                // Worth a warning only where a GPU could have been meant.
-                if cuda::driver_is_there() {
-                    tracing::warn!("computing on the CPU: {reason:#}");
-                } else {
-                    tracing::debug!("computing on the CPU: {reason:#}");
-                }
+                // Worth a warning only where a GPU could have been meant, and once.
+                static SAID: Once = Once::new();
+                SAID.call_once(|| match cuda::driver_is_there() {
+                    true => tracing::warn!("computing on the CPU: {reason:#}"),
+                    false => tracing::debug!("computing on the CPU: {reason:#}"),
+                });
                 Ok(Device::Cpu)
             }
             (_, Err(reason)) => Err(reason.context(format!(
@@ -92,13 +92,13 @@ pub enum Precision {
 
 impl Precision {
     /// What `Auto` comes to on this device.
-    fn resolve(self, device: Device, network: &Network) -> Result<Precision> {
+    fn resolve(self, device: Device, suits: Suits) -> Result<Precision> {
         let capability = match device {
             Device::Cuda(index) => Cuda::open()?.gpus.get(index).map(|gpu| gpu.capability),
             _ => None,
         };
         Ok(match (self, capability) {
-            (Precision::Auto, _) if network.is_quantized() => Precision::Float32,
+            (Precision::Auto, _) if suits.float32 => Precision::Float32,
             (Precision::Auto, Some((8.., _))) => Precision::BFloat16,
             (Precision::Auto, Some((7, _))) => Precision::Float16,
             (Precision::Auto, None) if device == Device::Cpu && cpu_has_bf16() => {
@@ -108,6 +108,15 @@ impl Precision {
             (chosen, _) => chosen,
         })
     }
+}
+
+/// What suits a network best, where a recipe leaves the choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suits {
+    /// float32, wherever it computes.
+    pub float32: bool,
+    /// In float32 on the CPU: channels that lie side by side.
+    pub channels_last: bool,
 }
 
 /// Whether this processor multiplies bfloat16 in hardware, in the way that oneDNN asks for.
@@ -185,7 +194,7 @@ impl Compute {
         }
     }
 
-    /// What a recipe's choices come to on this machine, for this network. Says so in the log, and sets
+    /// What a recipe's choices come to on this machine, for a network of which `suits` is said. Says so in the log, and sets
     /// what libtorch keeps for the whole process: TF32, cuDNN's search for the fastest kernel, and
     /// with `deterministic` that only kernels are used which give the same bits each time.
     ///
@@ -195,10 +204,10 @@ impl Compute {
         device: DeviceChoice,
         precision: Precision,
         deterministic: bool,
-        network: &Network,
+        suits: Suits,
     ) -> Result<Self> {
         let device = device.open()?;
-        let resolved = precision.resolve(device, network)?;
+        let resolved = precision.resolve(device, suits)?;
         if device == Device::Cpu {
             match resolved {
                 Precision::TensorFloat32 => bail!(
@@ -227,7 +236,7 @@ impl Compute {
                 // What oneDNN does best. Measured with AVX2, float32, three rounds in turn: MobileNetV2's
                 // steps are 1.32 times as fast with channels last, ResNet50's 1.11 times, those of
                 // ResNet18, with its kernels of 3x3, 0.81 times.
-                (Kind::Float, Device::Cpu) => network.prefers_channels_last()?,
+                (Kind::Float, Device::Cpu) => suits.channels_last,
                 (Kind::Float, _) => false,
                 // The kernels for half precision want it on every device.
                 _ => true,

@@ -6,35 +6,33 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{Allocator, Memory, PlainMemory};
 use tch::{Device, Kind, Tensor};
 
+use crate::native;
+
 /// Memory for batches that are to be computed with on this device: pinned for a GPU, which then copies
 /// from it while both sides go on; ordinary memory otherwise.
 pub fn allocator(device: Device) -> Arc<dyn Allocator> {
     match device {
-        Device::Cuda(_) => Arc::new(PinnedMemory(device)),
+        Device::Cuda(_) => Arc::new(PinnedMemory),
         _ => Arc::new(PlainMemory),
     }
 }
 
 /// For that GPU.
-struct PinnedMemory(Device);
+struct PinnedMemory;
+
+/// Bytes in front of a batch. libtorch records an event where memory that is copied from starts a block
+/// of its own, and after an error of the GPU recording one would end the process.
+const IN_FRONT: usize = 64;
 
 impl Allocator for PinnedMemory {
     fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>> {
-        let size = i64::try_from(bytes).context("a batch of that size")?;
-        let tensor = Tensor::f_zeros([size], (Kind::Uint8, Device::Cpu))
-            .and_then(|tensor| tensor.f_pin_memory(self.0))
-            .with_context(|| {
-                format!(
-                    "no pinned memory for a batch of {:.1} GB; make it smaller, by its images or by their sizes",
-                    bytes as f64 / 1e9
-                )
-            })?;
-        ensure!(tensor.numel() == bytes, "a tensor of another size");
-        Ok(Box::new(Pinned {
-            start: tensor.data_ptr().cast(),
-            bytes,
-            _tensor: tensor,
-        }))
+        let tensor = native::pinned(bytes + IN_FRONT).with_context(|| {
+            format!(
+                "no pinned memory for a batch of {:.1} GB; make it smaller, by its images or by their sizes",
+                bytes as f64 / 1e9
+            )
+        })?;
+        Ok(Box::new(Pinned::of(tensor, bytes)?))
     }
 }
 
@@ -43,6 +41,23 @@ struct Pinned {
     bytes: usize,
     /// Whose memory it is. Nothing else has it.
     _tensor: Tensor,
+}
+
+impl Pinned {
+    /// The part of a uint8 tensor, to which there is no other handle, behind what is left in front.
+    fn of(mut tensor: Tensor, bytes: usize) -> Result<Self> {
+        ensure!(
+            tensor.f_kind()? == Kind::Uint8 && tensor.numel() == bytes + IN_FRONT,
+            "memory of another size"
+        );
+        let _ = tensor.f_zero_()?;
+        Ok(Pinned {
+            // SAFETY: the tensor is longer than that.
+            start: unsafe { tensor.data_ptr().cast::<u8>().add(IN_FRONT) },
+            bytes,
+            _tensor: tensor,
+        })
+    }
 }
 
 // SAFETY: plain bytes, which are written through `&mut` alone.
@@ -67,12 +82,9 @@ mod tests {
 
     #[test]
     fn bytes_of_a_tensor_are_written_and_read() {
-        let tensor = Tensor::zeros([1000], (Kind::Uint8, Device::Cpu));
-        let mut memory = Pinned {
-            start: tensor.data_ptr().cast(),
-            bytes: 1000,
-            _tensor: tensor,
-        };
+        let whole = 1000 + IN_FRONT as i64;
+        let tensor = Tensor::ones([whole], (Kind::Uint8, Device::Cpu));
+        let mut memory = Pinned::of(tensor, 1000).unwrap();
         assert_eq!(memory.bytes(), [0; 1000]);
         memory.bytes_mut()[999] = 7;
         assert_eq!(memory.bytes()[998..], [0, 7]);

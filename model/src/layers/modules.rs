@@ -1,6 +1,6 @@
 //! Layers with their tensors, and the pass through them.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tch::{Kind, Tensor, no_grad};
 
 use super::{Conv, Layer, Mode, NORM_EPSILON, Padding};
@@ -109,7 +109,7 @@ impl Modules {
 
     /// Makes the weights of all passes from now on: for a network that is not trained any more, whose
     /// passes need not put them at the levels of their quantizers, and into the kind that is
-    /// multiplied, each time. Its passes give what they gave before.
+    /// multiplied, each time. Its passes give what they gave before; one that trains is an error.
     ///
     /// # Errors
     /// What libtorch says.
@@ -134,6 +134,9 @@ impl Modules {
             fits: Vec::new(),
         };
         match &self.frozen {
+            Some(_) if mode == Mode::Train => {
+                bail!("a network that is frozen is not trained any more")
+            }
             Some(frozen) => pass
                 .weights
                 .extend(frozen.iter().map(Tensor::shallow_clone)),

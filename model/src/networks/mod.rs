@@ -19,6 +19,7 @@ pub use self::mobilenet_v2::MobileNetV2;
 pub use self::quantized_resnet::{QuantizedMode, QuantizedResNet};
 pub use self::resnet::ResNet;
 pub use self::resnext::ResNeXt;
+use crate::compute::Suits;
 use crate::fault::{self, Fault};
 use crate::layers::{Conv, Layer, Padding, cost};
 use crate::parameters::Init;
@@ -144,13 +145,17 @@ impl Network {
         self.family().reference_path(path)
     }
 
-    /// Whether its convolutions in float32 are faster on the CPU where the channels of a pixel lie side
-    /// by side.
+    /// What suits it best to compute with. Float32 if it is quantized: levels are not to be rounded.
+    /// Channels last if most of its convolutions are matrix products over the channels.
     ///
     /// # Errors
     /// Its parameters are wrong.
-    pub fn prefers_channels_last(&self) -> Result<bool> {
-        Ok(!self.is_quantized() && cost::is_mostly_pointwise(&self.layers(1)?))
+    pub fn suits(&self) -> Result<Suits> {
+        let quantized = self.is_quantized();
+        Ok(Suits {
+            float32: quantized,
+            channels_last: !quantized && cost::is_mostly_pointwise(&self.layers(1)?),
+        })
     }
 
     /// Every fault of its parameters; empty if there is none.

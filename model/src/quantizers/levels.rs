@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::native::{self, AtLevels, Gradient};
 
@@ -42,7 +42,7 @@ impl Levels {
     pub(super) fn new(basis: &Tensor, low: f64) -> Result<Self> {
         no_grad(|| {
             let (_, bits) = basis.size2()?;
-            let codes = codes(bits, low)?.f_to(basis.device())?;
+            let codes = codes(bits, low, basis.device())?;
             let unsorted = unsorted(basis, &codes)?;
             // Least squares may make a basis negative or its order another one.
             let (values, order) = unsorted.f_sort(1, false)?;
@@ -135,7 +135,7 @@ impl Levels {
 /// The level of each number that is a code, in the order of the numbers: `[quantizers, 2^bits]`.
 pub(super) fn by_code(basis: &Tensor, low: f64) -> Result<Tensor> {
     let (_, bits) = basis.size2()?;
-    unsorted(basis, &codes(bits, low)?.f_to(basis.device())?)
+    unsorted(basis, &codes(bits, low, basis.device())?)
 }
 
 /// A sum of a few terms, one after the other: its last bit must not depend on how a matrix product
@@ -156,18 +156,18 @@ fn unsorted(basis: &Tensor, codes: &Tensor) -> Result<Tensor> {
 }
 
 /// All codes, `[2^bits, bits]`: the numbers from 0 on in binary, the lowest digit first.
-fn codes(bits: i64, low: f64) -> Result<Tensor> {
+fn codes(bits: i64, low: f64, device: Device) -> Result<Tensor> {
     ensure!(
         BITS.contains(&bits),
         "a quantizer has {} to {} bits, not {bits}",
         BITS.start(),
         BITS.end()
     );
-    let digit = |number: i64, bit: i64| match number >> bit & 1 {
-        0 => low,
-        _ => 1.0,
-    };
-    let rows = (0..1 << bits).flat_map(|number| (0..bits).map(move |bit| digit(number, bit)));
-    let rows: Vec<f64> = rows.collect();
-    Ok(Tensor::f_from_slice(&rows)?.f_view([-1, bits])?)
+    // Made where they are needed: a copy from here would wait for a GPU.
+    let count = |to: i64| Tensor::f_arange(to, (Kind::Int64, device));
+    let shifted = count(1 << bits)?
+        .f_unsqueeze(1)?
+        .f_bitwise_right_shift(&count(bits)?.f_unsqueeze(0)?)?;
+    let digits = shifted.f_bitwise_and(1)?.f_to_kind(Kind::Double)?;
+    Ok(digits.f_mul_scalar(1.0 - low)?.f_add_scalar(low)?)
 }

@@ -21,7 +21,8 @@ pub struct Benchmark {
     settings: Trainer,
     compute: Compute,
     net: RsNet,
-    optimizer: RunningOptimizer,
+    /// Until inference is measured.
+    optimizer: Option<RunningOptimizer>,
 }
 
 /// How long something took, over and over.
@@ -49,7 +50,7 @@ impl Trainer {
         let compute = self.compute()?;
         let net = self.network(compute, &resolutions(incoming)?, Start::Random { seed: 0 })?;
         Ok(Benchmark {
-            optimizer: self.optimizer.start(net.parameters())?,
+            optimizer: Some(self.optimizer.start(net.parameters())?),
             settings: self.clone(),
             compute,
             net,
@@ -78,7 +79,7 @@ impl Benchmark {
     /// Training steps with `batch` images, for some time and at least three.
     ///
     /// # Errors
-    /// What libtorch says: out of memory, for one.
+    /// What libtorch says: out of memory, for one. Inference was measured already.
     pub fn steps(&mut self, batch: u64, time: Duration) -> Result<Measured> {
         let sides = self.net.resolutions().to_vec();
         let images = sides.iter().map(|&side| self.images(batch, side));
@@ -88,21 +89,25 @@ impl Benchmark {
         let labels = Tensor::f_randint(classes, [count], (Kind::Int64, self.compute.device))?;
         let (step, distill) = (self.settings.step(), self.settings.distill);
         let lr = self.settings.optimizer.lr();
-        let (net, optimizer, compute) = (&self.net, &mut self.optimizer, self.compute);
+        let (net, compute) = (&self.net, self.compute);
+        let optimizer = self.optimizer.as_mut();
+        let optimizer = optimizer.context("steps are measured before inference")?;
         measure(compute, time, 3, || {
             step(net, optimizer, &images, &labels, distill, lr).map(drop)
         })
     }
 
     /// Forward passes at the resolution at `position` with `batch` images, for some time and at least
-    /// three.
+    /// three. The network is frozen for it.
     ///
     /// # Errors
     /// As [`Benchmark::steps`]; no such resolution.
     pub fn inference(&mut self, position: usize, batch: u64, time: Duration) -> Result<Measured> {
         let side = self.net.resolutions().get(position).copied();
         let images = self.images(batch, side.context("no such resolution")?)?;
-        self.net.freeze()?;
+        if self.optimizer.take().is_some() {
+            self.net.freeze()?;
+        }
         measure(self.compute, time, 3, || {
             self.net.logits(&images, position, Mode::Evaluate).map(drop)
         })

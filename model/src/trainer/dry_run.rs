@@ -10,10 +10,17 @@ use crate::native;
 use crate::parameters::Start;
 
 /// Whether an error says that memory does not suffice.
-pub(super) fn is_out_of_memory(error: &anyhow::Error) -> bool {
+pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
-    // Those of GPUs' allocator and of the CPU's.
-    text.contains("out of memory") || text.contains("can't allocate memory")
+    // Of the allocators of GPUs and of the CPU; of cuDNN, which tries the next kernel while one has no
+    // memory, until there is none; of cuBLAS and cuDNN for their own memory.
+    let texts = [
+        "out of memory",
+        "can't allocate memory",
+        "unable to find an engine",
+        "ALLOC_FAILED",
+    ];
+    texts.iter().any(|known| text.contains(known))
 }
 
 /// Does a step on images of zeros with a network of its own, which is gone afterwards.

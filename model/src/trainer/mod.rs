@@ -9,6 +9,8 @@ mod loss_watch;
 mod session;
 mod start;
 
+pub use dry_run::is_out_of_memory;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -229,7 +231,7 @@ impl Trainer {
             self.device,
             self.precision,
             self.deterministic,
-            &self.network,
+            self.network.suits()?,
         )
     }
 

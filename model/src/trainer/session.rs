@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
-use tch::Device;
 
 use super::dry_run::{dry_run, is_out_of_memory};
 use super::loss_watch::{LossWatch, first_not_finite};
@@ -211,12 +210,14 @@ impl Session {
 
     /// What to say of a step that failed: libtorch's words, and what is not lost.
     fn failed_step(&self, error: anyhow::Error) -> anyhow::Error {
-        let device = self.net.parameters().device();
-        let way_out = match (device, is_out_of_memory(&error)) {
-            (_, true) => "; smaller training batches or `recompute: true` need less memory",
-            (Device::Cuda(_), false) => {
-                "; after an error of a GPU only a new process can use it: go on with `--resume`"
-            }
+        let text = format!("{error:#}");
+        let of_gpu = ["CUDA", "cuDNN", "CUBLAS"]
+            .iter()
+            .any(|name| text.contains(name));
+        let way_out = match (is_out_of_memory(&error), self.settings.recompute) {
+            (true, true) => "; smaller training batches need less memory",
+            (true, false) => "; smaller training batches or `recompute: true` need less memory",
+            (false, _) if of_gpu => "; after an error of a GPU only a new process can use it",
             _ => "",
         };
         error.context(format!(
