@@ -178,9 +178,12 @@ pub fn log(run_dir: Option<&RunDir>, screen: &Screen) -> Result<()> {
         .without_time()
         .with_target(false)
         .with_writer(move || screen.clone())
-        // Errors are printed when the run ends, with all of their causes.
+        // Errors are printed when the run ends, with all of their causes. What it computes on is worth
+        // to be seen at once.
         .with_filter(tracing_subscriber::filter::filter_fn(|metadata| {
+            let computes = metadata.target().starts_with("rsflow_model::compute");
             *metadata.level() == tracing::Level::WARN
+                || *metadata.level() == tracing::Level::INFO && computes
         }));
     // A second run in one process (a test) keeps the first one's log.
     let _ = tracing_subscriber::registry()

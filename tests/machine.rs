@@ -109,11 +109,13 @@ fn a_device_that_is_lost_leaves_the_last_checkpoint_to_go_on_from() {
         .args([&["run", "recipe.ron"], &save[..]].concat())
         .current_dir(folder.path())
         .env("RSFLOW_FAILING_STEP", "10")
+        .env("CUDA_VISIBLE_DEVICES", "")
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     for part in [
+        "computing on CPU",
         "step 10 (epoch 1 of 2) failed on CPU",
         "The last checkpoint is from step 8 and sound",
         "CUDA error: the launch timed out",

@@ -99,6 +99,8 @@ pub fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(folder)
         .env("XDG_CACHE_HOME", folder.join("cache"))
+        // What is compared to the bit is computed on the CPU, wherever the tests run.
+        .env("CUDA_VISIBLE_DEVICES", "")
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap()

@@ -385,6 +385,10 @@ extern "C" const char* rsflow_quantize(const at::Tensor* input, const at::Tensor
                                        const at::Tensor* counts, const at::Tensor* sums,
                                        at::Tensor** output) {
   return told([&] {
+    for (const auto* tensor : {input, levels, thresholds}) {
+      TORCH_CHECK(at_end_of(tensor).defined(), "a tensor that is not defined");
+    }
+    TORCH_CHECK(output != nullptr, "no place for what comes out");
     TORCH_CHECK(levels->dim() == 2 && levels->size(0) > 0 && levels->size(1) >= 2,
                 "levels of the shape ", levels->sizes());
     const auto rows = levels->size(0);

@@ -18,6 +18,7 @@
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/accumulate.h>
 
 #include <torch/headeronly/version.h>
 
@@ -29,7 +30,9 @@ std::vector<at::Tensor> list(const at::Tensor* const* tensors, std::size_t count
   std::vector<at::Tensor> list;
   list.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    list.push_back(*tensors[i]);
+    const auto& tensor = at_end_of(at_end_of(tensors + i));
+    TORCH_CHECK(tensor.defined(), "a tensor that is not defined");
+    list.push_back(tensor);
   }
   return list;
 }
@@ -136,8 +139,9 @@ extern "C" const char* rsflow_unscale(const at::Tensor* const* gradients, std::s
                                       const at::Tensor* overflow,
                                       const at::Tensor* inverse_scale) {
   return told([&] {
-    auto found = *overflow;  // the same tensor
-    at::_amp_foreach_non_finite_check_and_unscale_(list(gradients, count), found, *inverse_scale);
+    auto found = at_end_of(overflow);  // the same tensor
+    at::_amp_foreach_non_finite_check_and_unscale_(list(gradients, count), found,
+                                                   at_end_of(inverse_scale));
   });
 }
 
@@ -145,7 +149,7 @@ extern "C" const char* rsflow_unscale(const at::Tensor* const* gradients, std::s
 extern "C" const char* rsflow_pinned(std::size_t bytes, at::Tensor** output) {
   return told([&] {
     const auto options = at::TensorOptions(at::kByte).pinned_memory(true);
-    *output = new at::Tensor(at::empty({static_cast<std::int64_t>(bytes)}, options));
+    at_end_of(output) = new at::Tensor(at::empty({static_cast<std::int64_t>(bytes)}, options));
   });
 }
 
@@ -159,8 +163,8 @@ extern "C" const char* rsflow_take_peak_memory(int gpu, std::uint64_t* peak, std
   return told([&] {
     auto* const allocator = c10::getDeviceAllocator(GPU);
     constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
-    *peak = static_cast<std::uint64_t>(allocator->getDeviceStats(gpu).allocated_bytes[all].peak);
-    *total = allocator->getMemoryInfo(gpu).second;
+    at_end_of(peak) = static_cast<std::uint64_t>(allocator->getDeviceStats(gpu).allocated_bytes[all].peak);
+    at_end_of(total) = allocator->getMemoryInfo(gpu).second;
     allocator->resetPeakStats(gpu);
   });
 }
@@ -171,7 +175,7 @@ extern "C" const char* rsflow_empty_cache() {
 }
 
 extern "C" const char* rsflow_uploads_new(int gpu, Uploads** uploads) {
-  return told([&] { *uploads = new Uploads(static_cast<c10::DeviceIndex>(gpu)); });
+  return told([&] { at_end_of(uploads) = new Uploads(static_cast<c10::DeviceIndex>(gpu)); });
 }
 
 extern "C" void rsflow_uploads_delete(Uploads* uploads) { delete uploads; }
@@ -182,27 +186,32 @@ extern "C" const char* rsflow_upload(Uploads* uploads, const void* bytes, int ki
                                      const std::int64_t* shape, std::size_t dimensions,
                                      at::Tensor** output) {
   return told([&] {
-    const at::IntArrayRef sizes(shape, dimensions);
+    auto& by = at_end_of(uploads);
+    const at::IntArrayRef sizes(&at_end_of(shape), dimensions);
+    TORCH_CHECK(bytes != nullptr || c10::multiply_integers(sizes) == 0, "no bytes to copy");
     const auto options = at::TensorOptions(static_cast<at::ScalarType>(kind));
     const auto from = at::from_blob(const_cast<void*>(bytes), sizes, options);
-    const auto computing = uploads->guard.getStream(uploads->device);
+    const auto computing = by.guard.getStream(by.device);
     at::Tensor to;
     {
-      const c10::StreamGuard copying(uploads->stream);
-      to = at::empty(sizes, options.device(uploads->device));
+      const c10::StreamGuard copying(by.stream);
+      to = at::empty(sizes, options.device(by.device));
       to.copy_(from, /*non_blocking=*/true);
     }
     // The memory belongs to the stream that copies, and is not to be used again before the other
     // one is done with it.
-    uploads->guard.recordDataPtrOnStream(to.storage().data_ptr(), computing);
+    by.guard.recordDataPtrOnStream(to.storage().data_ptr(), computing);
     c10::Event copied(GPU);
-    copied.record(uploads->stream);
+    copied.record(by.stream);
     copied.block(computing);
-    *output = new at::Tensor(std::move(to));
+    at_end_of(output) = new at::Tensor(std::move(to));
   });
 }
 
 // Waits until all copies are done.
 extern "C" const char* rsflow_uploads_wait(Uploads* uploads) {
-  return told([&] { uploads->guard.synchronizeStream(uploads->stream); });
+  return told([&] {
+    auto& by = at_end_of(uploads);
+    by.guard.synchronizeStream(by.stream);
+  });
 }

@@ -29,4 +29,11 @@ const char* told(Function function) noexcept {
   return message.c_str();
 }
 
+// What a pointer that came from Rust leads to; an error if it leads nowhere.
+template <typename T>
+T& at_end_of(T* pointer) {
+  TORCH_CHECK(pointer != nullptr, "a pointer that leads nowhere");
+  return *pointer;
+}
+
 }  // namespace

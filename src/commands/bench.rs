@@ -57,7 +57,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     let seconds = Duration::from_secs_f64(arguments.seconds);
     let mut benchmark = trainer.benchmark(&plan.incoming(planned))?;
     let compute = benchmark.compute();
-    screen.line(&format!("{compute}"));
+    let computes = benchmark.computes();
 
     let mut rows = Vec::new();
     let mut failed = Vec::new();
@@ -125,7 +125,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
         let value = json!({
             "recipe": arguments.recipe,
-            "computes": compute.to_string(),
+            "computes": computes,
             "peak_multiply_adds_per_second": peak_rate,
             "rows": rows.iter().map(as_json).collect::<Vec<_>>(),
             "failed": failed.iter().map(|(part, error)| json!({
@@ -136,7 +136,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         write_json(path, &value, out)?;
     }
     if !is_stdout(arguments.json.as_deref()) && !rows.is_empty() {
-        writeln!(out, "{}", render(&rows, &compute.to_string(), peak_rate))?;
+        writeln!(out, "{}", render(&rows, &computes, peak_rate))?;
     }
     match failed.len() {
         0 => Ok(ExitCode::SUCCESS),

@@ -247,7 +247,8 @@ impl Compute {
         if device.is_cuda() {
             tch::Cuda::cudnn_set_benchmark(!deterministic);
         }
-        tracing::info!(%compute, deterministic, "computes");
+        let and = if deterministic { ", deterministic" } else { "" };
+        tracing::info!("computing on {compute}{and}");
         Ok(compute)
     }
 
@@ -278,7 +279,7 @@ impl fmt::Display for Compute {
                 let name = name.map_or("GPU", |gpu| gpu.name.as_str());
                 write!(f, "{name} (Cuda({index}))")?;
             }
-            _ => write!(f, "CPU, {} threads", tch::get_num_threads())?,
+            _ => write!(f, "CPU")?,
         }
         let kind = match self.multiply {
             Kind::BFloat16 => "bfloat16",

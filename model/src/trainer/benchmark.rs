@@ -69,6 +69,14 @@ impl Benchmark {
         self.compute
     }
 
+    /// The same in words, with the CPU's threads.
+    pub fn computes(&self) -> String {
+        match self.compute.device {
+            Device::Cpu => format!("{}, {} threads", self.compute, tch::get_num_threads()),
+            _ => self.compute.to_string(),
+        }
+    }
+
     /// Multiply-adds of a training step for one image: forward at all resolutions, and twice as much
     /// backward.
     pub fn step_multiply_adds(&self) -> u64 {
