@@ -91,7 +91,7 @@ pub struct Trainer {
     #[serde(default)]
     deterministic: bool,
     /// Keeps the activations of one resolution in memory at a time, for larger batches: all but the
-    /// first resolution are run twice, which costs about a fifth of the time.
+    /// first resolution run forward twice, which takes longer.
     #[serde(default)]
     recompute: bool,
     /// Threads that libtorch computes with on the CPU; the number of cores if left out. Changes
