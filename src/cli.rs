@@ -192,13 +192,14 @@ Examples:
   rsflow bench recipes/resnet50_kd.ron --only step --set trainer.precision=BFloat16 --batch 128
   rsflow bench mine.ron --json bench.json
 
-`training step` is one on random images that are on the device already, at all resolutions; an image
-counts once. A GPU is waited for after each. `inference` is one resolution: a single image (its latency is the median), and the batch
-that gets most images through. `pipeline` is the data nodes alone, `whole` both, as `run` does it.
+`training step` is one on random images that are on the device already, at all resolutions; an
+image counts once, and a GPU is waited for after each step. `inference` is one resolution: a single
+image (its latency is the median), and the batch that gets most images through. `pipeline` is the
+data nodes alone, `whole` both, as `run` does it.
 
 `of peak` is the share of the multiply-adds per second that a large matrix product reaches on this
-device in the same precision; a step counts as three forward passes. `peak memory` is that of tensors
-on a GPU, and that of the process so far on the CPU. The JSON has: recipe, computes,
+device in the same precision; a step counts as three forward passes. `peak memory` is that of
+tensors on a GPU, and that of the process so far on the CPU. The JSON has: recipe, computes,
 peak_multiply_adds_per_second, rows (part, resolution, batch, images_per_second, median_seconds,
 share_of_peak, peak_memory_bytes), failed.";
 
