@@ -1,4 +1,5 @@
-//! What tch does not bind: calls into `native/`. The only unsafe code of this crate.
+//! What tch does not bind: calls into `native/`. Most of the unsafe code of this crate; the rest is in
+//! `compute`, and where `feed` hands over memory that is being copied.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rsflow_graph::Plan;
+use rsflow_graph::{Plan, Planned};
 use rsflow_model::trainer::benchmark::{Benchmark, Measured, peak};
-use rsflow_model::trainer::{Trainer, is_out_of_memory};
+use rsflow_model::trainer::is_out_of_memory;
 use rsflow_pipeline::nodes;
 use serde_json::{Value, json};
 
-use super::{Usage, plan, profile, the_trainer};
+use super::profile::{self, TRAIN};
+use super::{Usage, plan, the_trainer};
 use crate::cli::{Bench, BenchPart, Only};
 use crate::figures::{percent, rate};
 use crate::files::{self, is_stdout, write_json};
@@ -49,7 +50,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
     let batch = match arguments.batch {
         Some(batch) => u64::from(batch),
-        None => train_batch(&plan).context(Usage(
+        None => train_batch(&plan, planned).context(Usage(
             "the recipe does not say how large a training batch is: --batch does".to_owned(),
         ))?,
     };
@@ -65,17 +66,12 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     if wanted(BenchPart::Step) || wanted(BenchPart::Inference) {
         peak_rate = Some(peak(compute, seconds.min(Duration::from_secs(2)))?);
     }
-    let share = |per_image: u64, rate: f64| peak_rate.map(|peak| per_image as f64 * rate / peak);
     if wanted(BenchPart::Step) {
         screen.line(&format!("training steps of {batch} images"));
         match benchmark.steps(batch, seconds) {
             Ok(measured) => {
-                let rate = batch as f64 / measured.median.as_secs_f64();
-                rows.push(Row {
-                    images_per_second: rate,
-                    share: share(benchmark.step_multiply_adds(), rate),
-                    ..row("training step", None, batch, measured)
-                });
+                let row = row("training step", None, batch, measured);
+                rows.push(row.with_share(benchmark.step_multiply_adds(), peak_rate));
             }
             Err(error) => failed.push(("training step", error)),
         }
@@ -92,12 +88,8 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
                 }
             };
             rows.extend(tried.into_iter().map(|(batch, measured)| {
-                let rate = batch as f64 / measured.median.as_secs_f64();
-                Row {
-                    images_per_second: rate,
-                    share: share(cost.multiply_adds, rate),
-                    ..row("inference", Some(cost.resolution), batch, measured)
-                }
+                let row = row("inference", Some(cost.resolution), batch, measured);
+                row.with_share(cost.multiply_adds, peak_rate)
             }));
         }
     }
@@ -113,7 +105,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
             Ok(images_per_second) => rows.push(Row {
                 part: name,
                 resolution: None,
-                batch: train_batch(&plan).unwrap_or(batch),
+                batch: train_batch(&plan, planned).unwrap_or(batch),
                 images_per_second,
                 median: None,
                 share: None,
@@ -164,14 +156,22 @@ fn row(part: &'static str, resolution: Option<u32>, batch: u64, measured: Measur
     }
 }
 
+impl Row {
+    /// With the share of the `peak` rate of multiply-adds that `multiply_adds` for an image are.
+    fn with_share(self, multiply_adds: u64, peak: Option<f64>) -> Row {
+        let rate = multiply_adds as f64 * self.images_per_second;
+        Row {
+            share: peak.map(|peak| rate / peak),
+            ..self
+        }
+    }
+}
+
 /// Images in a training batch, as far as the recipe says.
-fn train_batch(plan: &Plan) -> Option<u64> {
-    let nodes = plan.nodes();
-    let trainer = nodes
-        .iter()
-        .find(|planned| planned.node::<Trainer>().is_some())?;
-    let edge = trainer.inputs.iter().find(|edge| edge.port == "train")?;
-    Some(nodes[edge.node].node::<nodes::Batch>()?.size() as u64)
+fn train_batch(plan: &Plan, trainer: &Planned) -> Option<u64> {
+    let edge = trainer.inputs.iter().find(|edge| edge.port == TRAIN)?;
+    let batch = plan.nodes()[edge.node].node::<nodes::Batch>()?;
+    Some(batch.size() as u64)
 }
 
 /// A single image, and the batch with which most images go through.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rsflow_model::compute::{Cuda, cpu_has_bf16};
+use rsflow_model::compute::{Cuda, Precision, cpu_has_bf16};
 use rsflow_pipeline::pixels;
 use serde_json::json;
 
@@ -96,14 +96,10 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
                 line(
                     &format!("Cuda({index})"),
                     format!(
-                        "{}, {:.1} GiB, compute capability {major}.{minor}; `precision: Auto` is {}",
+                        "{}, {:.1} GiB, compute capability {major}.{minor}; `precision: Auto` is {:?}",
                         gpu.name,
                         gpu.memory as f64 / f64::from(1 << 30),
-                        match major {
-                            8.. => "BFloat16",
-                            7 => "Float16",
-                            _ => "Float32",
-                        }
+                        Precision::of_gpu(gpu.capability),
                     ),
                 )?;
             }

@@ -91,6 +91,15 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// What `Auto` comes to on a GPU of this compute capability.
+    pub fn of_gpu(capability: (u32, u32)) -> Precision {
+        match capability {
+            (8.., _) => Precision::BFloat16,
+            (7, _) => Precision::Float16,
+            _ => Precision::Float32,
+        }
+    }
+
     /// What `Auto` comes to on this device.
     fn resolve(self, device: Device, suits: Suits) -> Result<Precision> {
         let capability = match device {
@@ -99,8 +108,7 @@ impl Precision {
         };
         Ok(match (self, capability) {
             (Precision::Auto, _) if suits.float32 => Precision::Float32,
-            (Precision::Auto, Some((8.., _))) => Precision::BFloat16,
-            (Precision::Auto, Some((7, _))) => Precision::Float16,
+            (Precision::Auto, Some(capability)) => Precision::of_gpu(capability),
             (Precision::Auto, None) if device == Device::Cpu && cpu_has_bf16() => {
                 Precision::BFloat16
             }

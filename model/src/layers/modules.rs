@@ -1,7 +1,7 @@
 //! Layers with their tensors, and the pass through them.
 
 use anyhow::{Context, Result, bail, ensure};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use super::{Conv, Layer, Mode, NORM_EPSILON, Padding};
 use crate::compute::Compute;
@@ -179,23 +179,24 @@ impl Pass<'_> {
         let kind = self.modules.compute.multiply;
         if self.mode != Mode::Train {
             let ready = no_grad(|| match basis {
-                None => in_kind(tensor, kind),
+                None => Ok(tensor.f_to_kind(kind)?),
                 Some(basis) => {
                     let levels = quantizers::weights::levels(&basis.value)?;
-                    in_kind(&levels.quantize(tensor, Gradient::StraightThrough)?, kind)
+                    let quantized = levels.quantize(tensor, Gradient::StraightThrough)?;
+                    anyhow::Ok(quantized.f_to_kind(kind)?)
                 }
             });
             self.weights.push(ready?);
             return Ok(());
         }
         self.weights.push(match basis {
-            None => in_kind(tensor, kind)?,
+            None => tensor.f_to_kind(kind)?,
             Some(basis) => {
                 let levels = quantizers::weights::levels(&basis.value)?;
                 let (quantized, fit) =
                     levels.quantize_to_fit(tensor, Gradient::StraightThrough, false)?;
                 self.weight_fits.push(fit);
-                in_kind(&quantized, kind)?
+                quantized.f_to_kind(kind)?
             }
         });
         Ok(())
@@ -217,9 +218,9 @@ impl Pass<'_> {
         let mut fits = Vec::new();
         fits.resize_with(self.levels.len(), || None);
         let Compute { kind, multiply, .. } = self.modules.compute;
-        let images = in_kind(images, multiply)?;
+        let images = images.f_to_kind(multiply)?;
         let output = self.run(&self.modules.modules, &images, resolution_index, &mut fits)?;
-        let output = in_kind(&output, kind)?;
+        let output = output.f_to_kind(kind)?;
         if self.mode == Mode::Train {
             self.fits.push((resolution_index, fits));
         }
@@ -436,15 +437,6 @@ impl Pass<'_> {
         }
         Ok(own.unwrap_or_else(|| input.shallow_clone()))
     }
-}
-
-/// In that kind; itself if it is of that kind.
-fn in_kind(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
-    Ok(if tensor.f_kind()? == kind {
-        tensor.shallow_clone()
-    } else {
-        tensor.f_to_kind(kind)?
-    })
 }
 
 /// How much is added before and behind the height and the width of `x`.

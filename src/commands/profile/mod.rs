@@ -339,7 +339,7 @@ impl Job {
 }
 
 /// The trainer's input of training batches.
-const TRAIN: &str = "train";
+pub const TRAIN: &str = "train";
 
 fn trainer(plan: &Plan) -> Option<&Planned> {
     let mut nodes = plan.nodes().iter();
