@@ -39,7 +39,6 @@ pub mod metrics;
 mod native;
 pub mod networks;
 pub mod optimizer;
-pub mod packed;
 pub mod parameters;
 pub mod predictor;
 pub mod pth;

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use crate::layers::{self, cost};
 use crate::networks::Network;
-use crate::packed;
 use crate::parameters::Declaration;
 use crate::quantizers;
 
@@ -84,7 +83,7 @@ impl Summary {
         let layers = network.layers(classes)?;
         let tensors = layers::declare(&layers, norms);
         let bits = |weight: &Declaration| {
-            let (_, basis) = packed::basis_of(weight.role, &weight.name)?;
+            let (_, basis) = layers::basis_of(weight.role, &weight.name)?;
             let basis = tensors.iter().find(|tensor| tensor.name == basis)?;
             basis.shape.last().map(|bits| bits.unsigned_abs())
         };

@@ -6,13 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use rsflow_model::checkpoint::packed::pack;
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::compute::Compute;
 use rsflow_model::distillation::{Distill, loss};
 use rsflow_model::layers::Mode;
 use rsflow_model::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::packed::pack;
 use rsflow_model::parameters::Start;
 use rsflow_model::rs_net::RsNet;
 use rsflow_model::step::training_step;

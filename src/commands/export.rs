@@ -4,9 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
-use rsflow_model::checkpoint::{Checkpoint, write_atomically};
+use rsflow_model::checkpoint::{Checkpoint, packed, write_atomically};
 use rsflow_model::networks::Network;
-use rsflow_model::{packed, pth};
+use rsflow_model::pth;
 
 use super::{Usage, refuse_to_replace};
 use crate::cli::{Export, Form};

@@ -270,6 +270,13 @@ fn norm_parts(gamma: f64) -> [(&'static str, Role, Init); 4] {
     ]
 }
 
+/// The path of a convolution whose weight it is, and the name of the basis that it has if it is
+/// quantized.
+pub(crate) fn basis_of(role: Role, weight: &str) -> Option<(&str, String)> {
+    let path = weight.strip_suffix(".weight")?;
+    (role == Role::ConvWeight).then(|| (path, format!("{path}.basis")))
+}
+
 /// The tensors of a [`Basis`](crate::quantizers::Basis) of `shape`, `[quantizers, bits]`.
 fn basis_parts(smallest: f64, shape: [i64; 2]) -> [(&'static str, Role, Vec<i64>, Init); 3] {
     let zero = Init::Constant(0.0);

@@ -5,10 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::checkpoint::{Checkpoint, FORMAT, Metadata};
+use crate::checkpoint::{Checkpoint, FORMAT, Metadata, packed};
 use crate::feed::Normalize;
 use crate::optimizer::RunningOptimizer;
-use crate::packed;
 use crate::parameters::{Parameter, Role, list};
 use crate::rs_net::RsNet;
 

@@ -8,7 +8,8 @@
 use anyhow::{Context as _, Result, ensure};
 use tch::Tensor;
 
-use crate::checkpoint::{Checkpoint, FORMAT, Metadata, Snapshot};
+use super::{Checkpoint, FORMAT, Metadata, Snapshot};
+use crate::layers::basis_of;
 use crate::parameters::{Parameter, Role};
 use crate::quantizers::packed;
 use crate::rs_net;
@@ -75,13 +76,6 @@ pub fn unpack(checkpoint: &Checkpoint, parameter: &Parameter) -> Result<Option<T
 pub fn holds(checkpoint: &Checkpoint, parameter: &Parameter) -> bool {
     let basis = basis_of(parameter.role, &parameter.name);
     basis.is_some_and(|(path, _)| checkpoint.holds(&codes_of(path)))
-}
-
-/// The path of a convolution whose weight it is, and the name of the basis that it has if it is
-/// quantized.
-pub(crate) fn basis_of(role: Role, weight: &str) -> Option<(&str, String)> {
-    let path = weight.strip_suffix(".weight")?;
-    (role == Role::ConvWeight).then(|| (path, format!("{path}.basis")))
 }
 
 fn codes_of(path: &str) -> String {

@@ -1,0 +1,166 @@
+//! What a checkpoint says about itself.
+
+use anyhow::{Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::feed::{Channels, Normalize};
+use crate::loss_scale::LossScaleState;
+use crate::networks::Network;
+use crate::rs_net::BatchNorms;
+
+/// The version of the format that this program writes, and the newest that it reads. 2: quantized
+/// networks, packed or not.
+pub const FORMAT: u32 = 2;
+
+/// What a checkpoint says about itself beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The version of the format, [`FORMAT`].
+    pub format: u32,
+    /// What the network was built from.
+    pub network: Network,
+    /// The names of the classes, in the order of the logits; empty names where they are not known.
+    pub classes: Vec<String>,
+    /// The resolutions, in the order of alpha.
+    pub resolutions: Vec<u32>,
+    /// Whether each of them has a batch norm of its own.
+    #[serde(default)]
+    pub batch_norms: BatchNorms,
+    /// Further resolutions, which were never trained: only the running statistics of their batch
+    /// norms were measured. They are not part of the ensemble.
+    #[serde(default)]
+    pub calibrated: Vec<u32>,
+    /// What is done to the values of images, which lie in 0..1, before the network gets them.
+    #[serde(default)]
+    pub normalize: Option<Normalize>,
+    /// The order in which the network gets their colours.
+    #[serde(default)]
+    pub channels: Channels,
+    /// Whether the weights of quantizers are there as codes only; see [`packed`](super::packed).
+    #[serde(default)]
+    pub packed: bool,
+    /// The epoch that the next step belongs to, from 0.
+    pub epoch: u64,
+    /// Steps done in that epoch.
+    pub step_in_epoch: u64,
+    /// Steps done since the start of the run.
+    pub step: u64,
+    /// Steps of each of the run's epochs; `None` in files from before this was kept.
+    #[serde(default)]
+    pub steps_per_epoch: Option<u64>,
+    /// The seed of the run.
+    pub seed: u64,
+    /// The best validation so far; `None` before the first.
+    pub best: Option<Best>,
+    /// The scale of the loss, where it was trained in float16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaleState>,
+    /// The recipe's text, overrides applied; empty if another program trained it.
+    pub recipe: String,
+}
+
+impl Metadata {
+    /// That of a network which has not been trained yet.
+    pub fn new(network: Network, classes: Vec<String>, resolutions: Vec<u32>) -> Self {
+        Self {
+            format: FORMAT,
+            network,
+            classes,
+            resolutions,
+            batch_norms: BatchNorms::Private,
+            calibrated: vec![],
+            normalize: None,
+            channels: Channels::default(),
+            packed: false,
+            epoch: 0,
+            step_in_epoch: 0,
+            step: 0,
+            steps_per_epoch: None,
+            seed: 0,
+            best: None,
+            loss_scale: None,
+            recipe: String::new(),
+        }
+    }
+
+    /// Whether it comes from another program, which knows no recipe: then neither seed nor the
+    /// number of steps is known.
+    pub fn is_imported(&self) -> bool {
+        self.recipe.is_empty()
+    }
+
+    /// Makes sure that data has the classes that the network tells apart. `origin` is what a user
+    /// knows the data by.
+    ///
+    /// # Errors
+    /// They differ; the message names one that does.
+    pub fn check_classes(&self, classes: &[String], origin: &str) -> Result<()> {
+        ensure!(
+            self.classes.len() == classes.len(),
+            "the network tells {} classes apart, but {origin} holds {}",
+            self.classes.len(),
+            classes.len()
+        );
+        // Empty names are not known.
+        let mut pairs = self.classes.iter().zip(classes).enumerate();
+        if let Some((index, (ours, theirs))) =
+            pairs.find(|(_, (ours, theirs))| !ours.is_empty() && ours != theirs)
+        {
+            bail!(
+                "the network was trained on other classes than {origin} holds: class {index} is `{ours}`, not `{theirs}`"
+            );
+        }
+        Ok(())
+    }
+
+    /// The resolutions whose batch norms it has.
+    pub fn norms(&self) -> Vec<u32> {
+        let mut norms = match self.batch_norms {
+            BatchNorms::Private => self.resolutions.clone(),
+            BatchNorms::Shared => self.resolutions.first().copied().into_iter().collect(),
+        };
+        norms.extend(&self.calibrated);
+        norms
+    }
+
+    /// The resolution whose batch norms serve images of this size best: itself if it has some,
+    /// else the nearest that has (of two, the larger).
+    pub fn norm_for(&self, size: u32) -> u32 {
+        let trained = self.resolutions.iter().position(|&r| r == size);
+        if let Some(norm) =
+            trained.and_then(|at| self.batch_norms.of(&self.resolutions).get(at).copied())
+        {
+            return norm;
+        }
+        let norms = self.norms().into_iter();
+        let nearest = norms.min_by_key(|&norm| (norm.abs_diff(size), std::cmp::Reverse(norm)));
+        nearest.unwrap_or(size)
+    }
+}
+
+/// The validation that a run's best checkpoint was chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The epoch after which it was measured, from 0.
+    pub epoch: u64,
+    /// The top-1 accuracy of the first resolution, in percent, rounded to 0.1.
+    pub first_top1: f64,
+    /// The mean of all resolutions' top-1 and top-5 accuracies, in percent: it decides a tie.
+    pub mean: f64,
+}
+
+impl Best {
+    /// The reference's rule: the first resolution's top-1 counts in tenths of a percent.
+    pub fn new(epoch: u64, first_top1: f64, mean: f64) -> Self {
+        Self {
+            epoch,
+            first_top1: (first_top1 * 10.0).round() / 10.0,
+            mean,
+        }
+    }
+
+    /// Whether it is better than the best so far.
+    pub fn beats(&self, best: Option<&Best>) -> bool {
+        best.is_none_or(|best| (self.first_top1, self.mean) > (best.first_top1, best.mean))
+    }
+}

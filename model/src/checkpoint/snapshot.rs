@@ -1,0 +1,150 @@
+//! A checkpoint before it is a file, and how it becomes one.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata as Header, TensorInfo};
+use tch::Tensor;
+
+use super::{KINDS, METADATA_KEY, MOMENTUM, Metadata, PREFIX};
+use crate::optimizer::RunningOptimizer;
+use crate::parameters::Parameters;
+use crate::whole_file;
+
+/// A copy of everything in plain memory, which may travel between threads.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    metadata: Metadata,
+    /// Name and description, in the order of the bytes.
+    tensors: Vec<(String, TensorInfo)>,
+    bytes: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Copies the network's tensors, and the momentum where there is an optimizer. Waits for the
+    /// device.
+    ///
+    /// # Errors
+    /// What libtorch says; a tensor of a kind that is not written; a value that is infinite or not
+    /// a number, so that every checkpoint is one to go on from.
+    pub fn take(
+        metadata: Metadata,
+        parameters: &Parameters,
+        optimizer: Option<&RunningOptimizer>,
+    ) -> Result<Self> {
+        let parameters = parameters.iter().map(|p| (p.name.clone(), &p.tensor));
+        let momentum = optimizer.into_iter().flat_map(RunningOptimizer::momentum);
+        let momentum = momentum.map(|(name, tensor)| (format!("{MOMENTUM}{name}"), tensor));
+        Self::of(metadata, parameters.chain(momentum).collect())
+    }
+
+    /// Copies tensors that already have the names of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Snapshot::take`].
+    pub fn of(metadata: Metadata, mut tensors: Vec<(String, &Tensor)>) -> Result<Self> {
+        let mut snapshot = Self {
+            metadata,
+            tensors: Vec::with_capacity(tensors.len()),
+            bytes: vec![],
+        };
+        for (kind, dtype) in KINDS {
+            let (these, others) = tensors
+                .into_iter()
+                .partition(|(_, t)| t.f_kind().ok() == Some(kind));
+            tensors = others;
+            tch::no_grad(|| snapshot.append(these, dtype)).context("cannot copy the tensors")?;
+        }
+        if let Some((name, tensor)) = tensors.first() {
+            bail!(
+                "checkpoints hold no tensors of kind {:?}, which {name:?} is",
+                tensor.f_kind()
+            );
+        }
+        Ok(snapshot)
+    }
+
+    fn append(&mut self, tensors: Vec<(String, &Tensor)>, dtype: Dtype) -> Result<()> {
+        if tensors.is_empty() {
+            return Ok(());
+        }
+        // Joined on the device, so that one transfer fetches all of them.
+        let flat = tensors
+            .iter()
+            .map(|(_, t)| t.f_reshape([-1]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let joined = Tensor::f_cat(&flat, 0)?;
+        if !is_finite(&joined)? {
+            for (name, tensor) in &tensors {
+                ensure!(
+                    is_finite(tensor)?,
+                    "{name:?} holds values that are not finite"
+                );
+            }
+        }
+        let (start, size) = (self.bytes.len(), dtype.bitsize() / 8);
+        self.bytes.resize(start + joined.numel() * size, 0);
+        joined.f_copy_data_u8(&mut self.bytes[start..], joined.numel())?;
+        let mut begin = start;
+        for (name, tensor) in tensors {
+            let shape: Vec<usize> = tensor.size().into_iter().map(|d| d as usize).collect();
+            let end = begin + shape.iter().product::<usize>() * size;
+            self.tensors.push((
+                name,
+                TensorInfo {
+                    dtype,
+                    shape,
+                    data_offsets: (begin, end),
+                },
+            ));
+            begin = end;
+        }
+        Ok(())
+    }
+
+    /// What the checkpoint will say about itself.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn header(&self) -> Result<Vec<u8>> {
+        let metadata = serde_json::to_string(&self.metadata)?;
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
+        let mut header = serde_json::to_vec(&Header::new(Some(metadata), self.tensors.clone())?)?;
+        // The tensors begin aligned.
+        header.resize(header.len().next_multiple_of(PREFIX), b' ');
+        Ok(header)
+    }
+
+    fn write(&self, file: &File) -> Result<()> {
+        let header = self.header()?;
+        let mut writer = BufWriter::new(file);
+        writer.write_all(&(header.len() as u64).to_le_bytes())?;
+        writer.write_all(&header)?;
+        writer.write_all(&self.bytes)?;
+        Ok(writer.flush()?)
+    }
+}
+
+/// Writes a checkpoint so that it is complete or absent; see [`whole_file::write`].
+///
+/// # Errors
+/// What the file system says, with the path.
+pub fn write_atomically(snapshot: &Snapshot, path: &Path) -> Result<()> {
+    whole_file::write(path, |file| snapshot.write(file))
+        .with_context(|| format!("cannot write the checkpoint {}", path.display()))
+}
+
+/// Whether all values are finite. NaN is both the least and the greatest where there is one, so a
+/// single pass tells, without memory of its own.
+pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool> {
+    if tensor.numel() == 0 {
+        return Ok(true);
+    }
+    let (least, greatest) = tensor.f_aminmax(None, false)?;
+    Ok(least.f_double_value(&[])?.is_finite() && greatest.f_double_value(&[])?.is_finite())
+}
