@@ -18,9 +18,7 @@
 #include <ATen/ops/clamp_min.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/gather.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/where.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -263,7 +261,8 @@ void on_cpu(const Quantizer& by, const at::Tensor& input, const at::Tensor& outp
   }
 }
 
-// The same with libtorch's operators: other devices, other kinds of number.
+// The same with libtorch's operators: other devices, other kinds of number. One level after the other,
+// and so with nothing but comparisons and sums, which give the same bits each time on GPUs too.
 at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tensor* passes) {
   if (input.numel() == 0) {
     if (passes) {
@@ -271,10 +270,10 @@ at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tens
     }
     return at::empty_like(input);
   }
+  const std::int64_t level_count = by.levels.size(1);
   auto values = input.reshape({by.levels.size(0), -1}).to(by.levels.scalar_type());
   if (passes) {
-    const auto top = by.levels.narrow(1, by.levels.size(1) - 1, 1);
-    auto pass = values.le(top);
+    auto pass = values.le(by.levels.narrow(1, level_count - 1, 1));
     if (by.gradient == kRectified) {
       pass = pass.logical_and(values.gt(0));
     }
@@ -283,14 +282,24 @@ at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tens
   if (by.gradient == kRectified) {
     values = at::clamp_min(values, 0);
   }
-  auto level = at::searchsorted(by.thresholds, values);
-  level = level.masked_fill(values.isnan(), 0);
-  if (by.counts.defined()) {
-    const auto wide = values.to(at::kDouble);
-    by.counts.scatter_add_(1, level, at::ones_like(wide));
-    by.sums.scatter_add_(1, level, wide);
+  auto output = by.levels.narrow(1, 0, 1).expand_as(values);
+  at::Tensor above;  // whether a value belongs to this level or a higher one; undefined: all do
+  for (std::int64_t k = 0; k < level_count; ++k) {
+    at::Tensor beyond;
+    if (k + 1 < level_count) {
+      beyond = values.gt(by.thresholds.narrow(1, k, 1));
+      output = at::where(beyond, by.levels.narrow(1, k + 1, 1), output);
+    }
+    if (by.counts.defined()) {
+      const auto here = !above.defined()    ? beyond.logical_not()
+                        : !beyond.defined() ? above
+                                            : above.logical_and(beyond.logical_not());
+      by.counts.select(1, k).add_(here.sum(1, false, at::kDouble));
+      by.sums.select(1, k).add_(values.masked_fill(here.logical_not(), 0).sum(1, false, at::kDouble));
+    }
+    above = beyond;
   }
-  const auto output = at::gather(by.levels, 1, level) + (values - values);
+  output = output + (values - values);
   return output.reshape(input.sizes()).to(input.scalar_type());
 }
 

@@ -48,6 +48,22 @@ fn shape(weight: &Tensor) -> [i64; 4] {
     weight.size().try_into().unwrap()
 }
 
+/// The basis that networks start with: `[1, bits]`.
+fn start(smallest: f64, bits: i64) -> Tensor {
+    let basis: Vec<f64> = (0..bits as i32).map(|j| smallest * 2_f64.powi(j)).collect();
+    Tensor::from_slice(&basis).view([1, bits])
+}
+
+fn start_of_activations(bits: i64) -> Tensor {
+    start(activations::smallest(bits), bits)
+}
+
+/// For a weight of `shape`: `[output, bits]`.
+fn start_of_weights(shape: [i64; 4], bits: i64) -> Tensor {
+    let channel = start(weights::smallest(shape, bits), bits);
+    channel.expand([shape[0], bits], false).contiguous()
+}
+
 /// Values at their levels, and the basis that is fitted to them.
 type Step = fn(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
 
@@ -88,8 +104,8 @@ fn quantizers_are_those_of_the_reference() {
             let values = tensor(&case[values]);
             let mut at = basis(&case["initial_basis"]);
             let initial = match kind {
-                "weights" => weights::initial(shape(&values), bits),
-                _ => activations::initial(bits),
+                "weights" => start_of_weights(shape(&values), bits),
+                _ => start_of_activations(bits),
             };
             let mut worst = [difference(&initial, &at), 0.0, 0.0];
             for expected in case["steps"].as_array().unwrap() {
@@ -174,11 +190,7 @@ fn gradients_are_those_of_finite_differences_of_the_surrogates() {
             let levels = activations::levels(&basis).unwrap();
             // What is quantized in place is nobody's but the quantizer's.
             let own = &input * 1.0;
-            let quantized = match in_place {
-                true => levels.quantize_in_place(&own, gradient),
-                false => levels.quantize(&own, gradient),
-            };
-            let quantized = quantized.unwrap();
+            let quantized = levels.quantize(&own, gradient, in_place).unwrap();
             assert_eq!(in_place, own.data_ptr() == quantized.data_ptr());
             (quantized * &factors).sum(Kind::Double).backward();
             for index in 0..values.size1().unwrap() {
@@ -200,7 +212,7 @@ fn gradients_are_those_of_finite_differences_of_the_surrogates() {
 #[test]
 fn gradients_pass_where_their_values_do() {
     tch::manual_seed(4);
-    let basis = activations::initial(2).to_kind(Kind::Float);
+    let basis = start_of_activations(2).to_kind(Kind::Float);
     let top = basis.sum(Kind::Float).double_value(&[]);
     for gradient in [Gradient::UpToTop, Gradient::Rectified] {
         for channels_last in [false, true] {
@@ -220,7 +232,9 @@ fn gradients_pass_where_their_values_do() {
                 .unwrap();
             assert_eq!(
                 quantized,
-                levels.quantize(&values.contiguous(), gradient).unwrap()
+                levels
+                    .quantize(&values.contiguous(), gradient, false)
+                    .unwrap()
             );
             (quantized * &factors).sum(Kind::Float).backward();
             let mut passes = values.le(top);
@@ -235,11 +249,14 @@ fn gradients_pass_where_their_values_do() {
     }
     let levels = activations::levels(&basis).unwrap();
     let leaf = Tensor::zeros([4], F32).set_requires_grad(true);
-    assert!(levels.quantize_in_place(&leaf, Gradient::UpToTop).is_err());
+    assert!(levels.quantize(&leaf, Gradient::UpToTop, true).is_err());
     for kind in [Kind::Float, Kind::BFloat16] {
         let empty = Tensor::zeros([0, 4], (kind, Device::Cpu));
         assert_eq!(
-            levels.quantize(&empty, Gradient::UpToTop).unwrap().numel(),
+            levels
+                .quantize(&empty, Gradient::UpToTop, false)
+                .unwrap()
+                .numel(),
             0
         );
     }
@@ -278,14 +295,14 @@ fn values_are_at_the_nearest_level() {
                     .unwrap();
                 let own = values.copy();
                 let same = levels
-                    .quantize_in_place(&own, Gradient::StraightThrough)
+                    .quantize(&own, Gradient::StraightThrough, true)
                     .unwrap();
                 assert_eq!(same, quantized);
                 assert_eq!(own, quantized);
                 // What is at a level stays there.
                 assert_eq!(
                     levels
-                        .quantize(&quantized, Gradient::StraightThrough)
+                        .quantize(&quantized, Gradient::StraightThrough, false)
                         .unwrap(),
                     quantized
                 );
@@ -339,12 +356,40 @@ fn values_are_at_the_nearest_level() {
     }
 }
 
+/// Libtorch's operators, which do it on GPUs and for values of another kind than the levels, find what
+/// the pass over memory finds: quantized values and gradients to the bit, fits to the rounding of sums.
+#[test]
+fn operators_find_what_the_pass_over_memory_does() {
+    tch::manual_seed(5);
+    for bits in BITS {
+        for gradient in [
+            Gradient::StraightThrough,
+            Gradient::UpToTop,
+            Gradient::Rectified,
+        ] {
+            let values = Tensor::randn([3, 10_007], F32);
+            let basis = Tensor::rand([3, bits], F32);
+            let levels = weights::levels(&basis).unwrap();
+            let [pass, operators] = [Kind::Float, Kind::Double].map(|kind| {
+                let input = values.to_kind(kind).detach_copy().set_requires_grad(true);
+                let (quantized, fit) = levels.quantize_to_fit(&input, gradient, false).unwrap();
+                (&quantized * &values).sum(Kind::Double).backward();
+                let found = [quantized, input.grad()].map(|t| t.to_kind(Kind::Float));
+                (found, weights::fitted(&fit, &basis).unwrap())
+            });
+            assert_eq!(pass.0, operators.0, "{bits} bits, {gradient:?}");
+            let off = difference(&pass.1, &operators.1);
+            assert!(off < 1e-5, "{bits} bits, {gradient:?}: {off:.1e}");
+        }
+    }
+}
+
 /// The sums of a pass do not depend on the number of threads.
 #[test]
 fn fits_are_the_same_with_any_number_of_threads() {
     tch::manual_seed(2);
     let values = Tensor::randn([300_000], F32);
-    let basis = activations::initial(3).to_kind(Kind::Float);
+    let basis = start_of_activations(3).to_kind(Kind::Float);
     let threads = tch::get_num_threads();
     let mut fits = Vec::new();
     for count in [1, 2, 5] {
@@ -358,7 +403,7 @@ fn fits_are_the_same_with_any_number_of_threads() {
 /// f32 counts up to 2^24 only, which the activations of one layer exceed.
 #[test]
 fn a_fit_of_many_activations_counts_them_all() {
-    let start = activations::initial(1).to_kind(Kind::Float);
+    let start = start_of_activations(1).to_kind(Kind::Float);
     let (_, fitted) = quantize_activations(&Tensor::full([20_000_000], 0.75, F32), &start).unwrap();
     assert_eq!(fitted.double_value(&[0, 0]), 0.75);
 }
@@ -368,7 +413,7 @@ fn packed_weights_are_the_same_to_the_bit() {
     tch::manual_seed(3);
     for bits in BITS {
         let weight = Tensor::randn([3, 5, 3, 3], F32) * 0.2;
-        let basis = weights::initial(shape(&weight), bits).to_kind(Kind::Float);
+        let basis = start_of_weights(shape(&weight), bits).to_kind(Kind::Float);
         let _ = basis.get(2).get(0).neg_();
         let quantized = quantize_weights(&weight, &basis).unwrap().0;
         let codes = packed::pack(&weight, &basis).unwrap();
@@ -404,13 +449,16 @@ fn neighbouring_levels_keep_their_values() {
         let basis = Tensor::from_slice(&[one, next - one]).view([1, 2]);
         let levels = activations::levels(&basis).unwrap();
         let values = Tensor::from_slice(&[one, next]);
-        assert_eq!(levels.quantize(&values, Gradient::UpToTop).unwrap(), values);
+        assert_eq!(
+            levels.quantize(&values, Gradient::UpToTop, false).unwrap(),
+            values
+        );
     }
 }
 
 #[test]
 fn what_leaves_no_choice_keeps_the_basis_or_is_an_error() {
-    let start = activations::initial(2);
+    let start = start_of_activations(2);
     let same_code = Tensor::full([1000], 5.0, F64);
     let zeros = same_code.zeros_like();
     let only_first = &zeros + 0.5;
@@ -425,7 +473,7 @@ fn what_leaves_no_choice_keeps_the_basis_or_is_an_error() {
 
     // A channel of one constant: the ridge decides, and its levels reach the constant.
     let constant = Tensor::full([1, 8, 3, 3], 0.3, F64);
-    let mut basis = weights::initial(shape(&constant), 2);
+    let mut basis = start_of_weights(shape(&constant), 2);
     for _ in 0..3 {
         basis = quantize_weights(&constant, &basis).unwrap().1;
     }
@@ -459,7 +507,7 @@ fn what_leaves_no_choice_keeps_the_basis_or_is_an_error() {
     let wide = Tensor::zeros([1, 9], F64);
     let error = format!("{:#}", quantize_weights(&constant, &wide).unwrap_err());
     assert!(error.contains("1 to 8 bits, not 9"), "{error}");
-    let two = activations::initial(2).repeat([2, 1]);
+    let two = start_of_activations(2).repeat([2, 1]);
     let error = format!("{:#}", quantize_weights(&constant, &two).unwrap_err());
     assert!(
         error.contains("2 quantizers for values of the shape"),

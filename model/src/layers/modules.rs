@@ -182,7 +182,7 @@ impl Pass<'_> {
                 None => Ok(tensor.f_to_kind(kind)?),
                 Some(basis) => {
                     let levels = quantizers::weights::levels(&basis.value)?;
-                    let quantized = levels.quantize(tensor, Gradient::StraightThrough)?;
+                    let quantized = levels.quantize(tensor, Gradient::StraightThrough, false)?;
                     anyhow::Ok(quantized.f_to_kind(kind)?)
                 }
             });
@@ -403,10 +403,8 @@ impl Pass<'_> {
                                 fits[*quantizer] = Some(fit);
                                 y
                             })
-                    } else if in_place {
-                        levels.quantize_in_place(x, Gradient::Rectified)
                     } else {
-                        levels.quantize(x, Gradient::Rectified)
+                        levels.quantize(x, Gradient::Rectified, in_place)
                     }
                     .with_context(|| format!("in the quantizer {name:?}"))?
                 }

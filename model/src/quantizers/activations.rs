@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use tch::{Tensor, no_grad};
 
-use super::basis::{QUARTILE, powers_of_two};
+use super::basis::QUARTILE;
 use super::levels::{Fit, Levels};
 
 /// The lower code.
@@ -16,11 +16,6 @@ const ROUNDING: f64 = 1e-12;
 /// the top level, is twice the upper quartile of a standard normal distribution, as in the reference.
 pub fn smallest(bits: i64) -> f64 {
     QUARTILE * 2.0 / (2_f64.powi(bits as i32) - 1.0)
-}
-
-/// The basis to start with: `[1, bits]`.
-pub fn initial(bits: i64) -> Tensor {
-    powers_of_two(smallest(bits), bits)
 }
 
 /// The levels of `basis`, `[1, bits]`.

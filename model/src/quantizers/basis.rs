@@ -9,12 +9,6 @@ const DECAY: f64 = 0.9;
 /// The upper quartile of a standard normal distribution, as the reference rounds it.
 pub(super) const QUARTILE: f64 = 0.6745;
 
-/// A basis to start with: `smallest`, and twice as much from one to the next. `[1, bits]`.
-pub(super) fn powers_of_two(smallest: f64, bits: i64) -> Tensor {
-    let basis: Vec<f64> = (0..bits as i32).map(|j| smallest * 2_f64.powi(j)).collect();
-    Tensor::from_slice(&basis).view([1, bits])
-}
-
 /// The basis of some quantizers and the moving average that it is: handles to tensors that are
 /// changed in place.
 #[derive(Debug)]

@@ -63,27 +63,14 @@ impl Levels {
     }
 
     /// The values at the nearest levels; the lower one in the middle between two. The first dimension
-    /// of `values` is that of the quantizers, unless there is only one.
+    /// of `values` is that of the quantizers, unless there is only one. `in_place`: the result takes
+    /// the place of the values, which no gradient may need.
     ///
     /// # Errors
     /// Shapes that do not fit, or what libtorch says.
-    pub fn quantize(&self, values: &Tensor, gradient: Gradient) -> Result<Tensor> {
-        native::quantize(
-            values,
-            &self.values,
-            &self.thresholds,
-            gradient,
-            false,
-            None,
-        )
-    }
-
-    /// The same in place of the values, which no gradient may need.
-    ///
-    /// # Errors
-    /// As [`Levels::quantize`].
-    pub fn quantize_in_place(&self, values: &Tensor, gradient: Gradient) -> Result<Tensor> {
-        native::quantize(values, &self.values, &self.thresholds, gradient, true, None)
+    pub fn quantize(&self, values: &Tensor, gradient: Gradient, in_place: bool) -> Result<Tensor> {
+        let (levels, thresholds) = (&self.values, &self.thresholds);
+        native::quantize(values, levels, thresholds, gradient, in_place, None)
     }
 
     /// The same, and all that a new basis is fitted from.

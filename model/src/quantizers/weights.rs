@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor, no_grad};
 
-use super::basis::{QUARTILE, powers_of_two};
+use super::basis::QUARTILE;
 use super::levels::{Fit, Levels};
 
 /// The lower code.
@@ -22,12 +22,6 @@ pub fn smallest(shape: [i64; 4], bits: i64) -> f64 {
     let [output, _, height, width] = shape;
     let fan_out = (height * width * output) as f64;
     QUARTILE * (2.0 / fan_out).sqrt() / 2_f64.powi(bits as i32 - 1)
-}
-
-/// The basis to start with for a weight of `shape`, `[output, input, k, k]`: `[output, bits]`.
-pub fn initial(shape: [i64; 4], bits: i64) -> Tensor {
-    let channel = powers_of_two(smallest(shape, bits), bits);
-    channel.expand([shape[0], bits], false).contiguous()
 }
 
 /// The levels of `basis`, `[output, bits]`.
