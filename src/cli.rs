@@ -315,7 +315,8 @@ pub struct Computing {
     /// Where to compute: auto, cpu, cuda, or cuda:1 for another GPU than the first
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,
-    /// With which numbers convolutions multiply: auto, float32, tf32, bfloat16 or float16
+    /// With which numbers convolutions multiply: auto, float32, tf32, bfloat16 or float16; auto is
+    /// float32 for a network that was trained in it
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = precision)]
     pub precision: Precision,
 }

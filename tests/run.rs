@@ -314,6 +314,11 @@ fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
             "--run-dir",
         ];
         killed_and_resumed(folder.path(), &save, kind, all_lines);
+        // It is evaluated as it was trained.
+        let last = format!("{kind}-whole/checkpoints/last.safetensors");
+        let last = Checkpoint::open(&folder.path().join(last)).unwrap();
+        let suits = last.metadata().suits().unwrap();
+        assert_eq!(suits.float32, kind != "float16", "{kind}");
     }
 }
 

@@ -55,7 +55,8 @@ pub struct Evaluate {
     /// Where to compute: `Auto`, `Cpu`, or a GPU, `Cuda(0)`.
     #[serde(default)]
     device: DeviceChoice,
-    /// With which numbers: `Auto`, `Float32`, `TensorFloat32`, `BFloat16`, `Float16`.
+    /// With which numbers: `Auto`, `Float32`, `TensorFloat32`, `BFloat16`, `Float16`. `Auto` is
+    /// `Float32` for a network that was trained in it.
     #[serde(default)]
     precision: Precision,
 }
@@ -177,12 +178,8 @@ impl Node for Evaluate {
                 }
             })
             .collect();
-        let compute = Compute::open(
-            self.device,
-            self.precision,
-            false,
-            metadata.network.suits()?,
-        )?;
+        let suits = metadata.suits()?;
+        let compute = Compute::open(self.device, self.precision, false, suits)?;
         let net = checkpoint.network_with(&sizes_measured, &norms, compute, |norm| {
             if calibrated.contains(&norm) {
                 source(norm)

@@ -29,7 +29,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         .batch_norm
         .unwrap_or_else(|| metadata.norm_for(arguments.size));
     let Computing { device, precision } = arguments.compute;
-    let compute = Compute::open(device, precision, false, metadata.network.suits()?)?;
+    let compute = Compute::open(device, precision, false, metadata.suits()?)?;
     let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
     let sizes = [arguments.size];
     let picture_side = cascade::picture_side(metadata, &sizes, |line| eprintln!("{line}"));

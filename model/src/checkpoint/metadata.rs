@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::compute::Suits;
 use crate::feed::{Channels, Normalize};
 use crate::loss_scale::LossScaleState;
 use crate::networks::Network;
@@ -36,6 +37,10 @@ pub struct Metadata {
     /// The order in which the network gets their colours.
     #[serde(default)]
     pub channels: Channels,
+    /// Whether convolutions multiplied float32 when it was trained; so in files from before this was
+    /// kept, and from other programs.
+    #[serde(default = "yes")]
+    pub trained_in_float32: bool,
     /// Whether the weights of quantizers are there as codes only; see [`packed`](super::packed).
     #[serde(default)]
     pub packed: bool,
@@ -59,6 +64,10 @@ pub struct Metadata {
     pub recipe: String,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Metadata {
     /// That of a network which has not been trained yet.
     pub fn new(network: Network, classes: Vec<String>, resolutions: Vec<u32>) -> Self {
@@ -71,6 +80,7 @@ impl Metadata {
             calibrated: vec![],
             normalize: None,
             channels: Channels::default(),
+            trained_in_float32: true,
             packed: false,
             epoch: 0,
             step_in_epoch: 0,
@@ -87,6 +97,17 @@ impl Metadata {
     /// number of steps is known.
     pub fn is_imported(&self) -> bool {
         self.recipe.is_empty()
+    }
+
+    /// What suits it: what suits its network, but float32 if it was trained so, for its accuracy is
+    /// known of that.
+    ///
+    /// # Errors
+    /// As [`Network::suits`].
+    pub fn suits(&self) -> Result<Suits> {
+        let suits = self.network.suits()?;
+        let float32 = suits.float32 || self.trained_in_float32;
+        Ok(Suits { float32, ..suits })
     }
 
     /// Makes sure that data has the classes that the network tells apart. `origin` is what a user

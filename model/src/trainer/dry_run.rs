@@ -105,12 +105,19 @@ fn one_step(settings: &Trainer, compute: Compute, resolutions: &[u32], images: u
     let net = settings.network(compute, resolutions, Start::Zero)?;
     let mut optimizer = settings.optimizer.start(net.parameters())?;
     let count = i64::try_from(images).context("a batch of that size")?;
-    let images = resolutions.iter().map(|&side| {
+    let zeros = |side: u32, kind: Kind| {
         let side = i64::from(side);
-        let zeros = Tensor::f_zeros([count, 3, side, side], (compute.multiply, compute.device))?;
-        compute.lay_out(zeros)
-    });
-    let images = images.collect::<Result<Vec<_>>>()?;
+        Tensor::f_zeros([count, 3, side, side], (kind, compute.device))
+    };
+    let images = resolutions
+        .iter()
+        .map(|&side| compute.lay_out(zeros(side, compute.multiply)?))
+        .collect::<Result<Vec<_>>>()?;
+    // While a step is computed, the bytes of the next one come.
+    let _next = resolutions
+        .iter()
+        .map(|&side| zeros(side, Kind::Uint8))
+        .collect::<Result<Vec<_>, _>>()?;
     let labels = Tensor::f_zeros([count], (Kind::Int64, compute.device))?;
     let step = settings.step();
     // Twice: in the second one the momentum is there from the start.
@@ -157,5 +164,20 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert!(!too_large(1, (0, 0), None, true).contains("recompute"));
+    }
+
+    /// The step that is tried is one: on the CPU, where nobody else does it.
+    #[test]
+    fn a_step_can_be_tried() {
+        for (precision, recompute) in [("Float32", false), ("Float16", true)] {
+            let settings: Trainer = ron::from_str(&format!(
+                r#"#![enable(implicit_some, unwrap_variant_newtypes)]
+                (train: "a", validate: "b", network: ResNet(depth: 18, width: 4), classes: 3,
+                    distill: EnsembleTopDown, optimizer: Sgd(lr: 0.1), epochs: 1, device: Cpu,
+                    precision: {precision}, recompute: {recompute})"#
+            ))
+            .unwrap();
+            one_step(&settings, settings.compute().unwrap(), &[48, 32], 2).unwrap();
+        }
     }
 }

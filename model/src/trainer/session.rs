@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
+use tch::Kind;
 
 use super::dry_run::{dry_run, is_out_of_memory};
 use super::loss_watch::{LossWatch, first_not_finite};
@@ -80,6 +81,7 @@ impl Session {
             batch_norms: settings.batch_norms,
             normalize: settings.normalize,
             channels: settings.channels,
+            trained_in_float32: compute.multiply == Kind::Float,
             steps_per_epoch: Some(train.items_per_epoch),
             seed: build.seed,
             recipe: build.recipe.to_owned(),

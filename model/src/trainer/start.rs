@@ -179,6 +179,7 @@ pub(super) fn resume(
         network: at.network.clone(),
         normalize: at.normalize,
         channels: at.channels,
+        trained_in_float32: at.trained_in_float32,
         // Their statistics are those of weights that now change.
         calibrated: vec![],
         seed: at.seed,
