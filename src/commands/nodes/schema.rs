@@ -1,198 +1,34 @@
-//! `rsflow nodes`: the kinds of node, and what each can be told.
-//!
-//! All of it comes from the catalogue; types, defaults and descriptions are read from the JSON
-//! schema that schemars derives, and put into the words of one who writes RON.
+//! A JSON schema, as schemars derives it, in the words of one who writes RON.
 
-use std::io::Write;
-use std::process::ExitCode;
-
-use anyhow::Result;
-use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
-use rsflow_graph::{Catalogue, Kind, Port, did_you_mean};
 use serde_json::{Map, Value};
 
-use super::Usage;
-
-/// Lists all kinds, or tells all about one.
-pub fn run(catalogue: Catalogue, kind: Option<&str>, out: &mut dyn Write) -> Result<ExitCode> {
-    let width = width();
-    match kind {
-        None => list(catalogue, width, out)?,
-        Some(name) => {
-            let kind = catalogue.find(name).ok_or_else(|| {
-                let help = did_you_mean(name, catalogue.names())
-                    .unwrap_or_else(|| "`rsflow nodes` lists them all".to_owned());
-                Usage(format!("there is no kind of node named `{name}`: {help}"))
-            })?;
-            tell(kind, width, out)?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The terminal's width, within what reads well; that of a page where there is no terminal.
-fn width() -> u16 {
-    Table::new()
-        .width()
-        .map_or(100, |width| width.clamp(60, 120))
-}
-
-fn list(catalogue: Catalogue, width: u16, out: &mut dyn Write) -> Result<()> {
-    let carried = |ports: &[Port]| {
-        let names: Vec<&str> = ports.iter().map(|port| port.carries).collect();
-        if names.is_empty() {
-            "-".to_owned()
-        } else {
-            names.join(", ")
-        }
-    };
-    let rows = catalogue.0.iter().map(|kind| {
-        vec![
-            kind.name.to_owned(),
-            carried(kind.inputs),
-            carried(kind.outputs),
-            kind.summary.to_owned(),
-        ]
-    });
-    write_table(
-        &["kind", "takes", "yields", "what it does"],
-        rows,
-        width,
-        out,
-    )?;
-    writeln!(out, "\n`rsflow nodes KIND` tells what a kind can be told.")?;
-    Ok(())
-}
-
-fn tell(kind: &Kind, width: u16, out: &mut dyn Write) -> Result<()> {
-    let schema = (kind.parameters)();
-    let root = schema.as_value();
-    let reader = Reader { root };
-    let (inputs, parameters): (Vec<Field>, Vec<Field>) = fields(root)
-        .into_iter()
-        .partition(|field| reader.is_input(field.schema));
-
-    writeln!(out, "{}: {}\n", kind.name, kind.summary)?;
-    for line in wrapped(&doc(root), usize::from(width)) {
-        writeln!(out, "{line}")?;
-    }
-    writeln!(out)?;
-    for line in broken_at_commas(kind.example, usize::from(width) - 4) {
-        writeln!(out, "    {line}")?;
-    }
-
-    if !kind.inputs.is_empty() {
-        writeln!(out, "\nInputs")?;
-        let rows = kind.inputs.iter().map(|port| {
-            let field = inputs.iter().find(|field| field.name == port.name);
-            let optional = field.is_some_and(|field| !field.required);
-            vec![
-                port.name.to_owned(),
-                port.carries.to_owned(),
-                if optional { "no" } else { "yes" }.to_owned(),
-                field.map_or_else(String::new, |field| doc(field.schema)),
-            ]
-        });
-        let header = ["name", "takes", "required", "meaning"];
-        write_table(&header, rows, width, out)?;
-    }
-    if !kind.outputs.is_empty() {
-        writeln!(out, "\nOutputs")?;
-        let rows = kind.outputs.iter().map(|port| {
-            let reference = match kind.outputs {
-                [_] => "\"NODE\"".to_owned(),
-                _ => format!("\"NODE.{}\"", port.name),
-            };
-            vec![reference, port.carries.to_owned()]
-        });
-        write_table(&["read as", "yields"], rows, width, out)?;
-    }
-    if !parameters.is_empty() {
-        writeln!(out, "\nParameters")?;
-        write_fields(&reader, &parameters, width, out)?;
-    }
-    let mut sections = Vec::new();
-    for field in &parameters {
-        reader.collect(field.schema, field.name, &mut sections);
-    }
-    for section in &sections {
-        write_section(&reader, section, width, out)?;
-    }
-    Ok(())
-}
-
 /// Values that need more words than fit into the table of parameters.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     /// The fields that take such values, as `--set` names them.
-    fields: Vec<String>,
+    pub(super) fields: Vec<String>,
     /// Which of the choices this is about; `None`: all of them.
-    choice: Option<&'a str>,
+    pub(super) choice: Option<&'a str>,
     /// What the values look like.
-    schema: &'a Value,
-}
-
-fn write_section(
-    reader: &Reader,
-    section: &Section,
-    width: u16,
-    out: &mut dyn Write,
-) -> Result<()> {
-    let takers = section.fields.join(", ");
-    match section.choice {
-        None => writeln!(out, "\n{takers}")?,
-        Some(choice) => writeln!(out, "\n{takers}: {choice}")?,
-    }
-    let doc = doc(section.schema);
-    if !doc.is_empty() {
-        for line in wrapped(&doc, usize::from(width) - 2) {
-            writeln!(out, " {line}")?;
-        }
-    }
-    match Shape::of(section.schema) {
-        Shape::Choice(choices) => {
-            let rows = choices
-                .iter()
-                .map(|choice| vec![reader.choice_in_words(choice), choice.doc.clone()]);
-            write_table(&["value", "meaning"], rows, width, out)
-        }
-        _ => write_fields(reader, &fields(section.schema), width, out),
-    }
-}
-
-fn write_fields(reader: &Reader, fields: &[Field], width: u16, out: &mut dyn Write) -> Result<()> {
-    let rows = fields.iter().map(|field| {
-        let default = match field.schema.get("default") {
-            Some(default) => reader.ron(field.schema, default),
-            None if field.required => "required".to_owned(),
-            None => "optional".to_owned(),
-        };
-        vec![
-            field.name.to_owned(),
-            reader.in_words(field.schema),
-            default,
-            doc(field.schema),
-        ]
-    });
-    write_table(&["name", "type", "default", "meaning"], rows, width, out)
+    pub(super) schema: &'a Value,
 }
 
 /// A field of a struct.
-struct Field<'a> {
-    name: &'a str,
-    required: bool,
-    schema: &'a Value,
+pub(super) struct Field<'a> {
+    pub(super) name: &'a str,
+    pub(super) required: bool,
+    pub(super) schema: &'a Value,
 }
 
 /// A variant of an enum.
-struct Choice<'a> {
-    name: &'a str,
+pub(super) struct Choice<'a> {
+    pub(super) name: &'a str,
     /// What stands in its parentheses.
-    body: Option<&'a Value>,
-    doc: String,
+    pub(super) body: Option<&'a Value>,
+    pub(super) doc: String,
 }
 
 /// A schema, by what its values look like in RON.
-enum Shape<'a> {
+pub(super) enum Shape<'a> {
     Choice(Vec<Choice<'a>>),
     Struct,
     Tuple(Vec<&'a Value>),
@@ -204,7 +40,7 @@ enum Shape<'a> {
 
 impl<'a> Shape<'a> {
     /// `schema` has no `$ref` and is not nullable: [`Reader::resolve`] sees to that.
-    fn of(schema: &'a Value) -> Self {
+    pub(super) fn of(schema: &'a Value) -> Self {
         if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
             return Shape::Choice(variants.iter().flat_map(choices).collect());
         }
@@ -285,7 +121,7 @@ fn is_nullable(schema: &Value) -> bool {
 }
 
 /// The fields of a struct, those that must be given first.
-fn fields(schema: &Value) -> Vec<Field<'_>> {
+pub(super) fn fields(schema: &Value) -> Vec<Field<'_>> {
     let required = schema.get("required").and_then(Value::as_array);
     let mut fields: Vec<Field> = properties(schema)
         .into_iter()
@@ -301,7 +137,7 @@ fn fields(schema: &Value) -> Vec<Field<'_>> {
 }
 
 /// The description of a field or a type, as paragraphs without line breaks of their own.
-fn doc(schema: &Value) -> String {
+pub(super) fn doc(schema: &Value) -> String {
     let text = schema.get("description").and_then(Value::as_str);
     let paragraphs: Vec<String> = text
         .unwrap_or("")
@@ -312,8 +148,8 @@ fn doc(schema: &Value) -> String {
 }
 
 /// Reads a kind's schema.
-struct Reader<'a> {
-    root: &'a Value,
+pub(super) struct Reader<'a> {
+    pub(super) root: &'a Value,
 }
 
 impl<'a> Reader<'a> {
@@ -334,13 +170,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn is_input(&self, schema: &'a Value) -> bool {
+    pub(super) fn is_input(&self, schema: &'a Value) -> bool {
         let format = self.resolve(schema).get("format");
         format.is_some_and(|format| format == "input")
     }
 
     /// A type, as short as can be.
-    fn in_words(&self, schema: &'a Value) -> String {
+    pub(super) fn in_words(&self, schema: &'a Value) -> String {
         let words = self.in_words_if_some(self.resolve(schema));
         if is_nullable(schema) {
             format!("{words} or None")
@@ -379,7 +215,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn choice_in_words(&self, choice: &Choice<'a>) -> String {
+    pub(super) fn choice_in_words(&self, choice: &Choice<'a>) -> String {
         match choice.body {
             None => choice.name.to_owned(),
             Some(body) => format!("{}{}", choice.name, self.body_in_words(self.resolve(body))),
@@ -401,7 +237,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value as RON writes it.
-    fn ron(&self, schema: &'a Value, value: &Value) -> String {
+    pub(super) fn ron(&self, schema: &'a Value, value: &Value) -> String {
         let schema = self.resolve(schema);
         match (Shape::of(schema), value) {
             (Shape::Plain("null"), Value::Null) => "()".to_owned(),
@@ -457,7 +293,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds the sections that explain `schema`, the type of the field `path`.
-    fn collect(&self, schema: &'a Value, path: &str, sections: &mut Vec<Section<'a>>) {
+    pub(super) fn collect(&self, schema: &'a Value, path: &str, sections: &mut Vec<Section<'a>>) {
         let schema = self.resolve(schema);
         match Shape::of(schema) {
             Shape::Choice(choices) => {
@@ -554,85 +390,4 @@ fn bounded(name: &str, schema: &Value) -> String {
         (None, Some(most)) => format!("{name}, at most {most}"),
         (None, None) => name.to_owned(),
     }
-}
-
-/// One line, under the header.
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
-
-/// A table as wide as its text, at most `width`; the last columns are wrapped.
-fn write_table(
-    header: &[&str],
-    rows: impl Iterator<Item = Vec<String>>,
-    width: u16,
-    out: &mut dyn Write,
-) -> Result<()> {
-    let mut table = Table::new();
-    table
-        .load_style(STYLE)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(width)
-        .set_header(header)
-        .add_rows(rows);
-    // Only the first column, the names, and the last, the sentences, may take all they need.
-    let between = 1..header.len().saturating_sub(1);
-    for column in between {
-        if let Some(column) = table.column_mut(column) {
-            column.set_constraint(ColumnConstraint::UpperBoundary(Width::Percentage(26)));
-        }
-    }
-    for line in table.lines() {
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
-}
-
-/// The text in lines of at most `width` characters, if its words allow it.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for paragraph in text.lines() {
-        let mut line = String::new();
-        for word in paragraph.split_whitespace() {
-            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-                lines.push(std::mem::take(&mut line));
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        lines.push(line);
-    }
-    lines
-}
-
-/// A node as it would stand in a recipe: on one line, or one line for each field.
-fn broken_at_commas(example: &str, width: usize) -> Vec<String> {
-    let inner = example
-        .strip_suffix(')')
-        .and_then(|example| example.split_once('('));
-    let Some((name, fields)) = inner.filter(|_| example.chars().count() > width) else {
-        return vec![example.to_owned()];
-    };
-    let mut lines = vec![format!("{name}(")];
-    let (mut depth, mut quoted, mut start) = (0, false, 0);
-    for (at, c) in fields.char_indices() {
-        match c {
-            '"' => quoted = !quoted,
-            _ if quoted => {}
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth -= 1,
-            ',' if depth == 0 => {
-                lines.push(format!("    {},", fields[start..at].trim()));
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    let last = fields[start..].trim();
-    if !last.is_empty() {
-        lines.push(format!("    {last},"));
-    }
-    lines.push(")".to_owned());
-    lines
 }
