@@ -15,7 +15,8 @@
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
 //! | `shard` | one process's part of a source's samples |
 //! | `item`, `batch` | what travels between nodes |
-//! | `executor` | tasks, threads, channels; failures; stopping |
+//! | `ports`, `stop` | the ends of streams; how a run is told to end |
+//! | `executor` | tasks, threads, channels; failures; signals |
 //! | `counters`, `times`, `trace` | what each node does with its time |
 
 mod batch;
@@ -26,10 +27,12 @@ mod fields;
 mod item;
 mod node;
 mod plan;
+mod ports;
 mod problem;
 mod recipe;
 mod shard;
 mod stage;
+mod stop;
 mod text;
 mod times;
 mod trace;
@@ -38,14 +41,14 @@ pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_im
 pub use counters::{Measured, Meter, Meters, NodeId, Queue, WorksOn};
 pub use draw::{Format, draw};
 pub use executor::{
-    Failure, Feed, FeedWith, Finished, Options, Ports, Received, Receiver, RunError, Running,
-    Sender, Skipped, Stop, Tap, Workers,
+    Failure, Feed, FeedWith, Finished, Options, RunError, Running, Skipped, Tap, Workers,
 };
 pub use item::{Item, Key, Message, Payload};
 pub use node::{
     Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Schema,
 };
 pub use plan::{Edge, Plan, Planned};
+pub use ports::{Ports, Received, Receiver, Sender};
 pub use problem::{Problem, Problems, counted, did_you_mean, listed};
 pub use recipe::{Recipe, differences};
 pub use shard::Shard;
@@ -53,6 +56,7 @@ pub use stage::{
     AnyFold, AnyMap, AnySink, AnySource, Budget, Contents, Context, Fold, Map, OnError, Position,
     Sink, Source, Stage, Thread, random,
 };
+pub use stop::Stop;
 pub use text::{Place, Text, line_column};
 pub use times::Times;
 pub use trace::{Level, Recorded, Slice, Trace};

@@ -13,8 +13,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::{Meter, WorksOn};
-use crate::executor::Ports;
 use crate::item::{Item, Key, Payload};
+use crate::ports::Ports;
 use crate::shard::Shard;
 
 /// The running part of a node.

@@ -11,14 +11,14 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::failure::Failure;
 use super::pool::PoolHandle;
-use super::ports::Outlet;
 use super::segment::{Made, Segment, Start};
-use super::stop::Stop;
 use super::walk::{Feed, Next};
 use super::watch::{Seat, Watch};
 use crate::counters::{Blame, one_item};
 use crate::item::{Key, Message};
+use crate::ports::Outlet;
 use crate::stage::{AnyFold, AnyGroup, OnError};
+use crate::stop::Stop;
 
 /// What a driver starts from, besides its segment.
 pub(crate) struct Drive {

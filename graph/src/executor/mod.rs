@@ -6,10 +6,9 @@
 mod drive;
 mod failure;
 mod pool;
-mod ports;
 mod segment;
+mod signals;
 mod skipped;
-mod stop;
 mod walk;
 mod watch;
 mod wiring;
@@ -27,9 +26,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 pub use failure::{Failure, RunError};
-pub use ports::{Ports, Received, Receiver, Sender};
 pub use skipped::Skipped;
-pub use stop::Stop;
 pub use workers::Workers;
 
 use crate::batch::{Allocator, PlainMemory};
@@ -37,11 +34,12 @@ use crate::counters::{Measured, Meter, Meters, NodeId, one_item, panicked};
 use crate::item::Message;
 use crate::node::Build;
 use crate::plan::Plan;
+use crate::ports::{Inlet, Ports};
 use crate::stage::{AnySink, Contents, Position, Stage, Thread};
+use crate::stop::Stop;
 use crate::trace::Trace;
 use drive::Drive;
 use pool::{CpuPool, join_all};
-use ports::Inlet;
 use skipped::SkipLog;
 
 /// How long threads may take to end once the run is over.
@@ -188,7 +186,7 @@ impl Running {
         };
         wiring::connect(plan, stages, &contents, taps, &options, &mut running).map_err(starting)?;
         if let Some(words) = options.signals {
-            stop::on_signals(&running.runtime, running.stop.clone(), words);
+            signals::on_signals(&running.runtime, running.stop.clone(), words);
         }
         Ok(running)
     }

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
 
 use super::pool::PoolHandle;
-use super::ports::Inlet;
 use super::segment::{Start, at};
 use crate::item::{Key, Message};
+use crate::ports::Inlet;
 use crate::shard::Shard;
 use crate::stage::{AnySource, Position};
 

@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
 
 use super::drive::Drive;
-use super::ports::{Inlet, Outlet, Ports, Supply, WorkClock};
 use super::segment::{Head, Segment};
 use super::walk::{self, Order, Walk};
 use super::{FeedWith, Options, Running, Tap};
 use crate::counters::{Meter, NodeId, WorksOn};
 use crate::item::Message;
 use crate::plan::Plan;
+use crate::ports::{Inlet, Outlet, Ports, Supply, WorkClock};
 use crate::stage::{Contents, Position, Stage};
 
 /// Items that may wait between two segments.

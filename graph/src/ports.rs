@@ -8,9 +8,9 @@ use anyhow::Result;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::stop::Stop;
 use crate::counters::{Meter, add_elapsed};
 use crate::item::{Item, Key, Message, Payload};
+use crate::stop::Stop;
 
 /// Every reader of an output is gone: time to end, without a word.
 #[derive(Debug, Clone, Copy)]

@@ -1,47 +1,12 @@
-//! Ending a run before its time.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+//! Ctrl-C and SIGTERM.
 
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
-/// Shared by all parts of a running graph.
-#[derive(Clone, Default)]
-pub struct Stop {
-    token: CancellationToken,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Stop {
-    /// The user wants the run to end: the step in hand is finished and a checkpoint written.
-    pub fn interrupt(&self) {
-        self.interrupted.store(true, Relaxed);
-        self.token.cancel();
-    }
-
-    /// Whether it was the user who ended the run.
-    pub fn interrupted(&self) -> bool {
-        self.interrupted.load(Relaxed)
-    }
-
-    /// A node has failed.
-    pub(crate) fn abort(&self) {
-        self.token.cancel();
-    }
-
-    pub(crate) fn requested(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
-    pub(crate) async fn wait(&self) {
-        self.token.cancelled().await;
-    }
-}
+use crate::stop::Stop;
 
 /// Ctrl-C or SIGTERM: the first one says `words` and interrupts the run, a second one ends the
 /// program at once. From when this returns on; where signals cannot be had, the default action stays.
-pub(crate) fn on_signals(runtime: &Runtime, stop: Stop, words: &'static str) {
+pub(super) fn on_signals(runtime: &Runtime, stop: Stop, words: &'static str) {
     let _runtime = runtime.enter();
     let Ok(mut signals) = Signals::listen() else {
         return;
