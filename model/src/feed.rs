@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rsflow_graph::Batch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,18 @@ impl Feed {
         if let Some(on_way) = on_way.as_mut() {
             on_way.take(batch)?;
         }
+        // First: their memory is not pinned, and a copy from there waits for those before it.
+        let labels_there = match on_way.as_mut() {
+            None => Tensor::f_from_slice(labels)?,
+            // A copy of the copy, which belongs to the stream that computes. The first one belongs to
+            // both; to free it after an error of the GPU would end the process.
+            Some(on_way) => on_way.copy(labels, &[labels.len() as i64])?.f_to_device_(
+                self.compute.device,
+                Kind::Int64,
+                true,
+                true,
+            )?,
+        };
         let images = batch
             .resolutions()
             .enumerate()
@@ -126,18 +138,7 @@ impl Feed {
                 self.normalized(bytes)
             })
             .collect::<Result<_>>()?;
-        let labels = match on_way.as_mut() {
-            None => Tensor::f_from_slice(labels)?,
-            // A copy of the copy, which belongs to the stream that computes. The first one belongs to
-            // both; to free it after an error of the GPU would end the process.
-            Some(on_way) => on_way.copy(labels, &[labels.len() as i64])?.f_to_device_(
-                self.compute.device,
-                Kind::Int64,
-                true,
-                true,
-            )?,
-        };
-        Ok((images, labels))
+        Ok((images, labels_there))
     }
 
     /// `count` images of `side` x `side` pixels: uint8 `[count, side, side, 3]` becomes
@@ -147,7 +148,13 @@ impl Feed {
     /// # Errors
     /// Another number of bytes; what libtorch says.
     pub fn pixels(&self, bytes: &[u8], count: usize, side: u32) -> Result<Tensor> {
-        let bytes = Tensor::f_from_data_size(bytes, &shape(count, side), Kind::Uint8)?;
+        let shape = shape(count, side);
+        ensure!(
+            bytes.len() as i64 == shape.iter().product::<i64>(),
+            "{count} images of {side} x {side} pixels are not {} bytes",
+            bytes.len()
+        );
+        let bytes = Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?;
         self.normalized(bytes.f_to_device(self.compute.device)?)
     }
 

@@ -643,4 +643,36 @@ fn a_file_that_was_cut_off_or_changed_is_refused() {
         said.contains("classifier.module.weight") && said.contains("checksum"),
         "{said}"
     );
+    let said = refusal(&with_a_short_storage(
+        fs::read(case("checkpoint.pth.tar")).unwrap(),
+    ));
+    assert!(said.contains("bytes, not"), "{said}");
+}
+
+/// An archive whose largest entry has four bytes less than its list says that it has, and a checksum
+/// that fits those.
+fn with_a_short_storage(mut archive: Vec<u8>) -> Vec<u8> {
+    let number = |archive: &[u8], at: usize| {
+        u32::from_le_bytes(archive[at..at + 4].try_into().unwrap()) as usize
+    };
+    let headers = archive.windows(4).enumerate();
+    let headers = headers.filter(|(_, bytes)| *bytes == b"PK\x01\x02");
+    let header = headers
+        .map(|(at, _)| at)
+        .max_by_key(|&at| number(&archive, at + 20))
+        .unwrap();
+    let length = number(&archive, header + 20) - 4;
+    let local = number(&archive, header + 42);
+    let short = |at: usize| usize::from(u16::from_le_bytes([archive[at], archive[at + 1]]));
+    let data = local + 30 + short(local + 26) + short(local + 28);
+    let checksum = !archive[data..data + length]
+        .iter()
+        .fold(!0_u32, |sum, byte| {
+            (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+                sum >> 1 ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
+            })
+        });
+    archive[header + 16..header + 20].copy_from_slice(&checksum.to_le_bytes());
+    archive[header + 20..header + 24].copy_from_slice(&(length as u32).to_le_bytes());
+    archive
 }

@@ -96,6 +96,12 @@ impl Storages {
                 .source
                 .read(key, length)
                 .with_context(|| format!("cannot read the storage {key:?}"))?;
+            // An archive's list and its entries may disagree, and libtorch takes what it is told.
+            ensure!(
+                bytes.len() as u64 == length,
+                "the storage {key:?} has {} bytes, not {length}",
+                bytes.len()
+            );
             let tensor = Tensor::f_from_data_size(&bytes, &[elements.try_into()?], kind)?;
             self.read.insert(key.to_owned(), tensor);
         }
