@@ -14,7 +14,7 @@ use rsflow_graph::{
     AnySink, Build, Catalogue, Demand, Incoming, Input, Item, Kind, Node, NodeKind, Payload,
     PlainMemory, Plan, Port, Recipe, Report, Schema, Stage, Text,
 };
-use rsflow_model::checkpoint::{Checkpoint, Metadata, Snapshot, write_atomically};
+use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::compute::Compute;
 use rsflow_model::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use rsflow_model::networks::{Network, ResNet};
@@ -71,6 +71,10 @@ fn drive<K: NodeKind, T: Payload>(
 }
 
 fn snapshot(epoch: u64, step: u64) -> Snapshot {
+    snapshot_with(epoch, step, None)
+}
+
+fn snapshot_with(epoch: u64, step: u64, best: Option<Best>) -> Snapshot {
     let network = Network::ResNet(ResNet {
         depth: 18,
         width: 8,
@@ -87,6 +91,7 @@ fn snapshot(epoch: u64, step: u64) -> Snapshot {
     let metadata = Metadata {
         epoch,
         step,
+        best,
         ..Metadata::new(network, classes, vec![32])
     };
     Snapshot::take(metadata, net.parameters(), None).unwrap()
@@ -267,6 +272,37 @@ fn checkpoints_of_an_earlier_run() {
         "notes",
     ];
     assert_eq!(names_in(&folder), expected);
+}
+
+#[test]
+fn what_a_resume_leaves_behind_is_neither_last_nor_best() {
+    let run = tempfile::tempdir().unwrap();
+    let folder = run.path().join("checkpoints");
+    fs::create_dir(&folder).unwrap();
+    let path = |name: &str| folder.join(name).with_extension("safetensors");
+    let epoch_of = |name: &str| {
+        let checkpoint = Checkpoint::open(&path(name)).unwrap();
+        checkpoint.metadata().epoch
+    };
+    for (name, epoch) in [("epoch-002", 2), ("epoch-003", 3), ("best", 5), ("last", 5)] {
+        write_atomically(&snapshot(epoch, 10 * epoch), &path(name)).unwrap();
+    }
+    let resume = path("epoch-003");
+    let open = || open::<Checkpoints>(CHECKPOINTS, Some(run.path()), Some(&resume)).unwrap();
+    let mut sink = open();
+    assert_eq!((epoch_of("last"), epoch_of("best")), (3, 5));
+    // Not better than epoch 2, which is still there.
+    let best = Best::new(1, 70.0, 80.0);
+    let fourth = Checkpointed {
+        snapshot: Arc::new(snapshot_with(4, 40, Some(best))),
+        ..checkpointed(40, Some(4), false)
+    };
+    sink.accept(Item::new(fourth)).unwrap();
+    assert_eq!((epoch_of("last"), epoch_of("best")), (4, 2));
+    // What is not later stays.
+    drop(sink);
+    drop(open());
+    assert_eq!((epoch_of("last"), epoch_of("best")), (3, 2));
 }
 
 #[test]
@@ -554,7 +590,7 @@ fn tensorboard_reads_what_is_written() {
         })
         .unzip();
     // The second, which is read later, supersedes what follows step 2.
-    assert_eq!(starts, [0, 3]);
+    assert_eq!(starts, [1, 3]);
     let steps = |file: usize| summaries[file].iter().map(|(step, _)| *step);
     assert_eq!(steps(0).collect::<Vec<_>>(), [2, 2, 4]);
     assert_eq!(steps(1).collect::<Vec<_>>(), [3, 4]);

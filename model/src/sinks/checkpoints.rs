@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{claim, input, run_dir, sync_folder, with_way_out};
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::metrics::Checkpointed;
 use crate::whole_file::partial;
 
@@ -71,7 +71,10 @@ impl Node for Checkpoints {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let folder = run_dir(build)?.join(FOLDER);
-        let keeper = Keeper::open(folder, self.keep).map_err(with_way_out)?;
+        let mut keeper = Keeper::open(folder, self.keep).map_err(with_way_out)?;
+        if let Some(resumed) = build.resume {
+            keeper.go_back_to(resumed).map_err(with_way_out)?;
+        }
         Ok(Stage::sink(keeper))
     }
 
@@ -94,6 +97,8 @@ impl NodeKind for Checkpoints {
 struct Keeper {
     folder: PathBuf,
     keep: usize,
+    /// Whether the best checkpoint is of a continuation that a resume has left behind.
+    best_is_abandoned: bool,
     /// Held for its lock.
     _claim: File,
 }
@@ -122,11 +127,30 @@ impl Keeper {
         Ok(Self {
             folder,
             keep,
+            best_is_abandoned: false,
             _claim: claimed,
         })
     }
 
-    fn write(&self, item: &Checkpointed) -> Result<()> {
+    /// The run goes on from this checkpoint. A later one is of a continuation that is left behind: it is
+    /// not the last any more, which a further resume would take, nor the best.
+    fn go_back_to(&mut self, resumed: &Path) -> Result<()> {
+        let position = |path: &Path| {
+            let checkpoint = Checkpoint::open(path).ok()?;
+            let metadata = checkpoint.metadata();
+            Some((metadata.epoch, metadata.step_in_epoch))
+        };
+        let here = position(resumed);
+        let is_later = |name| position(&self.folder.join(name)) > here;
+        self.best_is_abandoned = is_later(BEST);
+        if is_later(LAST) {
+            also_as(resumed, &self.folder.join(LAST))?;
+            sync_folder(&self.folder)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, item: &Checkpointed) -> Result<()> {
         let start = Instant::now();
         let name = item
             .end_of_epoch
@@ -135,17 +159,23 @@ impl Keeper {
         write_atomically(&item.snapshot, &path)?;
         let ends_epoch = item.end_of_epoch.is_some();
         // The best one may be in the folder of the run that this one goes on from.
-        let best = item.best || ends_epoch && !self.folder.join(BEST).exists();
+        let has_best = !self.best_is_abandoned && self.folder.join(BEST).exists();
+        let best = item.best || ends_epoch && !has_best;
         let others: Vec<&str> = [(LAST, ends_epoch), (BEST, best)]
             .into_iter()
             .filter_map(|(name, wanted)| wanted.then_some(name))
             .collect();
         for name in &others {
-            also_as(&path, &self.folder.join(name))?;
+            let of = match *name {
+                BEST if !item.best => self.best_so_far(item).unwrap_or_else(|| path.clone()),
+                _ => path.clone(),
+            };
+            also_as(&of, &self.folder.join(name))?;
         }
         if !others.is_empty() {
             sync_folder(&self.folder)?;
         }
+        self.best_is_abandoned &= !best;
         tracing::info!(
             step = item.snapshot.metadata().step,
             also = others.join(", "),
@@ -155,6 +185,13 @@ impl Keeper {
         );
         item.end_of_epoch
             .map_or(Ok(()), |newest| self.prune(newest))
+    }
+
+    /// The checkpoint of the epoch that was the best so far, if it is still there.
+    fn best_so_far(&self, item: &Checkpointed) -> Option<PathBuf> {
+        let best = item.snapshot.metadata().best?;
+        let path = self.folder.join(epoch_name(best.epoch + 1));
+        path.exists().then_some(path)
     }
 
     /// Removes the checkpoints of epochs up to `newest` but the newest `keep`. Later ones are of

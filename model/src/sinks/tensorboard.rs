@@ -18,7 +18,7 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{append, input, resumed, run_dir, with_way_out};
+use super::{append, input, run_dir, with_way_out};
 use crate::metrics::{Metric, Step, Table};
 
 /// The folder in the run directory.
@@ -45,9 +45,8 @@ impl Node for TensorBoard {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let superseded = resumed(build)?.map_or(0, |checkpoint| checkpoint.step + 1);
         let folder = run_dir(build)?.join(FOLDER);
-        let events = Events::open(&folder, superseded).map_err(with_way_out)?;
+        let events = Events::open(&folder).map_err(with_way_out)?;
         Ok(Stage::sink(events))
     }
 }
@@ -63,14 +62,15 @@ impl NodeKind for TensorBoard {
 struct Events {
     path: PathBuf,
     file: File,
+    /// Whether the start was written.
+    started: bool,
     /// The step of the last validation that was written.
     validated: Option<u64>,
 }
 
 impl Events {
-    /// Begins a file. What earlier files have at the step `superseded` and after it, TensorBoard
-    /// forgets.
-    fn open(folder: &Path, superseded: u64) -> Result<Self> {
+    /// Begins a file.
+    fn open(folder: &Path) -> Result<Self> {
         let cannot = || format!("cannot write events to {}", folder.display());
         fs::create_dir_all(folder).with_context(cannot)?;
         let mut seconds = now() as u64;
@@ -90,15 +90,26 @@ impl Events {
         let events = Self {
             path,
             file,
+            started: false,
             validated: None,
         };
         events.write(0, What::FileVersion("brain.Event:2".to_owned()))?;
-        // A run's first file has it too: TensorBoard looks for the second one to find a restart.
+        Ok(events)
+    }
+
+    /// Says where the run starts, or goes on: what earlier files have at this step and after it,
+    /// TensorBoard forgets. The step is that of the first metric, for where an epoch's length was
+    /// changed, steps have other numbers than before. A run's first file has it too: TensorBoard looks
+    /// for the second one to find a restart.
+    fn start(&mut self, step: u64) -> Result<()> {
+        if self.started {
+            return Ok(());
+        }
+        self.started = true;
         let start = SessionLog {
             status: SESSION_START,
         };
-        events.write(superseded, What::SessionLog(start))?;
-        Ok(events)
+        self.write(step, What::SessionLog(start))
     }
 
     fn write(&self, step: u64, what: What) -> Result<()> {
@@ -127,13 +138,17 @@ impl Sink for Events {
 
     fn accept(&mut self, metric: Metric) -> Result<()> {
         match metric {
-            Metric::Step(step) => match step_scalars(&step) {
-                Some(scalars) => self.scalars(step.step, scalars),
-                None => Ok(()),
-            },
+            Metric::Step(step) => {
+                self.start(step.step)?;
+                match step_scalars(&step) {
+                    Some(scalars) => self.scalars(step.step, scalars),
+                    None => Ok(()),
+                }
+            }
             // The final table is as a rule the last epoch's once more.
             Metric::Epoch(table) | Metric::Final(table) if self.validated != Some(table.step) => {
                 self.validated = Some(table.step);
+                self.start(table.step)?;
                 self.scalars(table.step, table_scalars(&table))
             }
             Metric::Epoch(_) | Metric::Final(_) | Metric::Validating(_) => Ok(()),
