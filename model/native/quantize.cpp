@@ -261,6 +261,20 @@ void on_cpu(const Quantizer& by, const at::Tensor& input, const at::Tensor& outp
   }
 }
 
+// The sum of each row, in f64: of pieces in the precision of the values first, as on the CPU, for on a
+// GPU to widen all of them costs eight bytes of memory each.
+at::Tensor sums_of_rows(const at::Tensor& values) {
+  const std::int64_t rows = values.size(0);
+  const std::int64_t pieces = values.size(1) / kPiece;
+  const std::int64_t whole = pieces * kPiece;
+  auto sums = values.narrow(1, whole, values.size(1) - whole).sum(1, false, at::kDouble);
+  if (pieces > 0) {
+    const auto by_piece = values.narrow(1, 0, whole).reshape({rows, pieces, kPiece}).sum(2);
+    sums = sums + by_piece.sum(1, false, at::kDouble);
+  }
+  return sums;
+}
+
 // The same with libtorch's operators: other devices, other kinds of number. One level after the other,
 // and so with nothing but comparisons and sums, which give the same bits each time on GPUs too.
 at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tensor* passes) {
@@ -294,8 +308,8 @@ at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tens
       const auto here = !above.defined()    ? beyond.logical_not()
                         : !beyond.defined() ? above
                                             : above.logical_and(beyond.logical_not());
-      by.counts.select(1, k).add_(here.sum(1, false, at::kDouble));
-      by.sums.select(1, k).add_(values.masked_fill(here.logical_not(), 0).sum(1, false, at::kDouble));
+      by.counts.select(1, k).add_(sums_of_rows(here.to(values.scalar_type())));
+      by.sums.select(1, k).add_(sums_of_rows(at::where(here, values, 0)));
     }
     above = beyond;
   }

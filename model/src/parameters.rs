@@ -14,8 +14,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::compute::Compute;
 
-/// What a tensor is to the network. Optimizers, quantizers and importers decide by role, never by
-/// looking into a name.
+/// What a tensor is to the network. Optimizers and quantizers decide by role, never by looking into a
+/// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The weight of a convolution: `[out, in / groups, height, width]`.

@@ -153,8 +153,19 @@ impl RsNet {
         Ok(Pass {
             net: self,
             mode,
-            layers: self.modules.pass(mode)?,
+            layers: self.modules.pass(mode, self.moves())?,
         })
+    }
+
+    /// Which resolutions move the bases of activations: all, or the largest alone.
+    fn moves(&self) -> Vec<bool> {
+        let fixed = self.network.fixed_activation_basis();
+        let largest = self.resolutions.iter().max();
+        let moves = self
+            .resolutions
+            .iter()
+            .map(|r| !fixed || Some(r) == largest);
+        moves.collect()
     }
 
     /// The logits of a pass at one resolution; see [`Pass::logits`].
@@ -201,9 +212,12 @@ impl RsNet {
             .map(|&member| logits.get(member).map(Tensor::shallow_clone))
             .collect::<Option<Vec<_>>>()
             .context("an ensemble of resolutions that are not there")?;
-        let positions: Vec<i64> = members.iter().map(|&member| member as i64).collect();
-        let positions = Tensor::f_from_slice(&positions)?.f_to_device(self.parameters.device())?;
-        weigh(&self.alpha.f_index_select(0, &positions)?, &chosen)
+        // Without a copy of the positions to the device, for which it would be waited.
+        let alpha = members
+            .iter()
+            .map(|&member| self.alpha.f_select(0, member as i64))
+            .collect::<Result<Vec<_>, _>>()?;
+        weigh(&Tensor::f_stack(&alpha, 0)?, &chosen)
     }
 }
 
@@ -243,11 +257,7 @@ impl Pass<'_> {
     /// # Errors
     /// What libtorch says.
     pub fn move_bases(self) -> Result<()> {
-        let largest = self.net.resolutions.iter().max();
-        let fixed = self.net.network.fixed_activation_basis();
-        let resolutions = &self.net.resolutions;
-        self.layers
-            .move_bases(|position| !fixed || resolutions.get(position) == largest)
+        self.layers.move_bases()
     }
 }
 

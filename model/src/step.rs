@@ -6,6 +6,7 @@ use tch::Tensor;
 use crate::distillation::{self, Distill, Loss};
 use crate::layers::Mode;
 use crate::optimizer::RunningOptimizer;
+use crate::parameters::Role;
 use crate::rs_net::RsNet;
 
 /// A way of doing a step: [`training_step`] or [`recomputing_training_step`].
@@ -99,7 +100,7 @@ pub fn recomputing_training_step(
     }
     let mut gradients = sum.context("a step needs images")?;
     for (parameter, gradient) in net.parameters().trainable().zip(&mut gradients) {
-        if parameter.name == crate::rs_net::ALPHA {
+        if parameter.role == Role::Alpha {
             *gradient = of_alpha.shallow_clone();
         }
     }

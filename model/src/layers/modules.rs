@@ -115,19 +115,21 @@ impl Modules {
     /// What libtorch says.
     pub fn freeze(&mut self) -> Result<()> {
         self.frozen = None;
-        self.frozen = Some(self.pass(Mode::Evaluate)?.weights);
+        self.frozen = Some(self.pass(Mode::Evaluate, vec![])?.weights);
         Ok(())
     }
 
-    /// Begins to run the layers, with their weights and bases as they stand.
+    /// Begins to run the layers, with their weights and bases as they stand. `moves` says of each
+    /// resolution whether it moves the bases of activations in training.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn pass(&self, mode: Mode) -> Result<Pass<'_>> {
+    pub fn pass(&self, mode: Mode, moves: Vec<bool>) -> Result<Pass<'_>> {
         let Shared { weights, bases } = &self.shared;
         let mut pass = Pass {
             modules: self,
             mode,
+            moves,
             weights: Vec::with_capacity(weights.len()),
             weight_fits: Vec::new(),
             levels: Vec::with_capacity(bases.len()),
@@ -161,14 +163,16 @@ impl Modules {
 pub struct Pass<'m> {
     modules: &'m Modules,
     mode: Mode,
+    /// Whether the resolution at a position moves the bases of activations.
+    moves: Vec<bool>,
     /// At their levels and in the kind that is multiplied.
     weights: Vec<Tensor>,
     /// One for each weight that is quantized, while training.
     weight_fits: Vec<Fit>,
     /// One for each quantizer of activations.
     levels: Vec<Levels>,
-    /// For each resolution that was passed through while training, its position and a fit for each
-    /// quantizer of activations.
+    /// For each resolution that was passed through while training, its position and, if it moves them, a
+    /// fit for each quantizer of activations.
     fits: Vec<(usize, Vec<Option<Fit>>)>,
 }
 
@@ -228,12 +232,12 @@ impl Pass<'_> {
     }
 
     /// Moves the bases, once for each resolution that was passed through, in the order of the
-    /// resolutions: those of the weights each time, those of the activations where `moves` says that
-    /// the resolution at this position moves them. In a pass that does not train, nothing moves.
+    /// resolutions: those of the weights each time, those of the activations where the resolution moves
+    /// them. In a pass that does not train, nothing moves.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn move_bases(mut self, moves: impl Fn(usize) -> bool) -> Result<()> {
+    pub fn move_bases(mut self) -> Result<()> {
         let Shared { weights, bases } = &self.modules.shared;
         let quantized = weights.iter().filter_map(|weight| weight.basis.as_ref());
         // The weights are the same at all resolutions, and so is the basis that fits them.
@@ -247,8 +251,8 @@ impl Pass<'_> {
         for (place, basis) in bases.iter().enumerate() {
             // All were quantized with the basis as it is now, so all fits fall back to this one.
             let old = basis.value.f_detach_copy()?;
-            for (resolution, fits) in &self.fits {
-                if let (true, Some(fit)) = (moves(*resolution), &fits[place]) {
+            for (_, fits) in &self.fits {
+                if let Some(fit) = &fits[place] {
                     basis.update(&quantizers::activations::fitted(fit, &old)?)?;
                 }
             }
@@ -396,7 +400,8 @@ impl Pass<'_> {
                         Some(own) => (own, true),
                         None => (input, false),
                     };
-                    if self.mode == Mode::Train {
+                    let moves = self.moves.get(resolution).is_some_and(|moves| *moves);
+                    if self.mode == Mode::Train && moves {
                         levels
                             .quantize_to_fit(x, Gradient::Rectified, in_place)
                             .map(|(y, fit)| {
