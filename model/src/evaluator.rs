@@ -18,7 +18,6 @@ use crate::compute::{self, Compute, DeviceChoice, Precision};
 use crate::feed::{Feed, cores_of};
 use crate::layers::Mode;
 use crate::metrics::{Metric, Table, Validating};
-use crate::native::keep_freed_memory;
 use crate::parameters::Parameter;
 use crate::rs_net::{BatchNorms, RsNet};
 use crate::validation::Validation;
@@ -74,13 +73,7 @@ impl Node for Evaluate {
         if self.checkpoint.as_os_str().is_empty() {
             report.parameter("checkpoint", "the file has no name", "name a checkpoint");
         }
-        if self.threads == Some(0) {
-            report.parameter(
-                "threads",
-                "`threads` must be at least 1",
-                "leave it out for one a core",
-            );
-        }
+        compute::check_threads(self.threads, report);
         if self.calibration_images == Some(0) {
             report.parameter(
                 "calibration_images",
@@ -267,10 +260,8 @@ struct Evaluation {
 
 impl Thread for Evaluation {
     fn run(self: Box<Self>, mut ports: Ports) -> Result<()> {
-        if let Some(threads) = self.settings.threads {
-            tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
-        }
-        keep_freed_memory();
+        let compute = self.net.parameters().compute();
+        compute.prepare_process(self.settings.threads);
         let began = Instant::now();
         let mut metrics: Sender<Metric> = ports.output("metrics");
         if !self.calibrated.is_empty() && !self.calibrate(&mut ports)? {
@@ -377,7 +368,9 @@ impl Evaluation {
                 return Ok(None);
             }
             match batches.receive()? {
-                Received::Item(_, batch) => validation.add(&self.net, &self.feed, &batch)?,
+                Received::Item(_, batch) => validation
+                    .add(&self.net, &self.feed, &batch)
+                    .with_context(|| format!("batch {} cannot be measured", done + 1))?,
                 Received::EndOfEpoch(_) => return Ok(Some(validation)),
                 Received::Closed => return Ok(None),
             }

@@ -51,5 +51,3 @@ pub mod summary;
 pub mod trainer;
 pub mod validation;
 pub mod whole_file;
-
-pub use native::keep_freed_memory;

@@ -48,10 +48,33 @@ impl Cuda {
         let opened = OPENED.get_or_init(|| open().map_err(|error| format!("{error:#}")));
         opened.as_ref().map_err(|reason| anyhow!("{reason}"))
     }
+
+    /// Makes sure that a GPU is there and not too old for this libtorch.
+    ///
+    /// # Errors
+    /// It is not, or is.
+    pub fn check(&self, index: usize) -> Result<()> {
+        let Some(gpu) = self.gpus.get(index) else {
+            bail!(
+                "there is no GPU {index}: {} {} found{}",
+                self.gpus.len(),
+                if self.gpus.len() == 1 { "was" } else { "were" },
+                visible()
+            );
+        };
+        // libtorch for CUDA 13 has no kernels for what is older than Turing.
+        let (major, minor) = gpu.capability;
+        ensure!(
+            self.runtime < 13000 || gpu.capability >= (7, 5),
+            "{} is too old (compute capability {major}.{minor}): this libtorch has kernels from 7.5 on",
+            gpu.name
+        );
+        Ok(())
+    }
 }
 
 /// What the environment hides, for the end of a sentence.
-pub(super) fn visible() -> String {
+fn visible() -> String {
     match std::env::var("CUDA_VISIBLE_DEVICES") {
         Ok(visible) => format!(" (with CUDA_VISIBLE_DEVICES={visible})"),
         Err(_) => String::new(),
@@ -93,7 +116,6 @@ fn open() -> Result<Cuda> {
     let gpus = driver.gpus()?;
     // It stays loaded, whoever else uses it.
     std::mem::forget(driver);
-    check_capabilities(&gpus, runtime)?;
     ensure!(
         !gpus.is_empty() && tch::Cuda::is_available(),
         "libtorch finds no GPU{}",
@@ -120,22 +142,6 @@ fn check_versions(driver: u32, runtime: u32) -> Result<()> {
         written(driver),
         written(runtime)
     );
-    Ok(())
-}
-
-/// libtorch for CUDA 13 has no kernels for what is older than Turing.
-fn check_capabilities(gpus: &[Gpu], runtime: u32) -> Result<()> {
-    let old = gpus.iter().find(|gpu| gpu.capability < (7, 5));
-    if let Some(Gpu {
-        name, capability, ..
-    }) = old.filter(|_| runtime >= 13000)
-    {
-        let (major, minor) = capability;
-        bail!(
-            "{name} is too old (compute capability {major}.{minor}): this libtorch has kernels from 7.5 on; \
-             CUDA_VISIBLE_DEVICES can hide it where there are others"
-        );
-    }
     Ok(())
 }
 
@@ -251,23 +257,31 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use super::{Gpu, check_capabilities, check_versions};
+    use super::{Cuda, Gpu, check_versions};
 
     #[test]
     fn a_gpu_that_is_too_old_is_told() {
-        let gpu = |capability| Gpu {
-            name: "V100".to_owned(),
+        let gpu = |name: &str, capability| Gpu {
+            name: name.to_owned(),
             memory: 1 << 34,
             capability,
         };
-        assert!(check_capabilities(&[gpu((9, 0)), gpu((7, 5))], 13000).is_ok());
-        assert!(check_capabilities(&[gpu((7, 0))], 12080).is_ok());
-        let error = check_capabilities(&[gpu((9, 0)), gpu((7, 0))], 13000).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("V100 is too old (compute capability 7.0)")
-        );
+        let cuda = |runtime| Cuda {
+            driver: runtime,
+            runtime,
+            cudnn: 0,
+            gpus: vec![gpu("V100", (7, 0)), gpu("T4", (7, 5))],
+        };
+        let check = |runtime, index| cuda(runtime).check(index).map_err(|e| e.to_string());
+        assert_eq!(check(12080, 0), Ok(()));
+        assert_eq!(check(13000, 1), Ok(()));
+        for (index, part) in [
+            (0, "V100 is too old (compute capability 7.0)"),
+            (2, "no GPU 2: 2 were found"),
+        ] {
+            let error = check(13000, index).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

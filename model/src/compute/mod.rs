@@ -9,7 +9,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Once;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
+use rsflow_graph::Report;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -38,20 +39,18 @@ impl DeviceChoice {
     /// A GPU is wanted that is not there or cannot be used; the message says what to do. `Auto` never
     /// fails.
     pub fn open(self) -> Result<Device> {
-        let wanted = match self {
-            DeviceChoice::Cpu => return Ok(Device::Cpu),
-            DeviceChoice::Auto => 0,
-            DeviceChoice::Cuda(index) => index,
-        };
+        if self == DeviceChoice::Cpu {
+            return Ok(Device::Cpu);
+        }
         let found = Cuda::open().and_then(|cuda| {
-            ensure!(
-                (wanted as usize) < cuda.gpus.len(),
-                "there is no GPU {wanted}: {} {} found{}",
-                cuda.gpus.len(),
-                if cuda.gpus.len() == 1 { "was" } else { "were" },
-                cuda::visible()
-            );
-            Ok(Device::Cuda(wanted as usize))
+            let index = match self {
+                DeviceChoice::Cuda(index) => Some(index as usize),
+                _ => (0..cuda.gpus.len()).find(|&index| cuda.check(index).is_ok()),
+            };
+            // Of several that are too old, the first says so.
+            let index = index.unwrap_or(0);
+            cuda.check(index)?;
+            Ok(Device::Cuda(index))
         });
         match (self, found) {
             (_, Ok(device)) => Ok(device),
@@ -65,7 +64,7 @@ impl DeviceChoice {
                 Ok(Device::Cpu)
             }
             (_, Err(reason)) => Err(reason.context(format!(
-                "cannot compute on `device: Cuda({wanted})`; `Auto` takes the CPU where there is no GPU, \
+                "cannot compute on `device: {self:?}`; `Auto` takes the CPU where there is no GPU, \
                  and `rsflow doctor` tells what is missing"
             ))),
         }
@@ -127,6 +126,34 @@ pub struct Suits {
     pub channels_last: bool,
 }
 
+/// No processor has more, and OpenMP ends the process where it cannot make them.
+const MAX_THREADS: usize = 1024;
+
+/// Reports a number of threads that cannot be.
+pub(crate) fn check_threads(threads: Option<usize>, report: &mut Report) {
+    if threads.is_some_and(|threads| !(1..=MAX_THREADS).contains(&threads)) {
+        report.parameter(
+            "threads",
+            format!("`threads` must be from 1 to {MAX_THREADS}"),
+            "leave it out for one a core",
+        );
+    }
+}
+
+/// Whether an error says that memory does not suffice.
+pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    // Of the allocators of GPUs and of the CPU; of cuDNN, which tries the next kernel while one has no
+    // memory, until there is none; of cuBLAS and cuDNN for their own memory.
+    let texts = [
+        "out of memory",
+        "can't allocate memory",
+        "unable to find an engine",
+        "ALLOC_FAILED",
+    ];
+    texts.iter().any(|known| text.contains(known))
+}
+
 /// Whether this processor multiplies bfloat16 in hardware, in the way that oneDNN asks for.
 pub fn cpu_has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -186,6 +213,8 @@ pub struct Compute {
     /// The kind that convolutions and the classifier multiply in: `kind`, `Kind::BFloat16` or
     /// `Kind::Half`.
     pub multiply: Kind,
+    /// Whether a GPU multiplies float32 as TF32.
+    pub tf32: bool,
     /// Whether the channels of a pixel lie side by side, in weights and activations. Shapes are
     /// `[batch, channels, height, width]` either way.
     pub channels_last: bool,
@@ -198,12 +227,13 @@ impl Compute {
             device: Device::Cpu,
             kind,
             multiply: kind,
+            tf32: false,
             channels_last: false,
         }
     }
 
-    /// What a recipe's choices come to on this machine, for a network of which `suits` is said. Says so in the log, and sets
-    /// what libtorch keeps for the whole process: TF32, cuDNN's search for the fastest kernel, and
+    /// What a recipe's choices come to on this machine, for a network of which `suits` is
+    /// said. Says so in the log, and sets what libtorch keeps for the whole process: TF32, cuDNN's search for the fastest kernel, and
     /// with `deterministic` that only kernels are used which give the same bits each time.
     ///
     /// # Errors
@@ -216,6 +246,22 @@ impl Compute {
     ) -> Result<Self> {
         let device = device.open()?;
         let resolved = precision.resolve(device, suits)?;
+        if let Device::Cuda(index) = device {
+            let old = Cuda::open()?
+                .gpus
+                .get(index)
+                .filter(|gpu| gpu.capability < (8, 0));
+            match (old, resolved) {
+                (Some(gpu), Precision::TensorFloat32) => {
+                    tracing::warn!("{} has no TF32: this is plain float32", gpu.name);
+                }
+                (Some(gpu), Precision::BFloat16) => tracing::warn!(
+                    "{} has no instructions for bfloat16: `precision: Float16` is faster",
+                    gpu.name
+                ),
+                _ => {}
+            }
+        }
         if device == Device::Cpu {
             match resolved {
                 Precision::TensorFloat32 => bail!(
@@ -240,6 +286,7 @@ impl Compute {
             device,
             kind: Kind::Float,
             multiply,
+            tf32: resolved == Precision::TensorFloat32,
             channels_last: match (multiply, device) {
                 // What oneDNN does best. Measured with AVX2, float32, three rounds in turn: MobileNetV2's
                 // steps are 1.32 times as fast with channels last, ResNet50's 1.11 times, those of
@@ -250,7 +297,7 @@ impl Compute {
                 _ => true,
             },
         };
-        native::set_arithmetic(resolved == Precision::TensorFloat32, deterministic)
+        native::set_arithmetic(compute.tf32, deterministic)
             .context("cannot set how libtorch computes")?;
         if device.is_cuda() {
             tch::Cuda::cudnn_set_benchmark(!deterministic);
@@ -258,6 +305,17 @@ impl Compute {
         let and = if deterministic { ", deterministic" } else { "" };
         tracing::info!("computing on {compute}{and}");
         Ok(compute)
+    }
+
+    /// Prepares the process for computing so: with `threads` on the CPU, if they are given, and there
+    /// with memory that is not given back each time.
+    pub fn prepare_process(&self, threads: Option<usize>) {
+        if let Some(threads) = threads {
+            tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
+        }
+        if self.device == Device::Cpu {
+            native::keep_freed_memory();
+        }
     }
 
     /// A tensor `[a, b, height, width]` as this lies in memory; others are as they were.
@@ -293,6 +351,7 @@ impl fmt::Display for Compute {
             Kind::BFloat16 => "bfloat16",
             Kind::Half => "float16",
             Kind::Double => "float64",
+            _ if self.tf32 => "TF32",
             _ => "float32",
         };
         let layout = if self.channels_last {

@@ -43,11 +43,8 @@ impl Trainer {
     /// # Errors
     /// No `train` comes in; the device cannot be used; what libtorch says.
     pub fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark> {
-        if let Some(threads) = self.threads {
-            tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
-        }
-        native::keep_freed_memory();
         let compute = self.compute()?;
+        compute.prepare_process(self.threads);
         let net = self.network(compute, &resolutions(incoming)?, Start::Random { seed: 0 })?;
         Ok(Benchmark {
             optimizer: Some(self.optimizer.start(net.parameters())?),

@@ -1,27 +1,13 @@
 //! A step of full size before the first one, so that memory which does not suffice is known at once,
 //! and what would fit.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::Trainer;
-use crate::compute::Compute;
+use crate::compute::{Compute, is_out_of_memory};
 use crate::native;
 use crate::parameters::Start;
-
-/// Whether an error says that memory does not suffice.
-pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
-    let text = format!("{error:#}");
-    // Of the allocators of GPUs and of the CPU; of cuDNN, which tries the next kernel while one has no
-    // memory, until there is none; of cuBLAS and cuDNN for their own memory.
-    let texts = [
-        "out of memory",
-        "can't allocate memory",
-        "unable to find an engine",
-        "ALLOC_FAILED",
-    ];
-    texts.iter().any(|known| text.contains(known))
-}
 
 /// Does a step on images of zeros with a network of its own, which is gone afterwards.
 ///
@@ -39,28 +25,27 @@ pub(super) fn dry_run(
         return Ok(());
     };
     let mut peaks = Vec::new();
-    let found = largest_that_fits(batch, |images| {
+    let (fits, error) = largest_that_fits(batch, |images| {
         let result = one_step(settings, compute, resolutions, images)
             .and_then(|()| native::synchronize(gpu));
-        let (peak, total) = native::take_peak_memory(gpu)?;
-        native::empty_cache()?;
-        peaks.push((images, peak, total));
-        result
+        let told = native::take_peak_memory(gpu);
+        match told.and_then(|told| native::empty_cache().map(|()| told)) {
+            Ok((peak, total)) => {
+                peaks.push((images, peak, total));
+                result
+            }
+            // Behind a step that failed this is nothing new.
+            Err(error) => result.and(Err(error)),
+        }
     })?;
     let told = |images: u64| {
         let peak = peaks.iter().find(|(of, ..)| *of == images);
         peak.map_or((0, 0), |&(_, peak, total)| (peak, total))
     };
     tracing::info!(batch, peak_bytes = told(batch).0, "tried a step");
-    match found {
-        Some(fits) if fits == batch => Ok(()),
-        found => bail!(too_large(
-            batch,
-            told(batch),
-            found.map(|n| (n, told(n).0)),
-            settings.recompute
-        )),
-    }
+    let Some(error) = error else { return Ok(()) };
+    let fits = (fits > 0).then(|| (fits, told(fits).0));
+    Err(error.context(too_large(batch, told(batch), fits, settings.recompute)))
 }
 
 /// What to say where a batch does not fit. Memory in bytes.
@@ -87,17 +72,24 @@ fn too_large(
     )
 }
 
-/// The largest of `batch`, half of it, and so on, whose `trial` does not run out of memory.
-fn largest_that_fits(batch: u64, mut trial: impl FnMut(u64) -> Result<()>) -> Result<Option<u64>> {
-    let mut images = batch;
+/// The largest of `batch`, half of it, and so on, whose `trial` does not run out of memory (0: not even
+/// one image), and the error that the next larger one ended with, if there is one.
+fn largest_that_fits(
+    batch: u64,
+    mut trial: impl FnMut(u64) -> Result<()>,
+) -> Result<(u64, Option<Error>)> {
+    let (mut images, mut failed) = (batch, None);
     while images > 0 {
         match trial(images) {
-            Ok(()) => return Ok(Some(images)),
-            Err(error) if is_out_of_memory(&error) => images /= 2,
+            Ok(()) => break,
+            Err(error) if is_out_of_memory(&error) => {
+                failed = Some(error);
+                images /= 2;
+            }
             Err(error) => return Err(error.context("the trial of a step failed")),
         }
     }
-    Ok(None)
+    Ok((images, failed))
 }
 
 /// A step with a new network.
@@ -136,6 +128,8 @@ fn one_step(settings: &Trainer, compute: Compute, resolutions: &[u32], images: u
 
 #[cfg(test)]
 mod tests {
+    use anyhow::bail;
+
     use super::*;
 
     #[test]
@@ -147,9 +141,10 @@ mod tests {
                 |images| if images <= most { Ok(()) } else { Err(out()) },
             )
         };
-        assert_eq!(fits(256).unwrap(), Some(256));
-        assert_eq!(fits(100).unwrap(), Some(64));
-        assert_eq!(fits(0).unwrap(), None);
+        for (most, found) in [(256, 256), (100, 64), (0, 0)] {
+            let (images, error) = fits(most).unwrap();
+            assert_eq!((images, error.is_some()), (found, found < 256));
+        }
         let other = largest_that_fits(4, |_| bail!("no kernel image")).unwrap_err();
         assert!(format!("{other:#}").contains("no kernel image"));
 

@@ -9,8 +9,6 @@ mod loss_watch;
 mod session;
 mod start;
 
-pub use dry_run::is_out_of_memory;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -134,7 +132,6 @@ impl Node for Trainer {
             ("classes", u64::from(self.classes)),
             ("epochs", self.epochs),
             ("log_every", self.log_every),
-            ("threads", self.threads.map_or(1, |threads| threads as u64)),
         ];
         for (field, value) in positive {
             if value == 0 {
@@ -145,6 +142,7 @@ impl Node for Trainer {
                 );
             }
         }
+        compute::check_threads(self.threads, report);
         if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
             report.parameter(
                 "warm_up_epochs",

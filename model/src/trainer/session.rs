@@ -7,15 +7,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
 use tch::Kind;
 
-use super::dry_run::{dry_run, is_out_of_memory};
+use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
 use super::start::{resume, start_from};
 use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Metadata, Snapshot};
+use crate::compute::is_out_of_memory;
 use crate::distillation::Loss;
 use crate::feed::{Feed, cores_of};
 use crate::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
-use crate::native::keep_freed_memory;
 use crate::optimizer::RunningOptimizer;
 use crate::parameters::Start;
 use crate::rs_net::RsNet;
@@ -151,7 +151,8 @@ impl Session {
             let loss = self.step(&batch, lr);
             let loss = loss.map_err(|error| self.failed_step(error))?;
             self.at.step += 1;
-            self.loss.record(&loss, self.at.step)?;
+            let recorded = self.loss.record(&loss, self.at.step);
+            recorded.map_err(|error| self.failed_step(error))?;
             self.at.step_in_epoch += 1;
             let images = batch.labels().len();
             drop(batch); // its memory goes back to be filled again
@@ -212,19 +213,32 @@ impl Session {
 
     /// What to say of a step that failed: libtorch's words, and what is not lost.
     fn failed_step(&self, error: anyhow::Error) -> anyhow::Error {
+        let of_memory = match self.settings.recompute {
+            true => "smaller training batches need less memory",
+            false => "smaller training batches or `recompute: true` need less memory",
+        };
+        self.failed(&self.place(self.at.step + 1), of_memory, error)
+    }
+
+    /// The same of a validation.
+    fn failed_validation(&self, error: anyhow::Error) -> anyhow::Error {
+        let what = format!("the validation after epoch {}", self.at.epoch + 1);
+        self.failed(&what, "smaller validation batches need less memory", error)
+    }
+
+    /// `of_memory` is what to do where it does not suffice.
+    fn failed(&self, what: &str, of_memory: &str, error: anyhow::Error) -> anyhow::Error {
         let text = format!("{error:#}");
         let of_gpu = ["CUDA", "cuDNN", "CUBLAS"]
             .iter()
             .any(|name| text.contains(name));
-        let way_out = match (is_out_of_memory(&error), self.settings.recompute) {
-            (true, true) => "; smaller training batches need less memory",
-            (true, false) => "; smaller training batches or `recompute: true` need less memory",
-            (false, _) if of_gpu => "; after an error of a GPU only a new process can use it",
-            _ => "",
+        let way_out = match is_out_of_memory(&error) {
+            true => format!("; {of_memory}"),
+            false if of_gpu => "; after an error of a GPU only a new process can use it".to_owned(),
+            false => String::new(),
         };
         error.context(format!(
-            "{} failed on {}. {}{way_out}",
-            self.place(self.at.step + 1),
+            "{what} failed on {}. {}{way_out}",
             self.net.parameters().compute(),
             self.last_checkpoint()
         ))
@@ -262,9 +276,7 @@ impl Session {
             match batches.receive()? {
                 Received::Item(_, batch) => validation
                     .add(&self.net, &self.feed, &batch)
-                    .with_context(|| {
-                        format!("the validation after epoch {} failed", self.at.epoch)
-                    })?,
+                    .map_err(|error| self.failed_validation(error))?,
                 Received::EndOfEpoch(_) => return Ok(Some(validation)),
                 Received::Closed => return Ok(None),
             }
@@ -295,11 +307,16 @@ impl Session {
 
     fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
         let began = Instant::now();
-        let at = Metadata {
-            loss_scale: self.optimizer.loss_scale()?,
-            ..self.at.clone()
-        };
-        let snapshot = Snapshot::take(at, self.net.parameters(), Some(&self.optimizer))
+        let snapshot = self
+            .optimizer
+            .loss_scale()
+            .and_then(|loss_scale| {
+                let at = Metadata {
+                    loss_scale,
+                    ..self.at.clone()
+                };
+                Snapshot::take(at, self.net.parameters(), Some(&self.optimizer))
+            })
             .with_context(|| {
                 format!(
                     "no checkpoint can be taken after {}. {}",
@@ -337,10 +354,8 @@ fn injected_failure(step: u64) -> Result<()> {
 
 impl Thread for Session {
     fn run(mut self: Box<Self>, mut ports: Ports) -> Result<()> {
-        if let Some(threads) = self.settings.threads {
-            tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
-        }
-        keep_freed_memory();
+        let compute = self.net.parameters().compute();
+        compute.prepare_process(self.settings.threads);
         let mut train = ports
             .input::<Batch>("train")
             .context("the trainer needs `train`")?;
@@ -363,7 +378,8 @@ impl Thread for Session {
                 // The user's wish, or another node's failure: what was learned is kept.
                 return self.save(&mut outputs, None, false);
             };
-            let rows = validation.rows(&self.net)?;
+            let rows = validation.rows(&self.net);
+            let rows = rows.map_err(|error| self.failed_validation(error))?;
             let best = self.is_best(&rows);
             let mut table = Table {
                 epoch: self.at.epoch,

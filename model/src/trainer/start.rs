@@ -20,6 +20,9 @@ fn other_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> Stri
     )
 }
 
+/// What to do with a checkpoint that a run cannot go on from.
+const ANEW: &str = "; a new run can start from its weights: `start_from` in the recipe's trainer";
+
 /// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
 /// of itself.
 pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> {
@@ -119,7 +122,7 @@ pub(super) fn resume(
         "{}{}",
         other_network(path, saved, at),
         if at.network.can_start_from(&saved.network) {
-            "; a new run can start from its weights: `start_from` in the recipe's trainer"
+            ANEW
         } else {
             ""
         }
@@ -131,13 +134,13 @@ pub(super) fn resume(
     );
     ensure!(
         saved.resolutions == at.resolutions,
-        "{place} was trained at {:?}, the recipe says {:?}",
+        "{place} was trained at {:?}, the recipe says {:?}{ANEW}",
         saved.resolutions,
         at.resolutions
     );
     ensure!(
         saved.batch_norms == at.batch_norms,
-        "{place} has {:?} batch norms, the recipe says {:?}",
+        "{place} has {:?} batch norms, the recipe says {:?}{ANEW}",
         saved.batch_norms,
         at.batch_norms
     );
