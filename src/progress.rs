@@ -170,19 +170,16 @@ impl State {
             self.loss = Some(losses.loss);
         }
         let done = step.epoch * step.steps_per_epoch + step.step_in_epoch;
-        let left = (step.epochs * step.steps_per_epoch).saturating_sub(done);
+        let all = step.epochs.saturating_mul(step.steps_per_epoch);
+        let left = all.saturating_sub(done) as f64;
+        let seconds = self.began.elapsed().as_secs_f64() / self.steps as f64 * left;
         let loss = self
             .loss
             .map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
         let words = format!(
             "{:.0} images/s  {loss}{} left",
             step.images_per_second,
-            duration(
-                self.began
-                    .elapsed()
-                    .div_f64(self.steps as f64)
-                    .mul_f64(left as f64)
-            ),
+            duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
         );
         let title = format!("epoch {}/{}", step.epoch + 1, step.epochs);
         if self.screen.bars.is_some() {

@@ -1,6 +1,7 @@
 //! Where a run keeps its files.
 
 use std::fs::{self, File};
+use std::io::ErrorKind::AlreadyExists;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -19,8 +20,10 @@ pub struct RunDir {
     pub path: PathBuf,
     /// The checkpoint to go on from.
     pub resume: Option<PathBuf>,
-    /// Whether it is this run that makes it.
+    /// Whether it is this run that made it.
     fresh: bool,
+    /// Whether its name is the time, which another run may have taken.
+    is_named_by_time: bool,
 }
 
 impl RunDir {
@@ -33,27 +36,20 @@ impl RunDir {
     ) -> Result<Self> {
         let all_runs = Path::new("runs").join(recipe.file_stem().unwrap_or_default());
         let (path, resume) = match (wanted, resume) {
-            (Some(path), None) => (path.to_owned(), None),
-            (None, None) => (all_runs.join(start_time()), None),
+            (wanted, None) => (wanted.map(Path::to_owned), None),
             (wanted, Some(Some(checkpoint))) => {
-                // A checkpoint in a run directory brings its directory along.
-                let its_own = checkpoint
-                    .parent()
-                    .filter(|parent| parent.file_name().is_some_and(|name| name == CHECKPOINTS))
-                    .and_then(Path::parent);
-                let path = wanted.or(its_own).map(Path::to_owned);
-                (
-                    path.unwrap_or_else(|| all_runs.join(start_time())),
-                    Some(checkpoint.clone()),
-                )
+                let path = wanted.map(Path::to_owned).or_else(|| run_of(checkpoint));
+                (path, Some(checkpoint.clone()))
             }
-            (Some(path), Some(None)) => (path.to_owned(), Some(last_checkpoint(path))),
+            (Some(path), Some(None)) => (Some(path.to_owned()), Some(last_checkpoint(path))),
             (None, Some(None)) => {
                 let path = latest(&all_runs)?;
                 let last = last_checkpoint(&path);
-                (path, Some(last))
+                (Some(path), Some(last))
             }
         };
+        let is_named_by_time = path.is_none();
+        let path = path.unwrap_or_else(|| all_runs.join(start_time()));
         if let Some(checkpoint) = &resume {
             ensure!(
                 checkpoint.is_file(),
@@ -61,32 +57,63 @@ impl RunDir {
                 checkpoint.display()
             );
         }
-        let fresh = !path.exists();
-        if resume.is_none() && !fresh {
+        if resume.is_none() && !is_named_by_time && path.exists() {
             ensure!(path.is_dir(), "{} is not a folder", path.display());
             let mut entries =
                 fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))?;
+            let way_out = match last_checkpoint(&path).exists() {
+                true => "--resume goes on with it, another --run-dir starts anew",
+                false => {
+                    "there is no checkpoint in it to go on from: remove it, or name another --run-dir"
+                }
+            };
             ensure!(
                 entries.next().is_none(),
-                "the run directory {} is not empty; --resume goes on with it, another --run-dir starts anew",
+                "the run directory {} is not empty; {way_out}",
                 path.display()
             );
         }
         Ok(RunDir {
             path,
             resume,
-            fresh,
+            fresh: false,
+            is_named_by_time,
         })
     }
 
-    /// Makes the directory, unless it is there.
-    pub fn make(&self) -> Result<()> {
-        fs::create_dir_all(&self.path).with_context(|| {
+    /// Makes the directory, unless it is there. One that is named by the time is this run's alone: where
+    /// another run was started in the same second, it gets a number.
+    pub fn make(&mut self) -> Result<()> {
+        self.try_to_make().with_context(|| {
             format!(
                 "cannot make the run directory {}; --run-dir names another",
                 self.path.display()
             )
         })
+    }
+
+    fn try_to_make(&mut self) -> std::io::Result<()> {
+        let wanted = self.path.clone();
+        if let Some(folder) = wanted.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        for number in 2.. {
+            match fs::create_dir(&self.path) {
+                Ok(()) => {
+                    // Nobody else can have made it, then.
+                    self.fresh = true;
+                    break;
+                }
+                Err(error) if error.kind() != AlreadyExists => return Err(error),
+                Err(_) if self.is_named_by_time => {
+                    let name = wanted.file_name().unwrap_or_default().display();
+                    self.path = wanted.with_file_name(format!("{name}-{number}"));
+                }
+                Err(_) if self.path.is_dir() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Writes the recipe that runs, overrides applied.
@@ -117,6 +144,7 @@ impl RunDir {
 }
 
 const CHECKPOINTS: &str = "checkpoints";
+const LOG: &str = "run.log";
 
 /// The recipe of a run, overrides applied.
 pub fn recipe(run_dir: &Path) -> PathBuf {
@@ -126,6 +154,19 @@ pub fn recipe(run_dir: &Path) -> PathBuf {
 /// The newest checkpoint of a run.
 pub fn last_checkpoint(run_dir: &Path) -> PathBuf {
     run_dir.join(CHECKPOINTS).join("last.safetensors")
+}
+
+/// The directory of the run that wrote a checkpoint, which goes on there.
+fn run_of(checkpoint: &Path) -> Option<PathBuf> {
+    let folder = checkpoint.parent()?;
+    let run_dir = folder.parent()?;
+    let run_dir = match run_dir.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => run_dir,
+    };
+    // Any folder may be named so.
+    let is_one = folder.file_name()? == CHECKPOINTS && run_dir.join(LOG).is_file();
+    is_one.then(|| run_dir.to_owned())
 }
 
 /// The run whose last checkpoint is the newest.
@@ -155,7 +196,7 @@ fn start_time() -> String {
 /// Sends the program's log to the run directory, if there is one, and its warnings to the screen.
 pub fn log(run_dir: Option<&RunDir>, screen: &Screen) -> Result<()> {
     let file = run_dir.map(|run_dir| {
-        let path = run_dir.path.join("run.log");
+        let path = run_dir.path.join(LOG);
         File::options()
             .create(true)
             .append(true)

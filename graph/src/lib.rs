@@ -12,6 +12,7 @@
 //! | `plan` | names, types, schemas, cycles |
 //! | `draw` | a plan as a picture |
 //! | `problem` | what is wrong with a recipe, as the user reads it |
+//! | `say` | a line on stderr |
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
 //! | `shard` | one process's part of a source's samples |
 //! | `item`, `batch` | what travels between nodes |
@@ -30,6 +31,7 @@ mod plan;
 mod ports;
 mod problem;
 mod recipe;
+mod say;
 mod shard;
 mod stage;
 mod stop;
@@ -51,6 +53,7 @@ pub use plan::{Edge, Plan, Planned};
 pub use ports::{Ports, Received, Receiver, Sender};
 pub use problem::{Problem, Problems, counted, did_you_mean, listed};
 pub use recipe::{Recipe, differences};
+pub use say::say;
 pub use shard::Shard;
 pub use stage::{
     AnyFold, AnyMap, AnySink, AnySource, Budget, Contents, Context, Fold, Map, OnError, Position,

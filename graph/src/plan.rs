@@ -66,6 +66,7 @@ impl Plan {
         let links = resolve(&recipe, &mut problems);
         let order = order(&recipe, &links, &mut problems);
         unread(&recipe, &links, tapped, &mut problems);
+        shared(&recipe, &links, &mut problems);
         let planned = propagate(&recipe, &links, &order, &mut problems);
         if !problems.is_empty() {
             return Err(Problems::new(recipe.text, problems));
@@ -423,6 +424,65 @@ fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: &mut Vec<Pr
                     one_of(readers),
                     node.name
                 )),
+            );
+        }
+    }
+}
+
+/// Inputs of one node that come from the same node. It reads one for a while and then the other, which
+/// until then holds up what comes before both: the run would stand still.
+fn shared(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) {
+    // A node and all that it reads from, the nearest first.
+    let upstream = |start: usize| {
+        let mut found = vec![start];
+        let mut next = 0;
+        while let Some(&node) = found.get(next) {
+            for link in &links.of[node] {
+                if !found.contains(&link.from) {
+                    found.push(link.from);
+                }
+            }
+            next += 1;
+        }
+        found
+    };
+    for (reader, inputs) in recipe.nodes.iter().zip(&links.of) {
+        let written = |link: &Link| {
+            let mut inputs = reader.inputs.iter();
+            Some((inputs.find(|input| input.port == link.port)?, link.port?))
+        };
+        for (position, later) in inputs.iter().enumerate() {
+            let all = upstream(later.from);
+            let both = inputs[..position].iter().find_map(|earlier| {
+                let others = upstream(earlier.from);
+                let source = all.iter().find(|node| others.contains(node))?;
+                Some((*source, written(earlier)?, written(later)?))
+            });
+            let Some((source, (first, first_port), (second, second_port))) = both else {
+                continue;
+            };
+            let source = &recipe.nodes[source].name;
+            if recipe
+                .nodes
+                .iter()
+                .filter(|node| node.name == *source)
+                .count()
+                > 1
+            {
+                continue; // one of two nodes of this name, as the user has been told
+            }
+            let what = format!(
+                "`{first_port}` and `{second_port}` of `{}` both come from `{source}`",
+                reader.name
+            );
+            problems.push(
+                Problem::new(what, second.span.clone())
+                    .label(format!("comes from `{source}`"))
+                    .also(first.span.clone(), "so does this")
+                    .help(
+                        "they are read in turn, so one would wait for the other for ever: give each of them \
+                         nodes of its own, down to the source",
+                    ),
             );
         }
     }

@@ -16,7 +16,7 @@ use crate::{skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let run_dir = RunDir::find(
+    let mut run_dir = RunDir::find(
         &arguments.recipe,
         arguments.run_dir.as_deref(),
         arguments.resume.as_ref(),

@@ -2,6 +2,7 @@
 
 use tokio::runtime::Runtime;
 
+use crate::say::say;
 use crate::stop::Stop;
 
 /// Ctrl-C or SIGTERM: the first one says `words` and interrupts the run, a second one ends the
@@ -13,9 +14,9 @@ pub(super) fn on_signals(runtime: &Runtime, stop: Stop, words: &'static str) {
     };
     runtime.spawn(async move {
         signals.next().await;
-        eprintln!("{words}");
-        tracing::info!("interrupted by a signal");
         stop.interrupt();
+        say(words);
+        tracing::info!("interrupted by a signal");
         signals.next().await;
         std::process::exit(130);
     });

@@ -111,6 +111,9 @@ fn default_log_every() -> u64 {
     10
 }
 
+/// More is a slip of the finger.
+const MAX_EPOCHS: u64 = 1_000_000;
+
 impl Node for Trainer {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
         vec![("train", &self.train), ("validate", &self.validate)]
@@ -143,6 +146,13 @@ impl Node for Trainer {
             }
         }
         compute::check_threads(self.threads, report);
+        if self.epochs > MAX_EPOCHS {
+            report.parameter(
+                "epochs",
+                "these are too many epochs",
+                format!("they go up to {MAX_EPOCHS}"),
+            );
+        }
         if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
             report.parameter(
                 "warm_up_epochs",

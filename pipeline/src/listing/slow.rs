@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rsflow_graph::say;
+
 /// Nothing is said of what is done sooner.
 const PATIENCE: Duration = Duration::from_secs(1);
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -23,7 +25,7 @@ impl Slow {
         let now = Instant::now();
         if now >= self.next_line {
             self.next_line = now + BETWEEN_LINES;
-            eprintln!("{}", words());
+            say(words());
         }
     }
 }

@@ -41,6 +41,7 @@ impl Batch {
 
 /// More is a slip of the finger.
 const MAX_BATCH: usize = 1 << 20;
+const MAX_PREFETCH: usize = 1 << 10;
 
 impl Node for Batch {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
@@ -62,10 +63,10 @@ impl Node for Batch {
                 format!("batches go up to {MAX_BATCH} images"),
             );
         }
-        if self.prefetch == 0 {
+        if !(1..=MAX_PREFETCH).contains(&self.prefetch) {
             report.parameter(
                 "prefetch",
-                "`prefetch` must be at least 1",
+                format!("`prefetch` must be from 1 to {MAX_PREFETCH}"),
                 "2 is the default",
             );
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use rsflow_graph::{
     Build, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema, Shard, Stage,
+    say,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -56,6 +57,9 @@ impl ShapesFolder {
     }
 }
 
+/// More is a slip of the finger.
+const MAX_IMAGES: usize = 1 << 24;
+
 impl Node for ShapesFolder {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
         Vec::new()
@@ -67,11 +71,12 @@ impl Node for ShapesFolder {
             ("train_images", self.train_images),
             ("val_images", self.val_images),
         ] {
-            if images < ShapesParameters::default().classes {
+            let classes = ShapesParameters::default().classes;
+            if !(classes..=MAX_IMAGES).contains(&images) {
                 report.parameter(
                     field,
-                    "there must be an image of every class",
-                    format!("at least {}", ShapesParameters::default().classes),
+                    "there must be an image of every class, and room for all",
+                    format!("from {classes} to {MAX_IMAGES}"),
                 );
             }
         }
@@ -85,10 +90,10 @@ impl Node for ShapesFolder {
             let quarter = done * 4 / total.max(1);
             if quarter > said || done == 1 {
                 said = quarter;
-                eprintln!(
-                    "making the image set in {}: {done} of {total}",
-                    self.root.display()
-                );
+                let root = self.root.display();
+                say(format_args!(
+                    "making the image set in {root}: {done} of {total}"
+                ));
             }
         })?;
         let half = match self.split {
