@@ -292,9 +292,9 @@ pub struct Eval {
     /// Replaces the file of --store if there is one
     #[arg(long, requires = "store")]
     pub force: bool,
-    /// The share of an image's short side that is kept
-    #[arg(long, value_name = "F", default_value_t = 0.875, value_parser = fraction)]
-    pub fraction: f64,
+    /// The share of an image's short side that is kept [default: as in the training's validation]
+    #[arg(long, value_name = "F", value_parser = fraction)]
+    pub fraction: Option<f64>,
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: u32,
@@ -374,9 +374,9 @@ pub struct Predict {
     /// How many classes are told for each image
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub top: u64,
-    /// The share of an image's short side that is kept
-    #[arg(long, value_name = "F", default_value_t = 0.875, value_parser = fraction)]
-    pub fraction: f64,
+    /// The share of an image's short side that is kept [default: as in the training's validation]
+    #[arg(long, value_name = "F", value_parser = fraction)]
+    pub fraction: Option<f64>,
     /// What to compute on.
     #[command(flatten)]
     pub compute: Computing,

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::workplace::{cascaded, completed, done, rsflow, workplace};
+use crate::workplace::{RECIPE, cascaded, completed, done, rsflow, workplace};
 
 /// A workplace in which a run has been completed in `out`. Tests only add files to it.
 fn trained() -> &'static Path {
@@ -64,6 +64,44 @@ fn a_checkpoint_has_the_figures_that_training_ended_with() {
         &row(&other_order, None)["loss"],
         &row(&all, None)["loss"]
     ));
+}
+
+#[test]
+fn images_are_made_as_the_recipe_made_them() {
+    let folder = workplace();
+    let folder = folder.path();
+    let recipe = RECIPE
+        .replace(
+            r#"ShapesFolder(root: "shapes", split: Val, train_images: 84, val_images: 24)"#,
+            r#"ImageFolder(root: "shapes/val")"#,
+        )
+        .replace(
+            r#"DecodeJpeg(input: "val_files")"#,
+            r#"DecodeJpeg(input: "val_files", exif_orientation: true)"#,
+        )
+        .replace(
+            "sizes: [48, 32]),\n        \"val_batches\"",
+            "sizes: [48, 32], fraction: 1.0),\n        \"val_batches\"",
+        );
+    assert!(recipe.contains("fraction: 1.0") && recipe.contains("exif_orientation: true"));
+    std::fs::write(folder.join("recipe.ron"), recipe).unwrap();
+    // Every image says that it lies on its side.
+    let lying =
+        b"\xff\xe1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    for image in walk(&folder.join("shapes/val")) {
+        let mut bytes = std::fs::read(&image).unwrap();
+        bytes.splice(2..2, lying.iter().copied());
+        std::fs::write(&image, bytes).unwrap();
+    }
+    completed(folder, &["--run-dir", "out", "--set", "trainer.epochs=1"]);
+    let log = std::fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let eval = |more: &[&str]| {
+        let common = ["eval", "--checkpoint", LAST, "--data", "shapes"];
+        json(folder, &[&common[..], &AS_IN_TRAINING, more].concat())
+    };
+    assert_eq!(eval(&[])["rows"], last["rows"]);
+    assert_ne!(eval(&["--fraction", "0.875"])["rows"], last["rows"]);
 }
 
 #[test]
@@ -296,6 +334,16 @@ fn what_cannot_be_measured_is_told() {
             &["cut.safetensors", "truncated"],
         ),
         (eval(LAST, &["nowhere"]), 2, &["there is no folder nowhere"]),
+        (
+            eval(LAST, &["shapes", "--json", "nowhere/table.json"]),
+            1,
+            &["cannot write nowhere/table.json: its folder does not exist"],
+        ),
+        (
+            predict(&["--size", "32", image, "--json", "nowhere/table.json"]),
+            1,
+            &["cannot write nowhere/table.json: its folder does not exist"],
+        ),
         (
             eval(LAST, &["few"]),
             1,

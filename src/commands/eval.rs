@@ -13,10 +13,12 @@ use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::metrics::Table;
 use serde_json::json;
 
-use super::{INTERRUPTED, Usage, allocator, cascade, check_folder, refuse_to_replace, sizes};
+use super::{
+    INTERRUPTED, Usage, allocator, check_folder, refuse_to_replace, sizes, validation_images,
+};
 use crate::catalogue::CATALOGUE;
 use crate::cli::Eval;
-use crate::files::{is_stdout, write_json};
+use crate::files::{check_place, is_stdout, write_json};
 use crate::progress::{Progress, Screen};
 use crate::{run_dir, table};
 
@@ -25,7 +27,11 @@ const EVALUATION: &str = "evaluation";
 
 pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     check_folder(&arguments.data)?;
+    if let Some(path) = &arguments.json {
+        check_place(path, "--json")?;
+    }
     if let Some(store) = &arguments.store {
+        check_place(store, "--store")?;
         refuse_to_replace(store, arguments.force)?;
     }
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
@@ -35,7 +41,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let recipe = recipe(arguments, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);
     let plan = Plan::with_taps(Recipe::parse(text, CATALOGUE, &[])?, &[EVALUATION])?;
-    let progress = Progress::new(screen);
+    let progress = Progress::new(screen.clone());
     let options = Options {
         allocator: allocator(&plan),
         taps: progress.taps(&plan),
@@ -44,27 +50,30 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     };
     let finished = Running::start(&plan, options).and_then(Running::wait);
     progress.end();
+    // What was measured is told, whatever became of the files.
+    if let Some(table) = progress.last_table() {
+        if !is_stdout(arguments.json.as_deref()) {
+            writeln!(
+                out,
+                "{}\n{} ({} epochs), {} images",
+                table::render(&table),
+                arguments.checkpoint.display(),
+                metadata.epoch,
+                table.images
+            )?;
+        }
+        if let Some(path) = &arguments.json {
+            write_json(path, &as_json(arguments, metadata, &table), out)?;
+        }
+    }
     if finished?.interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let table = progress
-        .last_table()
-        .context("the evaluation ended without a table")?;
-    if let Some(path) = &arguments.json {
-        write_json(path, &as_json(arguments, metadata, &table), out)?;
-    }
-    if !is_stdout(arguments.json.as_deref()) {
-        writeln!(
-            out,
-            "{}\n{} ({} epochs), {} images",
-            table::render(&table),
-            arguments.checkpoint.display(),
-            metadata.epoch,
-            table.images
-        )?;
-        if let Some(path) = &arguments.store {
-            writeln!(out, "{} has the calibrated batch norms too", path.display())?;
-        }
+    if let Some(path) = &arguments.store {
+        screen.line(&format!(
+            "{} has the calibrated batch norms too",
+            path.display()
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,18 +111,23 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
              leave it out, or name other --sizes"
         )));
     }
-    let picture_side = cascade::picture_side(metadata, sizes, |line| screen.line(line));
+    let tell = |line: &str| screen.line(line);
+    let center = validation_images::like_training(metadata, sizes, arguments.fraction, tell);
+    let decode = format!(
+        "exif_orientation: {}, max_pixels: {}",
+        center.exif_orientation, center.limits.max_pixels
+    );
     let (val, train) = folders(&arguments.data);
-    let val_sizes = match picture_side {
+    let val_sizes = match center.picture_side {
         None => "ResizeAndCenterCrop(".to_owned(),
         Some(side) => format!("CascadedCenterCrop(from: {side}, "),
     };
     let mut nodes = vec![
         format!(r#""val_files": ImageFolder(root: {val:?})"#),
-        r#""val_images": DecodeJpeg(input: "val_files")"#.to_owned(),
+        format!(r#""val_images": DecodeJpeg(input: "val_files", {decode})"#),
         format!(
             r#""val_sizes": {val_sizes}input: "val_images", sizes: {sizes:?}, fraction: {:?})"#,
-            arguments.fraction
+            center.fraction
         ),
         format!(
             r#""val_batches": Batch(input: "val_sizes", size: {})"#,
@@ -138,13 +152,13 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
         })?;
         nodes.extend([
             format!(r#""train_files": ImageFolder(root: {train:?}, shuffle: true)"#),
-            r#""train_images": DecodeJpeg(input: "train_files")"#.to_owned(),
+            format!(r#""train_images": DecodeJpeg(input: "train_files", {decode})"#),
             format!(
                 r#""train_batches": Batch(input: "train_sizes", size: {}, drop_last: false)"#,
                 arguments.batch
             ),
         ]);
-        nodes.extend(match picture_side {
+        nodes.extend(match center.picture_side {
             None => vec![
                 r#""train_crops": RandomResizedCrop(input: "train_images")"#.to_owned(),
                 format!(

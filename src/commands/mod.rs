@@ -1,7 +1,6 @@
 //! One file per subcommand, and what they share: reading a recipe, and exit codes.
 
 mod bench;
-mod cascade;
 mod check;
 mod doctor;
 mod eval;
@@ -15,6 +14,7 @@ mod profile;
 mod run;
 mod sizes;
 mod summary;
+mod validation_images;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rsflow_graph::{Allocator, PlainMemory, Plan, Planned, Problems, Recipe, Text};
+use rsflow_graph::{Allocator, PlainMemory, Plan, Planned, Problems, Recipe, Text, say};
 use rsflow_model::evaluator::Evaluate;
 use rsflow_model::trainer::Trainer;
 
@@ -82,12 +82,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Says what went wrong, and tells the exit code.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(problems) = error.downcast_ref::<Problems>() {
-        eprint!("{}", problems.render(std::io::stderr().is_terminal()));
+        say(problems.render(std::io::stderr().is_terminal()).trim_end());
         return ExitCode::from(WRONG);
     }
-    eprintln!("error: {error}");
+    say(format_args!("error: {error}"));
     for cause in error.chain().skip(1) {
-        eprintln!("  caused by: {cause}");
+        say(format_args!("  caused by: {cause}"));
     }
     if error.downcast_ref::<Usage>().is_some() {
         return ExitCode::from(WRONG);
@@ -161,6 +161,8 @@ fn allocator(plan: &Plan) -> Arc<dyn Allocator> {
 fn recipe(path: &Path, overrides: &Overrides) -> Result<Recipe> {
     let text = std::fs::read_to_string(path)
         .with_context(|| Usage(format!("cannot read the recipe {}", path.display())))?;
+    // Some editors begin a file with an invisible mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let text = Text::new(path.display().to_string(), text);
     Ok(Recipe::parse(text, CATALOGUE, &overrides.set)?)
 }

@@ -5,25 +5,29 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use rsflow_graph::say;
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::compute::Compute;
 use rsflow_model::predictor::{Prediction, Predictor};
-use rsflow_pipeline::pixels;
+use rsflow_pipeline::pixels::Center;
 use serde_json::json;
 
-use super::{cascade, sizes};
+use super::{sizes, validation_images};
 use crate::cli::{Computing, Predict};
-use crate::files::{is_stdout, write_json};
+use crate::files::{check_place, is_stdout, write_json};
 use crate::table;
 
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
+    if let Some(path) = &arguments.json {
+        check_place(path, "--json")?;
+    }
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let metadata = checkpoint.metadata();
     let named = arguments.batch_norm.map(|norm| (arguments.size, norm));
     let named = named.as_slice();
     sizes::check(metadata, &arguments.checkpoint, &[arguments.size], named)?;
     if let Some(line) = sizes::tell_borrowed(metadata, arguments.size, named) {
-        eprintln!("{line}");
+        say(line);
     }
     let norm = arguments
         .batch_norm
@@ -32,30 +36,19 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     let compute = Compute::open(device, precision, false, metadata.suits()?)?;
     let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
     let sizes = [arguments.size];
-    let picture_side = cascade::picture_side(metadata, &sizes, |line| eprintln!("{line}"));
+    let center =
+        validation_images::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut told = Vec::new();
     for path in &arguments.images {
-        match predict(&predictor, path, picture_side, arguments.fraction, top) {
+        match predict(&predictor, path, &center, top) {
             Ok(predictions) => told.push((path, predictions)),
             Err(error) => {
                 failed += 1;
-                eprintln!("error: {}: {error:#}", path.display());
+                say(format_args!("error: {}: {error:#}", path.display()));
             }
         }
-    }
-    if let Some(path) = &arguments.json {
-        let images = told
-            .iter()
-            .map(|(image, predictions)| json!({ "image": image, "predictions": predictions }));
-        let value = json!({
-            "checkpoint": arguments.checkpoint,
-            "size": arguments.size,
-            "batch_norm": norm,
-            "images": images.collect::<Vec<_>>(),
-        });
-        write_json(path, &value, out)?;
     }
     if !is_stdout(arguments.json.as_deref()) && !told.is_empty() {
         let rows = told.iter().flat_map(|(image, predictions)| {
@@ -73,8 +66,23 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         let header = ["image", "class", "probability %"];
         writeln!(out, "{}", table::grid(&header, rows))?;
     }
+    if let Some(path) = &arguments.json {
+        let images = told
+            .iter()
+            .map(|(image, predictions)| json!({ "image": image, "predictions": predictions }));
+        let value = json!({
+            "checkpoint": arguments.checkpoint,
+            "size": arguments.size,
+            "batch_norm": norm,
+            "images": images.collect::<Vec<_>>(),
+        });
+        write_json(path, &value, out)?;
+    }
     if failed > 0 {
-        eprintln!("{failed} of {} images failed", arguments.images.len());
+        say(format_args!(
+            "{failed} of {} images failed",
+            arguments.images.len()
+        ));
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -83,15 +91,10 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
 fn predict(
     predictor: &Predictor,
     path: &Path,
-    picture_side: Option<u32>,
-    fraction: f64,
+    center: &Center,
     top: usize,
 ) -> Result<Vec<Prediction>> {
     let bytes = std::fs::read(path).context("cannot read the file")?;
-    let size = predictor.size();
-    let pixels = match picture_side {
-        None => pixels::center(&bytes, size, fraction)?,
-        Some(side) => pixels::sampled_center(&bytes, size, side, fraction)?,
-    };
+    let pixels = center.pixels(&bytes, predictor.size())?;
     predictor.predict(&pixels, top)
 }

@@ -36,6 +36,11 @@ impl CascadedCenterCrop {
     pub fn picture_side(&self) -> u32 {
         picture_side(self.from, &self.sizes)
     }
+
+    /// The share of an image's short side that is kept.
+    pub fn fraction(&self) -> f64 {
+        self.fraction
+    }
 }
 
 impl Node for CascadedCenterCrop {

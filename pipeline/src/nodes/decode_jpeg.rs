@@ -37,6 +37,20 @@ pub struct DecodeJpeg {
     on_error: Damage,
 }
 
+impl DecodeJpeg {
+    /// What images may be.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_pixels: self.max_pixels,
+        }
+    }
+
+    /// Whether images are turned as their EXIF orientation says.
+    pub fn exif_orientation(&self) -> bool {
+        self.exif_orientation
+    }
+}
+
 fn default_max_pixels() -> u64 {
     DEFAULT_MAX_PIXELS
 }
@@ -78,10 +92,7 @@ impl Map for DecodeJpeg {
     type Out = LazyImage;
 
     fn apply(&self, encoded: EncodedImage, context: &Context) -> Result<LazyImage> {
-        let limits = Limits {
-            max_pixels: self.max_pixels,
-        };
-        let stored = pixels::header(&encoded.bytes, &limits)?;
+        let stored = pixels::header(&encoded.bytes, &self.limits())?;
         let orientation = if self.exif_orientation {
             Orientation::of(&encoded.bytes, stored.format)
         } else {

@@ -31,6 +31,7 @@ pub use shapes_folder::ShapesFolder;
 
 use std::path::Path;
 
+use crate::pixels::Center;
 use rsflow_graph::{Port, Report};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -151,7 +152,7 @@ fn check_fraction(fraction: f64, report: &mut Report) {
 
 /// The parameter `fraction`.
 fn default_fraction() -> f64 {
-    0.875
+    Center::default().fraction
 }
 
 /// The side of the picture that a cascade samples its sizes from: the parameter `from`, or the largest

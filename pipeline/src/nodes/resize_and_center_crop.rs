@@ -25,6 +25,13 @@ pub struct ResizeAndCenterCrop {
     fraction: f64,
 }
 
+impl ResizeAndCenterCrop {
+    /// The share of an image's short side that is kept.
+    pub fn fraction(&self) -> f64 {
+        self.fraction
+    }
+}
+
 impl Node for ResizeAndCenterCrop {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
         vec![("input", &self.input)]

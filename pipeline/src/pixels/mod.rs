@@ -15,6 +15,7 @@
 //! of 16-bit grey the upper 8 bits are taken, where Pillow makes nearly everything white; and a TIFF
 //! is turned upright only if [`Orientation`] is asked for, like every other format.
 
+mod center;
 mod error;
 mod jpeg;
 mod orientation;
@@ -29,6 +30,7 @@ pub mod lighting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use center::{Center, CenterError};
 pub use error::ImageError;
 pub use orientation::Orientation;
 pub use resize::{Filter, RenderError, Rendition, Resizer, kernel};
@@ -356,61 +358,6 @@ impl Decoder {
         };
         Ok(Pixels { bytes: rgb, covers })
     }
-}
-
-/// Why one image could not be made ready; see [`center`].
-#[derive(Debug, thiserror::Error)]
-pub enum CenterError {
-    /// The file.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The resizing.
-    #[error(transparent)]
-    Render(#[from] RenderError),
-}
-
-/// A single image as validation sees it: scaled until its short side is `size / fraction`, then the
-/// centre cut out. `[size, size, 3]`, RGB.
-///
-/// # Errors
-/// Damage and unsupported files; a size of 0.
-pub fn center(bytes: &[u8], size: u32, fraction: f64) -> Result<Vec<u8>, CenterError> {
-    let plan = |width, height| crop::validation(width, height, size, fraction);
-    rendered(bytes, plan, &mut Resizer::new())
-}
-
-/// The same where a network was trained on samples of one picture of `side` x `side` pixels, as
-/// `CascadedCenterCrop` makes them.
-///
-/// # Errors
-/// Damage and unsupported files; a size or a side of 0.
-pub fn sampled_center(
-    bytes: &[u8],
-    size: u32,
-    side: u32,
-    fraction: f64,
-) -> Result<Vec<u8>, CenterError> {
-    let mut resizer = Resizer::new();
-    let plan = |width, height| crop::covered(width, height, side, fraction);
-    let picture = rendered(bytes, plan, &mut resizer)?;
-    let mut out = vec![0; size as usize * size as usize * 3];
-    resizer.sample(&picture, side, &mut out, size)?;
-    Ok(out)
-}
-
-/// What the plan for an image of its width and height makes of it.
-fn rendered(
-    bytes: &[u8],
-    plan: impl Fn(u32, u32) -> Rendition,
-    resizer: &mut Resizer,
-) -> Result<Vec<u8>, CenterError> {
-    let header = header(bytes, &Limits::default())?;
-    let plan = plan(header.width, header.height);
-    let mut decoder = Decoder::new();
-    let pixels = decoder.decode(bytes, &header, header.whole(), Verify::Full)?;
-    let mut out = vec![0; plan.output_bytes()];
-    resizer.render(pixels, &plan, &mut out)?;
-    Ok(out)
 }
 
 /// One poster among photographs must not hold more memory than this for the rest of the run.
