@@ -21,6 +21,9 @@
 #   EPOCHS     5: of the whole runs; at least 2
 #   LIMIT      steps of the loss comparison (50)
 #
+# For a processor with AVX512-BF16, against float32 and against the same precision of the other program:
+#   DEVICE=Cpu COMPARE="BFloat16:fp32 BFloat16:bf16_cl" SIZES=128,112,96,80,64 NETWORKS=resnet18:32 xtask/gpu.sh out
+#
 # Tried on a CPU:
 #   DEVICE=Cpu COMPARE=Float32:fp32 PRECISIONS=Float32 SIZES=64,48 NETWORKS=resnet18:4 ROUNDS=1 SECONDS_EACH=1 xtask/gpu.sh out
 set -euo pipefail
@@ -45,10 +48,14 @@ mkdir -p "$out"
 say() { echo "gpu.sh: $*" >&2; }
 trap 'say "that failed; the end of $out/errors.txt:"; tail -n 5 "$out/errors.txt" >&2' ERR
 
+depth() { local name=${1#resnet}; echo "${name%%_*}"; }
+
 # A network as recipes write it.
 network() {
   case $1 in
-    resnet*) echo "ResNet(depth: ${1#resnet})" ;;
+    resnet*_w2a2) echo "QuantizedResNet(depth: $(depth "$1"), mode: PreActivation, weight_bits: 2, activation_bits: 2)" ;;
+    resnet*_w2a32) echo "QuantizedResNet(depth: $(depth "$1"), mode: WeightsOnly, weight_bits: 2)" ;;
+    resnet*) echo "ResNet(depth: $(depth "$1"))" ;;
     mobilenet_v2) echo "MobileNetV2()" ;;
     *) say "no network $1"; exit 2 ;;
   esac
@@ -157,12 +164,15 @@ say "steps: $out/steps.tsv, $out/steps.txt"
 steps >"$out/steps.tsv"
 medians "$out/steps.tsv" >"$out/steps.txt"
 
-say "what recomputing and determinism cost: $out/variants.txt"
+say "what recomputing, determinism and quantizers cost: $out/variants.txt"
 first=${networks%% *}
 precision=${precisions%% *}
 {
   for override in recompute=false recompute=true deterministic=true; do
     echo "$first $precision $override: $(ours "$first" "trainer.precision=$precision" "trainer.$override") (images/s, MiB)"
+  done
+  for what in resnet18 resnet18_w2a32 resnet18_w2a2; do
+    echo "$what:${first#*:} Float32: $(ours "$what:${first#*:}" trainer.precision=Float32) (images/s, MiB)"
   done
 } >"$out/variants.txt"
 
