@@ -34,12 +34,27 @@ const OVERRIDES: &[(&str, &[&str])] = &[
     ),
     (
         "set_not_ron",
-        &["train_batches.size=3)", "trainer.epochs=[1,"],
+        &[
+            "train_batches.size=3)",
+            "trainer.epochs=[1,",
+            "train_batches.drop_last=not yet",
+            "train_sizes.sizes=64,32",
+            "val_sizes.sizes=[64, 32",
+            "train_crops.scale=0.5,1.0",
+            "trainer.network=ResNet(depth: 18",
+            "trainer.optimizer=Sgd(lr: 0.1)]",
+            "val_batches.size=\"3\"",
+        ],
     ),
     ("set_choice", &["trainer.distill=ensemble"]),
     (
         "set_list",
-        &["train_sizes.sizes=64", "val_sizes.sizes=[64, x]"],
+        &[
+            "train_sizes.sizes=64",
+            "val_sizes.sizes=[64, x]",
+            // Text would be one mistake in place of two, but that is not what was meant.
+            "trainer.network=ResNet(dept: 18, widht: 8)",
+        ],
     ),
     ("set_reference", &["log.input=trainer.metric"]),
     (

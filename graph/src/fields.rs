@@ -3,12 +3,20 @@
 
 use std::ops::Range;
 
+use ron::error::SpannedError;
+use ron::value::RawValue;
+
 /// How all of a recipe is read: an optional value needs no `Some(...)` around it, and a choice
 /// such as `ResNet(depth: 50)` one pair of parentheses only.
 pub(crate) fn options() -> ron::Options {
     let extensions = ron::extensions::Extensions::IMPLICIT_SOME
         | ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES;
     ron::Options::default().with_default_extension(extensions)
+}
+
+/// A text that is RON, whatever it says.
+pub(crate) fn ron(text: &str) -> Result<&RawValue, SpannedError> {
+    options().from_str(text)
 }
 
 /// What a piece of text is.

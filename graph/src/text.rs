@@ -136,6 +136,13 @@ impl Text {
         })
     }
 
+    /// What was typed for the text in quotes in `range`, if an override put the quotes around it.
+    pub(crate) fn put_into_quotes(&self, range: &Range<usize>) -> Option<&str> {
+        let place = self.place(range.clone());
+        let typed = &place.text[place.start..place.end];
+        (typed != &self.resolved[range.clone()]).then_some(typed)
+    }
+
     /// Where the user finds `range` of the resolved text.
     pub fn place(&self, range: Range<usize>) -> Place<'_> {
         let (mut start, mut end) = (range.start, range.end);
@@ -213,6 +220,8 @@ mod tests {
         assert_eq!(&place.text[place.start..place.end], "workers");
         let place = text.place(10..15);
         assert_eq!(&place.text[place.start..place.end], "two");
+        assert_eq!(text.put_into_quotes(&(10..15)), Some("two"));
+        assert_eq!(text.put_into_quotes(&(at + 16..at + 21)), None);
         let overridden = |range| {
             text.overridden_in(&range)
                 .map(|span| &text.resolved()[span])

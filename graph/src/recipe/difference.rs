@@ -1,7 +1,5 @@
 //! What two recipes say differently: by meaning, not by text.
 
-use ron::value::RawValue;
-
 use super::look::{float, integer};
 use crate::fields::{self, Shape, Token, Value};
 
@@ -41,7 +39,7 @@ pub fn differences(now: &str, was: &str) -> Vec<String> {
 }
 
 fn read(text: &str) -> Option<Value> {
-    fields::options().from_str::<&RawValue>(text).ok()?;
+    fields::ron(text).ok()?;
     fields::shape(text)
 }
 

@@ -5,14 +5,15 @@ use std::ops::Range;
 
 use schemars::Schema;
 
-use super::syntax::is_number;
-use crate::fields::{Field, Shape, Value};
+use super::syntax::{is_number, unpaired};
+use crate::fields::{self, Field, Shape, Value};
 use crate::node::Kind;
 use crate::problem::{Problem, did_you_mean, listed, nearest, one_of};
+use crate::text::Text;
 
 /// Looks for what a schema does not allow. It never judges what serde accepts; see the module.
 pub(super) struct Look<'a> {
-    text: &'a str,
+    text: &'a Text,
     /// Where the definitions are.
     root: &'a Schema,
     kind: Option<&'static Kind>,
@@ -20,7 +21,7 @@ pub(super) struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    pub fn new(text: &'a str, root: &'a Schema, kind: Option<&'static Kind>) -> Self {
+    pub fn new(text: &'a Text, root: &'a Schema, kind: Option<&'static Kind>) -> Self {
         Look {
             text,
             root,
@@ -30,7 +31,7 @@ impl<'a> Look<'a> {
     }
 
     fn word(&self, span: &Range<usize>) -> &'a str {
-        &self.text[span.clone()]
+        &self.text.resolved()[span.clone()]
     }
 
     /// Follows references and options; tells whether the value may be left empty.
@@ -145,6 +146,10 @@ impl<'a> Look<'a> {
             ("boolean", Shape::Quoted) if matches!(unquoted, "true" | "false") => {
                 Some(format!("write `{unquoted}`, without quotes"))
             }
+            ("array", Shape::Quoted) if bounds(schema).is_none() => {
+                self.mended(value, &[("", "]"), ("[", "]")])
+            }
+            ("array" | "object", Shape::Quoted) => self.mended(value, &[("", ")"), ("(", ")")]),
             ("string", Shape::Word) => Some(format!("write `\"{word}\"`")),
             ("array", Shape::Word) if bounds(schema).is_none() => Some(format!("write `[{word}]`")),
             ("array", Shape::Tuple(items)) if bounds(schema).is_none() && !items.is_empty() => {
@@ -171,7 +176,10 @@ impl<'a> Look<'a> {
             Shape::Word if integer(word).is_some() => "this is a whole number".to_owned(),
             Shape::Word if float(word).is_some() => "this is a fractional number".to_owned(),
             Shape::Word => "this is a word without quotes".to_owned(),
-            Shape::Quoted => "this is text in quotes".to_owned(),
+            Shape::Quoted => match self.text.put_into_quotes(&value.span) {
+                Some(typed) => not_ron(typed),
+                None => "this is text in quotes".to_owned(),
+            },
             Shape::List(_) => "this is a list".to_owned(),
             Shape::Tuple(items) => match items.len() {
                 0 | 1 => format!("this is {} in parentheses", counted(items.len(), "value")),
@@ -180,6 +188,15 @@ impl<'a> Look<'a> {
             Shape::Fields(_) => "these are fields in parentheses".to_owned(),
             Shape::Map(_) => "this is a map".to_owned(),
         }
+    }
+
+    /// The way out where an override was taken as text for want of these brackets.
+    fn mended(&self, value: &Value, brackets: &[(&str, &str)]) -> Option<String> {
+        let typed = self.text.put_into_quotes(&value.span)?;
+        let written = brackets.iter();
+        let mut written = written.map(|(open, close)| format!("{open}{typed}{close}"));
+        let sound = written.find(|written| fields::ron(written).is_ok())?;
+        Some(format!("write `{sound}`"))
     }
 
     fn choice(&mut self, value: &Value, choices: &[(&'a str, Option<&'a Schema>)], what: &str) {
@@ -206,12 +223,13 @@ impl<'a> Look<'a> {
             (None, _) if head.is_empty() || is_number(head) => {
                 let unquoted = self.word(&value.span).trim_matches('"');
                 let meant = names().find(|name| *name == unquoted);
+                let meant = meant.map(|name| format!("write `{name}`, without quotes"));
                 Problem::new(
                     format!("{what} must be {}", one_of(names())),
                     value.span.clone(),
                 )
                 .label(self.found(value))
-                .maybe_help(meant.map(|name| format!("write `{name}`, without quotes")))
+                .maybe_help(meant.or_else(|| self.mended(value, &[("", ")")])))
             }
             (None, _) => Problem::new(format!("{what} cannot be `{head}`"), value.head.clone())
                 .label(format!("expected {}", one_of(names())))
@@ -317,6 +335,15 @@ impl<'a> Look<'a> {
             );
         }
     }
+}
+
+/// What is said of an override that had to be put into quotes.
+fn not_ron(typed: &str) -> String {
+    let why = fields::ron(typed)
+        .err()
+        .and_then(|error| unpaired(typed, &error));
+    let why = why.map_or_else(String::new, |problem| format!(": {}", problem.message));
+    format!("this is no RON, so it was taken as text{why}")
 }
 
 /// The type that a schema asks for; of an optional value, that of what it may hold.

@@ -12,7 +12,6 @@ mod syntax;
 use std::ops::Range;
 use std::sync::Arc;
 
-use ron::value::RawValue;
 use schemars::Schema;
 use serde::de::DeserializeOwned;
 
@@ -113,7 +112,7 @@ fn schema() -> Schema {
 
 fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
     let whole = text.resolved();
-    if let Err(error) = fields::options().from_str::<&RawValue>(whole) {
+    if let Err(error) = fields::ron(whole) {
         let problem = syntax(whole, &error);
         return Err(Problems::new(text, vec![problem]));
     }
@@ -122,7 +121,7 @@ fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
         return Err(Problems::new(text, vec![problem]));
     };
     let schema = schema();
-    let mut look = Look::new(whole, &schema, None);
+    let mut look = Look::new(&text, &schema, None);
     look.object(&shape, &schema, "the recipe");
     let mut problems = look.found;
     if !matches!(&whole[shape.head.clone()], "" | "Recipe") {
@@ -180,7 +179,7 @@ fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
                 Problem::new(message, name_span.clone()).help("use letters, digits, `_` and `-`"),
             );
         }
-        let read = read_node(whole, value, catalogue);
+        let read = read_node(&text, value, catalogue);
         problems.extend(read.problems);
         nodes.push(Written {
             name,
@@ -222,7 +221,8 @@ struct ReadNode {
     problems: Vec<Problem>,
 }
 
-fn read_node(whole: &str, value: &Value, catalogue: Catalogue) -> ReadNode {
+fn read_node(text: &Text, value: &Value, catalogue: Catalogue) -> ReadNode {
+    let whole = text.resolved();
     let mut read = ReadNode {
         kind: None,
         node: None,
@@ -273,7 +273,7 @@ fn read_node(whole: &str, value: &Value, catalogue: Catalogue) -> ReadNode {
                 .filter_map(|port| reference(whole, Some(port), value.at(whole, port)?))
                 .collect();
             let schema = (kind.parameters)();
-            let mut look = Look::new(whole, &schema, Some(kind));
+            let mut look = Look::new(text, &schema, Some(kind));
             look.object(value, &schema, kind.name);
             read.problems = look.found;
             if read.problems.is_empty() {

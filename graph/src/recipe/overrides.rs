@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use ron::value::RawValue;
-
 use super::{Recipe, SETTINGS, read};
 use crate::fields;
 use crate::problem::{Problem, did_you_mean, listed};
@@ -80,11 +78,19 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
         read(text, recipe.catalogue).ok()
     };
     // The value is RON; what is not, as a bare word or a path, is meant as a string.
-    let is_ron = fields::options().from_str::<&RawValue>(value).is_ok();
+    let is_ron = fields::ron(value).is_ok();
     let as_it_is = is_ron.then(|| attempt(value)).flatten();
-    let as_text = attempt(&format!("{value:?}"));
+    let quoted = format!("{value:?}");
+    let as_text = attempt(&quoted);
+    let start = range.start + before.len();
+    let is_wrong = |problem: &Problem| problem.span == (start..start + quoted.len());
     let chosen = match (as_it_is, as_text) {
-        (Some(one), Some(other)) if other.problems.len() < one.problems.len() => Some(other),
+        (Some(one), Some(other))
+            if other.problems.len() < one.problems.len()
+                && !other.problems.iter().any(is_wrong) =>
+        {
+            Some(other)
+        }
         (one, other) => one.or(other),
     };
     let unreadable = || {

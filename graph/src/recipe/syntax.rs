@@ -23,20 +23,7 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
         return Problem::new("this comment is not closed", start..start + 2)
             .label("no `*/` belongs to it");
     }
-    // A quote that is missing turns all that follows inside out: look for the first that reaches
-    // into the next line.
-    for (token, span) in tokens.iter().take_while(|(_, span)| span.start <= stop) {
-        let Token::Quoted { closed } = token else {
-            continue;
-        };
-        let quoted = &text[span.clone()];
-        if !closed || quoted.contains('\n') {
-            let line = quoted.lines().next().map_or(0, str::len);
-            return Problem::new("a quote is missing", span.start..span.start + line)
-                .label("the text that begins here does not end on this line");
-        }
-    }
-    if let Some(problem) = unbalanced(text, &tokens, stop) {
+    if let Some(problem) = unpaired(text, error) {
         return problem;
     }
     let at = tokens.partition_point(|(_, span)| span.end <= stop);
@@ -70,6 +57,26 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
         }
         _ => unexplained(text, stop, error),
     }
+}
+
+/// The quote or bracket that is missing in a text that is no RON, or one that is too many.
+pub(super) fn unpaired(text: &str, error: &SpannedError) -> Option<Problem> {
+    let stop = offset_of(text, error.span.end.line, error.span.end.col);
+    let tokens = fields::tokens(text);
+    // A quote that is missing turns all that follows inside out: look for the first that reaches
+    // into the next line.
+    for (token, span) in tokens.iter().take_while(|(_, span)| span.start <= stop) {
+        let Token::Quoted { closed } = token else {
+            continue;
+        };
+        let quoted = &text[span.clone()];
+        if !closed || quoted.contains('\n') {
+            let line = quoted.lines().next().map_or(0, str::len);
+            let problem = Problem::new("a quote is missing", span.start..span.start + line);
+            return Some(problem.label("the text that begins here does not end on this line"));
+        }
+    }
+    unbalanced(text, &tokens, stop)
 }
 
 /// The first bracket without its partner, if the reader stopped behind it.
