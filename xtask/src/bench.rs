@@ -171,6 +171,27 @@ fn archs() -> impl Iterator<Item = &'static str> {
 }
 
 impl Arguments {
+    /// What would measure nothing, or not all that is asked for, is a mistake.
+    fn check(&self) -> Result<()> {
+        if self.only.as_deref() == Some("load") && self.images.is_none() {
+            bail!(
+                "loading is measured with images: --images FOLDER names a folder of class folders"
+            );
+        }
+        let steps: Vec<&str> = STEPS.iter().map(|step| step.arch).collect();
+        let quantized: Vec<&str> = QUANTIZED.iter().map(|(step, _)| step.arch).collect();
+        for (part, archs) in [("steps", steps), ("quantized", quantized)] {
+            let mut wanted = self.arch.iter();
+            if self.only.as_deref() == Some(part)
+                && let Some(arch) = wanted.find(|arch| !archs.contains(&arch.as_str()))
+            {
+                let archs = archs.join(", ");
+                bail!("--only {part} does not measure {arch}: --arch takes {archs} there");
+            }
+        }
+        Ok(())
+    }
+
     fn wants(&self, step: &Step) -> bool {
         self.arch.is_empty() || self.arch.iter().any(|arch| arch == step.arch)
     }
@@ -178,6 +199,7 @@ impl Arguments {
 
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    arguments.check()?;
     setup::ensure(workspace, setup::room_to_build(workspace, "release"))?;
     let wanted = |part: &str| arguments.only.as_deref().is_none_or(|only| only == part);
     if wanted("engine") {
@@ -193,7 +215,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if let Some(images) = arguments.images.as_deref().filter(|_| wanted("load")) {
         load(workspace, arguments, images)?;
     }
-    if wanted("steps") {
+    if wanted("steps") && STEPS.iter().any(|step| arguments.wants(step)) {
         let program = workspace.build_release()?;
         println!("{HEADER}");
         for step in STEPS.iter().filter(|step| arguments.wants(step)) {
@@ -219,7 +241,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             println!("{}", rounds.row(step.arch));
         }
     }
-    if wanted("quantized") {
+    if wanted("quantized") && QUANTIZED.iter().any(|(step, _)| arguments.wants(step)) {
         quantized(workspace, arguments)?;
     }
     Ok(())
@@ -256,6 +278,8 @@ fn rsflow(
 /// Loading, beside bare threads over the same kernels and beside each of the others.
 fn load(workspace: &Workspace, arguments: &Arguments, images: &Path) -> Result<()> {
     build(workspace, "rsflow-pipeline", "loader")?;
+    // Cargo runs a benchmark in its package's folder.
+    let images = std::path::absolute(images).context("cannot tell where `--images` is")?;
     let images = images
         .to_str()
         .context("the folder of `--images` has a name that is not UTF-8")?;
@@ -498,6 +522,42 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(speed(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_measure_nothing_is_refused() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        for (options, expected) in [
+            ("", None),
+            ("--only load --images here", None),
+            ("--only load", Some("--images FOLDER")),
+            ("--only steps --arch resnet50", None),
+            ("--arch resnet50 --arch resnet18_w2a2", None),
+            (
+                "--only steps --arch resnet18 --arch resnet18_w2a2",
+                Some("--only steps does not measure resnet18_w2a2: --arch takes resnet18, "),
+            ),
+            (
+                "--only quantized --arch resnet50",
+                Some("--arch takes resnet18_w2a32, "),
+            ),
+        ] {
+            let options = ["bench"].into_iter().chain(options.split_whitespace());
+            let command = <Command as clap::Parser>::parse_from(options);
+            let said = command
+                .arguments
+                .check()
+                .err()
+                .map(|error| error.to_string());
+            match (&said, expected) {
+                (Some(said), Some(words)) => assert!(said.contains(words), "{said}"),
+                (said, expected) => assert_eq!(said.as_deref(), expected),
+            }
         }
     }
 
