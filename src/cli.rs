@@ -201,7 +201,7 @@ data nodes alone, `whole` both, as `run` does it.
 device in the same precision; a step counts as three forward passes. `peak memory` is that of
 tensors on a GPU, and that of the process so far on the CPU. The JSON has: recipe, computes,
 peak_multiply_adds_per_second, rows (part, resolution, batch, images_per_second, median_seconds,
-share_of_peak, peak_memory_bytes), failed.";
+share_of_peak, peak_memory_bytes), failed; computes is null where only the pipeline is measured.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:

@@ -69,6 +69,19 @@ fn the_bench_measures_every_part() {
 }
 
 #[test]
+fn the_data_alone_is_measured_without_the_device() {
+    let folder = workplace();
+    let options = ["--only", "pipeline", "--seconds", "0.01", "--json", "-"];
+    let arguments = ["bench", "recipe.ron", "--set", "trainer.device=Cuda(90)"];
+    let json = done(folder.path(), &[&arguments[..], &options].concat());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["computes"], Value::Null);
+    assert_eq!(json["rows"][0]["part"], "pipeline");
+    assert_eq!(json["rows"][0]["batch"], 8);
+    assert_eq!(json["rows"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_bench_without_data_keeps_what_it_measured() {
     let folder = workplace();
     let recipe = std::fs::read_to_string(folder.path().join("recipe.ron")).unwrap();

@@ -31,7 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 struct Row {
     part: &'static str,
     resolution: Option<u32>,
-    batch: u64,
+    /// `None` where the recipe does not tell.
+    batch: Option<u64>,
     images_per_second: f64,
     /// Of a step or a batch.
     median: Option<Duration>,
@@ -48,52 +49,55 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     run_dir::log(None, &screen)?;
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
     let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
-    let batch = match arguments.batch {
-        Some(batch) => u64::from(batch),
-        None => train_batch(&plan, planned).context(Usage(
-            "the recipe does not say how large a training batch is: --batch does".to_owned(),
-        ))?,
-    };
+    let its_batch = train_batch(&plan, planned);
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let seconds = Duration::from_secs_f64(arguments.seconds);
-    let mut benchmark = trainer.benchmark(&plan.incoming(planned))?;
-    let compute = benchmark.compute();
-    let computes = benchmark.computes();
 
     let mut rows = Vec::new();
     let mut failed = Vec::new();
+    let mut computes = None;
     let mut peak_rate = None;
-    if wanted(BenchPart::Step) || wanted(BenchPart::Inference) {
-        peak_rate = Some(peak(compute, seconds.min(Duration::from_secs(2)))?);
-    }
-    if wanted(BenchPart::Step) {
-        screen.line(&format!("training steps of {batch} images"));
-        match benchmark.steps(batch, seconds) {
-            Ok(measured) => {
-                let row = row("training step", None, batch, measured);
-                rows.push(row.with_share(benchmark.step_multiply_adds(), peak_rate));
-            }
-            Err(error) => failed.push(("training step", error)),
+    // The data nodes alone need neither network nor device.
+    let computing = [BenchPart::Step, BenchPart::Inference, BenchPart::Whole];
+    if computing.into_iter().any(wanted) {
+        let mut benchmark = trainer.benchmark(&plan.incoming(planned))?;
+        computes = Some(benchmark.computes());
+        if wanted(BenchPart::Step) || wanted(BenchPart::Inference) {
+            let seconds = seconds.min(Duration::from_secs(2));
+            peak_rate = Some(peak(benchmark.compute(), seconds)?);
         }
-    }
-    if wanted(BenchPart::Inference) {
-        let resolutions = benchmark.net().summary().resolutions.clone();
-        for (position, cost) in resolutions.iter().enumerate() {
-            screen.line(&format!("inference at {}", cost.resolution));
-            let tried = match inference(&mut benchmark, position, seconds) {
-                Ok(tried) => tried,
-                Err(error) => {
-                    failed.push(("inference", error));
-                    break;
+        if wanted(BenchPart::Step) {
+            let batch = arguments.batch.map(u64::from).or(its_batch);
+            let batch = batch.context(Usage(
+                "the recipe does not say how large a training batch is: --batch does".to_owned(),
+            ))?;
+            screen.line(&format!("training steps of {batch} images"));
+            match benchmark.steps(batch, seconds) {
+                Ok(measured) => {
+                    let row = row("training step", None, batch, measured);
+                    rows.push(row.with_share(benchmark.step_multiply_adds(), peak_rate));
                 }
-            };
-            rows.extend(tried.into_iter().map(|(batch, measured)| {
-                let row = row("inference", Some(cost.resolution), batch, measured);
-                row.with_share(cost.multiply_adds, peak_rate)
-            }));
+                Err(error) => failed.push(("training step", error)),
+            }
         }
-    }
-    drop(benchmark); // whose memory the whole needs
+        if wanted(BenchPart::Inference) {
+            let resolutions = benchmark.net().summary().resolutions.clone();
+            for (position, cost) in resolutions.iter().enumerate() {
+                screen.line(&format!("inference at {}", cost.resolution));
+                let tried = match inference(&mut benchmark, position, seconds) {
+                    Ok(tried) => tried,
+                    Err(error) => {
+                        failed.push(("inference", error));
+                        break;
+                    }
+                };
+                rows.extend(tried.into_iter().map(|(batch, measured)| {
+                    let row = row("inference", Some(cost.resolution), batch, measured);
+                    row.with_share(cost.multiply_adds, peak_rate)
+                }));
+            }
+        }
+    } // its memory is free for the whole
     for (part, name, only) in [
         (BenchPart::Pipeline, "pipeline", Only::Pipeline),
         (BenchPart::Whole, "whole", Only::Both),
@@ -105,7 +109,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
             Ok(images_per_second) => rows.push(Row {
                 part: name,
                 resolution: None,
-                batch: train_batch(&plan, planned).unwrap_or(batch),
+                batch: its_batch,
                 images_per_second,
                 median: None,
                 share: None,
@@ -128,7 +132,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         write_json(path, &value, out)?;
     }
     if !is_stdout(arguments.json.as_deref()) && !rows.is_empty() {
-        writeln!(out, "{}", render(&rows, &computes, peak_rate))?;
+        writeln!(out, "{}", render(&rows, computes.as_deref(), peak_rate))?;
     }
     match failed.len() {
         0 => Ok(ExitCode::SUCCESS),
@@ -148,7 +152,7 @@ fn row(part: &'static str, resolution: Option<u32>, batch: u64, measured: Measur
     Row {
         part,
         resolution,
-        batch,
+        batch: Some(batch),
         images_per_second: batch as f64 / measured.median.as_secs_f64(),
         median: Some(measured.median),
         share: None,
@@ -209,7 +213,7 @@ fn inference(
     })
 }
 
-fn render(rows: &[Row], computes: &str, peak: Option<f64>) -> String {
+fn render(rows: &[Row], computes: Option<&str>, peak: Option<f64>) -> String {
     let header = [
         "part",
         "resolution",
@@ -223,7 +227,7 @@ fn render(rows: &[Row], computes: &str, peak: Option<f64>) -> String {
         vec![
             row.part.to_owned(),
             row.resolution.map_or_else(String::new, |r| r.to_string()),
-            row.batch.to_string(),
+            row.batch.map_or_else(String::new, |n| n.to_string()),
             rate(row.images_per_second),
             time(row.median),
             row.share.map_or_else(String::new, percent),
@@ -232,7 +236,10 @@ fn render(rows: &[Row], computes: &str, peak: Option<f64>) -> String {
             }),
         ]
     });
-    let mut text = format!("{}\non {computes}", grid(&header, cells));
+    let mut text = grid(&header, cells);
+    if let Some(computes) = computes {
+        text.push_str(&format!("\non {computes}"));
+    }
     if let Some(peak) = peak {
         text.push_str(&format!(
             "; its peak is {:.3} TFLOP/s, measured in large matrix products",
