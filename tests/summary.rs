@@ -150,7 +150,7 @@ fn mistakes_are_told() {
         (
             &[two.to_str().unwrap()],
             2,
-            "two.ron has 2; `rsflow nodes RsNet` shows how one is written",
+            "both `second_log` and `log` write `metrics.jsonl` in the run directory",
         ),
         (&depth, 2, "there is no ResNet of depth 20"),
         (

@@ -191,6 +191,9 @@ pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     /// What makes it faster where it is what limits a run and no worker is left, as the end of a
     /// sentence; `NODE` stands for its name. Empty if there is nothing to turn.
     const FASTER: &'static str = "";
+    /// The file or folder of the run directory that such a node writes alone, so that no recipe has
+    /// two of them. Empty if there may be several.
+    const WRITES: &'static str = "";
 }
 
 /// An entry of the catalogue.
@@ -208,6 +211,8 @@ pub struct Kind {
     pub example: &'static str,
     /// What makes it faster, see [`NodeKind::FASTER`].
     pub faster: &'static str,
+    /// What it writes alone, see [`NodeKind::WRITES`].
+    pub writes: &'static str,
     /// The parameters, as JSON Schema.
     pub parameters: fn() -> schemars::Schema,
     pub(crate) parse: fn(&str) -> Result<Arc<dyn Node>, SpannedError>,
@@ -223,6 +228,7 @@ impl Kind {
             outputs: K::OUTPUTS,
             example: K::EXAMPLE,
             faster: K::FASTER,
+            writes: K::WRITES,
             parameters: || schemars::schema_for!(K),
             parse: |text| {
                 fields::options()

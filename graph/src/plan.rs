@@ -67,6 +67,7 @@ impl Plan {
         let order = order(&recipe, &links, &mut problems);
         unread(&recipe, &links, tapped, &mut problems);
         shared(&recipe, &links, &mut problems);
+        one_writer(&recipe, &mut problems);
         let planned = propagate(&recipe, &links, &order, &mut problems);
         if !problems.is_empty() {
             return Err(Problems::new(recipe.text, problems));
@@ -485,6 +486,24 @@ fn shared(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) {
                     ),
             );
         }
+    }
+}
+
+/// What a node writes alone has one such node.
+fn one_writer(recipe: &Recipe, problems: &mut Vec<Problem>) {
+    let writes = |node: &Written| node.kind.map_or("", |kind| kind.writes);
+    for (index, node) in recipe.nodes.iter().enumerate() {
+        let file = writes(node);
+        let mut before = recipe.nodes[..index].iter();
+        let first = before.find(|first| !file.is_empty() && writes(first) == file);
+        problems.extend(first.map(|first| {
+            let names = listed([first.name.as_str(), &node.name]);
+            let message = format!("both {names} write `{file}` in the run directory");
+            Problem::new(message, node.name_span.clone())
+                .label("writes it too")
+                .also(first.name_span.clone(), "writes it")
+                .help("take one of them out")
+        }));
     }
 }
 

@@ -386,7 +386,7 @@ fn what_cannot_be_written_is_told_at_once() {
         expect_all(&message(Some(run.path())), &[&place.display().to_string()]);
     }
 
-    // The same files twice: another node, or another run.
+    // The same files twice.
     let run = tempfile::tempdir().unwrap();
     for (open, name) in &kinds[..2] {
         let first = open(Some(run.path())).unwrap();

@@ -46,13 +46,13 @@ fn resumed(build: &Build) -> Result<Option<Metadata>> {
         .transpose()
 }
 
-/// Makes sure that nobody else writes to the file or folder for as long as `file` is open:
-/// neither another node of the recipe nor another run in the same run directory.
+/// Makes sure that no other run in the same run directory writes to the file or folder for as long
+/// as `file` is open. (That no other node of the recipe does is known from the plan.)
 fn claim(file: &File, path: &Path) -> Result<()> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => bail!(
-            "{} is being written by another run, or by another node of this recipe; \
-             stop that run, or leave one such node",
+            "{} is being written by another run; stop that run, or choose another run directory with \
+             `--run-dir`",
             path.display()
         ),
         // Some network file systems have no locks; a run is possible there all the same.
