@@ -6,18 +6,16 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::workplace::{RECIPE, cascaded, completed, done, rsflow, workplace};
+use crate::workplace::{RECIPE, cascaded, completed, done, rsflow, shared_workplace, workplace};
 
 /// A workplace in which a run has been completed in `out`. Tests only add files to it.
 fn trained() -> &'static Path {
-    static TRAINED: OnceLock<tempfile::TempDir> = OnceLock::new();
-    TRAINED
-        .get_or_init(|| {
-            let folder = workplace();
-            completed(folder.path(), &["--run-dir", "out"]);
-            folder
+    static TRAINED: OnceLock<PathBuf> = OnceLock::new();
+    TRAINED.get_or_init(|| {
+        shared_workplace("evaluate", |folder| {
+            completed(folder, &["--run-dir", "out"]);
         })
-        .path()
+    })
 }
 
 const LAST: &str = "out/checkpoints/last.safetensors";

@@ -1,28 +1,23 @@
 //! Quantized networks from the command line: trained, packed, measured, and started from others.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::workplace::{QUANTIZED, completed, done, rsflow, workplace};
+use crate::workplace::{QUANTIZED, completed, done, rsflow, shared_workplace};
 
 /// A workplace in which a quantized network was trained in `out`, one in full precision in `full`.
 fn trained() -> &'static Path {
-    static TRAINED: OnceLock<tempfile::TempDir> = OnceLock::new();
-    TRAINED
-        .get_or_init(|| {
-            let folder = workplace();
+    static TRAINED: OnceLock<PathBuf> = OnceLock::new();
+    TRAINED.get_or_init(|| {
+        shared_workplace("quantized", |folder| {
             let network = format!("trainer.network={QUANTIZED}");
-            completed(folder.path(), &["--set", &network, "--run-dir", "out"]);
-            completed(folder.path(), &["--run-dir", "full"]);
-            done(
-                folder.path(),
-                &[&EXPORT[..], &["packed.safetensors"]].concat(),
-            );
-            folder
+            completed(folder, &["--set", &network, "--run-dir", "out"]);
+            completed(folder, &["--run-dir", "full"]);
+            done(folder, &[&EXPORT[..], &["packed.safetensors"]].concat());
         })
-        .path()
+    })
 }
 
 const LAST: &str = "out/checkpoints/last.safetensors";

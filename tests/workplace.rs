@@ -1,6 +1,6 @@
 //! What several of the tests need: a folder to run in, and the program.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -56,28 +56,57 @@ pub fn cascaded() -> String {
     recipe
 }
 
-/// A folder with the recipe and the image set in it. The set is made once.
+/// A folder with the recipe and the image set in it.
 pub fn workplace() -> tempfile::TempDir {
-    static SHAPES: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = tempfile::tempdir().unwrap();
+    furnish(folder.path());
+    folder
+}
+
+/// The same for several tests, which only add files to it: the folder `name`, prepared once.
+pub fn shared_workplace(name: &str, prepare: impl FnOnce(&Path)) -> PathBuf {
+    let folder = kept().join(name);
+    furnish(&folder);
+    prepare(&folder);
+    folder
+}
+
+/// A folder for what this process keeps until it ends. Nothing is dropped then, so what earlier
+/// processes kept is removed here.
+fn kept() -> &'static Path {
+    static KEPT: OnceLock<PathBuf> = OnceLock::new();
+    KEPT.get_or_init(|| {
+        let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kept");
+        std::fs::create_dir_all(&all).unwrap();
+        let own = std::process::id().to_string();
+        for entry in std::fs::read_dir(&all).unwrap() {
+            let name = entry.unwrap().file_name();
+            if *name == *own || !Path::new("/proc").join(&name).exists() {
+                // Another process may be removing it, too.
+                let _ = std::fs::remove_dir_all(all.join(name));
+            }
+        }
+        let folder = all.join(own);
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    })
+}
+
+/// The recipe and the image set, which is made once.
+fn furnish(folder: &Path) {
+    static SHAPES: OnceLock<PathBuf> = OnceLock::new();
     let shapes = SHAPES.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
+        let shapes = kept().join("shapes");
         let parameters = rsflow_pipeline::shapes::ShapesParameters {
             train_images: 84,
             val_images: 24,
             ..Default::default()
         };
-        rsflow_pipeline::shapes::generate(
-            &folder.path().join("shapes"),
-            &parameters,
-            &mut |_, _| {},
-        )
-        .unwrap();
-        folder
+        rsflow_pipeline::shapes::generate(&shapes, &parameters, &mut |_, _| {}).unwrap();
+        shapes
     });
-    let folder = tempfile::tempdir().unwrap();
-    copy(&shapes.path().join("shapes"), &folder.path().join("shapes"));
-    std::fs::write(folder.path().join("recipe.ron"), RECIPE).unwrap();
-    folder
+    copy(shapes, &folder.join("shapes"));
+    std::fs::write(folder.join("recipe.ron"), RECIPE).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {
