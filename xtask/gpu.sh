@@ -19,7 +19,7 @@
 #   ROUNDS     3
 #   SECONDS_EACH  10: how long a step is measured
 #   EPOCHS     5: of the whole runs; at least 2
-#   LIMIT      steps of the loss comparison (50)
+#   LIMIT      steps of the loss comparison, at most an epoch (50)
 #
 # For a processor with AVX512-BF16, against float32 and against the same precision of the other program:
 #   DEVICE=Cpu COMPARE="BFloat16:fp32 BFloat16:bf16_cl" SIZES=128,112,96,80,64 NETWORKS=resnet18:32 xtask/gpu.sh out
@@ -186,10 +186,11 @@ if command -v nvidia-smi >/dev/null && [[ $device != Cpu ]]; then
   # It counts GPUs in the order of the PCI bus, as CUDA does with CUDA_DEVICE_ORDER=PCI_BUS_ID.
   nvidia-smi -i "$gpu" --query-gpu=utilization.gpu --format=csv,noheader,nounits -lms 100 >"$out/busy.csv" &
   watcher=$!
-  ours "$first" "trainer.precision=$precision" >/dev/null
+  # Before the steps come the start and up to 2 s of large matrix products, behind them the end: so long
+  # that the last third, but for its last second, is steps alone.
+  seconds=$(awk "BEGIN { print 3 * $seconds }") ours "$first" "trainer.precision=$precision" >/dev/null
   kill $watcher
-  # The middle half: before and behind it nothing is computed yet or any more.
-  awk '{ v[NR] = $1 } END { for (i = int(NR / 4); i <= 3 * NR / 4; i++) { s += v[i]; n++ }
+  awk '{ v[NR] = $1 } END { for (i = int(2 * NR / 3) + 1; i <= NR - 10; i++) { s += v[i]; n++ }
        if (n) printf "%.1f %% of the time, mean of %d samples\n", s / n, n }' "$out/busy.csv" >"$out/busy.txt"
 fi
 
@@ -202,14 +203,20 @@ if [[ -n $data ]]; then
 
   for precision in $precisions; do
     say "a run of $epochs epochs in $precision: $out/run-$precision.txt"
-    set_options resnet18 "trainer.precision=$precision" "trainer.epochs=$epochs" trainer.log_every=1
+    set_options resnet18 "trainer.precision=$precision" "trainer.epochs=$epochs"
     began=$SECONDS
     "$rsflow" run "$recipe" "${options[@]}" "${roots[@]}" --run-dir "$out/run-$precision" \
       >"$out/run-$precision.txt" 2>>"$out/errors.txt"
     echo "wall time: $((SECONDS - began)) s" >>"$out/run-$precision.txt"
+    # Runs of their own for the losses: to read one of every step waits in every step.
+    say "the losses of an epoch in $precision: $out/loss-$precision.tsv"
+    set_options resnet18 "trainer.precision=$precision" trainer.epochs=1 trainer.warm_up_epochs=0 \
+      trainer.log_every=1
+    "$rsflow" run "$recipe" "${options[@]}" "${roots[@]}" --run-dir "$out/loss-run-$precision" \
+      >"$out/loss-run-$precision.txt" 2>>"$out/errors.txt"
     # Step and loss of the first steps.
     sed -n 's/.*"kind":"step".*"step":\([0-9]*\),"loss":\([0-9.e+-]*\),.*/\1\t\2/p' \
-      "$out/run-$precision/metrics.jsonl" | awk -v limit="$limit" 'NR <= limit' >"$out/loss-$precision.tsv"
+      "$out/loss-run-$precision/metrics.jsonl" | awk -v limit="$limit" 'NR <= limit' >"$out/loss-$precision.tsv"
   done
   say "how far the losses are apart: $out/loss.txt"
   for precision in $precisions; do
