@@ -90,6 +90,8 @@ Examples:
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the step in hand, writes a
 checkpoint and ends; --resume goes on from there, exactly. A second Ctrl-C ends at once.
+The environment variable RSFLOW_LOG says how much run.log has: RSFLOW_LOG=debug, or of one part
+RSFLOW_LOG=info,rsflow_model=debug; info if it is not set.
 
 A resume with another recipe says what differs, field by field, and ends before anything is
 written; --accept-changes goes on with the new one. In mid-epoch the seed and the number of steps
@@ -159,8 +161,9 @@ For each resolution: the multiply-adds of one image (convolutions and classifier
 that it needs (the shared ones and its private batch norms), the private ones alone, and the size of
 all that it needs in float32, running statistics included. Below: the parameters that all
 resolutions share, those of the whole network, and the weights of the ensemble (alpha). The JSON has
-exact numbers: network, classes, resolutions (resolution, batch_norm, multiply_adds, parameters,
-private_parameters, float32_bytes), shared_parameters, total_parameters, alpha.";
+exact numbers: network, classes, resolutions (resolution, batch_norm, multiply_adds, bit_operations,
+parameters, private_parameters, float32_bytes, packed_bytes), shared_parameters, total_parameters,
+packed_bytes, alpha.";
 
 const PROFILE_EXAMPLES: &str = "\
 Examples:
