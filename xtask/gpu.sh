@@ -209,8 +209,8 @@ if [[ -n $data ]]; then
       >"$out/run-$precision.txt" 2>>"$out/errors.txt"
     echo "wall time: $((SECONDS - began)) s" >>"$out/run-$precision.txt"
     # Runs of their own for the losses: to read one of every step waits in every step.
-    say "the losses of an epoch in $precision: $out/loss-$precision.tsv"
-    set_options resnet18 "trainer.precision=$precision" trainer.epochs=1 trainer.warm_up_epochs=0 \
+    say "the losses of two epochs in $precision: $out/loss-$precision.tsv"
+    set_options resnet18 "trainer.precision=$precision" trainer.epochs=2 \
       trainer.log_every=1
     "$rsflow" run "$recipe" "${options[@]}" "${roots[@]}" --run-dir "$out/loss-run-$precision" \
       >"$out/loss-run-$precision.txt" 2>>"$out/errors.txt"
