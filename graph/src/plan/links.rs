@@ -1,0 +1,170 @@
+//! What reads what: the names in a recipe, resolved.
+
+use crate::node::Port;
+use crate::problem::{Problem, did_you_mean, listed};
+use crate::recipe::{Recipe, Reference, Written};
+
+/// A resolved input of a written node.
+pub(super) struct Link {
+    /// `None` where the reader's kind is not known.
+    pub(super) port: Option<&'static str>,
+    pub(super) from: usize,
+    /// `None`: the node is known, but could not be read, so nothing is known of its outputs.
+    pub(super) output: Option<usize>,
+}
+
+/// What reads what.
+pub(super) struct Links {
+    /// For each node, what it reads from.
+    pub(super) of: Vec<Vec<Link>>,
+    /// The types of items that some input takes, but was not rightly given.
+    pub(super) lacking: Vec<&'static str>,
+    /// Some node does not even tell what it reads.
+    pub(super) unknown: bool,
+}
+
+pub(super) fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {
+    let mut lacking = Vec::new();
+    let of = recipe.nodes.iter().map(|reader| {
+        let mut links = Vec::new();
+        for input in &reader.inputs {
+            let wanted = reader
+                .kind
+                .zip(input.port)
+                .and_then(|(kind, port)| kind.inputs.iter().find(|wanted| wanted.name == port));
+            match resolve_one(recipe, wanted, input) {
+                Ok((from, output)) => links.push(Link {
+                    port: input.port,
+                    from,
+                    output,
+                }),
+                // Any text may stand in a node of an unknown kind.
+                Err(_) if wanted.is_none() => {}
+                Err(problem) => problems.push(*problem),
+            }
+        }
+        // An input that was left out of a node that could not be read may be what is wrong.
+        for port in reader.kind.iter().flat_map(|kind| kind.inputs) {
+            let is_given = links.iter().any(|link| link.port == Some(port.name));
+            let is_named = reader
+                .inputs
+                .iter()
+                .any(|input| input.port == Some(port.name));
+            if !is_given && (is_named || reader.node.is_none()) {
+                lacking.push(port.carries);
+            }
+        }
+        links
+    });
+    let of: Vec<Vec<Link>> = of.collect();
+    let silent = |(node, links): (&Written, &Vec<Link>)| node.kind.is_none() && links.is_empty();
+    Links {
+        unknown: recipe.nodes.iter().zip(&of).any(silent),
+        of,
+        lacking,
+    }
+}
+
+/// `port` is the reader's, if its kind is known.
+fn resolve_one(
+    recipe: &Recipe,
+    port: Option<&Port>,
+    input: &Reference,
+) -> Result<(usize, Option<usize>), Box<Problem>> {
+    let reference = input.name.as_str();
+    let span = input.span.clone();
+    let wanted = port.map_or("", |port| port.carries);
+    let (name, output) = match reference.split_once('.') {
+        Some((name, output)) => (name, Some(output)),
+        None => (reference, None),
+    };
+    let Some(from) = recipe.nodes.iter().position(|node| node.name == name) else {
+        let fitting = recipe.nodes.iter().flat_map(|node| {
+            let all = outputs(node);
+            let fitting = all.iter().filter(|output| output.carries == wanted);
+            fitting.map(|output| match all {
+                [_] => node.name.clone(),
+                _ => format!("{}.{}", node.name, output.name),
+            })
+        });
+        let fitting: Vec<String> = fitting.collect();
+        let fitting = || fitting.iter().map(String::as_str);
+        let all = recipe.nodes.iter().map(|node| node.name.as_str());
+        let help = did_you_mean(reference, fitting())
+            .or_else(|| did_you_mean(name, all))
+            .unwrap_or_else(|| format!("nodes that yield {wanted}: {}", listed(fitting())));
+        return Err(Box::new(
+            Problem::new(format!("there is no node `{name}`"), span)
+                .label("unknown node")
+                .help(help),
+        ));
+    };
+    let source = &recipe.nodes[from];
+    let Some(source_kind) = source.kind else {
+        return Ok((from, None));
+    };
+    let outputs = source_kind.outputs;
+    let position = match (output, outputs) {
+        (_, []) => {
+            return Err(Box::new(
+                Problem::new(format!("`{name}` has no output"), span)
+                    .label(format!("a {} keeps what it is given", source_kind.name)),
+            ));
+        }
+        (None, [_]) => 0,
+        (None, several) => {
+            let fits = |output: &&Port| output.carries == wanted;
+            let any_fits = several.iter().any(|output| fits(&output));
+            let fitting = several.iter().filter(|output| !any_fits || fits(output));
+            let ports = fitting.map(|output| format!("`{name}.{}`", output.name));
+            let ports: Vec<String> = ports.collect();
+            return Err(Box::new(
+                Problem::new(format!("`{name}` has several outputs"), span)
+                    .label("which one?")
+                    .help(format!("write {}", ports.join(" or "))),
+            ));
+        }
+        (Some(output), outputs) => {
+            let Some(position) = outputs.iter().position(|port| port.name == output) else {
+                let ports = outputs.iter().map(|port| format!("{name}.{}", port.name));
+                let ports: Vec<String> = ports.collect();
+                let names = || ports.iter().map(String::as_str);
+                return Err(Box::new(
+                    Problem::new(format!("`{name}` has no output `{output}`"), span)
+                        .label("unknown port")
+                        .help(
+                            did_you_mean(reference, names())
+                                .unwrap_or_else(|| format!("it has {}", listed(names()))),
+                        ),
+                ));
+            };
+            position
+        }
+    };
+    let carried = outputs[position].carries;
+    if let Some(port) = port
+        && carried != wanted
+    {
+        let between = recipe.catalogue.0.iter().find(|between| {
+            between.inputs.iter().any(|port| port.carries == carried)
+                && between.outputs.iter().any(|port| port.carries == wanted)
+        });
+        return Err(Box::new(
+            Problem::new(
+                format!(
+                    "`{}` takes {wanted}, but `{reference}` yields {carried}",
+                    port.name
+                ),
+                span,
+            )
+            .label(format!("expected {wanted}"))
+            .also(source.name_span.clone(), format!("yields {carried}"))
+            .maybe_help(between.map(|kind| format!("a `{}` between the two would fit", kind.name))),
+        ));
+    }
+    Ok((from, Some(position)))
+}
+
+pub(super) fn outputs(node: &Written) -> &'static [Port] {
+    node.kind.map_or(&[], |kind| kind.outputs)
+}
