@@ -29,9 +29,44 @@ fn json(folder: &Path, arguments: &[&str]) -> Value {
 }
 
 fn eval(arguments: &[&str]) -> Value {
+    eval_in(trained(), arguments)
+}
+
+fn eval_in(folder: &Path, arguments: &[&str]) -> Value {
     let common = ["eval", "--checkpoint", LAST, "--data", "shapes"];
-    let common = [&common[..], &AS_IN_TRAINING].concat();
-    json(trained(), &[&common, arguments].concat())
+    json(folder, &[&common[..], &AS_IN_TRAINING, arguments].concat())
+}
+
+/// The top-1 accuracy at size 32 of what `predict` says of all validation images.
+fn predicted_top1(folder: &Path) -> f64 {
+    let images = walk(&folder.join("shapes/val"));
+    let images = images.iter().map(String::as_str);
+    let predict = [
+        "predict",
+        "--checkpoint",
+        LAST,
+        "--size",
+        "32",
+        "--top",
+        "1",
+    ];
+    let told = json(
+        folder,
+        &predict.into_iter().chain(images).collect::<Vec<_>>(),
+    );
+    let told = told["images"].as_array().unwrap();
+    let hits = told.iter().filter(|told| {
+        let class = told["predictions"][0]["class"].as_str().unwrap();
+        let image = told["image"].as_str().unwrap();
+        image.contains(&format!("/{class}/"))
+    });
+    100.0 * hits.count() as f64 / told.len() as f64
+}
+
+/// What the run in `out` ended with.
+fn final_table(folder: &Path) -> Value {
+    let log = std::fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap();
+    serde_json::from_str(log.lines().last().unwrap()).unwrap()
 }
 
 /// The row of a resolution; `None` is the ensemble's.
@@ -45,8 +80,7 @@ fn row(table: &Value, resolution: Option<u32>) -> &Value {
 
 #[test]
 fn a_checkpoint_has_the_figures_that_training_ended_with() {
-    let log = std::fs::read_to_string(trained().join("out/metrics.jsonl")).unwrap();
-    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let last = final_table(trained());
     assert_eq!(last["kind"], "final");
     let all = eval(&[]);
     assert_eq!(all["rows"], last["rows"]);
@@ -92,13 +126,10 @@ fn images_are_made_as_the_recipe_made_them() {
         std::fs::write(&image, bytes).unwrap();
     }
     completed(folder, &["--run-dir", "out", "--set", "trainer.epochs=1"]);
-    let log = std::fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap();
-    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
-    let eval = |more: &[&str]| {
-        let common = ["eval", "--checkpoint", LAST, "--data", "shapes"];
-        json(folder, &[&common[..], &AS_IN_TRAINING, more].concat())
-    };
+    let last = final_table(folder);
+    let eval = |more: &[&str]| eval_in(folder, more);
     assert_eq!(eval(&[])["rows"], last["rows"]);
+    assert_eq!(row(&last, Some(32))["top1"], predicted_top1(folder));
     assert_ne!(eval(&["--fraction", "0.875"])["rows"], last["rows"]);
 }
 
@@ -233,41 +264,12 @@ fn samples_of_one_picture_are_what_they_were_in_training() {
     std::fs::write(folder.join("recipe.ron"), cascaded()).unwrap();
     let bgr = ["--set", "trainer.channels=Bgr"];
     completed(folder, &[&["--run-dir", "out"][..], &bgr].concat());
-    let log = std::fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap();
-    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
-    let eval = |more: &[&str]| {
-        let common = ["eval", "--checkpoint", LAST, "--data", "shapes"];
-        json(folder, &[&common[..], &AS_IN_TRAINING, more].concat())
-    };
+    let last = final_table(folder);
+    let eval = |more: &[&str]| eval_in(folder, more);
     assert_eq!(eval(&[])["rows"], last["rows"]);
     let small = eval(&["--sizes", "32"]);
     assert_eq!(row(&small, Some(32)), row(&last, Some(32)));
-    // And what `predict` says of all images is what was measured.
-    let images = walk(&folder.join("shapes/val"));
-    let images = images.iter().map(String::as_str);
-    let predict = [
-        "predict",
-        "--checkpoint",
-        LAST,
-        "--size",
-        "32",
-        "--top",
-        "1",
-    ];
-    let told = json(
-        folder,
-        &predict.into_iter().chain(images).collect::<Vec<_>>(),
-    );
-    let told = told["images"].as_array().unwrap().clone();
-    let hits = told.iter().filter(|told| {
-        let image = told["image"].as_str().unwrap();
-        image.contains(&format!(
-            "/{}/",
-            told["predictions"][0]["class"].as_str().unwrap()
-        ))
-    });
-    let top1 = 100.0 * hits.count() as f64 / told.len() as f64;
-    assert_eq!(row(&small, Some(32))["top1"], top1);
+    assert_eq!(row(&small, Some(32))["top1"], predicted_top1(folder));
     // A size that is not a sample of that picture is made of the image.
     let large = rsflow(
         folder,

@@ -19,7 +19,7 @@
 #   ROUNDS     3
 #   SECONDS_EACH  10: how long a step is measured
 #   EPOCHS     5: of the whole runs; at least 2
-#   LIMIT      steps of the loss comparison, at most an epoch (50)
+#   LIMIT      steps of the loss comparison, at most two epochs (50)
 #
 # For a processor with AVX512-BF16, against float32 and against the same precision of the other program:
 #   DEVICE=Cpu COMPARE="BFloat16:fp32 BFloat16:bf16_cl" SIZES=128,112,96,80,64 NETWORKS=resnet18:32 xtask/gpu.sh out
@@ -210,8 +210,7 @@ if [[ -n $data ]]; then
     echo "wall time: $((SECONDS - began)) s" >>"$out/run-$precision.txt"
     # Runs of their own for the losses: to read one of every step waits in every step.
     say "the losses of two epochs in $precision: $out/loss-$precision.tsv"
-    set_options resnet18 "trainer.precision=$precision" trainer.epochs=2 \
-      trainer.log_every=1
+    set_options resnet18 "trainer.precision=$precision" trainer.epochs=2 trainer.log_every=1
     "$rsflow" run "$recipe" "${options[@]}" "${roots[@]}" --run-dir "$out/loss-run-$precision" \
       >"$out/loss-run-$precision.txt" 2>>"$out/errors.txt"
     # Step and loss of the first steps.

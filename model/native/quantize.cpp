@@ -18,6 +18,8 @@
 #include <ATen/ops/clamp_min.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/searchsorted.h>
 #include <ATen/ops/where.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -275,8 +277,9 @@ at::Tensor sums_of_rows(const at::Tensor& values) {
   return sums;
 }
 
-// The same with libtorch's operators: other devices, other kinds of number. One level after the other,
-// and so with nothing but comparisons and sums, which give the same bits each time on GPUs too.
+// The same with libtorch's operators: other devices, other kinds of number. A fit goes from level to
+// level, and so needs nothing but comparisons and sums, which give the same bits each time on GPUs too;
+// of many levels that is slow.
 at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tensor* passes) {
   if (input.numel() == 0) {
     if (passes) {
@@ -296,12 +299,17 @@ at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tens
   if (by.gradient == kRectified) {
     values = at::clamp_min(values, 0);
   }
-  auto output = by.levels.narrow(1, 0, 1).expand_as(values);
+  const bool many = level_count > 16;
+  // What is no number is made visible below.
+  auto output = many ? at::gather(by.levels, 1, at::searchsorted(by.thresholds, values))
+                     : by.levels.narrow(1, 0, 1).expand_as(values);
   at::Tensor above;  // whether a value belongs to this level or a higher one; undefined: all do
-  for (std::int64_t k = 0; k < level_count; ++k) {
+  for (std::int64_t k = 0; k < level_count && (by.counts.defined() || !many); ++k) {
     at::Tensor beyond;
     if (k + 1 < level_count) {
       beyond = values.gt(by.thresholds.narrow(1, k, 1));
+    }
+    if (!many && beyond.defined()) {
       output = at::where(beyond, by.levels.narrow(1, k + 1, 1), output);
     }
     if (by.counts.defined()) {

@@ -367,7 +367,7 @@ fn operators_find_what_the_pass_over_memory_does() {
             Gradient::UpToTop,
             Gradient::Rectified,
         ] {
-            let values = Tensor::randn([3, 10_007], F32);
+            let values = Tensor::randn([3, 40_007], F32);
             let basis = Tensor::rand([3, bits], F32);
             let levels = weights::levels(&basis).unwrap();
             let [pass, operators] = [Kind::Float, Kind::Double].map(|kind| {

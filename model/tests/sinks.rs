@@ -287,10 +287,13 @@ fn what_a_resume_leaves_behind_is_neither_last_nor_best() {
     for (name, epoch) in [("epoch-002", 2), ("epoch-003", 3), ("best", 5), ("last", 5)] {
         write_atomically(&snapshot(epoch, 10 * epoch), &path(name)).unwrap();
     }
-    let resume = path("epoch-003");
+    // By a link that leads there from its own folder only.
+    let resume = run.path().join("mine.safetensors");
+    std::os::unix::fs::symlink("checkpoints/epoch-003.safetensors", &resume).unwrap();
     let open = || open::<Checkpoints>(CHECKPOINTS, Some(run.path()), Some(&resume)).unwrap();
     let mut sink = open();
     assert_eq!((epoch_of("last"), epoch_of("best")), (3, 5));
+    assert_eq!(epoch_of("abandoned"), 5);
     // Not better than epoch 2, which is still there.
     let best = Best::new(1, 70.0, 80.0);
     let fourth = Checkpointed {

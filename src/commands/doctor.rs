@@ -30,6 +30,14 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
             },
             "cuda": cuda.as_ref().ok(),
             "cuda_missing": cuda.as_ref().err().map(|reason| format!("{reason:#}")),
+            // Of each GPU: null, or why it cannot be used.
+            "gpu_problems": cuda.as_ref().map_or_else(
+                |_| vec![],
+                |cuda| {
+                    let all = 0..cuda.gpus.len();
+                    all.map(|gpu| cuda.check(gpu).err().map(|reason| format!("{reason:#}"))).collect()
+                },
+            ),
             "resize_kernel": resizer,
             "jpeg_decoder": JPEG,
         });
@@ -93,13 +101,19 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
             )?;
             for (index, gpu) in cuda.gpus.iter().enumerate() {
                 let (major, minor) = gpu.capability;
+                let use_of_it = match cuda.check(index) {
+                    Ok(()) => format!(
+                        "`precision: Auto` is {:?}",
+                        Precision::of_gpu(gpu.capability)
+                    ),
+                    Err(reason) => format!("cannot be used: {reason:#}"),
+                };
                 line(
                     &format!("Cuda({index})"),
                     format!(
-                        "{}, {:.1} GiB, compute capability {major}.{minor}; `precision: Auto` is {:?}",
+                        "{}, {:.1} GiB, compute capability {major}.{minor}; {use_of_it}",
                         gpu.name,
                         gpu.memory as f64 / f64::from(1 << 30),
-                        Precision::of_gpu(gpu.capability),
                     ),
                 )?;
             }

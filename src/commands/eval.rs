@@ -51,24 +51,26 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let finished = Running::start(&plan, options).and_then(Running::wait);
     progress.end();
     // What was measured is told, whatever became of the files.
-    if let Some(table) = progress.last_table() {
+    let table = progress.last_table();
+    if let Some(table) = &table {
         if !is_stdout(arguments.json.as_deref()) {
             writeln!(
                 out,
                 "{}\n{} ({} epochs), {} images",
-                table::render(&table),
+                table::render(table),
                 arguments.checkpoint.display(),
                 metadata.epoch,
                 table.images
             )?;
         }
         if let Some(path) = &arguments.json {
-            write_json(path, &as_json(arguments, metadata, &table), out)?;
+            write_json(path, &as_json(arguments, metadata, table), out)?;
         }
     }
     if finished?.interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
+    table.context("the evaluation ended without a table")?;
     if let Some(path) = &arguments.store {
         screen.line(&format!(
             "{} has the calibrated batch norms too",

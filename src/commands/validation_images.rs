@@ -19,6 +19,7 @@ pub fn like_training(
 ) -> Center {
     let mut center = Center::default();
     let mut told = Vec::new();
+    let mut is_unlike = false;
     // A recipe that this program does not understand any more says nothing.
     let text = Text::new("the checkpoint's recipe", metadata.recipe.clone());
     let recipe = Recipe::parse(text, CATALOGUE, &[]);
@@ -36,6 +37,7 @@ pub fn like_training(
             center.fraction = node.fraction();
             let side = node.picture_side();
             if sizes.iter().any(|size| *size > side) {
+                is_unlike = true;
                 tell(&format!(
                     "images are not made as in the training's validation, whose sizes are samples of a picture of \
                      {side} pixels: to compare with it, leave larger sizes out"
@@ -48,17 +50,18 @@ pub fn like_training(
             }
         }
     }
-    match fraction {
-        Some(fraction) => center.fraction = fraction,
-        None if center.fraction != Center::default().fraction => {
-            told.push(format!("fraction {}", center.fraction));
-        }
-        None => {}
+    let but = match fraction {
+        Some(fraction) if fraction != center.fraction => " (but for --fraction)",
+        _ => "",
+    };
+    if but.is_empty() && center.fraction != Center::default().fraction {
+        told.push(format!("fraction {}", center.fraction));
     }
-    if !told.is_empty() {
+    center.fraction = fraction.unwrap_or(center.fraction);
+    if !told.is_empty() && !is_unlike {
         let told = told.join(", ");
         tell(&format!(
-            "images are made as in the training's validation: {told}"
+            "images are made as in the training's validation{but}: {told}"
         ));
     }
     center

@@ -200,7 +200,7 @@ pub(super) fn one_writer(recipe: &Recipe, problems: &mut Vec<Problem>) {
             Problem::new(message, node.name_span.clone())
                 .label("writes it too")
                 .also(first.name_span.clone(), "writes it")
-                .help("take one of them out")
+                .help("take one of them out, and what only that one reads")
         }));
     }
 }

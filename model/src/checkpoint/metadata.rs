@@ -37,8 +37,8 @@ pub struct Metadata {
     /// The order in which the network gets their colours.
     #[serde(default)]
     pub channels: Channels,
-    /// Whether convolutions multiplied float32 when it was trained; so in files from before this was
-    /// kept, and from other programs.
+    /// Whether convolutions multiplied float32 when it was trained; taken to be so in files from before
+    /// this was kept, and from other programs.
     #[serde(default = "yes")]
     pub trained_in_float32: bool,
     /// Whether the weights of quantizers are there as codes only; see [`packed`](super::packed).

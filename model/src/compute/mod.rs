@@ -232,9 +232,9 @@ impl Compute {
         }
     }
 
-    /// What a recipe's choices come to on this machine, for a network of which `suits` is
-    /// said. Says so in the log, and sets what libtorch keeps for the whole process: TF32, cuDNN's search for the fastest kernel, and
-    /// with `deterministic` that only kernels are used which give the same bits each time.
+    /// What a recipe's choices come to on this machine, for a network of which `suits` is said. Says so
+    /// in the log, and sets what libtorch keeps for the whole process: TF32, cuDNN's search for the fastest
+    /// kernel, and with `deterministic` that only kernels are used which give the same bits each time.
     ///
     /// # Errors
     /// The device cannot be used, or does not do what is asked of it.

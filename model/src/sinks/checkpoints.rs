@@ -24,9 +24,12 @@ use crate::whole_file::partial;
 const FOLDER: &str = "checkpoints";
 const LAST: &str = "last.safetensors";
 const BEST: &str = "best.safetensors";
+/// What was the last checkpoint before a resume from an earlier one.
+const ABANDONED: &str = "abandoned.safetensors";
 
 /// Writes checkpoints to the folder `checkpoints` of the run directory: `last.safetensors`,
-/// `best.safetensors` and, after every epoch, `epoch-NNN.safetensors`.
+/// `best.safetensors` and, after every epoch, `epoch-NNN.safetensors`. A resume from an earlier
+/// checkpoint keeps what was the last as `abandoned.safetensors`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoints {
@@ -134,7 +137,8 @@ impl Keeper {
     }
 
     /// The run goes on from this checkpoint. A later one is of a continuation that is left behind: it is
-    /// not the last any more, which a further resume would take, nor the best.
+    /// not the last any more, which a further resume would take, nor the best. What was the last is kept
+    /// under another name, for nothing else may have it.
     fn go_back_to(&mut self, resumed: &Path) -> Result<()> {
         let position = |path: &Path| {
             let checkpoint = Checkpoint::open(path).ok()?;
@@ -145,8 +149,14 @@ impl Keeper {
         let is_later = |name| position(&self.folder.join(name)) > here;
         self.best_is_abandoned = is_later(BEST);
         if is_later(LAST) {
-            also_as(resumed, &self.folder.join(LAST))?;
+            let last = self.folder.join(LAST);
+            also_as(&last, &self.folder.join(ABANDONED))?;
+            // Of the file itself: a link to a link may lead nowhere from here.
+            let resumed = fs::canonicalize(resumed);
+            let resumed = resumed.context("cannot find the checkpoint to go on from")?;
+            also_as(&resumed, &last)?;
             sync_folder(&self.folder)?;
+            tracing::info!("{LAST} was later than this run begins: it is {ABANDONED} now");
         }
         Ok(())
     }

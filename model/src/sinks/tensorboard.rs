@@ -148,7 +148,8 @@ impl Sink for Events {
             // The final table is as a rule the last epoch's once more.
             Metric::Epoch(table) | Metric::Final(table) if self.validated != Some(table.step) => {
                 self.validated = Some(table.step);
-                self.start(table.step)?;
+                // Behind the losses of the step that it was measured after.
+                self.start(table.step + 1)?;
                 self.scalars(table.step, table_scalars(&table))
             }
             Metric::Epoch(_) | Metric::Final(_) | Metric::Validating(_) => Ok(()),

@@ -149,10 +149,10 @@ impl Session {
             };
             let lr = self.learning_rate();
             let loss = self.step(&batch, lr);
-            let loss = loss.map_err(|error| self.failed_step(error))?;
+            let loss = loss.map_err(|error| self.failed_step(self.at.step + 1, error))?;
             self.at.step += 1;
             let recorded = self.loss.record(&loss, self.at.step);
-            recorded.map_err(|error| self.failed_step(error))?;
+            recorded.map_err(|error| self.failed_step(self.at.step, error))?;
             self.at.step_in_epoch += 1;
             let images = batch.labels().len();
             drop(batch); // its memory goes back to be filled again
@@ -199,7 +199,7 @@ impl Session {
     fn sound_losses(&self) -> Result<Losses> {
         let read = self.loss.read(self.net.resolutions());
         // A GPU's errors come out where it is waited for.
-        let (step, losses) = read.map_err(|error| self.failed_step(error))?;
+        let (step, losses) = read.map_err(|error| self.failed_step(self.at.step, error))?;
         if let Some((term, value)) = first_not_finite(&losses) {
             bail!(
                 "the loss of {} is {}: {term} is {value}, the first term that is not finite. {}",
@@ -212,12 +212,12 @@ impl Session {
     }
 
     /// What to say of a step that failed: libtorch's words, and what is not lost.
-    fn failed_step(&self, error: anyhow::Error) -> anyhow::Error {
+    fn failed_step(&self, step: u64, error: anyhow::Error) -> anyhow::Error {
         let of_memory = match self.settings.recompute {
             true => "smaller training batches need less memory",
             false => "smaller training batches or `recompute: true` need less memory",
         };
-        self.failed(&self.place(self.at.step + 1), of_memory, error)
+        self.failed(&self.place(step), of_memory, error)
     }
 
     /// The same of a validation.
