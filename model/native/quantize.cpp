@@ -19,8 +19,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gather.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -277,9 +279,37 @@ at::Tensor sums_of_rows(const at::Tensor& values) {
   return sums;
 }
 
-// The same with libtorch's operators: other devices, other kinds of number. A fit goes from level to
-// level, and so needs nothing but comparisons and sums, which give the same bits each time on GPUs too;
-// of many levels that is slow.
+// Each value at its level, with libtorch's operators. What is no number stays none.
+at::Tensor at_levels(const Quantizer& by, const at::Tensor& values) {
+  const std::int64_t level_count = by.levels.size(1);
+  auto output = by.levels.narrow(1, 0, 1).expand_as(values);
+  if (level_count > 16) {
+    output = at::gather(by.levels, 1, at::searchsorted(by.thresholds, values));
+  } else {
+    for (std::int64_t k = 1; k < level_count; ++k) {
+      const auto above = values.gt(by.thresholds.narrow(1, k - 1, 1));
+      output = at::where(above, by.levels.narrow(1, k, 1), output);
+    }
+  }
+  return output + (values - values);
+}
+
+// Adds what is at each level to counts and sums: with comparisons and sums only, which give the same
+// bits each time on GPUs too. Of many levels that is slow.
+void count_at_levels(const Quantizer& by, const at::Tensor& values) {
+  const std::int64_t level_count = by.levels.size(1);
+  auto above = at::ones_like(values, at::kBool);
+  for (std::int64_t k = 0; k < level_count; ++k) {
+    const auto beyond = k + 1 < level_count ? values.gt(by.thresholds.narrow(1, k, 1))
+                                            : at::zeros_like(values, at::kBool);
+    const auto here = above.logical_and(beyond.logical_not());
+    by.counts.select(1, k).add_(sums_of_rows(here.to(values.scalar_type())));
+    by.sums.select(1, k).add_(sums_of_rows(at::where(here, values, 0)));
+    above = beyond;
+  }
+}
+
+// The same with libtorch's operators: other devices, other kinds of number.
 at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tensor* passes) {
   if (input.numel() == 0) {
     if (passes) {
@@ -287,10 +317,9 @@ at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tens
     }
     return at::empty_like(input);
   }
-  const std::int64_t level_count = by.levels.size(1);
   auto values = input.reshape({by.levels.size(0), -1}).to(by.levels.scalar_type());
   if (passes) {
-    auto pass = values.le(by.levels.narrow(1, level_count - 1, 1));
+    auto pass = values.le(by.levels.narrow(1, by.levels.size(1) - 1, 1));
     if (by.gradient == kRectified) {
       pass = pass.logical_and(values.gt(0));
     }
@@ -299,30 +328,10 @@ at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tens
   if (by.gradient == kRectified) {
     values = at::clamp_min(values, 0);
   }
-  const bool many = level_count > 16;
-  // What is no number is made visible below.
-  auto output = many ? at::gather(by.levels, 1, at::searchsorted(by.thresholds, values))
-                     : by.levels.narrow(1, 0, 1).expand_as(values);
-  at::Tensor above;  // whether a value belongs to this level or a higher one; undefined: all do
-  for (std::int64_t k = 0; k < level_count && (by.counts.defined() || !many); ++k) {
-    at::Tensor beyond;
-    if (k + 1 < level_count) {
-      beyond = values.gt(by.thresholds.narrow(1, k, 1));
-    }
-    if (!many && beyond.defined()) {
-      output = at::where(beyond, by.levels.narrow(1, k + 1, 1), output);
-    }
-    if (by.counts.defined()) {
-      const auto here = !above.defined()    ? beyond.logical_not()
-                        : !beyond.defined() ? above
-                                            : above.logical_and(beyond.logical_not());
-      by.counts.select(1, k).add_(sums_of_rows(here.to(values.scalar_type())));
-      by.sums.select(1, k).add_(sums_of_rows(at::where(here, values, 0)));
-    }
-    above = beyond;
+  if (by.counts.defined()) {
+    count_at_levels(by, values);
   }
-  output = output + (values - values);
-  return output.reshape(input.sizes()).to(input.scalar_type());
+  return at_levels(by, values).reshape(input.sizes()).to(input.scalar_type());
 }
 
 // Whether each quantizer's values lie behind one another, without a gap.
