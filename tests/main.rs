@@ -10,5 +10,6 @@ mod prepare_val;
 mod profile;
 mod quantized;
 mod run;
+mod run_dir;
 mod summary;
 mod workplace;

@@ -262,30 +262,30 @@ impl<'a> Reader<'a> {
             }
             (Shape::Tuple(items), Value::Array(values)) => {
                 let parts = items.into_iter().zip(values);
-                let parts: Vec<String> = parts.map(|(item, value)| self.ron(item, value)).collect();
-                format!("({})", parts.join(", "))
+                format!(
+                    "({})",
+                    joined(parts.map(|(item, value)| self.ron(item, value)))
+                )
             }
             (Shape::List(item), Value::Array(values)) => {
-                let parts: Vec<String> = values.iter().map(|value| self.ron(item, value)).collect();
-                format!("[{}]", parts.join(", "))
+                format!(
+                    "[{}]",
+                    joined(values.iter().map(|value| self.ron(item, value)))
+                )
             }
             (Shape::Struct, Value::Object(map)) => {
                 // In the order of the fields, not of the map.
-                let parts: Vec<String> = fields(schema)
-                    .iter()
-                    .filter_map(|field| {
-                        let value = self.ron(field.schema, map.get(field.name)?);
-                        Some(format!("{}: {value}", field.name))
-                    })
-                    .collect();
-                format!("({})", parts.join(", "))
+                let fields = fields(schema);
+                let parts = fields.iter().filter_map(|field| {
+                    let value = self.ron(field.schema, map.get(field.name)?);
+                    Some(format!("{}: {value}", field.name))
+                });
+                format!("({})", joined(parts))
             }
             (Shape::Map(item), Value::Object(map)) => {
-                let parts: Vec<String> = map
-                    .iter()
-                    .map(|(key, value)| format!("{key:?}: {}", self.ron(item, value)))
-                    .collect();
-                format!("{{{}}}", parts.join(", "))
+                let parts = map.iter();
+                let parts = parts.map(|(key, value)| format!("{key:?}: {}", self.ron(item, value)));
+                format!("{{{}}}", joined(parts))
             }
             // Numbers, booleans and text are the same in both languages.
             _ => value.to_string(),
@@ -364,6 +364,10 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 fn is_character(schema: &Value) -> bool {
