@@ -6,12 +6,11 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rsflow_graph::{
     Batch, Build, Catalogue, Kind, NodeKind, Options, PlainMemory, Plan, Recipe, Running, Stage,
@@ -691,68 +690,6 @@ fn what_is_wrong_with_imagenets_archives_is_said() {
             "{case}: `{expected}` is not in\n{error}"
         );
     }
-}
-
-/// The file that an index was kept in: another one has another inode.
-fn inode(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().ino()
-}
-
-#[test]
-fn an_index_is_kept_beside_the_tar_and_made_anew_when_the_tar_changes() {
-    let folder = tempfile::tempdir().unwrap();
-    let tar = folder.path().join("x.tar");
-    let index = folder.path().join("x.tar.rsflow-index");
-    fs::write(&tar, packed(&two_classes())).unwrap();
-    let first = stream(&tar_node(&tar)).unwrap();
-    assert!(
-        !index.exists(),
-        "a tar may change once more within the time that its stamps tell"
-    );
-
-    std::thread::sleep(Duration::from_millis(3100));
-    assert!(stream(&tar_node(&tar)).unwrap() == first);
-    let kept = inode(&index);
-    // Nobody else can take this number.
-    let _first = File::open(&index).unwrap();
-    assert!(stream(&tar_node(&tar)).unwrap() == first);
-    assert_eq!(inode(&index), kept, "it was used");
-
-    for (case, bytes) in [
-        ("damaged", {
-            let mut bytes = fs::read(&index).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            bytes
-        }),
-        ("cut off", fs::read(&index).unwrap()[..40].to_vec()),
-        ("something else", b"<html>".to_vec()),
-        ("empty", Vec::new()),
-    ] {
-        let before = inode(&index);
-        let _before = File::open(&index).unwrap();
-        fs::write(&index, bytes).unwrap();
-        assert!(stream(&tar_node(&tar)).unwrap() == first, "{case}");
-        assert_ne!(inode(&index), before, "{case}");
-    }
-
-    // Other bytes of the same length under the same names, in the same file.
-    let mut other = two_classes();
-    for bytes in other.values_mut() {
-        *bytes.last_mut().unwrap() = b'x';
-    }
-    other.insert(b"train/a/0.jpg".to_vec(), image(5));
-    let modified = fs::metadata(&tar).unwrap().modified().unwrap();
-    fs::write(&tar, packed(&other)).unwrap();
-    let file = File::options().write(true).open(&tar).unwrap();
-    file.set_modified(modified).unwrap();
-    let second = stream(&tar_node(&tar)).unwrap();
-    assert_eq!(second.files.len(), 2 * 3);
-    let files: Vec<Vec<u8>> = second.files[..3]
-        .iter()
-        .map(|(bytes, _)| bytes.clone())
-        .collect();
-    assert_eq!(files, other.into_values().collect::<Vec<_>>());
 }
 
 #[test]

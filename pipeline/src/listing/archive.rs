@@ -125,11 +125,12 @@ impl Archive {
     }
 
     /// What it holds: as it was kept, or read anew and kept. With a folder `cache`, it may also be
-    /// kept there.
+    /// kept there. It is not kept if the archive changed within two seconds before `now`: one more
+    /// change could bear the same time.
     ///
     /// # Errors
     /// A file that is no tar, is damaged or was cut off; an image whose path leads out of it.
-    pub fn index(&self, within: Within, cache: Option<&Path>) -> Result<Index> {
+    pub fn index(&self, within: Within, cache: Option<&Path>, now: SystemTime) -> Result<Index> {
         let place = self.path.display();
         let cannot = || format!("cannot read {place}");
         let stamp = Stamp::of(&self.file.metadata().with_context(cannot)?);
@@ -159,7 +160,7 @@ impl Archive {
             within,
             index,
         };
-        if !stamp.is_recent(SystemTime::now()) {
+        if !stamp.is_recent(now) {
             let mut errors = Vec::new();
             let is_kept = files.iter().any(|file| {
                 let saved = kept::save(file, &kept);

@@ -22,13 +22,14 @@ use crate::files::is_image;
 
 impl Listing {
     /// Lists the images of a folder of class folders. With a folder `cache`, the listing is kept
-    /// there, and found there the next time if no folder has changed.
+    /// there, and found there the next time if no folder has changed. Not if a folder changed within
+    /// two seconds before `now`: one more change could bear the same time.
     ///
     /// # Errors
     /// A folder that is not there, cannot be listed or holds no class folders; a class without an
     /// image; a symbolic link that leads back to a folder above it, or an image that is a link to
     /// nowhere.
-    pub fn of_folder(root: &Path, cache: Option<&Path>) -> Result<Self> {
+    pub fn of_folder(root: &Path, cache: Option<&Path>, now: SystemTime) -> Result<Self> {
         let place = root.display();
         let there = fs::metadata(root);
         ensure!(
@@ -45,7 +46,7 @@ impl Listing {
         };
         let (classes, images) = (found.classes.len(), found.labels.len());
         tracing::info!(folder = %place, classes, images, is_kept, "listed");
-        if let Some(file) = kept_in.filter(|_| !is_kept && !found.is_recent())
+        if let Some(file) = kept_in.filter(|_| !is_kept && !found.is_recent(now))
             && let Err(error) = kept::save(&file, &found)
         {
             tracing::warn!(
@@ -92,8 +93,7 @@ impl Found {
     }
 
     /// Whether a change could pass unseen, as it could bear the time of one that was seen.
-    fn is_recent(&self) -> bool {
-        let now = SystemTime::now();
+    fn is_recent(&self, now: SystemTime) -> bool {
         let mut stamps = self.stamps.iter().flatten();
         stamps.any(|stamp| stamp.is_recent(now))
     }

@@ -183,13 +183,29 @@ fn memory(length: u64) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::fs::symlink;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
-    /// Long enough for no time stamp to be that of a later change.
-    const A_WHILE: Duration = Duration::from_millis(3100);
+    /// A time at which nothing that is written now is new.
+    fn later() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(3600)
+    }
+
+    /// Waits until what is written bears another time than what was written before.
+    fn wait_for_another_time(folder: &Path) {
+        let time = || {
+            let probe = folder.join("probe");
+            fs::write(&probe, "").unwrap();
+            let metadata = fs::metadata(&probe).unwrap();
+            fs::remove_file(&probe).unwrap();
+            (metadata.ctime(), metadata.ctime_nsec())
+        };
+        let before = time();
+        while time() == before {}
+    }
 
     fn fill(root: &Path) {
         for name in ["a/1.jpg", "a/deep/2.jpg", "b/1.jpg", "c/1.jpg"] {
@@ -210,7 +226,6 @@ mod tests {
 
     /// The files of a cache folder, whose inodes tell whether they are the same.
     fn kept(cache: &Path) -> Vec<(u64, PathBuf)> {
-        use std::os::unix::fs::MetadataExt as _;
         let entries = fs::read_dir(cache).into_iter().flatten().flatten();
         let entries = entries.map(|entry| (entry.metadata().unwrap().ino(), entry.path()));
         entries.collect()
@@ -297,6 +312,7 @@ mod tests {
                 true,
             ),
         ];
+        let now = SystemTime::now();
         let folder = tempfile::tempdir().unwrap();
         let places = |number: usize| {
             let root = folder.path().join(format!("{number}"));
@@ -306,24 +322,24 @@ mod tests {
             let (root, cache) = places(number);
             fill(&root);
             symlink(root.with_extension("lost"), root.join("lost")).unwrap();
-            Listing::of_folder(&root, Some(&cache)).unwrap();
+            Listing::of_folder(&root, Some(&cache), now).unwrap();
             assert_eq!(kept(&cache), [], "what is so new may change unseen");
         }
-        std::thread::sleep(A_WHILE);
+        wait_for_another_time(folder.path());
         for (number, (case, change, is_seen)) in changes.into_iter().enumerate() {
             let (root, cache) = places(number);
-            let first = Listing::of_folder(&root, Some(&cache)).unwrap();
+            let first = Listing::of_folder(&root, Some(&cache), later()).unwrap();
             assert_eq!(images(&first).len(), 4);
             let before = kept(&cache);
             assert_eq!(before.len(), 1, "{case}");
             change(&root);
-            let second = Listing::of_folder(&root, Some(&cache)).unwrap();
+            let second = Listing::of_folder(&root, Some(&cache), now).unwrap();
             assert_eq!(
                 images(&first) != images(&second) || first.classes != second.classes,
                 is_seen,
                 "{case}"
             );
-            let anew = Listing::of_folder(&root, None).unwrap();
+            let anew = Listing::of_folder(&root, None, now).unwrap();
             assert_eq!(images(&second), images(&anew), "{case}");
             assert_eq!(second.classes, anew.classes, "{case}");
             assert_eq!(kept(&cache), before, "what is so new is not kept: {case}");
@@ -335,18 +351,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (root, cache) = (folder.path().join("root"), folder.path().join("cache"));
         fill(&root);
-        std::thread::sleep(A_WHILE);
-        let expected = images(&Listing::of_folder(&root, Some(&cache)).unwrap());
+        let list = || images(&Listing::of_folder(&root, Some(&cache), later()).unwrap());
+        let expected = list();
         let [(_, file)] = kept(&cache).try_into().unwrap();
         let sound = fs::read(&file).unwrap();
         for at in 0..sound.len() {
             let mut bytes = sound.clone();
             bytes[at] ^= 0x11;
             fs::write(&file, bytes).unwrap();
-            assert_eq!(
-                images(&Listing::of_folder(&root, Some(&cache)).unwrap()),
-                expected
-            );
+            assert_eq!(list(), expected);
             assert_eq!(fs::read(&file).unwrap(), sound, "byte {at}");
         }
     }
@@ -355,7 +368,7 @@ mod tests {
     fn what_vanishes_after_it_was_listed_is_an_error_where_it_is_read() {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path());
-        let listing = Listing::of_folder(folder.path(), None).unwrap();
+        let listing = Listing::of_folder(folder.path(), None, later()).unwrap();
         fs::remove_dir_all(folder.path().join("a")).unwrap();
         let error = format!("{:#}", listing.read(0).unwrap_err());
         assert!(error.starts_with("cannot read the file: it was there when the run began"));
@@ -363,21 +376,79 @@ mod tests {
         assert_eq!(listing.read(2).unwrap(), b"b/1.jpg");
     }
 
+    /// Writes a tar of a folder. A file that is there stays the same file.
+    fn pack(folder: &Path, to: &Path) {
+        let mut tar = tar::Builder::new(File::create(to).unwrap());
+        tar.append_dir_all("", folder).unwrap();
+        tar.into_inner().unwrap();
+    }
+
+    fn list_archive(path: &Path, cache: Option<&Path>, now: SystemTime) -> Listing {
+        let archive = Archive::open(path, "").unwrap();
+        let index = archive.index(Within::Files, cache, now).unwrap();
+        Listing::of_archive(archive, &index, Some("")).unwrap()
+    }
+
+    #[test]
+    fn an_index_is_kept_beside_the_tar_and_made_anew_when_the_tar_changes() {
+        let now = SystemTime::now();
+        let folder = tempfile::tempdir().unwrap();
+        let [root, path, index] =
+            ["root", "x.tar", "x.tar.rsflow-index"].map(|name| folder.path().join(name));
+        fill(&root);
+        pack(&root, &path);
+        let first = images(&list_archive(&path, None, now));
+        assert_eq!(first.len(), 4);
+        assert!(!index.exists(), "what is so new may change unseen");
+
+        let list = || images(&list_archive(&path, None, later()));
+        // Another file has another inode, while the one before is open.
+        let inode = || fs::metadata(&index).unwrap().ino();
+        assert_eq!(list(), first);
+        let before = inode();
+        let _before = File::open(&index).unwrap();
+        assert_eq!(list(), first);
+        assert_eq!(inode(), before, "it was used");
+
+        let sound = fs::read(&index).unwrap();
+        let mut damaged = sound.clone();
+        damaged[sound.len() / 2] ^= 1;
+        for (case, bytes) in [
+            ("damaged", damaged),
+            ("cut off", sound[..40].to_vec()),
+            ("something else", b"<html>".to_vec()),
+            ("empty", Vec::new()),
+        ] {
+            let before = inode();
+            let _before = File::open(&index).unwrap();
+            fs::write(&index, bytes).unwrap();
+            assert_eq!(list(), first, "{case}");
+            assert_ne!(inode(), before, "{case}");
+        }
+
+        // Other names in the same file, of the same length, with the same time of its change.
+        wait_for_another_time(folder.path());
+        let before = fs::metadata(&path).unwrap();
+        fs::rename(root.join("c/1.jpg"), root.join("c/9.jpg")).unwrap();
+        pack(&root, &path);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+        let after = fs::metadata(&path).unwrap();
+        let same = |of: fn(&fs::Metadata) -> u64| of(&before) == of(&after);
+        assert!(same(fs::Metadata::ino) && same(fs::Metadata::size));
+        let second = list();
+        assert_eq!(second[3], ("c/9.jpg".to_owned(), 2));
+        assert_eq!(second[..3], first[..3]);
+    }
+
     #[test]
     fn an_index_that_cannot_be_kept_beside_its_archive_is_kept_in_the_cache() {
         let folder = tempfile::tempdir().unwrap();
         let (path, cache) = (folder.path().join("x.tar"), folder.path().join("cache"));
         fill(&folder.path().join("root"));
-        let mut tar = tar::Builder::new(File::create(&path).unwrap());
-        tar.append_dir_all("", folder.path().join("root")).unwrap();
-        tar.into_inner().unwrap();
+        pack(&folder.path().join("root"), &path);
         fs::create_dir(folder.path().join("x.tar.rsflow-index")).unwrap();
-        std::thread::sleep(A_WHILE);
-        let list = || {
-            let archive = Archive::open(&path, "").unwrap();
-            let index = archive.index(Within::Files, Some(&cache)).unwrap();
-            Listing::of_archive(archive, &index, Some("")).unwrap()
-        };
+        let list = || list_archive(&path, Some(&cache), later());
         let first = list();
         let before = kept(&cache);
         assert_eq!(before.len(), 1);

@@ -1,6 +1,7 @@
 //! `ImageFolder`: a folder of class folders, as torchvision's.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
@@ -61,7 +62,7 @@ impl Node for ImageFolder {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let cache = self.listing_cache.then(cache_folder).flatten();
-        let listing = Listing::of_folder(&self.root, cache.as_deref())?;
+        let listing = Listing::of_folder(&self.root, cache.as_deref(), SystemTime::now())?;
         Ok(Stage::source(Listed {
             listing,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),

@@ -1,6 +1,7 @@
 //! `ImageTar`: a folder of class folders in a tar, read where it is.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
@@ -59,7 +60,7 @@ impl Node for ImageTar {
     fn build(&self, build: &Build) -> Result<Stage> {
         let way_out = "`--set NODE.path=FILE` names another";
         let archive = Archive::open(&self.path, way_out)?;
-        let index = archive.index(Within::Files, cache_folder().as_deref())?;
+        let index = archive.index(Within::Files, cache_folder().as_deref(), SystemTime::now())?;
         Ok(Stage::source(Listed {
             listing: Listing::of_archive(archive, &index, self.folder.as_deref())?,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),

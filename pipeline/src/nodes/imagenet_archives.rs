@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
@@ -82,7 +83,7 @@ fn way_out(what: &str) -> String {
 /// A tar of one tar for each class, named after it.
 fn train(root: &Path) -> Result<Listing> {
     let archive = Archive::open(&root.join(TRAIN), &way_out("the training images"))?;
-    let index = archive.index(Within::Tars, cache_folder().as_deref())?;
+    let index = archive.index(Within::Tars, cache_folder().as_deref(), SystemTime::now())?;
     Listing::of_archive(archive, &index, Some(""))
 }
 
@@ -97,7 +98,7 @@ fn val(root: &Path) -> Result<Listing> {
         way_out("the classes of the validation images")
     );
     let labels = Labels::from_devkit_archive(&devkit)?;
-    let index = archive.index(Within::Files, cache_folder().as_deref())?;
+    let index = archive.index(Within::Files, cache_folder().as_deref(), SystemTime::now())?;
     let index = into_classes(&index, &labels, &root.join(VAL))?;
     Listing::of_archive(archive, &index, Some(""))
 }

@@ -1,6 +1,7 @@
 //! `ShapesFolder`: the generated image set of the quickstart.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_graph::{
@@ -101,7 +102,7 @@ impl Node for ShapesFolder {
             Split::Val => "val",
         };
         Ok(Stage::source(Listed {
-            listing: Listing::of_folder(&self.root.join(half), None)?,
+            listing: Listing::of_folder(&self.root.join(half), None, SystemTime::now())?,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: OnError::Fail,
             read_timeout: read_timeout(default_read_timeout()),
