@@ -98,6 +98,30 @@ fn a_checkpoint_has_the_figures_that_training_ended_with() {
     ));
 }
 
+/// Also where the processor has other instructions than the one that it was trained on.
+#[test]
+fn a_network_is_evaluated_in_the_precision_that_it_was_trained_in() {
+    let folder = workplace();
+    let folder = folder.path();
+    for (trained_in, evaluated_in) in [
+        ("Float32", "auto"),
+        ("Float32", "float32"),
+        ("BFloat16", "bfloat16"),
+    ] {
+        let name = format!("{trained_in}-{evaluated_in}");
+        let precision = format!("trainer.precision={trained_in}");
+        let set = ["--set", "trainer.epochs=1", "--set", &precision];
+        completed(folder, &[&set[..], &["--run-dir", &name]].concat());
+        let log = std::fs::read_to_string(folder.join(&name).join("metrics.jsonl")).unwrap();
+        let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let checkpoint = format!("{name}/checkpoints/last.safetensors");
+        let eval = ["eval", "--checkpoint", &checkpoint, "--data", "shapes"];
+        let options = ["--precision", evaluated_in];
+        let table = json(folder, &[&eval[..], &AS_IN_TRAINING, &options].concat());
+        assert_eq!(table["rows"], last["rows"], "{name}");
+    }
+}
+
 #[test]
 fn images_are_made_as_the_recipe_made_them() {
     let folder = workplace();

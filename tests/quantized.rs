@@ -34,6 +34,10 @@ fn a_packed_checkpoint_is_measured_as_the_whole_one_is() {
         ("as it was trained", &["--sizes", "48,32"][..]),
         ("at another size", &["--sizes", "40"]),
         (
+            "in bfloat16",
+            &["--sizes", "48,32", "--precision", "bfloat16"],
+        ),
+        (
             "with other batch norms",
             &["--sizes", "48", "--batch-norm", "48=32"],
         ),

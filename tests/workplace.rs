@@ -122,17 +122,22 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Runs the program in that folder.
-pub fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rsflow"))
+/// The program in that folder.
+pub fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_rsflow"));
+    program
         .args(arguments)
         .current_dir(folder)
         .env("XDG_CACHE_HOME", folder.join("cache"))
         // What is compared to the bit is computed on the CPU, wherever the tests run.
         .env("CUDA_VISIBLE_DEVICES", "")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap()
+        .stdin(std::process::Stdio::null());
+    program
+}
+
+/// Runs the program in that folder.
+pub fn rsflow(folder: &Path, arguments: &[&str]) -> Output {
+    program(folder, arguments).output().unwrap()
 }
 
 /// Runs it, expects it to succeed, and gives its stdout.

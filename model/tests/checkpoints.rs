@@ -267,14 +267,24 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         assert_eq!(bytes.len() as u64, expected, "{name}");
 
         let packed = Checkpoint::open(&packed).unwrap();
+        let load = |checkpoint: &Checkpoint, compute| {
+            let loaded = checkpoint.network(&sizes, &sizes, compute).unwrap();
+            [0, 1].map(|size| logits(&loaded, size))
+        };
+        let trained = [0, 1].map(|size| logits(&net, size));
         for checkpoint in [&whole, &packed] {
-            let loaded = checkpoint
-                .network(&sizes, &sizes, Compute::cpu(kind))
-                .unwrap();
-            for size in 0..2 {
-                assert_eq!(logits(&loaded, size), logits(&net, size), "{name}");
-            }
+            assert_eq!(load(checkpoint, Compute::cpu(kind)), trained, "{name}");
         }
+        let bfloat16 = Compute {
+            multiply: Kind::BFloat16,
+            channels_last: true,
+            ..Compute::cpu(kind)
+        };
+        assert_eq!(
+            load(&packed, bfloat16),
+            load(&whole, bfloat16),
+            "{name}, bfloat16"
+        );
         let error = pack(&packed).unwrap_err().to_string();
         assert!(error.contains("packed already"), "{error}");
     }

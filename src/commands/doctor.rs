@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rsflow_model::compute::{Cuda, Precision, cpu_has_bf16};
+use rsflow_model::compute::{CPU_BFLOAT16, Cuda, Precision, cpu_has_bf16};
 use rsflow_pipeline::pixels;
 use serde_json::json;
 
@@ -17,6 +17,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     let memory = memory();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let simd = simd();
+    let bfloat16 = cpu_has_bf16()?;
     let resizer = pixels::kernel();
     if let Some(path) = &arguments.json {
         let value = json!({
@@ -26,7 +27,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
                 "cores": cores,
                 "memory_bytes": memory,
                 "simd": simd,
-                "bfloat16": cpu_has_bf16(),
+                "bfloat16": bfloat16,
             },
             "cuda": cuda.as_ref().ok(),
             "cuda_missing": cuda.as_ref().err().map(|reason| format!("{reason:#}")),
@@ -80,9 +81,15 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     line("CPU", format!("{cores} cores{memory}; {}", simd.join(", ")))?;
     line(
         "",
-        match cpu_has_bf16() {
-            true => "has instructions for bfloat16: `precision: Auto` takes it".to_owned(),
-            false => "no instructions for bfloat16: `precision: Auto` is Float32 here".to_owned(),
+        match (std::env::var_os(CPU_BFLOAT16).is_some(), bfloat16) {
+            (false, true) => "has instructions for bfloat16: `precision: Auto` takes it".to_owned(),
+            (false, false) => {
+                "no instructions for bfloat16: `precision: Auto` is Float32 here".to_owned()
+            }
+            (true, _) => {
+                let auto = if bfloat16 { "BFloat16" } else { "Float32" };
+                format!("`precision: Auto` is {auto} here, because {CPU_BFLOAT16} is set")
+            }
         },
     )?;
     match &cuda {

@@ -1,50 +1,68 @@
 //! `cargo xtask test`: everything that must hold before a change goes in.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup;
 use crate::workspace::Workspace;
 
 /// Set up, then check the formatting, lint, test, and check every recipe.
 ///
-/// The steps: `cargo fmt`, `cargo clippy` (a warning fails), all tests of all packages, and
-/// `rsflow check` on every recipe in recipes/. Each step's output is shown, with one line at its
-/// end that says how long it took; the first that fails is the last.
+/// The steps: `cargo fmt`, `cargo clippy` (a warning fails), all tests of all packages, the tests
+/// that compute a second time as on a processor of the other kind, and `rsflow check` on every
+/// recipe in recipes/. Each step's output is shown, with one line at its end that says how long it
+/// took. A step that fails does not stop the others; the last lines list the steps and tests that
+/// failed.
+///
+/// `precision: Auto` is bfloat16 on processors with AVX512-BF16 and float32 elsewhere. The second
+/// round of tests sets RSFLOW_CPU_BFLOAT16 to the other value, so that a machine of either kind
+/// shows what fails on the other.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
+/// What `rsflow_model::compute` reads in place of asking the processor.
+const CPU_BFLOAT16: &str = "RSFLOW_CPU_BFLOAT16";
+
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
-    step("setup", || {
-        setup::ensure(workspace, setup::room_to_build(workspace, "debug"))
-    })?;
-    let cargo_steps: [(&str, &[&str]); 4] = [
-        ("fmt", &["fmt", "--all", "--check"]),
-        (
-            "clippy",
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ],
-        ),
-        ("test", &["test", "--workspace"]),
-        // With the tests, although only the program is wanted: another choice of packages and
-        // targets means other features, and with them another build of half the dependencies.
-        ("build", &["build", "--workspace", "--bins", "--tests"]),
-    ];
-    for (name, arguments) in cargo_steps {
-        step(name, || succeed(workspace.cargo().args(arguments)))?;
-    }
-    step("recipes", || {
+    setup::ensure(workspace, setup::room_to_build(workspace, "debug"))?;
+    let other = if cpu_has_bf16() { "no" } else { "yes" };
+    let as_other = format!("test, {CPU_BFLOAT16}={other}");
+
+    let mut steps = Steps::default();
+    steps.run("fmt", || {
+        succeed(workspace.cargo().args(["fmt", "--all", "--check"]))
+    });
+    steps.run("clippy", || {
+        let lint = "clippy --workspace --all-targets -- -D warnings";
+        succeed(workspace.cargo().args(lint.split(' ')))
+    });
+    steps.run("test", || {
+        let mut tests = workspace.cargo();
+        tests.args(["test", "--workspace", "--no-fail-fast"]);
+        pass(tests.env_remove(CPU_BFLOAT16))
+    });
+    steps.run(&as_other, || {
+        let mut tests = workspace.cargo();
+        // Targets in place of packages: another choice of packages means other features, and with
+        // them another build of half the dependencies.
+        tests.args(["test", "--workspace", "--no-fail-fast", "--lib"]);
+        for target in computing_tests(workspace)? {
+            tests.args(["--test", &target]);
+        }
+        pass(tests.env(CPU_BFLOAT16, other))
+    });
+    // With the tests, although only the program is wanted, for the same reason.
+    steps.run("build", || {
+        let build = "build --workspace --bins --tests";
+        succeed(workspace.cargo().args(build.split(' ')))
+    });
+    steps.run("recipes", || {
         let recipes = recipes(workspace)?;
         let mut check = Command::new(workspace.rsflow("debug"));
         check
@@ -53,19 +71,44 @@ pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
             .arg("check")
             .args(recipes);
         succeed(&mut check)
-    })
+    });
+    steps.conclude()
 }
 
-/// Runs one step and says how it went and how long it took.
-fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
-    let start = Instant::now();
-    let result = run();
-    let outcome = if result.is_ok() { "ok" } else { "FAILED" };
-    eprintln!(
-        "xtask: {name:<8} {outcome:<6} {:7.1} s",
-        start.elapsed().as_secs_f64()
-    );
-    result.with_context(|| format!("step `{name}` failed"))
+/// The steps so far, and what failed in them.
+#[derive(Default)]
+struct Steps {
+    count: usize,
+    failed: Vec<String>,
+}
+
+impl Steps {
+    /// Runs one step and says how it went and how long it took.
+    fn run(&mut self, name: &str, run: impl FnOnce() -> Result<()>) {
+        let start = Instant::now();
+        let result = run();
+        let outcome = if result.is_ok() { "ok" } else { "FAILED" };
+        eprintln!(
+            "xtask: {name:<8} {outcome:<6} {:7.1} s",
+            start.elapsed().as_secs_f64()
+        );
+        self.count += 1;
+        if let Err(error) = result {
+            self.failed.push(format!("{name}: {error:#}"));
+        }
+    }
+
+    /// An error that lists what failed, if anything did.
+    fn conclude(self) -> Result<()> {
+        ensure!(
+            self.failed.is_empty(),
+            "{} of {} steps failed\n  {}",
+            self.failed.len(),
+            self.count,
+            self.failed.join("\n  ")
+        );
+        Ok(())
+    }
 }
 
 /// Runs a command with its output in sight; an exit code other than 0 is an error.
@@ -76,6 +119,61 @@ fn succeed(command: &mut Command) -> Result<()> {
         .with_context(|| format!("cannot start {shown}"))?;
     ensure!(status.success(), "{status}");
     Ok(())
+}
+
+/// The same for `cargo test`; the error lists the tests that failed.
+fn pass(tests: &mut Command) -> Result<()> {
+    let mut child = tests
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let stdout = child.stdout.take().context("cargo has no stdout")?;
+    let mut failed = Vec::new();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("cannot read what cargo prints")?;
+        let line = String::from_utf8_lossy(&line);
+        writeln!(std::io::stdout(), "{line}")?;
+        failed.extend(failed_test(&line).map(str::to_owned));
+    }
+    let status = child.wait()?;
+    match (status.success(), failed.is_empty()) {
+        (true, _) => Ok(()),
+        // A test binary that does not compile, or that a signal ended.
+        (false, true) => bail!("{status}; cargo's last lines name the target"),
+        (false, false) => bail!(
+            "{} tests failed\n    {}",
+            failed.len(),
+            failed.join("\n    ")
+        ),
+    }
+}
+
+/// The test that failed, if the line is libtest's line of one.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+/// The names of the test targets that compute with libtorch: those of `model` and of the program.
+fn computing_tests(workspace: &Workspace) -> Result<Vec<String>> {
+    let folder = workspace.root.join("model/tests");
+    let mut targets = vec!["rsflow".to_owned()];
+    for entry in fs::read_dir(folder).context("cannot list model/tests/")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.file_stem().unwrap_or_default();
+            targets.push(name.to_string_lossy().into_owned());
+        }
+    }
+    targets.sort();
+    Ok(targets)
+}
+
+/// Whether `precision: Auto` is bfloat16 on this processor.
+fn cpu_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// The recipes that ship, in the order of their names.
@@ -91,4 +189,38 @@ fn recipes(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     ensure!(!recipes.is_empty(), "recipes/ holds no recipe (*.ron)");
     recipes.sort();
     Ok(recipes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_tests_are_told_from_their_lines() {
+        for (line, expected) in [
+            ("test run::it_ends ... FAILED", Some("run::it_ends")),
+            (
+                "test graph/src/lib.rs - Plan (line 12) ... FAILED",
+                Some("graph/src/lib.rs - Plan (line 12)"),
+            ),
+            ("test run::it_ends ... ok", None),
+            ("test result: FAILED. 1 passed; 1 failed", None),
+            ("a run that says ... FAILED", None),
+        ] {
+            assert_eq!(failed_test(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_conclusion_lists_every_step_that_failed() {
+        let mut steps = Steps::default();
+        steps.run("fmt", || bail!("exit status: 1"));
+        steps.run("clippy", || Ok(()));
+        steps.run("test", || bail!("1 tests failed\n    run::it_ends"));
+        assert_eq!(
+            steps.conclude().unwrap_err().to_string(),
+            "2 of 3 steps failed\n  fmt: exit status: 1\n  test: 1 tests failed\n    run::it_ends"
+        );
+        assert!(Steps::default().conclude().is_ok());
+    }
 }

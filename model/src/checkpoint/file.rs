@@ -101,6 +101,11 @@ impl Checkpoint {
         })
     }
 
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What it says about itself.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -76,7 +76,8 @@ impl DeviceChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Precision {
     /// What is fast and safe: `BFloat16` on GPUs and processors that have instructions for it,
-    /// `Float16` on older GPUs with tensor cores, `Float32` elsewhere and for quantized networks.
+    /// `Float16` on older GPUs with tensor cores, `Float32` elsewhere and for quantized networks. A network
+    /// that was trained in float32 is resumed and evaluated in float32.
     #[default]
     Auto,
     /// float32 throughout, as the reference implementation trains.
@@ -108,7 +109,7 @@ impl Precision {
         Ok(match (self, capability) {
             (Precision::Auto, _) if suits.float32 => Precision::Float32,
             (Precision::Auto, Some(capability)) => Precision::of_gpu(capability),
-            (Precision::Auto, None) if device == Device::Cpu && cpu_has_bf16() => {
+            (Precision::Auto, None) if device == Device::Cpu && cpu_has_bf16()? => {
                 Precision::BFloat16
             }
             (Precision::Auto, _) => Precision::Float32,
@@ -154,12 +155,31 @@ pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
     texts.iter().any(|known| text.contains(known))
 }
 
-/// Whether this processor multiplies bfloat16 in hardware, in the way that oneDNN asks for.
-pub fn cpu_has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+/// Environment variable that overrides the detection of bfloat16 instructions: `yes` or `no`. It
+/// changes what `Auto` selects on the CPU and nothing else. Tests set it, so that a machine of one kind
+/// shows what fails on the other.
+pub const CPU_BFLOAT16: &str = "RSFLOW_CPU_BFLOAT16";
+
+/// Whether this processor multiplies bfloat16 in hardware (AVX512-BF16, which oneDNN needs), unless
+/// [`CPU_BFLOAT16`] overrides it.
+///
+/// # Errors
+/// [`CPU_BFLOAT16`] is set to anything but `yes` or `no`.
+pub fn cpu_has_bf16() -> Result<bool> {
+    let Some(overruled) = std::env::var_os(CPU_BFLOAT16) else {
+        #[cfg(target_arch = "x86_64")]
+        return Ok(std::arch::is_x86_feature_detected!("avx512bf16"));
+        #[cfg(not(target_arch = "x86_64"))]
+        return Ok(false);
+    };
+    match overruled.to_str() {
+        Some("yes") => Ok(true),
+        Some("no") => Ok(false),
+        _ => bail!(
+            "the environment variable {CPU_BFLOAT16} must be `yes` or `no`, not {overruled:?}; unset \
+             it to detect what the processor has"
+        ),
+    }
 }
 
 /// The libtorch in use.
@@ -268,7 +288,7 @@ impl Compute {
                     "`precision: TensorFloat32` is for GPUs, and this network computes on the CPU; `Auto` \
                      takes what the device is good at"
                 ),
-                Precision::BFloat16 if !cpu_has_bf16() => tracing::warn!(
+                Precision::BFloat16 if !cpu_has_bf16()? => tracing::warn!(
                     "this processor has no instructions for bfloat16: `precision: Float32` is faster here"
                 ),
                 Precision::Float16 => tracing::warn!(

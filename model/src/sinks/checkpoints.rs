@@ -36,7 +36,8 @@ pub struct Checkpoints {
     /// The checkpoints of a trainer.
     input: Input,
     /// Steps between two checkpoints, besides those at the ends of epochs. Left out, there are
-    /// only those.
+    /// only those. Training does not wait for the disk: one that is due while another is being
+    /// written is taken at the first step after that.
     #[serde(default)]
     every_steps: Option<u64>,
     /// How many files `epoch-NNN.safetensors` stay, the newest ones; at least 1.

@@ -19,8 +19,10 @@ use rsflow_graph::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tch::Kind;
 
-use crate::compute::{self, Compute, DeviceChoice, Precision};
+use crate::checkpoint::Metadata;
+use crate::compute::{self, Compute, DeviceChoice, Precision, Suits};
 use crate::distillation::Distill;
 use crate::feed::{Channels, Normalize};
 use crate::metrics::{Checkpointed, Metric};
@@ -235,12 +237,33 @@ impl Trainer {
 
     /// What a recipe's choices come to on this machine.
     fn compute(&self) -> Result<Compute> {
-        Compute::open(
-            self.device,
-            self.precision,
-            self.deterministic,
-            self.network.suits()?,
-        )
+        self.compute_with(self.network.suits()?)
+    }
+
+    /// The same for a run that resumes from a checkpoint: `Auto` keeps float32 if the run was trained in
+    /// it so far, also on a device where a new run would train in half precision.
+    fn compute_as_before(&self, saved: &Metadata) -> Result<Compute> {
+        // A checkpoint of another program does not say how it was trained.
+        let follows = self.precision == Precision::Auto && !saved.is_imported();
+        let own = self.network.suits()?;
+        let float32 = own.float32 || follows && saved.trained_in_float32;
+        let compute = self.compute_with(Suits { float32, ..own })?;
+        if follows && !saved.trained_in_float32 && compute.multiply == Kind::Float {
+            let before = match saved.loss_scale {
+                Some(_) => Precision::Float16,
+                None => Precision::BFloat16,
+            };
+            tracing::warn!(
+                "this run was trained in {before:?} so far, for which this device has no \
+                 instructions: it continues in Float32. To keep {before:?}, which is slow here, set \
+                 `precision: {before:?}` and pass --accept-changes"
+            );
+        }
+        Ok(compute)
+    }
+
+    fn compute_with(&self, suits: Suits) -> Result<Compute> {
+        Compute::open(self.device, self.precision, self.deterministic, suits)
     }
 
     /// How a step is done.

@@ -11,7 +11,7 @@ use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
 use super::start::{resume, start_from};
 use super::{Trainer, resolutions};
-use crate::checkpoint::{Best, Metadata, Snapshot};
+use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
 use crate::compute::is_out_of_memory;
 use crate::distillation::Loss;
 use crate::feed::{Feed, cores_of};
@@ -66,7 +66,11 @@ impl Session {
             None => Start::Random { seed: build.seed },
             Some(_) => Start::Zero,
         };
-        let compute = settings.compute()?;
+        let resumed = build.resume.map(Checkpoint::open).transpose()?;
+        let compute = match &resumed {
+            None => settings.compute()?,
+            Some(checkpoint) => settings.compute_as_before(checkpoint.metadata())?,
+        };
         let net = settings.network(compute, &resolutions, start)?;
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
         ensure!(
@@ -87,12 +91,13 @@ impl Session {
             recipe: build.recipe.to_owned(),
             ..Metadata::new(settings.network.clone(), classes, resolutions)
         };
-        if let (Some(path), None) = (&settings.start_from, build.resume) {
-            start_from(path, &net, &at)?;
-        }
-        if let Some(path) = build.resume {
-            let (epochs, steps_per_epoch) = (settings.epochs, train.items_per_epoch);
-            resume(path, &mut at, &net, &mut optimizer, epochs, steps_per_epoch)?;
+        match (&resumed, &settings.start_from) {
+            (Some(checkpoint), _) => {
+                let lengths = (settings.epochs, train.items_per_epoch);
+                resume(checkpoint, &mut at, &net, &mut optimizer, lengths)?;
+            }
+            (None, Some(path)) => start_from(path, &net, &at)?,
+            (None, None) => {}
         }
         let demands = build.demands.iter();
         let save_every = demands

@@ -105,17 +105,15 @@ fn written_out(normalize: Option<Normalize>) -> String {
     normalize.map_or_else(|| "None".to_owned(), |by| by.to_string())
 }
 
-/// Puts the run where the checkpoint left it. `lengths`: the steps of an epoch, and all epochs.
+/// Puts the run where the checkpoint left it. `lengths`: all epochs, and the steps of one.
 pub(super) fn resume(
-    path: &Path,
+    checkpoint: &Checkpoint,
     at: &mut Metadata,
     net: &RsNet,
     optimizer: &mut RunningOptimizer,
-    epochs: u64,
-    steps_per_epoch: u64,
+    (epochs, steps_per_epoch): (u64, u64),
 ) -> Result<()> {
-    let checkpoint = Checkpoint::open(path)?;
-    let saved = checkpoint.metadata();
+    let (path, saved) = (checkpoint.path(), checkpoint.metadata());
     let place = path.display();
     ensure!(
         at.network.computes_as(&saved.network),
