@@ -88,13 +88,13 @@ Examples:
   rsflow run changed.ron --run-dir runs/mine --resume --accept-changes
 
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
-checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the step in hand, writes a
-checkpoint and ends; --resume goes on from there, exactly. A second Ctrl-C ends at once.
+checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the current step, writes a
+checkpoint and ends; --resume continues from there, exactly. A second Ctrl-C ends at once.
 The environment variable RSFLOW_LOG says how much run.log has: RSFLOW_LOG=debug, or of one part
 RSFLOW_LOG=info,rsflow_model=debug; info if it is not set.
 
 A resume with another recipe says what differs, field by field, and ends before anything is
-written; --accept-changes goes on with the new one. In mid-epoch the seed and the number of steps
+written; --accept-changes resumes with the new one. In mid-epoch the seed and the number of steps
 must stay.";
 
 const EVAL_EXAMPLES: &str = "\
@@ -126,8 +126,8 @@ Examples:
   rsflow import resnet18-f37072fd.pth --arch resnet18 --sizes 128 96 64 --out start.safetensors
   rsflow run mine.ron --set trainer.start_from=start.safetensors
 
-What a file is, is told by its tensors' names. A checkpoint of the reference implementation brings
-its epoch, best accuracies and momentum along, and --resume goes on after that epoch. Weights of a
+The file type is detected from its tensor names. A checkpoint of the reference implementation brings
+its epoch, best accuracies and momentum along, and --resume continues after that epoch. Weights of a
 network with one resolution (torchvision's) are a start: every size gets their batch norms. The
 file is read, never executed: one that holds more than tensors and plain values is refused.";
 

@@ -53,7 +53,7 @@ impl RunDir {
         if let Some(checkpoint) = &resume {
             ensure!(
                 checkpoint.is_file(),
-                "there is no checkpoint {} to go on from; leave --resume out to start anew",
+                "there is no checkpoint {} to resume from; leave --resume out to start a new run",
                 checkpoint.display()
             );
         }
@@ -62,9 +62,9 @@ impl RunDir {
             let mut entries =
                 fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))?;
             let way_out = match last_checkpoint(&path).exists() {
-                true => "--resume goes on with it, another --run-dir starts anew",
+                true => "--resume resumes it, another --run-dir starts a new run",
                 false => {
-                    "there is no checkpoint in it to go on from: remove it, or name another --run-dir"
+                    "it holds no checkpoint to resume from: remove it, or name another --run-dir"
                 }
             };
             ensure!(
@@ -182,7 +182,7 @@ fn latest(runs: &Path) -> Result<PathBuf> {
     match newest {
         Some((_, path)) => Ok(path),
         None => bail!(
-            "no run in {} has a checkpoint to go on from; --run-dir names a run",
+            "no run in {} has a checkpoint to resume from; --run-dir names a run",
             runs.display()
         ),
     }

@@ -382,7 +382,7 @@ fn a_damaged_image_of_the_validation_is_replaced_and_named() {
         "{stderr}"
     );
     assert!(
-        stderr.contains("  shapes/val/discs_hatched/00001.jpg (val_images): none of JPEG, PNG"),
+        stderr.contains("  shapes/val/discs_hatched/00001.jpg (val_images): not JPEG, PNG"),
         "{stderr}"
     );
     let names: BTreeSet<String> = skipped(folder.path())

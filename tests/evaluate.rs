@@ -310,7 +310,7 @@ fn samples_of_one_picture_are_what_they_were_in_training() {
     assert!(large.status.success());
     let stderr = String::from_utf8_lossy(&large.stderr);
     assert!(
-        stderr.contains("images are not made as in the training's validation"),
+        stderr.contains("preprocessing differs from the training run's validation"),
         "{stderr}"
     );
     // The images to calibrate with are those of training.
@@ -371,7 +371,7 @@ fn what_cannot_be_measured_is_told() {
         (
             eval(LAST, &["few"]),
             1,
-            &["tells 8 classes apart, but few holds 1"],
+            &["the network has 8 classes, but few has 1"],
         ),
         (
             eval(LAST, &["shapes", "--sizes", "48", "16"]),
@@ -416,7 +416,7 @@ fn what_cannot_be_measured_is_told() {
         (
             eval(LAST, &["shapes", "--sizes", "40", "40"]),
             2,
-            &["the resolution 40 is given twice"],
+            &["resolution 40 is listed twice"],
         ),
         (eval(LAST, &["shapes", "--batch", "0"]), 2, &["--batch"]),
         (

@@ -189,7 +189,11 @@ fn what_cannot_be_exchanged_is_told() {
         (
             import(&theirs, arch, &["128", "128", "8"], &[]),
             2,
-            &["--sizes", "128 is given twice", "8 is too small"],
+            &[
+                "--sizes",
+                "resolution 128 is listed twice",
+                "8 is too small",
+            ],
         ),
         (
             import(&theirs, arch, &["128", "96"], &[]),
@@ -213,7 +217,7 @@ fn what_cannot_be_exchanged_is_told() {
         (
             import(&theirs, arch, &fits, &["--class-names", "two.txt"]),
             1,
-            &["10 classes apart, but 2 were named"],
+            &["it has 10 classes, but 2 were named"],
         ),
         (
             import(&theirs, arch, &fits, &["--class-names", "none.txt"]),
@@ -223,7 +227,7 @@ fn what_cannot_be_exchanged_is_told() {
         (
             import("text.pth", arch, &fits, &[]),
             1,
-            &["cannot import text.pth", "no PyTorch checkpoint"],
+            &["cannot import text.pth", "not a PyTorch checkpoint"],
         ),
         (
             import("none.pth", arch, &fits, &[]),

@@ -144,7 +144,7 @@ fn a_device_that_is_lost_leaves_the_last_checkpoint_to_go_on_from() {
         "computing on CPU",
         "step 10 (epoch 1 of 2) failed on CPU",
         "CUDA error: the launch timed out",
-        "last.safetensors is complete; to go on: rsflow run",
+        "last.safetensors is complete; to resume: rsflow run",
     ] {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }

@@ -426,7 +426,7 @@ fn what_is_wrong_is_said_before_any_file_moves() {
             LIST,
             1,
             &[
-                "error: list.txt names 6 images, but not 1 that are here: `val/cat.png`; take them out",
+                "error: list.txt names 6 images, but not 1 that are here: `val/cat.png`; remove them",
             ],
         ),
         (
@@ -488,7 +488,7 @@ fn what_is_wrong_is_said_before_any_file_moves() {
             &|folder| write(folder, META, &"<html>".repeat(100)),
             DEVKIT,
             1,
-            &["caused by: it is no MATLAB 5 file"],
+            &["caused by: it is not a MATLAB 5 file"],
         ),
         (
             "a missing image",
@@ -528,7 +528,7 @@ fn what_is_wrong_is_said_before_any_file_moves() {
             &list_with("ILSVRC2012_val_00000002.JPEG n02119789"),
             LIST,
             1,
-            &["error: list.txt:3: `ILSVRC2012_val_00000002.JPEG` stands in line 2 already"],
+            &["error: list.txt:3: `ILSVRC2012_val_00000002.JPEG` is already in line 2"],
         ),
         (
             "no class",

@@ -330,12 +330,12 @@ fn what_makes_no_sense_is_said() {
         (
             &["--until", "trainer"],
             2,
-            "`trainer` is no data node: --until takes",
+            "`trainer` is not a data node: --until takes",
         ),
         (
             &["--until", "log"],
             2,
-            "`log` is no data node: --until takes",
+            "`log` is not a data node: --until takes",
         ),
         (
             &["--until", "train_sizes", "--digest"],
@@ -356,7 +356,7 @@ fn what_makes_no_sense_is_said() {
         (
             &["--only", "trainer", "--epochs", "1"],
             2,
-            "the trainer alone knows no epochs",
+            "--epochs needs data nodes",
         ),
         (
             &["--digest", "--epochs", "1", "--start", "1:0"],
@@ -388,7 +388,7 @@ fn what_makes_no_sense_is_said() {
         (
             &[SKIP, &["--digest", "--start", "100000"]].concat(),
             1,
-            "epoch 0 brings nothing: the images are too few",
+            "epoch 0 has no batches: there are too few images",
         ),
         (
             &[SKIP, &["--digest", "--start", "85"]].concat(),
@@ -403,7 +403,7 @@ fn what_makes_no_sense_is_said() {
         (
             &[SKIP, DROP, &["--until", "train_batches"]].concat(),
             1,
-            "epoch 0 brings nothing: the images are too few",
+            "epoch 0 has no batches: there are too few images",
         ),
         (
             &[
@@ -426,7 +426,7 @@ fn what_makes_no_sense_is_said() {
         (
             &["--only", "pipeline", "--epochs", "1"],
             1,
-            "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: none of JPEG, PNG",
+            "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: not JPEG, PNG",
         ),
     ];
     for (arguments, code, words) in cases {

@@ -100,8 +100,8 @@ fn networks_of_other_bits_are_what_a_run_starts_with_and_no_more() {
             &[
                 "full/checkpoints/last.safetensors holds ResNet(depth: 18, width: 8), the recipe says \
                  QuantizedResNet(depth: 18, width: 8, mode: PreActivation, weight_bits: 2, \
-                 activation_bits: 2): its weights are what the run starts with, no more",
-                "; quantizers start anew; 64 tensors start anew: layer1.1.bn0.48.weight; ",
+                 activation_bits: 2): only its weights are loaded; optimizer and epoch start fresh",
+                "; quantizers start fresh; 64 tensors start fresh: layer1.1.bn0.48.weight; ",
             ][..],
         ),
         ("of-itself", LAST, &[]),
@@ -179,7 +179,7 @@ fn networks_of_other_bits_are_what_a_run_starts_with_and_no_more() {
         ),
         (
             &["--resume", "packed.safetensors", "--accept-changes"],
-            &["packed.safetensors is packed, and has not what training goes on with"],
+            &["packed.safetensors is packed, so training cannot be resumed from it"],
         ),
         (
             &["--set", &other, "--set", width],

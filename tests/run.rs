@@ -213,7 +213,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
         assert_eq!(status.code(), Some(130), "{stderr}");
         assert!(
             stderr.contains(&format!(
-                "to go on: rsflow run {name}/recipe.ron --run-dir {name} --resume"
+                "to resume: rsflow run {name}/recipe.ron --run-dir {name} --resume"
             )),
             "{stderr}"
         );
@@ -233,8 +233,9 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
         let stderr = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(1), "{stderr}");
         assert!(
-            stderr
-                .contains("steps into an epoch of 11, but with this recipe an epoch has 14 steps"),
+            stderr.contains(
+                "of 11 in its epoch, this recipe has 14 steps per epoch; revert the change"
+            ),
             "{stderr}"
         );
 
@@ -385,8 +386,8 @@ fn a_resume_with_another_recipe_says_what_differs_and_writes_nothing() {
          train_batches.size: 6, was 8\n  \
          trainer.optimizer.lr: 0.02, was 0.05\n  \
          trainer.epochs: 2, was 1\n\
-         help: take the changes back (recipe.ron in the run directory is the recipe as it ran); \
-         `--accept-changes` goes on all the same\n"
+         help: revert the changes (recipe.ron in the run directory is the recipe as it ran); \
+         `--accept-changes` resumes with them\n"
     );
     assert_eq!(output.status.code(), Some(2));
     assert!(contents(&out) == before, "something was written");
@@ -397,7 +398,7 @@ fn a_resume_with_another_recipe_says_what_differs_and_writes_nothing() {
         ("trainer.network.width=16", "holds ResNet"),
         (
             "trainer.epochs=1",
-            "has 1 epochs done, and the recipe wants 1",
+            "has completed 1 epochs, and the recipe has `epochs: 1`",
         ),
     ] {
         let output = run(folder.path(), &[&accepted[..], &["--set", set]].concat());
@@ -525,7 +526,7 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             "text called .jpg",
             |folder| std::fs::write(folder.join(IMAGE), b"<html>not found</html>").unwrap(),
             &[],
-            &["train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: none of JPEG, PNG"],
+            &["train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: not JPEG, PNG"],
         ),
         (
             "a last batch of one image",
@@ -552,7 +553,7 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             "nothing to resume",
             |_| {},
             &["--resume"],
-            &["there is no checkpoint out/checkpoints/last.safetensors to go on from"],
+            &["there is no checkpoint out/checkpoints/last.safetensors to resume from"],
         ),
     ];
     for (case, spoil, arguments, expected) in cases {
@@ -594,7 +595,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_sound_checkpoints_stay() {
         (
             &["trainer.optimizer.lr=1e30", "trainer.log_every=5"],
             "trainer (RsNet): the loss of step 2 (epoch 1 of 2) is NaN: the cross-entropy at \
-             resolution 48 is NaN, the first term that is not finite. There is no checkpoint from before",
+             resolution 48 is NaN, the first term that is not finite. There is no earlier checkpoint",
             None,
         ),
         (
@@ -604,7 +605,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_sound_checkpoints_stay() {
         ),
         (
             &["trainer.optimizer.lr=1e300", "checkpoints.every_steps=1"],
-            "no checkpoint can be taken after step 1 (epoch 1 of 2). There is no checkpoint from before",
+            "no checkpoint can be taken after step 1 (epoch 1 of 2). There is no earlier checkpoint",
             None,
         ),
     ];

@@ -60,7 +60,7 @@ fn a_run_directory_is_one_that_a_run_has_made() {
     let output = run(path, &["--run-dir", "failed"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        stderr.contains("no checkpoint in it to go on from: remove it"),
+        stderr.contains("it holds no checkpoint to resume from: remove it"),
         "{stderr}"
     );
 }
@@ -76,7 +76,7 @@ fn a_used_run_directory_is_not_overwritten() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(
-        stderr.contains("out is not empty; --resume goes on with it"),
+        stderr.contains("out is not empty; --resume resumes it"),
         "{stderr}"
     );
 }

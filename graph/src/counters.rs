@@ -62,7 +62,7 @@ pub struct Measured {
     pub wait_input: Duration,
     /// Time the node stood still because its readers were full.
     pub wait_output: Duration,
-    /// Samples skipped because of damage.
+    /// Samples skipped because of damage, since the run began: each is named once.
     pub skipped: u64,
     /// What stood in its input queue whenever it took from it.
     pub queue: Queue,
@@ -102,7 +102,7 @@ impl Measured {
             busy: self.busy.saturating_sub(earlier.busy),
             wait_input: self.wait_input.saturating_sub(earlier.wait_input),
             wait_output: self.wait_output.saturating_sub(earlier.wait_output),
-            skipped: self.skipped.saturating_sub(earlier.skipped),
+            skipped: self.skipped,
             queue: Queue {
                 looks: self.queue.looks.saturating_sub(earlier.queue.looks),
                 items: self.queue.items.saturating_sub(earlier.queue.items),

@@ -101,8 +101,8 @@ impl Node for Evaluate {
             {
                 report.parameter(
                     "batch_norms",
-                    format!("the size {size} stands here twice"),
-                    "take one pair out",
+                    format!("size {size} is listed twice"),
+                    "remove one of the pairs",
                 );
             }
         }
@@ -115,8 +115,8 @@ impl Node for Evaluate {
                 if !measured.contains(size) {
                     report.parameter(
                         "batch_norms",
-                        format!("nothing is measured at size {size}, but at {measured:?}"),
-                        "take the pair out, or add the size",
+                        format!("size {size} is not evaluated; the sizes are {measured:?}"),
+                        "remove the pair, or add the size",
                     );
                 }
             }
@@ -124,7 +124,7 @@ impl Node for Evaluate {
                 if !measured.contains(size) {
                     report.parameter(
                         "calibrate",
-                        format!("nothing is measured at size {size}, but at {measured:?}"),
+                        format!("size {size} is not evaluated; the sizes are {measured:?}"),
                         "calibrate sizes that are measured",
                     );
                 }
@@ -218,7 +218,7 @@ impl Evaluate {
             .filter(|folder| !folder.as_os_str().is_empty());
         ensure!(
             folder.is_none_or(|folder| folder.is_dir()),
-            "there is no folder to write {} to; make it, or name another file",
+            "the folder of {} does not exist; create it, or name another file",
             store.display()
         );
         Ok(())

@@ -294,7 +294,7 @@ fn weigh(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
             Some(sum) => sum.f_add(&term)?,
         });
     }
-    sum.context("an ensemble of nothing")
+    sum.context("an ensemble needs at least one resolution")
 }
 
 /// Nobody trains on larger images, and a slip of the finger should not ask for all memory.
@@ -312,7 +312,7 @@ pub fn check_resolutions(network: &Network, resolutions: &[u32]) -> Result<Vec<S
     }
     for (position, &resolution) in resolutions.iter().enumerate() {
         if resolutions[..position].contains(&resolution) {
-            problems.push(format!("the resolution {resolution} is given twice"));
+            problems.push(format!("resolution {resolution} is listed twice"));
         }
         if resolution > MAX_RESOLUTION {
             problems.push(format!(

@@ -203,7 +203,7 @@ fn wrong_parameters_are_told_in_words() {
                 .unwrap()
                 .join("; "),
             "the resolution 31 is too small: this network needs 32 pixels; \
-             the resolution 64 is given twice",
+             resolution 64 is listed twice",
         ),
     ];
     for (found, expected) in table {

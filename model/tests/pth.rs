@@ -455,7 +455,7 @@ fn files_that_do_not_fit_are_refused_by_name() {
         ),
         (
             bare(&[("epoch", write::int(3))], &[]),
-            &[r#""epoch" of its state dict is no tensor"#],
+            &[r#""epoch" of its state dict is not a tensor"#],
         ),
         (
             write::zip(&write::int(3), &storages(&[])),
@@ -470,7 +470,7 @@ fn files_that_do_not_fit_are_refused_by_name() {
     }
     let names = Some(vec!["cat".to_owned()]);
     let error = pth::import(&case("checkpoint.pth.tar"), &network(), &SIZES, names).unwrap_err();
-    assert!(format!("{error:#}").contains("10 classes apart, but 1 were named"));
+    assert!(format!("{error:#}").contains("it has 10 classes, but 1 were named"));
 }
 
 #[test]
@@ -520,8 +520,8 @@ fn damaged_files_are_refused_whatever_they_claim() {
         (view(4, &[5], &[1], 0), "does not fit its storage of 4"),
         (view(4, &[2], &[1], 3), "does not fit"),
         (view(4, &[2, 2], &[3, 1], 0), "does not fit"),
-        (view(4, &[-1], &[1], 0), "no whole number from 0"),
-        (view(4, &[1], &[1], -1), "no whole number from 0"),
+        (view(4, &[-1], &[1], 0), "not a whole number of at least 0"),
+        (view(4, &[1], &[1], -1), "not a whole number of at least 0"),
         (view(4, &[2], &[], 0), "1 dimensions and 0 strides"),
         (view(4, &[1; 9], &[1; 9], 0), "9 dimensions"),
         (view(4, &[i32::MAX; 3], &[0; 3], 0), "does not fit"),
@@ -553,24 +553,24 @@ fn damaged_files_are_refused_whatever_they_claim() {
         ),
         (
             legacy(&write::tensor("1", &[4]), 4),
-            r#"the storage "0" is there twice or belongs to nothing"#,
+            r#"storage "0" is listed twice or belongs to no tensor"#,
         ),
         // What the machine is told.
-        (code(b"t"), "takes what is not there"),
-        (code(b"(0"), "takes what is not there"),
-        (code(b"N(0t"), "takes what is not there"),
+        (code(b"t"), "pickle stack underflow"),
+        (code(b"(0"), "pickle stack underflow"),
+        (code(b"N(0t"), "pickle stack underflow"),
         (code(b"h\x07"), "refers to an object that is not there"),
         (
             code(b"j\xff\xff\xff\xff"),
             "refers to an object that is not there",
         ),
-        (code(b"q\x00"), "takes what is not there"),
-        (code(&[&memo[..], b"N"].concat()), "takes what is not there"),
-        (code(b"NNa"), "no list"),
-        (code(b"N(NNu"), "no dict"),
-        (code(b"}(Nu"), "no dict"),
-        (code(b"N)R"), "calls what is no function"),
-        (code(b"Nb"), "takes what is not there"),
+        (code(b"q\x00"), "pickle stack underflow"),
+        (code(&[&memo[..], b"N"].concat()), "pickle stack underflow"),
+        (code(b"NNa"), "not a list"),
+        (code(b"N(NNu"), "not a dict"),
+        (code(b"}(Nu"), "not a dict"),
+        (code(b"N)R"), "calls a non-callable"),
+        (code(b"Nb"), "pickle stack underflow"),
         (code(b"NNb"), "what has none"),
         (code(b"NQ"), "a list or a tuple is missing"),
         (code(b")Q"), "not known"),
@@ -592,7 +592,7 @@ fn damaged_files_are_refused_whatever_they_claim() {
         ),
         (code(b"X\x01\x00\x00\x00\xff"), "utf-8"),
         (code(b"I1\n"), "instruction 0x49"),
-        (code(b"\x80\x09"), "no version 9"),
+        (code(b"\x80\x09"), "unknown pickle version 9"),
         // A list in itself, and a tower of lists, are no trouble: they are just no state dict.
         (code(b"]q\x00h\x00a"), "no state dict"),
         (
@@ -601,7 +601,7 @@ fn damaged_files_are_refused_whatever_they_claim() {
         ),
         (code(&b"]".repeat((1 << 22) + 1)), "too large"),
         // What is none of PyTorch's.
-        (b"".to_vec(), "no PyTorch checkpoint"),
+        (b"".to_vec(), "not a PyTorch checkpoint"),
         (b"PK\x03\x04".to_vec(), "truncated or damaged"),
         (
             b"\x80\x02K\x01.".to_vec(),
@@ -609,7 +609,7 @@ fn damaged_files_are_refused_whatever_they_claim() {
         ),
         (
             fs::read(case("expected.safetensors")).unwrap(),
-            "no PyTorch checkpoint",
+            "not a PyTorch checkpoint",
         ),
     ];
     for (bytes, expected) in cases {

@@ -32,7 +32,7 @@ pub(crate) fn first_few(names: &[impl AsRef<str>]) -> String {
 pub(crate) fn cannot_read(error: io::Error) -> anyhow::Error {
     let way_out = match error.kind() {
         io::ErrorKind::NotFound => {
-            "it was there when the run began; put it back, or start anew without it"
+            "it was there when the run began; put it back, or start a new run without it"
         }
         io::ErrorKind::PermissionDenied => "see to its permissions",
         _ => "see to the disk or the network that it is on",

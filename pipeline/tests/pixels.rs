@@ -678,7 +678,7 @@ fn damage_is_named() {
             "a byte too many",
             jpeg,
             |b| b.insert(b.len() - 2, 0x55),
-            "data goes on behind the last block",
+            "data continues after the last block",
         ),
         (
             "a restart out of order",

@@ -438,7 +438,11 @@ fn what_is_wrong_with_a_tar_is_said() {
             &|folder| tar_node(&folder.join("x.tar")),
             &["files (ImageTar): there is no file DIR/x.tar; `--set NODE.path=FILE` names another"],
         ),
-        ("a folder", &|folder| tar_node(folder), &["DIR is no file"]),
+        (
+            "a folder",
+            &|folder| tar_node(folder),
+            &["DIR is not a file"],
+        ),
         (
             "compressed",
             &|folder| write(folder, devkit(b"", "")),
@@ -806,7 +810,7 @@ fn an_enormous_file_is_refused_unread() {
     let image = folder.path().join("train/a/1.jpg");
     File::create(&image).unwrap().set_len(1 << 40).unwrap();
     let error = fault(&folder_node(&folder.path().join("train"), false));
-    let expected = "1.jpg: 1099511627776 bytes are more than an image file may have (1073741824)";
+    let expected = "1.jpg: the file has 1099511627776 bytes, the limit for an image is 1073741824";
     assert!(error.contains(expected), "{error}");
 }
 
@@ -844,6 +848,6 @@ fn what_cannot_be_read_is_named() {
     lock("train/a", 0);
     let error = fault(&train).replace(&place, "DIR");
     lock("train/a", 0o755);
-    let expected = "files (ImageFolder): cannot list DIR/a; let this user read it, shorten its path, or take it out\n";
+    let expected = "files (ImageFolder): cannot list DIR/a; let this user read it, shorten its path, or remove it\n";
     assert!(error.starts_with(expected), "{error}");
 }

@@ -70,7 +70,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
         line(
             "",
             format!(
-                "this program was built for {}: set LD_LIBRARY_PATH to one of that version, or build anew",
+                "this program was built for {}: set LD_LIBRARY_PATH to one of that version, or rebuild",
                 libtorch.built_for
             ),
         )?;

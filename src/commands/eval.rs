@@ -45,7 +45,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let options = Options {
         allocator: allocator(&plan),
         taps: progress.taps(&plan),
-        signals: Some("interrupted: finishing the batch in hand; once more ends at once"),
+        signals: Some("interrupted: finishing the current batch; press Ctrl-C again to quit now"),
         ..Options::default()
     };
     let finished = Running::start(&plan, options).and_then(Running::wait);

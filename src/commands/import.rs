@@ -107,7 +107,7 @@ fn tell(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Result<
     match imported.layout {
         Layout::Reference => writeln!(
             out,
-            "{written}: written\nto go on training: rsflow run RECIPE --resume {written}"
+            "{written}: written\nto resume training: rsflow run RECIPE --resume {written}"
         )?,
         Layout::Single => writeln!(
             out,

@@ -31,7 +31,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     tracing::info!(recipe = %arguments.recipe.display(), version = env!("CARGO_PKG_VERSION"), "started");
     screen.line(&format!("run directory: {}", run_dir.path.display()));
     if let Some(checkpoint) = &run_dir.resume {
-        screen.line(&format!("going on from {}", checkpoint.display()));
+        screen.line(&format!("resuming from {}", checkpoint.display()));
     }
     for change in &changes {
         tracing::warn!("the recipe was changed: {change}");
@@ -44,7 +44,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         allocator: allocator(&plan),
         taps: progress.taps(&plan),
         signals: Some(
-            "interrupted: finishing the step in hand and writing a checkpoint; once more ends at once",
+            "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
         ),
         ..Options::default()
     };
@@ -57,7 +57,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
             return Err(error.into());
         }
     };
-    tracing::info!(workers = %running.workers(), "chose");
+    tracing::info!(workers = %running.workers(), "selected worker count");
     progress.watch(running.meters(), running.workers().clone());
     // Not before: a run that goes on may have been refused.
     run_dir.write_recipe(plan.recipe_text())?;
@@ -115,8 +115,8 @@ fn changes(checkpoint: &Path, plan: &Plan, accepted: bool) -> Result<Vec<String>
     }
     bail!(Usage(format!(
         "the recipe is not the one that {} was made with\n  {}\n\
-         help: take the changes back (recipe.ron in the run directory is the recipe as it ran); \
-         `--accept-changes` goes on all the same",
+         help: revert the changes (recipe.ron in the run directory is the recipe as it ran); \
+         `--accept-changes` resumes with them",
         checkpoint.display(),
         changes.join("\n  ")
     )))
@@ -127,7 +127,7 @@ fn say_how_to_go_on(screen: &Screen, run_dir: &Path) {
     let last = run_dir::last_checkpoint(run_dir);
     if last.exists() {
         screen.line(&format!(
-            "{} is complete; to go on: rsflow run {} --run-dir {} --resume",
+            "{} is complete; to resume: rsflow run {} --run-dir {} --resume",
             last.display(),
             run_dir::recipe(run_dir).display(),
             run_dir.display()

@@ -39,7 +39,7 @@ pub fn like_training(
             if sizes.iter().any(|size| *size > side) {
                 is_unlike = true;
                 tell(&format!(
-                    "images are not made as in the training's validation, whose sizes are samples of a picture of \
+                    "preprocessing differs from the training run's validation, whose sizes are samples of a picture of \
                      {side} pixels: to compare with it, leave larger sizes out"
                 ));
             } else {
@@ -51,7 +51,7 @@ pub fn like_training(
         }
     }
     let but = match fraction {
-        Some(fraction) if fraction != center.fraction => " (but for --fraction)",
+        Some(fraction) if fraction != center.fraction => " (except --fraction)",
         _ => "",
     };
     if but.is_empty() && center.fraction != Center::default().fraction {
@@ -61,7 +61,7 @@ pub fn like_training(
     if !told.is_empty() && !is_unlike {
         let told = told.join(", ");
         tell(&format!(
-            "images are made as in the training's validation{but}: {told}"
+            "preprocessing as in the training run's validation{but}: {told}"
         ));
     }
     center

@@ -127,7 +127,7 @@ impl Segment {
             }
             (Start::Sample(sample), Head::Channel(upstream)) => upstream
                 .as_ref()
-                .context("nothing here can be fetched again")?
+                .context("nothing here can be read again")?
                 .make(key, Start::Sample(sample), seat, watch)?,
         };
         for (meter, map) in &self.maps {

@@ -119,7 +119,7 @@ pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: 
                 )
                 .label("unread output")
                 .help(format!(
-                    "add a node that reads it ({}), or take `{}` out",
+                    "add a node that reads it ({}), or remove `{}`",
                     one_of(readers),
                     node.name
                 )),
@@ -200,7 +200,7 @@ pub(super) fn one_writer(recipe: &Recipe, problems: &mut Vec<Problem>) {
             Problem::new(message, node.name_span.clone())
                 .label("writes it too")
                 .also(first.name_span.clone(), "writes it")
-                .help("take one of them out, and what only that one reads")
+                .help("remove one of them, and what only that one reads")
         }));
     }
 }

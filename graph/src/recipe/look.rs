@@ -284,12 +284,12 @@ impl<'a> Look<'a> {
                 .get(written)
                 .and_then(|inner| inner.try_into().ok());
             if let Some(first) = seen.iter().find(|first| self.word(&first.name) == written) {
-                let message = format!("the field `{written}` stands here twice");
+                let message = format!("field `{written}` is given twice");
                 self.found.push(
                     Problem::new(message, field.name.clone())
                         .label("the second one")
                         .also(first.name.clone(), "the first one")
-                        .help("take one of them out"),
+                        .help("remove one of them"),
                 );
             }
             seen.push(field);
@@ -343,7 +343,7 @@ fn not_ron(typed: &str) -> String {
         .err()
         .and_then(|error| unpaired(typed, &error));
     let why = why.map_or_else(String::new, |problem| format!(": {}", problem.message));
-    format!("this is no RON, so it was taken as text{why}")
+    format!("not valid RON, treated as a string{why}")
 }
 
 /// The type that a schema asks for; of an optional value, that of what it may hold.

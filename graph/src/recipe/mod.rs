@@ -129,7 +129,7 @@ fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
             "a recipe has no name in front of its `(`",
             shape.head.clone(),
         );
-        problems.push(problem.help("take it out"));
+        problems.push(problem.help("remove it"));
     }
     if !matches!(shape.shape, Shape::Fields(_) | Shape::Tuple(_)) {
         let help = "a recipe is written `(nodes: {...})`";
@@ -148,7 +148,7 @@ fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
         let name = match fields::options().from_str::<String>(written) {
             Ok(name) => name,
             Err(_) => {
-                let problem = Problem::new("a node's name stands in quotes", key.span.clone());
+                let problem = Problem::new("a node's name must be in quotes", key.span.clone());
                 problems.push(match key.shape {
                     Shape::Word => problem.help(format!("write `\"{written}\"`")),
                     _ => problem,

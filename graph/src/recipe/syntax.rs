@@ -33,23 +33,22 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
         (RonError::ExpectedComma, Some((Token::Word, name)), Some((token, _)))
             if *token != Token::Mark(')') && !is_number(&text[name.clone()]) =>
         {
-            Problem::new("`:` or `,` is missing", name.clone()).label("expected behind this")
+            Problem::new("`:` or `,` is missing", name.clone()).label("expected after this")
         }
         (RonError::ExpectedComma, Some((_, before)), _) => {
-            Problem::new("a comma is missing", before.clone()).label("expected `,` behind this")
+            Problem::new("a comma is missing", before.clone()).label("expected `,` after this")
         }
         (RonError::ExpectedMapColon, Some((_, before)), _) => {
-            Problem::new("a colon is missing", before.clone()).label("expected `:` behind this")
+            Problem::new("a colon is missing", before.clone()).label("expected `:` after this")
         }
         (RonError::ExpectedIdentifier, _, Some((_, here))) => {
             let found = &text[here.clone()];
-            Problem::new(format!("`{found}` cannot stand here"), here.clone())
+            Problem::new(format!("unexpected `{found}`"), here.clone())
                 .label("expected the name of a field")
         }
         (RonError::UnexpectedChar(_), _, Some((_, here))) => {
             let found = &text[here.clone()];
-            Problem::new(format!("`{found}` cannot stand here"), here.clone())
-                .label("expected a value")
+            Problem::new(format!("unexpected `{found}`"), here.clone()).label("expected a value")
         }
         (RonError::TrailingCharacters, _, Some((_, here))) => {
             Problem::new("the recipe ends before this", here.clone())
@@ -127,7 +126,7 @@ fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Opti
                     break 'search Some((last, Some(at)));
                 }
                 _ => {
-                    let problem = Problem::new(format!("this `{mark}` closes nothing"), at..at + 1);
+                    let problem = Problem::new(format!("unmatched `{mark}`"), at..at + 1);
                     return (at <= stop).then_some(problem);
                 }
             }

@@ -64,11 +64,11 @@ impl Checkpoint {
         let expected = data + header.data_len() as u64;
         ensure!(
             length >= expected,
-            "the file is truncated: it has {length} bytes, its header tells of {expected}"
+            "the file is truncated: it has {length} bytes, its header says {expected}"
         );
         ensure!(
             length == expected,
-            "the file is damaged: it has {length} bytes, its header tells of {expected}"
+            "the file is damaged: it has {length} bytes, its header says {expected}"
         );
         let metadata = header
             .metadata()

@@ -118,7 +118,7 @@ impl Metadata {
     pub fn check_classes(&self, classes: &[String], origin: &str) -> Result<()> {
         ensure!(
             self.classes.len() == classes.len(),
-            "the network tells {} classes apart, but {origin} holds {}",
+            "the network has {} classes, but {origin} has {}",
             self.classes.len(),
             classes.len()
         );

@@ -175,7 +175,7 @@ impl Driver {
                     "; no GPU is there, or this container or user may not see it{}",
                     visible()
                 ),
-                _ => "; `nvidia-smi` may tell more".to_owned(),
+                _ => "; `nvidia-smi` may show more".to_owned(),
             }
         );
         Ok(())

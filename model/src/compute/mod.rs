@@ -65,7 +65,7 @@ impl DeviceChoice {
             }
             (_, Err(reason)) => Err(reason.context(format!(
                 "cannot compute on `device: {self:?}`; `Auto` takes the CPU where there is no GPU, \
-                 and `rsflow doctor` tells what is missing"
+                 and `rsflow doctor` says what is missing"
             ))),
         }
     }

@@ -63,7 +63,7 @@ impl Pth {
             [b'P', b'K', 3, 4] => open_zip(file),
             [0x80, ..] => open_legacy(file),
             _ => bail!(
-                "it is no PyTorch checkpoint: it begins neither like a zip archive nor like a pickle"
+                "it is not a PyTorch checkpoint: it begins neither like a zip archive nor like a pickle"
             ),
         }
     }
@@ -222,7 +222,7 @@ fn open_legacy(file: File) -> Result<Pth> {
         let key = key.text().context("a storage has no name")?;
         let (kind, elements) = known
             .remove(key)
-            .with_context(|| format!("the storage {key:?} is there twice or belongs to nothing"))?;
+            .with_context(|| format!("storage {key:?} is listed twice or belongs to no tensor"))?;
         let mut count = [0; 8];
         file.read_exact_at(&mut count, position)
             .with_context(|| format!("the file is truncated before the storage {key:?}"))?;

@@ -98,7 +98,7 @@ fn import_inner(
     let names = class_names.unwrap_or_else(|| vec![String::new(); classes as usize]);
     ensure!(
         names.len() == classes as usize,
-        "it tells {classes} classes apart, but {} were named",
+        "it has {classes} classes, but {} were named",
         names.len()
     );
     let mut metadata = Metadata::new(network.clone(), names, sizes.to_vec());
@@ -193,9 +193,11 @@ impl<'a> State<'a> {
             .all(|n| n.is_some_and(|n| n.starts_with("module.")));
         let mut tensors = Vec::new();
         for ((_, value), name) in entries.iter().zip(names) {
-            let name = name.context("its state dict has a key that is no text")?;
+            let name = name.context("its state dict has a key that is not a string")?;
             let tensor = value.tensor().with_context(|| {
-                format!("{name:?} of its state dict is no tensor; a state dict holds nothing else")
+                format!(
+                    "{name:?} of its state dict is not a tensor; a state dict holds nothing else"
+                )
             })?;
             let bare = name.strip_prefix("module.").filter(|_| prefixed);
             tensors.push((bare.unwrap_or(name), tensor));
@@ -367,7 +369,7 @@ fn epoch(root: Value) -> Result<u64> {
         return Ok(0);
     };
     let epoch = epoch.int().and_then(|epoch| u64::try_from(epoch).ok());
-    epoch.context("its `epoch` is no whole number from 0")
+    epoch.context("its `epoch` is not a whole number of at least 0")
 }
 
 /// The best validation, as far as the reference keeps it: not when it was; after the last epoch at

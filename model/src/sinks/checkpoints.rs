@@ -154,7 +154,7 @@ impl Keeper {
             also_as(&last, &self.folder.join(ABANDONED))?;
             // Of the file itself: a link to a link may lead nowhere from here.
             let resumed = fs::canonicalize(resumed);
-            let resumed = resumed.context("cannot find the checkpoint to go on from")?;
+            let resumed = resumed.context("cannot find the checkpoint to resume from")?;
             also_as(&resumed, &last)?;
             sync_folder(&self.folder)?;
             tracing::info!("{LAST} was later than this run begins: it is {ABANDONED} now");

@@ -91,15 +91,15 @@ fn with_way_out(error: Error) -> Error {
         .map(io::Error::kind);
     let way_out = match kind {
         Some(StorageFull | QuotaExceeded) => {
-            "the disk is full; free some space, `--resume` then goes on from the last checkpoint"
+            "the disk is full; free some space, `--resume` then continues from the last checkpoint"
         }
         Some(ReadOnlyFilesystem | PermissionDenied) => {
-            "the run directory cannot be written to; make it writable (`--resume` then goes on \
+            "the run directory cannot be written to; make it writable (`--resume` then continues \
              from the last checkpoint) or choose another with `--run-dir`"
         }
         Some(NotFound | NotADirectory) => {
-            "the run directory is not there, or cannot hold files; bring it back (`--resume` then \
-             goes on from the last checkpoint) or choose another with `--run-dir`"
+            "the run directory is not there, or cannot hold files; restore it (`--resume` then \
+             continues from the last checkpoint) or choose another with `--run-dir`"
         }
         _ => return error,
     };

@@ -178,7 +178,7 @@ impl Node for Trainer {
                 report.parameter(
                     "validate",
                     format!(
-                        "`{}` brings the resolutions {:?}, but `{}` brings {:?}",
+                        "`{}` has the resolutions {:?}, but `{}` has {:?}",
                         validate.node, validate.schema.resolutions, train.node, sizes
                     ),
                     "training and validation need the same sizes in the same order",

@@ -252,7 +252,7 @@ impl Session {
     /// Which checkpoint there is.
     fn last_checkpoint(&self) -> String {
         self.saved.map_or_else(
-            || "There is no checkpoint from before".to_owned(),
+            || "There is no earlier checkpoint".to_owned(),
             |step| format!("The last checkpoint is from step {step} and sound"),
         )
     }

@@ -83,15 +83,15 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
             .map(|p| p.name.clone())
             .collect();
         let quantizers = match to.network.is_quantized() {
-            true => "; quantizers start anew",
+            true => "; quantizers start fresh",
             false => "",
         };
         let others = match anew.len() {
             0 => String::new(),
-            count => format!("; {count} tensors start anew: {}", list(&anew)),
+            count => format!("; {count} tensors start fresh: {}", list(&anew)),
         };
         tracing::warn!(
-            "{}: its weights are what the run starts with, no more{quantizers}{others}",
+            "{}: only its weights are loaded; optimizer and epoch start fresh{quantizers}{others}",
             other_network(path, saved, to)
         );
     }
@@ -127,7 +127,7 @@ pub(super) fn resume(
     );
     ensure!(
         !saved.packed,
-        "{place} is packed, and has not what training goes on with; resume from the checkpoint that \
+        "{place} is packed, so training cannot be resumed from it; resume from the checkpoint that \
          it was exported from, or start a new run with `start_from` in the recipe's trainer"
     );
     ensure!(
@@ -144,19 +144,19 @@ pub(super) fn resume(
     );
     saved
         .check_classes(&at.classes, "the data")
-        .with_context(|| format!("cannot go on from {place}"))?;
+        .with_context(|| format!("cannot resume from {place}"))?;
     ensure!(
         saved.epoch < epochs,
-        "{place} has {} epochs done, and the recipe wants {epochs}; `--set trainer.epochs=...` with \
-         more of them and `--accept-changes` go on",
+        "{place} has completed {} epochs, and the recipe has `epochs: {epochs}`; to train longer, give \
+         `--set trainer.epochs=...` and `--accept-changes`",
         saved.epoch
     );
     // Within an epoch, what is left of it is known by the number of steps done alone.
-    let way_out = "take the change back, or resume from the checkpoint of a whole epoch \
+    let way_out = "revert the change, or resume from the checkpoint of a whole epoch \
                    (epoch-NNN.safetensors)";
     ensure!(
         saved.step_in_epoch == 0 || saved.seed == at.seed,
-        "{place} stands within an epoch whose order is that of seed {}, the recipe says {}; {way_out}",
+        "{place} was saved within an epoch whose order is that of seed {}, the recipe has seed {}; {way_out}",
         saved.seed,
         at.seed
     );
@@ -164,8 +164,8 @@ pub(super) fn resume(
     ensure!(
         saved.step_in_epoch == 0
             || (saved_steps == steps_per_epoch && saved.step_in_epoch <= steps_per_epoch),
-        "{place} stands {} steps into an epoch of {saved_steps}, but with this recipe an epoch has \
-         {steps_per_epoch} steps; {way_out}",
+        "{place} was saved at step {} of {saved_steps} in its epoch, this recipe has {steps_per_epoch} \
+         steps per epoch; {way_out}",
         saved.step_in_epoch,
     );
     checkpoint.load(net)?;

@@ -145,7 +145,7 @@ impl Labels {
             let label = label(line, words).with_context(|| format!("{}:{line}", file.display()))?;
             if let Some(before) = seen.insert(label.name.clone(), line) {
                 bail!(
-                    "{}:{line}: `{}` stands in line {before} already; take one of them out",
+                    "{}:{line}: `{}` is already in line {before}; remove one of them",
                     file.display(),
                     label.name
                 );

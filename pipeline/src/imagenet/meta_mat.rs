@@ -33,7 +33,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Synset>> {
     let header = take(&mut rest, 128).context("it is too short for a MATLAB file")?;
     // The version, and "MI" as a little-endian number.
     if !matches!(header, [.., 0, 1, b'I', b'M']) {
-        bail!("it is no MATLAB 5 file");
+        bail!("it is not a MATLAB 5 file");
     }
     let mut others = Vec::new();
     while !rest.is_empty() {
@@ -56,7 +56,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Synset>> {
 }
 
 fn synsets(variable: &Matrix) -> Result<Vec<Synset>> {
-    ensure!(variable.class == STRUCT, "`synsets` is no struct");
+    ensure!(variable.class == STRUCT, "`synsets` is not a struct");
     let mut rest = variable.contents;
     let fields = field_names(&mut rest)?;
     let mut synsets = Vec::new();
@@ -119,7 +119,7 @@ fn whole_number(element: Element) -> Result<u32> {
     };
     ensure!(
         value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value),
-        "{value} is no whole number from 0 up"
+        "{value} is not a whole number of at least 0"
     );
     Ok(value as u32)
 }
@@ -414,7 +414,7 @@ mod tests {
         };
         let cases = [
             (Vec::new(), "it is too short for a MATLAB file"),
-            (hdf5, "it is no MATLAB 5 file"),
+            (hdf5, "it is not a MATLAB 5 file"),
             (file(&[]), "no variable `synsets`; its variables: none"),
             (
                 file(&matrix_of(6, [1, 1], "wnids", &element(UINT8, &[1]))),
@@ -422,7 +422,7 @@ mod tests {
             ),
             (
                 file(&matrix_of(6, [1, 1], "synsets", &element(UINT8, &[1]))),
-                "`synsets` is no struct",
+                "`synsets` is not a struct",
             ),
             (
                 one_synset(&[("ID", id()), ("WNID", wnid())]),
@@ -430,7 +430,7 @@ mod tests {
             ),
             (
                 synset(half, wnid()),
-                "in `ILSVRC2012_ID` of synset 1: 0.5 is no whole number",
+                "in `ILSVRC2012_ID` of synset 1: 0.5 is not a whole number",
             ),
             (
                 synset(wnid(), wnid()),

@@ -132,7 +132,7 @@ pub fn plan(task: &Task, labels: &Labels) -> Result<Sorting> {
     );
     ensure!(
         missing.is_empty() || task.allow_missing,
-        "{} lacks {} of the {known} images of {}: {}; --allow-missing goes on without them",
+        "{} lacks {} of the {known} images of {}: {}; --allow-missing continues without them",
         task.images.display(),
         missing.len(),
         labels.file.display(),
@@ -162,7 +162,7 @@ pub fn carry_out(sorting: &Sorting, progress: &mut dyn FnMut(usize)) -> Result<(
             })
             .with_context(|| {
                 format!(
-                    "cannot {step}; nothing is lost, and the same command goes on from here ({} of {} were done)",
+                    "cannot {step}; nothing is lost, and the same command continues from here ({} of {} were done)",
                     done - 1,
                     sorting.steps.len()
                 )
@@ -229,7 +229,7 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
     let file = labels.file.display();
     ensure!(
         unknown.is_empty(),
-        "{file} names {} images, but not {} that are here: {}; take them out, or complete the list",
+        "{file} names {} images, but not {} that are here: {}; remove them, or complete the list",
         labels.images.len(),
         unknown.len(),
         first_few(&unknown)
@@ -311,7 +311,7 @@ fn check_double(from: &Path, to: &Path) -> Result<()> {
 fn check_free(from: &Path, to: &Path) -> Result<()> {
     ensure!(
         to.symlink_metadata().is_err(),
-        "{} is in the way of {}: it is no file, or a link that leads nowhere; take it away",
+        "{} is in the way of {}: it is not a file, or a broken link; remove it",
         to.display(),
         from.display()
     );

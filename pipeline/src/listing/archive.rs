@@ -84,7 +84,7 @@ impl Archive {
         };
         let metadata = file.metadata();
         let metadata = metadata.with_context(|| format!("cannot open {place}"))?;
-        ensure!(metadata.is_file(), "{place} is no file; {way_out}");
+        ensure!(metadata.is_file(), "{place} is not a file; {way_out}");
         let archive = Archive {
             path: path.to_owned(),
             file,

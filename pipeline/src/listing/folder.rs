@@ -67,7 +67,7 @@ impl Listing {
 
 fn cannot_list(folder: &Path) -> String {
     format!(
-        "cannot list {}; let this user read it, shorten its path, or take it out",
+        "cannot list {}; let this user read it, shorten its path, or remove it",
         folder.display()
     )
 }

@@ -66,7 +66,7 @@ pub(super) fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let bytes = fs::read(path).ok()?;
     let content = decode(&bytes);
     if content.is_none() {
-        tracing::warn!(file = %path.display(), "damaged, or of another version; it is made anew");
+        tracing::warn!(file = %path.display(), "damaged, or of another version; it is rebuilt");
     }
     content
 }

@@ -125,7 +125,7 @@ impl Listing {
         let origin = &self.origin;
         ensure!(
             empty.is_empty(),
-            "class folders without an image in {origin}: {}; fill them or take them out (images end in {})",
+            "class folders without an image in {origin}: {}; fill them or remove them (images end in {})",
             first_few(&empty),
             EXTENSIONS.join(", ")
         );
@@ -171,7 +171,7 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 fn memory(length: u64) -> Result<Vec<u8>> {
     ensure!(
         length <= MAX_FILE_BYTES,
-        "{length} bytes are more than an image file may have ({MAX_FILE_BYTES}); take it out"
+        "the file has {length} bytes, the limit for an image is {MAX_FILE_BYTES}; remove it"
     );
     let mut bytes = Vec::new();
     bytes

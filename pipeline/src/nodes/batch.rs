@@ -50,11 +50,7 @@ impl Node for Batch {
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         if self.size == 0 {
-            report.parameter(
-                "size",
-                "a batch of 0 images is nothing to learn from",
-                "such as `size: 256`",
-            );
+            report.parameter("size", "`size` must be at least 1", "such as `size: 256`");
         }
         if self.size > MAX_BATCH {
             report.parameter(

@@ -74,7 +74,7 @@ impl Node for DecodeJpeg {
         if self.max_pixels == 0 {
             report.parameter(
                 "max_pixels",
-                "no image has so few pixels",
+                "`max_pixels` must be at least 1",
                 "leave it out for the default",
             );
         }

@@ -49,7 +49,7 @@ impl Node for ImageTar {
         if self.path.as_os_str().is_empty() {
             report.parameter(
                 "path",
-                "the archive has no name",
+                "`path` must not be empty",
                 "such as `path: \"data/imagenette2.tar\"`",
             );
         }

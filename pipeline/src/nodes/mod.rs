@@ -70,7 +70,7 @@ fn check_root(root: &Path, report: &mut Report) {
     if root.as_os_str().is_empty() {
         report.parameter(
             "root",
-            "the folder has no name",
+            "`root` must not be empty",
             "such as `root: \"data/imagenette/train\"`",
         );
     }
@@ -81,13 +81,17 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
     if sizes.is_empty() {
         report.parameter(
             "sizes",
-            "there is no size",
+            "`sizes` must not be empty",
             "such as `sizes: [224, 192, 160, 128, 96]`",
         );
     }
     for (position, &size) in sizes.iter().enumerate() {
         if size == 0 {
-            report.parameter("sizes", "a size of 0 holds no pixel", "take it out");
+            report.parameter(
+                "sizes",
+                "size 0 is not a size",
+                "sizes are at least 1 pixel; remove it",
+            );
         } else if size > MAX_SIZE {
             report.parameter(
                 "sizes",
@@ -97,8 +101,8 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
         } else if sizes[..position].contains(&size) {
             report.parameter(
                 "sizes",
-                format!("the size {size} stands here twice"),
-                "take one out",
+                format!("size {size} is listed twice"),
+                "remove one",
             );
         }
     }

@@ -73,7 +73,7 @@ fn check_read_timeout(timeout: Option<f64>, report: &mut Report) {
     if seconds <= 0.0 || Duration::try_from_secs_f64(seconds).is_err() {
         report.parameter(
             "read_timeout",
-            format!("nothing can be read within {seconds} s"),
+            format!("`read_timeout` must be positive, not {seconds}"),
             "such as `read_timeout: 60`; `None` waits for ever",
         );
     }
@@ -103,13 +103,13 @@ impl Shard {
         if world == 0 {
             report.parameter(
                 "shard.world",
-                "without a process nothing is read",
-                "at least 1; leave `shard` out where one process reads all",
+                "`shard.world` must be at least 1",
+                "leave `shard` out where one process reads all",
             );
         } else if rank >= world {
             report.parameter(
                 "shard.rank",
-                format!("there is no rank {rank} among {world}"),
+                format!("rank {rank} does not exist in a world of {world}"),
                 format!("ranks are counted from 0: at most {}", world - 1),
             );
         }

@@ -10,7 +10,7 @@ pub enum ImageError {
     #[error("the file is empty")]
     Empty,
     /// The first bytes belong to no format that can be read.
-    #[error("none of JPEG, PNG, WebP, TIFF, BMP and Netpbm; it starts like {looks_like}")]
+    #[error("not JPEG, PNG, WebP, TIFF, BMP or Netpbm; it starts like {looks_like}")]
     UnknownFormat {
         /// What they seem to be instead.
         looks_like: String,

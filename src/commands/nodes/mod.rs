@@ -62,7 +62,10 @@ fn list(catalogue: Catalogue, width: u16, out: &mut dyn Write) -> Result<()> {
         width,
         out,
     )?;
-    writeln!(out, "\n`rsflow nodes KIND` tells what a kind can be told.")?;
+    writeln!(
+        out,
+        "\nRun `rsflow nodes KIND` for its ports and parameters."
+    )?;
     Ok(())
 }
 

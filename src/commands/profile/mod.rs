@@ -57,7 +57,9 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         feeds: job.feeds.clone(),
         epochs: job.epochs,
         start: job.start,
-        signals: Some("interrupted: what was measured so far follows; once more ends at once"),
+        signals: Some(
+            "interrupted: what was measured so far follows; press Ctrl-C again to quit now",
+        ),
         trace: trace.clone(),
         ..Options::default()
     };
@@ -204,7 +206,7 @@ impl Job {
         }
         ensure!(
             only != Only::Trainer || arguments.epochs.is_none(),
-            Usage("the trainer alone knows no epochs: --seconds says how long it runs".to_owned())
+            Usage("--epochs needs data nodes; with `--only trainer` use --seconds".to_owned())
         );
         match only {
             Only::Pipeline => Self::pipeline(arguments),
@@ -376,7 +378,7 @@ fn data_part(plan: &Plan, node: &str) -> Result<Plan> {
     ensure!(
         part.nodes().iter().all(is_data),
         Usage(format!(
-            "`{node}` is no data node: --until takes {}; --only trainer and --only both measure the \
+            "`{node}` is not a data node: --until takes {}; --only trainer and --only both measure the \
              trainer",
             listed(data())
         ))

@@ -102,7 +102,7 @@ impl AnySink for Stream {
         // Or it would go through epochs for ever.
         ensure!(
             std::mem::take(&mut self.in_epoch) > 0,
-            "epoch {epoch} brings nothing: the images are too few for a batch that is not dropped, \
+            "epoch {epoch} has no batches: there are too few images for one batch that is not dropped, \
              for `shard`, or for --start"
         );
         if let Some(digest) = &mut self.watch.seen().digest {

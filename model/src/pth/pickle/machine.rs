@@ -54,7 +54,7 @@ impl<'a> Machine<'a> {
             // PROTO, FRAME
             0x80 => {
                 let [version] = self.take()?;
-                ensure!(version <= 5, "there is no version {version} of pickles");
+                ensure!(version <= 5, "unknown pickle version {version}");
             }
             0x95 => {
                 let _: [u8; 8] = self.take()?;
@@ -168,7 +168,7 @@ impl<'a> Machine<'a> {
                 let text = |id| {
                     self.value(id)
                         .text()
-                        .context("the name of a class is no text")
+                        .context("the name of a class is not a string")
                 };
                 let global = known(text(module)?, text(name)?)?;
                 self.push(Object::Global(global))?;
@@ -263,7 +263,7 @@ impl<'a> Machine<'a> {
     fn top(&self) -> Result<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let top = self.stack.get(floor..).and_then(<[Id]>::last);
-        top.copied().context("it takes what is not there")
+        top.copied().context("pickle stack underflow")
     }
 
     fn pop(&mut self) -> Result<Id> {
@@ -273,7 +273,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
-        let mark = self.marks.pop().context("it takes what is not there")?;
+        let mark = self.marks.pop().context("pickle stack underflow")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -281,7 +281,7 @@ impl<'a> Machine<'a> {
         let list = self.top()?;
         match &mut self.objects[list] {
             Object::List(list) => list.extend(items),
-            _ => bail!("it appends to what is no list"),
+            _ => bail!("appends to a value that is not a list"),
         }
         Ok(())
     }
@@ -293,7 +293,7 @@ impl<'a> Machine<'a> {
             Object::Dict(entries) if rest.is_empty() => {
                 entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
             }
-            _ => bail!("it adds entries to what is no dict"),
+            _ => bail!("adds entries to a value that is not a dict"),
         }
         Ok(())
     }
@@ -333,7 +333,7 @@ impl<'a> Machine<'a> {
             _ => bail!("a storage is described in a way that is not known"),
         };
         let Object::Global(Global::StorageOf(kind)) = self.objects[kind] else {
-            bail!("a storage is of a class that is none of PyTorch's");
+            bail!("a storage has a class that is not one of PyTorch's");
         };
         let count = self.value(elements).int().and_then(|n| n.try_into().ok());
         self.value(key).text().context("a storage has no name")?;
@@ -347,7 +347,7 @@ impl<'a> Machine<'a> {
     /// Does what a function of Python's would do with the arguments.
     fn call(&mut self, function: Id, arguments: Id) -> Result<()> {
         let Object::Global(function) = self.objects[function] else {
-            bail!("it calls what is no function");
+            bail!("calls a non-callable");
         };
         let arguments = self.list(arguments)?;
         let result = match (function, arguments) {
@@ -362,7 +362,7 @@ impl<'a> Machine<'a> {
                 let text = self
                     .value(text)
                     .text()
-                    .context("it encodes what is no text")?;
+                    .context("encodes a value that is not a string")?;
                 ensure!(text.len() <= 2 * MAX_NUMBER, "a number is too long");
                 let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
                 Object::Bytes(bytes.collect::<Result<_, _>>()?)
@@ -390,7 +390,7 @@ impl<'a> Machine<'a> {
         let int = |id: Id| -> Result<i64> {
             let int = self.value(id).int().and_then(|int| i64::try_from(int).ok());
             let int = int.filter(|&int| int >= 0);
-            int.context("a tensor's shape, stride or offset is no whole number from 0")
+            int.context("a tensor's shape, stride or offset is not a whole number of at least 0")
         };
         let ints = |list: Id| -> Result<Vec<i64>> {
             let list = self.list(list)?;

@@ -163,12 +163,12 @@ impl<'a> Bits<'a> {
                 return ImageError::truncated("JPEG blocks are missing", self.file.len());
             }
             Fault::Short => "JPEG data ends before the last block",
-            Fault::Long => "JPEG data goes on behind the last block",
-            Fault::NoCode => "JPEG data that is in no Huffman table",
-            Fault::BadSymbol => "a JPEG symbol that has no meaning here",
-            Fault::Overrun => "a JPEG block with too many coefficients",
-            Fault::OutOfRange => "a JPEG block that is brighter than white or darker than black",
-            Fault::LongRun => "JPEG data with a run of blocks behind the last one",
+            Fault::Long => "JPEG data continues after the last block",
+            Fault::NoCode => "invalid Huffman code",
+            Fault::BadSymbol => "invalid Huffman symbol",
+            Fault::Overrun => "too many coefficients in a JPEG block",
+            Fault::OutOfRange => "DC coefficient out of range",
+            Fault::LongRun => "end-of-band run exceeds the last block",
         };
         ImageError::damaged(reason, self.offset())
     }

@@ -240,7 +240,7 @@ fn end_of_image(bytes: &[u8], at: usize) -> Result<(), ImageError> {
             EOI => return Ok(()),
             SOS | SOI => {
                 return Err(ImageError::damaged(
-                    "a scan behind the last one",
+                    "a scan after the last one",
                     segment.offset,
                 ));
             }

@@ -40,10 +40,10 @@ impl Tables {
         match segment.marker {
             DHT => self
                 .define_codes(segment.body)
-                .ok_or_else(|| damaged("a Huffman table that is none")),
+                .ok_or_else(|| damaged("invalid Huffman table (DHT)")),
             DQT => self
                 .define_divisors(segment.body)
-                .ok_or_else(|| damaged("a quantization table that is none")),
+                .ok_or_else(|| damaged("invalid quantization table (DQT)")),
             DRI => {
                 let &[high, low] = segment.body else {
                     return Err(damaged("a restart interval of the wrong length"));

@@ -81,7 +81,7 @@ pub enum RenderError {
         scaled: (u32, u32),
     },
     /// The buffer of an output, or of what is sampled, has the wrong length.
-    #[error("a picture of {found} bytes where {expected} are needed")]
+    #[error("buffer holds {found} bytes, expected {expected}")]
     WrongLength {
         /// `size * size * 3`.
         expected: usize,
@@ -439,7 +439,11 @@ mod tests {
             (plan((0, 0, 0, 4), (4, 4), (0, 0)), 48, "is not within"),
             (plan((0, 0, 4, 4), (4, 4), (1, 0)), 48, "output at (1, 0)"),
             (plan((0, 0, 4, 4), (0, 4), (0, 0)), 48, "scaled to 0x4"),
-            (plan((0, 0, 4, 4), (4, 4), (0, 0)), 47, "47 bytes where 48"),
+            (
+                plan((0, 0, 4, 4), (4, 4), (0, 0)),
+                47,
+                "47 bytes, expected 48",
+            ),
         ];
         for (plan, length, expected) in cases {
             let mut out = vec![9; length];
