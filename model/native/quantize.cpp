@@ -4,6 +4,18 @@
 // level (all that the quantizer's basis is fitted from), and what the backward pass has to know of
 // it is written down: one byte. So quantizing an activation costs about what its ReLU costs alone,
 // which is part of the pass too.
+//
+// The quantizer is that of LQ-Nets (Zhang et al., ECCV 2018, arXiv 1807.10029). With a basis v of K
+// numbers and the 2^K codes b (each of K entries: -1 or 1 for weights, 0 or 1 for activations), the
+// levels are q = v . b, sorted; a value x takes the nearest level, so the thresholds are the
+// midpoints of neighbouring levels, and x takes the upper one if it is strictly greater. The basis
+// is refitted by least squares with the codes held fixed: v = (B B^T)^-1 B x over all values. Values
+// of one level share a code, so with n_l values of sum s_l at level l
+//
+//     B B^T = sum over l of n_l b_l b_l^T        B x = sum over l of s_l b_l
+//
+// `counts` are the n_l and `sums` the s_l: the fit needs no second pass over the values. The gradient
+// is the straight-through estimator of `Gradient` below; `passes` is its 0/1 factor per value.
 
 #include <algorithm>
 #include <cstddef>

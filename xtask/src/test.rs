@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_tests_are_told_from_their_lines() {
+    fn names_of_failed_tests_are_parsed() {
         for (line, expected) in [
             ("test run::it_ends ... FAILED", Some("run::it_ends")),
             (

@@ -1,4 +1,24 @@
-//! Driving a segment: items enter, many are in the works at once, and what comes out is in order.
+//! Driving a segment: items enter, many are in flight at once, and what comes out is in order.
+//!
+//! What the loop in [`Drive::run`] guarantees, and why:
+//!
+//! - **Order.** Items enter a queue in the order of the stream, together with the marks at the ends of
+//!   epochs. Only its front is ever awaited and sent on, whatever finished first.
+//! - **Bound.** Nothing is taken from the feed while `flying` items are in the queue (four for each
+//!   worker and four more: enough for all workers to stay busy while the front is slow).
+//! - **Back-pressure.** Results are sent into a bounded channel. While that is full the loop waits in
+//!   `outlet.send`, and neither takes new items nor looks for stuck reads; the pool still works on
+//!   what is in flight, but gets nothing new.
+//! - **Liveness.** If the queue is full, its front is with a worker or waits for one, and the pool's
+//!   queue is first in, first out: it is done next. A read that hangs is taken from its worker by
+//!   the patrol, and another thread takes the worker's place, so the front always gets done.
+//! - **Cancellation.** A `select!` drops the arms that lost. None of them loses anything: `feed.next`
+//!   and `land` keep their state outside of the future until they are done, a tick of the patrol
+//!   that is dropped comes again, and `outlet.send` is dropped only when the run stops, whose items
+//!   nobody wants any more.
+//! - **Priority.** The arms are `biased`: a stop is seen first; then the queue is filled before its
+//!   front is awaited, or one worker would work at a time; the patrol looks when there is nothing
+//!   else to do, as it only matters while the front does not finish.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

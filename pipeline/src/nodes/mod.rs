@@ -87,11 +87,7 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
     }
     for (position, &size) in sizes.iter().enumerate() {
         if size == 0 {
-            report.parameter(
-                "sizes",
-                "size 0 is not a size",
-                "sizes are at least 1 pixel; remove it",
-            );
+            report.parameter("sizes", "size 0 is too small", "sizes are at least 1 pixel");
         } else if size > MAX_SIZE {
             report.parameter(
                 "sizes",

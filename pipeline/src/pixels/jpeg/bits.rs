@@ -80,12 +80,20 @@ impl<'a> Bits<'a> {
             rest = &rest[until + 2..];
         };
         self.length = self.data.len() * 8;
-        // What is looked at is eight bytes at a time.
+        // A refill reads eight bytes: these let it read the last byte of the data. Beyond them it
+        // finds no eight bytes and takes zeros, however far damaged data makes it go.
         self.data.extend([0; 8]);
         (self.at, self.buffer, self.count) = (0, 0, 0);
     }
 
-    /// Makes sure of 56 bits. Behind the end they are zeros.
+    /// Refills the buffer to at least 56 bits. After the end of the data they are zeros.
+    ///
+    /// This is the branchless refill that Fabian Giesen calls variant 4 ("Reading bits in far too many
+    /// ways", part 2). All eight bytes at `at` are put below the `count` valid bits, although they may
+    /// not all fit. Only `(63 - count) / 8` of them count as taken; of the next byte some bits are in
+    /// the buffer already, and the next refill puts the same bits in the same place. `count` then is
+    /// `count + 8 * ((63 - count) / 8)`, which is `count | 56`: from 56 to 63. So `count` never
+    /// reaches 64, and the shift by it is defined.
     #[inline]
     pub(super) fn need(&mut self) {
         let chunk = self.data.get(self.at..).and_then(<[u8]>::first_chunk);

@@ -22,7 +22,9 @@ pub(super) struct Stored<'a> {
 }
 
 impl Upsampled {
-    /// As many columns as `stored` has, each between two rows, with the nearer counting three times.
+    /// As many columns as `stored` has, each between two rows, with the nearer counting three times:
+    /// libjpeg-turbo's `h1v2_fancy_upsample`, with its bias of 1 for the upper and 2 for the lower
+    /// of the two rows. Halves are so rounded down and up in turn.
     pub(super) fn down<'a>(&'a mut self, stored: Stored<'a>) -> &'a [u8] {
         let Some((far, above)) = stored.far else {
             return stored.near;
@@ -37,7 +39,9 @@ impl Upsampled {
     }
 
     /// Twice as many columns as `stored` has, less the first and the last two: those are there only
-    /// to be neighbours.
+    /// to be neighbours. This is libjpeg's `h2v1_fancy_upsample` (biases 1 and 2) and
+    /// `h2v2_fancy_upsample` (8 and 7): the left and the right column round halves in opposite
+    /// directions, so that the image as a whole gets no brighter.
     pub(super) fn across(&mut self, stored: Stored) -> &[u8] {
         self.sums.clear();
         let near = stored.near.iter();

@@ -21,10 +21,16 @@ pub(super) struct Table {
     symbols: [u8; 256],
     /// Codes of each length, from 1.
     counts: [u8; 16],
-    /// For coefficients in sequential images, by the next [`STRIDE`] bits, as many of them (with
-    /// their values) as are whole in these bits, or else the first one: bits to skip in the lowest
-    /// five, then a bit for the end of the block, then how many coefficients these are. 0 where the
-    /// first code is longer or means nothing.
+    /// For skipping coefficients in sequential images, by the next [`STRIDE`] bits: as many of them
+    /// (code and value) as are whole in these bits, or else the first one. 0 where the first code is
+    /// longer than [`LOOK`] bits or is not a valid symbol.
+    ///
+    /// ```text
+    /// bit   15 ........ 6         5         4 ...... 0
+    ///       coefficients    end of block   bits to skip
+    /// ```
+    ///
+    /// Bits to skip are at most 10 + 15: a first code of [`LOOK`] bits with a value of 15.
     strides: [u16; 1 << STRIDE],
     /// For coefficients in sequential images, by the next [`STRIDE`] bits, one or two of them that
     /// are whole in these bits, see [`Pair`].
@@ -185,10 +191,17 @@ struct Coefficient {
     value: i8,
 }
 
-/// One or two coefficients: bits of both in the lowest four, then the steps in five bits each (the
-/// first is 0 at the end of the block, the second where there is no other coefficient), a bit for
-/// the end of the block behind the first one, and in the upper halves of the rest the values. All
-/// zero where the first is not to be had so.
+/// One or two coefficients that are whole in [`STRIDE`] bits and small enough for an `i8`. All zero
+/// where the first one is not.
+///
+/// ```text
+/// bit   31 .... 24    23 .... 16        14           13 ... 9      8 .... 4     3 ... 0
+///       2nd value     1st value    end after 1st     2nd step      1st step     bits
+/// ```
+///
+/// A step is the run of zeros and the coefficient itself, 1 to 16. The first step is 0 at the end of
+/// the block, the second one where there is no second coefficient. Both together have at most 11
+/// bits, which fit into four.
 #[derive(Debug, Clone, Copy)]
 struct Pair(u32);
 
@@ -362,7 +375,12 @@ pub(super) fn read_block(
     Ok(k > 0)
 }
 
-/// Where the `k`-th stored coefficient stands in a [`Block`].
+/// The place in a [`Block`] of the coefficient with zigzag index `k`.
+///
+/// Damaged data can ask for a `k` above 63: at most 62 + 16, since the loops stop at 63 and a step is
+/// at most 16. The second half of the table sends these to place 64, which nobody reads, so no
+/// branch is needed here; the block's reader checks `k` once at the end. The masks tell the compiler
+/// that no index is out of bounds.
 #[inline]
 fn place(k: usize) -> usize {
     const PLACES: [u8; 128] = {

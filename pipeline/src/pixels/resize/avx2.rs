@@ -19,6 +19,12 @@ const WINDOW: usize = 16;
 /// Pixels of a [`Tap`].
 const PIXELS: usize = 4;
 /// Bits in the lower part of a coefficient.
+///
+/// Neither part can overflow. Both fit into a signed 16-bit factor: coefficients are from 0 to 2^22, so
+/// the lower part is below 2^11 and the upper one at most 2^11. The 32-bit sums fit as well: each part
+/// is at most the coefficient itself, the coefficients of an output add up to 2^22 but for rounding
+/// (at most 1/2 for each of n), levels are at most 255, and 255 * (2^22 + n / 2) is below 2^31 for any n
+/// up to 8 million. The same bound holds for the whole sum.
 const LOW: u32 = 11;
 
 /// Exists only where the processor was seen to have it; that is why its methods may call the

@@ -109,6 +109,10 @@ impl Avx512 {
 }
 
 /// The digits of up to four coefficients, from the lowest: each a signed byte in a lane.
+///
+/// VNNI multiplies unsigned bytes (levels) by signed ones, so the digits to the base 256 are from -128
+/// to 127. Three of them hold every number from -0x80_8080 to 0x7f_7f7f; coefficients are from 0 to
+/// 2^22. Products are within 255 * 128, so a sum of four fits into 32 bits without saturation.
 #[inline]
 fn digits(coefficients: &[i32]) -> [i32; 3] {
     let mut digits = [[0; 4]; 3];
@@ -116,7 +120,8 @@ fn digits(coefficients: &[i32]) -> [i32; 3] {
         let mut rest = coefficient;
         for digit in &mut digits {
             digit[index] = rest as u8;
-            // Minus the digit as a signed one, divided by the base.
+            // `(rest - signed digit) / 256`: adding 128 carries into the next digit where this one,
+            // as an unsigned byte, is 128 or more, and so stands for itself minus 256.
             rest = (rest + 128) >> 8;
         }
     }
