@@ -346,7 +346,7 @@ fn a_full_disk_leaves_what_was_there() {
         .unwrap_err();
     expect_all(
         &format!("{error:#}"),
-        &["b/checkpoints/last.safetensors", "bring it back"],
+        &["b/checkpoints/last.safetensors", "restore it"],
     );
 }
 
