@@ -2,9 +2,9 @@
 //! `model/src/` or `model/src/sinks`, and a line here.
 
 use rsflow_graph::{Catalogue, Kind};
-use rsflow_model::evaluator::Evaluate;
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
-use rsflow_model::trainer::Trainer;
+use rsflow_model::train::evaluate::Evaluate;
+use rsflow_model::train::trainer::Trainer;
 use rsflow_pipeline::nodes::{
     Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, ImageNetArchives,
     ImageTar, Lighting, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,

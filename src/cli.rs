@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use rsflow_model::compute::{DeviceChoice, Precision};
+use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
 /// Trains and runs resolution switchable networks: one network that can be switched between input
 /// resolutions at run time.

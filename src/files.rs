@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use rsflow_model::whole_file;
+use rsflow_graph::whole_file;
 use serde::Serialize;
 
 /// Replaces a file: what is at `path` is the old or the new content at any time. A link is

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rsflow_graph::{Measured, Meters, Payload as _, Plan, Sink, Tap, Workers};
-use rsflow_model::metrics::{Metric, Row, Step, Table, Validating};
+use rsflow_model::train::metrics::{Metric, Row, Step, Table, Validating};
 
 use crate::figures::{Figures, MUCH, verdict};
 

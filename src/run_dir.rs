@@ -222,7 +222,7 @@ pub fn log(run_dir: Option<&RunDir>, screen: &Screen) -> Result<()> {
         // Errors are printed when the run ends, with all of their causes. What it computes on is worth
         // to be seen at once.
         .with_filter(tracing_subscriber::filter::filter_fn(|metadata| {
-            let computes = metadata.target().starts_with("rsflow_model::compute");
+            let computes = metadata.target().starts_with("rsflow_model::nn::compute");
             *metadata.level() == tracing::Level::WARN
                 || *metadata.level() == tracing::Level::INFO && computes
         }));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
-use rsflow_model::metrics::{Row, Table};
+use rsflow_model::train::metrics::{Row, Table};
 
 /// One row for each resolution, and the ensemble's. Where one runs with the batch norms of another,
 /// a column tells which.

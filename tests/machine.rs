@@ -1,7 +1,7 @@
 //! What a machine offers and how fast it is: `rsflow doctor`, `rsflow bench`, and devices that fail.
 
 use rsflow_model::checkpoint::Checkpoint;
-use rsflow_model::compute::CPU_BFLOAT16;
+use rsflow_model::nn::compute::CPU_BFLOAT16;
 use serde_json::Value;
 
 use crate::workplace::{completed, done, program, rsflow, workplace};

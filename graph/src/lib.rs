@@ -38,6 +38,7 @@ mod stop;
 mod text;
 mod times;
 mod trace;
+pub mod whole_file;
 
 pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_image};
 pub use counters::{Measured, Meter, Meters, NodeId, Queue, WorksOn};

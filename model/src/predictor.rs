@@ -5,16 +5,16 @@ use serde::Serialize;
 use tch::Kind;
 
 use crate::checkpoint::Checkpoint;
-use crate::compute::Compute;
-use crate::feed::Feed;
-use crate::layers::Mode;
-use crate::rs_net::RsNet;
+use crate::nn::compute::Compute;
+use crate::nn::layers::Mode;
+use crate::nn::rs_net::RsNet;
+use crate::nn::transfer::DeviceTransfer;
 
 /// A network loaded for one size: the shared weights, and one set of batch norms.
 #[derive(Debug)]
 pub struct Predictor {
     net: RsNet,
-    feed: Feed,
+    transfer: DeviceTransfer,
     size: u32,
     classes: Vec<String>,
 }
@@ -41,7 +41,7 @@ impl Predictor {
         let metadata = checkpoint.metadata();
         Ok(Self {
             net: checkpoint.network(&[size], &[norm], compute)?,
-            feed: Feed::new(compute, metadata.normalize, metadata.channels)?,
+            transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
             size,
             classes: metadata.classes.clone(),
         })
@@ -57,7 +57,7 @@ impl Predictor {
     /// # Errors
     /// Another number of bytes; what libtorch says.
     pub fn predict(&self, pixels: &[u8], top: usize) -> Result<Vec<Prediction>> {
-        let images = self.feed.pixels(pixels, 1, self.size)?;
+        let images = self.transfer.pixels(pixels, 1, self.size)?;
         let logits = self.net.logits(&images, 0, Mode::Evaluate)?;
         let probabilities = logits.f_to_kind(Kind::Double)?.f_softmax(-1, None)?;
         let top = top.min(self.classes.len()) as i64;

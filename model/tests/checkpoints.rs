@@ -8,14 +8,14 @@ use std::path::Path;
 use anyhow::Result;
 use rsflow_model::checkpoint::packed::pack;
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
-use rsflow_model::compute::Compute;
-use rsflow_model::distillation::{Distill, loss};
-use rsflow_model::layers::Mode;
-use rsflow_model::networks::{Network, QuantizedMode, QuantizedResNet};
-use rsflow_model::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::parameters::Start;
-use rsflow_model::rs_net::RsNet;
-use rsflow_model::step::training_step;
+use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::layers::Mode;
+use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
+use rsflow_model::nn::parameters::Start;
+use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::train::distillation::{Distill, loss};
+use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
+use rsflow_model::train::step::training_step;
 use small::{all_values, resnet, sgd, small, values};
 use tch::{Device, Kind, Tensor};
 
@@ -94,7 +94,7 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
     }
     for _ in 0..2 {
         // The second time it replaces what is there.
-        let snapshot = Snapshot::take(metadata(&sizes), net.parameters(), Some(&optimizer));
+        let snapshot = Snapshot::take(metadata(&sizes), net.parameters(), optimizer.momentum());
         write_atomically(&snapshot.unwrap(), &path).unwrap();
     }
     assert_eq!(names_in(folder.path()), ["last.safetensors"]);
@@ -104,7 +104,8 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
     let resumed = small(&sizes, Start::Zero);
     let mut resumed_optimizer = Optimizer::Sgd(sgd()).start(resumed.parameters()).unwrap();
     checkpoint.load(&resumed).unwrap();
-    checkpoint.load_momentum(&mut resumed_optimizer).unwrap();
+    let momentum = checkpoint.momentum().unwrap();
+    resumed_optimizer.load_momentum(momentum).unwrap();
     assert_eq!(
         all_values(net.parameters()),
         all_values(resumed.parameters())
@@ -128,7 +129,13 @@ fn checkpoints_hold_finite_values_only() {
     let net = small(&[32], Start::Random { seed: 1 });
     let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
     step(&net, &mut optimizer).unwrap();
-    let take = |optimizer| Snapshot::take(metadata(&[32]), net.parameters(), Some(optimizer));
+    let take = |optimizer| {
+        Snapshot::take(
+            metadata(&[32]),
+            net.parameters(),
+            RunningOptimizer::momentum(optimizer),
+        )
+    };
     take(&optimizer).unwrap();
     let set = |tensor: &Tensor, value: f64| {
         let mut second = tensor
@@ -178,7 +185,7 @@ fn a_subset_of_resolutions_can_be_loaded() {
     let net = small(&[96, 64, 32], Start::Random { seed: 1 });
     let alpha = Tensor::f_from_slice(&[1.0_f32, 2.0, 3.0]).unwrap();
     tch::no_grad(|| net.parameters().tensor("alpha").unwrap().f_copy_(&alpha)).unwrap();
-    let snapshot = Snapshot::take(metadata(&[96, 64, 32]), net.parameters(), None).unwrap();
+    let snapshot = Snapshot::take(metadata(&[96, 64, 32]), net.parameters(), []).unwrap();
     write_atomically(&snapshot, &path).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
 
@@ -254,7 +261,7 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
             ..metadata(&sizes)
         };
         let whole = folder.path().join("whole.safetensors");
-        let snapshot = Snapshot::take(metadata, net.parameters(), Some(&optimizer)).unwrap();
+        let snapshot = Snapshot::take(metadata, net.parameters(), optimizer.momentum()).unwrap();
         write_atomically(&snapshot, &whole).unwrap();
         let whole = Checkpoint::open(&whole).unwrap();
         let packed = folder.path().join("packed.safetensors");
@@ -291,7 +298,7 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
 
     let net = small(&[32], Start::Random { seed: 0 });
     let full = folder.path().join("full.safetensors");
-    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), None).unwrap();
+    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), []).unwrap();
     write_atomically(&snapshot, &full).unwrap();
     let error = pack(&Checkpoint::open(&full).unwrap()).unwrap_err();
     let error = error.to_string();
@@ -306,7 +313,7 @@ fn files_that_are_no_checkpoints_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("last.safetensors");
     let net = small(&[32], Start::Zero);
-    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), None).unwrap();
+    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), []).unwrap();
     write_atomically(&snapshot, &path).unwrap();
     let whole = fs::read(&path).unwrap();
     let foreign = safetensors::serialize(
@@ -355,7 +362,7 @@ fn files_that_are_no_checkpoints_are_told_apart() {
 fn a_checkpoint_that_cannot_be_written_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let net = small(&[32], Start::Zero);
-    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), None).unwrap();
+    let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), []).unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     fs::create_dir(folder.path().join("folder")).unwrap();
     // No such folder; a file in the place of one; a folder in the place of the file, which is

@@ -1,14 +1,14 @@
 //! Ways of computing a step: they may differ in precision, layout and memory, not in what they do.
 
-use rsflow_model::compute::{Compute, DeviceChoice, Precision};
-use rsflow_model::distillation::Distill;
-use rsflow_model::layers::Mode;
-use rsflow_model::loss_scale::LossScaleState;
-use rsflow_model::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
-use rsflow_model::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::parameters::Start;
-use rsflow_model::rs_net::RsNet;
-use rsflow_model::step::{StepFunction, recomputing_training_step, training_step};
+use rsflow_model::checkpoint::LossScaleState;
+use rsflow_model::nn::compute::{Compute, DeviceChoice, Precision};
+use rsflow_model::nn::layers::Mode;
+use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
+use rsflow_model::nn::parameters::Start;
+use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::train::distillation::Distill;
+use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
+use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
 use tch::{Kind, Tensor};
 
 mod small;

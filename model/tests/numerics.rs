@@ -3,16 +3,16 @@
 
 mod small;
 
-use rsflow_model::compute::Compute;
-use rsflow_model::distillation::{Distill, loss};
-use rsflow_model::fault::Fault;
-use rsflow_model::layers::Mode;
-use rsflow_model::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet, ResNeXt};
-use rsflow_model::optimizer::{Optimizer, Sgd, WeightDecayOn};
-use rsflow_model::parameters::{Declaration, Init, Parameter, Parameters, Role, Start};
-use rsflow_model::rs_net::{RsNet, check_resolutions};
-use rsflow_model::schedule::{self, Course, Milestones, Schedule};
-use rsflow_model::summary::Summary;
+use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::fault::Fault;
+use rsflow_model::nn::layers::Mode;
+use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet, ResNeXt};
+use rsflow_model::nn::parameters::{Declaration, Init, Parameter, Parameters, Role, Start};
+use rsflow_model::nn::rs_net::{RsNet, check_resolutions};
+use rsflow_model::nn::summary::Summary;
+use rsflow_model::train::distillation::{Distill, loss};
+use rsflow_model::train::optimizer::{Optimizer, Sgd, WeightDecayOn};
+use rsflow_model::train::schedule::{self, Course, Milestones, Schedule};
 use small::{all_values, resnet, sgd, small, values};
 use tch::{Device, Kind, Tensor};
 

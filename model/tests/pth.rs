@@ -6,13 +6,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use rsflow_model::checkpoint::{Checkpoint, write_atomically};
-use rsflow_model::compute::Compute;
-use rsflow_model::layers::{self, Mode};
-use rsflow_model::networks::{MobileNetV2, Network};
-use rsflow_model::parameters::{Parameter, Start};
-use rsflow_model::pth::names::reference_name;
-use rsflow_model::pth::{self, Imported, Layout, Momentum, Pth};
-use rsflow_model::rs_net::RsNet;
+use rsflow_model::exchange::pth::names::reference_name;
+use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum, Pth};
+use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::layers::{self, Mode};
+use rsflow_model::nn::networks::{MobileNetV2, Network};
+use rsflow_model::nn::parameters::{Parameter, Start};
+use rsflow_model::nn::rs_net::RsNet;
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 

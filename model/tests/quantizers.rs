@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use rsflow_model::quantizers::{BITS, Basis, Gradient, activations, average, packed, weights};
+use rsflow_model::nn::quantizers::{BITS, Basis, Gradient, activations, average, packed, weights};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 

@@ -15,12 +15,12 @@ use rsflow_graph::{
     PlainMemory, Plan, Port, Recipe, Report, Schema, Stage, Text,
 };
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
-use rsflow_model::compute::Compute;
-use rsflow_model::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
-use rsflow_model::networks::{Network, ResNet};
-use rsflow_model::parameters::Start;
-use rsflow_model::rs_net::RsNet;
+use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::networks::{Network, ResNet};
+use rsflow_model::nn::parameters::Start;
+use rsflow_model::nn::rs_net::RsNet;
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
+use rsflow_model::train::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -94,7 +94,7 @@ fn snapshot_with(epoch: u64, step: u64, best: Option<Best>) -> Snapshot {
         best,
         ..Metadata::new(network, classes, vec![32])
     };
-    Snapshot::take(metadata, net.parameters(), None).unwrap()
+    Snapshot::take(metadata, net.parameters(), []).unwrap()
 }
 
 fn checkpointed(step: u64, end_of_epoch: Option<u64>, best: bool) -> Checkpointed {

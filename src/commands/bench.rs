@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_graph::{Plan, Planned};
-use rsflow_model::compute::is_out_of_memory;
-use rsflow_model::trainer::benchmark::{Benchmark, Measured, peak};
+use rsflow_model::nn::compute::is_out_of_memory;
+use rsflow_model::train::trainer::benchmark::{Benchmark, Measured, peak};
 use rsflow_pipeline::nodes;
 use serde_json::{Value, json};
 

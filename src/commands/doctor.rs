@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rsflow_model::compute::{CPU_BFLOAT16, Cuda, Precision, cpu_has_bf16};
+use rsflow_model::nn::compute::{CPU_BFLOAT16, Cuda, Precision, cpu_has_bf16};
 use rsflow_pipeline::pixels;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::cli::Doctor;
 use crate::files::{is_stdout, write_json};
 
 pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
-    let libtorch = rsflow_model::compute::libtorch();
+    let libtorch = rsflow_model::nn::compute::libtorch();
     let cuda = Cuda::open();
     let memory = memory();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use rsflow_graph::{Options, Plan, Recipe, Running, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata};
-use rsflow_model::metrics::Table;
+use rsflow_model::train::metrics::Table;
 use serde_json::json;
 
 use super::{

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_model::checkpoint::{Checkpoint, packed, write_atomically};
-use rsflow_model::networks::Network;
-use rsflow_model::pth;
+use rsflow_model::exchange::pth;
+use rsflow_model::nn::networks::Network;
 
 use super::{Usage, refuse_to_replace};
 use crate::cli::{Export, Form};

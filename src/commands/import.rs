@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::did_you_mean;
 use rsflow_model::checkpoint::write_atomically;
-use rsflow_model::networks::Network;
-use rsflow_model::pth::{self, Imported, Layout, Momentum};
-use rsflow_model::rs_net::check_resolutions;
-use rsflow_model::summary::Summary;
+use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum};
+use rsflow_model::nn::networks::Network;
+use rsflow_model::nn::rs_net::check_resolutions;
+use rsflow_model::nn::summary::Summary;
 
 use super::{Usage, refuse_to_replace};
 use crate::cli::Import;

@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Allocator, PlainMemory, Plan, Planned, Problems, Recipe, Text, say};
-use rsflow_model::evaluator::Evaluate;
-use rsflow_model::trainer::Trainer;
+use rsflow_model::train::evaluate::Evaluate;
+use rsflow_model::train::trainer::Trainer;
 
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Command, Format, Overrides};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use rsflow_graph::say;
 use rsflow_model::checkpoint::Checkpoint;
-use rsflow_model::compute::Compute;
+use rsflow_model::nn::compute::Compute;
 use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::pixels::Center;
 use serde_json::json;

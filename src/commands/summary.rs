@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rsflow_model::summary::Summary;
+use rsflow_model::nn::summary::Summary;
 
 use super::{plan, the_trainer};
 use crate::cli;

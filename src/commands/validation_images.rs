@@ -2,7 +2,7 @@
 
 use rsflow_graph::{Plan, Planned, Recipe, Text};
 use rsflow_model::checkpoint::Metadata;
-use rsflow_model::trainer::Trainer;
+use rsflow_model::train::trainer::Trainer;
 use rsflow_pipeline::nodes::{CascadedCenterCrop, DecodeJpeg, ResizeAndCenterCrop};
 use rsflow_pipeline::pixels::Center;
 

@@ -25,7 +25,7 @@ use crate::workspace::Workspace;
 #[derive(clap::Args)]
 pub struct Arguments {}
 
-/// What `rsflow_model::compute` reads in place of asking the processor.
+/// What `rsflow_model::nn::compute` reads in place of asking the processor.
 const CPU_BFLOAT16: &str = "RSFLOW_CPU_BFLOAT16";
 
 /// Runs the subcommand.

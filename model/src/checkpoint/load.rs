@@ -1,13 +1,12 @@
-//! Networks and optimizers from a checkpoint.
+//! Networks and momentum from a checkpoint.
 
 use anyhow::{Context, Result, bail, ensure};
 use tch::Tensor;
 
 use super::{Checkpoint, MOMENTUM, Metadata, packed};
-use crate::compute::Compute;
-use crate::optimizer::RunningOptimizer;
-use crate::parameters::{Parameter, Start};
-use crate::rs_net::{ALPHA, RsNet};
+use crate::nn::compute::Compute;
+use crate::nn::parameters::{Parameter, Start};
+use crate::nn::rs_net::{ALPHA, RsNet};
 
 impl Checkpoint {
     /// Builds the network for some sizes, which need not be among the checkpoint's, and loads it to
@@ -135,28 +134,15 @@ impl Checkpoint {
         Ok(padded.f_index_select(0, &Tensor::f_from_slice(&positions)?)?)
     }
 
-    /// Loads the momentum. Only into an optimizer of a network with the same resolutions, in the
-    /// same order.
+    /// The optimizer's momentum, by the parameter's name; empty if the file has none.
     ///
     /// # Errors
-    /// All tensors that do not fit; what the file system says. The message names the path.
-    pub fn load_momentum(&self, optimizer: &mut RunningOptimizer) -> Result<()> {
-        let names = self.names();
-        let names: Vec<&str> = names
-            .iter()
-            .filter_map(|n| n.strip_prefix(MOMENTUM))
-            .collect();
-        let stored: Vec<String> = names
-            .iter()
-            .map(|name| format!("{MOMENTUM}{name}"))
-            .collect();
+    /// As [`Checkpoint::read`].
+    pub fn momentum(&self) -> Result<Vec<(String, Tensor)>> {
+        let stored = self.names().into_iter();
+        let stored: Vec<String> = stored.filter(|name| name.starts_with(MOMENTUM)).collect();
         let tensors = self.read(stored.iter().map(String::as_str))?;
-        let given = names.into_iter().map(str::to_owned).zip(tensors).collect();
-        optimizer.load_momentum(given).with_context(|| {
-            format!(
-                "cannot load the momentum from the checkpoint {}",
-                self.path.display()
-            )
-        })
+        let names = stored.iter().map(|name| name[MOMENTUM.len()..].to_owned());
+        Ok(names.zip(tensors).collect())
     }
 }

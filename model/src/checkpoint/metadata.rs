@@ -3,11 +3,10 @@
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::compute::Suits;
-use crate::feed::{Channels, Normalize};
-use crate::loss_scale::LossScaleState;
-use crate::networks::Network;
-use crate::rs_net::BatchNorms;
+use crate::nn::compute::Suits;
+use crate::nn::networks::Network;
+use crate::nn::rs_net::BatchNorms;
+use crate::nn::transfer::{Channels, Normalize};
 
 /// The version of the format that this program writes, and the newest that it reads. 2: quantized
 /// networks, packed or not.
@@ -157,6 +156,15 @@ impl Metadata {
         let nearest = norms.min_by_key(|&norm| (norm.abs_diff(size), std::cmp::Reverse(norm)));
         nearest.unwrap_or(size)
     }
+}
+
+/// The scale of the loss in float16.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossScaleState {
+    /// The factor.
+    pub scale: f64,
+    /// Steps since it last changed.
+    pub steps: i64,
 }
 
 /// The validation that a run's best checkpoint was chosen by.

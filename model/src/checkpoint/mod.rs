@@ -19,7 +19,7 @@ use safetensors::Dtype;
 use tch::Kind;
 
 pub use file::Checkpoint;
-pub use metadata::{Best, FORMAT, Metadata};
+pub use metadata::{Best, FORMAT, LossScaleState, Metadata};
 pub(crate) use snapshot::is_finite;
 pub use snapshot::{Snapshot, write_atomically};
 

@@ -2,17 +2,17 @@
 //!
 //! A packed checkpoint is one like any other, without what only training needs, and with the codes
 //! of a quantized weight, `layer1.0.conv1.codes`, in the place of the weight; see
-//! [`pack`](crate::quantizers::packed::pack) for their layout. The basis that belongs to them,
+//! [`pack`](crate::nn::quantizers::packed::pack) for their layout. The basis that belongs to them,
 //! `layer1.0.conv1.basis`, and all that is not quantized stay in float32.
 
 use anyhow::{Context as _, Result, ensure};
 use tch::Tensor;
 
 use super::{Checkpoint, FORMAT, Metadata, Snapshot};
-use crate::layers::basis_of;
-use crate::parameters::{Parameter, Role};
-use crate::quantizers::packed;
-use crate::rs_net;
+use crate::nn::layers::basis_of;
+use crate::nn::parameters::{Parameter, Role};
+use crate::nn::quantizers::packed;
+use crate::nn::rs_net;
 
 /// Packs a checkpoint of a quantized network.
 ///

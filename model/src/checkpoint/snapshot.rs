@@ -11,9 +11,8 @@ use safetensors::tensor::{Metadata as Header, TensorInfo};
 use tch::Tensor;
 
 use super::{KINDS, METADATA_KEY, MOMENTUM, Metadata, PREFIX};
-use crate::optimizer::RunningOptimizer;
-use crate::parameters::Parameters;
-use crate::whole_file;
+use crate::nn::parameters::Parameters;
+use rsflow_graph::whole_file;
 
 /// A copy of everything in plain memory, which may travel between threads.
 #[derive(Clone, Debug)]
@@ -25,20 +24,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies the network's tensors, and the momentum where there is an optimizer. Waits for the
-    /// device.
+    /// Copies the network's tensors, and the optimizer's momentum by the parameter's name. Waits for
+    /// the device.
     ///
     /// # Errors
     /// What libtorch says; a tensor of a kind that is not written; a value that is infinite or not
     /// a number, so that every checkpoint is one to go on from.
-    pub fn take(
+    pub fn take<'a>(
         metadata: Metadata,
         parameters: &Parameters,
-        optimizer: Option<&RunningOptimizer>,
+        momentum: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     ) -> Result<Self> {
         let parameters = parameters.iter().map(|p| (p.name.clone(), &p.tensor));
-        let momentum = optimizer.into_iter().flat_map(RunningOptimizer::momentum);
-        let momentum = momentum.map(|(name, tensor)| (format!("{MOMENTUM}{name}"), tensor));
+        let momentum = momentum
+            .into_iter()
+            .map(|(name, tensor)| (format!("{MOMENTUM}{name}"), tensor));
         Self::of(metadata, parameters.chain(momentum).collect())
     }
 

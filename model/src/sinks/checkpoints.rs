@@ -17,8 +17,8 @@ use serde::Deserialize;
 
 use super::{claim, input, run_dir, sync_folder, with_way_out};
 use crate::checkpoint::{Checkpoint, write_atomically};
-use crate::metrics::Checkpointed;
-use crate::whole_file::partial;
+use crate::train::metrics::Checkpointed;
+use rsflow_graph::whole_file::partial;
 
 /// The folder in the run directory.
 const FOLDER: &str = "checkpoints";

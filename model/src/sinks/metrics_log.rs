@@ -13,8 +13,8 @@ use serde::Deserialize;
 
 use super::{append, claim, input, resumed, run_dir, with_way_out};
 use crate::checkpoint::Metadata;
-use crate::metrics::Metric;
-use crate::whole_file;
+use crate::train::metrics::Metric;
+use rsflow_graph::whole_file;
 
 /// The file in the run directory.
 const FILE: &str = "metrics.jsonl";

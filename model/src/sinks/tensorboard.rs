@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{append, input, run_dir, with_way_out};
-use crate::metrics::{Metric, Step, Table};
+use crate::train::metrics::{Metric, Step, Table};
 
 /// The folder in the run directory.
 const FOLDER: &str = "tensorboard";

@@ -3,11 +3,11 @@
 // Not every test needs all of it.
 #![allow(dead_code)]
 
-use rsflow_model::compute::Compute;
-use rsflow_model::networks::{Network, ResNet};
-use rsflow_model::optimizer::{Sgd, WeightDecayOn};
-use rsflow_model::parameters::{Parameters, Start};
-use rsflow_model::rs_net::RsNet;
+use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::networks::{Network, ResNet};
+use rsflow_model::nn::parameters::{Parameters, Start};
+use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::train::optimizer::{Sgd, WeightDecayOn};
 use tch::{Kind, Tensor};
 
 pub fn resnet(depth: u32, width: u32) -> Network {

@@ -16,8 +16,8 @@ use rsflow_graph::{
     Feed, FeedWith, Finished, Measured, Options, Plan, Planned, Position, Running, Trace,
     did_you_mean, listed,
 };
-use rsflow_model::evaluator::Evaluate;
-use rsflow_model::trainer::Trainer;
+use rsflow_model::train::evaluate::Evaluate;
+use rsflow_model::train::trainer::Trainer;
 use rsflow_pipeline::nodes;
 
 use super::{INTERRUPTED, Usage, allocator, recipe};

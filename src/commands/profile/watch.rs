@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use rsflow_graph::{AnySink, Batch, Item, Payload as _, Planned, Sink, Tap};
-use rsflow_model::metrics::Metric;
+use rsflow_model::train::metrics::Metric;
 
 use super::digest::Digest;
 

@@ -1,0 +1,369 @@
+//! What a network computes on, and with which numbers.
+
+#[allow(unsafe_code)]
+mod cuda;
+#[allow(unsafe_code)]
+mod pinned;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Once;
+
+use anyhow::{Context as _, Result, bail};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+pub use cuda::{Cuda, Gpu};
+pub use pinned::Pinned;
+
+use crate::nn::native;
+
+/// Where a network computes, as a recipe names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeviceChoice {
+    /// The first GPU if there is one that can be used, the CPU otherwise.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The NVIDIA GPU of that number, from 0.
+    Cuda(u32),
+}
+
+impl DeviceChoice {
+    /// The device, ready to be used.
+    ///
+    /// # Errors
+    /// A GPU is wanted that is not there or cannot be used; the message says what to do. `Auto` never
+    /// fails.
+    pub fn open(self) -> Result<Device> {
+        if self == DeviceChoice::Cpu {
+            return Ok(Device::Cpu);
+        }
+        let found = Cuda::open().and_then(|cuda| {
+            let index = match self {
+                DeviceChoice::Cuda(index) => Some(index as usize),
+                _ => (0..cuda.gpus.len()).find(|&index| cuda.check(index).is_ok()),
+            };
+            // Of several that are too old, the first says so.
+            let index = index.unwrap_or(0);
+            cuda.check(index)?;
+            Ok(Device::Cuda(index))
+        });
+        match (self, found) {
+            (_, Ok(device)) => Ok(device),
+            (DeviceChoice::Auto, Err(reason)) => {
+                // Worth a warning only where a GPU could have been meant, and once.
+                static SAID: Once = Once::new();
+                SAID.call_once(|| match cuda::driver_is_there() {
+                    true => tracing::warn!("computing on the CPU: {reason:#}"),
+                    false => tracing::debug!("computing on the CPU: {reason:#}"),
+                });
+                Ok(Device::Cpu)
+            }
+            (_, Err(reason)) => Err(reason.context(format!(
+                "cannot compute on `device: {self:?}`; `Auto` takes the CPU where there is no GPU, \
+                 and `rsflow doctor` says what is missing"
+            ))),
+        }
+    }
+}
+
+/// With which numbers convolutions and the classifier multiply. All else is in float32 in any case:
+/// the weights that are trained, statistics of batch norms, losses, the ensemble, the optimizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Precision {
+    /// What is fast and safe: `BFloat16` on GPUs and processors that have instructions for it,
+    /// `Float16` on older GPUs with tensor cores, `Float32` elsewhere and for quantized networks. A network
+    /// that was trained in float32 is resumed and evaluated in float32.
+    #[default]
+    Auto,
+    /// float32 throughout, as the reference implementation trains.
+    Float32,
+    /// float32, of whose 23 bits behind the point GPUs from Ampere on multiply with 10 only.
+    TensorFloat32,
+    /// bfloat16: the range of float32, with 7 bits behind the point.
+    BFloat16,
+    /// float16: 10 bits behind the point and a small range, for which the loss is scaled.
+    Float16,
+}
+
+impl Precision {
+    /// What `Auto` comes to on a GPU of this compute capability.
+    pub fn of_gpu(capability: (u32, u32)) -> Precision {
+        match capability {
+            (8.., _) => Precision::BFloat16,
+            (7, _) => Precision::Float16,
+            _ => Precision::Float32,
+        }
+    }
+
+    /// What `Auto` comes to on this device.
+    fn resolve(self, device: Device, suits: Suits) -> Result<Precision> {
+        let capability = match device {
+            Device::Cuda(index) => Cuda::open()?.gpus.get(index).map(|gpu| gpu.capability),
+            _ => None,
+        };
+        Ok(match (self, capability) {
+            (Precision::Auto, _) if suits.float32 => Precision::Float32,
+            (Precision::Auto, Some(capability)) => Precision::of_gpu(capability),
+            (Precision::Auto, None) if device == Device::Cpu && cpu_has_bf16()? => {
+                Precision::BFloat16
+            }
+            (Precision::Auto, _) => Precision::Float32,
+            (chosen, _) => chosen,
+        })
+    }
+}
+
+/// What suits a network best, where a recipe leaves the choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suits {
+    /// float32, wherever it computes.
+    pub float32: bool,
+    /// In float32 on the CPU: channels that lie side by side.
+    pub channels_last: bool,
+}
+
+/// Whether an error says that memory does not suffice.
+pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    // Of the allocators of GPUs and of the CPU; of cuDNN, which tries the next kernel while one has no
+    // memory, until there is none; of cuBLAS and cuDNN for their own memory.
+    let texts = [
+        "out of memory",
+        "can't allocate memory",
+        "unable to find an engine",
+        "ALLOC_FAILED",
+    ];
+    texts.iter().any(|known| text.contains(known))
+}
+
+/// Environment variable that overrides the detection of bfloat16 instructions: `yes` or `no`. It
+/// changes what `Auto` selects on the CPU and nothing else. Tests set it, so that a machine of one kind
+/// shows what fails on the other.
+pub const CPU_BFLOAT16: &str = "RSFLOW_CPU_BFLOAT16";
+
+/// Whether this processor multiplies bfloat16 in hardware (AVX512-BF16, which oneDNN needs), unless
+/// [`CPU_BFLOAT16`] overrides it.
+///
+/// # Errors
+/// [`CPU_BFLOAT16`] is set to anything but `yes` or `no`.
+pub fn cpu_has_bf16() -> Result<bool> {
+    let Some(overruled) = std::env::var_os(CPU_BFLOAT16) else {
+        #[cfg(target_arch = "x86_64")]
+        return Ok(std::arch::is_x86_feature_detected!("avx512bf16"));
+        #[cfg(not(target_arch = "x86_64"))]
+        return Ok(false);
+    };
+    match overruled.to_str() {
+        Some("yes") => Ok(true),
+        Some("no") => Ok(false),
+        _ => bail!(
+            "the environment variable {CPU_BFLOAT16} must be `yes` or `no`, not {overruled:?}; unset \
+             it to detect what the processor has"
+        ),
+    }
+}
+
+/// The libtorch in use.
+#[derive(Clone, Debug, Serialize)]
+pub struct Libtorch {
+    /// The version that this program was built for.
+    pub built_for: String,
+    /// The version that is loaded, as far as the files beside it say.
+    pub version: Option<String>,
+    /// Where it lies; Linux alone tells.
+    pub folder: Option<String>,
+    /// Whether it has oneDNN, the fast convolutions of the CPU.
+    pub onednn: bool,
+}
+
+/// What libtorch this process has loaded.
+pub fn libtorch() -> Libtorch {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let library = maps
+        .lines()
+        .filter_map(|line| Some(&line[line.find('/')?..]))
+        .find(|path| path.ends_with("/libtorch_cpu.so"));
+    let folder = library.and_then(|path| Path::new(path).parent());
+    let version = folder.and_then(|folder| {
+        // Of a wheel, and of PyTorch's archives.
+        let python = std::fs::read_to_string(folder.join("../version.py")).unwrap_or_default();
+        let quoted = python.lines().find(|line| line.starts_with("__version__"));
+        let quoted = quoted
+            .and_then(|line| line.split('\'').nth(1))
+            .map(str::to_owned);
+        quoted.or_else(|| {
+            let text = std::fs::read_to_string(folder.join("../build-version")).ok()?;
+            Some(text.trim().to_owned())
+        })
+    });
+    Libtorch {
+        built_for: native::libtorch_version(),
+        version,
+        folder: folder.map(|folder| folder.display().to_string()),
+        onednn: tch::utils::has_mkldnn(),
+    }
+}
+
+/// How a network computes: where, with which numbers, and how they lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compute {
+    /// Where.
+    pub device: Device,
+    /// The kind of all that is kept: `Kind::Float`, or `Kind::Double` to compare with a reference.
+    pub kind: Kind,
+    /// The kind that convolutions and the classifier multiply in: `kind`, `Kind::BFloat16` or
+    /// `Kind::Half`.
+    pub multiply: Kind,
+    /// Whether a GPU multiplies float32 as TF32.
+    pub tf32: bool,
+    /// Whether the channels of a pixel lie side by side, in weights and activations. Shapes are
+    /// `[batch, channels, height, width]` either way.
+    pub channels_last: bool,
+}
+
+impl Compute {
+    /// On the CPU, in one kind throughout.
+    pub fn cpu(kind: Kind) -> Self {
+        Compute {
+            device: Device::Cpu,
+            kind,
+            multiply: kind,
+            tf32: false,
+            channels_last: false,
+        }
+    }
+
+    /// What a recipe's choices come to on this machine, for a network of which `suits` is said. Says so
+    /// in the log, and sets what libtorch keeps for the whole process: TF32, cuDNN's search for the fastest
+    /// kernel, and with `deterministic` that only kernels are used which give the same bits each time.
+    ///
+    /// # Errors
+    /// The device cannot be used, or does not do what is asked of it.
+    pub fn open(
+        device: DeviceChoice,
+        precision: Precision,
+        deterministic: bool,
+        suits: Suits,
+    ) -> Result<Self> {
+        let device = device.open()?;
+        let resolved = precision.resolve(device, suits)?;
+        if let Device::Cuda(index) = device {
+            let old = Cuda::open()?
+                .gpus
+                .get(index)
+                .filter(|gpu| gpu.capability < (8, 0));
+            match (old, resolved) {
+                (Some(gpu), Precision::TensorFloat32) => {
+                    tracing::warn!("{} has no TF32: this is plain float32", gpu.name);
+                }
+                (Some(gpu), Precision::BFloat16) => tracing::warn!(
+                    "{} has no instructions for bfloat16: `precision: Float16` is faster",
+                    gpu.name
+                ),
+                _ => {}
+            }
+        }
+        if device == Device::Cpu {
+            match resolved {
+                Precision::TensorFloat32 => bail!(
+                    "`precision: TensorFloat32` is for GPUs, and this network computes on the CPU; `Auto` \
+                     takes what the device is good at"
+                ),
+                Precision::BFloat16 if !cpu_has_bf16()? => tracing::warn!(
+                    "this processor has no instructions for bfloat16: `precision: Float32` is faster here"
+                ),
+                Precision::Float16 => tracing::warn!(
+                    "float16 is slow on processors: `precision: Float32` is faster here"
+                ),
+                _ => {}
+            }
+        }
+        let multiply = match resolved {
+            Precision::BFloat16 => Kind::BFloat16,
+            Precision::Float16 => Kind::Half,
+            _ => Kind::Float,
+        };
+        let compute = Compute {
+            device,
+            kind: Kind::Float,
+            multiply,
+            tf32: resolved == Precision::TensorFloat32,
+            channels_last: match (multiply, device) {
+                // What oneDNN does best. Measured with AVX2, float32, three rounds in turn: MobileNetV2's
+                // steps are 1.32 times as fast with channels last, ResNet50's 1.11 times, those of
+                // ResNet18, with its kernels of 3x3, 0.81 times.
+                (Kind::Float, Device::Cpu) => suits.channels_last,
+                (Kind::Float, _) => false,
+                // The kernels for half precision want it on every device.
+                _ => true,
+            },
+        };
+        native::set_arithmetic(compute.tf32, deterministic)
+            .context("cannot set how libtorch computes")?;
+        if device.is_cuda() {
+            tch::Cuda::cudnn_set_benchmark(!deterministic);
+        }
+        let and = if deterministic { ", deterministic" } else { "" };
+        tracing::info!("computing on {compute}{and}");
+        Ok(compute)
+    }
+
+    /// Prepares the process for computing so: with `threads` on the CPU, if they are given, and there
+    /// with memory that is not given back each time.
+    pub fn prepare_process(&self, threads: Option<usize>) {
+        if let Some(threads) = threads {
+            tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
+        }
+        if self.device == Device::Cpu {
+            native::keep_freed_memory();
+        }
+    }
+
+    /// A tensor `[a, b, height, width]` as this lies in memory; others are as they were.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn lay_out(&self, tensor: Tensor) -> Result<Tensor> {
+        if !self.channels_last || tensor.dim() != 4 {
+            return Ok(tensor);
+        }
+        let channels_last = tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?;
+        Ok(channels_last.f_permute([0, 3, 1, 2])?)
+    }
+
+    /// Whether gradients would vanish for the small range of the numbers, and the loss is scaled.
+    pub fn scales_loss(&self) -> bool {
+        self.multiply == Kind::Half
+    }
+}
+
+/// As a log has it.
+impl fmt::Display for Compute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.device {
+            Device::Cuda(index) => {
+                let name = Cuda::open().ok().and_then(|cuda| cuda.gpus.get(index));
+                let name = name.map_or("GPU", |gpu| gpu.name.as_str());
+                write!(f, "{name} (Cuda({index}))")?;
+            }
+            _ => write!(f, "CPU")?,
+        }
+        let kind = match self.multiply {
+            Kind::BFloat16 => "bfloat16",
+            Kind::Half => "float16",
+            Kind::Double => "float64",
+            _ if self.tf32 => "TF32",
+            _ => "float32",
+        };
+        let layout = if self.channels_last {
+            "channels last"
+        } else {
+            "channels first"
+        };
+        write!(f, ", {kind}, {layout}")
+    }
+}

@@ -1,0 +1,46 @@
+//! Training: the nodes that train and measure a network, and what a step is made of.
+//!
+//! - [`trainer`]: the node `RsNet`, which trains. [`evaluate`]: the node `Evaluate`, which measures a
+//!   checkpoint.
+//! - [`step`]: one training step, from images to moved weights. [`distillation`]: its loss.
+//!   [`optimizer`], [`schedule`], [`loss_scale`]: how the weights move.
+//! - [`validation`]: accuracy and loss at every resolution.
+//! - [`metrics`]: what the trainer reports. The sinks write it, the command shows it.
+//! - [`batches`]: the graph's batches as the floor below sees them, and their memory.
+
+pub mod batches;
+pub mod distillation;
+pub mod evaluate;
+pub mod loss_scale;
+pub mod metrics;
+pub mod optimizer;
+pub mod schedule;
+pub mod step;
+pub mod trainer;
+pub mod validation;
+
+use rsflow_graph::Report;
+use tch::Device;
+
+/// OpenMP ends the process where it cannot start its threads, and no processor has more cores.
+const MAX_THREADS: usize = 1024;
+
+/// Reports a number of libtorch's threads outside 1 to [`MAX_THREADS`].
+fn check_threads(threads: Option<usize>, report: &mut Report) {
+    if threads.is_some_and(|threads| !(1..=MAX_THREADS).contains(&threads)) {
+        report.parameter(
+            "threads",
+            format!("`threads` must be from 1 to {MAX_THREADS}"),
+            "leave it out for one per core",
+        );
+    }
+}
+
+/// How many of the machine's `cores` libtorch keeps busy: `threads` (default: all) on the CPU; on a GPU
+/// one, which launches its kernels.
+fn cores_of(device: Device, threads: Option<usize>, cores: usize) -> usize {
+    match device {
+        Device::Cpu => threads.unwrap_or(cores),
+        _ => 1,
+    }
+}

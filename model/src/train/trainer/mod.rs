@@ -1,0 +1,350 @@
+//! The node `RsNet`: a resolution switchable network and its training.
+//!
+//! Here: its parameters, and what is checked before anything runs. `start`: where a run starts;
+//! `dry_run`: whether a step fits into memory; `session`: the run; `loss_watch`: what is read of the
+//! loss; [`benchmark`]: the speed of a step alone.
+
+pub mod benchmark;
+mod dry_run;
+mod loss_watch;
+mod session;
+mod start;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_graph::{
+    Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report,
+    Schema, Stage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tch::Kind;
+
+use crate::checkpoint::Metadata;
+use crate::nn::compute::{Compute, DeviceChoice, Precision, Suits};
+use crate::nn::networks::Network;
+use crate::nn::parameters::Start;
+use crate::nn::rs_net::{BatchNorms, RsNet, check_resolutions};
+use crate::nn::summary::Summary;
+use crate::nn::transfer::{Channels, Normalize};
+use crate::train::distillation::Distill;
+use crate::train::metrics::{Checkpointed, Metric};
+use crate::train::optimizer::Optimizer;
+use crate::train::schedule::Schedule;
+use crate::train::step::{StepFunction, recomputing_training_step, training_step};
+use crate::train::{batches, check_threads};
+use session::Session;
+
+/// Trains one network at every resolution of its batches. The convolutions and the classifier are
+/// shared, each resolution has its own batch norm.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "RsNet")]
+pub struct Trainer {
+    /// The batches to learn from. Their resolutions are the network's, in the same order.
+    train: Input,
+    /// The batches to measure with after every epoch, at the same resolutions.
+    validate: Input,
+    /// The network.
+    network: Network,
+    /// Whether each resolution has a batch norm of its own (`Private`) or all have one (`Shared`),
+    /// as in a network that knows nothing of resolutions: a baseline to compare with.
+    #[serde(default)]
+    batch_norms: BatchNorms,
+    /// A checkpoint whose weights the run starts with, to fine-tune it: from `rsflow import`, or of
+    /// another run. A resolution that it does not have starts with the batch norms of the nearest;
+    /// a classifier of other classes is not taken over. A quantized network may start from the
+    /// residual network of its depth and width in full precision, or of other bits. Left out, all is
+    /// drawn at random from the recipe's seed.
+    #[serde(default)]
+    start_from: Option<PathBuf>,
+    /// How many classes the data has. Compared with the data before the first batch.
+    classes: u32,
+    /// Who teaches whom: nobody (`None`), the ensemble each resolution (`Ensemble`), or besides
+    /// that each resolution all that come after it (`EnsembleTopDown`).
+    #[serde(default)]
+    distill: Distill,
+    /// How gradients move the weights.
+    optimizer: Optimizer,
+    /// How the learning rate moves; it is set before every step.
+    #[serde(default)]
+    schedule: Schedule,
+    /// Epochs over which the learning rate rises linearly from 0; `Cosine` and `Linear` span the
+    /// rest.
+    #[serde(default)]
+    warm_up_epochs: u64,
+    /// Passes through the training images.
+    epochs: u64,
+    /// Steps between two records of the loss. Reading the loss waits for the device.
+    #[serde(default = "default_log_every")]
+    log_every: u64,
+    /// Where the network is trained: `Auto` (the first GPU if one can be used, else the CPU), `Cpu`,
+    /// or a GPU by its number, `Cuda(0)`.
+    #[serde(default)]
+    device: DeviceChoice,
+    /// With which numbers convolutions and the classifier multiply: `Float32` as the reference
+    /// implementation, `TensorFloat32` (GPUs), `BFloat16`, `Float16` (with a scaled loss), or `Auto`:
+    /// what is fast and safe on the device. All else is float32 in any case.
+    #[serde(default)]
+    precision: Precision,
+    /// Whether a GPU has to give the same bits each time, which may be slower. On the CPU it does so
+    /// anyway, with the same number of `threads`.
+    #[serde(default)]
+    deterministic: bool,
+    /// Keeps the activations of one resolution in memory at a time, for larger batches: all but the
+    /// first resolution run forward twice, which takes longer.
+    #[serde(default)]
+    recompute: bool,
+    /// Threads that libtorch computes with on the CPU; the number of cores if left out. Changes
+    /// speed, and the last bits of the results.
+    #[serde(default)]
+    threads: Option<usize>,
+    /// Subtracts a mean from each channel and divides by a standard deviation, both for values in
+    /// 0..1: `(mean: (0.485, 0.456, 0.406), std: (0.229, 0.224, 0.225))`. Left out, the values stay
+    /// in 0..1, as the reference implementation has them.
+    #[serde(default)]
+    normalize: Option<Normalize>,
+    /// The order in which the network gets the colours, `Rgb` or `Bgr`. A matter of taste where all
+    /// is trained anew; of right and wrong for weights from elsewhere.
+    #[serde(default)]
+    channels: Channels,
+}
+
+fn default_log_every() -> u64 {
+    10
+}
+
+/// More is a slip of the finger.
+const MAX_EPOCHS: u64 = 1_000_000;
+
+impl Node for Trainer {
+    fn inputs(&self) -> Vec<(&'static str, &Input)> {
+        vec![("train", &self.train), ("validate", &self.validate)]
+    }
+
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
+        let help = "see `rsflow nodes RsNet`";
+        let networks = "`rsflow nodes RsNet` lists the networks";
+        for (parameter, faults, help) in [
+            ("network", self.network.check(), networks),
+            ("optimizer", self.optimizer.check(), help),
+            ("schedule", self.schedule.check(), help),
+        ] {
+            for (field, fault) in faults {
+                report.parameter(&format!("{parameter}.{field}"), fault, help);
+            }
+        }
+        let positive = [
+            ("classes", u64::from(self.classes)),
+            ("epochs", self.epochs),
+            ("log_every", self.log_every),
+        ];
+        for (field, value) in positive {
+            if value == 0 {
+                report.parameter(
+                    field,
+                    format!("`{field}` must be at least 1"),
+                    "give a number above 0",
+                );
+            }
+        }
+        check_threads(self.threads, report);
+        if self.epochs > MAX_EPOCHS {
+            report.parameter(
+                "epochs",
+                "these are too many epochs",
+                format!("they go up to {MAX_EPOCHS}"),
+            );
+        }
+        if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
+            report.parameter(
+                "warm_up_epochs",
+                "the warm-up leaves no epoch to train in",
+                format!("it must be less than the {} epochs", self.epochs),
+            );
+        }
+        if self
+            .normalize
+            .is_some_and(|by| by.std.iter().any(|&std| std.is_nan() || std <= 0.0))
+        {
+            report.parameter(
+                "normalize.std",
+                "a standard deviation must be above 0",
+                "such as (0.229, 0.224, 0.225)",
+            );
+        }
+        if let [train, validate] = inputs {
+            let sizes = &train.schema.resolutions;
+            if *sizes != validate.schema.resolutions {
+                report.parameter(
+                    "validate",
+                    format!(
+                        "`{}` has the resolutions {:?}, but `{}` has {:?}",
+                        validate.node, validate.schema.resolutions, train.node, sizes
+                    ),
+                    "training and validation need the same sizes in the same order",
+                );
+            }
+            for problem in check_resolutions(&self.network, sizes).unwrap_or_default() {
+                report.parameter(
+                    "train",
+                    problem,
+                    format!("change the sizes that lead to `{}`", train.node),
+                );
+            }
+        }
+        vec![Schema::default(), Schema::default()]
+    }
+
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let [(_, train), (_, validate)] = build.inputs else {
+            bail!("the trainer needs `train` and `validate`");
+        };
+        self.check_data(train, validate)?;
+        Ok(Stage::thread(Session::open(self, build, train, validate)?))
+    }
+}
+
+/// The resolutions that the training batches bring.
+fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
+    let train = incoming.iter().find(|(port, _)| *port == "train");
+    let (_, schema) = train.context("the trainer needs `train`")?;
+    Ok(schema.resolutions.clone())
+}
+
+impl Trainer {
+    /// What its network costs at the resolutions of the batches that come in.
+    ///
+    /// # Errors
+    /// No `train` comes in, or as [`Summary::new`].
+    pub fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
+        let resolutions = resolutions(incoming)?;
+        let norms = self.batch_norms.of(&resolutions);
+        Summary::new(&self.network, self.classes, &resolutions, &norms)
+    }
+
+    /// Its network, to compute as `compute` says.
+    fn network(&self, compute: Compute, resolutions: &[u32], start: Start) -> Result<RsNet> {
+        let norms = self.batch_norms.of(resolutions);
+        RsNet::with_norms(
+            &self.network,
+            self.classes,
+            resolutions,
+            &norms,
+            compute,
+            start,
+        )
+    }
+
+    /// What a recipe's choices come to on this machine.
+    fn compute(&self) -> Result<Compute> {
+        self.compute_with(self.network.suits()?)
+    }
+
+    /// The same for a run that resumes from a checkpoint: `Auto` keeps float32 if the run was trained in
+    /// it so far, also on a device where a new run would train in half precision.
+    fn compute_as_before(&self, saved: &Metadata) -> Result<Compute> {
+        // A checkpoint of another program does not say how it was trained.
+        let follows = self.precision == Precision::Auto && !saved.is_imported();
+        let own = self.network.suits()?;
+        let float32 = own.float32 || follows && saved.trained_in_float32;
+        let compute = self.compute_with(Suits { float32, ..own })?;
+        if follows && !saved.trained_in_float32 && compute.multiply == Kind::Float {
+            let before = match saved.loss_scale {
+                Some(_) => Precision::Float16,
+                None => Precision::BFloat16,
+            };
+            tracing::warn!(
+                "this run was trained in {before:?} so far, for which this device has no \
+                 instructions: it continues in Float32. To keep {before:?}, which is slow here, set \
+                 `precision: {before:?}` and pass --accept-changes"
+            );
+        }
+        Ok(compute)
+    }
+
+    fn compute_with(&self, suits: Suits) -> Result<Compute> {
+        Compute::open(self.device, self.precision, self.deterministic, suits)
+    }
+
+    /// How a step is done.
+    fn step(&self) -> StepFunction {
+        match self.recompute {
+            false => training_step,
+            true => recomputing_training_step,
+        }
+    }
+
+    /// Memory for its batches.
+    pub fn allocator(&self) -> Arc<dyn Allocator> {
+        // Where the device cannot be opened, the trainer says so.
+        batches::allocator(self.device.open().unwrap_or(tch::Device::Cpu))
+    }
+
+    /// What only the data can tell.
+    fn check_data(&self, train: &Contents, validate: &Contents) -> Result<()> {
+        let classes = self.classes as usize;
+        ensure!(
+            train.classes.len() == classes,
+            "the recipe says `classes: {classes}`, but {} holds {} classes; correct `classes` or the folder",
+            train.origin,
+            train.classes.len()
+        );
+        let only_in = |a: &Contents, b: &Contents| {
+            a.classes
+                .iter()
+                .find(|class| !b.classes.contains(class))
+                .cloned()
+        };
+        if train.classes != validate.classes {
+            let example = match (only_in(train, validate), only_in(validate, train)) {
+                (Some(class), _) => format!("`{class}` is only in {}", train.origin),
+                (None, Some(class)) => format!("`{class}` is only in {}", validate.origin),
+                (None, None) => "they are in another order".to_owned(),
+            };
+            bail!(
+                "{} holds {} classes and {} holds {}, and they differ: {example}; both need the same class folders",
+                train.origin,
+                train.classes.len(),
+                validate.origin,
+                validate.classes.len()
+            );
+        }
+        for contents in [train, validate] {
+            ensure!(
+                contents.items_per_epoch > 0,
+                "{} is too small for a single batch; use a smaller batch or `drop_last: false`",
+                contents.origin
+            );
+        }
+        Ok(())
+    }
+}
+
+impl NodeKind for Trainer {
+    const NAME: &'static str = "RsNet";
+    const SUMMARY: &'static str =
+        "trains a resolution switchable network and validates it after every epoch";
+    const INPUTS: &'static [Port] = &[
+        Port {
+            name: "train",
+            carries: Batch::NAME,
+        },
+        Port {
+            name: "validate",
+            carries: Batch::NAME,
+        },
+    ];
+    const OUTPUTS: &'static [Port] = &[
+        Port {
+            name: "metrics",
+            carries: Metric::NAME,
+        },
+        Port {
+            name: "checkpoints",
+            carries: Checkpointed::NAME,
+        },
+    ];
+    const EXAMPLE: &'static str = r#"RsNet(train: "train_batches", validate: "val_batches", network: ResNet(depth: 18), classes: 1000, optimizer: Sgd(lr: 0.1), epochs: 120)"#;
+}

@@ -1,0 +1,430 @@
+//! A training run: step, log, validate, save.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
+use tch::Kind;
+
+use super::dry_run::dry_run;
+use super::loss_watch::{LossWatch, first_not_finite};
+use super::start::{resume, start_from};
+use super::{Trainer, resolutions};
+use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
+use crate::nn::compute::is_out_of_memory;
+use crate::nn::parameters::Start;
+use crate::nn::rs_net::RsNet;
+use crate::nn::transfer::DeviceTransfer;
+use crate::train::cores_of;
+use crate::train::distillation::Loss;
+use crate::train::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
+use crate::train::optimizer::RunningOptimizer;
+use crate::train::schedule::Course;
+use crate::train::validation::Validation;
+
+/// Everything that a run needs, opened; it becomes the trainer's thread.
+pub(super) struct Session {
+    settings: Trainer,
+    net: RsNet,
+    optimizer: RunningOptimizer,
+    transfer: DeviceTransfer,
+    /// Where the run stands, as checkpoints say it.
+    at: Metadata,
+    steps_per_epoch: u64,
+    validation_batches: u64,
+    /// A checkpoint is wanted every so many steps.
+    save_every: Option<u64>,
+    loss: LossWatch,
+    /// The step of the last checkpoint, which is sound: written, or gone on from.
+    saved: Option<u64>,
+}
+
+/// Where the words of the trainer go.
+struct Outputs {
+    metrics: Sender<Metric>,
+    checkpoints: Sender<Checkpointed>,
+}
+
+/// How a part of the run ended.
+enum Ended {
+    /// All of it is done.
+    Complete,
+    /// The run is to end here.
+    Stopped,
+}
+
+impl Session {
+    /// Builds the network, on the checkpoint to go on from if there is one.
+    pub fn open(
+        settings: &Trainer,
+        build: &Build,
+        train: &Contents,
+        validate: &Contents,
+    ) -> Result<Self> {
+        let resolutions = resolutions(build.schemas)?;
+        let start = match build.resume {
+            None => Start::Random { seed: build.seed },
+            Some(_) => Start::Zero,
+        };
+        let resumed = build.resume.map(Checkpoint::open).transpose()?;
+        let compute = match &resumed {
+            None => settings.compute()?,
+            Some(checkpoint) => settings.compute_as_before(checkpoint.metadata())?,
+        };
+        let net = settings.network(compute, &resolutions, start)?;
+        let smallest = resolutions.iter().min().copied().unwrap_or(0);
+        ensure!(
+            train.last_group != 1 || settings.network.trains_on_one_image(smallest)?,
+            "the last batch of an epoch is a single image, of which {smallest} pixels leave one value per channel: \
+             batch norm cannot train on it; use another batch size or `drop_last: true`"
+        );
+        dry_run(settings, compute, &resolutions, train.group)?;
+        let mut optimizer = settings.optimizer.start(net.parameters())?;
+        let classes = train.classes.to_vec();
+        let mut at = Metadata {
+            batch_norms: settings.batch_norms,
+            normalize: settings.normalize,
+            channels: settings.channels,
+            trained_in_float32: compute.multiply == Kind::Float,
+            steps_per_epoch: Some(train.items_per_epoch),
+            seed: build.seed,
+            recipe: build.recipe.to_owned(),
+            ..Metadata::new(settings.network.clone(), classes, resolutions)
+        };
+        match (&resumed, &settings.start_from) {
+            (Some(checkpoint), _) => {
+                let lengths = (settings.epochs, train.items_per_epoch);
+                resume(checkpoint, &mut at, &net, &mut optimizer, lengths)?;
+            }
+            (None, Some(path)) => start_from(path, &net, &at)?,
+            (None, None) => {}
+        }
+        let demands = build.demands.iter();
+        let save_every = demands
+            .filter(|(port, _)| *port == "checkpoints")
+            .filter_map(|(_, demand)| demand.every_steps)
+            .min();
+        Ok(Session {
+            transfer: DeviceTransfer::new(compute, settings.normalize, settings.channels)?,
+            settings: settings.clone(),
+            net,
+            optimizer,
+            loss: LossWatch::default(),
+            saved: build.resume.map(|_| at.step),
+            at,
+            steps_per_epoch: train.items_per_epoch,
+            validation_batches: validate.items_per_epoch,
+            save_every,
+        })
+    }
+
+    fn learning_rate(&self) -> f64 {
+        let course = Course {
+            epochs: self.settings.epochs,
+            warm_up_epochs: self.settings.warm_up_epochs,
+            steps_per_epoch: self.steps_per_epoch,
+        };
+        let lr = self.settings.optimizer.lr();
+        let schedule = &self.settings.schedule;
+        schedule.learning_rate(lr, self.at.step, course)
+    }
+
+    fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
+        #[cfg(debug_assertions)]
+        injected_failure(self.at.step + 1)?;
+        let (images, labels) = self.transfer.batch(batch, self.net.classes())?;
+        let step = self.settings.step();
+        let (net, optimizer) = (&self.net, &mut self.optimizer);
+        step(net, optimizer, &images, &labels, self.settings.distill, lr)
+    }
+
+    fn train_epoch(
+        &mut self,
+        batches: &mut Receiver<Batch>,
+        ports: &Ports,
+        outputs: &mut Outputs,
+    ) -> Result<Ended> {
+        let mut since = (Instant::now(), 0);
+        let mut save_due = false;
+        loop {
+            let batch = match batches.receive()? {
+                Received::Item(_, batch) => batch,
+                Received::EndOfEpoch(_) => return Ok(Ended::Complete),
+                Received::Closed => return Ok(Ended::Stopped),
+            };
+            let lr = self.learning_rate();
+            let loss = self.step(&batch, lr);
+            let loss = loss.map_err(|error| self.failed_step(self.at.step + 1, error))?;
+            self.at.step += 1;
+            let recorded = self.loss.record(&loss, self.at.step);
+            recorded.map_err(|error| self.failed_step(self.at.step, error))?;
+            self.at.step_in_epoch += 1;
+            let images = batch.labels().len();
+            drop(batch); // its memory goes back to be filled again
+            since.1 += images;
+
+            let last = self.at.step_in_epoch == self.steps_per_epoch;
+            let log =
+                self.at.step == 1 || last || self.at.step.is_multiple_of(self.settings.log_every);
+            save_due |= self
+                .save_every
+                .is_some_and(|every| self.at.step.is_multiple_of(every));
+            // The end of an epoch saves anyway.
+            let save = save_due && !last && outputs.checkpoints.has_room();
+            let stop = ports.stopping();
+            // What is saved is known to be sound.
+            let losses = (log || save || stop)
+                .then(|| self.sound_losses())
+                .transpose()?;
+            outputs.metrics.send(Metric::Step(Step {
+                epoch: self.at.epoch,
+                step: self.at.step,
+                losses: losses.filter(|_| log),
+                learning_rate: lr,
+                images_per_second: since.1 as f64 / since.0.elapsed().as_secs_f64(),
+                step_in_epoch: self.at.step_in_epoch,
+                steps_per_epoch: self.steps_per_epoch,
+                epochs: self.settings.epochs,
+                images,
+            }));
+            if log {
+                since = (Instant::now(), 0);
+            }
+            if save {
+                self.save(outputs, None, false)?;
+                save_due = false;
+            }
+            if stop {
+                return Ok(Ended::Stopped);
+            }
+        }
+    }
+
+    /// Reads the loss from the device, and makes sure that training still makes sense.
+    fn sound_losses(&self) -> Result<Losses> {
+        let read = self.loss.read(self.net.resolutions());
+        // A GPU's errors come out where it is waited for.
+        let (step, losses) = read.map_err(|error| self.failed_step(self.at.step, error))?;
+        if let Some((term, value)) = first_not_finite(&losses) {
+            bail!(
+                "the loss of {} is {}: {term} is {value}, the first term that is not finite. {}",
+                self.place(step),
+                losses.loss,
+                self.way_out()
+            );
+        }
+        Ok(losses)
+    }
+
+    /// What to say of a step that failed: libtorch's words, and what is not lost.
+    fn failed_step(&self, step: u64, error: anyhow::Error) -> anyhow::Error {
+        let of_memory = match self.settings.recompute {
+            true => "smaller training batches need less memory",
+            false => "smaller training batches or `recompute: true` need less memory",
+        };
+        self.failed(&self.place(step), of_memory, error)
+    }
+
+    /// The same of a validation.
+    fn failed_validation(&self, error: anyhow::Error) -> anyhow::Error {
+        let what = format!("the validation after epoch {}", self.at.epoch + 1);
+        self.failed(&what, "smaller validation batches need less memory", error)
+    }
+
+    /// `of_memory` is what to do where it does not suffice.
+    fn failed(&self, what: &str, of_memory: &str, error: anyhow::Error) -> anyhow::Error {
+        let text = format!("{error:#}");
+        let of_gpu = ["CUDA", "cuDNN", "CUBLAS"]
+            .iter()
+            .any(|name| text.contains(name));
+        let way_out = match is_out_of_memory(&error) {
+            true => format!("; {of_memory}"),
+            false if of_gpu => "; after an error of a GPU only a new process can use it".to_owned(),
+            false => String::new(),
+        };
+        error.context(format!(
+            "{what} failed on {}. {}{way_out}",
+            self.net.parameters().compute(),
+            self.last_checkpoint()
+        ))
+    }
+
+    /// Which checkpoint there is.
+    fn last_checkpoint(&self) -> String {
+        self.saved.map_or_else(
+            || "There is no earlier checkpoint".to_owned(),
+            |step| format!("The last checkpoint is from step {step} and sound"),
+        )
+    }
+
+    /// A step, as a user counts.
+    fn place(&self, step: u64) -> String {
+        let epoch = step.saturating_sub(1) / self.steps_per_epoch + 1;
+        format!("step {step} (epoch {epoch} of {})", self.settings.epochs)
+    }
+
+    /// What to do where training went wrong.
+    fn way_out(&self) -> String {
+        let checkpoint = self.last_checkpoint();
+        format!("{checkpoint}; a smaller `optimizer.lr` or some `warm_up_epochs` may help")
+    }
+
+    fn validate(
+        &self,
+        batches: &mut Receiver<Batch>,
+        outputs: &mut Outputs,
+    ) -> Result<Option<Validation>> {
+        let members = (0..self.net.resolutions().len()).collect();
+        let mut validation = Validation::new(&self.net, members)?;
+        let mut done = 0;
+        loop {
+            match batches.receive()? {
+                Received::Item(_, batch) => validation
+                    .add(&self.net, &self.transfer, &batch)
+                    .map_err(|error| self.failed_validation(error))?,
+                Received::EndOfEpoch(_) => return Ok(Some(validation)),
+                Received::Closed => return Ok(None),
+            }
+            done += 1;
+            outputs.metrics.send(Metric::Validating(Validating {
+                epoch: self.at.epoch,
+                batches: done,
+                of: self.validation_batches,
+            }));
+        }
+    }
+
+    /// Whether this validation is the best so far.
+    fn is_best(&mut self, rows: &[Row]) -> bool {
+        let resolutions: Vec<&Row> = rows.iter().filter(|row| row.resolution.is_some()).collect();
+        let Some(first) = resolutions.first() else {
+            return false;
+        };
+        let sum: f64 = resolutions.iter().map(|row| row.top1 + row.top5).sum();
+        let mean = sum / (2 * resolutions.len()) as f64;
+        let candidate = Best::new(self.at.epoch, first.top1, mean);
+        let better = candidate.beats(self.at.best.as_ref());
+        if better {
+            self.at.best = Some(candidate);
+        }
+        better
+    }
+
+    fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
+        let began = Instant::now();
+        let snapshot = self
+            .optimizer
+            .loss_scale()
+            .and_then(|loss_scale| {
+                let at = Metadata {
+                    loss_scale,
+                    ..self.at.clone()
+                };
+                Snapshot::take(at, self.net.parameters(), self.optimizer.momentum())
+            })
+            .with_context(|| {
+                format!(
+                    "no checkpoint can be taken after {}. {}",
+                    self.place(self.at.step),
+                    self.way_out()
+                )
+            })?;
+        // All that training waits for; the sink writes while the next step runs.
+        tracing::info!(
+            step = self.at.step,
+            seconds = began.elapsed().as_secs_f64(),
+            "copied the network for a checkpoint"
+        );
+        self.saved = Some(self.at.step);
+        outputs.checkpoints.send(Checkpointed {
+            snapshot: Arc::new(snapshot),
+            end_of_epoch,
+            best,
+        });
+        Ok(())
+    }
+}
+
+/// For tests, in debug builds alone: the step that RSFLOW_FAILING_STEP names fails as it would if the
+/// device were lost.
+#[cfg(debug_assertions)]
+fn injected_failure(step: u64) -> Result<()> {
+    let named = std::env::var("RSFLOW_FAILING_STEP").ok();
+    ensure!(
+        named.and_then(|named| named.parse().ok()) != Some(step),
+        "CUDA error: the launch timed out and was terminated"
+    );
+    Ok(())
+}
+
+impl Thread for Session {
+    fn run(mut self: Box<Self>, mut ports: Ports) -> Result<()> {
+        let compute = self.net.parameters().compute();
+        compute.prepare_process(self.settings.threads);
+        let mut train = ports
+            .input::<Batch>("train")
+            .context("the trainer needs `train`")?;
+        let mut validate = ports
+            .input::<Batch>("validate")
+            .context("the trainer needs `validate`")?;
+        let mut outputs = Outputs {
+            metrics: ports.output("metrics"),
+            checkpoints: ports.output("checkpoints"),
+        };
+        let run_began = Instant::now();
+        while self.at.epoch < self.settings.epochs {
+            let began = Instant::now();
+            let ended = self.train_epoch(&mut train, &ports, &mut outputs)?;
+            let validation = match ended {
+                Ended::Stopped => None,
+                Ended::Complete => self.validate(&mut validate, &mut outputs)?,
+            };
+            let Some(validation) = validation else {
+                // The user's wish, or another node's failure: what was learned is kept.
+                return self.save(&mut outputs, None, false);
+            };
+            let rows = validation.rows(&self.net);
+            let rows = rows.map_err(|error| self.failed_validation(error))?;
+            let best = self.is_best(&rows);
+            let mut table = Table {
+                epoch: self.at.epoch,
+                step: self.at.step,
+                rows,
+                images: validation.images(),
+                seconds: began.elapsed().as_secs_f64(),
+            };
+            self.at.epoch += 1;
+            self.at.step_in_epoch = 0;
+            self.save(&mut outputs, Some(self.at.epoch), best)?;
+            outputs.metrics.send(Metric::Epoch(table.clone()));
+            if self.at.epoch == self.settings.epochs {
+                table.seconds = run_began.elapsed().as_secs_f64();
+                outputs.metrics.send(Metric::Final(table));
+            } else if ports.stopping() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn epochs(&self) -> Option<u64> {
+        Some(self.settings.epochs)
+    }
+
+    fn cores(&self, cores: usize) -> usize {
+        cores_of(self.net.parameters().device(), self.settings.threads, cores)
+    }
+
+    fn start(&self, port: &str) -> Position {
+        Position {
+            epoch: self.at.epoch,
+            // Every validation is a whole one.
+            item: if port == "train" {
+                self.at.step_in_epoch
+            } else {
+                0
+            },
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Where a run starts that does not start at random: the weights of another, or the place where a
+//! checkpoint left it.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::checkpoint::{Checkpoint, FORMAT, Metadata, packed};
+use crate::nn::parameters::{Parameter, Role, list};
+use crate::nn::rs_net::RsNet;
+use crate::nn::transfer::Normalize;
+use crate::train::optimizer::RunningOptimizer;
+
+/// What is wrong with the network of a checkpoint.
+fn other_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> String {
+    let (saved, wanted) = (&saved.network, &wanted.network);
+    format!(
+        "{} holds {saved}, the recipe says {wanted}",
+        checkpoint.display()
+    )
+}
+
+/// What to do with a checkpoint that a run cannot go on from.
+const ANEW: &str = "; a new run can start from its weights: `start_from` in the recipe's trainer";
+
+/// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
+/// of itself.
+pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let saved = checkpoint.metadata();
+    let place = path.display();
+    let same_network = to.network.computes_as(&saved.network);
+    ensure!(
+        same_network || to.network.can_start_from(&saved.network),
+        other_network(path, saved, to)
+    );
+    let same_classes = saved.check_classes(&to.classes, "the data");
+    if let Err(difference) = &same_classes {
+        tracing::warn!("{place}: {difference}; the classifier starts at random");
+    }
+    for norm in to.norms() {
+        if !saved.norms().contains(&norm) {
+            tracing::warn!(
+                "{place} has no batch norms of resolution {norm}: they start with those of {}",
+                saved.norm_for(norm)
+            );
+        }
+    }
+    if saved.normalize != to.normalize {
+        tracing::warn!(
+            "{place} was trained with `normalize: {}`, the recipe says {}",
+            written_out(saved.normalize),
+            written_out(to.normalize)
+        );
+    }
+    if saved.channels != to.channels {
+        tracing::warn!(
+            "{place} was trained with `channels: {:?}`, the recipe says {:?}",
+            saved.channels,
+            to.channels
+        );
+    }
+    if saved.packed {
+        tracing::warn!("{place} is packed: its weights start at their levels");
+    }
+    let wanted = |parameter: &Parameter| match parameter.role {
+        Role::LinearWeight | Role::LinearBias => same_classes.is_ok(),
+        // Those of other levels say nothing of these, and the first step replaces them.
+        role if role.is_of_quantizer() => same_network,
+        _ if same_network => true,
+        _ => {
+            let norm = parameter.resolution.map(|norm| saved.norm_for(norm));
+            let there = norm.map(|norm| parameter.name_with_norm(norm));
+            let name = there.as_ref().unwrap_or(&parameter.name);
+            checkpoint.holds(name) || packed::holds(&checkpoint, parameter)
+        }
+    };
+    if !same_network {
+        let anew: Vec<String> = net
+            .parameters()
+            .iter()
+            .filter(|&p| !wanted(p) && !p.role.is_of_quantizer())
+            .map(|p| p.name.clone())
+            .collect();
+        let quantizers = match to.network.is_quantized() {
+            true => "; quantizers start fresh",
+            false => "",
+        };
+        let others = match anew.len() {
+            0 => String::new(),
+            count => format!("; {count} tensors start fresh: {}", list(&anew)),
+        };
+        tracing::warn!(
+            "{}: only its weights are loaded; optimizer and epoch start fresh{quantizers}{others}",
+            other_network(path, saved, to)
+        );
+    }
+    checkpoint.load_with(net, |norm| saved.norm_for(norm), wanted)?;
+    tracing::info!(checkpoint = %place, "started from its weights");
+    Ok(())
+}
+
+/// As a recipe has it.
+fn written_out(normalize: Option<Normalize>) -> String {
+    normalize.map_or_else(|| "None".to_owned(), |by| by.to_string())
+}
+
+/// Puts the run where the checkpoint left it. `lengths`: all epochs, and the steps of one.
+pub(super) fn resume(
+    checkpoint: &Checkpoint,
+    at: &mut Metadata,
+    net: &RsNet,
+    optimizer: &mut RunningOptimizer,
+    (epochs, steps_per_epoch): (u64, u64),
+) -> Result<()> {
+    let (path, saved) = (checkpoint.path(), checkpoint.metadata());
+    let place = path.display();
+    ensure!(
+        at.network.computes_as(&saved.network),
+        "{}{}",
+        other_network(path, saved, at),
+        if at.network.can_start_from(&saved.network) {
+            ANEW
+        } else {
+            ""
+        }
+    );
+    ensure!(
+        !saved.packed,
+        "{place} is packed, so training cannot be resumed from it; resume from the checkpoint that \
+         it was exported from, or start a new run with `start_from` in the recipe's trainer"
+    );
+    ensure!(
+        saved.resolutions == at.resolutions,
+        "{place} was trained at {:?}, the recipe says {:?}{ANEW}",
+        saved.resolutions,
+        at.resolutions
+    );
+    ensure!(
+        saved.batch_norms == at.batch_norms,
+        "{place} has {:?} batch norms, the recipe says {:?}{ANEW}",
+        saved.batch_norms,
+        at.batch_norms
+    );
+    saved
+        .check_classes(&at.classes, "the data")
+        .with_context(|| format!("cannot resume from {place}"))?;
+    ensure!(
+        saved.epoch < epochs,
+        "{place} has completed {} epochs, and the recipe has `epochs: {epochs}`; to train longer, give \
+         `--set trainer.epochs=...` and `--accept-changes`",
+        saved.epoch
+    );
+    // Within an epoch, what is left of it is known by the number of steps done alone.
+    let way_out = "revert the change, or resume from the checkpoint of a whole epoch \
+                   (epoch-NNN.safetensors)";
+    ensure!(
+        saved.step_in_epoch == 0 || saved.seed == at.seed,
+        "{place} was saved within an epoch whose order is that of seed {}, the recipe has seed {}; {way_out}",
+        saved.seed,
+        at.seed
+    );
+    let saved_steps = saved.steps_per_epoch.unwrap_or(steps_per_epoch);
+    ensure!(
+        saved.step_in_epoch == 0
+            || (saved_steps == steps_per_epoch && saved.step_in_epoch <= steps_per_epoch),
+        "{place} was saved at step {} of {saved_steps} in its epoch, this recipe has {steps_per_epoch} \
+         steps per epoch; {way_out}",
+        saved.step_in_epoch,
+    );
+    checkpoint.load(net)?;
+    optimizer
+        .load_momentum(checkpoint.momentum()?)
+        .with_context(|| format!("cannot load the momentum from the checkpoint {place}"))?;
+    if let Some(loss_scale) = saved.loss_scale {
+        optimizer.load_loss_scale(loss_scale)?;
+    }
+    *at = Metadata {
+        recipe: std::mem::take(&mut at.recipe),
+        classes: std::mem::take(&mut at.classes),
+        format: FORMAT,
+        network: at.network.clone(),
+        normalize: at.normalize,
+        channels: at.channels,
+        trained_in_float32: at.trained_in_float32,
+        // Their statistics are those of weights that now change.
+        calibrated: vec![],
+        seed: at.seed,
+        steps_per_epoch: at.steps_per_epoch,
+        // Its own number, unless epochs had another length: the schedule goes on from its epoch.
+        step: saved.epoch * steps_per_epoch + saved.step_in_epoch,
+        ..saved.clone()
+    };
+    tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Measuring a network: top-1, top-5 and loss at every resolution, and of the ensemble.
+
+use anyhow::Result;
+use rsflow_graph::Batch;
+use tch::{Kind, Reduction, Tensor};
+
+use crate::nn::layers::Mode;
+use crate::nn::rs_net::RsNet;
+use crate::nn::transfer::DeviceTransfer;
+use crate::train::metrics::Row;
+
+/// Sums over the batches seen so far. They stay on the device until the end.
+pub struct Validation {
+    /// The positions of the resolutions that the ensemble is made of.
+    members: Vec<usize>,
+    /// One for each resolution, then the ensemble's if it has members.
+    sums: Vec<Sums>,
+    images: u64,
+}
+
+struct Sums {
+    top1: Tensor,
+    top5: Tensor,
+    loss: Tensor,
+}
+
+impl Validation {
+    /// Nothing is measured yet. `members`: the positions of the resolutions that the ensemble is
+    /// made of; there is none of less than two.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn new(net: &RsNet, mut members: Vec<usize>) -> Result<Self> {
+        if members.len() < 2 {
+            members.clear();
+        }
+        let options = (Kind::Double, net.parameters().device());
+        let zero = || Tensor::f_zeros([], options);
+        let rows = net.resolutions().len() + usize::from(!members.is_empty());
+        let sums = (0..rows)
+            .map(|_| {
+                Ok(Sums {
+                    top1: zero()?,
+                    top5: zero()?,
+                    loss: zero()?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Validation {
+            members,
+            sums,
+            images: 0,
+        })
+    }
+
+    /// Measures one more batch.
+    ///
+    /// # Errors
+    /// A batch that does not fit the network; what libtorch says.
+    pub fn add(&mut self, net: &RsNet, transfer: &DeviceTransfer, batch: &Batch) -> Result<()> {
+        let (images, labels) = transfer.batch(batch, net.classes())?;
+        let mut pass = net.pass(Mode::Evaluate)?;
+        let mut logits = (0..)
+            .zip(&images)
+            .map(|(position, images)| pass.logits(images, position))
+            .collect::<Result<Vec<_>>>()?;
+        if !self.members.is_empty() {
+            logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);
+        }
+        for (sums, logits) in self.sums.iter_mut().zip(&logits) {
+            sums.add(logits, &labels)?;
+        }
+        self.images += batch.labels().len() as u64;
+        Ok(())
+    }
+
+    /// Images measured so far.
+    pub fn images(&self) -> u64 {
+        self.images
+    }
+
+    /// One row for each resolution, in the network's order, then the ensemble's.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn rows(&self, net: &RsNet) -> Result<Vec<Row>> {
+        let summary = net.summary();
+        let images = self.images.max(1) as f64;
+        let mut rows = Vec::new();
+        for (position, sums) in self.sums.iter().enumerate() {
+            let cost = summary.resolutions.get(position);
+            let (multiply_adds, parameters) = match cost {
+                Some(cost) => (cost.multiply_adds, cost.parameters),
+                None => {
+                    let members = self.members.iter();
+                    let costs = members.filter_map(|&member| summary.resolutions.get(member));
+                    (
+                        costs.map(|cost| cost.multiply_adds).sum(),
+                        summary.of_ensemble(&self.members),
+                    )
+                }
+            };
+            rows.push(Row {
+                resolution: cost.map(|cost| cost.resolution),
+                batch_norm: net.norms().get(position).copied(),
+                top1: 100.0 * sums.top1.f_double_value(&[])? / images,
+                top5: 100.0 * sums.top5.f_double_value(&[])? / images,
+                loss: sums.loss.f_double_value(&[])? / images,
+                multiply_adds,
+                parameters,
+            });
+        }
+        Ok(rows)
+    }
+}
+
+impl Sums {
+    fn add(&mut self, logits: &Tensor, labels: &Tensor) -> Result<()> {
+        let classes = logits.size().last().copied().unwrap_or(1);
+        let (_, best) = logits.f_topk(classes.min(5), -1, true, true)?;
+        let hits = best.f_eq_tensor(&labels.f_unsqueeze(-1)?)?;
+        let loss =
+            logits.f_cross_entropy_loss(labels, None::<&Tensor>, Reduction::Sum, -100, 0.0)?;
+        for (sum, value) in [
+            (
+                &mut self.top1,
+                hits.f_narrow(-1, 0, 1)?.f_sum(Kind::Double)?,
+            ),
+            (&mut self.top5, hits.f_sum(Kind::Double)?),
+            (&mut self.loss, loss.f_to_kind(Kind::Double)?),
+        ] {
+            *sum = sum.f_add(&value)?;
+        }
+        Ok(())
+    }
+}
