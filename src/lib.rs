@@ -8,6 +8,7 @@ pub mod cli;
 mod commands;
 mod figures;
 mod files;
+mod launch;
 mod progress;
 mod run_dir;
 mod skipped;

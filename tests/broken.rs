@@ -69,7 +69,6 @@ const OVERRIDES: &[(&str, &[&str])] = &[
             "train_files.on_error=Skip(budget: -3)",
             "train_files.read_timeout=0",
             "train_files.shard=(rank: 4, world: 4)",
-            "val_files.shard=(rank: 0, world: 0)",
         ],
     ),
     (
@@ -197,7 +196,6 @@ fn sound_overrides() {
         "train_files.on_error=Skip(budget: 1.0)",
         "train_files.read_timeout=5",
         "train_files.read_timeout=None",
-        "train_files.shard=(rank: 3, world: 4)",
     ] {
         assert_eq!(said(SOUND, &[argument]), Ok(()), "{argument}");
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::run::{self, Batches, stream};
+use rsflow_graph::World;
+
+use crate::run::{self, Batches, stream, stream_of};
 use crate::workplace::{RECIPE, workplace};
 
 /// The recipe, but with the source that has a policy, and every file checked as a whole.
@@ -247,10 +249,22 @@ fn shards_of_the_images_have_the_crops_of_a_single_process() {
     let whole = slots(&whole);
     for world in [2, 4, 5] {
         for rank in 0..world {
-            let shard = format!("train_files.shard=(rank: {rank}, world: {world})");
+            let (size, process) = (world as u32, rank as u32);
+            let as_process = World {
+                rank: process,
+                size,
+                ..World::default()
+            };
+            let batch = format!("train_batches.size={}", 4 * world);
             for shuffle in ["true", "false"] {
                 let shuffled = format!("train_files.shuffle={shuffle}");
-                let (_, part) = stream(folder.path(), &recipe, &[&shard, &shuffled], start);
+                let (_, part) = stream_of(
+                    as_process,
+                    folder.path(),
+                    &recipe,
+                    &[&batch, &shuffled],
+                    start,
+                );
                 let part = slots(&part);
                 let (pads, length) = (shuffle == "true", 84_usize.div_ceil(world));
                 let own = (84 - rank).div_ceil(world);

@@ -76,7 +76,8 @@ impl Clone for Item {
 pub struct Key {
     /// Counted from 0.
     pub epoch: u64,
-    /// Position in the epoch's order, counted from 0.
+    /// Position in the epoch's order, counted from 0: that of all processes, whichever of them reads
+    /// the item.
     pub index: u64,
     /// 0, or the number of samples that failed in this position before.
     pub attempt: u32,

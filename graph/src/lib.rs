@@ -13,6 +13,7 @@
 //! | `draw` | a plan as a picture |
 //! | `problem` | what is wrong with a recipe, as the user reads it |
 //! | `say` | a line on stderr |
+//! | `context` | what a run knows beyond its recipe: its world, run directory, checkpoint to resume |
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
 //! | `shard` | one process's part of a source's samples |
 //! | `item`, `batch` | what travels between nodes |
@@ -21,6 +22,7 @@
 //! | `counters`, `times`, `trace` | what each node does with its time |
 
 mod batch;
+mod context;
 mod counters;
 mod draw;
 mod executor;
@@ -41,6 +43,7 @@ mod trace;
 pub mod whole_file;
 
 pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_image};
+pub use context::{Resume, RunContext, World};
 pub use counters::{Measured, Meter, Meters, NodeId, Queue, WorksOn};
 pub use draw::{Format, draw};
 pub use executor::{

@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -16,6 +15,7 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::batch::Allocator;
+use crate::context::RunContext;
 use crate::fields;
 use crate::problem::Problem;
 use crate::stage::{Contents, Stage};
@@ -141,10 +141,8 @@ pub struct Build<'a> {
     pub node: &'a str,
     /// The recipe's seed.
     pub seed: u64,
-    /// Where the run keeps its files; `None` where there is no run (a profile, a test).
-    pub run_dir: Option<&'a Path>,
-    /// The checkpoint to go on from.
-    pub resume: Option<&'a Path>,
+    /// What the run knows beyond its recipe.
+    pub run: &'a RunContext,
     /// The recipe with all overrides applied, for checkpoints to hold.
     pub recipe: &'a str,
     /// What comes in, by input port in the kind's order.
@@ -155,6 +153,17 @@ pub struct Build<'a> {
     pub demands: &'a [(&'static str, Demand)],
     /// Memory for batches.
     pub allocator: Arc<dyn Allocator>,
+}
+
+impl Build<'_> {
+    /// The checkpoint to resume from, if the run resumes.
+    ///
+    /// # Errors
+    /// As [`Resume::checkpoint`](crate::Resume::checkpoint).
+    pub fn resume<T: Any>(&self) -> Result<Option<&T>> {
+        let resume = self.run.resume.as_ref();
+        resume.map(|resume| resume.checkpoint()).transpose()
+    }
 }
 
 /// A node as written in a recipe.
@@ -191,6 +200,10 @@ pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     /// What makes it faster where it is what limits a run and no worker is left, as the end of a
     /// sentence; `NODE` stands for its name. Empty if there is nothing to turn.
     const FASTER: &'static str = "";
+    /// Former names of the kind, which recipes may still use.
+    const ALIASES: &'static [&'static str] = &[];
+    /// Parameters that older recipes may have, and what replaces each, as a sentence of help.
+    const REMOVED: &'static [(&'static str, &'static str)] = &[];
     /// The file or folder of the run directory that such a node writes alone, so that no recipe has
     /// two of them. Empty if there may be several.
     const WRITES: &'static str = "";
@@ -211,6 +224,10 @@ pub struct Kind {
     pub example: &'static str,
     /// What makes it faster, see [`NodeKind::FASTER`].
     pub faster: &'static str,
+    /// Former names, see [`NodeKind::ALIASES`].
+    pub aliases: &'static [&'static str],
+    /// Parameters of older recipes, see [`NodeKind::REMOVED`].
+    pub removed: &'static [(&'static str, &'static str)],
     /// What it writes alone, see [`NodeKind::WRITES`].
     pub writes: &'static str,
     /// The parameters, as JSON Schema.
@@ -228,6 +245,8 @@ impl Kind {
             outputs: K::OUTPUTS,
             example: K::EXAMPLE,
             faster: K::FASTER,
+            aliases: K::ALIASES,
+            removed: K::REMOVED,
             writes: K::WRITES,
             parameters: || schemars::schema_for!(K),
             parse: |text| {
@@ -244,9 +263,10 @@ impl Kind {
 pub struct Catalogue(pub &'static [Kind]);
 
 impl Catalogue {
-    /// The kind of that name.
+    /// The kind of that name, or former name.
     pub fn find(&self, name: &str) -> Option<&'static Kind> {
-        self.0.iter().find(|kind| kind.name == name)
+        let mut kinds = self.0.iter();
+        kinds.find(|kind| kind.name == name || kind.aliases.contains(&name))
     }
 
     /// All names.

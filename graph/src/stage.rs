@@ -34,16 +34,30 @@ pub enum Stage {
 /// What is known of a stream's data once its source has been opened.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
-    /// Items in each epoch.
+    /// Items in each epoch, of this process.
     pub items_per_epoch: u64,
+    /// Samples of the source in each epoch, those of all processes together. The executor fills it in.
+    pub samples: u64,
+    /// Which of them are this process's. The executor fills it in.
+    pub shard: Shard,
     /// Class names in the order of their indices.
     pub classes: Arc<[String]>,
-    /// Items in a full group, where items are groups (batches); else 1.
+    /// This process's items in a full group, where items are groups (batches); else 1.
     pub group: u64,
-    /// Items in the last group of an epoch, where items are groups (batches); else 1.
+    /// This process's items in the last group of an epoch, where items are groups (batches); else 1.
     pub last_group: u64,
     /// What a user knows the data by: the folder or archive.
     pub origin: String,
+}
+
+impl Contents {
+    /// Positions in each epoch that are dealt out to the processes.
+    pub(crate) fn dealt(&self) -> u64 {
+        match self.shard.world {
+            1 => self.items_per_epoch,
+            _ => self.samples,
+        }
+    }
 }
 
 /// Where a stream is to start.
@@ -51,8 +65,8 @@ pub struct Contents {
 pub struct Position {
     /// Counted from 0.
     pub epoch: u64,
-    /// Items of that epoch that are not wanted again.
-    pub item: u64,
+    /// Samples of that epoch's order that are not wanted again, by any process.
+    pub sample: u64,
 }
 
 /// What becomes of a damaged item.
@@ -95,8 +109,7 @@ impl Budget {
 
 /// What a stage may know about the item in hand.
 pub struct Context<'a> {
-    /// Which item it is. Its position is that in the source's whole order, whichever shard of it
-    /// this process reads.
+    /// Which item it is.
     pub key: Key,
     /// The node's name.
     pub node: &'a str,
@@ -166,10 +179,11 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
-    /// Which part of [`Source::order`] is wanted. [`Source::contents`] and `order` are those of
-    /// the whole.
-    fn shard(&self) -> Shard {
-        Shard::default()
+    /// Whether every process of a run reads equally many samples, for which the last ones start again
+    /// at the beginning of the order. For what is trained on: all take the same steps. Without it no
+    /// sample is read twice. [`Source::contents`] and [`Source::order`] are those of all processes.
+    fn pads(&self) -> bool {
+        false
     }
 }
 
@@ -201,7 +215,7 @@ pub trait Fold: Send + Sync + 'static {
     /// What it yields.
     type Out: Payload;
 
-    /// Items in a full group; at least 1.
+    /// This process's items in a full group; at least 1.
     fn group(&self) -> usize;
 
     /// Whether a last group that is not full is dropped.
@@ -330,7 +344,7 @@ pub trait AnySource: Send + Sync {
     #[doc(hidden)]
     fn read_timeout(&self) -> Option<Duration>;
     #[doc(hidden)]
-    fn shard(&self) -> Shard;
+    fn pads(&self) -> bool;
 }
 
 impl<S: Source> AnySource for S {
@@ -358,8 +372,8 @@ impl<S: Source> AnySource for S {
         Source::read_timeout(self)
     }
 
-    fn shard(&self) -> Shard {
-        Source::shard(self)
+    fn pads(&self) -> bool {
+        Source::pads(self)
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use rsflow_graph::{
-    Feed, FeedWith, Finished, Options, Payload, Plan, Position, RunError, Running, Tap, Trace,
+    Feed, FeedWith, Finished, Options, Payload, Plan, Position, RunContext, RunError, Running, Tap,
+    Trace, World,
 };
 use toy::{Collect, FETCHED, Number, Numbers, plan};
 
@@ -27,9 +28,23 @@ fn collect<T: Payload>(
     node: &str,
     output: usize,
 ) -> (Result<Finished, RunError>, Vec<T>) {
+    collect_as(World::default(), plan, node, output)
+}
+
+/// The same as one of several processes.
+fn collect_as<T: Payload>(
+    world: World,
+    plan: &Plan,
+    node: &str,
+    output: usize,
+) -> (Result<Finished, RunError>, Vec<T>) {
     let sink = Collect::<T>::default();
     let items = sink.items.clone();
     let options = Options {
+        run: RunContext {
+            world,
+            ..RunContext::default()
+        },
         taps: vec![tap(node, output, sink)],
         epochs: Some(2),
         ..Options::default()
@@ -68,7 +83,7 @@ fn the_stream_is_the_same_for_any_number_of_workers() {
 #[test]
 fn a_stream_resumed_in_mid_epoch_is_the_rest_of_the_stream() {
     let (_, whole) = collect::<Numbers>(&plan(CHAIN, &[]), "learn", 0);
-    let resumed = plan(CHAIN, &["learn.start=(1, 3)"]);
+    let resumed = plan(CHAIN, &["learn.start=(1, 24)"]);
     let (result, rest) = collect::<Numbers>(&resumed, "learn", 0);
     result.unwrap();
     assert_eq!(rest, whole[7 + 3..]);
@@ -217,21 +232,18 @@ fn what_cannot_be_skipped_any_more_ends_the_run() {
     }
 }
 
-/// What `world` shards of 50 numbers yield, each in groups of 24 / `world`.
-fn shards(world: u32, pad: bool, epochs: u64) -> Vec<Vec<Numbers>> {
-    let streams = (0..world).map(|rank| {
-        let plan = plan(
-            CHAIN,
-            &[
-                &format!("source.shard=({rank}, {world}, {pad})"),
-                &format!("groups.size={}", 24 / world),
-                &format!("learn.epochs={epochs}"),
-                // Its replacement does not depend on the world either.
-                "noise.fail=[12]",
-                "noise.skip=1",
-            ],
-        );
-        let (result, groups) = collect::<Numbers>(&plan, "learn", 0);
+/// What each of `size` processes gets of 50 numbers, in groups of 24 in all.
+fn shards(size: u32, overrides: &[&str]) -> Vec<Vec<Numbers>> {
+    let streams = (0..size).map(|rank| {
+        // The replacement of a number that fails does not depend on the world either.
+        let all = ["groups.size=24", "noise.fail=[12]", "noise.skip=1"];
+        let plan = plan(CHAIN, &[&all, overrides].concat());
+        let world = World {
+            rank,
+            size,
+            ..World::default()
+        };
+        let (result, groups) = collect_as::<Numbers>(world, &plan, "learn", 0);
         result.unwrap();
         groups
     });
@@ -248,16 +260,17 @@ fn union(shards: &[Vec<Numbers>], step: usize) -> Vec<u64> {
 
 #[test]
 fn shards_read_together_what_one_process_reads() {
-    let single = shards(1, false, 2);
+    let single = shards(1, &["learn.epochs=2"]);
     for world in [2, 3, 4, 8] {
-        let whole = shards(world, false, 1);
+        let whole = shards(world, &["learn.epochs=1"]);
         for step in 0..3 {
             assert_eq!(union(&whole, step), union(&single, step), "{world}, {step}");
         }
-        let padded = shards(world, true, 2);
+        let padded = shards(world, &["learn.epochs=2", "source.pad=true"]);
         let length = 50_usize.div_ceil(world as usize);
         for stream in &padded {
             assert_eq!(flat(stream).len(), 2 * length, "all are equally long");
+            assert_eq!(stream.len(), 2 * 3, "all take the same number of steps");
         }
         for step in [0, 1, 3, 4] {
             assert_eq!(
@@ -272,18 +285,57 @@ fn shards_read_together_what_one_process_reads() {
     }
 }
 
+/// The last group of 47 numbers is not full in any world, though padding could fill it.
 #[test]
-fn a_shard_resumed_in_mid_epoch_is_the_rest_of_the_shard() {
-    let rank_2 = |overrides: &[&str]| {
-        let shard = ["source.shard=(2, 3, true)", "groups.size=4"];
-        let plan = plan(CHAIN, &[&shard, overrides].concat());
-        let (result, groups) = collect::<Numbers>(&plan, "learn", 0);
-        result.unwrap();
-        groups
-    };
-    let whole = rank_2(&[]);
-    assert_eq!(whole.len(), 3 * 5, "17 numbers make 5 groups an epoch");
-    assert_eq!(rank_2(&["learn.start=(1, 3)"]), whole[5 + 3..]);
+fn a_last_group_is_dropped_in_every_world_alike() {
+    for world in [1, 2, 3, 4] {
+        let overrides = [
+            "source.to=47",
+            "source.pad=true",
+            "groups.drop_last=true",
+            "learn.epochs=1",
+        ];
+        for stream in shards(world, &overrides) {
+            assert_eq!(stream.len(), 1, "{world}");
+        }
+    }
+}
+
+/// A run may stop after any sample and be resumed by another number of processes: the rest of its
+/// epoch is dealt out anew, and each step of all of them has the samples that one process would have.
+#[test]
+fn shards_start_at_any_sample() {
+    for start in [24, 30, 49, 50] {
+        let learn = format!("learn.start=(1, {start})");
+        let rest = ["learn.epochs=2", "source.pad=true", &learn];
+        let single = shards(1, &rest);
+        let left = 50 - start;
+        assert_eq!(flat(&single[0]).len(), left, "from {start}");
+        for world in [2, 3, 4] {
+            let parts = shards(world, &rest);
+            let steps = left.div_ceil(24);
+            for part in &parts {
+                assert_eq!(part.len(), steps, "{world} from {start}");
+                assert_eq!(flat(part).len(), left.div_ceil(world as usize));
+            }
+            for step in 0..steps {
+                let (all, whole) = (union(&parts, step), union(&single, step));
+                match whole.len() {
+                    24 => assert_eq!(all, whole, "{world} from {start}"),
+                    // Padded; how long it is was compared above.
+                    _ => assert!(whole.iter().all(|number| all.contains(number))),
+                }
+            }
+        }
+    }
+    let whole = shards(3, &["source.pad=true", "learn.epochs=3"]);
+    let resumed = shards(
+        3,
+        &["source.pad=true", "learn.epochs=3", "learn.start=(1, 24)"],
+    );
+    for (whole, resumed) in whole.iter().zip(resumed) {
+        assert_eq!(resumed, whole[3 + 1..], "at a group's end, the same shards");
+    }
 }
 
 fn flat(groups: &[Numbers]) -> Vec<u64> {
@@ -358,7 +410,10 @@ fn sources_start_and_end_where_the_options_say() {
     let options = Options {
         taps: vec![tap("source", 0, sink)],
         epochs: Some(2),
-        start: Position { epoch: 1, item: 4 },
+        start: Position {
+            epoch: 1,
+            sample: 4,
+        },
         ..Options::default()
     };
     Running::start(&plan, options).unwrap().wait().unwrap();
@@ -443,7 +498,10 @@ fn a_trace_has_every_items_work_and_stays_within_its_limit() {
     for limit in [100_000, 50] {
         let trace = std::sync::Arc::new(Trace::new(limit));
         let options = Options {
-            trace: Some(trace.clone()),
+            run: RunContext {
+                trace: Some(trace.clone()),
+                ..RunContext::default()
+            },
             ..Options::default()
         };
         let running = Running::start(&plan(CHAIN, &[]), options).unwrap();

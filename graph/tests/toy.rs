@@ -63,9 +63,9 @@ pub struct Count {
     /// Numbers that may fail.
     #[serde(default)]
     skip: u64,
-    /// Rank, world, and whether shards are padded.
+    /// Whether shards are padded.
     #[serde(default)]
-    shard: Option<(u32, u32, bool)>,
+    pad: bool,
     #[serde(skip)]
     seed: u64,
 }
@@ -138,13 +138,8 @@ impl Source for Count {
         self.read_timeout.map(Duration::from_millis)
     }
 
-    fn shard(&self) -> Shard {
-        self.shard
-            .map_or_else(Shard::default, |(rank, world, pad)| Shard {
-                rank,
-                world,
-                pad,
-            })
+    fn pads(&self) -> bool {
+        self.pad
     }
 }
 
@@ -228,6 +223,7 @@ impl Map for Noise {
 #[serde(deny_unknown_fields)]
 pub struct Group {
     input: Input,
+    /// Of all processes.
     size: usize,
     #[serde(default)]
     drop_last: bool,
@@ -242,8 +238,10 @@ impl Node for Group {
         vec![Schema::default()]
     }
 
-    fn build(&self, _: &Build) -> Result<Stage> {
-        Ok(Stage::fold(self.clone()))
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let mut own = self.clone();
+        own.size /= build.run.world.size as usize;
+        Ok(Stage::fold(own))
     }
 }
 
@@ -359,7 +357,7 @@ impl Thread for Learn {
     fn start(&self, _: &str) -> Position {
         Position {
             epoch: self.start.0,
-            item: self.start.1,
+            sample: self.start.1,
         }
     }
 }

@@ -43,7 +43,7 @@ fn metadata(resolutions: &[u32]) -> Metadata {
     let classes = ["cat", "dog", "fish"].map(str::to_owned).to_vec();
     Metadata {
         epoch: 1,
-        step_in_epoch: 2,
+        sample_in_epoch: 2,
         step: 12,
         steps_per_epoch: Some(10),
         seed: u64::MAX,
@@ -342,7 +342,7 @@ fn files_that_are_no_checkpoints_are_told_apart() {
         (&foreign.unwrap(), "not a checkpoint of rsflow"),
         (
             &newer_bytes,
-            "the file has format 9, this program reads up to 2",
+            "the file has format 9, this program reads up to 3",
         ),
     ];
     for (bytes, expected) in table {

@@ -69,7 +69,7 @@ fn the_reference_s_checkpoints_give_its_tensors_and_logits() {
         assert_eq!(told.layout, Layout::Reference);
         assert_eq!(told.momentum, Momentum::Taken(0), "{file}");
         let metadata = checkpoint.metadata();
-        assert_eq!((metadata.epoch, metadata.step_in_epoch), (7, 0));
+        assert_eq!((metadata.epoch, metadata.sample_in_epoch), (7, 0));
         let best = metadata.best.unwrap();
         assert_eq!((best.epoch, best.first_top1, best.mean), (6, 71.5, 80.25));
         assert_eq!(metadata.classes, vec![""; 10]);

@@ -12,7 +12,7 @@ use prost::Message as _;
 use ron::extensions::Extensions;
 use rsflow_graph::{
     AnySink, Build, Catalogue, Demand, Incoming, Input, Item, Kind, Node, NodeKind, Payload,
-    PlainMemory, Plan, Port, Recipe, Report, Schema, Stage, Text,
+    PlainMemory, Plan, Port, Recipe, Report, Resume, RunContext, Schema, Stage, Text,
 };
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::nn::compute::Compute;
@@ -42,8 +42,11 @@ fn open<K: NodeKind>(
     let stage = node::<K>(text).build(&Build {
         node: "sink",
         seed: 0,
-        run_dir,
-        resume,
+        run: &RunContext {
+            run_dir: run_dir.map(Path::to_owned),
+            resume: resume.map(|path| Resume::new(Checkpoint::open(path).unwrap())),
+            ..RunContext::default()
+        },
         recipe: "",
         inputs: &[],
         schemas: &[],

@@ -13,8 +13,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rsflow_graph::{
-    Batch, Build, Catalogue, Kind, NodeKind, Options, PlainMemory, Plan, Recipe, Running, Stage,
-    Tap, Text,
+    Batch, Build, Catalogue, Kind, NodeKind, Options, PlainMemory, Plan, Recipe, RunContext,
+    Running, Stage, Tap, Text,
 };
 use rsflow_pipeline::images::EncodedImage;
 use rsflow_pipeline::nodes::RandomResizedCrop;
@@ -108,8 +108,7 @@ fn names<K: NodeKind>(node: &str, place: &str) -> (Vec<String>, Vec<String>) {
     let stage = node.build(&Build {
         node: "files",
         seed: 5,
-        run_dir: None,
-        resume: None,
+        run: &RunContext::default(),
         recipe: "",
         inputs: &[],
         schemas: &[],

@@ -97,7 +97,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 /// What was typed makes no sense.
 #[derive(Debug)]
-struct Usage(String);
+pub(crate) struct Usage(pub(crate) String);
 
 impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

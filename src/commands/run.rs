@@ -4,24 +4,35 @@ use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use rsflow_graph::{Options, Plan, Running, differences};
+use anyhow::{Result, bail, ensure};
+use rsflow_graph::{Options, Plan, Resume, RunContext, Running, differences};
 use rsflow_model::checkpoint::Checkpoint;
 
 use super::{INTERRUPTED, Usage, allocator, plan};
 use crate::cli::Run;
 use crate::progress::{Progress, Screen};
 use crate::run_dir::{self, RunDir};
-use crate::{skipped, table};
+use crate::{launch, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
+    let world = launch::world()?;
+    ensure!(
+        world.size == 1,
+        Usage(format!(
+            "this would be process {} of {} (RANK, WORLD_SIZE), and `rsflow run` trains in one process: \
+             gradients are not averaged over several; unset WORLD_SIZE",
+            world.rank, world.size
+        ))
+    );
     let mut run_dir = RunDir::find(
         &arguments.recipe,
         arguments.run_dir.as_deref(),
         arguments.resume.as_ref(),
     )?;
-    let changes = match &run_dir.resume {
+    let checkpoint = run_dir.resume.as_deref();
+    let checkpoint = checkpoint.map(Checkpoint::open).transpose()?;
+    let changes = match &checkpoint {
         Some(checkpoint) => changes(checkpoint, &plan, arguments.accept_changes)?,
         None => Vec::new(),
     };
@@ -39,8 +50,12 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
 
     let progress = Progress::new(screen.clone());
     let options = Options {
-        run_dir: Some(run_dir.path.clone()),
-        resume: run_dir.resume.clone(),
+        run: RunContext {
+            world,
+            run_dir: Some(run_dir.path.clone()),
+            resume: checkpoint.map(Resume::new),
+            ..RunContext::default()
+        },
         allocator: allocator(&plan),
         taps: progress.taps(&plan),
         signals: Some(
@@ -103,9 +118,8 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
 
 /// What the recipe says differently from the one that the checkpoint was made with. That is an
 /// error, unless they are `accepted`.
-fn changes(checkpoint: &Path, plan: &Plan, accepted: bool) -> Result<Vec<String>> {
-    let saved = Checkpoint::open(checkpoint)?;
-    let before = saved.metadata();
+fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<String>> {
+    let before = checkpoint.metadata();
     let changes = match before.is_imported() {
         true => Vec::new(),
         false => differences(plan.recipe_text(), &before.recipe),
@@ -117,7 +131,7 @@ fn changes(checkpoint: &Path, plan: &Plan, accepted: bool) -> Result<Vec<String>
         "the recipe is not the one that {} was made with\n  {}\n\
          help: revert the changes (recipe.ron in the run directory is the recipe as it ran); \
          `--accept-changes` resumes with them",
-        checkpoint.display(),
+        checkpoint.path().display(),
         changes.join("\n  ")
     )))
 }

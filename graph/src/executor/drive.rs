@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -37,6 +37,7 @@ use super::watch::{Seat, Watch};
 use crate::counters::{Blame, one_item};
 use crate::item::{Key, Message};
 use crate::ports::Outlet;
+use crate::shard::Shard;
 use crate::stage::{AnyFold, AnyGroup, OnError};
 use crate::stop::Stop;
 
@@ -47,8 +48,9 @@ pub(crate) struct Drive {
     pub outlet: Outlet,
     pub pool: PoolHandle,
     pub stop: Stop,
-    /// Items that enter the segment in each epoch.
-    pub items_per_epoch: u64,
+    /// Positions of each epoch that are dealt out to the processes, and which of them enter here.
+    pub samples: u64,
+    pub shard: Shard,
     /// Items that may be in the works at once.
     pub flying: usize,
 }
@@ -258,45 +260,72 @@ async fn patrolled(patrol: &mut Option<Interval>, timeout: Option<Duration>) -> 
     }
 }
 
-/// Seats items in groups.
+/// Seats items in groups. A group is a run of consecutive positions of the whole order, of which this
+/// process fills its own; so groups are the same whatever the number of processes.
 struct Grouping {
+    /// Positions in a full group, of all processes.
     size: u64,
-    items: u64,
-    group: Option<AnyGroup>,
+    samples: u64,
+    shard: Shard,
+    epoch: Option<u64>,
+    /// The first position of the next group.
+    first: u64,
+    open: Option<OpenGroup>,
+}
+
+struct OpenGroup {
+    group: AnyGroup,
+    /// Its slots, and how many of them are taken.
+    slots: u64,
+    taken: u64,
 }
 
 impl Grouping {
     fn new(drive: &Drive) -> Self {
-        let size = drive
-            .segment
-            .fold
-            .as_ref()
-            .map_or(1, |(_, fold)| fold.group() as u64);
+        let fold = drive.segment.fold.as_ref();
+        let size = fold.map_or(1, |(_, fold)| fold.group() as u64);
         Grouping {
-            size,
-            items: drive.items_per_epoch,
-            group: None,
+            size: size * u64::from(drive.shard.world),
+            samples: drive.samples,
+            shard: drive.shard,
+            epoch: None,
+            first: 0,
+            open: None,
         }
     }
 
     /// Group, slot, and whether it is the group's last slot; `None` if the item is to be dropped.
+    /// Items come in their order.
     fn seat(&mut self, fold: &dyn AnyFold, key: Key) -> Result<Option<(AnyGroup, usize, bool)>> {
-        let slot = key.index % self.size;
-        let first = key.index - slot;
-        let items = self.size.min(self.items.saturating_sub(first));
-        if items < self.size && fold.drop_last() {
-            return Ok(None);
+        if self.epoch != Some(key.epoch) {
+            self.epoch = Some(key.epoch);
+            self.first = key.index.saturating_sub(self.shard.rank.into());
+            self.open = None;
         }
-        if slot == 0 {
-            self.group = Some(fold.open(items as usize)?);
-        }
-        let last = slot + 1 == items;
-        let group = if last {
-            self.group.take()
-        } else {
-            self.group.clone()
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let whole = self.size.min(self.samples.saturating_sub(self.first));
+                if whole < self.size && fold.drop_last() {
+                    return Ok(None);
+                }
+                let slots = self.shard.items(whole).max(1);
+                OpenGroup {
+                    group: fold.open(slots as usize)?,
+                    slots,
+                    taken: 0,
+                }
+            }
         };
-        let group = group.context("a stream must start at the beginning of a group")?;
-        Ok(Some((group, slot as usize, last)))
+        let slot = open.taken as usize;
+        open.taken += 1;
+        let last = open.taken == open.slots;
+        let group = Arc::clone(&open.group);
+        if last {
+            self.first += self.size;
+        } else {
+            self.open = Some(open);
+        }
+        Ok(Some((group, slot, last)))
     }
 }

@@ -14,7 +14,6 @@ mod watch;
 mod wiring;
 mod workers;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,14 +29,15 @@ pub use skipped::Skipped;
 pub use workers::Workers;
 
 use crate::batch::{Allocator, PlainMemory};
+use crate::context::{RunContext, World};
 use crate::counters::{Measured, Meter, Meters, NodeId, one_item, panicked};
 use crate::item::Message;
 use crate::node::Build;
 use crate::plan::Plan;
 use crate::ports::{Inlet, Ports};
+use crate::shard::Shard;
 use crate::stage::{AnySink, Contents, Position, Stage, Thread};
 use crate::stop::Stop;
-use crate::trace::Trace;
 use drive::Drive;
 use pool::{CpuPool, join_all};
 use skipped::SkipLog;
@@ -47,10 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a run needs beside its plan.
 pub struct Options {
-    /// Where the run keeps its files.
-    pub run_dir: Option<PathBuf>,
-    /// The checkpoint to go on from.
-    pub resume: Option<PathBuf>,
+    /// What the run knows beyond its recipe.
+    pub run: RunContext,
     /// Memory for batches.
     pub allocator: Arc<dyn Allocator>,
     /// Further readers of the plan's outputs: a progress display, a test.
@@ -64,22 +62,18 @@ pub struct Options {
     pub signals: Option<&'static str>,
     /// Inputs of threads that are fed in another way than the recipe says.
     pub feeds: Vec<Feed>,
-    /// Records what every thread does.
-    pub trace: Option<Arc<Trace>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Options {
-            run_dir: None,
-            resume: None,
+            run: RunContext::default(),
             allocator: Arc::new(PlainMemory),
             taps: Vec::new(),
             epochs: None,
             start: Position::default(),
             signals: None,
             feeds: Vec::new(),
-            trace: None,
         }
     }
 }
@@ -150,7 +144,11 @@ impl Running {
         let workers = Workers::choose(plan, &stages);
         let nodes = plan.nodes.iter().zip(&stages);
         let meters = nodes.map(|(planned, stage)| {
-            Meter::traced(planned.id.clone(), stage.works_on(), options.trace.clone())
+            Meter::traced(
+                planned.id.clone(),
+                stage.works_on(),
+                options.run.trace.clone(),
+            )
         });
         let meters: Vec<Meter> = meters.collect();
         let taps = std::mem::take(&mut options.taps);
@@ -181,7 +179,7 @@ impl Running {
             failures: Vec::new(),
             meters,
             workers,
-            stop: Stop::default(),
+            stop: options.run.stop.clone(),
             skipped: Arc::default(),
         };
         wiring::connect(plan, stages, &contents, taps, &options, &mut running).map_err(starting)?;
@@ -295,8 +293,7 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
         let built = planned.node.build(&Build {
             node: &planned.id.name,
             seed: plan.seed,
-            run_dir: options.run_dir.as_deref(),
-            resume: options.resume.as_deref(),
+            run: &options.run,
             recipe: &plan.recipe_text,
             inputs: &inputs,
             schemas: &schemas,
@@ -306,7 +303,11 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
         match built {
             Ok(stage) => {
                 let input = inputs.into_iter().next().map(|(_, contents)| contents);
-                contents.push(contents_of(&stage, input.unwrap_or_default()));
+                contents.push(contents_of(
+                    &stage,
+                    input.unwrap_or_default(),
+                    options.run.world,
+                ));
                 stages.push(Some(stage));
             }
             Err(error) => {
@@ -326,24 +327,32 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
     }
 }
 
-fn contents_of(stage: &Stage, input: Contents) -> Contents {
+fn contents_of(stage: &Stage, input: Contents, world: World) -> Contents {
     match stage {
         Stage::Source(source) => {
             let whole = source.contents();
+            let shard = Shard::of(world, source.pads());
             Contents {
-                items_per_epoch: source.shard().items(whole.items_per_epoch),
+                items_per_epoch: shard.items(whole.items_per_epoch),
+                samples: whole.items_per_epoch,
+                shard,
                 ..whole
             }
         }
         Stage::Map(_) => input,
         Stage::Fold(fold) => {
-            let (items, size) = (input.items_per_epoch, fold.group() as u64);
-            let (full, rest) = (items / size, items % size);
+            let size = fold.group() as u64;
+            let (dealt, whole) = (input.dealt(), size * u64::from(input.shard.world));
+            let (full, rest) = (dealt / whole, dealt % whole);
             let kept_rest = rest > 0 && !fold.drop_last();
             Contents {
                 items_per_epoch: full + u64::from(kept_rest),
+                shard: Shard::default(),
                 group: size,
-                last_group: if kept_rest { rest } else { size.min(items) },
+                last_group: match kept_rest {
+                    true => input.shard.items(rest),
+                    false => size.min(input.items_per_epoch),
+                },
                 ..input
             }
         }

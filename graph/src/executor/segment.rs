@@ -15,7 +15,6 @@ use super::skipped::{SkipLog, Skipped};
 use super::watch::{Seat, TakenAway, Watch};
 use crate::counters::{Blame, Meter};
 use crate::item::{Item, Key};
-use crate::shard::Shard;
 use crate::stage::{self, AnyFold, AnyMap, AnySource, Context, OnError};
 
 /// So many samples drawn in the place of a damaged one may be damaged, too. Only where next to none
@@ -30,8 +29,6 @@ pub(crate) struct Segment {
     pub head: Head,
     pub maps: Vec<(Meter, Arc<dyn AnyMap>)>,
     pub fold: Option<(Meter, Arc<dyn AnyFold>)>,
-    /// What its items are of their source.
-    pub shard: Shard,
     pub skipped: Arc<SkipLog>,
 }
 
@@ -40,17 +37,6 @@ pub(crate) enum Head {
     Source(Meter, Arc<dyn AnySource>),
     /// A channel, fed by that segment; `None` if it is fed by a thread.
     Channel(Option<Arc<Segment>>),
-}
-
-impl Head {
-    /// What the items are of their source; of groups and of what a thread sends, all there is.
-    pub fn shard(&self) -> Shard {
-        match self {
-            Head::Source(_, source) => source.shard(),
-            Head::Channel(Some(upstream)) if upstream.fold.is_none() => upstream.shard,
-            Head::Channel(_) => Shard::default(),
-        }
-    }
 }
 
 /// An item, unless it went into a group.
@@ -76,12 +62,11 @@ impl Segment {
     /// carry it along; it is only asked for when something went wrong.
     fn sample(&self, key: Key) -> Option<u32> {
         let (meter, source) = self.source()?;
-        let position = self.shard.position(key.index);
         if key.attempt == 0 {
-            return at(&source.order(key.epoch), position);
+            return at(&source.order(key.epoch), key.index);
         }
         let samples = u32::try_from(source.contents().items_per_epoch).unwrap_or(u32::MAX);
-        let numbers = [key.epoch, position, key.attempt.into()];
+        let numbers = [key.epoch, key.index, key.attempt.into()];
         let mut random = stage::random(self.seed, &meter.node().name, "replacement", &numbers);
         Some(random.random_range(0..samples.max(1)))
     }
@@ -101,10 +86,7 @@ impl Segment {
         );
         let _entered = span.enter();
         let context = Context {
-            key: Key {
-                index: self.shard.position(key.index),
-                ..key
-            },
+            key,
             node: &node.name,
             meter,
             seed: self.seed,

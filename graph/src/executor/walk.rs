@@ -32,8 +32,10 @@ pub(crate) struct Walk {
     pub source: Arc<dyn AnySource>,
     pub shard: Shard,
     pub pool: PoolHandle,
-    /// In the shard.
-    pub at: Position,
+    /// Where the rest of the epoch in hand is dealt out from.
+    pub start: Position,
+    /// Items of that rest that were taken already.
+    pub taken: u64,
     /// It ends before this epoch.
     pub end: Option<u64>,
     pub order: Order,
@@ -62,24 +64,26 @@ impl Feed {
 
 impl Walk {
     pub(super) async fn next(&mut self) -> Result<Next> {
-        let Position { epoch, item: index } = self.at;
+        let Position { epoch, sample } = self.start;
         if self.end.is_some_and(|end| epoch >= end) {
             return Ok(Next::Nothing);
         }
         loop {
             match &mut self.order {
                 Order::Known(order) => {
-                    let within = index < self.shard.items(order.len() as u64);
-                    let sample = at(order, self.shard.position(index));
-                    let Some(sample) = sample.filter(|_| within) else {
+                    let left = (order.len() as u64).saturating_sub(sample);
+                    let index = self.shard.position(sample, self.taken);
+                    let within = self.taken < self.shard.items(left);
+                    let Some(sample) = at(order, index).filter(|_| within) else {
                         self.order = Order::Unknown;
-                        self.at = Position {
+                        self.start = Position {
                             epoch: epoch + 1,
-                            item: 0,
+                            sample: 0,
                         };
+                        self.taken = 0;
                         return Ok(Next::EndOfEpoch(epoch));
                     };
-                    self.at.item += 1;
+                    self.taken += 1;
                     let key = Key {
                         epoch,
                         index,

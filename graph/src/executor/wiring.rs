@@ -99,7 +99,6 @@ pub(super) fn connect(
         let begin = |head: Head| Segment {
             seed: plan.seed,
             lead: meter.clone(),
-            shard: head.shard(),
             head,
             maps: Vec::new(),
             fold: None,
@@ -161,9 +160,10 @@ pub(super) fn connect(
                 let Wanted { start, end } = wanted[first];
                 let walk = Walk {
                     source: Arc::clone(source),
-                    shard: source.shard(),
+                    shard: contents[first].shard,
                     pool: pool.clone(),
-                    at: start,
+                    start,
+                    taken: 0,
                     end,
                     order: Order::Unknown,
                 };
@@ -183,7 +183,8 @@ pub(super) fn connect(
             flying: 4 * pool.workers + 4,
             pool,
             stop: running.stop.clone(),
-            items_per_epoch: entering.items_per_epoch,
+            shard: entering.shard,
+            samples: entering.dealt(),
         };
         running.spawn_segment(drive, &meter);
     }
@@ -252,19 +253,12 @@ fn wanted(plan: &Plan, stages: &[Stage], options: &Options) -> Vec<Wanted> {
                         None => thread.epochs(),
                     },
                 }),
-                Stage::Fold(fold) => known[reader].map(|wanted| Wanted {
-                    start: Position {
-                        item: wanted.start.item * fold.group() as u64,
-                        ..wanted.start
-                    },
-                    ..wanted
-                }),
                 _ => known[reader],
             };
             let writer = &mut known[edge.node];
             *writer = match (*writer, wants) {
                 (Some(a), Some(b)) => Some(Wanted {
-                    start: std::cmp::min_by_key(a.start, b.start, |at| (at.epoch, at.item)),
+                    start: std::cmp::min_by_key(a.start, b.start, |at| (at.epoch, at.sample)),
                     end: a.end.zip(b.end).map(|(a, b)| a.max(b)),
                 }),
                 (a, b) => a.or(b),

@@ -302,12 +302,18 @@ impl<'a> Look<'a> {
                     0 => "it has none".to_owned(),
                     _ => format!("its fields are {}", listed(known())),
                 };
-                meant.extend(nearest(written, known()));
-                self.found.push(
-                    Problem::new(message, field.name.clone())
-                        .label("unknown field")
-                        .help(did_you_mean(written, known()).unwrap_or(others)),
-                );
+                let mut removed = self.kind.iter().flat_map(|kind| kind.removed);
+                let problem = Problem::new(message, field.name.clone());
+                self.found
+                    .push(match removed.find(|(name, _)| *name == written) {
+                        Some((_, help)) => problem.label("no longer a field").help(*help),
+                        None => {
+                            meant.extend(nearest(written, known()));
+                            problem
+                                .label("unknown field")
+                                .help(did_you_mean(written, known()).unwrap_or(others))
+                        }
+                    });
             }
         }
         for field in required {

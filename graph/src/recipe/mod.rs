@@ -251,7 +251,12 @@ fn read_node(text: &Text, value: &Value, catalogue: Catalogue) -> ReadNode {
         return read;
     };
     read.kind = Some(kind);
-    let body = &whole[value.span.clone()];
+    // The reader knows the kind by its present name only; fields without a name in front are any kind's.
+    let body_start = match name == kind.name {
+        true => value.span.start,
+        false => value.head.end,
+    };
+    let body = &whole[body_start..value.span.end];
     match (kind.parse)(body) {
         Ok(node) => {
             let inputs = node.inputs().into_iter();
@@ -277,8 +282,7 @@ fn read_node(text: &Text, value: &Value, catalogue: Catalogue) -> ReadNode {
             look.object(value, &schema, kind.name);
             read.problems = look.found;
             if read.problems.is_empty() {
-                let at =
-                    value.span.start + offset_of(body, error.span.end.line, error.span.end.col);
+                let at = body_start + offset_of(body, error.span.end.line, error.span.end.col);
                 read.problems.push(unexplained(whole, at, &error));
             }
         }

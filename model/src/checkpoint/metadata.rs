@@ -9,8 +9,8 @@ use crate::nn::rs_net::BatchNorms;
 use crate::nn::transfer::{Channels, Normalize};
 
 /// The version of the format that this program writes, and the newest that it reads. 2: quantized
-/// networks, packed or not.
-pub const FORMAT: u32 = 2;
+/// networks, packed or not. 3: the place in an epoch is counted in samples.
+pub const FORMAT: u32 = 3;
 
 /// What a checkpoint says about itself beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,13 +45,20 @@ pub struct Metadata {
     pub packed: bool,
     /// The epoch that the next step belongs to, from 0.
     pub epoch: u64,
-    /// Steps done in that epoch.
-    pub step_in_epoch: u64,
+    /// Samples of that epoch's order that were trained on, by all processes together.
+    #[serde(default)]
+    pub sample_in_epoch: u64,
+    /// The same in steps, in files of formats 1 and 2.
+    #[serde(default, rename = "step_in_epoch", skip_serializing)]
+    pub old_step_in_epoch: Option<u64>,
     /// Steps done since the start of the run.
     pub step: u64,
     /// Steps of each of the run's epochs; `None` in files from before this was kept.
     #[serde(default)]
     pub steps_per_epoch: Option<u64>,
+    /// Samples of each of them, of all processes together; `None` in files of formats 1 and 2.
+    #[serde(default)]
+    pub samples_per_epoch: Option<u64>,
     /// The seed of the run.
     pub seed: u64,
     /// The best validation so far; `None` before the first.
@@ -82,14 +89,25 @@ impl Metadata {
             trained_in_float32: true,
             packed: false,
             epoch: 0,
-            step_in_epoch: 0,
+            sample_in_epoch: 0,
+            old_step_in_epoch: None,
             step: 0,
             steps_per_epoch: None,
+            samples_per_epoch: None,
             seed: 0,
             best: None,
             loss_scale: None,
             recipe: String::new(),
         }
+    }
+
+    /// [`Metadata::sample_in_epoch`] in every format, for a run whose batches (of all processes) have
+    /// `batch` samples.
+    pub fn samples_done(&self, batch: u64) -> u64 {
+        let old = self
+            .old_step_in_epoch
+            .map(|steps| steps.saturating_mul(batch));
+        old.unwrap_or(self.sample_in_epoch)
     }
 
     /// Whether it comes from another program, which knows no recipe: then neither seed nor the

@@ -76,7 +76,7 @@ impl Node for Checkpoints {
     fn build(&self, build: &Build) -> Result<Stage> {
         let folder = run_dir(build)?.join(FOLDER);
         let mut keeper = Keeper::open(folder, self.keep).map_err(with_way_out)?;
-        if let Some(resumed) = build.resume {
+        if let Some(resumed) = build.resume::<Checkpoint>()? {
             keeper.go_back_to(resumed).map_err(with_way_out)?;
         }
         Ok(Stage::sink(keeper))
@@ -140,20 +140,21 @@ impl Keeper {
     /// The run goes on from this checkpoint. A later one is of a continuation that is left behind: it is
     /// not the last any more, which a further resume would take, nor the best. What was the last is kept
     /// under another name, for nothing else may have it.
-    fn go_back_to(&mut self, resumed: &Path) -> Result<()> {
-        let position = |path: &Path| {
-            let checkpoint = Checkpoint::open(path).ok()?;
+    fn go_back_to(&mut self, resumed: &Checkpoint) -> Result<()> {
+        let position = |checkpoint: &Checkpoint| {
             let metadata = checkpoint.metadata();
-            Some((metadata.epoch, metadata.step_in_epoch))
+            (metadata.epoch, metadata.step)
         };
-        let here = position(resumed);
-        let is_later = |name| position(&self.folder.join(name)) > here;
+        let is_later = |name| {
+            let other = Checkpoint::open(&self.folder.join(name));
+            other.is_ok_and(|other| position(&other) > position(resumed))
+        };
         self.best_is_abandoned = is_later(BEST);
         if is_later(LAST) {
             let last = self.folder.join(LAST);
             also_as(&last, &self.folder.join(ABANDONED))?;
             // Of the file itself: a link to a link may lead nowhere from here.
-            let resumed = fs::canonicalize(resumed);
+            let resumed = fs::canonicalize(resumed.path());
             let resumed = resumed.context("cannot find the checkpoint to resume from")?;
             also_as(&resumed, &last)?;
             sync_folder(&self.folder)?;

@@ -11,8 +11,8 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{append, claim, input, resumed, run_dir, with_way_out};
-use crate::checkpoint::Metadata;
+use super::{append, claim, input, run_dir, with_way_out};
+use crate::checkpoint::{Checkpoint, Metadata};
 use crate::train::metrics::Metric;
 use rsflow_graph::whole_file;
 
@@ -39,9 +39,9 @@ impl Node for MetricsLog {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let resumed = resumed(build)?;
+        let resumed = build.resume::<Checkpoint>()?.map(Checkpoint::metadata);
         let path = run_dir(build)?.join(FILE);
-        let log = Log::open(path, resumed.as_ref()).map_err(with_way_out)?;
+        let log = Log::open(path, resumed).map_err(with_way_out)?;
         Ok(Stage::sink(log))
     }
 }

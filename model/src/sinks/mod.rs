@@ -19,8 +19,6 @@ use std::path::Path;
 use anyhow::{Context, Error, Result, bail};
 use rsflow_graph::{Build, Port};
 
-use crate::checkpoint::{Checkpoint, Metadata};
-
 /// The one input that every sink has.
 const fn input(carries: &'static str) -> Port {
     Port {
@@ -30,20 +28,12 @@ const fn input(carries: &'static str) -> Port {
 }
 
 fn run_dir<'a>(build: &Build<'a>) -> Result<&'a Path> {
-    build.run_dir.with_context(|| {
+    build.run.run_dir.as_deref().with_context(|| {
         format!(
             "`{}` writes files, but there is no run directory to write them to",
             build.node
         )
     })
-}
-
-/// Where the run goes on; `None` if it starts anew.
-fn resumed(build: &Build) -> Result<Option<Metadata>> {
-    build
-        .resume
-        .map(|path| Ok(Checkpoint::open(path)?.metadata().clone()))
-        .transpose()
 }
 
 /// Makes sure that no other run in the same run directory writes to the file or folder for as long

@@ -1,6 +1,6 @@
 //! `Batch`: consecutive images, each rendered straight into its slot.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rsflow_graph::{
     Build, Context, Fold, Incoming, Input, Node, NodeKind, Payload, Pool, Port, Report, Schema,
     Slots, Stage,
@@ -18,7 +18,8 @@ use crate::images::SizedImages;
 pub struct Batch {
     /// The images.
     input: Input,
-    /// Images in a batch.
+    /// Images in a batch. Where several processes train together, in the batch of all of them: each
+    /// takes an equal part.
     size: usize,
     /// Drops the last batch of an epoch if it is not full.
     #[serde(default)]
@@ -33,7 +34,7 @@ fn default_prefetch() -> usize {
 }
 
 impl Batch {
-    /// Images in a full batch; at least 1.
+    /// Images in a full batch, of all processes; at least 1.
     pub fn size(&self) -> usize {
         self.size.max(1)
     }
@@ -75,9 +76,17 @@ impl Node for Batch {
             .first()
             .map(|(_, schema)| schema.resolutions.clone());
         let resolutions = resolutions.unwrap_or_default();
-        let bytes = Slots::bytes(&resolutions, self.size);
+        let processes = build.run.world.size.max(1) as usize;
+        ensure!(
+            self.size.is_multiple_of(processes),
+            "`size: {}` cannot be shared out evenly among {processes} processes; make it a multiple of \
+             {processes}",
+            self.size
+        );
+        let size = self.size / processes;
+        let bytes = Slots::bytes(&resolutions, size);
         Ok(Stage::fold(Batching {
-            size: self.size,
+            size,
             drop_last: self.drop_last,
             prefetch: self.prefetch,
             pool: Pool::new(build.allocator.clone(), bytes),
@@ -87,6 +96,7 @@ impl Node for Batch {
 }
 
 struct Batching {
+    /// Images of this process.
     size: usize,
     drop_last: bool,
     prefetch: usize,

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listed::Listed;
-use super::policy::{Damage, Shard, check_source, default_read_timeout, read_timeout};
+use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{check_root, output};
 use crate::images::EncodedImage;
 use crate::listing::{Listing, cache_folder};
@@ -36,13 +36,6 @@ pub struct ImageFolder {
     /// hangs does not hang the run. `None` waits for ever.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
-    /// Which part of the images this process reads, where several train together: the images at
-    /// rank, rank + world, rank + 2 world and so on of the epoch's order. All processes together
-    /// see what one with a `world` times larger batch would see, with the same crops and flips.
-    /// With `shuffle`, all parts are equally long: the last images of some are the first of the
-    /// order once more. Without, no image is read twice, and parts may differ by one.
-    #[serde(default)]
-    shard: Option<Shard>,
 }
 
 fn yes() -> bool {
@@ -56,7 +49,7 @@ impl Node for ImageFolder {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_root(&self.root, report);
-        check_source(self.on_error, self.read_timeout, self.shard, report);
+        check_source(self.on_error, self.read_timeout, report);
         vec![Schema::default()]
     }
 
@@ -68,7 +61,6 @@ impl Node for ImageFolder {
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: self.on_error.into(),
             read_timeout: read_timeout(self.read_timeout),
-            shard: Shard::of(self.shard, self.shuffle),
         }))
     }
 }
@@ -79,5 +71,6 @@ impl NodeKind for ImageFolder {
     const INPUTS: &'static [Port] = &[];
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
     const EXAMPLE: &'static str = r#"ImageFolder(root: "data/imagenette/train", shuffle: true)"#;
+    const REMOVED: &'static [(&'static str, &'static str)] = super::listed::REMOVED;
     const FASTER: &'static str = super::listed::FASTER;
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::listed::Listed;
 use super::output;
-use super::policy::{Damage, Shard, check_source, default_read_timeout, read_timeout};
+use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use crate::images::EncodedImage;
 use crate::listing::{Archive, Listing, Within, cache_folder};
 
@@ -35,9 +35,6 @@ pub struct ImageTar {
     /// Seconds that reading one image may take, see `ImageFolder`.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
-    /// Which part of the images this process reads, where several train together, see `ImageFolder`.
-    #[serde(default)]
-    shard: Option<Shard>,
 }
 
 impl Node for ImageTar {
@@ -53,7 +50,7 @@ impl Node for ImageTar {
                 "such as `path: \"data/imagenette2.tar\"`",
             );
         }
-        check_source(self.on_error, self.read_timeout, self.shard, report);
+        check_source(self.on_error, self.read_timeout, report);
         vec![Schema::default()]
     }
 
@@ -66,7 +63,6 @@ impl Node for ImageTar {
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: self.on_error.into(),
             read_timeout: read_timeout(self.read_timeout),
-            shard: Shard::of(self.shard, self.shuffle),
         }))
     }
 }
@@ -79,5 +75,6 @@ impl NodeKind for ImageTar {
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
     const EXAMPLE: &'static str =
         r#"ImageTar(path: "data/imagenette2.tar", folder: "imagenette2/train", shuffle: true)"#;
+    const REMOVED: &'static [(&'static str, &'static str)] = super::listed::REMOVED;
     const FASTER: &'static str = super::listed::FASTER;
 }

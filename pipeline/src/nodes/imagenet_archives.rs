@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listed::Listed;
-use super::policy::{Damage, Shard, check_source, default_read_timeout, read_timeout};
+use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{Split, check_root, output};
 use crate::files::first_few;
 use crate::imagenet::Labels;
@@ -42,9 +42,6 @@ pub struct ImageNetArchives {
     /// Seconds that reading one image may take, see `ImageFolder`.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
-    /// Which part of the images this process reads, where several train together, see `ImageFolder`.
-    #[serde(default)]
-    shard: Option<Shard>,
 }
 
 impl Node for ImageNetArchives {
@@ -54,7 +51,7 @@ impl Node for ImageNetArchives {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_root(&self.root, report);
-        check_source(self.on_error, self.read_timeout, self.shard, report);
+        check_source(self.on_error, self.read_timeout, report);
         vec![Schema::default()]
     }
 
@@ -67,7 +64,6 @@ impl Node for ImageNetArchives {
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: self.on_error.into(),
             read_timeout: read_timeout(self.read_timeout),
-            shard: Shard::of(self.shard, self.shuffle),
         }))
     }
 }
@@ -140,5 +136,6 @@ impl NodeKind for ImageNetArchives {
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
     const EXAMPLE: &'static str =
         r#"ImageNetArchives(root: "data/imagenet", split: Train, shuffle: true)"#;
+    const REMOVED: &'static [(&'static str, &'static str)] = super::listed::REMOVED;
     const FASTER: &'static str = super::listed::FASTER;
 }

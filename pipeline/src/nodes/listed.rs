@@ -5,13 +5,20 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rand::seq::SliceRandom as _;
-use rsflow_graph::{Contents, Context, OnError, Shard, Source, random};
+use rsflow_graph::{Contents, Context, OnError, Source, random};
 
 use crate::images::EncodedImage;
 use crate::listing::Listing;
 
 /// What makes reading faster.
 pub(super) const FASTER: &str = "a faster disk helps";
+
+/// Parameters that sources of files once had.
+pub(super) const REMOVED: &[(&str, &str)] = &[(
+    "shard",
+    "remove it: which process reads which images is no part of the recipe any more, but of the launch \
+     (RANK and WORLD_SIZE in the environment, as torchrun sets them)",
+)];
 
 /// A listing at work.
 pub(super) struct Listed {
@@ -20,7 +27,6 @@ pub(super) struct Listed {
     pub order: Option<(u64, String)>,
     pub on_error: OnError,
     pub read_timeout: Option<Duration>,
-    pub shard: Shard,
 }
 
 impl Source for Listed {
@@ -33,6 +39,7 @@ impl Source for Listed {
             group: 1,
             last_group: 1,
             origin: self.listing.origin.clone(),
+            ..Contents::default()
         }
     }
 
@@ -63,7 +70,8 @@ impl Source for Listed {
         self.read_timeout
     }
 
-    fn shard(&self) -> Shard {
-        self.shard
+    /// What is shuffled is trained on. What is read in order is measured with: no image counts twice.
+    fn pads(&self) -> bool {
+        self.order.is_some()
     }
 }

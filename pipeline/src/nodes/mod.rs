@@ -23,7 +23,7 @@ pub use image_folder::ImageFolder;
 pub use image_tar::ImageTar;
 pub use imagenet_archives::ImageNetArchives;
 pub use lighting::Lighting;
-pub use policy::{Damage, Shard};
+pub use policy::Damage;
 pub use random_resized_crop::RandomResizedCrop;
 pub use resize::Resize;
 pub use resize_and_center_crop::ResizeAndCenterCrop;

@@ -1,5 +1,4 @@
-//! What several data nodes can be told alike: what becomes of damage, how long a read may take,
-//! and which part of the images is wanted.
+//! What several data nodes have in common: what becomes of damage, how long a read may take.
 
 use std::time::Duration;
 
@@ -51,15 +50,9 @@ impl Damage {
 }
 
 /// Checks what every source of files can be told.
-pub(super) fn check_source(
-    on_error: Damage,
-    read_timeout: Option<f64>,
-    shard: Option<Shard>,
-    report: &mut Report,
-) {
+pub(super) fn check_source(on_error: Damage, read_timeout: Option<f64>, report: &mut Report) {
     on_error.check(report);
     check_read_timeout(read_timeout, report);
-    Shard::check(shard, report);
 }
 
 /// The default of the parameter `read_timeout`, in seconds.
@@ -82,49 +75,4 @@ fn check_read_timeout(timeout: Option<f64>, report: &mut Report) {
 /// The parameter `read_timeout`, once it has been checked.
 pub(super) fn read_timeout(timeout: Option<f64>) -> Option<Duration> {
     timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-}
-
-/// One process's part of the images, where several processes train together.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Shard {
-    /// Which process this is, counted from 0.
-    rank: u32,
-    /// How many there are.
-    world: u32,
-}
-
-impl Shard {
-    /// Checks the parameter `shard`.
-    fn check(shard: Option<Self>, report: &mut Report) {
-        let Some(Shard { rank, world }) = shard else {
-            return;
-        };
-        if world == 0 {
-            report.parameter(
-                "shard.world",
-                "`shard.world` must be at least 1",
-                "leave `shard` out where one process reads all",
-            );
-        } else if rank >= world {
-            report.parameter(
-                "shard.rank",
-                format!("rank {rank} does not exist in a world of {world}"),
-                format!("ranks are counted from 0: at most {}", world - 1),
-            );
-        }
-    }
-
-    /// The parameter `shard`. Shards of what is trained on have the same length, so that all
-    /// processes take the same number of steps; of what is read in order, to measure with, no image
-    /// is counted twice.
-    pub(super) fn of(shard: Option<Self>, shuffle: bool) -> rsflow_graph::Shard {
-        shard.map_or_else(Default::default, |Shard { rank, world }| {
-            rsflow_graph::Shard {
-                rank,
-                world,
-                pad: shuffle,
-            }
-        })
-    }
 }

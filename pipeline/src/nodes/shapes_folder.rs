@@ -5,8 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema, Shard, Stage,
-    say,
+    Build, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema, Stage, say,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -106,7 +105,6 @@ impl Node for ShapesFolder {
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
             on_error: OnError::Fail,
             read_timeout: read_timeout(default_read_timeout()),
-            shard: Shard::default(),
         }))
     }
 }

@@ -1,14 +1,16 @@
 //! One hash of a stream's bytes.
 
-use rsflow_graph::{Batch, Position};
+use rsflow_graph::{Batch, Position, World};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A hash over the hashes of the samples and over the ends of epochs. How samples are gathered into
 /// batches does not count, so a stream may be hashed from any sample on.
 pub struct Digest {
     hash: Xxh3,
-    /// The sample that comes next.
+    /// The sample that comes next, in the order of all processes.
     at: Position,
+    /// From one sample of this process to the next.
+    stride: u64,
     /// The first that counts.
     from: Position,
     /// Samples that counted.
@@ -19,9 +21,11 @@ pub struct Digest {
 
 impl Digest {
     /// Nothing was hashed yet. `at`: where the stream starts; `from`: what is to be hashed.
-    pub fn new(at: Position, from: Position) -> Self {
+    /// Of several processes each hashes its own samples.
+    pub fn new(at: Position, from: Position, world: World) -> Self {
         Digest {
             hash: Xxh3::new(),
+            stride: world.size.into(),
             at,
             from,
             samples: 0,
@@ -32,8 +36,8 @@ impl Digest {
     /// The next samples: label, then each resolution and its pixels.
     pub fn batch(&mut self, batch: &Batch) {
         for (slot, label) in batch.labels().iter().enumerate() {
-            let counts = (self.at.epoch, self.at.item) >= (self.from.epoch, self.from.item);
-            self.at.item += 1;
+            let counts = (self.at.epoch, self.at.sample) >= (self.from.epoch, self.from.sample);
+            self.at.sample += self.stride;
             if !counts {
                 continue;
             }
@@ -54,7 +58,7 @@ impl Digest {
     /// That epoch is over.
     pub fn end_of_epoch(&mut self, epoch: u64) {
         if epoch == self.from.epoch {
-            self.reached = self.at.item >= self.from.item;
+            self.reached = self.at.sample >= self.from.sample;
         }
         if epoch >= self.from.epoch {
             self.hash.update(b"epoch");
@@ -62,7 +66,7 @@ impl Digest {
         }
         self.at = Position {
             epoch: epoch + 1,
-            item: 0,
+            sample: 0,
         };
     }
 

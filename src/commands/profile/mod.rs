@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{
-    Feed, FeedWith, Finished, Measured, Options, Plan, Planned, Position, Running, Trace,
-    did_you_mean, listed,
+    Feed, FeedWith, Finished, Measured, Options, Plan, Planned, Position, RunContext, Running,
+    Trace, did_you_mean, listed,
 };
 use rsflow_model::train::evaluate::Evaluate;
 use rsflow_model::train::trainer::Trainer;
@@ -25,7 +25,7 @@ use crate::cli::{Bench, Only, Profile};
 use crate::figures::{Figures, rate};
 use crate::files::{self, is_stdout, write_json};
 use crate::progress::Screen;
-use crate::{run_dir, skipped};
+use crate::{launch, run_dir, skipped};
 use digest::Digest;
 use watch::Watch;
 
@@ -60,7 +60,11 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         signals: Some(
             "interrupted: what was measured so far follows; press Ctrl-C again to quit now",
         ),
-        trace: trace.clone(),
+        run: RunContext {
+            world: launch::world()?,
+            trace: trace.clone(),
+            ..RunContext::default()
+        },
         ..Options::default()
     };
     let running = Running::start(&job.plan, options)?;
@@ -240,15 +244,15 @@ impl Job {
                         .is_some()))
                 ))
             })?;
-            let (epoch, item) = arguments.start.or(arguments.skip).unwrap_or_default();
-            let from = Position { epoch, item };
+            let (epoch, sample) = arguments.start.or(arguments.skip).unwrap_or_default();
+            let from = Position { epoch, sample };
             if arguments.start.is_some() {
                 // A stream starts with a whole batch. One that holds the sample before tells whether
                 // the epoch is as long.
-                let before = item.saturating_sub(1);
+                let before = sample.saturating_sub(1);
                 start = Position {
                     epoch,
-                    item: before - before % batch.size() as u64,
+                    sample: before - before % batch.size() as u64,
                 };
             }
             let end = epochs.unwrap_or(epoch.saturating_add(1));
@@ -260,7 +264,7 @@ impl Job {
                 ))
             );
             epochs = Some(end);
-            digest = Some(Digest::new(start, from));
+            digest = Some(Digest::new(start, from, launch::world()?));
         }
         let plans_only = !planned.inputs.is_empty() && planned.node::<nodes::Batch>().is_none();
         let remark = match plans_only {

@@ -103,7 +103,7 @@ impl AnySink for Stream {
         ensure!(
             std::mem::take(&mut self.in_epoch) > 0,
             "epoch {epoch} has no batches: there are too few images for one batch that is not dropped, \
-             for `shard`, or for --start"
+             for so many processes (WORLD_SIZE), or for --start"
         );
         if let Some(digest) = &mut self.watch.seen().digest {
             digest.end_of_epoch(epoch);

@@ -9,7 +9,7 @@ use tch::Kind;
 
 use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
-use super::start::{resume, start_from};
+use super::start::{Lengths, resume, start_from};
 use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
 use crate::nn::compute::is_out_of_memory;
@@ -31,7 +31,7 @@ pub(super) struct Session {
     transfer: DeviceTransfer,
     /// Where the run stands, as checkpoints say it.
     at: Metadata,
-    steps_per_epoch: u64,
+    lengths: Lengths,
     validation_batches: u64,
     /// A checkpoint is wanted every so many steps.
     save_every: Option<u64>,
@@ -63,12 +63,12 @@ impl Session {
         validate: &Contents,
     ) -> Result<Self> {
         let resolutions = resolutions(build.schemas)?;
-        let start = match build.resume {
+        let resumed = build.resume::<Checkpoint>()?;
+        let start = match resumed {
             None => Start::Random { seed: build.seed },
             Some(_) => Start::Zero,
         };
-        let resumed = build.resume.map(Checkpoint::open).transpose()?;
-        let compute = match &resumed {
+        let compute = match resumed {
             None => settings.compute()?,
             Some(checkpoint) => settings.compute_as_before(checkpoint.metadata())?,
         };
@@ -88,13 +88,19 @@ impl Session {
             channels: settings.channels,
             trained_in_float32: compute.multiply == Kind::Float,
             steps_per_epoch: Some(train.items_per_epoch),
+            samples_per_epoch: Some(train.samples),
             seed: build.seed,
             recipe: build.recipe.to_owned(),
             ..Metadata::new(settings.network.clone(), classes, resolutions)
         };
-        match (&resumed, &settings.start_from) {
+        let lengths = Lengths {
+            epochs: settings.epochs,
+            steps_per_epoch: train.items_per_epoch,
+            samples_per_epoch: train.samples,
+            batch: train.group * u64::from(build.run.world.size),
+        };
+        match (resumed, &settings.start_from) {
             (Some(checkpoint), _) => {
-                let lengths = (settings.epochs, train.items_per_epoch);
                 resume(checkpoint, &mut at, &net, &mut optimizer, lengths)?;
             }
             (None, Some(path)) => start_from(path, &net, &at)?,
@@ -111,9 +117,9 @@ impl Session {
             net,
             optimizer,
             loss: LossWatch::default(),
-            saved: build.resume.map(|_| at.step),
+            saved: resumed.map(|_| at.step),
             at,
-            steps_per_epoch: train.items_per_epoch,
+            lengths,
             validation_batches: validate.items_per_epoch,
             save_every,
         })
@@ -123,7 +129,7 @@ impl Session {
         let course = Course {
             epochs: self.settings.epochs,
             warm_up_epochs: self.settings.warm_up_epochs,
-            steps_per_epoch: self.steps_per_epoch,
+            steps_per_epoch: self.lengths.steps_per_epoch,
         };
         let lr = self.settings.optimizer.lr();
         let schedule = &self.settings.schedule;
@@ -159,12 +165,14 @@ impl Session {
             self.at.step += 1;
             let recorded = self.loss.record(&loss, self.at.step);
             recorded.map_err(|error| self.failed_step(self.at.step, error))?;
-            self.at.step_in_epoch += 1;
+            let done = self.at.sample_in_epoch + self.lengths.batch;
+            self.at.sample_in_epoch = done.min(self.lengths.samples_per_epoch);
+            let step_in_epoch = self.at.sample_in_epoch.div_ceil(self.lengths.batch);
             let images = batch.labels().len();
             drop(batch); // its memory goes back to be filled again
             since.1 += images;
 
-            let last = self.at.step_in_epoch == self.steps_per_epoch;
+            let last = step_in_epoch == self.lengths.steps_per_epoch;
             let log =
                 self.at.step == 1 || last || self.at.step.is_multiple_of(self.settings.log_every);
             save_due |= self
@@ -183,8 +191,8 @@ impl Session {
                 losses: losses.filter(|_| log),
                 learning_rate: lr,
                 images_per_second: since.1 as f64 / since.0.elapsed().as_secs_f64(),
-                step_in_epoch: self.at.step_in_epoch,
-                steps_per_epoch: self.steps_per_epoch,
+                step_in_epoch,
+                steps_per_epoch: self.lengths.steps_per_epoch,
                 epochs: self.settings.epochs,
                 images,
             }));
@@ -260,7 +268,7 @@ impl Session {
 
     /// A step, as a user counts.
     fn place(&self, step: u64) -> String {
-        let epoch = step.saturating_sub(1) / self.steps_per_epoch + 1;
+        let epoch = step.saturating_sub(1) / self.lengths.steps_per_epoch + 1;
         format!("step {step} (epoch {epoch} of {})", self.settings.epochs)
     }
 
@@ -395,7 +403,7 @@ impl Thread for Session {
                 seconds: began.elapsed().as_secs_f64(),
             };
             self.at.epoch += 1;
-            self.at.step_in_epoch = 0;
+            self.at.sample_in_epoch = 0;
             self.save(&mut outputs, Some(self.at.epoch), best)?;
             outputs.metrics.send(Metric::Epoch(table.clone()));
             if self.at.epoch == self.settings.epochs {
@@ -420,8 +428,8 @@ impl Thread for Session {
         Position {
             epoch: self.at.epoch,
             // Every validation is a whole one.
-            item: if port == "train" {
-                self.at.step_in_epoch
+            sample: if port == "train" {
+                self.at.sample_in_epoch
             } else {
                 0
             },

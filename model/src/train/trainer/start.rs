@@ -105,14 +105,31 @@ fn written_out(normalize: Option<Normalize>) -> String {
     normalize.map_or_else(|| "None".to_owned(), |by| by.to_string())
 }
 
-/// Puts the run where the checkpoint left it. `lengths`: all epochs, and the steps of one.
+/// How long a run is.
+#[derive(Clone, Copy)]
+pub(super) struct Lengths {
+    pub epochs: u64,
+    pub steps_per_epoch: u64,
+    /// Those of all processes.
+    pub samples_per_epoch: u64,
+    /// Samples of a full batch, of all processes.
+    pub batch: u64,
+}
+
+/// Puts the run where the checkpoint left it.
 pub(super) fn resume(
     checkpoint: &Checkpoint,
     at: &mut Metadata,
     net: &RsNet,
     optimizer: &mut RunningOptimizer,
-    (epochs, steps_per_epoch): (u64, u64),
+    lengths: Lengths,
 ) -> Result<()> {
+    let Lengths {
+        epochs,
+        steps_per_epoch,
+        samples_per_epoch,
+        batch,
+    } = lengths;
     let (path, saved) = (checkpoint.path(), checkpoint.metadata());
     let place = path.display();
     ensure!(
@@ -151,22 +168,23 @@ pub(super) fn resume(
          `--set trainer.epochs=...` and `--accept-changes`",
         saved.epoch
     );
-    // Within an epoch, what is left of it is known by the number of steps done alone.
+    // Within an epoch, what is left of it is known by the number of samples done alone.
+    let sample_in_epoch = saved.samples_done(batch).min(samples_per_epoch);
+    let within = saved.samples_done(batch) > 0;
     let way_out = "revert the change, or resume from the checkpoint of a whole epoch \
                    (epoch-NNN.safetensors)";
     ensure!(
-        saved.step_in_epoch == 0 || saved.seed == at.seed,
+        !within || saved.seed == at.seed,
         "{place} was saved within an epoch whose order is that of seed {}, the recipe has seed {}; {way_out}",
         saved.seed,
         at.seed
     );
     let saved_steps = saved.steps_per_epoch.unwrap_or(steps_per_epoch);
+    let saved_samples = saved.samples_per_epoch.unwrap_or(samples_per_epoch);
     ensure!(
-        saved.step_in_epoch == 0
-            || (saved_steps == steps_per_epoch && saved.step_in_epoch <= steps_per_epoch),
-        "{place} was saved at step {} of {saved_steps} in its epoch, this recipe has {steps_per_epoch} \
-         steps per epoch; {way_out}",
-        saved.step_in_epoch,
+        !within || (saved_steps, saved_samples) == (steps_per_epoch, samples_per_epoch),
+        "{place} was saved within an epoch of {saved_steps} steps ({saved_samples} images), this recipe \
+         has {steps_per_epoch} steps ({samples_per_epoch} images) per epoch; {way_out}"
     );
     checkpoint.load(net)?;
     optimizer
@@ -187,8 +205,11 @@ pub(super) fn resume(
         calibrated: vec![],
         seed: at.seed,
         steps_per_epoch: at.steps_per_epoch,
-        // Its own number, unless epochs had another length: the schedule goes on from its epoch.
-        step: saved.epoch * steps_per_epoch + saved.step_in_epoch,
+        samples_per_epoch: at.samples_per_epoch,
+        sample_in_epoch,
+        old_step_in_epoch: None,
+        // Its own number, unless epochs had another length: the schedule continues from its epoch.
+        step: saved.epoch * steps_per_epoch + sample_in_epoch.div_ceil(batch.max(1)),
         ..saved.clone()
     };
     tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");

@@ -1,0 +1,69 @@
+//! What a run knows beyond its recipe.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+
+use crate::stop::Stop;
+use crate::trace::Trace;
+
+/// What a run knows beyond its recipe: one value, which every node gets when it is built. The
+/// processes of a run differ in their `world` alone.
+#[derive(Clone, Default)]
+pub struct RunContext {
+    /// Which of the run's processes this is.
+    pub world: World,
+    /// Where the run keeps its files; `None` where it keeps none (a profile, a test).
+    pub run_dir: Option<PathBuf>,
+    /// The checkpoint to resume from.
+    pub resume: Option<Resume>,
+    /// Ends the run when it is asked to.
+    pub stop: Stop,
+    /// Records what every thread does.
+    pub trace: Option<Arc<Trace>>,
+}
+
+/// Which process of a run this is, as launchers number them. The default is a run of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct World {
+    /// Less than `size`.
+    pub rank: u32,
+    /// Processes of the run; at least 1.
+    pub size: u32,
+    /// The number of the process on its machine, and of the GPU that is its own.
+    pub local_rank: u32,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        World {
+            rank: 0,
+            size: 1,
+            local_rank: 0,
+        }
+    }
+}
+
+/// A checkpoint to resume from, opened once. Its type is known to those who open it and to the nodes
+/// that resume; the graph only hands it on.
+#[derive(Clone)]
+pub struct Resume(Arc<dyn Any + Send + Sync>);
+
+impl Resume {
+    /// To be read again by [`Resume::checkpoint`] as the same type.
+    pub fn new<T: Any + Send + Sync>(checkpoint: T) -> Self {
+        Resume(Arc::new(checkpoint))
+    }
+
+    /// The checkpoint.
+    ///
+    /// # Errors
+    /// It was opened as another type.
+    pub fn checkpoint<T: Any>(&self) -> Result<&T> {
+        self.0
+            .downcast_ref()
+            .context("the checkpoint to resume from is of another kind")
+    }
+}
