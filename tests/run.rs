@@ -539,7 +539,7 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             "a class too few",
             |folder| std::fs::remove_dir_all(folder.join("shapes/train/discs_hatched")).unwrap(),
             &[],
-            &["trainer (RsNet): the recipe says `classes: 8`, but shapes/train holds 7 classes"],
+            &["trainer (RsNet): `classes` is 8, but shapes/train has 7 classes"],
         ),
         (
             "other classes in validation",

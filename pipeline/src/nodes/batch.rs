@@ -18,13 +18,13 @@ use crate::images::SizedImages;
 pub struct Batch {
     /// The images.
     input: Input,
-    /// Images in a batch. Where several processes train together, in the batch of all of them: each
-    /// takes an equal part.
+    /// Images in a batch. With several processes, in the batch of all of them (the global batch):
+    /// each process takes an equal part.
     size: usize,
-    /// Drops the last batch of an epoch if it is not full.
+    /// Drop the last batch of an epoch if it is not full.
     #[serde(default)]
     drop_last: bool,
-    /// Finished batches that may wait for their reader. Each takes memory.
+    /// Finished batches that may wait for the trainer. Each takes memory.
     #[serde(default = "default_prefetch")]
     prefetch: usize,
 }
@@ -34,13 +34,13 @@ fn default_prefetch() -> usize {
 }
 
 impl Batch {
-    /// Images in a full batch, of all processes; at least 1.
+    /// Images in a full global batch; at least 1.
     pub fn size(&self) -> usize {
         self.size.max(1)
     }
 }
 
-/// More is a slip of the finger.
+/// Upper bounds that catch typos.
 const MAX_BATCH: usize = 1 << 20;
 const MAX_PREFETCH: usize = 1 << 10;
 
@@ -56,8 +56,8 @@ impl Node for Batch {
         if self.size > MAX_BATCH {
             report.parameter(
                 "size",
-                "the batch is too large",
-                format!("batches go up to {MAX_BATCH} images"),
+                format!("`size` must be at most {MAX_BATCH}"),
+                "such as `size: 256`",
             );
         }
         if !(1..=MAX_PREFETCH).contains(&self.prefetch) {

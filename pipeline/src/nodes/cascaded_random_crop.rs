@@ -16,25 +16,25 @@ use crate::pixels::{Filter, Rendition, crop};
 
 /// Draws one crop per image and resizes it to the largest size as OpenCV does: bicubic, not
 /// antialiased. The smaller sizes are nearest-neighbour samples of that picture, as in TensorFlow, and
-/// share its flip. Together with `Lighting` what LQ-Nets' TensorFlow code trains on.
+/// share its flip. Together with `Lighting` this is the training data of LQ-Nets' TensorFlow code.
 ///
-/// Area and ratio are drawn uniformly, and so is which side is the width. Where none of ten draws fits
-/// into the image, it is scaled until its short side is the largest size, and its centre is taken.
+/// Area, ratio and which side is the width are drawn uniformly. If none of ten draws fits into the
+/// image, the image is scaled until its short side is the largest size, and its centre is cropped.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CascadedRandomCrop {
     /// The images.
     input: Input,
-    /// Sides of the square outputs in pixels, by custom from the largest to the smallest. With
+    /// Sides of the square outputs in pixels, from the largest to the smallest by convention. With
     /// top-down distillation each size is taught by those before it.
     sizes: Vec<u32>,
-    /// The side of the picture that the sizes are samples of; the largest of them if left out.
+    /// The side of the picture that the sizes are sampled from. Default: the largest of `sizes`.
     #[serde(default)]
     from: Option<u32>,
-    /// The least and the largest area of the crop, as shares of the image's.
+    /// The range of the crop's area, as a fraction of the image's.
     #[serde(default = "default_scale")]
     scale: (f64, f64),
-    /// The least and the largest ratio of the crop's sides, before it is drawn which is the width.
+    /// The range of the ratio of the crop's sides, before it is drawn which side is the width.
     #[serde(default = "default_ratio")]
     ratio: (f64, f64),
     /// The probability of a horizontal flip, drawn once for all sizes.

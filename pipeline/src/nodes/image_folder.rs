@@ -21,19 +21,18 @@ use crate::listing::{Listing, cache_folder};
 pub struct ImageFolder {
     /// The folder that holds the class folders.
     root: PathBuf,
-    /// Draws a new order for every epoch, from the recipe's seed.
+    /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
     shuffle: bool,
-    /// What becomes of a file that cannot be read.
+    /// The policy for a file that cannot be read.
     #[serde(default)]
     on_error: Damage,
-    /// Keeps the listing in the user's cache folder for the next start, which then only looks whether
-    /// a folder has changed since (its time, size or inode); if so, all is listed anew. `false` always
-    /// lists anew.
+    /// Keep the listing in the user's cache folder. The next start then only compares every folder's
+    /// inode, size and times, and lists anew if one has changed. `false` always lists anew.
     #[serde(default = "yes")]
     listing_cache: bool,
-    /// Seconds that reading one file may take. One that takes longer cannot be read: a disk that
-    /// hangs does not hang the run. `None` waits for ever.
+    /// Timeout for reading one file, in seconds. A file that takes longer counts as unreadable, so a
+    /// disk that hangs does not hang the run. `None` for no limit.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
 }

@@ -14,25 +14,25 @@ use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use crate::images::EncodedImage;
 use crate::listing::{Archive, Listing, Within, cache_folder};
 
-/// Images in one folder per class, in a tar that is not unpacked: what `ImageFolder` would read of
-/// it, in the same order. On first use the archive is indexed; the index is kept beside it as
-/// `PATH.rsflow-index` (or in the user's cache folder, where that cannot be written) and made anew
-/// when the archive has changed. Symbolic links, and images that are hard links or sparse files, are
-/// refused.
+/// Images in one folder per class, in a tar that is not unpacked: what `ImageFolder` would read after
+/// unpacking, in the same order. The first use indexes the archive and keeps the index beside it as
+/// `PATH.rsflow-index` (or in the user's cache folder if that cannot be written); an archive that has
+/// changed is indexed anew. Symbolic links, and images that are hard links or sparse files, are
+/// errors.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageTar {
     /// The archive: ustar, GNU or pax, not compressed.
     path: PathBuf,
-    /// The folder in it that holds the class folders. May be left out where only one does.
+    /// The folder in the archive that holds the class folders. Optional if only one does.
     folder: Option<String>,
-    /// Draws a new order for every epoch, from the recipe's seed.
+    /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
     shuffle: bool,
-    /// What becomes of an image that cannot be read.
+    /// The policy for an image that cannot be read.
     #[serde(default)]
     on_error: Damage,
-    /// Seconds that reading one image may take, see `ImageFolder`.
+    /// Timeout for reading one image, in seconds; see `ImageFolder`.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
 }

@@ -21,25 +21,25 @@ const TRAIN: &str = "ILSVRC2012_img_train.tar";
 const VAL: &str = "ILSVRC2012_img_val.tar";
 const DEVKIT: &str = "ILSVRC2012_devkit_t12.tar.gz";
 
-/// ImageNet (ILSVRC 2012) from the archives that image-net.org offers, which are not unpacked. Classes
+/// ImageNet (ILSVRC 2012) from the archives that image-net.org offers, without unpacking. Classes
 /// and order are those of the unpacked images in class folders (`n01440764/n01440764_10026.JPEG`).
-/// On first use an archive is indexed; the index is kept beside it as `NAME.tar.rsflow-index` (or in
-/// the user's cache folder, where that cannot be written) and made anew when the archive has changed.
+/// The first use indexes an archive and keeps the index beside it as `NAME.tar.rsflow-index` (or in
+/// the user's cache folder if that cannot be written); an archive that has changed is indexed anew.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageNetArchives {
     /// The folder that holds `ILSVRC2012_img_train.tar` (for `Train`), or `ILSVRC2012_img_val.tar`
     /// and `ILSVRC2012_devkit_t12.tar.gz`, which has the labels (for `Val`).
     root: PathBuf,
-    /// Which half to read.
+    /// `Train` or `Val`.
     split: Split,
-    /// Draws a new order for every epoch, from the recipe's seed.
+    /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
     shuffle: bool,
-    /// What becomes of an image that cannot be read.
+    /// The policy for an image that cannot be read.
     #[serde(default)]
     on_error: Damage,
-    /// Seconds that reading one image may take, see `ImageFolder`.
+    /// Timeout for reading one image, in seconds; see `ImageFolder`.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
 }
@@ -68,7 +68,7 @@ impl Node for ImageNetArchives {
     }
 }
 
-/// The way out where an archive is not there.
+/// The help for an archive that does not exist.
 fn way_out(what: &str) -> String {
     format!(
         "it has {what} of ILSVRC 2012 and is offered by image-net.org under this name; \

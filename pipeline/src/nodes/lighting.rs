@@ -1,4 +1,4 @@
-//! `Lighting`: colours moved along the principal components of ImageNet's.
+//! `Lighting`: AlexNet's colour augmentation along ImageNet's principal components.
 
 use anyhow::Result;
 use rsflow_graph::{
@@ -11,16 +11,15 @@ use super::{input, output};
 use crate::images::{self, SizedImages};
 use crate::pixels::lighting;
 
-/// Adds one random colour to all pixels of an image, the same at all resolutions: a sum of the three
-/// principal components of ImageNet's colours, as for AlexNet and in LQ-Nets' TensorFlow code. Levels
-/// are clipped to 0..255, then rounded down.
+/// Adds one random colour to all pixels of an image, the same at all resolutions: a weighted sum of
+/// the three principal components of ImageNet's colours, as for AlexNet and in LQ-Nets' TensorFlow
+/// code. Values are clipped to 0..255, then rounded down.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lighting {
     /// The images.
     input: Input,
-    /// The standard deviation of the three normal numbers, of mean 0, that the components are
-    /// multiplied by.
+    /// Standard deviation of the three normally distributed factors (mean 0) of the components.
     #[serde(default = "default_std")]
     std: f64,
 }
@@ -36,11 +35,7 @@ impl Node for Lighting {
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         if !(self.std >= 0.0 && self.std.is_finite()) {
-            report.parameter(
-                "std",
-                "a standard deviation is 0 or above",
-                "such as `std: 0.1`",
-            );
+            report.parameter("std", "`std` must be 0 or above", "such as `std: 0.1`");
         }
         inputs.iter().map(|input| input.schema.clone()).collect()
     }

@@ -52,17 +52,16 @@ const fn input(carries: &'static str) -> Port {
     }
 }
 
-/// Half of an image set.
+/// Part of an image set.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
 enum Split {
-    /// To learn from.
+    /// The training set.
     Train,
-    /// To measure with.
+    /// The validation set.
     Val,
 }
 
-/// The largest side of a resized image. Nobody trains on more, and a slip of the finger should not
-/// ask for all memory.
+/// The largest side of a resized image in pixels. Catches typos, which would ask for all memory.
 const MAX_SIZE: u32 = 4096;
 
 /// Checks the parameter `root`.
@@ -87,12 +86,16 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
     }
     for (position, &size) in sizes.iter().enumerate() {
         if size == 0 {
-            report.parameter("sizes", "size 0 is too small", "sizes are at least 1 pixel");
+            report.parameter(
+                "sizes",
+                "`sizes` must not contain 0",
+                "sizes are at least 1 pixel",
+            );
         } else if size > MAX_SIZE {
             report.parameter(
                 "sizes",
-                format!("the size {size} is too large"),
-                format!("sizes go up to {MAX_SIZE} pixels"),
+                format!("size {size} is too large"),
+                format!("sizes are at most {MAX_SIZE} pixels"),
             );
         } else if sizes[..position].contains(&size) {
             report.parameter(
@@ -110,14 +113,14 @@ fn check_crop(scale: (f64, f64), ratio: (f64, f64), report: &mut Report) {
     if !in_order(scale) || scale.1 > 1.0 {
         report.parameter(
             "scale",
-            "`scale` is not a range of shares above 0 and up to 1",
+            "`scale` must be a range of area fractions above 0 and at most 1",
             "such as (0.08, 1.0)",
         );
     }
     if !in_order(ratio) {
         report.parameter(
             "ratio",
-            "`ratio` is not a range above 0",
+            "`ratio` must be a range of positive aspect ratios",
             "such as (0.75, 1.3333333)",
         );
     }
@@ -133,7 +136,7 @@ fn check_flip(flip: f64, report: &mut Report) {
     if !(0.0..=1.0).contains(&flip) {
         report.parameter(
             "flip",
-            "a probability lies between 0 and 1",
+            "`flip` must be a probability from 0 to 1",
             "such as `flip: 0.5`",
         );
     }
@@ -144,7 +147,7 @@ fn check_fraction(fraction: f64, report: &mut Report) {
     if !(fraction > 0.0 && fraction <= 1.0) {
         report.parameter(
             "fraction",
-            "the share that is kept lies above 0 and up to 1",
+            "`fraction` must be above 0 and at most 1",
             "such as 0.875",
         );
     }
@@ -167,8 +170,10 @@ fn check_from(from: Option<u32>, sizes: &[u32], report: &mut Report) {
     if from.is_some_and(|side| !(largest..=MAX_SIZE).contains(&side)) {
         report.parameter(
             "from",
-            format!("sizes up to {largest} cannot be samples of such a picture"),
-            format!("leave it out for {largest}, or give a side from there to {MAX_SIZE}"),
+            format!(
+                "`from` must be at least the largest of `sizes`, {largest}, and at most {MAX_SIZE}"
+            ),
+            format!("leave it out for {largest}"),
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What several data nodes have in common: what becomes of damage, how long a read may take.
+//! Parameters that several data nodes share: the policy for damaged images, and the read timeout.
 
 use std::time::Duration;
 
@@ -6,18 +6,17 @@ use rsflow_graph::{Budget, OnError, Report};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What becomes of an image that cannot be used.
+/// The policy for an image that cannot be read or decoded.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Damage {
-    /// It ends the run.
+    /// End the run with the image's name and the reason.
     #[default]
     Fail,
-    /// It is named in the log, in the summary and in `skipped.jsonl`, and another image, drawn at
-    /// random, takes its place, in training as in validation.
+    /// Name it in the log, in the summary and in `skipped.jsonl`, and replace it by another image,
+    /// drawn at random from the recipe's seed, in training and in validation.
     Skip {
-        /// How many images of this run may be damaged; one more ends it. A whole number counts
-        /// them, a decimal from 0.0 to 1.0 is a share of all (rounded down, but at least one). An
-        /// image that is met again in a later epoch counts once.
+        /// How many different images may be skipped in a run; one more ends it. A whole number is a
+        /// count, a decimal from 0.0 to 1.0 a fraction of all images (rounded down, at least one).
         #[schemars(with = "f64")]
         budget: Budget,
     },
@@ -42,14 +41,14 @@ impl Damage {
         {
             report.parameter(
                 "on_error.budget",
-                format!("{share} is neither a number of images nor a share of them"),
-                "a whole number such as 50 counts images; a share lies between 0.0 and 1.0, such as 0.001",
+                format!("`budget` must be a count or a fraction from 0.0 to 1.0, not {share}"),
+                "such as 50 (images) or 0.001 (of all images)",
             );
         }
     }
 }
 
-/// Checks what every source of files can be told.
+/// Checks the parameters that every source of files has.
 pub(super) fn check_source(on_error: Damage, read_timeout: Option<f64>, report: &mut Report) {
     on_error.check(report);
     check_read_timeout(read_timeout, report);
@@ -67,12 +66,12 @@ fn check_read_timeout(timeout: Option<f64>, report: &mut Report) {
         report.parameter(
             "read_timeout",
             format!("`read_timeout` must be positive, not {seconds}"),
-            "such as `read_timeout: 60`; `None` waits for ever",
+            "such as `read_timeout: 60`; `None` for no limit",
         );
     }
 }
 
-/// The parameter `read_timeout`, once it has been checked.
+/// The parameter `read_timeout`, which has been checked.
 pub(super) fn read_timeout(timeout: Option<f64>) -> Option<Duration> {
     timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }

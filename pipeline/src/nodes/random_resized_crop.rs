@@ -12,16 +12,16 @@ use crate::images::{Crop, LazyImage};
 use crate::pixels::crop;
 
 /// Draws one crop per image, of random area and aspect ratio, as torchvision's
-/// `RandomResizedCrop`. A `Resize` behind it makes every resolution from this one crop.
+/// `RandomResizedCrop`. The `Resize` after it makes every resolution from this one crop.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomResizedCrop {
     /// The images.
     input: Input,
-    /// The least and the largest area of the crop, as shares of the image's.
+    /// The range of the crop's area, as a fraction of the image's.
     #[serde(default = "default_scale")]
     scale: (f64, f64),
-    /// The least and the largest width divided by height.
+    /// The range of the crop's aspect ratio, width divided by height.
     #[serde(default = "default_ratio")]
     ratio: (f64, f64),
 }

@@ -12,17 +12,17 @@ use super::{check_flip, check_sizes, input, output};
 use crate::images::{Crop, Outputs, SizedImages};
 use crate::pixels::crop;
 
-/// Resizes each crop to every size, always from the crop itself: bilinear, antialiased, with a
-/// filter that sees nothing outside the crop. Each size is flipped or not on its own.
+/// Resizes each crop to every size, always from the crop itself: bilinear, antialiased, as Pillow; the
+/// filter reads no pixel outside the crop. Each size is flipped independently.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
     /// The crops.
     input: Input,
-    /// Sides of the square outputs in pixels, by custom from the largest to the smallest. With
+    /// Sides of the square outputs in pixels, from the largest to the smallest by convention. With
     /// top-down distillation each size is taught by those before it.
     sizes: Vec<u32>,
-    /// The probability of a horizontal flip, drawn for each size on its own.
+    /// The probability of a horizontal flip, drawn for each size independently.
     #[serde(default)]
     flip: f64,
 }

@@ -17,24 +17,24 @@ use crate::images::EncodedImage;
 use crate::listing::Listing;
 use crate::shapes::{self, ShapesParameters};
 
-/// Real JPEG files that the program makes itself on first use: bright patterns on a cluttered
-/// ground, half of the classes told apart by a fine filling that small resolutions blur away. Good
-/// for a first try without any data.
+/// A generated set of real JPEG files, made on first use: bright patterns on a cluttered background.
+/// Half of the classes differ only by a fine texture that small resolutions blur away. For a first
+/// run without any data.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShapesFolder {
-    /// Where the set is kept. It is made if it is not there, and then read as `ImageFolder` reads
+    /// The folder of the set. It is generated if it does not exist, and read as `ImageFolder` reads
     /// `ROOT/train` or `ROOT/val`.
     root: PathBuf,
-    /// Which half to read.
+    /// `Train` or `Val`.
     split: Split,
-    /// Draws a new order for every epoch, from the recipe's seed.
+    /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
     shuffle: bool,
-    /// Training images of all classes together.
+    /// Training images, of all classes together.
     #[serde(default = "default_train_images")]
     train_images: usize,
-    /// Validation images of all classes together.
+    /// Validation images, of all classes together.
     #[serde(default = "default_val_images")]
     val_images: usize,
 }
@@ -57,7 +57,7 @@ impl ShapesFolder {
     }
 }
 
-/// More is a slip of the finger.
+/// Upper bound that catches typos.
 const MAX_IMAGES: usize = 1 << 24;
 
 impl Node for ShapesFolder {
@@ -75,8 +75,8 @@ impl Node for ShapesFolder {
             if !(classes..=MAX_IMAGES).contains(&images) {
                 report.parameter(
                     field,
-                    "there must be an image of every class, and room for all",
-                    format!("from {classes} to {MAX_IMAGES}"),
+                    format!("`{field}` must be from {classes} to {MAX_IMAGES}, not {images}"),
+                    "the set has at least one image per class",
                 );
             }
         }

@@ -42,71 +42,69 @@ use session::Session;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename = "RsNet")]
 pub struct Trainer {
-    /// The batches to learn from. Their resolutions are the network's, in the same order.
+    /// Training batches. Their resolutions are the network's, in the same order.
     train: Input,
-    /// The batches to measure with after every epoch, at the same resolutions.
+    /// Validation batches, at the same resolutions. All of them are evaluated after every epoch.
     validate: Input,
     /// The network.
     network: Network,
-    /// Whether each resolution has a batch norm of its own (`Private`) or all have one (`Shared`),
-    /// as in a network that knows nothing of resolutions: a baseline to compare with.
+    /// Whether each resolution has its own batch norms (`Private`) or all resolutions share them
+    /// (`Shared`), as an ordinary network would: a baseline.
     #[serde(default)]
     batch_norms: BatchNorms,
-    /// A checkpoint whose weights the run starts with, to fine-tune it: from `rsflow import`, or of
-    /// another run. A resolution that it does not have starts with the batch norms of the nearest;
-    /// a classifier of other classes is not taken over. A quantized network may start from the
-    /// residual network of its depth and width in full precision, or of other bits. Left out, all is
-    /// drawn at random from the recipe's seed.
+    /// A checkpoint to fine-tune, from `rsflow import` or another run: only its weights are loaded.
+    /// A resolution that it lacks starts with the batch norms of the nearest one; a classifier for
+    /// other classes is not loaded. A quantized network may start from the residual network of its
+    /// depth and width in full precision, or with other bits. Default: random, from the recipe's seed.
     #[serde(default)]
     start_from: Option<PathBuf>,
-    /// How many classes the data has. Compared with the data before the first batch.
+    /// Number of classes. Compared with the data before the first batch.
     classes: u32,
-    /// Who teaches whom: nobody (`None`), the ensemble each resolution (`Ensemble`), or besides
-    /// that each resolution all that come after it (`EnsembleTopDown`).
+    /// Distillation: `None`; `Ensemble` (the learned ensemble teaches every resolution);
+    /// `EnsembleTopDown` (in addition, every resolution teaches those after it).
     #[serde(default)]
     distill: Distill,
-    /// How gradients move the weights.
+    /// The optimizer.
     optimizer: Optimizer,
-    /// How the learning rate moves; it is set before every step.
+    /// The learning rate schedule, applied before every step.
     #[serde(default)]
     schedule: Schedule,
-    /// Epochs over which the learning rate rises linearly from 0; `Cosine` and `Linear` span the
-    /// rest.
+    /// Epochs of linear warm-up of the learning rate from 0; `Cosine` and `Linear` span the rest.
     #[serde(default)]
     warm_up_epochs: u64,
-    /// Passes through the training images.
+    /// Epochs to train.
     epochs: u64,
-    /// Steps between two records of the loss. Reading the loss waits for the device.
+    /// Steps between two logged losses. Reading the loss synchronizes with the device.
     #[serde(default = "default_log_every")]
     log_every: u64,
-    /// Where the network is trained: `Auto` (the first GPU if one can be used, else the CPU), `Cpu`,
-    /// or a GPU by its number, `Cuda(0)`.
+    /// The device: `Auto` (the first usable GPU, else the CPU), `Cpu`, or a GPU by its index,
+    /// `Cuda(0)`.
     #[serde(default)]
     device: DeviceChoice,
-    /// With which numbers convolutions and the classifier multiply: `Float32` as the reference
-    /// implementation, `TensorFloat32` (GPUs), `BFloat16`, `Float16` (with a scaled loss), or `Auto`:
-    /// what is fast and safe on the device. All else is float32 in any case.
+    /// The dtype of convolutions and classifier: `Float32` as the reference implementation,
+    /// `TensorFloat32` (GPUs), `BFloat16`, `Float16` (with loss scaling), or `Auto`: what is fast and
+    /// safe on the device. Everything else is float32.
     #[serde(default)]
     precision: Precision,
-    /// Whether a GPU has to give the same bits each time, which may be slower. On the CPU it does so
-    /// anyway, with the same number of `threads`.
+    /// Use only kernels that give the same bits in every run, which may be slower on a GPU. The CPU
+    /// always does, for the same number of `threads`.
     #[serde(default)]
     deterministic: bool,
-    /// Keeps the activations of one resolution in memory at a time, for larger batches: all but the
-    /// first resolution run forward twice, which takes longer.
+    /// Keep the activations of one resolution at a time, to fit larger batches into memory: all
+    /// resolutions but the first run forward twice, which takes longer.
     #[serde(default)]
     recompute: bool,
-    /// Threads that libtorch computes with on the CPU; the number of cores if left out. Changes
-    /// speed, and the last bits of the results.
+    /// Threads of libtorch on the CPU. Default: the number of cores. Changes the speed, and the last
+    /// bits of the results.
     #[serde(default)]
     threads: Option<usize>,
-    /// Subtracts a mean from each channel and divides by a standard deviation, both for values in
-    /// 0..1: `(mean: (0.485, 0.456, 0.406), std: (0.229, 0.224, 0.225))`. Left out, the values stay
-    /// in 0..1, as the reference implementation has them.
+    /// Normalization of each channel, for values in 0..1:
+    /// `(mean: (0.485, 0.456, 0.406), std: (0.229, 0.224, 0.225))`. Default: none, the values stay in
+    /// 0..1 as in the reference implementation.
     #[serde(default)]
     normalize: Option<Normalize>,
-    /// The order in which the network gets the colours, `Rgb` or `Bgr`. A matter of taste where all
-    /// is trained anew; of right and wrong for weights from elsewhere.
+    /// The channel order of the input, `Rgb` or `Bgr`. It must match where weights come from another
+    /// program.
     #[serde(default)]
     channels: Channels,
 }
@@ -115,7 +113,7 @@ fn default_log_every() -> u64 {
     10
 }
 
-/// More is a slip of the finger.
+/// Upper bound that catches typos.
 const MAX_EPOCHS: u64 = 1_000_000;
 
 impl Node for Trainer {
@@ -145,7 +143,7 @@ impl Node for Trainer {
                 report.parameter(
                     field,
                     format!("`{field}` must be at least 1"),
-                    "give a number above 0",
+                    "give a positive number",
                 );
             }
         }
@@ -153,15 +151,18 @@ impl Node for Trainer {
         if self.epochs > MAX_EPOCHS {
             report.parameter(
                 "epochs",
-                "these are too many epochs",
-                format!("they go up to {MAX_EPOCHS}"),
+                format!("`epochs` must be at most {MAX_EPOCHS}"),
+                "such as `epochs: 120`",
             );
         }
         if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
             report.parameter(
                 "warm_up_epochs",
-                "the warm-up leaves no epoch to train in",
-                format!("it must be less than the {} epochs", self.epochs),
+                format!(
+                    "`warm_up_epochs` must be less than `epochs`, {}",
+                    self.epochs
+                ),
+                "such as `warm_up_epochs: 5` of 120 epochs",
             );
         }
         if self
@@ -170,7 +171,7 @@ impl Node for Trainer {
         {
             report.parameter(
                 "normalize.std",
-                "a standard deviation must be above 0",
+                "`std` must be positive",
                 "such as (0.229, 0.224, 0.225)",
             );
         }
@@ -206,7 +207,7 @@ impl Node for Trainer {
     }
 }
 
-/// The resolutions that the training batches bring.
+/// The resolutions of the training batches.
 fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
     let train = incoming.iter().find(|(port, _)| *port == "train");
     let (_, schema) = train.context("the trainer needs `train`")?;
@@ -214,7 +215,7 @@ fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
 }
 
 impl Trainer {
-    /// What its network costs at the resolutions of the batches that come in.
+    /// Parameters and multiply-adds of its network at the resolutions of its training batches.
     ///
     /// # Errors
     /// No `train` comes in, or as [`Summary::new`].
@@ -224,7 +225,7 @@ impl Trainer {
         Summary::new(&self.network, self.classes, &resolutions, &norms)
     }
 
-    /// Its network, to compute as `compute` says.
+    /// Builds its network for a device and dtype.
     fn network(&self, compute: Compute, resolutions: &[u32], start: Start) -> Result<RsNet> {
         let norms = self.batch_norms.of(resolutions);
         RsNet::with_norms(
@@ -268,7 +269,7 @@ impl Trainer {
         Compute::open(self.device, self.precision, self.deterministic, suits)
     }
 
-    /// How a step is done.
+    /// The function that does a training step.
     fn step(&self) -> StepFunction {
         match self.recompute {
             false => training_step,
@@ -282,12 +283,12 @@ impl Trainer {
         batches::allocator(self.device.open().unwrap_or(tch::Device::Cpu))
     }
 
-    /// What only the data can tell.
+    /// Compares the recipe with the data.
     fn check_data(&self, train: &Contents, validate: &Contents) -> Result<()> {
         let classes = self.classes as usize;
         ensure!(
             train.classes.len() == classes,
-            "the recipe says `classes: {classes}`, but {} holds {} classes; correct `classes` or the folder",
+            "`classes` is {classes}, but {} has {} classes; correct `classes` or the folder",
             train.origin,
             train.classes.len()
         );
