@@ -205,7 +205,7 @@ fn more_speed(slowest: &NodeFigures, workers: &Workers, wanted: Option<f64>) -> 
     let more = more.clamp(workers.count + 1, workers.cores.max(workers.count + 1));
     let kind = CATALOGUE.find(slowest.kind);
     let faster = kind
-        .map_or("", |kind| kind.faster)
+        .map_or("", |kind| kind.tuning_hint)
         .replace("NODE", &slowest.name);
     // Who reads waits for the disk and not for a core.
     if kind.is_some_and(|kind| kind.inputs.is_empty()) {

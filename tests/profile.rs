@@ -103,7 +103,7 @@ fn nodes_behind_are_not_built_and_unread_outputs_are_no_mistake() {
     assert_eq!(figures["workers_chosen"], true);
     assert_eq!(
         figures["workers"], figures["cores"],
-        "nothing else computes"
+        "no other node computes"
     );
 }
 
@@ -421,7 +421,7 @@ fn what_makes_no_sense_is_said() {
             ]
             .concat(),
             1,
-            "no memory for a batch of 48000.0 GB; make it smaller",
+            "cannot allocate 48000.0 GB for a batch",
         ),
         (
             &["--only", "pipeline", "--epochs", "1"],

@@ -1,8 +1,8 @@
-//! The one item that crosses from the data nodes to the model: bytes by resolution, and labels.
+//! Batches, the items that data nodes send to the model: pixels by resolution, and labels.
 //!
-//! It stands here because both sides need it and neither may know the other. To the graph it is
-//! plain memory; what the bytes mean is for the two sides to agree on: pixels, as a contiguous
-//! uint8 array `[batch, resolution, resolution, 3]` (RGB) for each resolution.
+//! They are defined here because neither side may depend on the other. To the graph they are plain
+//! memory; to both sides, a contiguous uint8 array `[batch, resolution, resolution, 3]` (RGB) for
+//! each resolution.
 
 use std::fmt;
 use std::ops::Range;
@@ -18,17 +18,14 @@ pub fn bytes_per_image(resolution: u32) -> usize {
     side * side * 3
 }
 
-/// Memory that batches are written into. `src` decides which kind: plain, or pinned for a GPU.
+/// Allocates memory for batches: plain, or pinned for a GPU.
 pub trait Allocator: Send + Sync {
     /// At least `bytes` bytes, zeroed.
     fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>>;
 }
 
-/// One piece of such memory.
 pub trait Memory: Send + Sync {
-    /// All of it.
     fn bytes(&self) -> &[u8];
-    /// All of it, to write.
     fn bytes_mut(&mut self) -> &mut [u8];
 }
 
@@ -41,7 +38,7 @@ impl Allocator for PlainMemory {
         let mut memory = Vec::new();
         memory.try_reserve_exact(bytes).with_context(|| {
             format!(
-                "no memory for a batch of {:.1} GB; make it smaller, by its images or by their sizes",
+                "cannot allocate {:.1} GB for a batch; reduce its `size` or the resolutions",
                 bytes as f64 / 1e9
             )
         })?;
@@ -60,9 +57,8 @@ impl Memory for Vec<u8> {
     }
 }
 
-/// Hands out batch memory and takes it back, so that the steady state allocates nothing.
-///
-/// How many pieces exist at once is bounded by the queues that hold the batches.
+/// Reuses the memory of batches, so that the steady state allocates nothing. The number of buffers is
+/// bounded by the queues that hold the batches.
 #[derive(Clone)]
 pub struct Pool {
     allocator: Arc<dyn Allocator>,
@@ -71,7 +67,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of pieces of `bytes` bytes each.
+    /// A pool of buffers of `bytes` bytes.
     pub fn new(allocator: Arc<dyn Allocator>, bytes: usize) -> Self {
         Pool {
             allocator,
@@ -92,7 +88,7 @@ impl Pool {
         };
         ensure!(
             memory.bytes().len() >= self.bytes,
-            "the allocator gave {} bytes where {} were asked for",
+            "the allocator returned {} bytes, expected {}",
             memory.bytes().len(),
             self.bytes
         );
@@ -103,7 +99,7 @@ impl Pool {
     }
 }
 
-/// Goes back to its pool when dropped.
+/// Returns to its pool when dropped.
 struct Pooled {
     memory: Option<Box<dyn Memory>>,
     home: Arc<Mutex<Vec<Box<dyn Memory>>>>,
@@ -150,7 +146,7 @@ impl Payload for Batch {
 }
 
 impl Batch {
-    /// Class indices, one for each sample.
+    /// Class indices.
     pub fn labels(&self) -> &[i64] {
         &self.0.labels
     }
@@ -166,7 +162,7 @@ impl Batch {
     }
 }
 
-/// A batch while its samples are being written, each into its own slot, by many threads at once.
+/// A batch that is being filled: many threads write samples, each into its own slot.
 pub struct Slots {
     contents: Contents,
     base: *mut u8,
@@ -185,8 +181,8 @@ unsafe impl Send for Slots {}
 unsafe impl Sync for Slots {}
 
 impl Slots {
-    /// Memory for `batch` samples at each of `resolutions`, taken from `pool`, whose pieces must
-    /// hold [`Slots::bytes`].
+    /// Takes memory for `batch` samples at each of `resolutions` from `pool`, whose buffers must hold
+    /// [`Slots::bytes`].
     pub fn new(pool: &Pool, resolutions: &[u32], batch: usize) -> Result<Self> {
         let mut end = 0;
         let regions: Vec<_> = resolutions
@@ -199,7 +195,7 @@ impl Slots {
             .collect();
         ensure!(
             end <= pool.bytes,
-            "a batch of {end} bytes does not fit into pieces of {}",
+            "a batch of {end} bytes does not fit into a buffer of {}",
             pool.bytes
         );
         let mut memory = pool.take()?;
@@ -218,7 +214,7 @@ impl Slots {
         })
     }
 
-    /// Bytes of a batch of that many samples.
+    /// Size of a batch in bytes.
     pub fn bytes(resolutions: &[u32], batch: usize) -> usize {
         resolutions
             .iter()
@@ -226,9 +222,9 @@ impl Slots {
             .sum()
     }
 
-    /// Lets `fill` write the sample of `slot`: it is called once for each resolution with the
-    /// resolution's position and the slot's bytes `[resolution, resolution, 3]`. After an error
-    /// the slot counts as empty and may be written again.
+    /// Writes the sample of `slot`: calls `fill` for each resolution with the resolution's position
+    /// and the slot's bytes `[resolution, resolution, 3]`. After an error the slot is empty and may be
+    /// written again.
     pub fn write(
         &self,
         slot: usize,
@@ -253,13 +249,13 @@ impl Slots {
         Ok(())
     }
 
-    /// The batch, once every slot is written.
+    /// The batch. Fails if a slot is empty.
     pub fn finish(self) -> Result<Batch> {
         let mut labels = Vec::with_capacity(self.state.len());
         for (slot, state) in self.state.iter().enumerate() {
             match *state.lock().unwrap_or_else(PoisonError::into_inner) {
                 SlotState::Written(label) => labels.push(label),
-                SlotState::Empty => anyhow::bail!("slot {slot} of the batch was never written"),
+                SlotState::Empty => anyhow::bail!("slot {slot} of the batch is empty"),
             }
         }
         Ok(Batch(Arc::new(Contents {
@@ -296,7 +292,7 @@ mod tests {
                 [[round + 100; 3], [round + 110; 3]].concat()
             );
         }
-        assert_eq!(pool.free.lock().unwrap().len(), 1, "one piece serves all");
+        assert_eq!(pool.free.lock().unwrap().len(), 1, "one buffer is reused");
     }
 
     #[test]

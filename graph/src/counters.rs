@@ -1,4 +1,4 @@
-//! What each node does with its time. Counted always: a profiler only has to read.
+//! Time and items of each node. Counted in every run; a profiler only reads.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -8,19 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::item::Key;
+use crate::node_id::NodeId;
 use crate::times::{Histogram, Times};
 use crate::trace::Trace;
 
-/// Names a node in errors, logs and measurements.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeId {
-    /// The name in the recipe.
-    pub name: String,
-    /// The kind, as written.
-    pub kind: &'static str,
-}
-
-/// The running figures of one node.
+/// The counters of one node, times in nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub items: AtomicU64,
@@ -35,65 +27,62 @@ pub(crate) struct Counters {
     pub times: Histogram,
 }
 
-/// Where a node's work is done.
+/// Where a node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorksOn {
-    /// On the pool of workers, many items at a time.
+    /// On the CPU pool, many items at a time.
     Workers,
-    /// On a thread of its own.
+    /// On its own thread.
     Thread,
-    /// Where blocking is allowed, one item at a time.
+    /// On a thread where blocking is allowed, one item at a time.
     Sink,
 }
 
 /// A node's figures at one moment.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// The node.
     pub node: NodeId,
-    /// Where it works.
     pub works_on: WorksOn,
     /// Items finished (steps, for the trainer).
     pub items: u64,
-    /// Time spent in the node's own work, summed over threads. Work that is put off and done
-    /// later (decoding, once the crop is known) counts for the node that it belongs to.
+    /// Time spent in the node's own work, summed over threads. Deferred work (decoding, once the crop
+    /// is known) counts for the node that it belongs to.
     pub busy: Duration,
-    /// Time the node stood still because nothing had arrived.
+    /// Time spent waiting for input.
     pub wait_input: Duration,
-    /// Time the node stood still because its readers were full.
+    /// Time spent waiting because a reader's queue was full.
     pub wait_output: Duration,
-    /// Samples skipped because of damage, since the run began: each is named once.
+    /// Damaged samples skipped since the run began.
     pub skipped: u64,
-    /// What stood in its input queue whenever it took from it.
+    /// Its input queue.
     pub queue: Queue,
-    /// Bytes that it made: encoded ones for a source of files, pixels for batches; 0 for nodes
-    /// that only plan what is to be done.
+    /// Bytes that it produced: encoded ones for a source of files, pixels for batches; 0 for nodes
+    /// whose work is deferred.
     pub bytes: u64,
-    /// Its time for each item: all that was billed to it on behalf of the item in one go.
+    /// Its time per item: the sum of all that one job spent in this node for the item.
     pub times: Times,
 }
 
-/// A queue, looked at whenever its reader took from it.
+/// The fill level of a queue, sampled whenever its reader takes from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
-    /// How often it was looked at; 0 for a node that takes from no queue.
-    pub looks: u64,
-    /// What was in it, summed over all looks.
+    /// Number of samples; 0 for a node without a queue.
+    pub samples: u64,
+    /// Items in it, summed over all samples.
     pub items: u64,
-    /// What it can hold.
     pub capacity: u64,
 }
 
 impl Queue {
-    /// The mean share that was filled, 0 to 1; `None` if it was never looked at.
+    /// The mean fill level, 0 to 1; `None` without samples.
     pub fn occupancy(&self) -> Option<f64> {
-        let room = self.looks * self.capacity;
+        let room = self.samples * self.capacity;
         (room > 0).then(|| self.items as f64 / room as f64)
     }
 }
 
 impl Measured {
-    /// What was done after `earlier` was read.
+    /// The difference to an earlier reading.
     pub fn since(&self, earlier: &Measured) -> Measured {
         Measured {
             node: self.node.clone(),
@@ -104,7 +93,7 @@ impl Measured {
             wait_output: self.wait_output.saturating_sub(earlier.wait_output),
             skipped: self.skipped,
             queue: Queue {
-                looks: self.queue.looks.saturating_sub(earlier.queue.looks),
+                samples: self.queue.samples.saturating_sub(earlier.queue.samples),
                 items: self.queue.items.saturating_sub(earlier.queue.items),
                 capacity: self.queue.capacity,
             },
@@ -113,18 +102,18 @@ impl Measured {
         }
     }
 
-    /// Its mean time for an item; `None` without items.
+    /// Mean time per item; `None` without items.
     pub fn mean(&self) -> Option<Duration> {
         (self.items > 0).then(|| self.busy.div_f64(self.items as f64))
     }
 }
 
-/// The figures of all nodes of a run, to be read while it goes on.
+/// The figures of all nodes of a run, readable while it continues.
 #[derive(Clone)]
 pub struct Meters(pub(crate) Vec<Meter>);
 
 impl Meters {
-    /// The figures now, in the plan's order.
+    /// In the plan's order.
     pub fn read(&self) -> Vec<Measured> {
         self.0.iter().map(Meter::read).collect()
     }
@@ -142,7 +131,7 @@ impl Counters {
             wait_output: nanoseconds(&self.wait_output),
             skipped: self.skipped.load(Relaxed),
             queue: Queue {
-                looks: self.queue_samples.load(Relaxed),
+                samples: self.queue_samples.load(Relaxed),
                 items: self.queue_items.load(Relaxed),
                 capacity: self.queue_capacity.load(Relaxed),
             },
@@ -156,11 +145,10 @@ pub(crate) fn add_elapsed(counter: &AtomicU64, since: Instant) {
     counter.fetch_add(since.elapsed().as_nanos() as u64, Relaxed);
 }
 
-/// Bills work to a node, and blames the node when the work fails.
+/// Attributes time and errors to a node.
 ///
-/// A lazy item carries the meter of the node that it came from: when its pixels are wanted at
-/// last, on behalf of a later node, the time still counts for the earlier one, and damage is
-/// still that node's error.
+/// A lazy item carries the meter of the node that made it: when a later node needs its pixels, the
+/// time of decoding still counts for the earlier node, and damage is that node's error.
 #[derive(Clone, Debug)]
 pub struct Meter(Arc<Inner>);
 
@@ -178,15 +166,15 @@ impl std::fmt::Debug for Inner {
 }
 
 thread_local! {
-    /// Time that nested meters have already billed within the outermost one on this thread.
+    /// Nanoseconds that inner meters have counted within the current one on this thread.
     static NESTED: Cell<u64> = const { Cell::new(0) };
-    /// The item that this thread works on, and what it has cost each node so far.
+    /// The item that this thread works on, and the nanoseconds it took in each node so far.
     static ITEM: Cell<Option<Key>> = const { Cell::new(None) };
     static PARTS: RefCell<Vec<(Meter, u64)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Does all of the work on one item that this thread does in one go. What it bills to a meter, in
-/// however many parts, is that node's time for the item.
+/// Runs one job for one item. All that it spends in a node, in however many parts, is recorded as
+/// that node's time for the item.
 pub(crate) fn one_item<T>(key: Key, work: impl FnOnce() -> T) -> T {
     ITEM.set(Some(key));
     let result = work();
@@ -200,12 +188,10 @@ pub(crate) fn one_item<T>(key: Key, work: impl FnOnce() -> T) -> T {
 }
 
 impl Meter {
-    /// A meter that starts at zero.
     pub fn new(node: NodeId, works_on: WorksOn) -> Self {
         Self::traced(node, works_on, None)
     }
 
-    /// The same; what it measures is recorded, too.
     pub(crate) fn traced(node: NodeId, works_on: WorksOn, trace: Option<Arc<Trace>>) -> Self {
         Meter(Arc::new(Inner {
             node: Arc::new(node),
@@ -215,12 +201,11 @@ impl Meter {
         }))
     }
 
-    /// Whom it bills.
+    /// The node that this meter attributes time to.
     pub fn node(&self) -> &NodeId {
         &self.0.node
     }
 
-    /// The figures now.
     pub fn read(&self) -> Measured {
         self.0.counters.read(&self.0.node, self.0.works_on)
     }
@@ -229,8 +214,8 @@ impl Meter {
         &self.0.counters
     }
 
-    /// Looks at the node's input queue.
-    pub(crate) fn look_at_queue(&self, items: usize, capacity: usize) {
+    /// Samples the fill level of the node's input queue.
+    pub(crate) fn sample_queue(&self, items: usize, capacity: usize) {
         let counters = self.counters();
         counters.queue_samples.fetch_add(1, Relaxed);
         counters.queue_items.fetch_add(items as u64, Relaxed);
@@ -240,7 +225,7 @@ impl Meter {
         }
     }
 
-    /// Bills what a thread of its own has done `since`, on behalf of `item` if there was one.
+    /// Counts the time `since` for a thread node, as time of `item` if there is one.
     pub(crate) fn worked(&self, since: Instant, item: Option<Key>) {
         let length = since.elapsed();
         let nanoseconds = length.as_nanos() as u64;
@@ -253,12 +238,12 @@ impl Meter {
         }
     }
 
-    /// Runs `work`, bills its time to this meter's node (less what inner meters have billed), and
-    /// marks its error as that node's.
+    /// Runs `work`, counts its time (without that of inner meters) for this node, and marks its error
+    /// as this node's.
     pub fn measure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let outer = NESTED.replace(0);
         let start = Instant::now();
-        // A panic is this node's failure like any other; it must not take the thread along.
+        // A panic is this node's error like any other; the thread must survive it.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         let length = start.elapsed();
@@ -275,14 +260,14 @@ impl Meter {
         }
         result.map_err(|error| {
             if error.downcast_ref::<Blame>().is_some() {
-                error // an inner meter knew better
+                error // an inner meter has marked it
             } else {
                 error.context(Blame(self.clone()))
             }
         })
     }
 
-    /// Adds to what the item in hand has cost this meter's node.
+    /// Adds to this node's time for the current item.
     fn add_part(&self, nanoseconds: u64) {
         PARTS.with_borrow_mut(|parts| {
             match parts.iter_mut().find(|(of, _)| Arc::ptr_eq(&of.0, &self.0)) {
@@ -293,7 +278,7 @@ impl Meter {
     }
 }
 
-/// What a panic said, as an error.
+/// A panic as an error.
 pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
     let words = panic
         .downcast_ref::<String>()
@@ -303,13 +288,13 @@ pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
     anyhow::anyhow!("a bug in this node, please report it: it panicked: {words}")
 }
 
-/// The innermost node that an error belongs to; a context in its chain.
+/// Marks the innermost node that an error belongs to; a context in its chain.
 #[derive(Clone, Debug)]
 pub(crate) struct Blame(pub Meter);
 
 impl std::fmt::Display for Blame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.0.node().name, self.0.node().kind)
+        write!(f, "{}", self.0.node())
     }
 }
 
@@ -324,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_work_is_billed_and_blamed_once() {
+    fn nested_work_is_counted_and_blamed_once() {
         let (outer, inner) = (meter("outer"), meter("inner"));
         let pause = Duration::from_millis(20);
         let error = outer
@@ -363,7 +348,11 @@ mod tests {
         }
         inner.measure(|| part(1)).unwrap();
         let times = inner.read().times;
-        assert_eq!(times.count(), 2, "work on no item is no item");
+        assert_eq!(
+            times.count(),
+            2,
+            "work without an item has no time per item"
+        );
         assert!(times.quantile(0.0) >= Some(Duration::from_millis(10)));
         assert!(outer.read().times.quantile(1.0) < Some(Duration::from_millis(10)));
     }

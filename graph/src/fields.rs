@@ -1,36 +1,35 @@
-//! The shape of a recipe's text: where names, values and fields stand, and where a new field would
-//! go. Whether the text is right is for the RON reader to say; this only tells places.
+//! The syntax of a recipe's text: the ranges of names, values and fields, and where to insert a new
+//! field. The RON reader decides whether the text is valid; this finds places only.
 
 use std::ops::Range;
 
 use ron::error::SpannedError;
 use ron::value::RawValue;
 
-/// How all of a recipe is read: an optional value needs no `Some(...)` around it, and a choice
-/// such as `ResNet(depth: 50)` one pair of parentheses only.
+/// RON options for recipes: an optional value needs no `Some(...)`, and a variant such as
+/// `ResNet(depth: 50)` only one pair of parentheses.
 pub(crate) fn options() -> ron::Options {
     let extensions = ron::extensions::Extensions::IMPLICIT_SOME
         | ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES;
     ron::Options::default().with_default_extension(extensions)
 }
 
-/// A text that is RON, whatever it says.
+/// Fails if a text is not valid RON.
 pub(crate) fn ron(text: &str) -> Result<&RawValue, SpannedError> {
     options().from_str(text)
 }
 
-/// What a piece of text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
     /// A name, a number, `true`.
     Word,
-    /// Something in quotes, and whether they are closed.
+    /// A string or character.
     Quoted { closed: bool },
     /// A bracket, a comma, a colon; anything else.
     Mark(char),
 }
 
-/// The pieces of a text, without white space and comments.
+/// The tokens of a text, without white space and comments.
 pub(crate) fn tokens(text: &str) -> Vec<(Token, Range<usize>)> {
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -78,7 +77,7 @@ fn comment(text: &str) -> Option<usize> {
         } else if depth == 0 {
             return (at > 0).then_some(at);
         } else {
-            // One that is never closed takes the rest.
+            // An unclosed comment reaches to the end.
             let Some(next) = rest.chars().next() else {
                 return Some(at);
             };
@@ -87,7 +86,7 @@ fn comment(text: &str) -> Option<usize> {
     }
 }
 
-/// Whether the quotes that `text` starts with are closed, and up to where they reach.
+/// Whether the string that `text` starts with is closed, and its length.
 fn quoted(text: &str) -> Option<(bool, usize)> {
     let plain = text.strip_prefix('b').unwrap_or(text);
     let hashes_from = plain.strip_prefix('r');
@@ -115,22 +114,19 @@ fn quoted(text: &str) -> Option<(bool, usize)> {
     Some((false, text.len()))
 }
 
-/// A value and where it stands.
 #[derive(Debug)]
 pub(crate) struct Value {
-    /// All of it.
     pub span: Range<usize>,
-    /// The name in front of its parentheses, the whole of a plain word, or nothing.
+    /// The name in front of the parentheses; all of a plain word; else empty.
     pub head: Range<usize>,
     pub shape: Shape,
 }
 
-/// The form of a value.
 #[derive(Debug)]
 pub(crate) enum Shape {
     /// A word or a number.
     Word,
-    /// Text in quotes.
+    /// A string.
     Quoted,
     /// `[a, b]`.
     List(Vec<Value>),
@@ -142,7 +138,6 @@ pub(crate) enum Shape {
     Map(Vec<(Value, Value)>),
 }
 
-/// `name: value`.
 #[derive(Debug)]
 pub(crate) struct Field {
     pub name: Range<usize>,
@@ -150,7 +145,6 @@ pub(crate) struct Field {
 }
 
 impl Value {
-    /// The fields, if it has any.
     pub fn fields(&self) -> &[Field] {
         match &self.shape {
             Shape::Fields(fields) => fields,
@@ -169,7 +163,7 @@ impl Value {
     }
 }
 
-/// The shape of a text that the RON reader accepts.
+/// Parses a text that the RON reader accepts.
 pub(crate) fn shape(text: &str) -> Option<Value> {
     let tokens = tokens(text);
     let mut walk = Walk { tokens, at: 0 };
@@ -260,7 +254,7 @@ impl Walk {
     }
 }
 
-/// The kind's name at the start of `Kind(...)`.
+/// The name at the start of `Kind(...)`.
 pub(crate) fn kind_span(text: &str) -> Range<usize> {
     let end = text
         .find(|c: char| !(c.is_alphanumeric() || c == '_'))
@@ -268,15 +262,15 @@ pub(crate) fn kind_span(text: &str) -> Range<usize> {
     0..end
 }
 
-/// Where the value of `path` (`field`, or `field.inner`) stands in `Kind(field: value)`.
+/// The range of the value of `path` (`field`, or `field.inner`) in `Kind(field: value)`.
 pub(crate) fn value_span(text: &str, path: &str) -> Option<Range<usize>> {
     let shape = shape(text)?;
     Some(shape.at(text, path)?.span.clone())
 }
 
-/// Where the value of `path` is to be written in `Kind(...)`, and what must stand before and after
-/// it: in place of the old value, or as a new field behind the others.
-pub(crate) fn slot(text: &str, path: &str) -> Option<(Range<usize>, String, String)> {
+/// Where to write the value of `path` in `Kind(...)`: the range to replace, and the text before and
+/// after the value. It replaces the old value, or is a new field after the others.
+pub(crate) fn insertion(text: &str, path: &str) -> Option<(Range<usize>, String, String)> {
     let whole = shape(text)?;
     let mut value = &whole;
     let mut names = path.split('.');
@@ -286,7 +280,7 @@ pub(crate) fn slot(text: &str, path: &str) -> Option<(Range<usize>, String, Stri
             value = &field.value;
             continue;
         }
-        // Values that are not there either are made on the way.
+        // Missing outer values are added, too.
         let inner: Vec<&str> = names.collect();
         let before: String = inner.iter().map(|name| format!("({name}: ")).collect();
         let before = format!("{name}: {before}");

@@ -1,25 +1,24 @@
-//! What travels along a stream: typed values behind one type, each with the key that says which
-//! sample of which epoch it is.
+//! The items of streams: values of any [`Payload`] type, each with a key (epoch, index, attempt).
 
 use std::any::Any;
 
 use anyhow::{Context as _, Result};
 
-/// A type of value that ports carry. The name is what users read in errors and in the catalogue.
+/// A type of value that ports carry.
 ///
-/// `Clone` serves outputs with several readers and must be cheap: share large contents.
+/// `Clone` is for outputs with several readers and must be cheap: share large contents.
 pub trait Payload: Clone + Send + 'static {
-    /// The port type's name, such as `batches`.
+    /// The name in errors and in the catalogue, such as `batches`.
     const NAME: &'static str;
 
-    /// Bytes of data that making it took or gave, for the node's figures: those of a file that was
-    /// read, of pixels that were written. 0 for what only says what is to be done.
+    /// Bytes for the node's figures: of the file that was read, of the pixels that were written. 0 for
+    /// values that only describe deferred work.
     fn bytes(&self) -> u64 {
         0
     }
 }
 
-/// A value on its way between two nodes.
+/// A [`Payload`] without its type.
 pub struct Item(Box<dyn Carried>);
 
 trait Carried: Send {
@@ -43,7 +42,6 @@ impl<T: Payload> Carried for T {
 }
 
 impl Item {
-    /// Wraps a value.
     pub fn new<T: Payload>(value: T) -> Self {
         Item(Box::new(value))
     }
@@ -53,8 +51,8 @@ impl Item {
         self.0.bytes()
     }
 
-    /// The value. The plan has matched the types of both ports, so an error here means that a
-    /// node kind declares another type than it sends.
+    /// The value. The plan has matched the types of both ports, so this fails only where a node kind
+    /// declares another type than it sends.
     pub fn take<T: Payload>(self) -> Result<T> {
         self.0
             .into_any()
@@ -71,7 +69,7 @@ impl Clone for Item {
     }
 }
 
-/// Which item this is: all randomness and order derive from it.
+/// Identifies an item: order and randomness derive from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Counted from 0.
@@ -83,11 +81,9 @@ pub struct Key {
     pub attempt: u32,
 }
 
-/// What a channel carries.
 #[derive(Clone)]
 pub enum Message {
-    /// One item.
     Item(Key, Item),
-    /// Every item of this epoch has been sent.
+    /// All items of this epoch have been sent.
     EndOfEpoch(u64),
 }

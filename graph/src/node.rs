@@ -1,8 +1,8 @@
-//! What a node kind is, and the catalogue of them all.
+//! Node kinds and their catalogue.
 //!
 //! A kind is one serde struct: its fields are the parameters (their doc comments are the user's
 //! reference), [`Input`] fields are the input ports. The struct *is* the node: it checks itself
-//! in [`Node::plan`] and makes its running part in [`Node::build`].
+//! in [`Node::plan`] and makes its stage in [`Node::build`].
 
 use std::any::Any;
 use std::ops::Range;
@@ -23,15 +23,14 @@ use crate::stage::{Contents, Stage};
 /// A reference to an output: `"node"`, or `"node.port"` where a node has several outputs.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// As written.
     pub reference: String,
-    /// Address of the name's bytes in the text that was parsed: tells the place for errors.
-    /// `None` if the name was written with escapes.
+    /// Address of the name's bytes in the parsed text, for the place of errors. `None` if the name
+    /// was written with escapes.
     address: Option<usize>,
 }
 
 impl Input {
-    /// The bytes of `text` that the name stands in, if it was read from this very text.
+    /// The name's range in `text`, if it was parsed from this very string.
     pub(crate) fn span_in(&self, text: &str) -> Option<Range<usize>> {
         let start = self.address?.checked_sub(text.as_ptr() as usize)?;
         let end = start + self.reference.len();
@@ -46,7 +45,7 @@ impl<'de> Deserialize<'de> for Input {
             type Value = Input;
 
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("the name of a node, in quotes")
+                f.write_str("a node name in quotes")
             }
 
             fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Input, E> {
@@ -81,7 +80,7 @@ impl JsonSchema for Input {
     }
 }
 
-/// A named place where a stream enters or leaves a node.
+/// An input or output of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
     /// The field of an input; the part after the dot of an output.
@@ -90,34 +89,31 @@ pub struct Port {
     pub carries: &'static str,
 }
 
-/// What is known of a stream before anything runs.
+/// What the plan knows of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schema {
-    /// Resolutions of the images (pixels of a side), in the order of the recipe. Empty where
-    /// images have no fixed size.
+    /// Resolutions of the images in pixels, in the order of the recipe. Empty where images have no
+    /// fixed size.
     pub resolutions: Vec<u32>,
 }
 
-/// An input as a node sees it while the plan is made.
+/// A connected input, for [`Node::plan`].
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// The input port.
     pub port: &'static str,
-    /// The node that feeds it.
+    /// The node that it is connected to.
     pub node: String,
-    /// What it brings.
     pub schema: Schema,
 }
 
-/// What a reader asks of the node that it reads from; the trainer looks at it to know how often
-/// to offer a checkpoint.
+/// What a reader asks of the node that it reads from: how often the trainer offers a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// One item for every so many steps, besides those at the ends of epochs.
+    /// One item every so many steps, besides those at the ends of epochs.
     pub every_steps: Option<u64>,
 }
 
-/// Where a node says what is wrong with it.
+/// Collects the errors of a node in [`Node::plan`].
 pub struct Report<'a> {
     pub(crate) text: &'a str,
     pub(crate) node: Range<usize>,
@@ -125,8 +121,8 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// The value of the parameter `field` is wrong. A dot reaches into a value
-    /// (`network.depth`). Points at the node's kind where the field was left to its default.
+    /// Adds an error at the parameter `field`, or at the node's kind where the field is not given. A
+    /// dot reaches into a value (`network.depth`).
     pub fn parameter(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         let body = &self.text[self.node.clone()];
         let span = fields::value_span(body, field).unwrap_or_else(|| fields::kind_span(body));
@@ -135,7 +131,7 @@ impl Report<'_> {
     }
 }
 
-/// All that a node may need to make its running part.
+/// What [`Node::build`] gets.
 pub struct Build<'a> {
     /// The node's name.
     pub node: &'a str,
@@ -168,15 +164,14 @@ impl Build<'_> {
 
 /// A node as written in a recipe.
 pub trait Node: Any + Send + Sync {
-    /// The inputs that were given: port name and reference. Optional inputs that were left out
-    /// are not listed.
+    /// The connected inputs: port and reference.
     fn inputs(&self) -> Vec<(&'static str, &Input)>;
 
-    /// Checks the parameters and what comes in; says what each output carries, in the order of
-    /// the kind's outputs. Opens nothing.
+    /// Checks parameters and inputs; returns the schema of each output, in the order of the kind's
+    /// outputs. Opens no files and no devices.
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema>;
 
-    /// Makes the running part. Files and devices are opened here.
+    /// Makes the stage. Files and devices are opened here.
     fn build(&self, build: &Build) -> Result<Stage>;
 
     /// What this node asks of the nodes that it reads from.
@@ -185,7 +180,7 @@ pub trait Node: Any + Send + Sync {
     }
 }
 
-/// What the catalogue tells of a kind, beside what serde and schemars know.
+/// The catalogue's entry of a kind, besides what serde and schemars know.
 pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     /// The name in recipes, in CamelCase.
     const NAME: &'static str;
@@ -195,18 +190,18 @@ pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     const INPUTS: &'static [Port];
     /// Output ports.
     const OUTPUTS: &'static [Port];
-    /// One node as it would stand in a recipe; a test parses it.
+    /// A node as written in a recipe; a test parses it.
     const EXAMPLE: &'static str;
     /// What makes it faster where it is what limits a run and no worker is left, as the end of a
     /// sentence; `NODE` stands for its name. Empty if there is nothing to turn.
-    const FASTER: &'static str = "";
+    const TUNING_HINT: &'static str = "";
     /// Former names of the kind, which recipes may still use.
     const ALIASES: &'static [&'static str] = &[];
     /// Parameters that older recipes may have, and what replaces each, as a sentence of help.
     const REMOVED: &'static [(&'static str, &'static str)] = &[];
     /// The file or folder of the run directory that such a node writes alone, so that no recipe has
     /// two of them. Empty if there may be several.
-    const WRITES: &'static str = "";
+    const OUTPUT_FILE: &'static str = "";
 }
 
 /// An entry of the catalogue.
@@ -220,23 +215,22 @@ pub struct Kind {
     pub inputs: &'static [Port],
     /// Output ports.
     pub outputs: &'static [Port],
-    /// One node as it would stand in a recipe.
+    /// A node as written in a recipe.
     pub example: &'static str,
-    /// What makes it faster, see [`NodeKind::FASTER`].
-    pub faster: &'static str,
+    /// What makes it faster, see [`NodeKind::TUNING_HINT`].
+    pub tuning_hint: &'static str,
     /// Former names, see [`NodeKind::ALIASES`].
     pub aliases: &'static [&'static str],
     /// Parameters of older recipes, see [`NodeKind::REMOVED`].
     pub removed: &'static [(&'static str, &'static str)],
-    /// What it writes alone, see [`NodeKind::WRITES`].
-    pub writes: &'static str,
+    /// What it writes alone, see [`NodeKind::OUTPUT_FILE`].
+    pub output_file: &'static str,
     /// The parameters, as JSON Schema.
     pub parameters: fn() -> schemars::Schema,
     pub(crate) parse: fn(&str) -> Result<Arc<dyn Node>, SpannedError>,
 }
 
 impl Kind {
-    /// The entry of `K`.
     pub const fn of<K: NodeKind>() -> Self {
         Kind {
             name: K::NAME,
@@ -244,10 +238,10 @@ impl Kind {
             inputs: K::INPUTS,
             outputs: K::OUTPUTS,
             example: K::EXAMPLE,
-            faster: K::FASTER,
+            tuning_hint: K::TUNING_HINT,
             aliases: K::ALIASES,
             removed: K::REMOVED,
-            writes: K::WRITES,
+            output_file: K::OUTPUT_FILE,
             parameters: || schemars::schema_for!(K),
             parse: |text| {
                 fields::options()
@@ -258,7 +252,7 @@ impl Kind {
     }
 }
 
-/// Every kind that recipes may use.
+/// All kinds.
 #[derive(Clone, Copy)]
 pub struct Catalogue(pub &'static [Kind]);
 
@@ -269,7 +263,6 @@ impl Catalogue {
         kinds.find(|kind| kind.name == name || kind.aliases.contains(&name))
     }
 
-    /// All names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|kind| kind.name)
     }

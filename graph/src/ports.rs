@@ -1,4 +1,4 @@
-//! The ends of streams: bounded channels with the waiting measured at both ends.
+//! The ends of streams: bounded channels; both ends measure how long they wait.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,11 +12,11 @@ use crate::counters::{Meter, add_elapsed};
 use crate::item::{Item, Key, Message, Payload};
 use crate::stop::Stop;
 
-/// Every reader of an output is gone: time to end, without a word.
+/// All readers of an output are gone: the writer ends, without an error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Closed;
 
-/// Where a node sends; one channel for each reader.
+/// A node's output: one channel for each reader.
 pub(crate) struct Outlet {
     pub readers: Vec<mpsc::Sender<Message>>,
     pub meter: Meter,
@@ -36,7 +36,7 @@ impl Outlet {
                 message.clone()
             };
             let Some(copy) = copy else { break };
-            // A reader that has ended is left out; the others go on.
+            // A reader that has ended is dropped; the others still get the message.
             if self.readers[position].send(copy).await.is_err() {
                 self.readers.remove(position);
             } else {
@@ -51,26 +51,25 @@ impl Outlet {
         }
     }
 
-    /// Whether every reader has room for one more.
     fn has_room(&self) -> bool {
         self.readers.iter().all(|reader| reader.capacity() > 0)
     }
 }
 
-/// Where a node receives.
+/// A node's input.
 pub(crate) struct Inlet {
     pub channel: mpsc::Receiver<Message>,
     pub meter: Meter,
     pub supply: Supply,
 }
 
-/// What an inlet makes of its channel.
+/// What an inlet delivers of its channel.
 pub(crate) enum Supply {
-    /// All of it, as it comes.
+    /// All messages.
     Stream,
-    /// Items alone: no epoch has an end.
+    /// Items only: epochs have no end.
     Endless,
-    /// The first so many items, and then those again and again. Whoever made them may end.
+    /// The first `of` items, repeated. The channel is closed once they are there.
     Replay {
         kept: Vec<Message>,
         of: usize,
@@ -89,8 +88,7 @@ impl Supply {
 }
 
 impl Inlet {
-    /// The next message; `None` when the writer has ended. May be dropped while it waits without
-    /// losing anything.
+    /// The next message; `None` when the writer has ended. Cancel-safe.
     pub async fn receive(&mut self) -> Option<Message> {
         if let Supply::Replay { kept, of, next } = &mut self.supply
             && kept.len() == *of
@@ -119,17 +117,17 @@ impl Inlet {
 
     async fn take_one(&mut self) -> Option<Message> {
         self.meter
-            .look_at_queue(self.channel.len(), self.channel.max_capacity());
+            .sample_queue(self.channel.len(), self.channel.max_capacity());
         let start = Instant::now();
         let message = self.channel.recv().await;
         add_elapsed(&self.meter.counters().wait_input, start);
         message
     }
 
-    /// Waits for a message, and takes what else is there already. Empty when the writer has ended.
+    /// Waits for a message and takes all that are in the channel. Empty when the writer has ended.
     pub async fn receive_all(&mut self) -> Vec<Message> {
         self.meter
-            .look_at_queue(self.channel.len(), self.channel.max_capacity());
+            .sample_queue(self.channel.len(), self.channel.max_capacity());
         let start = Instant::now();
         let mut messages = Vec::new();
         self.channel
@@ -140,7 +138,7 @@ impl Inlet {
     }
 }
 
-/// What a [`crate::Thread`] holds of the graph: its inputs, its outputs, and whether to stop.
+/// Inputs and outputs of a [`crate::Thread`], and the stop flag.
 pub struct Ports {
     pub(crate) inputs: Vec<(&'static str, Inlet)>,
     pub(crate) outputs: Vec<(&'static str, Outlet)>,
@@ -149,8 +147,8 @@ pub struct Ports {
     pub(crate) clock: WorkClock,
 }
 
-/// When the thread last came back from waiting, at whichever input, and with which item: what has
-/// passed since is its own work.
+/// When the thread last returned from waiting at any input, and with which item: the time since
+/// then is its own work.
 #[derive(Clone)]
 pub(crate) struct WorkClock(Arc<Mutex<(Instant, Option<Key>)>>);
 
@@ -178,7 +176,7 @@ impl Ports {
         })
     }
 
-    /// Takes the output of that port; one that nobody reads swallows what it is given.
+    /// Takes the output of that port. Without readers, what is sent is dropped.
     pub fn output<T: Payload>(&mut self, port: &str) -> Sender<T> {
         let position = self.outputs.iter().position(|(name, _)| *name == port);
         Sender {
@@ -188,20 +186,18 @@ impl Ports {
         }
     }
 
-    /// Whether the run is to end: the user asked for it, or another node has failed. The step in
-    /// hand is to be finished and what is worth keeping sent to the sinks, which wait for it.
+    /// Whether to stop: the user asked for it, or another node has failed. The thread finishes its
+    /// current step and sends its last checkpoint; the sinks still receive.
     pub fn stopping(&self) -> bool {
         self.stop.requested()
     }
 }
 
-/// What came out of a [`Receiver`].
 pub enum Received<T> {
-    /// One item.
     Item(Key, T),
-    /// Every item of this epoch has come.
+    /// All items of this epoch have been received.
     EndOfEpoch(u64),
-    /// Nothing more will come: the run is to end, or what is upstream has failed.
+    /// The stream has ended: the run stops, or an upstream node has failed.
     Closed,
 }
 
@@ -215,7 +211,6 @@ pub struct Receiver<T> {
 }
 
 impl<T: Payload> Receiver<T> {
-    /// Waits for the next item.
     pub fn receive(&mut self) -> Result<Received<T>> {
         let meter = self.inlet.meter.clone();
         let (since, item) = *self.clock.lock();
@@ -252,8 +247,8 @@ pub struct Sender<T> {
 }
 
 impl<T: Payload> Sender<T> {
-    /// Sends, waiting for room. What is sent when no reader is left is dropped: the reader's own
-    /// failure ends the run.
+    /// Sends, waiting for room. Without readers the value is dropped: a reader that failed ends the
+    /// run by itself.
     pub fn send(&mut self, value: T) {
         let Some(outlet) = &mut self.outlet else {
             return;

@@ -1,4 +1,4 @@
-//! What is wrong with a recipe: each problem with its place, its reason and the way out.
+//! Errors in a recipe: message, place and help of each, and how they are printed.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,23 +7,21 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use crate::text::Text;
 
-/// One thing that is wrong.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    /// What is wrong, in one sentence without a full stop.
+    /// One sentence without a full stop.
     pub message: String,
-    /// Where, as a byte range of the resolved text.
+    /// Byte range of the resolved text.
     pub span: Range<usize>,
-    /// What stands beside the underlined place: usually what was expected there.
+    /// Printed beside the underlined place: usually what was expected there.
     pub label: String,
-    /// Other places that belong to it (the other end of a mismatch), each with its words.
+    /// Related places (the other end of a mismatch), each with its label.
     pub also: Vec<(Range<usize>, String)>,
-    /// The way out.
+    /// What to write instead.
     pub help: Option<String>,
 }
 
 impl Problem {
-    /// A problem at `span`.
     pub fn new(message: impl Into<String>, span: Range<usize>) -> Self {
         Problem {
             message: message.into(),
@@ -34,40 +32,36 @@ impl Problem {
         }
     }
 
-    /// Adds what stands beside the underlined place.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// Adds the way out.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Adds the way out, if there is one to tell.
     pub fn maybe_help(mut self, help: Option<String>) -> Self {
         self.help = help.or(self.help);
         self
     }
 
-    /// Adds another place that belongs to the problem.
-    pub fn also(mut self, span: Range<usize>, words: impl Into<String>) -> Self {
-        self.also.push((span, words.into()));
+    /// Adds a related place.
+    pub fn also(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
+        self.also.push((span, label.into()));
         self
     }
 }
 
-/// Every problem found in one recipe, in the order of their places.
+/// Every problem of one recipe, ordered by place.
 #[derive(Clone, Debug)]
 pub struct Problems {
-    /// Problems and the text that they are in.
+    /// Each text with its problems: the recipe, and arguments of the command line.
     parts: Vec<(Text, Vec<Problem>)>,
 }
 
 impl Problems {
-    /// Gathers problems found in `text`.
     pub fn new(text: Text, mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.span.start);
         Problems {
@@ -81,12 +75,11 @@ impl Problems {
         self
     }
 
-    /// The problems.
     pub fn list(&self) -> impl Iterator<Item = &Problem> {
         self.parts.iter().flat_map(|(_, list)| list)
     }
 
-    /// What a user reads: every problem with its line underlined. `colour` adds terminal escapes.
+    /// For the terminal: every problem with its place underlined. `colour` adds escape sequences.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
             Renderer::styled()
@@ -104,7 +97,7 @@ impl Problems {
 
 fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
     let written = text.place(problem.span.clone());
-    // Where an override changed a part of it, that is what the user will look for.
+    // Where an override changed a part of it, the user looks for the override.
     let main = text
         .overridden_in(&problem.span)
         .map_or(written, |span| text.place(span));
@@ -125,9 +118,9 @@ fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
         let snippet = Snippet::source(written.text).path(written.path);
         elsewhere.push(snippet.annotation(note));
     }
-    for (span, words) in &problem.also {
+    for (span, label) in &problem.also {
         let place = text.place(span.clone());
-        let note = labelled(AnnotationKind::Context, place.start..place.end, words);
+        let note = labelled(AnnotationKind::Context, place.start..place.end, label);
         // The file, or one argument of the command line: each has its own lines.
         if std::ptr::eq(place.text, main.text) {
             snippet = snippet.annotation(note);
@@ -171,53 +164,3 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
-
-/// ``did you mean `name`?`` for the nearest of `names`, if one is near.
-pub fn did_you_mean<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    nearest(found, names).map(|name| format!("did you mean `{name}`?"))
-}
-
-/// The nearest of `names`, if one is near.
-pub(crate) fn nearest<'a>(
-    found: &str,
-    names: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let found = found.to_lowercase();
-    let distances = names.into_iter().map(|name| {
-        let distance = strsim::damerau_levenshtein(&found, &name.to_lowercase());
-        (distance, name)
-    });
-    distances
-        .filter(|&(distance, name)| distance <= name.len().max(found.len()).div_ceil(3))
-        // Of a short name nothing may be left.
-        .filter(|&(distance, name)| distance < name.len().min(found.len()))
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, name)| name)
-}
-
-/// "1 core", "2 cores".
-pub fn counted(count: usize, noun: &str) -> String {
-    match count {
-        1 => format!("1 {noun}"),
-        _ => format!("{count} {noun}s"),
-    }
-}
-
-/// "`a`, `b` and `c`".
-pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    joined(names, "and")
-}
-
-/// "`a`, `b` or `c`".
-pub(crate) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    joined(names, "or")
-}
-
-fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str) -> String {
-    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
-    match names.split_last() {
-        None => "none".to_owned(),
-        Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
-    }
-}

@@ -1,8 +1,8 @@
-//! The few shapes that a running node can have. Many kinds, few shapes.
+//! Stages, the running form of nodes: source, map, fold, thread, sink.
 //!
-//! A kind implements one of the typed traits here and hands it over as a [`Stage`]; behind that
-//! the executor sees untyped items only. A stage spawns nothing and queues nothing: which thread
-//! it runs on, how many at a time and how much may be waiting is the executor's affair.
+//! A kind implements one of the typed traits and wraps it in a [`Stage`]; the executor sees untyped
+//! items. A stage spawns nothing and queues nothing: threads, concurrency and queues belong to the
+//! executor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,6 @@ use crate::item::{Item, Key, Payload};
 use crate::ports::Ports;
 use crate::shard::Shard;
 
-/// The running part of a node.
 pub enum Stage {
     /// See [`Source`].
     Source(Arc<dyn AnySource>),
@@ -69,32 +68,28 @@ pub struct Position {
     pub sample: u64,
 }
 
-/// What becomes of a damaged item.
+/// The policy for damaged items.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum OnError {
-    /// It ends the run.
+    /// The run fails.
     #[default]
     Fail,
-    /// It is named in the log and replaced by another sample.
-    Skip {
-        /// How many samples may be damaged.
-        budget: Budget,
-    },
+    /// The item is logged and replaced by another sample.
+    Skip { budget: Budget },
 }
 
-/// How many different samples a node may skip in a run. One that is met again in a later epoch is
-/// replaced again, and counts once.
+/// How many different samples a node may skip in a run. A sample that is skipped in several epochs
+/// counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Budget {
-    /// So many.
     Count(u64),
-    /// A share of the source's samples, 0 to 1.
+    /// Of the source's samples, 0 to 1.
     Share(f64),
 }
 
 impl Budget {
-    /// How many that is of `samples`. A share is rounded down, but one above 0 allows at least one.
+    /// The budget for `samples` samples. A share is rounded down, but allows at least one if above 0.
     pub(crate) fn of(self, samples: u64) -> u64 {
         match self {
             Budget::Count(count) => count,
@@ -107,20 +102,18 @@ impl Budget {
     }
 }
 
-/// What a stage may know about the item in hand.
+/// What a stage knows about the current item.
 pub struct Context<'a> {
     /// Which item it is.
     pub key: Key,
-    /// The node's name.
+    /// Name of the node.
     pub node: &'a str,
-    /// Bills time to the node.
     pub meter: &'a Meter,
     pub(crate) seed: u64,
 }
 
 impl Context<'_> {
-    /// Random numbers for this item, this node and this purpose: the same whatever thread runs it
-    /// and whatever was drawn before.
+    /// A generator for this item, node and purpose, independent of threads and of other draws.
     pub fn random(&self, purpose: &str) -> Xoshiro256PlusPlus {
         let Key {
             epoch,
@@ -151,13 +144,11 @@ pub fn random(seed: u64, node: &str, purpose: &str, numbers: &[u64]) -> Xoshiro2
 
 /// A list of samples that can be fetched in any order, by many threads.
 ///
-/// Being seekable is what makes resuming, replacing a damaged sample and being the same for any
-/// number of workers simple: the stream is `order(epoch)` and nothing else.
+/// Random access keeps resuming, replacing a damaged sample and independence of the number of workers
+/// simple: the stream is `order(epoch)` and nothing else.
 pub trait Source: Send + Sync + 'static {
-    /// What it yields.
     type Out: Payload;
 
-    /// How many samples, which classes.
     fn contents(&self) -> Contents;
 
     /// The order of the samples in an epoch: a permutation of `0..items_per_epoch`.
@@ -166,15 +157,15 @@ pub trait Source: Send + Sync + 'static {
     /// Reads one sample. Called on a pool thread; may block on a disk.
     fn fetch(&self, sample: u32, context: &Context) -> Result<Self::Out>;
 
-    /// What a user knows the sample by: a path.
+    /// A name for messages: the path.
     fn describe(&self, sample: u32) -> String;
 
-    /// What becomes of a sample that cannot be fetched.
+    /// The policy for samples that cannot be fetched.
     fn on_error(&self) -> OnError {
         OnError::Fail
     }
 
-    /// How long a fetch may take; one that takes longer counts as failed. `None`: for ever.
+    /// How long a fetch may take before it counts as failed; `None`: no limit.
     fn read_timeout(&self) -> Option<Duration> {
         None
     }
@@ -189,15 +180,13 @@ pub trait Source: Send + Sync + 'static {
 
 /// One item in, one item out; many run at once and order is kept.
 pub trait Map: Send + Sync + 'static {
-    /// What it takes.
     type In: Payload;
-    /// What it yields.
     type Out: Payload;
 
-    /// Runs on a pool thread. The result depends on the item and the context alone.
+    /// Called on a pool thread. The result must depend on the item and the context only.
     fn apply(&self, item: Self::In, context: &Context) -> Result<Self::Out>;
 
-    /// What becomes of an item that fails here.
+    /// The policy for items that fail here.
     fn on_error(&self) -> OnError {
         OnError::Fail
     }
@@ -205,14 +194,12 @@ pub trait Map: Send + Sync + 'static {
 
 /// Gathers consecutive items of an epoch into groups, each item into its own slot.
 ///
-/// The slots of a group are filled in parallel, by the very worker that made the item; groups
-/// come out in order. The last group of an epoch may be smaller.
+/// The slots of a group are filled in parallel, each by the worker that made the item; groups leave
+/// in order. The last group of an epoch may be smaller.
 pub trait Fold: Send + Sync + 'static {
-    /// What it takes.
     type In: Payload;
-    /// A group while it is being filled.
+    /// A group that is being filled.
     type Group: Send + Sync + 'static;
-    /// What it yields.
     type Out: Payload;
 
     /// This process's items in a full group; at least 1.
@@ -228,10 +215,10 @@ pub trait Fold: Send + Sync + 'static {
         2
     }
 
-    /// Starts a group of `items` items.
+    /// Starts a group.
     fn open(&self, items: usize) -> Result<Self::Group>;
 
-    /// Puts an item into its slot. Called again for the same slot if it failed.
+    /// Puts an item into its slot. Called again for the same slot after an error.
     fn place(
         &self,
         group: &Self::Group,
@@ -240,59 +227,55 @@ pub trait Fold: Send + Sync + 'static {
         context: &Context,
     ) -> Result<()>;
 
-    /// Ends a group whose slots are all filled.
+    /// Finishes a group whose slots are all filled.
     fn close(&self, group: Self::Group) -> Result<Self::Out>;
 }
 
-/// A node that owns an OS thread and blocks there.
+/// A node with its own OS thread, where it may block.
 pub trait Thread: Send {
-    /// Runs to the end: until it has had enough, or until [`Ports::stopping`].
+    /// Returns when it has finished, or soon after [`Ports::stopping`].
     fn run(self: Box<Self>, ports: Ports) -> Result<()>;
 
-    /// How many epochs it will read, if it knows; sources then stop by themselves.
+    /// How many epochs it reads, if known; the sources then end by themselves.
     fn epochs(&self) -> Option<u64> {
         None
     }
 
-    /// How many of the machine's `cores` it keeps busy. What it leaves is for the workers, where
-    /// the recipe does not say how many there are.
+    /// How many of the machine's `cores` it keeps busy. By default the workers get the others.
     fn cores(&self, _cores: usize) -> usize {
         0
     }
 
-    /// Where its inputs start, by port.
+    /// The position of a port's first item.
     fn start(&self, _port: &str) -> Position {
         Position::default()
     }
 }
 
-/// Takes items and keeps them. Runs where blocking is allowed, and never stalls its source
-/// further than the queue between them.
+/// Consumes items. Called on a thread where blocking is allowed; its source waits only when the queue
+/// between them is full.
 pub trait Sink: Send + 'static {
-    /// What it takes.
     type In: Payload;
 
-    /// Takes one item.
     fn accept(&mut self, item: Self::In) -> Result<()>;
 
-    /// Every item of that epoch has come.
+    /// All items of the epoch have been accepted.
     fn end_of_epoch(&mut self, _epoch: u64) -> Result<()> {
         Ok(())
     }
 
-    /// Called once, when no more will come.
+    /// Called once, after the last item.
     fn finish(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// How many items may wait for it.
+    /// Capacity of the queue in front of it.
     fn queue(&self) -> usize {
         64
     }
 }
 
 impl Stage {
-    /// Where its work is done.
     pub(crate) fn works_on(&self) -> WorksOn {
         match self {
             Stage::Source(_) | Stage::Map(_) | Stage::Fold(_) => WorksOn::Workers,
@@ -301,33 +284,28 @@ impl Stage {
         }
     }
 
-    /// A source.
     pub fn source(source: impl Source) -> Self {
         Stage::Source(Arc::new(source))
     }
 
-    /// A map.
     pub fn map(map: impl Map) -> Self {
         Stage::Map(Arc::new(map))
     }
 
-    /// A fold.
     pub fn fold(fold: impl Fold) -> Self {
         Stage::Fold(Arc::new(fold))
     }
 
-    /// A thread.
     pub fn thread(thread: impl Thread + 'static) -> Self {
         Stage::Thread(Box::new(thread))
     }
 
-    /// A sink.
     pub fn sink(sink: impl Sink) -> Self {
         Stage::Sink(Box::new(sink))
     }
 }
 
-// Below: the same traits without their types, for the executor.
+// The same traits without types, for the executor.
 
 /// [`Source`] without its type.
 pub trait AnySource: Send + Sync {

@@ -1,11 +1,11 @@
-//! Ending a run before its time.
+//! Stopping a run early.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio_util::sync::CancellationToken;
 
-/// Shared by all parts of a running graph.
+/// A flag that all parts of a running graph share.
 #[derive(Clone, Default)]
 pub struct Stop {
     token: CancellationToken,
@@ -13,18 +13,18 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// The user wants the run to end: the step in hand is finished and a checkpoint written.
+    /// Stops at the user's request: the trainer finishes its step and writes a checkpoint.
     pub fn interrupt(&self) {
         self.interrupted.store(true, Relaxed);
         self.token.cancel();
     }
 
-    /// Whether it was the user who ended the run.
+    /// Whether the user stopped the run.
     pub fn interrupted(&self) -> bool {
         self.interrupted.load(Relaxed)
     }
 
-    /// A node has failed.
+    /// Stops because a node has failed.
     pub(crate) fn abort(&self) {
         self.token.cancel();
     }

@@ -1,12 +1,12 @@
-//! A recipe's text, and where each byte of it came from.
+//! A recipe's text with overrides, and the origin of each byte.
 //!
-//! `--set` splices new values into the text, so that they pass the very same parser and checks as
-//! what was written in the file. An error must still point at the place that the user knows: the
-//! file, or the command-line argument. [`Text`] keeps that mapping.
+//! `--set` splices values into the text, so that they pass the same parser and checks as the file.
+//! Errors must still point at what the user wrote, the file or the command-line argument: [`Text`]
+//! keeps that mapping.
 
 use std::ops::Range;
 
-/// The text that is parsed: the file's, with the command line's overrides spliced in.
+/// The file's text with overrides spliced in.
 #[derive(Clone, Debug)]
 pub struct Text {
     path: String,
@@ -18,22 +18,22 @@ pub struct Text {
 /// One spliced value.
 #[derive(Clone, Debug)]
 struct Edit {
-    /// Where the new bytes stand in the resolved text.
+    /// The new bytes, as a range of the text after this edit.
     new: Range<usize>,
-    /// What they replaced, as a range of the text before this edit (empty for an insertion).
+    /// The bytes they replaced, as a range of the text before this edit (empty for an insertion).
     old: Range<usize>,
-    /// Where the value stands in the resolved text; around it stand the names of new fields.
+    /// The value within `new`; names of new fields surround it.
     value: Range<usize>,
-    /// The argument that asked for it, as typed.
+    /// The argument, as typed.
     argument: String,
-    /// Where it names the field.
+    /// The field's name in the argument.
     typed_name: Range<usize>,
-    /// Where it gives the value.
+    /// The value in the argument.
     typed_value: Range<usize>,
 }
 
 impl Edit {
-    /// Where the argument says what stands in `range` of the new text.
+    /// The place in the argument of `range`, which is in `new`.
     fn place(&self, range: Range<usize>) -> Place<'_> {
         let typed = if !self.value.contains(&range.start) {
             self.typed_name.clone()
@@ -54,7 +54,7 @@ impl Edit {
     }
 }
 
-/// A stretch of text that a user can look up.
+/// A range of a text that the user wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
     /// The file's path, or `command line`.
@@ -68,7 +68,7 @@ pub struct Place<'a> {
 }
 
 impl Text {
-    /// The text of the file at `path` (only named, not read), without overrides.
+    /// The text of a file, without overrides. `path` is for messages only.
     pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
         let original = text.into();
         Text {
@@ -79,13 +79,11 @@ impl Text {
         }
     }
 
-    /// The path as it was given.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The text with every override applied: what is parsed, and what a run writes as its
-    /// `recipe.ron`.
+    /// The text with every override applied: it is parsed, and written as a run's `recipe.ron`.
     pub fn resolved(&self) -> &str {
         &self.resolved
     }
@@ -136,14 +134,14 @@ impl Text {
         })
     }
 
-    /// What was typed for the text in quotes in `range`, if an override put the quotes around it.
-    pub(crate) fn put_into_quotes(&self, range: &Range<usize>) -> Option<&str> {
+    /// The value as typed, if `range` is a string that an override put quotes around.
+    pub(crate) fn typed_without_quotes(&self, range: &Range<usize>) -> Option<&str> {
         let place = self.place(range.clone());
         let typed = &place.text[place.start..place.end];
         (typed != &self.resolved[range.clone()]).then_some(typed)
     }
 
-    /// Where the user finds `range` of the resolved text.
+    /// The origin of `range` of the resolved text.
     pub fn place(&self, range: Range<usize>) -> Place<'_> {
         let (mut start, mut end) = (range.start, range.end);
         for edit in self.edits.iter().rev() {
@@ -168,7 +166,7 @@ impl Text {
     }
 }
 
-/// Where `name=value` has its name and its value, without the white space around them.
+/// The ranges of name and value in `name=value`, without surrounding white space.
 pub(crate) fn name_and_value(argument: &str) -> Option<(Range<usize>, Range<usize>)> {
     let equals = argument.find('=')?;
     let trimmed = |range: Range<usize>| {
@@ -220,8 +218,8 @@ mod tests {
         assert_eq!(&place.text[place.start..place.end], "workers");
         let place = text.place(10..15);
         assert_eq!(&place.text[place.start..place.end], "two");
-        assert_eq!(text.put_into_quotes(&(10..15)), Some("two"));
-        assert_eq!(text.put_into_quotes(&(at + 16..at + 21)), None);
+        assert_eq!(text.typed_without_quotes(&(10..15)), Some("two"));
+        assert_eq!(text.typed_without_quotes(&(at + 16..at + 21)), None);
         let overridden = |range| {
             text.overridden_in(&range)
                 .map(|span| &text.resolved()[span])

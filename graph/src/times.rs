@@ -1,16 +1,18 @@
-//! How long single items take: a histogram with logarithmic buckets, filled without a lock.
+//! A histogram of durations with logarithmic buckets, recorded by many threads without a lock.
+//!
+//! The hdrhistogram crate records through `&mut`, or through a recorder for each thread whose counts
+//! a reader collects with a rendezvous; atomics need neither.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Buckets of each octave: a value is known to half a bucket, 1/32 of it.
+/// 16 buckets for each octave: the middle of a bucket is within 1/32 of its values.
 const FINE_BITS: u32 = 4;
 const FINE: usize = 1 << FINE_BITS;
-/// Up to 2^40 ns, 18 minutes; what takes longer counts as that.
+/// Up to 2^40 ns, 18 minutes; longer durations are counted in the last bucket.
 const BUCKETS: usize = (40 - FINE_BITS as usize + 1) * FINE;
 
-/// A histogram at work.
 #[derive(Debug)]
 pub(crate) struct Histogram(Box<[AtomicU64]>);
 
@@ -30,7 +32,7 @@ impl Histogram {
     }
 }
 
-/// The bucket of a value: exact below [`FINE`], then [`FINE`] of them for each octave.
+/// Exact below [`FINE`], then [`FINE`] buckets for each octave.
 fn bucket(nanoseconds: u64) -> usize {
     let shift = (u64::BITS - nanoseconds.leading_zeros()).saturating_sub(FINE_BITS + 1);
     let bucket = shift as usize * FINE + (nanoseconds >> shift) as usize;
@@ -47,17 +49,17 @@ fn middle(bucket: usize) -> u64 {
     least + (1 << shift) / 2
 }
 
-/// How long the items of a node took, to 4 %.
+/// The times per item of a node, exact to 4 %.
 #[derive(Clone, Default)]
 pub struct Times(Vec<u64>);
 
 impl Times {
-    /// How many items.
+    /// Number of items.
     pub fn count(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// The time that a share of them (0.5: half) did not exceed; `None` without items.
+    /// The quantile `share` (0.5: the median); `None` without items.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
@@ -68,7 +70,7 @@ impl Times {
         found.map(|bucket| Duration::from_nanos(middle(bucket)))
     }
 
-    /// Those that came after `earlier` was read.
+    /// The difference to an earlier reading.
     pub(crate) fn since(&self, earlier: &Times) -> Times {
         let pairs = self.0.iter().zip(&earlier.0);
         Times(pairs.map(|(now, then)| now.saturating_sub(*then)).collect())
@@ -78,7 +80,7 @@ impl Times {
 impl fmt::Debug for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let median = self.quantile(0.5).unwrap_or_default();
-        write!(f, "{} items, half of them up to {median:?}", self.count())
+        write!(f, "{} items, median {median:?}", self.count())
     }
 }
 

@@ -1,30 +1,28 @@
-//! What every thread did when, for as long as there is room.
+//! A trace of a run: what each thread did when, up to a number of events.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use crate::counters::NodeId;
 use crate::item::Key;
+use crate::node_id::NodeId;
 
 /// Records a run's work; see [`crate::Options::trace`].
 pub struct Trace {
     began: Instant,
-    /// Slices and levels together.
+    /// Maximum of slices and levels together.
     limit: usize,
     recorded: Mutex<Recorded>,
 }
 
-/// What a [`Trace`] holds.
 #[derive(Default)]
 pub struct Recorded {
-    /// The names of the threads that slices refer to.
+    /// Thread names.
     pub threads: Vec<String>,
-    /// Work, in the order in which it ended. On one thread slices nest or are apart.
+    /// Ordered by end. Slices of one thread are nested or disjoint.
     pub slices: Vec<Slice>,
-    /// What was waiting in queues.
     pub levels: Vec<Level>,
-    /// What found no room any more.
+    /// Events over the limit.
     pub dropped: u64,
     ids: Vec<ThreadId>,
 }
@@ -32,31 +30,28 @@ pub struct Recorded {
 /// A node's work on an item, or a part of it.
 #[derive(Clone)]
 pub struct Slice {
-    /// The node.
     pub node: Arc<NodeId>,
-    /// The item, where it is one item's work.
+    /// `None` for work that belongs to no single item.
     pub item: Option<Key>,
-    /// The thread, as a position in [`Recorded::threads`].
+    /// Index into [`Recorded::threads`].
     pub thread: usize,
     /// Since the trace began.
     pub start: Duration,
-    /// How long it took.
     pub length: Duration,
 }
 
-/// How many items waited for a node when it took one.
+/// The fill level of a node's input queue when it took an item.
 #[derive(Clone)]
 pub struct Level {
-    /// The node.
     pub node: Arc<NodeId>,
     /// Since the trace began.
     pub at: Duration,
-    /// How many.
+    /// Items in the queue.
     pub waiting: usize,
 }
 
 impl Trace {
-    /// Begins now; records so many events at most.
+    /// Begins now; `limit` is the maximum of events.
     pub fn new(limit: usize) -> Self {
         Trace {
             began: Instant::now(),
@@ -65,7 +60,7 @@ impl Trace {
         }
     }
 
-    /// Takes what was recorded.
+    /// Removes and returns what was recorded.
     pub fn take(&self) -> Recorded {
         std::mem::take(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -79,7 +74,7 @@ impl Trace {
         }
     }
 
-    /// Work that this thread has just ended.
+    /// Records work that this thread has just ended.
     pub(crate) fn slice(
         &self,
         node: &Arc<NodeId>,

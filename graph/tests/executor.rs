@@ -159,7 +159,7 @@ fn skipped_items_are_named_and_replaced() {
         ),
         (
             "source",
-            "reading takes longer than 0.2 s",
+            "read timed out after 0.2 s",
             &[
                 "source.hang=[11, 12]",
                 "source.skip=2",
@@ -208,11 +208,11 @@ fn what_cannot_be_skipped_any_more_ends_the_run() {
     for (overrides, words) in [
         (
             ["noise.fail=[11, 12]", "noise.skip=1"].as_slice(),
-            "more than 1 of 50 samples cannot be used, and the budget of `on_error` is 1; the log names them",
+            "more than 1 of 50 samples are damaged, the budget of `on_error`",
         ),
         (
             &[&all, "noise.skip=50"],
-            "nor could 100 others be used that were drawn in its place",
+            "100 replacements drawn for it are damaged too",
         ),
         (
             &[
@@ -220,7 +220,7 @@ fn what_cannot_be_skipped_any_more_ends_the_run() {
                 "source.read_timeout=200",
                 "cpu_workers=1",
             ],
-            "source (Count): number 11: reading takes longer than 0.2 s",
+            "source (Count): number 11: read timed out after 0.2 s",
         ),
     ] {
         let (result, _) = collect::<Numbers>(&plan(CHAIN, overrides), "learn", 0);

@@ -149,11 +149,11 @@ fn mistakes_are_shown_in_the_argument() {
         SOUND,
         &["a.to=Three"],
         expect![[r#"
-        error: `to` must be a whole number
+        error: `to` must be an integer
          --> command line:1:6
           |
         1 | a.to=Three
-          |      ^^^^^ this is a word without quotes
+          |      ^^^^^ this is not in quotes
     "#]],
     );
     assert_says(
@@ -187,7 +187,7 @@ fn mistakes_are_shown_in_the_argument() {
         SOUND,
         &["a.shuffle=[false, true]"],
         expect![[r#"
-        error: `shuffle` must be `true` or `false`
+        error: `shuffle` must be true or false
          --> command line:1:11
           |
         1 | a.shuffle=[false, true]

@@ -24,13 +24,13 @@ fn a_cycle() {
     assert_says(
         nodes,
         expect![[r#"
-        error: these nodes wait for each other: a -> b -> c -> a
+        error: these nodes form a cycle: a -> b -> c -> a
          --> r.ron:3:2
           |
         3 | "a": Noise(input: "c"),
           |  ^ part of a cycle
           |
-        help: streams flow one way: let one of them read from somewhere else
+        help: connect one of them to another node
     "#]],
     );
 }
@@ -43,19 +43,19 @@ fn a_node_that_reads_itself() {
     assert_says(
         nodes,
         expect![[r#"
-        error: these nodes wait for each other: a -> a
+        error: these nodes form a cycle: a -> a
          --> r.ron:3:2
           |
         3 | "a": Noise(input: "a", fail: 3),
           |  ^ part of a cycle
           |
-        help: streams flow one way: let one of them read from somewhere else
+        help: connect one of them to another node
 
-        error: `fail` must be a list of whole numbers in `[...]`
+        error: `fail` must be a list of integers
          --> r.ron:3:30
           |
         3 | "a": Noise(input: "a", fail: 3),
-          |                              ^ this is a whole number
+          |                              ^ this is an integer
           |
         help: write `[3]`
     "#]],

@@ -9,7 +9,7 @@
 //! 4. **Coordinates.** Chains become vertical blocks. Every block moves to the mean of what it is
 //!    connected to, as far as its neighbours leave room.
 
-/// What is between two nodes that stand side by side, and between anything else, in pixels.
+/// Space between two nodes side by side, and between anything else, in pixels.
 const NODE_GAP: f64 = 44.0;
 const EDGE_GAP: f64 = 24.0;
 /// From one rank to the next: room for the arrow's head, and for a curve to swing.
@@ -319,7 +319,7 @@ fn x_coordinates(vertices: &[Vertex], ranks: &Ranks) -> Vec<f64> {
 }
 
 /// Moves a block, together with those that it pushes along, towards the mean of what they are
-/// connected to; tells how far.
+/// connected to; returns how far.
 fn pull(blocks: &[Block], block: usize, x: &mut [f64]) -> f64 {
     let force = |group: &[usize], x: &[f64]| {
         let mut sum = 0.0;

@@ -1,24 +1,29 @@
-//! Driving a segment: items enter, many are in flight at once, and what comes out is in order.
+//! Driving a segment: items enter, many are in flight at once, results leave in order.
 //!
 //! What the loop in [`Drive::run`] guarantees, and why:
 //!
-//! - **Order.** Items enter a queue in the order of the stream, together with the marks at the ends of
-//!   epochs. Only its front is ever awaited and sent on, whatever finished first.
-//! - **Bound.** Nothing is taken from the feed while `flying` items are in the queue (four for each
-//!   worker and four more: enough for all workers to stay busy while the front is slow).
-//! - **Back-pressure.** Results are sent into a bounded channel. While that is full the loop waits in
-//!   `outlet.send`, and neither takes new items nor looks for stuck reads; the pool still works on
-//!   what is in flight, but gets nothing new.
-//! - **Liveness.** If the queue is full, its front is with a worker or waits for one, and the pool's
-//!   queue is first in, first out: it is done next. A read that hangs is taken from its worker by
-//!   the patrol, and another thread takes the worker's place, so the front always gets done.
-//! - **Cancellation.** A `select!` drops the arms that lost. None of them loses anything: `feed.next`
-//!   and `land` keep their state outside of the future until they are done, a tick of the patrol
-//!   that is dropped comes again, and `outlet.send` is dropped only when the run stops, whose items
-//!   nobody wants any more.
-//! - **Priority.** The arms are `biased`: a stop is seen first; then the queue is filled before its
-//!   front is awaited, or one worker would work at a time; the patrol looks when there is nothing
-//!   else to do, as it only matters while the front does not finish.
+//! - **Order.** Items enter a queue in the order of the stream, together with the marks at the ends
+//!   of epochs. Only the front of the queue is ever awaited and sent on ([`next_in_order`]),
+//!   whichever item finished first.
+//! - **Bound.** Nothing is taken from the feed while `max_in_flight` items are in the queue: four
+//!   for each worker and four more, so that all workers stay busy while the front is slow.
+//! - **Back-pressure.** Results are sent into a bounded channel. While it is full, the loop waits in
+//!   `outlet.send`: it takes no new items and the watchdog does not run. The pool finishes what is
+//!   in flight and then has nothing to do; so a slow reader stops the source.
+//! - **Liveness.** The pool's queue is first in, first out, and segments submit in order. The front
+//!   therefore is with a worker, or waits only for jobs that do not wait for it. A job never blocks
+//!   on a channel, so it ends, unless a system call hangs: then the watchdog takes the item from
+//!   the worker and retires it ([`Drive::expire_stalled_reads`]), and the front is submitted again.
+//!   A stalled read behind a full `outlet` is found once there is room; until then nothing waits for it.
+//! - **Cancellation.** `select!` drops the futures of the arms that lost, and none of them loses
+//!   anything: `feed.next` keeps its state in the feed (a channel's `recv` is cancel-safe);
+//!   `next_in_order` removes the front only after its last await; a dropped tick of the watchdog
+//!   fires again; `outlet.send` loses only to a stop, after which its item is not needed.
+//! - **Priority.** The arms are `biased`, tried from top to bottom, and the order matters. A stop
+//!   comes first, or a busy stream could outrun it. Filling the queue comes before awaiting its
+//!   front: were a finished front sent first, the queue would not fill while results are ready, and
+//!   workers would idle. It cannot starve the front, as it ends at `max_in_flight`. The watchdog is
+//!   last: while the front finishes in time there is nothing for it to do.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,9 +36,9 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::failure::Failure;
 use super::pool::PoolHandle;
-use super::segment::{Made, Segment, Start};
+use super::segment::{Output, Segment, Start};
 use super::walk::{Feed, Next};
-use super::watch::{Seat, Watch};
+use super::watch::{Slot, Watch};
 use crate::counters::{Blame, one_item};
 use crate::item::{Key, Message};
 use crate::ports::Outlet;
@@ -41,7 +46,7 @@ use crate::shard::Shard;
 use crate::stage::{AnyFold, AnyGroup, OnError};
 use crate::stop::Stop;
 
-/// What a driver starts from, besides its segment.
+/// The driver of a segment.
 pub(crate) struct Drive {
     pub segment: Arc<Segment>,
     pub feed: Feed,
@@ -51,151 +56,153 @@ pub(crate) struct Drive {
     /// Positions of each epoch that are dealt out to the processes, and which of them enter here.
     pub samples: u64,
     pub shard: Shard,
-    /// Items that may be in the works at once.
-    pub flying: usize,
+    /// Items that may be in the queue at once.
+    pub max_in_flight: usize,
 }
 
-/// An item in the works, or a mark between items.
-enum Flying {
+/// An entry of the driver's queue.
+enum InFlight {
     Item {
-        work: Work,
+        job: Job,
+        /// The group that is complete with this item.
         closes: Option<AnyGroup>,
     },
     EndOfEpoch(u64),
 }
 
-/// What a worker was given to do.
-struct Work {
-    reply: oneshot::Receiver<Result<Result<Made, Failure>>>,
+/// An item's job in the pool.
+struct Job {
+    reply: oneshot::Receiver<Result<Result<Output, Failure>>>,
     watch: Arc<Watch>,
 }
 
 impl Drive {
-    /// Takes items through the segment, many at a time, and sends the results on in order.
+    /// See the module.
     pub async fn run(mut self) -> Result<(), Failure> {
         let mut grouping = Grouping::new(&self);
-        let mut flying: VecDeque<Flying> = VecDeque::new();
+        let mut in_flight: VecDeque<InFlight> = VecDeque::new();
         let mut open = true;
         let read_timeout = self
             .segment
             .source()
             .and_then(|(_, source)| source.read_timeout());
-        let mut patrol = read_timeout.map(patrol);
-        while open || !flying.is_empty() {
+        let mut watchdog = read_timeout.map(watchdog);
+        while open || !in_flight.is_empty() {
             tokio::select! {
                 biased;
                 () = self.stop.wait() => return Ok(()),
-                next = self.feed.next(), if open && flying.len() < self.flying => match self.sound(next)? {
+                next = self.feed.next(), if open && in_flight.len() < self.max_in_flight => match self.blame_lead(next)? {
                     Next::Start(key, start) => {
-                        if let Some(item) = self.launch(key, start, &mut grouping)? {
-                            flying.push_back(item);
+                        if let Some(item) = self.submit(key, start, &mut grouping)? {
+                            in_flight.push_back(item);
                         }
                     }
-                    Next::EndOfEpoch(epoch) => flying.push_back(Flying::EndOfEpoch(epoch)),
-                    Next::Nothing => open = false,
+                    Next::EndOfEpoch(epoch) => in_flight.push_back(InFlight::EndOfEpoch(epoch)),
+                    Next::End => open = false,
                 },
-                landed = land(&mut flying), if !flying.is_empty() => {
-                    let Some(message) = self.finish(landed, &mut grouping)? else { continue };
+                done = next_in_order(&mut in_flight), if !in_flight.is_empty() => {
+                    let Some(message) = self.finish(done, &mut grouping)? else { continue };
                     tokio::select! {
                         biased;
                         () = self.stop.wait() => return Ok(()),
                         sent = self.outlet.send(message) => if sent.is_err() { return Ok(()) },
                     }
                 }
-                timeout = patrolled(&mut patrol, read_timeout), if !flying.is_empty() => {
-                    self.take_from_stuck(&mut flying, timeout)?;
+                timeout = tick(&mut watchdog, read_timeout), if !in_flight.is_empty() => {
+                    self.expire_stalled_reads(&mut in_flight, timeout)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// An error that no item is to blame for.
-    fn sound<T>(&self, result: Result<T>) -> Result<T, Failure> {
+    /// An error that belongs to no item is the first node's.
+    fn blame_lead<T>(&self, result: Result<T>) -> Result<T, Failure> {
         result.map_err(|error| Failure::new(self.segment.lead.node(), None, error))
     }
 
-    fn launch(
+    /// Gives an item to the pool; `None` if it is one of a dropped last group.
+    fn submit(
         &self,
         key: Key,
         start: Start,
         grouping: &mut Grouping,
-    ) -> Result<Option<Flying>, Failure> {
-        let (seat, closes) = match &self.segment.fold {
+    ) -> Result<Option<InFlight>, Failure> {
+        let (slot, closes) = match &self.segment.fold {
             None => (None, None),
             Some((meter, fold)) => {
-                let seat = grouping
-                    .seat(fold.as_ref(), key)
+                let slot = grouping
+                    .slot(fold.as_ref(), key)
                     .map_err(|error| Failure::new(meter.node(), None, error))?;
-                let Some((group, slot, last)) = seat else {
+                let Some((group, position, last)) = slot else {
                     return Ok(None);
                 };
                 let closes = last.then(|| Arc::clone(&group));
-                (Some((group, slot)), closes)
+                (Some((group, position)), closes)
             }
         };
-        let work = self.work(key, Ok(start), seat);
-        Ok(Some(Flying::Item { work, closes }))
+        let job = self.job(key, Ok(start), slot);
+        Ok(Some(InFlight::Item { job, closes }))
     }
 
-    fn work(&self, key: Key, start: Result<Start>, seat: Option<Seat>) -> Work {
+    fn job(&self, key: Key, start: Result<Start>, slot: Option<Slot>) -> Job {
         let segment = Arc::clone(&self.segment);
         let watch = Arc::new(Watch::default());
         let watched = Arc::clone(&watch);
-        // The group is closed by whoever holds it last: not the worker, whose seat is gone when it
-        // replies.
+        // The worker drops its reference to the group before it replies, so the driver's is the last
+        // one when the group is closed.
         let reply = self.pool.run(move || {
             Ok(one_item(key, || {
-                segment.process(key, start, seat, &watched)
+                segment.process(key, start, slot, &watched)
             }))
         });
-        Work { reply, watch }
+        Job { reply, watch }
     }
 
-    /// Goes on without the workers that have read for longer than `timeout`: what they read counts
-    /// as damaged, and other threads take their places.
-    fn take_from_stuck(
+    /// Retires the workers that have been reading for longer than `timeout`. Their items count as
+    /// damaged.
+    fn expire_stalled_reads(
         &self,
-        flying: &mut VecDeque<Flying>,
+        in_flight: &mut VecDeque<InFlight>,
         timeout: Duration,
     ) -> Result<(), Failure> {
         let Some((meter, _)) = self.segment.source() else {
             return Ok(());
         };
-        for item in flying {
-            let Flying::Item { work, .. } = item else {
+        for item in in_flight {
+            let InFlight::Item { job, .. } = item else {
                 continue;
             };
-            let Some(stuck) = work.watch.take_if_late(timeout) else {
+            let Some(stalled) = job.watch.expire(timeout) else {
                 continue;
             };
             self.pool
-                .replace(stuck.worker)
+                .replace(stalled.worker)
                 .map_err(|error| Failure::new(meter.node(), None, error))?;
             let error = anyhow::anyhow!(
-                "reading takes longer than {} s: the disk or the network does not answer; see to \
-                 it, or give it more time with `read_timeout` (`None`: for ever)",
+                "read timed out after {} s: the disk or the network does not respond; check it, or \
+                 raise `read_timeout` (`None` disables it)",
                 timeout.as_secs_f64()
             );
             let error = error.context(Blame(meter.clone()));
             if self.segment.on_error(meter) == OnError::Fail {
-                // At once: before the pool came to it, other reads might hang as long.
-                return self.segment.replacement(stuck.key, error).map(drop);
+                // At once, not by way of the pool: every worker may be stuck in a read.
+                return self.segment.replacement(stalled.key, error).map(drop);
             }
-            *work = self.work(stuck.key, Err(error), stuck.seat);
+            *job = self.job(stalled.key, Err(error), stalled.slot);
         }
         Ok(())
     }
 
-    /// What is to be sent for something that has landed.
-    fn finish(&self, landed: Landed, grouping: &mut Grouping) -> Result<Option<Message>, Failure> {
-        let (result, closes) = match landed {
-            Landed::EndOfEpoch(epoch) => return Ok(Some(Message::EndOfEpoch(epoch))),
-            Landed::Item(result, closes) => (result, closes),
+    /// The message for the front of the queue; `None` for an item in the middle of a group.
+    fn finish(&self, done: Done, grouping: &mut Grouping) -> Result<Option<Message>, Failure> {
+        let (result, closes) = match done {
+            Done::EndOfEpoch(epoch) => return Ok(Some(Message::EndOfEpoch(epoch))),
+            Done::Item(result, closes) => (result, closes),
         };
         let (key, item) = match result {
-            Ok(made) => made?,
-            Err(error) => return self.sound(Err(error)),
+            Ok(output) => output?,
+            Err(error) => return self.blame_lead(Err(error)),
         };
         if let Some(item) = item {
             return Ok(Some(Message::Item(key, item)));
@@ -219,48 +226,48 @@ impl Drive {
     }
 }
 
-enum Landed {
-    Item(Result<Result<Made, Failure>>, Option<AnyGroup>),
+enum Done {
+    Item(Result<Result<Output, Failure>>, Option<AnyGroup>),
     EndOfEpoch(u64),
 }
 
-/// Waits for the oldest of those in the works. Nothing is lost if it is dropped while waiting.
-async fn land(flying: &mut VecDeque<Flying>) -> Landed {
-    let result = match flying.front_mut() {
-        Some(Flying::Item { work, .. }) => Some(match (&mut work.reply).await {
+/// Waits for the front of the queue and removes it. Cancel-safe: it is removed after the last await.
+async fn next_in_order(in_flight: &mut VecDeque<InFlight>) -> Done {
+    let result = match in_flight.front_mut() {
+        Some(InFlight::Item { job, .. }) => Some(match (&mut job.reply).await {
             Ok(result) => result,
-            Err(_) => Err(anyhow::anyhow!("the CPU pool ended too early")),
+            Err(_) => Err(anyhow::anyhow!("the CPU pool ended before the run")),
         }),
-        Some(Flying::EndOfEpoch(_)) => None,
+        Some(InFlight::EndOfEpoch(_)) => None,
         None => std::future::pending().await,
     };
-    match (flying.pop_front(), result) {
-        (Some(Flying::Item { closes, .. }), Some(result)) => Landed::Item(result, closes),
-        (Some(Flying::EndOfEpoch(epoch)), _) => Landed::EndOfEpoch(epoch),
+    match (in_flight.pop_front(), result) {
+        (Some(InFlight::Item { closes, .. }), Some(result)) => Done::Item(result, closes),
+        (Some(InFlight::EndOfEpoch(epoch)), _) => Done::EndOfEpoch(epoch),
         _ => std::future::pending().await,
     }
 }
 
-/// When to look for reads that take too long: often enough that the timeout is kept by and large.
-fn patrol(timeout: Duration) -> Interval {
-    let (least, most) = (Duration::from_millis(10), Duration::from_secs(1));
-    let mut interval = tokio::time::interval((timeout / 4).clamp(least, most));
+/// When to look for stalled reads: four times per timeout, so one is found at most a quarter late.
+fn watchdog(timeout: Duration) -> Interval {
+    let (shortest, longest) = (Duration::from_millis(10), Duration::from_secs(1));
+    let mut interval = tokio::time::interval((timeout / 4).clamp(shortest, longest));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }
 
-/// Waits until it is time to look; for ever where reads may take for ever.
-async fn patrolled(patrol: &mut Option<Interval>, timeout: Option<Duration>) -> Duration {
-    match (patrol, timeout) {
-        (Some(patrol), Some(timeout)) => {
-            patrol.tick().await;
+/// Waits for the watchdog's next tick; forever without a timeout.
+async fn tick(watchdog: &mut Option<Interval>, timeout: Option<Duration>) -> Duration {
+    match (watchdog, timeout) {
+        (Some(watchdog), Some(timeout)) => {
+            watchdog.tick().await;
             timeout
         }
         _ => std::future::pending().await,
     }
 }
 
-/// Seats items in groups. A group is a run of consecutive positions of the whole order, of which this
+/// Assigns items to the slots of groups. A group is a run of consecutive positions of the whole order, of which this
 /// process fills its own; so groups are the same whatever the number of processes.
 struct Grouping {
     /// Positions in a full group, of all processes.
@@ -294,9 +301,9 @@ impl Grouping {
         }
     }
 
-    /// Group, slot, and whether it is the group's last slot; `None` if the item is to be dropped.
-    /// Items come in their order.
-    fn seat(&mut self, fold: &dyn AnyFold, key: Key) -> Result<Option<(AnyGroup, usize, bool)>> {
+    /// The item's group, its position in it, and whether it is the last; `None` if the item is
+    /// dropped. Called in the order of items.
+    fn slot(&mut self, fold: &dyn AnyFold, key: Key) -> Result<Option<(AnyGroup, usize, bool)>> {
         if self.epoch != Some(key.epoch) {
             self.epoch = Some(key.epoch);
             self.first = key.index.saturating_sub(self.shard.rank.into());

@@ -1,23 +1,22 @@
-//! How a run fails: which node, which item, why.
+//! Errors of a run.
 
 use std::fmt;
 
 use super::skipped::Skipped;
-use crate::counters::{Blame, NodeId};
+use crate::counters::Blame;
+use crate::node_id::NodeId;
 
-/// A node's failure.
+/// A node's error.
 #[derive(Debug)]
 pub struct Failure {
-    /// The node that it belongs to.
     pub node: NodeId,
-    /// The item in hand: a file, where there is one.
+    /// The path of the sample, where there is one.
     pub item: Option<String>,
-    /// What happened, with its causes.
     pub error: anyhow::Error,
 }
 
 impl Failure {
-    /// A failure of `node`, unless the error blames another one.
+    /// A failure of `node`, unless the error names another one.
     pub(crate) fn new(node: &NodeId, item: Option<String>, error: anyhow::Error) -> Self {
         let node = error
             .downcast_ref::<Blame>()
@@ -29,11 +28,11 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.node.name, self.node.kind)?;
+        write!(f, "{}", self.node)?;
         if let Some(item) = &self.item {
             write!(f, ": {item}")?;
         }
-        let blame = format!("{} ({})", self.node.name, self.node.kind);
+        let blame = self.node.to_string();
         let chain = self.error.chain().map(ToString::to_string);
         let mut causes = chain.filter(|cause| *cause != blame);
         if let Some(first) = causes.next() {
@@ -46,13 +45,12 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Why a run ended before its time: every node that really failed, the first one first. Nodes that
-/// only lost their partner are not listed.
+/// Why a run failed. Nodes that ended only because their reader or writer was gone are not listed.
 #[derive(Debug)]
 pub struct RunError {
-    /// At least one.
+    /// In the order of time; at least one.
     pub failures: Vec<Failure>,
-    /// Every sample that was skipped before, by node.
+    /// By node and sample.
     pub skipped: Vec<Skipped>,
 }
 

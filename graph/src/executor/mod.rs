@@ -1,7 +1,5 @@
 //! Running a plan: one driver task for each segment, thread and sink; bounded channels between
 //! them; one pool for CPU-bound work.
-//!
-//! This module is the only place of the program that spawns tasks and threads.
 
 mod drive;
 mod failure;
@@ -9,58 +7,48 @@ mod pool;
 mod segment;
 mod signals;
 mod skipped;
+mod spawn;
+mod taps;
 mod walk;
 mod watch;
 mod wiring;
 mod workers;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
 pub use failure::{Failure, RunError};
 pub use skipped::Skipped;
+pub use taps::{Feed, FeedWith, Tap};
 pub use workers::Workers;
 
 use crate::batch::{Allocator, PlainMemory};
 use crate::context::{RunContext, World};
-use crate::counters::{Measured, Meter, Meters, NodeId, one_item, panicked};
-use crate::item::Message;
+use crate::counters::{Measured, Meter, Meters};
 use crate::node::Build;
 use crate::plan::Plan;
-use crate::ports::{Inlet, Ports};
 use crate::shard::Shard;
-use crate::stage::{AnySink, Contents, Position, Stage, Thread};
+use crate::stage::{Contents, Position, Stage};
 use crate::stop::Stop;
-use drive::Drive;
-use pool::{CpuPool, join_all};
-use skipped::SkipLog;
+use spawn::{Spawned, executor};
+use wiring::Wiring;
 
-/// How long threads may take to end once the run is over.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a run needs beside its plan.
+/// What a run gets besides its plan.
 pub struct Options {
     /// What the run knows beyond its recipe.
     pub run: RunContext,
     /// Memory for batches.
     pub allocator: Arc<dyn Allocator>,
-    /// Further readers of the plan's outputs: a progress display, a test.
+    /// More readers of the plan's outputs: a progress display, a test.
     pub taps: Vec<Tap>,
-    /// How many epochs the sources run where no thread says it.
+    /// How many epochs the sources run where no thread node says it.
     pub epochs: Option<u64>,
-    /// Where the sources start where no thread says it.
+    /// Where the sources start where no thread node says it.
     pub start: Position,
-    /// What is said at the first Ctrl-C or SIGTERM, which interrupts the run; `None` leaves them
-    /// alone.
+    /// The message at the first Ctrl-C or SIGTERM, which interrupts the run; `None`: signals are not
+    /// handled.
     pub signals: Option<&'static str>,
-    /// Inputs of threads that are fed in another way than the recipe says.
+    /// Inputs of threads with another supply than the recipe's.
     pub feeds: Vec<Feed>,
 }
 
@@ -78,67 +66,25 @@ impl Default for Options {
     }
 }
 
-/// How an input of a thread is fed where a measurement wants it otherwise than the recipe.
-#[derive(Clone, Debug)]
-pub struct Feed {
-    /// The thread's node.
-    pub node: String,
-    /// Its input port.
-    pub port: &'static str,
-    /// With what.
-    pub with: FeedWith,
-}
-
-/// What a [`Feed`] brings. None of them tells the ends of epochs, and how many there are is left to
-/// [`Options::epochs`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeedWith {
-    /// The items, epoch after epoch.
-    Endless,
-    /// The first so many items, then those again and again; nothing else is made any more.
-    Replay(usize),
-    /// Nothing: what leads there does not even start.
-    Nothing,
-}
-
-/// A reader that is not written in the recipe.
-pub struct Tap {
-    /// The node that is read.
-    pub node: String,
-    /// Which of its outputs, by position.
-    pub output: usize,
-    /// The reader.
-    pub sink: Box<dyn AnySink>,
-    /// What to call it in errors.
-    pub name: &'static str,
-}
-
-/// A graph at work.
+/// A running graph.
 pub struct Running {
-    runtime: Runtime,
-    pool: CpuPool,
-    threads: Vec<JoinHandle<()>>,
-    tasks: JoinSet<Result<(), Failure>>,
-    failures: Vec<Failure>,
-    meters: Vec<Meter>,
+    spawned: Spawned,
     workers: Workers,
-    stop: Stop,
-    skipped: Arc<SkipLog>,
 }
 
-/// How a run ended that did not fail.
+/// The result of a run that did not fail.
 #[derive(Debug)]
 pub struct Finished {
-    /// Whether the user ended it before its time.
+    /// Whether the user stopped it.
     pub interrupted: bool,
-    /// What each node did, in the plan's order.
+    /// In the plan's order.
     pub measured: Vec<Measured>,
-    /// Every sample that was skipped, by node.
+    /// By node and sample.
     pub skipped: Vec<Skipped>,
 }
 
 impl Running {
-    /// Opens everything and starts.
+    /// Builds every node and starts.
     pub fn start(plan: &Plan, mut options: Options) -> Result<Self, RunError> {
         let (stages, contents) = build(plan, &options)?;
         let workers = Workers::choose(plan, &stages);
@@ -153,119 +99,74 @@ impl Running {
         let meters: Vec<Meter> = meters.collect();
         let taps = std::mem::take(&mut options.taps);
         let starting = |error: anyhow::Error| RunError {
-            failures: vec![Failure::new(
-                &NodeId {
-                    name: "run".to_owned(),
-                    kind: "Executor",
-                },
-                None,
-                error,
-            )],
+            failures: vec![Failure::new(&executor(), None, error)],
             skipped: Vec::new(),
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("driver")
-            .enable_all()
-            .build()
-            .context("cannot start the runtime")
-            .map_err(starting)?;
-        let pool = CpuPool::start(workers.count).map_err(starting)?;
-        let mut running = Running {
-            runtime,
-            pool,
-            threads: Vec::new(),
-            tasks: JoinSet::new(),
-            failures: Vec::new(),
-            meters,
-            workers,
-            stop: options.run.stop.clone(),
-            skipped: Arc::default(),
+        let mut spawned =
+            Spawned::new(workers.count, meters, options.run.stop.clone()).map_err(starting)?;
+        let wiring = Wiring {
+            plan,
+            contents: &contents,
+            feeds: &options.feeds,
+            start: options.start,
+            epochs: options.epochs,
         };
-        wiring::connect(plan, stages, &contents, taps, &options, &mut running).map_err(starting)?;
+        wiring
+            .connect(stages, taps, &mut spawned)
+            .map_err(starting)?;
         if let Some(words) = options.signals {
-            signals::on_signals(&running.runtime, running.stop.clone(), words);
+            signals::on_signals(&spawned.runtime, spawned.stop.clone(), words);
         }
-        Ok(running)
+        Ok(Running { spawned, workers })
     }
 
-    /// Lets another thread end the run.
+    /// For another thread that may stop the run.
     pub fn stop(&self) -> Stop {
-        self.stop.clone()
+        self.spawned.stop.clone()
     }
 
-    /// What each node has done so far, to be read while the run goes on.
+    /// The figures of all nodes, readable while the run continues.
     pub fn meters(&self) -> Meters {
-        Meters(self.meters.clone())
+        Meters(self.spawned.meters.clone())
     }
 
-    /// The threads of the CPU pool.
     pub fn workers(&self) -> &Workers {
         &self.workers
     }
 
-    /// Waits for the end, but not longer than `patience`. Tells whether it has come; [`Running::wait`]
-    /// then tells how.
-    pub fn wait_for(&mut self, patience: Duration) -> bool {
-        let ended = drain_tasks(&mut self.tasks, &mut self.failures, &self.stop);
-        let ended = async { tokio::time::timeout(patience, ended).await };
-        self.runtime.block_on(ended).is_ok()
+    /// Waits for the end, for at most `timeout`; true if the run has ended. [`Running::wait`] then
+    /// returns its result.
+    pub fn wait_for(&mut self, timeout: Duration) -> bool {
+        self.spawned.wait_for(timeout)
     }
 
-    /// Waits for the end. Every thread has ended then, too (but a reader stuck in a system call).
-    pub fn wait(mut self) -> Result<Finished, RunError> {
-        let ended = drain_tasks(&mut self.tasks, &mut self.failures, &self.stop);
-        self.runtime.block_on(ended);
-        join_all(self.threads, PATIENCE);
-        self.runtime.shutdown_timeout(PATIENCE);
-        self.pool.join(PATIENCE);
-        if !self.failures.is_empty() {
+    /// Waits for the end. All threads are joined then, except readers stuck in a system call.
+    pub fn wait(self) -> Result<Finished, RunError> {
+        let stop = self.stop();
+        let meters = self.meters();
+        let skipped = Arc::clone(&self.spawned.skipped);
+        let failures = self.spawned.join();
+        if !failures.is_empty() {
             return Err(RunError {
-                failures: self.failures,
-                skipped: self.skipped.list(),
+                failures,
+                skipped: skipped.list(),
             });
         }
         Ok(Finished {
-            interrupted: self.stop.interrupted(),
-            measured: self.meters.iter().map(Meter::read).collect(),
-            skipped: self.skipped.list(),
+            interrupted: stop.interrupted(),
+            measured: meters.read(),
+            skipped: skipped.list(),
         })
     }
 }
 
-/// Waits until all tasks have ended, and keeps how they failed; the first failure ends the others.
-/// Nothing is lost if it is dropped while waiting.
-async fn drain_tasks(
-    tasks: &mut JoinSet<Result<(), Failure>>,
-    failures: &mut Vec<Failure>,
-    stop: &Stop,
-) {
-    while let Some(ended) = tasks.join_next().await {
-        let failure = match ended {
-            Ok(Ok(())) => continue,
-            Ok(Err(failure)) => failure,
-            Err(error) => Failure {
-                node: NodeId {
-                    name: "run".to_owned(),
-                    kind: "Executor",
-                },
-                item: None,
-                error: anyhow::Error::new(error),
-            },
-        };
-        tracing::error!("{failure}");
-        failures.push(failure);
-        stop.abort();
-    }
-}
-
-/// Makes every node's running part, and finds what each stream holds.
+/// Builds every node's stage and derives the contents of its stream.
 fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), RunError> {
     let mut stages: Vec<Option<Stage>> = Vec::new();
     let mut contents: Vec<Contents> = Vec::new();
     let mut failures = Vec::new();
     for (index, planned) in plan.nodes.iter().enumerate() {
-        // What follows a node that could not be opened cannot be opened either.
+        // A node downstream of one that failed cannot be built.
         if planned
             .inputs
             .iter()
@@ -357,80 +258,5 @@ fn contents_of(stage: &Stage, input: Contents, world: World) -> Contents {
             }
         }
         Stage::Thread(_) | Stage::Sink(_) => Contents::default(),
-    }
-}
-
-impl Running {
-    fn spawn_segment(&mut self, drive: Drive, last: &Meter) {
-        let span = tracing::info_span!("segment", node = last.node().name);
-        self.tasks
-            .spawn_on(drive.run().instrument(span), self.runtime.handle());
-    }
-
-    fn spawn_sink(&mut self, sink: Box<dyn AnySink>, inlet: Inlet) {
-        let span = tracing::info_span!("sink", node = inlet.meter.node().name);
-        self.tasks
-            .spawn_on(drain(sink, inlet).instrument(span), self.runtime.handle());
-    }
-
-    fn spawn_thread(&mut self, node: NodeId, thread: Box<dyn Thread>, ports: Ports) -> Result<()> {
-        let (ended, end) = oneshot::channel();
-        let span = tracing::info_span!("thread", node = node.name);
-        let handle = std::thread::Builder::new()
-            .name(node.name.clone())
-            .spawn(move || {
-                let _entered = span.enter();
-                let work = std::panic::AssertUnwindSafe(|| thread.run(ports));
-                let result = std::panic::catch_unwind(work)
-                    .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-                let _ = ended.send(result);
-            })
-            .with_context(|| format!("cannot start the thread of `{}`", node.name))?;
-        self.threads.push(handle);
-        let end = async move {
-            match end.await {
-                Ok(Err(error)) => Err(Failure::new(&node, None, error)),
-                Ok(Ok(())) | Err(_) => Ok(()),
-            }
-        };
-        self.tasks.spawn_on(end, self.runtime.handle());
-        Ok(())
-    }
-}
-
-/// Gives a sink its items where blocking is allowed, until no more come. All that are waiting go in
-/// one turn: changing threads costs more than most sinks do.
-async fn drain(mut sink: Box<dyn AnySink>, mut inlet: Inlet) -> Result<(), Failure> {
-    let meter = inlet.meter.clone();
-    let node = meter.node().clone();
-    let failed = |error| Failure::new(&node, None, error);
-    loop {
-        let messages = inlet.receive_all().await;
-        let last = messages.is_empty();
-        let meter = meter.clone();
-        let turn = move || {
-            let result = meter.measure(|| {
-                for message in messages {
-                    match message {
-                        Message::Item(key, item) => {
-                            one_item(key, || meter.measure(|| sink.accept(item)))?;
-                            let counter = &meter.counters().items;
-                            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        }
-                        Message::EndOfEpoch(epoch) => sink.end_of_epoch(epoch)?,
-                    }
-                }
-                if last { sink.finish() } else { Ok(()) }
-            });
-            (sink, result)
-        };
-        let (back, result) = tokio::task::spawn_blocking(turn)
-            .await
-            .map_err(|error| failed(anyhow::Error::new(error)))?;
-        sink = back;
-        result.map_err(failed)?;
-        if last {
-            return Ok(());
-        }
     }
 }

@@ -13,44 +13,44 @@ use crate::counters::panicked;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads that may be stuck in system calls at one time. With more, the disk is gone.
+/// Threads that may be stuck in system calls at one time; with more, the disk is assumed lost.
 const MAX_STUCK: usize = 64;
 
-/// Named OS threads fed by one queue. The queue has no bound of its own; what is in it is limited
-/// by how many items each stage lets fly.
+/// Named OS threads fed by one queue. The queue has no bound of its own: each segment bounds its
+/// items in flight, and so its jobs.
 pub(crate) struct CpuPool {
     handle: PoolHandle,
 }
 
-/// Hands work to the pool.
 #[derive(Clone)]
 pub(crate) struct PoolHandle {
     queue: Sender<Job>,
-    crew: Arc<Crew>,
-    pub workers: usize,
+    workers: Arc<Workers>,
+    /// Number of threads.
+    pub size: usize,
 }
 
-/// The pool's threads.
-struct Crew {
+struct Workers {
     jobs: Receiver<Job>,
-    at_work: Mutex<Vec<Worker>>,
+    active: Mutex<Vec<Worker>>,
+    /// Retired ones that have not come back yet.
     stuck: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Worker {
     thread: JoinHandle<()>,
-    /// It is to end when it comes back: another thread has its place.
-    dismissed: Arc<AtomicBool>,
+    /// Another thread has its place: it ends when it comes back from its system call.
+    retired: Arc<AtomicBool>,
 }
 
 impl Worker {
     fn start(name: String, jobs: Receiver<Job>) -> Result<Self> {
-        let dismissed = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&dismissed);
+        let retired = Arc::new(AtomicBool::new(false));
+        let is_retired = Arc::clone(&retired);
         let work = move || {
             for job in jobs {
                 job();
-                if ends.load(Relaxed) {
+                if is_retired.load(Relaxed) {
                     break;
                 }
             }
@@ -59,26 +59,26 @@ impl Worker {
             .name(name)
             .spawn(work)
             .context("cannot start a thread for the CPU pool")?;
-        Ok(Worker { thread, dismissed })
+        Ok(Worker { thread, retired })
     }
 }
 
 impl CpuPool {
-    pub fn start(workers: usize) -> Result<Self> {
+    pub fn start(size: usize) -> Result<Self> {
         let (queue, jobs) = unbounded::<Job>();
-        let at_work = (0..workers)
+        let active = (0..size)
             .map(|number| Worker::start(format!("cpu-{number}"), jobs.clone()))
             .collect::<Result<_>>()?;
-        let crew = Arc::new(Crew {
+        let workers = Arc::new(Workers {
             jobs,
-            at_work: Mutex::new(at_work),
+            active: Mutex::new(active),
             stuck: Mutex::default(),
         });
         Ok(CpuPool {
             handle: PoolHandle {
                 queue,
-                crew,
                 workers,
+                size,
             },
         })
     }
@@ -87,20 +87,19 @@ impl CpuPool {
         self.handle.clone()
     }
 
-    /// Waits until every thread has ended, but those that were replaced because they were stuck.
-    /// All other handles must be gone by now, or it waits for `patience` and leaves a thread that
-    /// does not end behind.
-    pub fn join(self, patience: Duration) {
-        let PoolHandle { queue, crew, .. } = self.handle;
+    /// Joins all threads but the retired ones, for at most `timeout`. All other handles must have
+    /// been dropped: the threads end when the queue has no sender left.
+    pub fn join(self, timeout: Duration) {
+        let PoolHandle { queue, workers, .. } = self.handle;
         drop(queue);
-        let workers = std::mem::take(&mut *lock(&crew.at_work));
-        let threads = workers.into_iter().map(|worker| worker.thread);
-        join_all(threads.collect(), patience);
+        let active = std::mem::take(&mut *lock(&workers.active));
+        let threads = active.into_iter().map(|worker| worker.thread);
+        join_all(threads.collect(), timeout);
     }
 }
 
 impl PoolHandle {
-    /// Runs `work` on some thread of the pool. A panic in it is an error here.
+    /// Runs `work` on some thread of the pool. A panic becomes an error.
     pub fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -109,32 +108,31 @@ impl PoolHandle {
         let job = Box::new(move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
                 .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-            // Nobody waits any more when the run is being ended.
+            // Fails when the run is being stopped: the receiver is gone.
             let _ = reply.send(result);
         });
-        // Cannot fail while a handle lives: the threads end only when the last sender is gone.
+        // Cannot fail: the workers hold a receiver for as long as this handle holds a sender.
         let _ = self.queue.send(job);
         receiver
     }
 
-    /// Puts a new thread in the place of one that is stuck in a system call. Should the old one
-    /// come back, it ends.
+    /// Retires a thread that is stuck in a system call and starts another one in its place.
     pub fn replace(&self, thread: ThreadId) -> Result<()> {
-        let mut at_work = lock(&self.crew.at_work);
-        let found = at_work.iter_mut();
+        let mut active = lock(&self.workers.active);
+        let found = active.iter_mut();
         let mut found = found.filter(|worker| worker.thread.thread().id() == thread);
         let Some(place) = found.next() else {
             return Ok(());
         };
         let name = place.thread.thread().name().unwrap_or_default().to_owned();
-        let old = std::mem::replace(place, Worker::start(name, self.crew.jobs.clone())?);
-        old.dismissed.store(true, Relaxed);
-        let mut stuck = lock(&self.crew.stuck);
+        let old = std::mem::replace(place, Worker::start(name, self.workers.jobs.clone())?);
+        old.retired.store(true, Relaxed);
+        let mut stuck = lock(&self.workers.stuck);
         stuck.retain(|thread| !thread.is_finished());
         stuck.push(old.thread);
         ensure!(
             stuck.len() <= MAX_STUCK,
-            "more than {MAX_STUCK} reads hang at the same time"
+            "more than {MAX_STUCK} reads are stuck; check the disk or the network"
         );
         Ok(())
     }
@@ -144,9 +142,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Joins threads for as long as `patience` lasts.
-pub(crate) fn join_all(threads: Vec<JoinHandle<()>>, patience: Duration) {
-    let deadline = Instant::now() + patience;
+/// Joins threads; after `timeout` the ones that still run are detached.
+pub(crate) fn join_all(threads: Vec<JoinHandle<()>>, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
     for thread in threads {
         while !thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
@@ -156,7 +154,7 @@ pub(crate) fn join_all(threads: Vec<JoinHandle<()>>, patience: Duration) {
         } else {
             tracing::warn!(
                 thread = thread.thread().name(),
-                "left behind: it does not end"
+                "thread did not end in time, detached"
             );
         }
     }
@@ -173,19 +171,19 @@ mod tests {
         let pool = CpuPool::start(1).unwrap();
         let handle = pool.handle();
         let (release, released) = mpsc::channel::<()>();
-        let (tell, told) = mpsc::channel();
+        let (send_id, id) = mpsc::channel();
         let stuck = handle.run(move || {
-            tell.send(std::thread::current().id())?;
+            send_id.send(std::thread::current().id())?;
             Ok(released.recv()?)
         });
-        handle.replace(told.recv().unwrap()).unwrap();
+        handle.replace(id.recv().unwrap()).unwrap();
         let other = handle.run(|| Ok(std::thread::current().name().map(str::to_owned)));
         let name = other.blocking_recv().unwrap().unwrap();
-        assert_eq!(name.as_deref(), Some("cpu-0"), "work goes on");
+        assert_eq!(name.as_deref(), Some("cpu-0"), "its replacement works");
 
         release.send(()).unwrap();
         stuck.blocking_recv().unwrap().unwrap();
-        let old = lock(&handle.crew.stuck).pop().unwrap();
+        let old = lock(&handle.workers.stuck).pop().unwrap();
         old.join().unwrap();
         drop(handle);
         pool.join(Duration::from_secs(10));

@@ -1,8 +1,8 @@
-//! A segment: a run of neighbouring nodes that one worker takes an item through in one go.
+//! A segment: a chain of nodes that one worker runs an item through in one job.
 //!
 //! It begins at a source or at a channel, goes through any number of maps, and may end in a fold.
-//! Keeping an item on one worker keeps its bytes in that core's cache; each node is still measured
-//! and blamed on its own.
+//! Keeping an item on one worker keeps its bytes in that core's cache; time and errors are still
+//! attributed to each node.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,19 +12,19 @@ use rand::RngExt as _;
 
 use super::failure::Failure;
 use super::skipped::{SkipLog, Skipped};
-use super::watch::{Seat, TakenAway, Watch};
+use super::watch::{ReadTimedOut, Slot, Watch};
 use crate::counters::{Blame, Meter};
 use crate::item::{Item, Key};
 use crate::stage::{self, AnyFold, AnyMap, AnySource, Context, OnError};
 
-/// So many samples drawn in the place of a damaged one may be damaged, too. Only where next to none
-/// is sound are there more.
+/// Replacements drawn for one damaged item before the run fails. With half of the samples damaged
+/// this is reached once in 2^100 items.
 const MAX_ATTEMPTS: u32 = 100;
 
-/// The nodes of a segment. Pure: its driver holds all state.
+/// The nodes of a segment; the state is its driver's.
 pub(crate) struct Segment {
     pub seed: u64,
-    /// Its first node's.
+    /// The first node's.
     pub lead: Meter,
     pub head: Head,
     pub maps: Vec<(Meter, Arc<dyn AnyMap>)>,
@@ -35,21 +35,21 @@ pub(crate) struct Segment {
 /// Where a segment's items come from.
 pub(crate) enum Head {
     Source(Meter, Arc<dyn AnySource>),
-    /// A channel, fed by that segment; `None` if it is fed by a thread.
+    /// A channel from that segment; `None`: from a thread.
     Channel(Option<Arc<Segment>>),
 }
 
-/// An item, unless it went into a group.
-pub(super) type Made = (Key, Option<Item>);
+/// The item; `None` if it went into a group.
+pub(super) type Output = (Key, Option<Item>);
 
-/// What an item is made from.
+/// What a job starts from: a sample to fetch, or an item from a channel.
 pub(super) enum Start {
     Sample(u32),
     Item(Item),
 }
 
 impl Segment {
-    /// The source that its items come from in the end, unless something between regroups them.
+    /// The source that its items come from; `None` if something between regroups them.
     pub(super) fn source(&self) -> Option<(&Meter, &Arc<dyn AnySource>)> {
         match &self.head {
             Head::Source(meter, source) => Some((meter, source)),
@@ -58,12 +58,12 @@ impl Segment {
         }
     }
 
-    /// Which sample stands at a position. The answer depends on the key alone, so nothing needs to
-    /// carry it along; it is only asked for when something went wrong.
+    /// The sample of a key. Computed from the key alone when an error needs it, so that items need
+    /// not carry it along.
     fn sample(&self, key: Key) -> Option<u32> {
         let (meter, source) = self.source()?;
         if key.attempt == 0 {
-            return at(&source.order(key.epoch), key.index);
+            return sample_at(&source.order(key.epoch), key.index);
         }
         let samples = u32::try_from(source.contents().items_per_epoch).unwrap_or(u32::MAX);
         let numbers = [key.epoch, key.index, key.attempt.into()];
@@ -96,12 +96,12 @@ impl Segment {
         result
     }
 
-    /// Through the source (or from the given item) and the maps.
-    fn make(&self, key: Key, start: Start, seat: &mut Option<Seat>, watch: &Watch) -> Result<Item> {
+    /// Runs source and maps.
+    fn make(&self, key: Key, start: Start, slot: &mut Option<Slot>, watch: &Watch) -> Result<Item> {
         let mut item = match (start, &self.head) {
             (Start::Item(item), _) => item,
             (Start::Sample(sample), Head::Source(meter, source)) => {
-                let item = watch.read(key, seat, || {
+                let item = watch.read(key, slot, || {
                     self.step(meter, key, |context| source.fetch(sample, context))
                 })?;
                 meter.counters().bytes.fetch_add(item.bytes(), Relaxed);
@@ -109,8 +109,8 @@ impl Segment {
             }
             (Start::Sample(sample), Head::Channel(upstream)) => upstream
                 .as_ref()
-                .context("nothing here can be read again")?
-                .make(key, Start::Sample(sample), seat, watch)?,
+                .context("this stream cannot be read again")?
+                .make(key, Start::Sample(sample), slot, watch)?,
         };
         for (meter, map) in &self.maps {
             item = self.step(meter, key, |context| map.apply(item, context))?;
@@ -122,14 +122,14 @@ impl Segment {
         &self,
         key: Key,
         start: Start,
-        seat: &mut Option<Seat>,
+        slot: &mut Option<Slot>,
         watch: &Watch,
     ) -> Result<Option<Item>> {
-        let item = self.make(key, start, seat, watch)?;
-        match (&self.fold, seat) {
-            (Some((meter, fold)), Some((group, slot))) => {
+        let item = self.make(key, start, slot, watch)?;
+        match (&self.fold, slot) {
+            (Some((meter, fold)), Some((group, position))) => {
                 self.step(meter, key, |context| {
-                    fold.place(group, *slot, item, context)
+                    fold.place(group, *position, item, context)
                 })?;
                 Ok(None)
             }
@@ -137,20 +137,20 @@ impl Segment {
         }
     }
 
-    /// Makes one item, or a replacement if its node may skip it; its key tells which it is. `start`
-    /// may be an error: what became of it elsewhere.
+    /// Makes one item, or a replacement if it is damaged and its node may skip it; the key that
+    /// comes back counts the attempts. `start` is an error if the read timed out before.
     pub(super) fn process(
         &self,
         mut key: Key,
         mut start: Result<Start>,
-        mut seat: Option<Seat>,
+        mut slot: Option<Slot>,
         watch: &Watch,
-    ) -> Result<Made, Failure> {
+    ) -> Result<Output, Failure> {
         loop {
-            let error = match start.and_then(|start| self.attempt(key, start, &mut seat, watch)) {
+            let error = match start.and_then(|start| self.attempt(key, start, &mut slot, watch)) {
                 Ok(item) => return Ok((key, item)),
-                // Nobody waits for this.
-                Err(error) if error.is::<TakenAway>() => return Ok((key, None)),
+                // The driver has submitted a replacement and dropped this job's receiver.
+                Err(error) if error.is::<ReadTimedOut>() => return Ok((key, None)),
                 Err(error) => error,
             };
             let replacement = self.replacement(key, error)?;
@@ -159,7 +159,7 @@ impl Segment {
         }
     }
 
-    /// The sample that takes the place of one that failed, if the node to blame may skip it.
+    /// The replacement for a failed sample, if the failed node's `on_error` allows it.
     pub(super) fn replacement(&self, key: Key, error: anyhow::Error) -> Result<u32, Failure> {
         let blamed = match error.downcast_ref::<Blame>() {
             Some(Blame(meter)) => meter.clone(),
@@ -188,29 +188,28 @@ impl Segment {
         };
         if !self.skipped.note(sample, skipped, allowed) {
             return Err(failed(error.context(format!(
-                "more than {allowed} of {samples} samples cannot be used, and the budget of \
-                 `on_error` is {allowed}; the log names them: mend or remove them, or allow more \
-                 with `Skip(budget: ...)`"
+                "more than {allowed} of {samples} samples are damaged, the budget of `on_error`; \
+                 repair or remove the files that the log names, or raise `Skip(budget: ...)`"
             ))));
         }
         if key.attempt >= MAX_ATTEMPTS {
             return Err(failed(error.context(format!(
-                "nor could {MAX_ATTEMPTS} others be used that were drawn in its place; see whether \
-                 any of the {samples} samples is sound"
+                "{MAX_ATTEMPTS} replacements drawn for it are damaged too; check the files of this \
+                 source ({samples} samples)"
             ))));
         }
         blamed.counters().skipped.fetch_add(1, Relaxed);
         Ok(next)
     }
 
-    /// The policy of the node that is to blame, here or upstream.
+    /// The `on_error` of the failed node, here or upstream.
     pub(super) fn on_error(&self, blamed: &Meter) -> OnError {
-        let is = |meter: &Meter| meter.node() == blamed.node();
+        let failed = |meter: &Meter| meter.node() == blamed.node();
         match &self.head {
-            Head::Source(meter, source) if is(meter) => return source.on_error(),
+            Head::Source(meter, source) if failed(meter) => return source.on_error(),
             _ => {}
         }
-        if let Some((_, map)) = self.maps.iter().find(|(meter, _)| is(meter)) {
+        if let Some((_, map)) = self.maps.iter().find(|(meter, _)| failed(meter)) {
             return map.on_error();
         }
         match &self.head {
@@ -220,13 +219,13 @@ impl Segment {
     }
 }
 
-/// The sample at a position of an order, which starts again behind its end: shards may be padded.
-pub(super) fn at(order: &[u32], position: u64) -> Option<u32> {
+/// The sample at a position of an order; positions past the end wrap around, as shards may be padded.
+pub(super) fn sample_at(order: &[u32], position: u64) -> Option<u32> {
     let position = position.checked_rem(order.len() as u64)?;
     order.get(position as usize).copied()
 }
 
-/// An error's causes in one line, without the node to blame.
+/// An error's causes in one line, without the node's name.
 fn reason(error: &anyhow::Error) -> String {
     let blame = error.downcast_ref::<Blame>().map(ToString::to_string);
     let causes = error.chain().map(ToString::to_string);

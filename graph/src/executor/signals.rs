@@ -5,8 +5,8 @@ use tokio::runtime::Runtime;
 use crate::say::say;
 use crate::stop::Stop;
 
-/// Ctrl-C or SIGTERM: the first one says `words` and interrupts the run, a second one ends the
-/// program at once. From when this returns on; where signals cannot be had, the default action stays.
+/// Handles Ctrl-C and SIGTERM: the first one prints `words` and interrupts the run, the second one
+/// ends the process. Where handlers cannot be installed, the default action stays.
 pub(super) fn on_signals(runtime: &Runtime, stop: Stop, words: &'static str) {
     let _runtime = runtime.enter();
     let Ok(mut signals) = Signals::listen() else {

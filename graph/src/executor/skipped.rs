@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// So many skipped samples are told as they come; more are only noted, or they would be all that
-/// there is to read.
-const TOLD: usize = 10;
+/// The first skipped samples are logged as warnings, later ones as info: thousands of warnings
+/// would hide all others.
+const MAX_WARNINGS: usize = 10;
 
-/// A sample that was not used.
 #[derive(Clone, Debug)]
 pub struct Skipped {
     /// The node that could not use it.
     pub node: String,
-    /// What the user knows it by.
+    /// Its path.
     pub item: String,
-    /// Why, when it was last tried.
+    /// The latest error.
     pub reason: String,
     /// How often another sample took its place.
     pub times: u64,
@@ -25,11 +24,10 @@ pub struct Skipped {
 pub(crate) struct SkipLog(Mutex<BTreeMap<String, BTreeMap<u32, Skipped>>>);
 
 impl SkipLog {
-    /// Notes that a sample is skipped, unless its node has skipped `allowed` others already. Tells
-    /// whether it was noted.
+    /// Notes a skipped sample; returns false if its node has skipped `allowed` others already.
     pub fn note(&self, sample: u32, skipped: Skipped, allowed: u64) -> bool {
         let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = nodes.values().map(BTreeMap::len).sum::<usize>();
+        let noted = nodes.values().map(BTreeMap::len).sum::<usize>();
         let samples = nodes.entry(skipped.node.clone()).or_default();
         let Skipped {
             node, item, reason, ..
@@ -43,7 +41,7 @@ impl SkipLog {
         if samples.len() as u64 >= allowed {
             return false;
         }
-        if told < TOLD {
+        if noted < MAX_WARNINGS {
             tracing::warn!(node, item, reason, "skipped");
         } else {
             tracing::info!(node, item, reason, "skipped");
@@ -52,7 +50,7 @@ impl SkipLog {
         true
     }
 
-    /// All of them, in the order of nodes and samples.
+    /// Ordered by node and sample.
     pub fn list(&self) -> Vec<Skipped> {
         let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.values().flat_map(BTreeMap::values).cloned().collect()

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
 
 use super::pool::PoolHandle;
-use super::segment::{Start, at};
+use super::segment::{Start, sample_at};
 use crate::item::{Key, Message};
 use crate::ports::Inlet;
 use crate::shard::Shard;
@@ -16,14 +16,13 @@ use crate::stage::{AnySource, Position};
 pub(super) enum Next {
     Start(Key, Start),
     EndOfEpoch(u64),
-    Nothing,
+    /// The stream has ended.
+    End,
 }
 
-/// What feeds a segment.
 pub(crate) enum Feed {
-    /// A source, epoch after epoch.
     Source(Walk),
-    /// Another segment, or a thread.
+    /// From another segment or a thread.
     Channel(Inlet),
 }
 
@@ -32,16 +31,16 @@ pub(crate) struct Walk {
     pub source: Arc<dyn AnySource>,
     pub shard: Shard,
     pub pool: PoolHandle,
-    /// Where the rest of the epoch in hand is dealt out from.
+    /// Where the rest of the current epoch is dealt out from.
     pub start: Position,
     /// Items of that rest that were taken already.
     pub taken: u64,
-    /// It ends before this epoch.
+    /// The first epoch that is not read.
     pub end: Option<u64>,
     pub order: Order,
 }
 
-/// The order of the epoch in hand. It is drawn on the pool: for a million samples it takes a while.
+/// The order of the current epoch. Drawn on the pool: a million samples take tens of milliseconds.
 pub(crate) enum Order {
     Unknown,
     Drawing(oneshot::Receiver<Result<Vec<u32>>>),
@@ -49,13 +48,13 @@ pub(crate) enum Order {
 }
 
 impl Feed {
-    /// What enters next. May be dropped while it waits without losing anything.
+    /// Cancel-safe: all state is in the feed before each await.
     pub(super) async fn next(&mut self) -> Result<Next> {
         match self {
             Feed::Channel(inlet) => Ok(match inlet.receive().await {
                 Some(Message::Item(key, item)) => Next::Start(key, Start::Item(item)),
                 Some(Message::EndOfEpoch(epoch)) => Next::EndOfEpoch(epoch),
-                None => Next::Nothing,
+                None => Next::End,
             }),
             Feed::Source(walk) => walk.next().await,
         }
@@ -66,7 +65,7 @@ impl Walk {
     pub(super) async fn next(&mut self) -> Result<Next> {
         let Position { epoch, sample } = self.start;
         if self.end.is_some_and(|end| epoch >= end) {
-            return Ok(Next::Nothing);
+            return Ok(Next::End);
         }
         loop {
             match &mut self.order {
@@ -74,7 +73,7 @@ impl Walk {
                     let left = (order.len() as u64).saturating_sub(sample);
                     let index = self.shard.position(sample, self.taken);
                     let within = self.taken < self.shard.items(left);
-                    let Some(sample) = at(order, index).filter(|_| within) else {
+                    let Some(sample) = sample_at(order, index).filter(|_| within) else {
                         self.order = Order::Unknown;
                         self.start = Position {
                             epoch: epoch + 1,
@@ -92,7 +91,7 @@ impl Walk {
                     return Ok(Next::Start(key, Start::Sample(sample)));
                 }
                 Order::Drawing(reply) => {
-                    let order = reply.await.context("the CPU pool ended too early")??;
+                    let order = reply.await.context("the CPU pool ended before the run")??;
                     self.order = Order::Known(order);
                 }
                 Order::Unknown => {

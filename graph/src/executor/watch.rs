@@ -1,7 +1,8 @@
-//! Taking an item away from a worker that is stuck in a read.
+//! Timeouts of reads: takes an item from a worker that is stuck in a system call.
 //!
-//! A read of a disk that hangs cannot be ended. What can be done is to go on without the thread:
-//! while it reads, the item's seat is kept here, and whoever takes it first has the item.
+//! A read of a disk that hangs cannot be cancelled, so its thread is given up. While it reads, the
+//! item's slot is kept in its [`Watch`]; whoever takes the slot first, the worker that comes back
+//! or the watchdog, owns the item.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
@@ -12,58 +13,54 @@ use anyhow::Result;
 use crate::item::Key;
 use crate::stage::AnyGroup;
 
-/// Where an item goes: a slot of a group.
-pub(crate) type Seat = (AnyGroup, usize);
+/// A group, and the item's position in it.
+pub(crate) type Slot = (AnyGroup, usize);
 
-/// Watches over the reads of one item.
+/// The read of one item, while it is under way.
 #[derive(Default)]
 pub(crate) struct Watch(Mutex<Option<Reading>>);
 
-/// A read at work.
 pub(crate) struct Reading {
     since: Instant,
-    /// The thread that reads.
     pub worker: ThreadId,
-    /// What is read.
     pub key: Key,
-    /// Where it is to go.
-    pub seat: Option<Seat>,
+    pub slot: Option<Slot>,
 }
 
-/// The item was taken away: nobody waits for it here any more.
+/// The worker returned after the timeout: the item has been replaced, and this one is dropped.
 #[derive(Debug)]
-pub(crate) struct TakenAway;
+pub(crate) struct ReadTimedOut;
 
-impl std::fmt::Display for TakenAway {
+impl std::fmt::Display for ReadTimedOut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the read took too long, and the run went on without it")
+        f.write_str("the read took longer than `read_timeout`; the item was replaced")
     }
 }
 
-impl std::error::Error for TakenAway {}
+impl std::error::Error for ReadTimedOut {}
 
 impl Watch {
-    /// Reads, while the seat may be taken away.
+    /// Reads. `slot` is kept in the watch meanwhile, where [`Watch::expire`] may take it.
     pub fn read<T>(
         &self,
         key: Key,
-        seat: &mut Option<Seat>,
+        slot: &mut Option<Slot>,
         read: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         *self.lock() = Some(Reading {
             since: Instant::now(),
             worker: std::thread::current().id(),
             key,
-            seat: seat.take(),
+            slot: slot.take(),
         });
         let result = read();
-        let reading = self.lock().take().ok_or(TakenAway)?;
-        *seat = reading.seat;
+        let reading = self.lock().take().ok_or(ReadTimedOut)?;
+        *slot = reading.slot;
         result
     }
 
-    /// Takes the item away if its read has taken longer than `timeout`.
-    pub fn take_if_late(&self, timeout: Duration) -> Option<Reading> {
+    /// Takes the item if its read has taken longer than `timeout`.
+    pub fn expire(&self, timeout: Duration) -> Option<Reading> {
         self.lock()
             .take_if(|reading| reading.since.elapsed() > timeout)
     }
@@ -86,28 +83,28 @@ mod tests {
         };
         let group: AnyGroup = std::sync::Arc::new(());
         let watch = Watch::default();
-        assert!(watch.take_if_late(Duration::ZERO).is_none());
+        assert!(watch.expire(Duration::ZERO).is_none());
 
-        let mut seat = Some((group.clone(), 3));
+        let mut slot = Some((group.clone(), 3));
         let long = Duration::from_secs(3600);
         watch
-            .read(key, &mut seat, || {
-                assert!(watch.take_if_late(long).is_none());
+            .read(key, &mut slot, || {
+                assert!(watch.expire(long).is_none());
                 Ok(())
             })
             .unwrap();
-        assert!(seat.is_some(), "it is back in time");
+        assert!(slot.is_some(), "it came back in time");
 
-        let late = watch.read(key, &mut seat, || {
+        let late = watch.read(key, &mut slot, || {
             std::thread::sleep(Duration::from_millis(2));
-            let reading = watch.take_if_late(Duration::from_millis(1)).unwrap();
+            let reading = watch.expire(Duration::from_millis(1)).unwrap();
             assert_eq!(reading.key, key);
-            assert_eq!(reading.seat.unwrap().1, 3);
+            assert_eq!(reading.slot.unwrap().1, 3);
             assert_eq!(reading.worker, std::thread::current().id());
             Ok(())
         });
-        assert!(late.unwrap_err().is::<TakenAway>());
-        assert!(seat.is_none());
+        assert!(late.unwrap_err().is::<ReadTimedOut>());
+        assert!(slot.is_none());
         assert_eq!(std::sync::Arc::strong_count(&group), 1);
     }
 }

@@ -1,39 +1,38 @@
-//! How many threads the CPU pool has.
+//! The number of threads of the CPU pool.
 
 use std::fmt;
 
 use crate::plan::Plan;
-use crate::problem::{counted, listed};
 use crate::stage::Stage;
+use crate::words::{counted, listed};
 
-/// Where a thread keeps all cores busy, the workers get one in so many of them. Reasoned, not
+/// Where a thread node keeps all cores busy, there is one worker for so many cores. Reasoned, not
 /// measured: on the CPU a training step costs many times what it takes to prepare its images, and a
-/// worker that comes between the threads of such a step stalls all of them.
-const SHARE: usize = 8;
+/// worker that preempts one thread of the step stalls all of them.
+const CORES_PER_WORKER: usize = 8;
 
-/// The threads of the CPU pool, and why there are so many.
+/// The size of the CPU pool, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
-    /// How many.
     pub count: usize,
     /// Cores that the program may use.
     pub cores: usize,
-    /// How the number was found; `None` if the recipe says it.
+    /// `None` if the recipe sets `cpu_workers`.
     pub chosen: Option<Chosen>,
 }
 
 /// What a number of workers was chosen from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// The nodes that compute on threads of their own.
+    /// The nodes that compute on their own threads.
     pub threads: Vec<String>,
-    /// Cores that these keep busy.
+    /// Cores that they use.
     pub busy: usize,
 }
 
 impl Workers {
-    /// The recipe's `cpu_workers`. Where it leaves that open: the cores that the threads leave, and
-    /// no less than an eighth of all.
+    /// The recipe's `cpu_workers`; by default the cores that the thread nodes leave free, but at
+    /// least an eighth of all.
     pub(super) fn choose(plan: &Plan, stages: &[Stage]) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut chosen = Chosen {
@@ -62,7 +61,9 @@ impl Workers {
 }
 
 fn automatic(cores: usize, busy: usize) -> usize {
-    cores.saturating_sub(busy).max(cores.div_ceil(SHARE))
+    cores
+        .saturating_sub(busy)
+        .max(cores.div_ceil(CORES_PER_WORKER))
 }
 
 /// "2 workers (auto: the machine has 2 cores, and no other node computes)".
@@ -75,7 +76,7 @@ impl fmt::Display for Workers {
         };
         write!(f, "(auto: the machine has {cores}")?;
         if threads.is_empty() {
-            return f.write_str(", and nothing else computes here)");
+            return f.write_str(", and no other node computes)");
         }
         let threads = listed(threads.iter().map(String::as_str));
         let busy = busy.min(&self.cores);
@@ -125,7 +126,7 @@ mod tests {
             ),
             (
                 workers(2, Some((&[], 0))),
-                "2 workers (auto: the machine has 2 cores, and nothing else computes here)",
+                "2 workers (auto: the machine has 2 cores, and no other node computes)",
             ),
             (
                 workers(1, Some((&["trainer"], 2))),

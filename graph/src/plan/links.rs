@@ -1,25 +1,25 @@
-//! What reads what: the names in a recipe, resolved.
+//! Resolves input references to edges.
 
 use crate::node::Port;
-use crate::problem::{Problem, did_you_mean, listed};
+use crate::problem::Problem;
 use crate::recipe::{Recipe, Reference, Written};
+use crate::words::{did_you_mean, listed};
 
 /// A resolved input of a written node.
 pub(super) struct Link {
-    /// `None` where the reader's kind is not known.
+    /// `None` where the reader's kind is unknown.
     pub(super) port: Option<&'static str>,
     pub(super) from: usize,
-    /// `None`: the node is known, but could not be read, so nothing is known of its outputs.
+    /// `None` where the node's kind is unknown, and so its outputs.
     pub(super) output: Option<usize>,
 }
 
-/// What reads what.
 pub(super) struct Links {
     /// For each node, what it reads from.
     pub(super) of: Vec<Vec<Link>>,
-    /// The types of items that some input takes, but was not rightly given.
+    /// The types of inputs that are not validly connected.
     pub(super) lacking: Vec<&'static str>,
-    /// Some node does not even tell what it reads.
+    /// Whether there is a node whose inputs are unknown.
     pub(super) unknown: bool,
 }
 
@@ -38,12 +38,12 @@ pub(super) fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {
                     from,
                     output,
                 }),
-                // Any text may stand in a node of an unknown kind.
+                // In a node of an unknown kind, any string may be something else.
                 Err(_) if wanted.is_none() => {}
                 Err(problem) => problems.push(*problem),
             }
         }
-        // An input that was left out of a node that could not be read may be what is wrong.
+        // Includes inputs missing in a node that could not be parsed.
         for port in reader.kind.iter().flat_map(|kind| kind.inputs) {
             let is_given = links.iter().any(|link| link.port == Some(port.name));
             let is_named = reader
@@ -65,7 +65,7 @@ pub(super) fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {
     }
 }
 
-/// `port` is the reader's, if its kind is known.
+/// `port` is the reader's input, if its kind is known.
 fn resolve_one(
     recipe: &Recipe,
     port: Option<&Port>,
@@ -108,7 +108,7 @@ fn resolve_one(
         (_, []) => {
             return Err(Box::new(
                 Problem::new(format!("`{name}` has no output"), span)
-                    .label(format!("a {} keeps what it is given", source_kind.name)),
+                    .label(format!("a {} has no outputs", source_kind.name)),
             ));
         }
         (None, [_]) => 0,
@@ -120,7 +120,7 @@ fn resolve_one(
             let ports: Vec<String> = ports.collect();
             return Err(Box::new(
                 Problem::new(format!("`{name}` has several outputs"), span)
-                    .label("which one?")
+                    .label("ambiguous")
                     .help(format!("write {}", ports.join(" or "))),
             ));
         }
@@ -159,7 +159,7 @@ fn resolve_one(
             )
             .label(format!("expected {wanted}"))
             .also(source.name_span.clone(), format!("yields {carried}"))
-            .maybe_help(between.map(|kind| format!("a `{}` between the two would fit", kind.name))),
+            .maybe_help(between.map(|kind| format!("put a `{}` between the two", kind.name))),
         ));
     }
     Ok((from, Some(position)))

@@ -1,5 +1,5 @@
-//! Connecting a recipe's nodes: names resolved, types matched, schemas carried along, cycles and
-//! unread outputs found. Opens no data and no device.
+//! Connects a recipe's nodes: resolves names, matches types, propagates schemas, finds cycles and
+//! unread outputs. Opens no data and no device.
 
 mod links;
 mod shape;
@@ -8,46 +8,42 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::counters::NodeId;
 use crate::node::{Incoming, Kind, Node, NodeKind, Report, Schema};
+use crate::node_id::NodeId;
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 use links::{Links, resolve};
 use shape::{one_writer, order, shared, unread};
 
-/// A graph that fits together. Only a plan can be run.
+/// A checked graph.
 #[derive(Clone)]
 pub struct Plan {
     pub(crate) recipe_text: String,
     pub(crate) seed: u64,
     pub(crate) cpu_workers: Option<usize>,
-    /// Every node stands behind those that it reads from.
+    /// In topological order.
     pub(crate) nodes: Vec<Planned>,
 }
 
 /// A node of a plan.
 #[derive(Clone)]
 pub struct Planned {
-    /// Name and kind.
     pub id: NodeId,
-    /// The catalogue's entry.
     pub kind: &'static Kind,
-    /// The node itself.
     pub(crate) node: Arc<dyn Node>,
-    /// What feeds each input that is connected.
+    /// One for each connected input.
     pub inputs: Vec<Edge>,
-    /// What each output carries, in the order of the kind's outputs.
+    /// In the order of the kind's outputs.
     pub outputs: Vec<Schema>,
 }
 
 /// A connection, seen from its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
-    /// The reader's input port.
     pub port: &'static str,
-    /// The node that is read, as an index into [`Plan::nodes`].
+    /// The node that is read: an index into [`Plan::nodes`].
     pub node: usize,
-    /// Which of its outputs.
+    /// Index of its output.
     pub output: usize,
 }
 
@@ -60,12 +56,12 @@ impl Planned {
 }
 
 impl Plan {
-    /// Checks the recipe. Every problem is found, not the first alone.
+    /// Checks the recipe and reports all problems.
     pub fn new(recipe: Recipe) -> Result<Self, Problems> {
         Self::with_taps(recipe, &[])
     }
 
-    /// The same where [`crate::Tap`]s will read all outputs of these nodes.
+    /// The same for a run in which [`crate::Tap`]s read all outputs of these nodes.
     pub fn with_taps(recipe: Recipe, tapped: &[&str]) -> Result<Self, Problems> {
         let mut problems = recipe.problems.clone();
         let links = resolve(&recipe, &mut problems);
@@ -85,26 +81,25 @@ impl Plan {
         })
     }
 
-    /// The same where any output may be unread: what will run is a part ([`Plan::until`]).
+    /// The same without the check for unread outputs, where only a part runs ([`Plan::until`]).
     pub fn with_unread(recipe: Recipe) -> Result<Self, Problems> {
         let names: Vec<String> = recipe.nodes.iter().map(|node| node.name.clone()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Self::with_taps(recipe, &names)
     }
 
-    /// The nodes; every node stands behind those that it reads from.
+    /// In topological order.
     pub fn nodes(&self) -> &[Planned] {
         &self.nodes
     }
 
-    /// What comes in at the connected inputs of one of the plan's nodes: port and schema.
+    /// The connected inputs of a node: port and schema.
     pub fn incoming(&self, planned: &Planned) -> Vec<(&'static str, Schema)> {
         let edges = planned.inputs.iter();
         let schema = |edge: &Edge| self.nodes[edge.node].outputs[edge.output].clone();
         edges.map(|edge| (edge.port, schema(edge))).collect()
     }
 
-    /// The recipe's seed.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -114,7 +109,7 @@ impl Plan {
         &self.recipe_text
     }
 
-    /// The plan without everything that `node` does not need. Its outputs may be unread.
+    /// The plan of `node` and what is upstream of it; `None` if there is no such node.
     pub fn until(&self, node: &str) -> Option<Plan> {
         let target = self
             .nodes
@@ -148,8 +143,8 @@ impl Plan {
     }
 }
 
-/// Has every node check itself. What stands behind a mistake is checked too, but its inputs are
-/// not: what they bring is wrong or not known.
+/// Lets every node check itself, in topological order. Nodes downstream of an error check their
+/// parameters only, as the schemas of their inputs are unknown.
 fn propagate(
     recipe: &Recipe,
     links: &Links,
@@ -157,7 +152,7 @@ fn propagate(
     problems: &mut Vec<Problem>,
 ) -> Vec<Planned> {
     let mut planned: Vec<Planned> = Vec::new();
-    // Where a sound node stands in `planned`.
+    // The index in `planned` of a node without errors.
     let mut position: HashMap<usize, usize> = HashMap::new();
     let in_cycles = (0..recipe.nodes.len()).filter(|index| !order.contains(index));
     for index in order.iter().copied().chain(in_cycles) {
@@ -210,7 +205,7 @@ fn propagate(
                 written.name_span.clone(),
             ));
         }
-        let sound = report.found.is_empty();
+        let is_valid = report.found.is_empty();
         if edges.is_none() {
             report.found.retain(|problem| {
                 let mut inputs = written.inputs.iter();
@@ -218,7 +213,7 @@ fn propagate(
             });
         }
         problems.append(&mut report.found);
-        let Some(edges) = edges.filter(|_| sound) else {
+        let Some(edges) = edges.filter(|_| is_valid) else {
             continue;
         };
         position.insert(index, planned.len());

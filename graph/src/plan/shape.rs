@@ -1,11 +1,11 @@
-//! What is wrong with a recipe as a graph: cycles, what nobody reads, what waits for itself, two writers
-//! of one file.
+//! Checks of the graph: cycles, unread outputs, inputs that would deadlock, two writers of one file.
 
 use super::links::{Link, Links, outputs};
-use crate::problem::{Problem, listed, one_of};
+use crate::problem::Problem;
 use crate::recipe::{Recipe, Written};
+use crate::words::{listed, one_of};
 
-/// The nodes, each behind those that it reads from. Nodes of a cycle are reported and left out.
+/// The nodes in topological order. Nodes of a cycle are reported and left out.
 pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) -> Vec<usize> {
     let links = &links.of;
     let mut order = Vec::new();
@@ -22,7 +22,7 @@ pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>)
             break;
         }
     }
-    // Every node left over reads, in the end, from a cycle: walk upstream until a node comes again.
+    // Every remaining node leads back to a cycle: walk upstream until a node repeats.
     let mut reported = vec![false; links.len()];
     for start in 0..links.len() {
         if placed[start] || reported[start] {
@@ -45,7 +45,7 @@ pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>)
         };
         let Some(mut cycle) = cycle else { continue };
         if cycle.iter().all(|&index| !reported[index]) {
-            // The walk went against the stream.
+            // From upstream to downstream.
             cycle.reverse();
             let first = cycle.iter().enumerate().min_by_key(|(_, index)| **index);
             let first = first.map_or(0, |(at, _)| at);
@@ -57,11 +57,11 @@ pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>)
                 .collect();
             problems.push(
                 Problem::new(
-                    format!("these nodes wait for each other: {}", names.join(" -> ")),
+                    format!("these nodes form a cycle: {}", names.join(" -> ")),
                     recipe.nodes[cycle[0]].name_span.clone(),
                 )
                 .label("part of a cycle")
-                .help("streams flow one way: let one of them read from somewhere else"),
+                .help("connect one of them to another node"),
             );
         }
         for index in walk.into_iter().chain(cycle) {
@@ -71,7 +71,7 @@ pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>)
     order
 }
 
-/// Outputs that nothing reads, but those of nodes that are `tapped`.
+/// Outputs without a reader, except those of `tapped` nodes.
 pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: &mut Vec<Problem>) {
     let reads = |from: usize, output: usize| {
         let mut all = links.of.iter().flatten();
@@ -84,7 +84,7 @@ pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: 
         if tapped.contains(&node.name.as_str()) {
             continue;
         }
-        // A name that is given twice means the first node.
+        // A duplicate name refers to the first node.
         if recipe.nodes[..index]
             .iter()
             .any(|first| first.name == node.name)
@@ -93,7 +93,7 @@ pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: 
         }
         let outputs = outputs(node);
         for (position, port) in outputs.iter().enumerate() {
-            // What is missing elsewhere was likely meant to be this.
+            // An input that is not connected elsewhere probably was meant to read this.
             if reads(index, position) || links.lacking.contains(&port.carries) {
                 continue;
             }
@@ -114,7 +114,7 @@ pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: 
                 .collect();
             problems.push(
                 Problem::new(
-                    format!("nothing reads the {} of `{reference}`", port.carries),
+                    format!("output `{reference}` ({}) has no reader", port.carries),
                     node.name_span.clone(),
                 )
                 .label("unread output")
@@ -128,10 +128,10 @@ pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: 
     }
 }
 
-/// Inputs of one node that come from the same node. It reads one for a while and then the other, which
-/// until then holds up what comes before both: the run would stand still.
+/// Inputs of one node that come from the same node. A node reads its inputs in turn; the one that is
+/// not read fills up and blocks their common source, so the run would deadlock.
 pub(super) fn shared(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) {
-    // A node and all that it reads from, the nearest first.
+    // A node and all nodes upstream, the nearest first.
     let upstream = |start: usize| {
         let mut found = vec![start];
         let mut next = 0;
@@ -168,7 +168,7 @@ pub(super) fn shared(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>
                 .count()
                 > 1
             {
-                continue; // one of two nodes of this name, as the user has been told
+                continue; // a duplicate name, reported elsewhere
             }
             let what = format!(
                 "`{first_port}` and `{second_port}` of `{}` both come from `{source}`",
@@ -179,28 +179,28 @@ pub(super) fn shared(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>
                     .label(format!("comes from `{source}`"))
                     .also(first.span.clone(), "so does this")
                     .help(
-                        "they are read in turn, so one would wait for the other for ever: give each of them \
-                         nodes of its own, down to the source",
+                        "the inputs are read in turn, so the run would deadlock; give each input its own \
+                         chain of nodes, including the source",
                     ),
             );
         }
     }
 }
 
-/// What a node writes alone has one such node.
+/// Two nodes that write the same file.
 pub(super) fn one_writer(recipe: &Recipe, problems: &mut Vec<Problem>) {
-    let writes = |node: &Written| node.kind.map_or("", |kind| kind.writes);
+    let output_file = |node: &Written| node.kind.map_or("", |kind| kind.output_file);
     for (index, node) in recipe.nodes.iter().enumerate() {
-        let file = writes(node);
+        let file = output_file(node);
         let mut before = recipe.nodes[..index].iter();
-        let first = before.find(|first| !file.is_empty() && writes(first) == file);
+        let first = before.find(|first| !file.is_empty() && output_file(first) == file);
         problems.extend(first.map(|first| {
             let names = listed([first.name.as_str(), &node.name]);
             let message = format!("both {names} write `{file}` in the run directory");
             Problem::new(message, node.name_span.clone())
                 .label("writes it too")
                 .also(first.name_span.clone(), "writes it")
-                .help("remove one of them, and what only that one reads")
+                .help("remove one of them, and the nodes that only it reads")
         }));
     }
 }

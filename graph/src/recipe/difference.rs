@@ -1,20 +1,20 @@
-//! What two recipes say differently: by meaning, not by text.
+//! Differences between two recipes, by meaning and not by text.
 
-use super::look::{float, integer};
+use super::number::{float, integer};
 use crate::fields::{self, Shape, Token, Value};
 
-/// What the recipe `now` says differently from the recipe `was`: one line for each field, and for
-/// each node that only one of them has. Empty if both mean the same.
+/// The differences of the recipe `now` from the recipe `was`: one line for each field, and for each
+/// node that only one of them has. Empty if both mean the same.
 ///
 /// Comments, white space, the order of nodes and fields and the notation of values do not count.
-/// Nor does `cpu_workers`: what a run computes does not depend on it. A field that stands in one
-/// of them only is told as a difference, although it may say what its default says.
+/// Nor does `cpu_workers`, on which results do not depend. A field that only one of them has is a
+/// difference even if it has its default value.
 pub fn differences(now: &str, was: &str) -> Vec<String> {
     let Some(was_value) = read(was) else {
-        return vec!["the recipe before cannot be read".to_owned()];
+        return vec!["the previous recipe cannot be parsed".to_owned()];
     };
     let Some(now_value) = read(now) else {
-        return vec!["the recipe now cannot be read".to_owned()];
+        return vec!["the current recipe cannot be parsed".to_owned()];
     };
     let now = Written::new(now, &now_value);
     let was = Written::new(was, &was_value);
@@ -26,8 +26,8 @@ pub fn differences(now: &str, was: &str) -> Vec<String> {
                 let [now, was] = [now, was].map(|nodes| nodes.and_then(Written::entries));
                 for (node, now, was) in paired(now, was) {
                     match (now, was) {
-                        (Some(_), None) => found.push(format!("node `{node}` is new")),
-                        (None, Some(_)) => found.push(format!("node `{node}` is gone")),
+                        (Some(_), None) => found.push(format!("node `{node}` was added")),
+                        (None, Some(_)) => found.push(format!("node `{node}` was removed")),
                         (now, was) => compare(&node, now, was, &mut found),
                     }
                 }
@@ -43,20 +43,19 @@ fn read(text: &str) -> Option<Value> {
     fields::shape(text)
 }
 
-/// A value in its text.
 #[derive(Clone, Copy)]
 struct Written<'a> {
     text: &'a str,
     value: &'a Value,
 }
 
-/// What stands in parentheses or braces: name and value.
+/// Names and values in parentheses or braces.
 type Entries<'a> = Vec<(String, Written<'a>)>;
 
-/// The value at `path` as it is in either recipe; `None` where it is left to its default.
+/// Compares the values at `path`; `None` where a recipe does not have the field.
 fn compare(path: &str, now: Option<Written>, was: Option<Written>, found: &mut Vec<String>) {
     if let (Some(now), Some(was)) = (now, was) {
-        if now.plainly_equals(was) {
+        if now.equals(was) {
             return;
         }
         if let (Some(inner_now), Some(inner_was)) = (now.entries(), was.entries())
@@ -72,7 +71,7 @@ fn compare(path: &str, now: Option<Written>, was: Option<Written>, found: &mut V
     found.push(format!("{path}: {now}, was {was}"));
 }
 
-/// The entries of both by their names, in the order of `now`, then what only `was` has.
+/// Entries paired by name: in the order of `now`, then those that only `was` has.
 fn paired<'a>(
     now: Option<Entries<'a>>,
     was: Option<Entries<'a>>,
@@ -92,7 +91,7 @@ fn paired<'a>(
 }
 
 impl<'a> Written<'a> {
-    /// `Some(value)` is the value: both may be written.
+    /// `Some(value)` is the same as `value`.
     fn new(text: &'a str, value: &'a Value) -> Self {
         match &value.shape {
             Shape::Tuple(items) if &text[value.head.clone()] == "Some" && items.len() == 1 => {
@@ -118,7 +117,7 @@ impl<'a> Written<'a> {
         }
     }
 
-    /// `Name` alone and `Name()` have none; lists, tuples and text cannot have any.
+    /// Empty for `Name` and `Name()`; `None` for lists, tuples and strings.
     fn entries(self) -> Option<Entries<'a>> {
         let entry = |name: String, value| (name, Written::new(self.text, value));
         match &self.value.shape {
@@ -140,15 +139,15 @@ impl<'a> Written<'a> {
         }
     }
 
-    /// The text that stands in quotes; anything else as it is.
+    /// The contents of a string; anything else as written.
     fn unquoted(self) -> String {
         let written = &self.text[self.value.span.clone()];
         let text = fields::options().from_str::<String>(written);
         text.unwrap_or_else(|_| written.to_owned())
     }
 
-    /// Whether both are the same number, word, text or list.
-    fn plainly_equals(self, other: Written) -> bool {
+    /// Whether both are the same number, word, string, list or tuple.
+    fn equals(self, other: Written) -> bool {
         match (&self.value.shape, &other.value.shape) {
             (Shape::Word, Shape::Word) => {
                 let (one, other) = (self.head(), other.head());
@@ -246,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_told_at_its_field() {
+    fn every_difference_is_listed_by_field() {
         for (from, to, expected) in [
             ("seed: 1", "seed: 2", "seed: 2, was 1"),
             ("seed: 1,", "", "seed: (default), was 1"),
-            // Apart as integers, not as floats.
+            // Different as integers, equal as floats.
             (
                 "seed: 1",
                 "seed: 9007199254740993",
@@ -291,14 +290,14 @@ mod tests {
             (
                 "\"net\":",
                 "\"more\": Log(), \"net\":",
-                "node `more` is new",
+                "node `more` was added",
             ),
         ] {
             assert_eq!(replaced(from, to), [expected], "{from} -> {to}");
         }
         assert_eq!(
             replaced("\"net\":", "\"trainer\":"),
-            ["node `trainer` is new", "node `net` is gone"]
+            ["node `trainer` was added", "node `net` was removed"]
         );
         assert_eq!(
             differences(
@@ -310,11 +309,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_recipe_is_no_crash() {
+    fn invalid_recipes_do_not_panic() {
         for text in ["", "(", "(nodes: {", &"(".repeat(100_000), "\u{0}"] {
             assert_eq!(
                 differences(WAS, text),
-                ["the recipe before cannot be read"],
+                ["the previous recipe cannot be parsed"],
                 "{text:.9}"
             );
         }

@@ -1,67 +1,32 @@
-//! Reading a recipe: what was written, with the place of everything.
+//! Reading a recipe, with the place of everything in it.
 //!
-//! The RON reader and serde judge what is right. They stop at the first error and know its place
-//! only roughly; so what they refuse is looked at again, against the JSON schema of what belongs
-//! there, to say all that is wrong, and where.
+//! The RON reader and serde decide what is valid. They stop at the first error and know its place
+//! only roughly; so what they refuse is validated again, against its JSON schema, to report every
+//! error at its place.
 
 mod difference;
-mod look;
+mod number;
 mod overrides;
+mod read;
 mod syntax;
+mod validate;
 
-use std::ops::Range;
-use std::sync::Arc;
-
-use schemars::Schema;
-use serde::de::DeserializeOwned;
-
-use crate::fields::{self, Shape, Value};
-use crate::node::{Catalogue, Kind, Node};
-use crate::problem::{Problem, Problems, did_you_mean};
-use crate::text::{Text, offset_of};
+use crate::node::Catalogue;
+use crate::problem::Problems;
+use crate::text::Text;
 pub use difference::differences;
-use look::Look;
 use overrides::with_override;
-use syntax::{syntax, unexplained};
-
-/// A recipe as written. Its nodes are read, but nothing connects them yet: that is [`crate::Plan`].
-pub struct Recipe {
-    pub(crate) text: Text,
-    pub(crate) seed: u64,
-    pub(crate) cpu_workers: Option<usize>,
-    pub(crate) nodes: Vec<Written>,
-    pub(crate) catalogue: Catalogue,
-    /// What is wrong with single nodes. Kept until the plan, so that all is reported in one go.
-    pub(crate) problems: Vec<Problem>,
-}
-
-/// A node as written.
-pub(crate) struct Written {
-    pub name: String,
-    pub name_span: Range<usize>,
-    /// `Kind(...)`.
-    pub span: Range<usize>,
-    pub kind: Option<&'static Kind>,
-    /// `None` if it could not be read.
-    pub node: Option<Arc<dyn Node>>,
-    /// What it reads from; of a node that could not be read, as far as it can be told.
-    pub inputs: Vec<Reference>,
-}
-
-/// An input as written.
-pub(crate) struct Reference {
-    /// `None` where the kind is not known.
-    pub port: Option<&'static str>,
-    /// `node` or `node.port`.
-    pub name: String,
-    pub span: Range<usize>,
-}
+pub use read::Recipe;
+use read::read;
+pub(crate) use read::{Reference, Written};
 
 impl Recipe {
     /// Reads `text` with `overrides` (`node.field=value`, or `field=value` for the recipe's own
-    /// fields) applied. An error is one that leaves no list of nodes to look at, or an override
-    /// that cannot be applied; what is wrong with a single node is reported by
-    /// [`crate::Plan::new`].
+    /// fields) applied.
+    ///
+    /// # Errors
+    /// A text without a list of nodes, or an override that cannot be applied. Errors of single nodes
+    /// are reported by [`crate::Plan::new`].
     pub fn parse(text: Text, catalogue: Catalogue, overrides: &[String]) -> Result<Self, Problems> {
         let mut recipe = read(text, catalogue)?;
         let mut wrong: Option<Problems> = None;
@@ -85,218 +50,4 @@ impl Recipe {
     pub fn text(&self) -> &Text {
         &self.text
     }
-}
-
-/// The fields of a recipe beside its nodes.
-const SETTINGS: &[&str] = &["seed", "cpu_workers"];
-
-/// `cpu_workers: Auto` says what leaving it out says.
-const AUTO: &str = "Auto";
-
-/// More threads than any machine has cores are a slip of the finger.
-const MOST_WORKERS: u32 = 1024;
-
-/// What a recipe is made of.
-fn schema() -> Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "properties": {
-            "seed": { "type": "integer", "format": "uint64", "minimum": 0 },
-            "cpu_workers": { "type": ["integer", "null"], "format": "uint", "minimum": 1, "maximum": MOST_WORKERS, "default": AUTO },
-            "nodes": { "type": "object" },
-        },
-        "required": ["nodes"],
-        "additionalProperties": false,
-    })
-}
-
-fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
-    let whole = text.resolved();
-    if let Err(error) = fields::ron(whole) {
-        let problem = syntax(whole, &error);
-        return Err(Problems::new(text, vec![problem]));
-    }
-    let Some(shape) = fields::shape(whole) else {
-        let problem = Problem::new("a recipe is written `(nodes: {...})`", 0..0);
-        return Err(Problems::new(text, vec![problem]));
-    };
-    let schema = schema();
-    let mut look = Look::new(&text, &schema, None);
-    look.object(&shape, &schema, "the recipe");
-    let mut problems = look.found;
-    if !matches!(&whole[shape.head.clone()], "" | "Recipe") {
-        let problem = Problem::new(
-            "a recipe has no name in front of its `(`",
-            shape.head.clone(),
-        );
-        problems.push(problem.help("remove it"));
-    }
-    if !matches!(shape.shape, Shape::Fields(_) | Shape::Tuple(_)) {
-        let help = "a recipe is written `(nodes: {...})`";
-        problems = problems
-            .into_iter()
-            .map(|problem| problem.help(help))
-            .collect();
-    }
-    let entries = match shape.at(whole, "nodes").map(|nodes| &nodes.shape) {
-        Some(Shape::Map(entries)) => entries,
-        _ => return Err(Problems::new(text, problems)),
-    };
-    let mut nodes: Vec<Written> = Vec::new();
-    for (key, value) in entries {
-        let written = &whole[key.span.clone()];
-        let name = match fields::options().from_str::<String>(written) {
-            Ok(name) => name,
-            Err(_) => {
-                let problem = Problem::new("a node's name must be in quotes", key.span.clone());
-                problems.push(match key.shape {
-                    Shape::Word => problem.help(format!("write `\"{written}\"`")),
-                    _ => problem,
-                });
-                written.to_owned()
-            }
-        };
-        // Without the quotes, where there are plain ones.
-        let inner = key.span.start + 1..key.span.end.saturating_sub(1);
-        let name_span = match whole.get(inner.clone()) {
-            Some(inside) if inside == name && !name.is_empty() => inner,
-            _ => key.span.clone(),
-        };
-        if let Some(first) = nodes.iter().find(|node| node.name == name) {
-            problems.push(
-                Problem::new(format!("two nodes are named `{name}`"), name_span.clone())
-                    .label("the second one")
-                    .also(first.name_span.clone(), "the first one")
-                    .help("give each node a name of its own"),
-            );
-        }
-        if name.is_empty() || name.contains(['.', '=', '/', '\\']) || name.trim() != name {
-            let message = match name.as_str() {
-                "" => "a node needs a name".to_owned(),
-                _ => format!("`{name}` cannot be a node's name"),
-            };
-            problems.push(
-                Problem::new(message, name_span.clone()).help("use letters, digits, `_` and `-`"),
-            );
-        }
-        let read = read_node(&text, value, catalogue);
-        problems.extend(read.problems);
-        nodes.push(Written {
-            name,
-            name_span,
-            span: value.span.clone(),
-            kind: read.kind,
-            node: read.node,
-            inputs: read.inputs,
-        });
-    }
-    if nodes.is_empty() {
-        let span = fields::value_span(whole, "nodes").unwrap_or(0..whole.len());
-        problems.push(
-            Problem::new("the recipe has no nodes", span)
-                .help("`rsflow nodes` lists the kinds of node that there are"),
-        );
-    }
-    Ok(Recipe {
-        seed: setting(whole, &shape, "seed").unwrap_or_default(),
-        cpu_workers: setting(whole, &shape, "cpu_workers").unwrap_or_default(),
-        nodes,
-        catalogue,
-        problems,
-        text,
-    })
-}
-
-/// `None` if it is not there, or wrong.
-fn setting<T: DeserializeOwned>(whole: &str, shape: &Value, name: &str) -> Option<T> {
-    let span = shape.at(whole, name)?.span.clone();
-    fields::options().from_str(&whole[span]).ok()
-}
-
-/// What became of one node.
-struct ReadNode {
-    kind: Option<&'static Kind>,
-    node: Option<Arc<dyn Node>>,
-    inputs: Vec<Reference>,
-    problems: Vec<Problem>,
-}
-
-fn read_node(text: &Text, value: &Value, catalogue: Catalogue) -> ReadNode {
-    let whole = text.resolved();
-    let mut read = ReadNode {
-        kind: None,
-        node: None,
-        inputs: Vec::new(),
-        problems: Vec::new(),
-    };
-    let name = &whole[value.head.clone()];
-    let Some(kind) = catalogue.find(name) else {
-        read.problems.push(if name.is_empty() {
-            Problem::new("expected a kind of node", value.span.clone())
-                .label("such as `ImageFolder(...)`")
-                .help("`rsflow nodes` lists them")
-        } else {
-            let message = format!("there is no kind of node named `{name}`");
-            Problem::new(message, value.head.clone())
-                .label("unknown kind")
-                .help(
-                    did_you_mean(name, catalogue.names())
-                        .unwrap_or_else(|| "`rsflow nodes` lists them".to_owned()),
-                )
-        });
-        let values = value.fields().iter().map(|field| &field.value);
-        read.inputs = values
-            .filter_map(|value| reference(whole, None, value))
-            .collect();
-        return read;
-    };
-    read.kind = Some(kind);
-    // The reader knows the kind by its present name only; fields without a name in front are any kind's.
-    let body_start = match name == kind.name {
-        true => value.span.start,
-        false => value.head.end,
-    };
-    let body = &whole[body_start..value.span.end];
-    match (kind.parse)(body) {
-        Ok(node) => {
-            let inputs = node.inputs().into_iter();
-            read.inputs = inputs
-                .map(|(port, input)| Reference {
-                    port: Some(port),
-                    name: input.reference.clone(),
-                    span: input
-                        .span_in(whole)
-                        .or_else(|| Some(value.at(whole, port)?.span.clone()))
-                        .unwrap_or_else(|| value.span.clone()),
-                })
-                .collect();
-            read.node = Some(node);
-        }
-        Err(error) => {
-            let ports = kind.inputs.iter().map(|port| port.name);
-            read.inputs = ports
-                .filter_map(|port| reference(whole, Some(port), value.at(whole, port)?))
-                .collect();
-            let schema = (kind.parameters)();
-            let mut look = Look::new(text, &schema, Some(kind));
-            look.object(value, &schema, kind.name);
-            read.problems = look.found;
-            if read.problems.is_empty() {
-                let at = body_start + offset_of(body, error.span.end.line, error.span.end.col);
-                read.problems.push(unexplained(whole, at, &error));
-            }
-        }
-    }
-    read
-}
-
-/// A name in quotes.
-fn reference(whole: &str, port: Option<&'static str>, value: &Value) -> Option<Reference> {
-    let name: String = fields::options()
-        .from_str(&whole[value.span.clone()])
-        .ok()?;
-    let inner = value.span.start + 1..value.span.end.saturating_sub(1);
-    let plain = whole.get(inner.clone()) == Some(&name);
-    let span = if plain { inner } else { value.span.clone() };
-    Some(Reference { port, name, span })
 }

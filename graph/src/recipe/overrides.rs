@@ -1,14 +1,15 @@
-//! `--set`: values spliced into the recipe's text, so that they pass the same checks.
+//! `--set`: splices values into the recipe's text, so that they pass the same checks.
 
 use std::ops::Range;
 
-use super::{Recipe, SETTINGS, read};
+use super::read::{Recipe, SETTINGS, read};
 use crate::fields;
-use crate::problem::{Problem, did_you_mean, listed};
+use crate::problem::Problem;
 use crate::text::name_and_value;
+use crate::words::{did_you_mean, listed};
 
-/// The recipe with one override applied. An error is about the argument itself, its spans within
-/// it; a value that does not fit is a problem of the recipe that comes back.
+/// The recipe with one override applied. Errors are about the argument, with spans in it; an invalid
+/// value is a problem of the returned recipe.
 pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, Box<Problem>> {
     let wrong = |message: String, span: Range<usize>, help: String| {
         Err(Box::new(Problem::new(message, span).help(help)))
@@ -25,7 +26,7 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
     };
     let (target, value) = (&argument[target_span.clone()], &argument[value_span]);
     let whole = recipe.text.resolved();
-    // `body`: the text that the field belongs to.
+    // `body`: the node that the field belongs to, or the recipe.
     let (body, path) = match target.split_once('.') {
         None if SETTINGS.contains(&target) => (0..whole.len(), target),
         None => {
@@ -63,11 +64,11 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
             help,
         );
     }
-    let Some((range, before, after)) = fields::slot(&whole[body.clone()], path) else {
+    let Some((range, before, after)) = fields::insertion(&whole[body.clone()], path) else {
         return wrong(
             format!("cannot set `{target}`"),
             target_span,
-            "the value before the last dot has no fields in the recipe; set it whole".to_owned(),
+            "the value before the last dot has no fields in the recipe; set all of it".to_owned(),
         );
     };
     let range = body.start + range.start..body.start + range.end;
@@ -77,7 +78,7 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
             .spliced(range.clone(), &before, value, &after, argument);
         read(text, recipe.catalogue).ok()
     };
-    // The value is RON; what is not, as a bare word or a path, is meant as a string.
+    // The value is RON; a bare word or a path, which is not, is tried as a string.
     let is_ron = fields::ron(value).is_ok();
     let as_it_is = is_ron.then(|| attempt(value)).flatten();
     let quoted = format!("{value:?}");

@@ -1,15 +1,16 @@
-//! Texts that are no RON: what is missing, and where.
+//! Explains texts that are not valid RON: what is missing, and where.
 
 use std::ops::Range;
 
 use ron::error::{Error as RonError, SpannedError};
 
+use super::number::is_number;
 use crate::fields::{self, Token};
 use crate::problem::Problem;
 use crate::text::offset_of;
 
-/// A text that is no RON. Everything is told from the text and the error's data, nothing from its
-/// words, where the error is one of those that people make.
+/// Explains a syntax error. Common mistakes are recognized from the text and the error's variant and
+/// position, not from its message.
 pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
     let stop = offset_of(text, error.span.end.line, error.span.end.col);
     let tokens = fields::tokens(text);
@@ -58,12 +59,18 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
     }
 }
 
-/// The quote or bracket that is missing in a text that is no RON, or one that is too many.
+/// A quote or bracket that is missing, or one too many.
+///
+/// After a missing quote, what is inside and outside of strings is swapped, and the reader stops
+/// somewhere later. The first string that does not end on its line is reported, here that of `root`:
+///
+/// ```text
+/// root: "data,        // a string up to the next quote: `data,\n input: `
+/// input: "files",     // then a word, and a string that is not closed
+/// ```
 pub(super) fn unpaired(text: &str, error: &SpannedError) -> Option<Problem> {
     let stop = offset_of(text, error.span.end.line, error.span.end.col);
     let tokens = fields::tokens(text);
-    // A quote that is missing turns all that follows inside out: look for the first that reaches
-    // into the next line.
     for (token, span) in tokens.iter().take_while(|(_, span)| span.start <= stop) {
         let Token::Quoted { closed } = token else {
             continue;
@@ -78,7 +85,23 @@ pub(super) fn unpaired(text: &str, error: &SpannedError) -> Option<Problem> {
     unbalanced(text, &tokens, stop)
 }
 
-/// The first bracket without its partner, if the reader stopped behind it.
+/// The first bracket without a partner, if the reader stopped after it.
+///
+/// By brackets alone, the only `)` here closes `Batch(`, and `Recipe(` is not closed. By indentation
+/// it belongs to `Recipe(`, and `Batch(` is reported:
+///
+/// ```text
+/// Recipe(
+///     a: Batch(
+///         size: 1,
+///     b: 2,
+/// )
+/// ```
+///
+/// So a closing bracket that is the first on its line should be as far indented as the line of its
+/// partner. The first time it is not, while another open bracket fits, the innermost open bracket is
+/// the suspect. Indentation only chooses what to report: a valid recipe never gets here, however it is
+/// indented.
 fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Option<Problem> {
     let marks = tokens.iter().filter_map(|(token, span)| match token {
         Token::Mark(mark) => Some((*mark, span.start)),
@@ -90,7 +113,7 @@ fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Opti
         '[' => ']',
         _ => '}',
     };
-    // The white space before the line's first token, and whether that token stands at `at`.
+    // The indentation of the line of `at`, and whether `at` is its first token.
     let indent = |at: usize| {
         let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..];
         let width = line.len() - line.trim_start_matches([' ', '\t']).len();
@@ -101,7 +124,7 @@ fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Opti
             .label(format!("no `{}` belongs to it", partner(open)))
     };
     let mut open: Vec<(char, usize)> = Vec::new();
-    // What the lines' indentation says, in case that brackets do not match.
+    // The innermost open bracket where indentation first does not fit, and the closing one there.
     let mut suspect = None;
     let problem = 'search: {
         for (mark, at) in marks.clone() {
@@ -145,7 +168,7 @@ fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Opti
     })
 }
 
-/// An error in the words of the RON reader, at the word that it stopped at.
+/// The message of the RON reader, at the token where it stopped.
 pub(super) fn unexplained(text: &str, stop: usize, error: &SpannedError) -> Problem {
     let tokens = fields::tokens(text);
     let at = tokens.partition_point(|(_, span)| span.end <= stop);
@@ -155,9 +178,4 @@ pub(super) fn unexplained(text: &str, stop: usize, error: &SpannedError) -> Prob
     let mut characters = words.chars();
     let first = characters.next().into_iter().flat_map(char::to_lowercase);
     Problem::new(first.chain(characters).collect::<String>(), span)
-}
-
-/// Whether the word starts as a number does.
-pub(super) fn is_number(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))
 }

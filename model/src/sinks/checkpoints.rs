@@ -96,7 +96,7 @@ impl NodeKind for Checkpoints {
     const OUTPUTS: &'static [Port] = &[];
     const EXAMPLE: &'static str =
         "Checkpoints(input: \"trainer.checkpoints\", every_steps: 1000, keep: 3)";
-    const WRITES: &'static str = FOLDER;
+    const OUTPUT_FILE: &'static str = FOLDER;
 }
 
 struct Keeper {

@@ -52,7 +52,7 @@ impl NodeKind for MetricsLog {
     const INPUTS: &'static [Port] = &[input(Metric::NAME)];
     const OUTPUTS: &'static [Port] = &[];
     const EXAMPLE: &'static str = "MetricsLog(input: \"trainer.metrics\")";
-    const WRITES: &'static str = FILE;
+    const OUTPUT_FILE: &'static str = FILE;
 }
 
 struct Log {

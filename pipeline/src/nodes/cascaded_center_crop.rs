@@ -88,5 +88,5 @@ impl NodeKind for CascadedCenterCrop {
     const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
     const EXAMPLE: &'static str =
         r#"CascadedCenterCrop(input: "val_images", sizes: [224, 192, 160, 128, 96])"#;
-    const FASTER: &'static str = "a smaller largest of `NODE.sizes` helps";
+    const TUNING_HINT: &'static str = "a smaller largest of `NODE.sizes` helps";
 }

@@ -104,5 +104,5 @@ impl NodeKind for CascadedRandomCrop {
     const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
     const EXAMPLE: &'static str =
         r#"CascadedRandomCrop(input: "train_images", sizes: [224, 192, 160, 128, 96], flip: 0.5)"#;
-    const FASTER: &'static str = "a smaller largest of `NODE.sizes` helps";
+    const TUNING_HINT: &'static str = "a smaller largest of `NODE.sizes` helps";
 }

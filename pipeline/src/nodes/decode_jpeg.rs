@@ -121,5 +121,5 @@ impl NodeKind for DecodeJpeg {
     const INPUTS: &'static [Port] = &[input(EncodedImage::NAME)];
     const OUTPUTS: &'static [Port] = &[output(LazyImage::NAME)];
     const EXAMPLE: &'static str = r#"DecodeJpeg(input: "train_files")"#;
-    const FASTER: &'static str = "smaller image files help";
+    const TUNING_HINT: &'static str = "smaller image files help";
 }

@@ -71,5 +71,5 @@ impl NodeKind for ImageFolder {
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
     const EXAMPLE: &'static str = r#"ImageFolder(root: "data/imagenette/train", shuffle: true)"#;
     const REMOVED: &'static [(&'static str, &'static str)] = super::listed::REMOVED;
-    const FASTER: &'static str = super::listed::FASTER;
+    const TUNING_HINT: &'static str = super::listed::TUNING_HINT;
 }

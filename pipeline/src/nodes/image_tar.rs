@@ -76,5 +76,5 @@ impl NodeKind for ImageTar {
     const EXAMPLE: &'static str =
         r#"ImageTar(path: "data/imagenette2.tar", folder: "imagenette2/train", shuffle: true)"#;
     const REMOVED: &'static [(&'static str, &'static str)] = super::listed::REMOVED;
-    const FASTER: &'static str = super::listed::FASTER;
+    const TUNING_HINT: &'static str = super::listed::TUNING_HINT;
 }

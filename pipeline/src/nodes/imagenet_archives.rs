@@ -137,5 +137,5 @@ impl NodeKind for ImageNetArchives {
     const EXAMPLE: &'static str =
         r#"ImageNetArchives(root: "data/imagenet", split: Train, shuffle: true)"#;
     const REMOVED: &'static [(&'static str, &'static str)] = super::listed::REMOVED;
-    const FASTER: &'static str = super::listed::FASTER;
+    const TUNING_HINT: &'static str = super::listed::TUNING_HINT;
 }

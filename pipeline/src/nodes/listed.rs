@@ -11,7 +11,7 @@ use crate::images::EncodedImage;
 use crate::listing::Listing;
 
 /// What makes reading faster.
-pub(super) const FASTER: &str = "a faster disk helps";
+pub(super) const TUNING_HINT: &str = "a faster disk helps";
 
 /// Parameters that sources of files once had.
 pub(super) const REMOVED: &[(&str, &str)] = &[(

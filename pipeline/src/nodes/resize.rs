@@ -72,5 +72,5 @@ impl NodeKind for Resize {
     const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
     const EXAMPLE: &'static str =
         r#"Resize(input: "train_crops", sizes: [224, 192, 160, 128, 96], flip: 0.5)"#;
-    const FASTER: &'static str = "fewer or smaller `NODE.sizes` help";
+    const TUNING_HINT: &'static str = "fewer or smaller `NODE.sizes` help";
 }

@@ -78,5 +78,5 @@ impl NodeKind for ResizeAndCenterCrop {
     const OUTPUTS: &'static [Port] = &[output(SizedImages::NAME)];
     const EXAMPLE: &'static str =
         r#"ResizeAndCenterCrop(input: "val_images", sizes: [224, 192, 160, 128, 96])"#;
-    const FASTER: &'static str = "fewer or smaller `NODE.sizes` help";
+    const TUNING_HINT: &'static str = "fewer or smaller `NODE.sizes` help";
 }

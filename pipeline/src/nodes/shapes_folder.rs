@@ -116,5 +116,5 @@ impl NodeKind for ShapesFolder {
     const OUTPUTS: &'static [Port] = &[output(EncodedImage::NAME)];
     const EXAMPLE: &'static str =
         r#"ShapesFolder(root: "data/shapes", split: Train, shuffle: true)"#;
-    const FASTER: &'static str = super::listed::FASTER;
+    const TUNING_HINT: &'static str = super::listed::TUNING_HINT;
 }

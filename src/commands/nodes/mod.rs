@@ -10,10 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
+use rsflow_graph::schema::{Field, Reader, Shape, doc, fields};
 use rsflow_graph::{Catalogue, Kind, Port, did_you_mean};
 
 use super::Usage;
-use schema::{Field, Reader, Section, Shape, doc, fields};
+use schema::{Section, collect, ron};
 
 /// Lists all kinds, or tells all about one.
 pub fn run(catalogue: Catalogue, kind: Option<&str>, out: &mut dyn Write) -> Result<ExitCode> {
@@ -118,7 +119,7 @@ fn tell(kind: &Kind, width: u16, out: &mut dyn Write) -> Result<()> {
     }
     let mut sections = Vec::new();
     for field in &parameters {
-        reader.collect(field.schema, field.name, &mut sections);
+        collect(&reader, field.schema, field.name, &mut sections);
     }
     for section in &sections {
         write_section(&reader, section, width, out)?;
@@ -157,7 +158,7 @@ fn write_section(
 fn write_fields(reader: &Reader, fields: &[Field], width: u16, out: &mut dyn Write) -> Result<()> {
     let rows = fields.iter().map(|field| {
         let default = match field.schema.get("default") {
-            Some(default) => reader.ron(field.schema, default),
+            Some(default) => ron(reader, field.schema, default),
             None if field.required => "required".to_owned(),
             None => "optional".to_owned(),
         };
