@@ -1,8 +1,8 @@
-//! How fast JPEGs are decoded on one thread: whole, and the part that a random crop needs; by our
-//! decoder and by the library that the rare kinds of JPEG are left to.
+//! Speed of JPEG decoding on one thread: whole images, and the region of a random crop; our decoder and
+//! the library `zune-jpeg`.
 //!
-//! `cargo bench -p rsflow-pipeline --bench decode -- FOLDER` reads every `.jpg`, `.jpeg` below
-//! FOLDER, 500 at most. The programs take turns, image by image.
+//! `cargo bench -p rsflow-pipeline --bench decode -- FOLDER` reads up to 500 `.jpg` and `.jpeg` files
+//! below FOLDER. The decoders take turns, image by image.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

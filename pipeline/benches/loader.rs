@@ -1,8 +1,7 @@
-//! How many images a second become batches: through the graph, and by bare threads over the same
-//! kernels, which is what the graph can reach at best.
+//! Images per second from files to batches: through the graph, and with plain threads that call the same
+//! kernels, which is the upper bound for the graph.
 //!
-//! Prints `N images/s`. See `cargo xtask bench --images FOLDER`, which puts other
-//! loaders beside it.
+//! Prints `N images/s`. `cargo xtask bench --images FOLDER` compares it with other loaders.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,10 +33,10 @@ struct Arguments {
     batch: usize,
     #[arg(long, default_value_t = 2)]
     workers: usize,
-    /// Passes over the images that are timed, after one that is not
+    /// Timed epochs, after one for warm-up
     #[arg(long, default_value_t = 4)]
     epochs: u64,
-    /// Measure the bare threads instead
+    /// Measure plain threads instead of the graph
     #[arg(long)]
     bare: bool,
     #[arg(long, hide = true)]
@@ -55,7 +54,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Images per second of a recipe, with its epochs behind the first.
+/// Images per second of a recipe, without its first epoch.
 fn graph(arguments: &Arguments) -> Result<f64> {
     let recipe = format!(
         r#"(seed: 0, cpu_workers: {}, nodes: {{
@@ -88,10 +87,10 @@ fn graph(arguments: &Arguments) -> Result<f64> {
     Ok(rate as f64 / 10.0)
 }
 
-/// Tenths of images per second, once [`Counted`] has seen all.
+/// The result of [`Counted`] in tenths of images per second.
 static RATE: AtomicUsize = AtomicUsize::new(0);
 
-/// Takes batches and looks at the clock.
+/// A sink that measures the rate of batches.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 struct Counted {
     input: Input,
@@ -158,8 +157,7 @@ impl Sink for Counting {
     }
 }
 
-/// Threads that share nothing but the next image's number, and each write into a batch of their
-/// own.
+/// Images per second of threads that share only a counter and write into separate batches.
 fn bare(arguments: &Arguments) -> Result<f64> {
     let mut files = Vec::new();
     for class in std::fs::read_dir(&arguments.images)? {

@@ -1,5 +1,5 @@
-//! Five sizes of one crop: our kernel and `fast_image_resize`, in turn. Then the largest alone bicubic,
-//! and the others sampled from it.
+//! Speed of resizing a crop to five sizes: our kernel and `fast_image_resize`, in turn. Then a bicubic
+//! resize to the largest size, from which the others are sampled.
 //!
 //! Prints images per second on one core for 200 crops, drawn as training draws them from
 //! photographs of 500x375 and 375x500, and the ratio.
@@ -12,7 +12,7 @@ use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rsflow_pipeline::pixels::{Filter, Pixels, Rect, Rendition, Resizer, crop};
+use rsflow_pipeline::pixels::{Filter, Pixels, Rect, ResizePlan, Resizer, crop};
 
 const SIZES: [u32; 5] = [224, 192, 160, 128, 96];
 const CROPS: usize = 200;
@@ -25,8 +25,8 @@ struct Image<'a> {
     crop: Rect,
 }
 
-/// All photographs are the same memory, which thereby is in the caches as if just decoded. It holds
-/// `noise`, for the time does not depend on what is seen.
+/// All photographs share one buffer, so that it is in the caches as if just decoded. It holds `noise`,
+/// as the time does not depend on the content.
 fn images<'a, R: Rng>(noise: &'a [u8], rng: &mut R) -> Vec<Image<'a>> {
     (0..CROPS)
         .map(|index| {
@@ -63,7 +63,7 @@ fn ours(image: &Image<'_>, resizer: &mut Resizer, outputs: &mut [Vec<u8>]) -> Re
     let pixels = Pixels::new(image.bytes, image.whole).ok_or("no pixels")?;
     for (size, output) in SIZES.into_iter().zip(outputs) {
         let plan = crop::training(image.crop, size, false);
-        resizer.render(pixels, &plan, black_box(output))?;
+        resizer.resize(pixels, &plan, black_box(output))?;
     }
     Ok(())
 }
@@ -74,14 +74,14 @@ fn cascade(
     outputs: &mut [Vec<u8>],
 ) -> Result<(), Failure> {
     let pixels = Pixels::new(image.bytes, image.whole).ok_or("no pixels")?;
-    let plan = Rendition {
+    let plan = ResizePlan {
         filter: Filter::Cubic,
         ..crop::training(image.crop, SIZES[0], false)
     };
     let (picture, outputs) = outputs.split_first_mut().ok_or("no sizes")?;
-    resizer.render(pixels, &plan, black_box(picture))?;
+    resizer.resize(pixels, &plan, black_box(picture))?;
     for (&size, output) in SIZES[1..].iter().zip(outputs) {
-        resizer.sample(picture, SIZES[0], black_box(output), size)?;
+        resizer.sample_nearest(picture, SIZES[0], black_box(output), size)?;
     }
     Ok(())
 }

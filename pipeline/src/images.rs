@@ -1,9 +1,8 @@
-//! What travels between the data nodes.
+//! The item types between data nodes.
 //!
-//! Nothing is decoded before it must be: up to the batch an image is its bytes and a growing plan
-//! of what is wanted of it. [`SizedImages::render`] carries the plan out, on one worker, from the
-//! decoder's scratch memory straight into the batch's; the time still counts for the nodes that
-//! planned it.
+//! Decoding is lazy: up to the batch, an image is its encoded bytes and a plan that grows from node to
+//! node. [`SizedImages::render`] executes the plan on one worker, from the decoder's scratch memory
+//! directly into the batch. The time is attributed to the nodes that planned it, through their meters.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,13 +11,12 @@ use anyhow::Result;
 use rsflow_graph::{Meter, Payload, Slots};
 
 use crate::pixels::{
-    Decoder, Header, Orientation, Rect, Rendition, Resizer, Verify, lighting, resize_scratch,
+    Decoder, Header, Orientation, Rect, ResizePlan, Resizer, Verify, lighting, resize_scratch,
 };
 
-/// A file's bytes and its class.
+/// The bytes of an image file, and its class.
 #[derive(Clone)]
 pub struct EncodedImage {
-    /// The whole file.
     pub bytes: Arc<Vec<u8>>,
     /// The class index.
     pub label: i64,
@@ -32,18 +30,15 @@ impl Payload for EncodedImage {
     }
 }
 
-/// An image whose header is known.
+/// An image whose header was read and whose pixels were not decoded yet.
 #[derive(Clone)]
 pub struct LazyImage {
-    /// Bytes and class.
     pub encoded: EncodedImage,
-    /// Format and size, the latter of the upright image.
+    /// The header of the upright image, see [`Orientation::turn`].
     pub header: Header,
-    /// How the upright image lies in the file.
     pub orientation: Orientation,
-    /// How much is checked when it is decoded.
     pub verify: Verify,
-    /// The decoder's: decoding is billed to it, whenever it happens.
+    /// The meter of the decoding node, to which the time of decoding is attributed.
     pub meter: Meter,
 }
 
@@ -51,12 +46,10 @@ impl Payload for LazyImage {
     const NAME: &'static str = "images";
 }
 
-/// An image and the part of it that is wanted.
+/// An image and a region of it.
 #[derive(Clone)]
 pub struct Crop {
-    /// The image.
     pub image: LazyImage,
-    /// The part.
     pub region: Rect,
 }
 
@@ -64,41 +57,39 @@ impl Payload for Crop {
     const NAME: &'static str = "crops";
 }
 
-/// An image and what it is to look like at each resolution.
+/// An image and the plan of its outputs at each resolution.
 #[derive(Clone)]
 pub struct SizedImages {
-    /// The image.
     pub image: LazyImage,
-    /// The part of it that any resolution needs.
+    /// The region to decode: the union of what the outputs need.
     pub region: Rect,
-    /// What each resolution is made of.
     pub outputs: Outputs,
-    /// What is added to the colours, in this order.
+    /// Colour augmentations, in the order in which they are applied.
     pub lighting: Vec<Lighting>,
-    /// The resizing node's: resizing is billed to it.
+    /// The meter of the resizing node, to which the time of resizing is attributed.
     pub meter: Meter,
 }
 
-/// What the resolutions of an image are made of.
+/// How the outputs of an image are computed.
 #[derive(Clone)]
 pub enum Outputs {
-    /// Each of the image: one rendition for each resolution, in the order of the recipe.
-    Rendered(Vec<Rendition>),
-    /// Each of pixels of one picture: see [`Resizer::sample`].
+    /// Each from the image: one plan for each resolution, in the order of the recipe.
+    Rendered(Vec<ResizePlan>),
+    /// Each by [`Resizer::sample_nearest`] from one resized image.
     Sampled {
-        /// That picture, which is made of the image.
-        picture: Rendition,
-        /// The resolutions in pixels of a side, in the order of the recipe.
+        /// The plan of the resized image.
+        picture: ResizePlan,
+        /// The resolutions in the order of the recipe.
         sizes: Vec<u32>,
     },
 }
 
-/// What a lighting node adds to an image.
+/// The increments that a lighting node adds.
 #[derive(Clone)]
 pub struct Lighting {
-    /// To red, green and blue, in levels from 0 to 255.
+    /// For red, green and blue, in units of 8-bit values.
     pub increments: [f64; 3],
-    /// The node's.
+    /// The meter of the lighting node.
     pub meter: Meter,
 }
 
@@ -106,12 +97,12 @@ impl Payload for SizedImages {
     const NAME: &'static str = "sized images";
 }
 
-/// A worker's tools, with their scratch memory.
+/// The decoder and resizer of a worker thread, with their scratch memory.
 #[derive(Default)]
 struct Tools {
     decoder: Decoder,
     resizer: Resizer,
-    /// The picture that resolutions are sampled from.
+    /// The resized image of [`Outputs::Sampled`].
     picture: Vec<u8>,
 }
 
@@ -120,7 +111,7 @@ thread_local! {
 }
 
 impl SizedImages {
-    /// Decodes and resizes into a slot of a batch.
+    /// Decodes and resizes the image into a slot of a batch.
     pub fn render(&self, slots: &Slots, slot: usize) -> Result<()> {
         TOOLS.with_borrow_mut(|tools| {
             let Tools {
@@ -141,9 +132,9 @@ impl SizedImages {
                         image.verify,
                     )?)
                 })?;
-            let mut make = |rendition: &Rendition, out: &mut [u8]| {
+            let mut make = |rendition: &ResizePlan, out: &mut [u8]| {
                 self.meter
-                    .measure(|| Ok(resizer.render(pixels, rendition, out)?))?;
+                    .measure(|| Ok(resizer.resize(pixels, rendition, out)?))?;
                 self.light(out)
             };
             let label = image.encoded.label;
@@ -159,7 +150,7 @@ impl SizedImages {
                     make(plan, picture)?;
                     slots.write(slot, label, |position, out| {
                         let mut sample =
-                            || resizer.sample(picture, plan.size, out, sizes[position]);
+                            || resizer.sample_nearest(picture, plan.size, out, sizes[position]);
                         self.meter.measure(|| Ok(sample()?))
                     })
                 }
@@ -167,7 +158,7 @@ impl SizedImages {
         })
     }
 
-    /// Adds what is to be added to the colours.
+    /// Applies the colour augmentations.
     fn light(&self, pixels: &mut [u8]) -> Result<()> {
         for Lighting { increments, meter } in &self.lighting {
             meter.measure(|| {

@@ -1,5 +1,4 @@
-//! Resolutions that are samples of one picture, and lighting, as recipes have them: what they share,
-//! and what they do not depend on.
+//! Recipes whose resolutions are samples of one image, and recipes with lighting.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +8,7 @@ use rsflow_pipeline::nodes::{
     self, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, Lighting,
     ResizeAndCenterCrop,
 };
-use rsflow_pipeline::pixels::{Pixels, Rect, Rendition, Resizer, crop};
+use rsflow_pipeline::pixels::{Pixels, Rect, ResizePlan, Resizer, crop};
 use tempfile::TempDir;
 
 mod end;
@@ -29,7 +28,7 @@ const CATALOGUE: Catalogue = Catalogue(&[
 /// An image at each resolution, in the order of the recipe.
 type Sizes = Vec<Vec<u8>>;
 
-/// What nodes named `sizes` make of the images of a folder in two epochs.
+/// The output of the nodes `sizes` for the images of a folder in two epochs.
 fn stream(folder: &TempDir, workers: usize, sizes: &str) -> Vec<Sizes> {
     let recipe = format!(
         r#"(seed: 5, cpu_workers: {workers}, nodes: {{
@@ -95,7 +94,7 @@ fn write(path: &Path, width: u32, height: u32, pixels: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Of many shapes, and some that no crop fits into; no two pixels of an image are alike.
+/// Images of many shapes, some of which no crop fits; neighbouring pixels of an image differ.
 fn images() -> Vec<Image> {
     let sides = [(50, 40), (33, 61), (90, 3), (1, 1), (24, 24), (2, 70)];
     (0..30)
@@ -189,14 +188,14 @@ fn what_no_crop_fits_into_is_scaled_as_a_whole() {
         )
     };
     for flip in [false, true] {
-        let plan = Rendition {
+        let plan = ResizePlan {
             flip,
-            ..crop::covering(*width, *height, 32, 32)
+            ..crop::short_side_center_crop(*width, *height, 32, 32)
         };
         assert_eq!((plan.scaled, plan.window), ((960, 32), (464, 0)));
         let whole = Pixels::new(pixels, Rect::whole(*width, *height)).unwrap();
         let mut expected = vec![0; plan.output_bytes()];
-        Resizer::new().render(whole, &plan, &mut expected).unwrap();
+        Resizer::new().resize(whole, &plan, &mut expected).unwrap();
         assert!(stream(&folder, 1, &sizes(flip))[0][1] == expected);
     }
 }
@@ -212,16 +211,16 @@ fn validation_scales_the_short_side_to_the_size_by_the_fraction() {
         );
         let found = stream(&folder, 2, &sizes);
         for ((width, height, pixels), found) in images.iter().zip(found) {
-            let plan = crop::covering(*width, *height, short, 32);
+            let plan = crop::short_side_center_crop(*width, *height, short, 32);
             let pixels = Pixels::new(pixels, Rect::whole(*width, *height)).unwrap();
             let mut expected = vec![0; plan.output_bytes()];
-            Resizer::new().render(pixels, &plan, &mut expected).unwrap();
+            Resizer::new().resize(pixels, &plan, &mut expected).unwrap();
             assert!(found[0] == expected, "{width}x{height} {fraction}");
         }
     }
 }
 
-/// Of grey images each shows what was added to it.
+/// A grey image shows the increments that were added to it.
 #[test]
 fn lighting_is_one_colour_for_all_of_an_image() {
     let folder = folder(&vec![(12, 9, vec![128; 12 * 9 * 3]); 50]);
@@ -258,7 +257,7 @@ fn lighting_is_one_colour_for_all_of_an_image() {
         &sizes(r#""sizes": Lighting(input: "centres", std: 0.0)"#),
     );
     assert!(off.iter().flatten().flatten().all(|&level| level == 128));
-    // One behind another draws for itself.
+    // A second lighting node draws independently.
     let twice = r#""once": Lighting(input: "centres"), "sizes": Lighting(input: "once")"#;
     assert!(stream(&folder, 2, &sizes(twice)) != lit);
 }

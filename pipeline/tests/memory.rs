@@ -1,4 +1,4 @@
-//! How much memory images can make a decoder take, and what it keeps.
+//! The memory that a decoder allocates for images, and what it keeps.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -8,7 +8,7 @@ use rsflow_pipeline::pixels::{
     Decoder, Header, ImageError, Limits, Rect, Resizer, Verify, crop, header,
 };
 
-/// Counts what each thread holds and the most that it held.
+/// Counts the allocated bytes of each thread, and their maximum.
 struct Counting;
 
 thread_local! {
@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What `work` gives, and the most bytes that it held beyond what was held before.
+/// The result of `work`, and the maximum of additional bytes that were allocated meanwhile.
 fn watched<T>(work: impl FnOnce() -> T) -> (T, isize) {
     let before = HELD.get();
     MOST.set(before);
@@ -64,7 +64,7 @@ fn png_chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
     [&length, name.as_slice(), body, &crc.sum().to_be_bytes()].concat()
 }
 
-/// A PNG of `depth` bits and a colour type, with these bytes, compressed, as its pixels.
+/// A PNG with a bit depth and colour type, and these bytes as its uncompressed image data.
 fn png(width: u32, height: u32, depth: u8, colour: u8, pixels: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
     let head = [width.to_be_bytes(), height.to_be_bytes()].concat();
@@ -139,7 +139,7 @@ fn canvas(flags: u8, width: u32, height: u32) -> Vec<u8> {
     [&[flags, 0, 0, 0], &width[..3], &height[..3]].concat()
 }
 
-/// An animation of 1x1 whose frame claims more.
+/// An animation of 1x1 whose frame claims a larger size.
 fn animation() -> Vec<u8> {
     let frame = riff(&[(b"VP8 ", lossy(16_000, 11_000))])[12..].to_vec();
     riff(&[
@@ -166,10 +166,10 @@ fn bmp(width: i32, height: i32) -> Vec<u8> {
     .concat()
 }
 
-/// A few hostile bytes are refused, and before memory is taken for what they claim.
+/// Small hostile files are refused before memory is allocated for the size that they claim.
 #[test]
 fn bombs_are_refused_before_they_take_memory() {
-    let too_large = "is more than 178956970 pixels";
+    let too_large = "exceeds the limit of 178956970 pixels";
     let lossless = [
         &[0x2f],
         (0x3ffe_u32 << 14 | 0x3ffe).to_le_bytes().as_slice(),
@@ -273,7 +273,7 @@ fn bombs_are_refused_before_they_take_memory() {
     }
 }
 
-/// A claim within the limit may take memory for its pixels, by a known factor.
+/// Within the limit, a claimed size may allocate a bounded multiple of its pixels.
 #[test]
 fn memory_is_bounded_by_the_limit_on_pixels() {
     const PIXELS: u64 = 1 << 20;
@@ -294,7 +294,7 @@ fn memory_is_bounded_by_the_limit_on_pixels() {
     }
 }
 
-/// 10,000 by 10,000 pixels, then ordinary images: the memory goes back.
+/// 10,000 by 10,000 pixels, then ordinary images: the memory is freed.
 #[test]
 fn a_giant_image_leaves_no_memory_behind() {
     const SIDE: u16 = 10_000;
@@ -308,7 +308,7 @@ fn a_giant_image_leaves_no_memory_behind() {
             jpeg_encoder::ColorType::Luma,
         )
         .unwrap();
-    // One bit of grey, a filter's byte in front of each row.
+    // One bit per pixel, and a filter byte before each row.
     let png_giant = png(side, side, 1, 0, &vec![0; (1 + 1250) * 10_000]);
     let mut small_jpeg = Vec::new();
     jpeg_encoder::Encoder::new(&mut small_jpeg, 50)
@@ -333,11 +333,11 @@ fn a_giant_image_leaves_no_memory_behind() {
     }
 }
 
-/// In the steady state a worker has all that it needs from the images before.
+/// In the steady state a worker reuses the memory of earlier images.
 #[test]
-fn photographs_take_no_memory_once_such_were_seen() {
+fn photographs_allocate_no_memory_in_the_steady_state() {
     const SIZES: [u32; 3] = [64, 48, 32];
-    // Sequential, one scan: photographs as most are. Some bring Huffman tables of their own.
+    // Sequential, one scan, as most photographs. Some define their own Huffman tables.
     const FILES: [&str; 7] = [
         "baseline_420.jpg",
         "baseline_420_restart.jpg",
@@ -363,7 +363,7 @@ fn photographs_take_no_memory_once_such_were_seen() {
             let pixels = decoder.decode(bytes, &header, region, verify).unwrap();
             for (size, output) in SIZES.into_iter().zip(&mut outputs) {
                 let plan = crop::training(region, size, size == 48);
-                resizer.render(pixels, &plan, output).unwrap();
+                resizer.resize(pixels, &plan, output).unwrap();
             }
         }
     };

@@ -1,4 +1,4 @@
-//! EXIF orientation: eight files of one picture are one picture.
+//! EXIF orientation: the eight stored forms of an image decode to the same pixels.
 
 use std::path::Path;
 
@@ -25,9 +25,9 @@ fn picture() -> RgbImage {
     })
 }
 
-/// The picture as a camera stores it that marks it with `number`. The turning is the `image` crate's.
+/// The picture as stored with orientation `number`, transformed by the `image` crate.
 fn stored(number: u8) -> RgbImage {
-    // 6 and 8 undo each other, the others themselves.
+    // 6 and 8 are inverse to each other, the others to themselves.
     let undo = match number {
         6 => 8,
         8 => 6,
@@ -38,7 +38,7 @@ fn stored(number: u8) -> RgbImage {
     picture.to_rgb8()
 }
 
-/// An EXIF block with the orientation alone, in either order of bytes.
+/// An EXIF block with only an orientation, in either byte order.
 fn exif(number: u8, big_endian: bool) -> Vec<u8> {
     if big_endian {
         let entry = [1, 0x12, 0, 3, 0, 0, 0, 1, 0, number, 0, 0];
@@ -100,7 +100,7 @@ fn tiff(picture: &RgbImage, number: u8) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Asserts that `found`, pixels of `region` of the picture, are those of the picture.
+/// Asserts that `found` are the pixels of `region` of the picture, within `most`.
 fn assert_shows(found: &[u8], region: Rect, most: u8, what: &str) {
     let mut picture = picture();
     let Rect {
@@ -200,7 +200,7 @@ fn a_damaged_exif_block_is_not_a_damaged_image() {
     }
 }
 
-/// What a recipe makes of a folder of eight files: the pixels of its only batch.
+/// The pixels of the only batch of a recipe for a folder of eight files.
 fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
     const CATALOGUE: Catalogue = Catalogue(&[
         Kind::of::<ImageFolder>(),
@@ -241,7 +241,7 @@ fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_recipe_turns_images_if_it_is_told_to() {
+fn a_recipe_applies_the_orientation_on_request() {
     let folder = tempfile::tempdir().unwrap();
     let [turned, upright, lying] = ["turned", "upright", "lying"].map(|name| {
         let class = folder.path().join(name).join("class");

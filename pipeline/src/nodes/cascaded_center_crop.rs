@@ -70,7 +70,12 @@ impl Map for CascadedCenterCrop {
         let (width, height) = (image.header.width, image.header.height);
         Ok(SizedImages {
             outputs: Outputs::Sampled {
-                picture: crop::covered(width, height, self.picture_side(), self.fraction),
+                picture: crop::cascaded_center_crop(
+                    width,
+                    height,
+                    self.picture_side(),
+                    self.fraction,
+                ),
                 sizes: self.sizes.clone(),
             },
             region: image.header.whole(),

@@ -12,7 +12,7 @@ use super::{
     check_crop, check_flip, check_from, check_sizes, default_scale, input, output, picture_side,
 };
 use crate::images::{LazyImage, Outputs, SizedImages};
-use crate::pixels::{Filter, Rendition, crop};
+use crate::pixels::{Filter, ResizePlan, crop};
 
 /// Draws one crop per image and resizes it to the largest size as OpenCV does: bicubic, not
 /// antialiased. The smaller sizes are nearest-neighbour samples of that picture, as in TensorFlow, and
@@ -76,9 +76,9 @@ impl Map for CascadedRandomCrop {
         let size = picture_side(self.from, &self.sizes);
         let picture = match crop::inception_crop(width, height, self.scale, self.ratio, random) {
             Some(region) => crop::training(region, size, false),
-            None => crop::covering(width, height, size, size),
+            None => crop::short_side_center_crop(width, height, size, size),
         };
-        let picture = Rendition {
+        let picture = ResizePlan {
             flip: context.random("flip").random_bool(self.flip),
             filter: Filter::Cubic,
             ..picture

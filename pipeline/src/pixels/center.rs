@@ -1,24 +1,24 @@
-//! A single image, made ready as validation makes many.
+//! Validation preprocessing of a single image.
 
 use super::{
-    Decoder, ImageError, Limits, Orientation, RenderError, Rendition, Resizer, Verify, crop, header,
+    Decoder, ImageError, Limits, Orientation, ResizeError, ResizePlan, Resizer, Verify, crop,
+    header,
 };
 
-/// How the centre of an image is made ready.
+/// The parameters of validation preprocessing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Center {
-    /// The share of the short side that is kept, above 0 and up to 1.
+    /// The share of the short side that the centre crop keeps, in (0, 1].
     pub fraction: f64,
-    /// The side of the picture of which all sizes are samples, as `CascadedCenterCrop` makes them; if
-    /// there is none, each is made of the image, as `ResizeAndCenterCrop` does.
+    /// `Some`: as `CascadedCenterCrop`, which resizes to this size and samples all sizes from the result
+    /// by nearest neighbour. `None`: as `ResizeAndCenterCrop`, which resizes the image to each size.
     pub picture_side: Option<u32>,
-    /// Whether images are turned as their EXIF orientation says.
+    /// Whether to apply the EXIF orientation.
     pub exif_orientation: bool,
-    /// What images may be.
     pub limits: Limits,
 }
 
-/// As the reference validates.
+/// The reference implementation's validation.
 impl Default for Center {
     fn default() -> Self {
         Self {
@@ -30,40 +30,38 @@ impl Default for Center {
     }
 }
 
-/// Why one image could not be made ready; see [`Center::pixels`].
+/// The error of [`Center::pixels`].
 #[derive(Debug, thiserror::Error)]
 pub enum CenterError {
-    /// The file.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The resizing.
     #[error(transparent)]
-    Render(#[from] RenderError),
+    Resize(#[from] ResizeError),
 }
 
 impl Center {
-    /// The pixels of an image file at one size: `[size, size, 3]`, RGB.
+    /// The pixels of an image file at one resolution: `[size, size, 3]`, RGB.
     ///
     /// # Errors
-    /// Damage and unsupported files; a size or a side of 0.
+    /// Damaged and unsupported files; a `size` or `picture_side` of 0.
     pub fn pixels(&self, bytes: &[u8], size: u32) -> Result<Vec<u8>, CenterError> {
         let mut resizer = Resizer::new();
         let Some(side) = self.picture_side else {
             let plan = |width, height| crop::validation(width, height, size, self.fraction);
             return self.rendered(bytes, plan, &mut resizer);
         };
-        let plan = |width, height| crop::covered(width, height, side, self.fraction);
+        let plan = |width, height| crop::cascaded_center_crop(width, height, side, self.fraction);
         let picture = self.rendered(bytes, plan, &mut resizer)?;
         let mut out = vec![0; size as usize * size as usize * 3];
-        resizer.sample(&picture, side, &mut out, size)?;
+        resizer.sample_nearest(&picture, side, &mut out, size)?;
         Ok(out)
     }
 
-    /// What the plan for an image of its width and height makes of it.
+    /// Decodes the image and resizes it by the plan for its width and height.
     fn rendered(
         &self,
         bytes: &[u8],
-        plan: impl Fn(u32, u32) -> Rendition,
+        plan: impl Fn(u32, u32) -> ResizePlan,
         resizer: &mut Resizer,
     ) -> Result<Vec<u8>, CenterError> {
         let stored = header(bytes, &self.limits)?;
@@ -77,7 +75,7 @@ impl Center {
         let whole = header.whole();
         let pixels = decoder.decode_upright(bytes, &header, orientation, whole, Verify::Full)?;
         let mut out = vec![0; plan.output_bytes()];
-        resizer.render(pixels, &plan, &mut out)?;
+        resizer.resize(pixels, &plan, &mut out)?;
         Ok(out)
     }
 }

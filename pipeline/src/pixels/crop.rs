@@ -1,19 +1,19 @@
-//! Which rectangle of an image is used, to the letter of torchvision; or to that of the quantized
-//! reference, LQ-Nets' TensorFlow code ([`inception_crop`], [`covering`]).
+//! Crop geometry: exactly torchvision's, or that of the quantized reference, LQ-Nets' TensorFlow code
+//! ([`inception_crop`], [`short_side_center_crop`]).
 
 use rand::{Rng, RngExt};
 
-use super::{Filter, Rect, Rendition};
+use super::{Filter, Rect, ResizePlan};
 
-/// How often a rectangle is drawn before the centre is taken.
+/// Number of draws before the fallback.
 const ATTEMPTS: usize = 10;
 
 /// Draws the crop of torchvision's `RandomResizedCrop`.
 ///
-/// `scale` is the range of the crop's area as a fraction of the image's, drawn uniformly; `ratio`
-/// the range of its width divided by its height, drawn uniformly in the logarithm. Sides are rounded
-/// half to even. The first of ten draws that fits is placed uniformly, touching the far edges
-/// included; if none fits, the largest central crop within `ratio` is taken.
+/// `scale` is the range of the crop's area as a fraction of the image's, drawn uniformly; `ratio` is the
+/// range of width divided by height, drawn log-uniformly. Sides are rounded half to even. The first of
+/// ten draws that fits is placed uniformly, including the far edges; if none fits, the result is the
+/// largest central crop within `ratio`.
 ///
 /// Ranges are `(from, to)` with `0 < from <= to`; a range of one value, or one that is not in order,
 /// gives its first value. The result has at least one pixel and lies within the image, whose sides
@@ -68,17 +68,17 @@ fn central_crop(width: u32, height: u32, ratio: (f64, f64)) -> Rect {
     }
 }
 
-/// Draws the crop of the quantized reference, which it calls GoogleNet's.
+/// Draws the crop of the quantized reference, which names it after GoogLeNet.
 ///
 /// `scale` is the range of the crop's area as a fraction of the image's and `ratio` that of its sides,
-/// both drawn uniformly; which of the sides is the width is drawn too. Sides are rounded half up. The
-/// first of ten draws that fits is placed uniformly, but it touches the right or the lower edge only if
-/// it fills the image in that direction. `None` if none fits; then all of the image is used, see
-/// [`covering`].
+/// both drawn uniformly; which side is the width is drawn too. Sides are rounded half up. The first of
+/// ten draws that fits is placed uniformly, but touches the right or the lower edge only if it fills the
+/// image in that direction. `None` if none fits; the reference then uses the whole image, see
+/// [`short_side_center_crop`].
 ///
-/// Ranges are `(from, to)` with `0 < from <= to` and without `to`; a range of one value, or one that is
-/// not in order, gives its first value. The crop has at least one pixel (of the tiniest images the
-/// reference would take none, and fail) and lies within the image, whose sides must be at least 1.
+/// Ranges are `[from, to)` with `0 < from <= to`; a range of one value, or one that is not in order,
+/// gives its first value. The crop has at least one pixel (where the reference fails on tiny images) and
+/// is within the image, whose sides must be at least 1.
 pub fn inception_crop<R: Rng + ?Sized>(
     width: u32,
     height: u32,
@@ -114,16 +114,16 @@ pub fn inception_crop<R: Rng + ?Sized>(
     None
 }
 
-/// A number from a range of those for whom its end is not one of them.
+/// A uniform draw from `[range.0, range.1)`.
 fn uniform<R: Rng + ?Sized>(range: (f64, f64), rng: &mut R) -> f64 {
     let draw: f64 = rng.random();
     range.0 + (range.1 - range.0).max(0.0) * draw
 }
 
-/// How a training crop becomes one of the resolutions: all of it, scaled to `size` by `size`.
+/// Resizes a training crop to `size` by `size`.
 #[must_use]
-pub fn training(crop: Rect, size: u32, flip: bool) -> Rendition {
-    Rendition {
+pub fn training(crop: Rect, size: u32, flip: bool) -> ResizePlan {
+    ResizePlan {
         source: crop,
         scaled: (size, size),
         window: (0, 0),
@@ -133,14 +133,14 @@ pub fn training(crop: Rect, size: u32, flip: bool) -> Rendition {
     }
 }
 
-/// How a whole image becomes a validation image: its short side scaled to `size / fraction`, then
-/// the centre cut out.
+/// Validation preprocessing, as torchvision's `Resize` and `CenterCrop`: resizes the short side to
+/// `size / fraction`, then crops the centre.
 ///
-/// That side is truncated to an integer (with a fraction of 0.875: 256, 219, 182, 146, 109 for 224,
-/// 192, 160, 128, 96) and so is the long one; the offsets of the centre are rounded half to even.
-/// A fraction above 1 (or not above 0) would ask for more than there is, and is taken as 1.
+/// Both sides are truncated to integers (with a fraction of 0.875, the short side is 256, 219, 182, 146,
+/// 109 for 224, 192, 160, 128, 96); the offsets of the crop are rounded half to even. A fraction outside
+/// of (0, 1] is replaced by 1.
 #[must_use]
-pub fn validation(width: u32, height: u32, size: u32, fraction: f64) -> Rendition {
+pub fn validation(width: u32, height: u32, size: u32, fraction: f64) -> ResizePlan {
     let short = (f64::from(size) / fraction) as u32;
     let short = if fraction > 0.0 {
         short.max(size)
@@ -153,7 +153,7 @@ pub fn validation(width: u32, height: u32, size: u32, fraction: f64) -> Renditio
         (scale(short, width, height), short)
     };
     let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as u32;
-    Rendition {
+    ResizePlan {
         source: Rect::whole(width, height),
         scaled,
         window: (offset(scaled.0), offset(scaled.1)),
@@ -163,14 +163,13 @@ pub fn validation(width: u32, height: u32, size: u32, fraction: f64) -> Renditio
     }
 }
 
-/// How all of an image becomes a square output in the quantized reference: its short side scaled to
-/// `short`, bicubic, then the centre cut out. Validation does so, and training with
-/// `short == size` where no [`inception_crop`] fits.
+/// The quantized reference's bicubic resize of the short side to `short`, then a centre crop. Used for
+/// validation, and for training with `short == size` where no [`inception_crop`] fits.
 ///
-/// The long side is rounded half up, the offsets of the centre are rounded down. A `short` below `size`
-/// would be less than is wanted, and is taken as `size`.
+/// The long side is rounded half up, the offsets of the crop are rounded down. A `short` below `size` is
+/// replaced by `size`.
 #[must_use]
-pub fn covering(width: u32, height: u32, short: u32, size: u32) -> Rendition {
+pub fn short_side_center_crop(width: u32, height: u32, short: u32, size: u32) -> ResizePlan {
     let short = short.max(size);
     let scale = f64::from(short) / f64::from(width.min(height));
     let long = |side: u32| (f64::from(side) * scale + 0.5) as u32;
@@ -179,7 +178,7 @@ pub fn covering(width: u32, height: u32, short: u32, size: u32) -> Rendition {
     } else {
         (long(width), short)
     };
-    Rendition {
+    ResizePlan {
         source: Rect::whole(width, height),
         scaled,
         window: ((scaled.0 - size) / 2, (scaled.1 - size) / 2),
@@ -189,11 +188,12 @@ pub fn covering(width: u32, height: u32, short: u32, size: u32) -> Rendition {
     }
 }
 
-/// The validation picture of that kind: [`covering`] with a short side of `size / fraction`, rounded.
+/// The quantized reference's validation: [`short_side_center_crop`] with a short side of
+/// `size / fraction`, rounded half up.
 #[must_use]
-pub fn covered(width: u32, height: u32, size: u32, fraction: f64) -> Rendition {
+pub fn cascaded_center_crop(width: u32, height: u32, size: u32, fraction: f64) -> ResizePlan {
     let short = (f64::from(size) / fraction + 0.5) as u32;
-    covering(width, height, short, size)
+    short_side_center_crop(width, height, short, size)
 }
 
 /// `short * long_side / short_side`, truncated; at least `short`.
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn covering_follows_the_quantized_reference() {
+    fn short_side_center_crop_follows_the_quantized_reference() {
         // Image, short side, size, then the scaled size and the offsets (x, y) of its formulas.
         let cases = [
             ((375, 500), 256, 224, (256, 341), (16, 58)),
@@ -393,8 +393,8 @@ mod tests {
             ((50, 40), 16, 32, (40, 32), (4, 0)),
         ];
         for ((width, height), short, size, scaled, window) in cases {
-            let plan = covering(width, height, short, size);
-            let expected = Rendition {
+            let plan = short_side_center_crop(width, height, short, size);
+            let expected = ResizePlan {
                 source: Rect::whole(width, height),
                 scaled,
                 window,

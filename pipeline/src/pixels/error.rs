@@ -6,67 +6,38 @@ use super::Rect;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// There is no byte in the file.
     #[error("the file is empty")]
     Empty,
-    /// The first bytes belong to no format that can be read.
-    #[error("not JPEG, PNG, WebP, TIFF, BMP or Netpbm; it starts like {looks_like}")]
-    UnknownFormat {
-        /// What they seem to be instead.
-        looks_like: String,
-    },
-    /// The header claims an image without pixels.
-    #[error("the image has no pixels: its header says {width}x{height}")]
-    ZeroSide {
-        /// Width in the header.
-        width: u32,
-        /// Height in the header.
-        height: u32,
-    },
-    /// The header claims more pixels than are allowed.
-    #[error("{width}x{height} is more than {max_pixels} pixels")]
+    /// The first bytes are not those of a supported format.
+    #[error("not a JPEG, PNG, WebP, TIFF, BMP or Netpbm file; it looks like {looks_like}")]
+    UnknownFormat { looks_like: String },
+    #[error("the image size in the header is {width}x{height}, both must be at least 1")]
+    ZeroSide { width: u32, height: u32 },
+    /// The header claims more pixels than [`super::Limits`] allow.
+    #[error("the image size {width}x{height} exceeds the limit of {max_pixels} pixels")]
     TooLarge {
-        /// Width in the header.
         width: u32,
-        /// Height in the header.
         height: u32,
-        /// The limit.
         max_pixels: u64,
     },
-    /// The file ends before the image does.
+    /// The file ends before the image does. `offset` is the file's length in bytes.
     #[error("truncated: {reason} (the file ends at byte {offset})")]
-    Truncated {
-        /// What was still to come.
-        reason: String,
-        /// The file's length in bytes.
-        offset: u64,
-    },
-    /// The bytes contradict the format or each other.
+    Truncated { reason: String, offset: u64 },
+    /// The data contradicts the format or itself. `offset` is where that was detected, in bytes from
+    /// the start of the file; the cause is there or before.
     #[error("damaged: {reason}{}", at_byte(*.offset))]
-    Damaged {
-        /// What is wrong.
-        reason: String,
-        /// Where it was noticed, in bytes from the start of the file. What caused it is there or
-        /// before.
-        offset: Option<u64>,
-    },
-    /// A correct file of a kind that cannot be read.
+    Damaged { reason: String, offset: Option<u64> },
+    /// A valid file of a kind that is not supported.
     #[error("unsupported: {reason}")]
-    Unsupported {
-        /// The kind.
-        reason: String,
-    },
-    /// The caller asked for pixels that the image does not have.
+    Unsupported { reason: String },
+    /// The requested region is empty or not within the image.
     #[error(
-        "no region {}x{} at ({}, {}) in an image of {width}x{height}",
+        "region {}x{} at ({}, {}) is outside the {width}x{height} image",
         region.width, region.height, region.x, region.y
     )]
     OutsideImage {
-        /// What was asked for.
         region: Rect,
-        /// Width of the image.
         width: u32,
-        /// Height of the image.
         height: u32,
     },
 }
@@ -96,7 +67,7 @@ impl ImageError {
         }
     }
 
-    /// Where in the file it was noticed, in bytes from its start, if that is known.
+    /// Where the error was detected, in bytes from the start of the file, if that is known.
     #[must_use]
     pub fn offset(&self) -> Option<u64> {
         match self {

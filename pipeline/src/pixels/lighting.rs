@@ -1,24 +1,24 @@
-//! Lighting: colours moved along the principal components of ImageNet's, as AlexNet was trained.
+//! Lighting: AlexNet's colour augmentation along the principal components of ImageNet's RGB values.
 
 use rand::{Rng, RngExt as _};
 use rand_distr::StandardNormal;
 
-/// The components' standard deviations in ImageNet, of levels from 0 to 1.
+/// Standard deviations of the components in ImageNet, for RGB values from 0 to 1.
 const EIGENVALUES: [f64; 3] = [0.2175, 0.0188, 0.0045];
-/// What each component is made of: rows red, green, blue, a column for each component.
+/// Rows are red, green and blue; columns are components.
 const EIGENVECTORS: [[f64; 3]; 3] = [
     [-0.5675, 0.7192, 0.4009],
     [-0.5808, -0.0045, -0.8140],
     [-0.5836, -0.6948, 0.4203],
 ];
 
-/// Draws how much of each component is added: three normal numbers of mean 0 and standard deviation
+/// Draws the coefficient of each component from a normal distribution with mean 0 and standard deviation
 /// `std`.
 pub fn draw<R: Rng + ?Sized>(std: f64, rng: &mut R) -> [f64; 3] {
     [(); 3].map(|()| std * rng.sample::<f64, _>(StandardNormal))
 }
 
-/// What that adds to red, green and blue, in levels from 0 to 255.
+/// The increments of red, green and blue for these coefficients, in units of 8-bit values.
 #[must_use]
 pub fn increments(alphas: [f64; 3]) -> [f64; 3] {
     EIGENVECTORS.map(|row| {
@@ -29,8 +29,7 @@ pub fn increments(alphas: [f64; 3]) -> [f64; 3] {
     })
 }
 
-/// Adds increments to red, green and blue of RGB pixels: sums are clipped to 0..255, then what is behind
-/// the point is cut off.
+/// Adds increments to red, green and blue of RGB pixels. Sums are clipped to 0..=255, then truncated.
 pub fn add(increments: [f64; 3], pixels: &mut [u8]) {
     let tables = increments.map(|increment| {
         std::array::from_fn::<u8, 256, _>(|level| {

@@ -1,19 +1,17 @@
-//! From the bytes of an image file to rendered pixels, in four steps that know nothing of each
-//! other's insides:
+//! From the bytes of an image file to preprocessed pixels, in four independent steps:
 //!
-//! 1. [`header`]: format and size, without decoding a pixel;
+//! 1. [`header`]: format and size, without decoding pixels;
 //! 2. [`Decoder::decode`]: the RGB pixels of a region;
-//! 3. [`crop`]: which rectangle of the image is used, and how it is laid out in the output;
-//! 4. [`Resizer::render`]: that rectangle, scaled, cut and flipped, written where it belongs.
+//! 3. [`crop`]: the rectangle of the image to use, and how to resize it;
+//! 4. [`Resizer::resize`]: resizes, crops and flips that rectangle into an output.
 //!
 //! Everything here is plain data and pure functions. A [`Decoder`] and a [`Resizer`] hold scratch
-//! memory only: one of each per worker thread, and what they give does not depend on what they were
-//! used for before.
+//! memory only (use one of each per worker thread); their results do not depend on earlier calls.
 //!
 //! Pixels are RGB, 8 bits per channel, `[height, width, 3]` without padding, and equal (within the
-//! freedom of JPEG decoders) to what Pillow's `Image.open(file).convert("RGB")` gives. Two exceptions:
-//! of 16-bit grey the upper 8 bits are taken, where Pillow makes nearly everything white; and a TIFF
-//! is turned upright only if [`Orientation`] is asked for, like every other format.
+//! tolerance of JPEG decoders) to Pillow's `Image.open(file).convert("RGB")`. Two exceptions: 16-bit grey
+//! keeps the upper 8 bits, where Pillow clips nearly everything to white; and the orientation of a TIFF
+//! is applied only on request, see [`Orientation`], as for every other format.
 
 mod center;
 mod error;
@@ -33,26 +31,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use center::{Center, CenterError};
 pub use error::ImageError;
 pub use orientation::Orientation;
-pub use resize::{Filter, RenderError, Rendition, Resizer, kernel};
+pub use resize::{Filter, ResizeError, ResizePlan, Resizer, kernel};
 
-/// Pillow refuses images with more pixels than this; so does the default of [`Limits`].
+/// The default of [`Limits::max_pixels`]: twice Pillow's `MAX_IMAGE_PIXELS`, above which Pillow refuses
+/// images.
 pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 
 /// A rectangle of pixels, `x` and `y` counted from the image's upper left corner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rect {
-    /// Columns to the left of it.
     pub x: u32,
-    /// Rows above it.
     pub y: u32,
-    /// Columns in it.
     pub width: u32,
-    /// Rows in it.
     pub height: u32,
 }
 
 impl Rect {
-    /// The whole of an image of this size.
+    /// The rectangle of a whole image.
     #[must_use]
     pub const fn whole(width: u32, height: u32) -> Self {
         Self {
@@ -63,10 +58,10 @@ impl Rect {
         }
     }
 
-    /// Whether every pixel of `inner` is in `self` and there is at least one.
+    /// Whether `inner` is within `self` and not empty.
     #[must_use]
     pub fn contains(&self, inner: &Rect) -> bool {
-        // In 64 bits, for a rectangle may come from a recipe and end anywhere.
+        // In 64 bits, because the sum of a rectangle from outside may overflow 32.
         let right = |r: &Rect| u64::from(r.x) + u64::from(r.width);
         let bottom = |r: &Rect| u64::from(r.y) + u64::from(r.height);
         inner.width > 0
@@ -78,67 +73,63 @@ impl Rect {
     }
 }
 
-/// A file format, told by the file's first bytes and never by its name: ImageNet holds a PNG and
-/// two dozen CMYK files that are called `.JPEG`.
+/// A file format, detected from the first bytes and never from the name: ImageNet has a PNG and two
+/// dozen CMYK files that are named `.JPEG`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
     /// JPEG, baseline or progressive, 8 bits.
     Jpeg,
-    /// PNG, any depth, interlaced or not; of an animation the still picture.
+    /// PNG, any bit depth, interlaced or not; of an animation the default image.
     Png,
     /// BMP, plain or run-length encoded, with or without a palette.
     Bmp,
-    /// WebP, lossy or lossless; of an animation the first picture.
+    /// WebP, lossy or lossless; of an animation the first frame.
     WebP,
-    /// TIFF and BigTIFF, 1 to 16 bits, in strips or tiles; the first picture in the file.
+    /// TIFF and BigTIFF, 1 to 16 bits, in strips or tiles; the first image of the file.
     Tiff,
-    /// Netpbm's PBM, PGM and PPM, binary or in plain text.
+    /// Netpbm's PBM, PGM and PPM, binary or plain text.
     Netpbm,
 }
 
-/// What the file stores, before it becomes RGB.
+/// The channels that the file stores, before conversion to RGB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Colour {
-    /// One channel.
     Grey,
-    /// One channel and transparency (which is dropped).
+    /// Grey and alpha; alpha is dropped.
     GreyAlpha,
-    /// Indices into a table of colours.
+    /// Indices into a palette.
     Palette,
-    /// Three channels, in JPEG files YCbCr as a rule.
+    /// RGB, or YCbCr in most JPEG files.
     Rgb,
-    /// Three channels and transparency (which is dropped).
+    /// RGB and alpha; alpha is dropped.
     Rgba,
-    /// Four inks (CMYK or YCCK).
+    /// CMYK or YCCK.
     Cmyk,
 }
 
-/// What is known of an image before its pixels are decoded.
+/// The properties of an image that are known before its pixels are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Header {
-    /// The file format.
     pub format: Format,
     /// Width in pixels, at least 1.
     pub width: u32,
     /// Height in pixels, at least 1.
     pub height: u32,
-    /// The channels in the file.
     pub colour: Colour,
 }
 
 impl Header {
-    /// The rectangle that is the whole image.
     #[must_use]
     pub const fn whole(&self) -> Rect {
         Rect::whole(self.width, self.height)
     }
 }
 
-/// How large an image may be.
+/// Limits on the size of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest width times height that is accepted. A few bytes can claim any size, and the
-    /// memory for it (up to 20 bytes a pixel, by format) is taken before the lie comes out.
+    /// The largest accepted width times height. A few bytes can claim any size, and the memory for it
+    /// (up to 20 bytes per pixel, depending on the format) is allocated before the file proves too short.
     pub max_pixels: u64,
 }
 
@@ -152,18 +143,18 @@ impl Default for Limits {
 
 /// How much of a file is checked for damage.
 ///
-/// Damage in the bytes that are decoded is an error either way, and so is a file that was cut off.
-/// The two differ where only a part is decoded: in sequential JPEGs with one scan.
+/// Damage in the decoded bytes and truncation are errors either way. The two differ where only a region
+/// is decoded: in sequential JPEGs with one scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
-    /// Only what the region needs.
+    /// Only the data that the region needs.
     #[default]
     Region,
-    /// Every pixel of the file, whatever the region.
+    /// All data of the file.
     Full,
 }
 
-/// Decoded pixels, lent from a [`Decoder`]'s scratch memory until its next use.
+/// Decoded pixels, borrowed from a [`Decoder`]'s scratch memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Pixels<'a> {
     bytes: &'a [u8],
@@ -171,9 +162,9 @@ pub struct Pixels<'a> {
 }
 
 impl<'a> Pixels<'a> {
-    /// Pixels from elsewhere: `bytes` is `[covers.height, covers.width, 3]`, RGB.
+    /// Pixels from another source: `bytes` is `[covers.height, covers.width, 3]`, RGB.
     ///
-    /// `None` if the length of `bytes` does not fit or `covers` is empty.
+    /// `None` if the length of `bytes` does not match or `covers` is empty.
     #[must_use]
     pub fn new(bytes: &'a [u8], covers: Rect) -> Option<Self> {
         let expected = u64::from(covers.width) * u64::from(covers.height) * 3;
@@ -186,21 +177,18 @@ impl<'a> Pixels<'a> {
         self.bytes
     }
 
-    /// The part of the image that is here, in the image's own coordinates: at least the region that
-    /// was asked for. All rectangles elsewhere are in image coordinates too, so nothing but the
-    /// resizer needs to know how much was decoded.
+    /// The decoded part of the image, in image coordinates: at least the requested region. All other
+    /// rectangles are in image coordinates too, so only the resizer needs to know how much was decoded.
     #[must_use]
     pub fn covers(&self) -> Rect {
         self.covers
     }
 }
 
-/// Reads what an image is without decoding pixels.
-///
-/// The cost is that of walking over a few segments, not of the image.
+/// Reads the header of an image without decoding pixels, at a cost that does not depend on its size.
 ///
 /// # Errors
-/// An unknown format, a damaged or unsupported header, a size of zero or beyond `limits`.
+/// An unknown format, a damaged or unsupported header, a size that is zero or exceeds `limits`.
 pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     let header = match format(bytes)? {
         Format::Jpeg => jpeg::header(bytes)?,
@@ -224,15 +212,15 @@ pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     Ok(header)
 }
 
-/// How a TIFF starts: in either order of bytes, and BigTIFF likewise.
+/// The magic numbers of TIFF and BigTIFF in either byte order.
 const TIFF: [&[u8]; 4] = [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"];
 
-/// What may stand behind Netpbm's two letters: white space, or the start of a comment.
+/// Whether the byte may follow Netpbm's magic number: white space, or the start of a comment.
 fn is_netpbm_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == b'#'
 }
 
-/// Tells the format by the first bytes.
+/// Detects the format from the first bytes.
 fn format(bytes: &[u8]) -> Result<Format, ImageError> {
     if bytes.starts_with(&[0xff, 0xd8, 0xff]) {
         Ok(Format::Jpeg)
@@ -255,8 +243,8 @@ fn format(bytes: &[u8]) -> Result<Format, ImageError> {
     }
 }
 
-/// Says what the start of a file that is no known image looks like; a download that went wrong is
-/// most often a page of HTML or a run of zeros.
+/// Describes the start of a file of unknown format, for the error message; a failed download is most
+/// often a page of HTML or zero bytes.
 fn describe(bytes: &[u8]) -> String {
     const KNOWN: [(&[u8], &str); 9] = [
         (b"GIF8", "a GIF image, which is not supported"),
@@ -265,8 +253,8 @@ fn describe(bytes: &[u8]) -> String {
         (b"%PDF", "a PDF document"),
         (b"PK\x03\x04", "a ZIP archive"),
         (b"\x1f\x8b", "a gzip archive"),
-        (b"\xff\xd8", "a JPEG image that is cut off or damaged"),
-        (b"\x89PNG", "a PNG image that is cut off or damaged"),
+        (b"\xff\xd8", "a truncated or damaged JPEG image"),
+        (b"\x89PNG", "a truncated or damaged PNG image"),
         (b"\0\0\0\0", "zero bytes"),
     ];
     for (magic, name) in KNOWN {
@@ -294,38 +282,37 @@ fn describe(bytes: &[u8]) -> String {
     format!("the bytes {}", hex.join(" "))
 }
 
-/// Decodes images; owns the memory they are decoded into. One per worker thread.
+/// Decodes images. Owns the memory of the pixels, so use one per worker thread.
 #[derive(Debug, Default)]
 pub struct Decoder {
     scratch: Scratch,
-    /// A region that was turned upright.
+    /// The decoded region after its orientation was applied.
     upright: Vec<u8>,
 }
 
-/// What the format modules decode with.
+/// The buffers of the format modules.
 #[derive(Debug, Default)]
 struct Scratch {
     /// The RGB result.
     rgb: Vec<u8>,
-    /// What a format's library gives when that is not RGB.
+    /// The output of a format's library where that is not RGB.
     raw: Vec<u8>,
     jpeg: jpeg::Scratch,
 }
 
 impl Decoder {
-    /// A decoder without scratch memory yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Decodes at least `region` of the image that [`header`] described as `header`.
+    /// Decodes at least `region` of the image whose header is `header`, as [`header`] returned it.
     ///
-    /// The pixels that come back may cover more than the region (of all formats but JPEG the whole
-    /// image); nobody pays for cutting them out, because [`Resizer::render`] takes a rectangle of them.
+    /// The result may cover more than the region (the whole image for all formats but JPEG). It needs
+    /// no copy to be cropped, because [`Resizer::resize`] reads a rectangle of it.
     ///
-    /// Never gives filler for pixels that are lost: an image whose data ends early, does not decode
-    /// or does not add up is an error, even where other decoders would only warn.
+    /// Lost pixels are never filled in: an image whose data is truncated, cannot be decoded or is
+    /// inconsistent is an error, even where other decoders only warn.
     ///
     /// # Errors
     /// Damage and unsupported variants, with the byte offset where it is known; a region that is
@@ -345,7 +332,7 @@ impl Decoder {
             });
         }
         let Scratch { rgb, raw, jpeg } = &mut self.scratch;
-        // What the last image needed this one may not: see `give_back`.
+        // Frees what a giant image before left, see `give_back`.
         reset(raw, 0);
         let whole = |()| header.whole();
         let covers = match header.format {
@@ -360,27 +347,28 @@ impl Decoder {
     }
 }
 
-/// One poster among photographs must not hold more memory than this for the rest of the run.
+/// Buffers above this size are freed when a smaller image follows: one giant image must not occupy its
+/// memory for the rest of the run.
 const WORTH_KEEPING: usize = 64 << 20;
 
-/// Makes `buffer` exactly `length` bytes, whatever they are: for memory that is written before it is
+/// Resizes `buffer` to `length` bytes of unspecified content, for memory that is written before it is
 /// read.
 pub(crate) fn resize_scratch(buffer: &mut Vec<u8>, length: usize) {
     give_back(buffer, length);
     buffer.resize(length, 0);
 }
 
-/// Makes `buffer` exactly `length` zero bytes.
+/// Resizes `buffer` to `length` zero bytes.
 ///
-/// Zeroing costs a hundredth of the decoding and makes it impossible that pixels of one image
-/// appear in another, whatever a library leaves unwritten.
+/// Zeroing costs about 1 % of decoding and guarantees that pixels of one image never appear in another,
+/// whatever a library leaves unwritten.
 fn reset(buffer: &mut Vec<u8>, length: usize) {
     buffer.clear();
     give_back(buffer, length);
     buffer.resize(length, 0);
 }
 
-/// Takes care of [`WORTH_KEEPING`].
+/// Frees memory beyond `length` if the buffer exceeds [`WORTH_KEEPING`].
 fn give_back(buffer: &mut Vec<u8>, length: usize) {
     if buffer.capacity() > WORTH_KEEPING && length < buffer.capacity() / 4 {
         buffer.truncate(length);
@@ -388,10 +376,9 @@ fn give_back(buffer: &mut Vec<u8>, length: usize) {
     }
 }
 
-/// Runs a library's decoder. Fuzzing has found files that make one panic; those it has not found are
-/// damage too, and must not end the program.
+/// Runs a library's decoder and reports a panic as damage: fuzzing has found files on which one panics.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
-    // What a panic leaves behind is scratch memory of any content.
+    // Unwind safe: a panic leaves only scratch memory behind, whose content does not matter.
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
         Err(ImageError::Damaged {
             reason: "the decoder of this format panicked".to_owned(),
@@ -400,7 +387,7 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, ImageError>) -> Result<T, Image
     })
 }
 
-/// The bytes of `channels` 8-bit channels of the image.
+/// The size in bytes of the image with `channels` 8-bit channels.
 fn byte_size(header: &Header, channels: usize) -> Result<usize, ImageError> {
     usize::try_from(u64::from(header.width) * u64::from(header.height))
         .ok()
@@ -412,7 +399,7 @@ fn byte_size(header: &Header, channels: usize) -> Result<usize, ImageError> {
         })
 }
 
-/// Pixels of `channels` 8-bit channels as RGB: grey spread over three channels, transparency dropped.
+/// Converts 1 to 4 channels of 8 bits to RGB: grey is repeated, alpha is dropped.
 fn to_rgb(from: &[u8], channels: usize, rgb: &mut [u8]) {
     let pixels = rgb.chunks_exact_mut(3).zip(from.chunks_exact(channels));
     if channels < 3 {
@@ -427,7 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_image_is_named() {
+    fn a_file_of_unknown_format_is_described() {
         let cases: [(&[u8], &str); 9] = [
             (b"", "the file is empty"),
             (b"<!DOCTYPE html><html><head>", "HTML or XML"),
@@ -436,7 +423,7 @@ mod tests {
             (b"GIF89a\x01\0\x01\0", "a GIF image, which is not supported"),
             (b"P6 is no image", "decoding Pnm"),
             (&[0; 100], "zero bytes"),
-            (&[0xff, 0xd8], "a JPEG image that is cut off"),
+            (&[0xff, 0xd8], "a truncated or damaged JPEG image"),
             (&[1, 2, 3, 0xfe], "the bytes 01 02 03 fe"),
         ];
         for (bytes, expected) in cases {
@@ -446,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decoder_that_panics_is_damage() {
+    fn a_panic_of_a_decoder_is_reported_as_damage() {
         let error = guarded::<()>(|| panic!("out of range")).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -1,48 +1,51 @@
-//! EXIF orientation: which way up a picture is.
+//! The EXIF orientation of an image, read and applied.
+//!
+//! Finds the EXIF block here and lets the `image` crate read the tag from it. The crate `kamadak-exif` is
+//! no replacement: without an EXIF block it scans a JPEG's entropy-coded data to the end of the file, it
+//! copies every segment (a TIFF as a whole), and it parses all tags, where this runs for each image of an
+//! epoch and needs one.
 
 use tracing::debug;
 
 use super::{Decoder, Format, Header, ImageError, Pixels, Rect, Verify, reset, webp};
 
-/// How an upright picture lies in the file. Of the upright pixel `(x, y)` the place in the file is
-/// found so: swap the two if `transposed`, then count `x` from the right if `mirrored`, and `y` from
-/// below if `flipped`. All eight combinations exist; the default is a file that is upright.
+/// How an image is stored relative to its upright form. The stored position of the upright pixel
+/// `(x, y)`: swap `x` and `y` if `transposed`, then count `x` from the right if `mirrored` and `y` from
+/// the bottom if `flipped`. The eight combinations are EXIF's orientations; the default is upright.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Orientation {
-    /// Rows are columns.
     pub transposed: bool,
-    /// The file's columns run from right to left.
+    /// Stored columns run from right to left.
     pub mirrored: bool,
-    /// The file's rows run from bottom to top.
+    /// Stored rows run from bottom to top.
     pub flipped: bool,
 }
 
 impl Orientation {
-    /// What the file says in EXIF: in JPEG's APP1, PNG's eXIf and WebP's EXIF, and TIFF's own tag.
+    /// The orientation in the file's EXIF block (JPEG's APP1, PNG's eXIf, WebP's EXIF) or TIFF tag.
     ///
-    /// A file that says nothing is upright, and so is one whose EXIF block is damaged: the picture is
-    /// not.
+    /// Upright if there is none or if the block is damaged, which does not damage the image itself.
     #[must_use]
     pub fn of(bytes: &[u8], format: Format) -> Self {
         let block = match format {
             Format::Jpeg => jpeg_exif(bytes),
             Format::Png => png_exif(bytes),
             Format::WebP => webp::exif(bytes),
-            // EXIF is TIFF without pixels.
+            // EXIF blocks have the format of a TIFF file.
             Format::Tiff => Some(bytes),
             Format::Bmp | Format::Netpbm => None,
         };
         let Some(block) = block else {
             return Self::default();
         };
-        let said = image::metadata::Orientation::from_exif_chunk(block);
-        if said.is_none() {
-            debug!("no orientation can be read from the EXIF block; the picture counts as upright");
+        let tag = image::metadata::Orientation::from_exif_chunk(block);
+        if tag.is_none() {
+            debug!("the EXIF block has no valid orientation; assuming that the image is upright");
         }
-        Self::from_exif(said.map_or(1, image::metadata::Orientation::to_exif))
+        Self::from_exif(tag.map_or(1, image::metadata::Orientation::to_exif))
     }
 
-    /// From EXIF's number, 1 to 8; any other counts as 1.
+    /// From EXIF's value, 1 to 8; any other means 1.
     #[must_use]
     pub fn from_exif(number: u8) -> Self {
         let (transposed, mirrored, flipped) = match number {
@@ -62,7 +65,7 @@ impl Orientation {
         }
     }
 
-    /// The header of the upright image from that of the file, and the other way round.
+    /// Converts the header of the stored image to that of the upright image, or vice versa.
     #[must_use]
     pub fn turn(self, header: Header) -> Header {
         let (width, height) = self.turn_pair((header.width, header.height));
@@ -77,7 +80,7 @@ impl Orientation {
         if self.transposed { (b, a) } else { (a, b) }
     }
 
-    /// Where a region of the upright image lies in the file of `stored`.
+    /// The region of the stored image that corresponds to a region of the upright image.
     fn region(self, upright: Rect, stored: &Header) -> Rect {
         let (x, y) = self.turn_pair((upright.x, upright.y));
         let (width, height) = self.turn_pair((upright.width, upright.height));
@@ -97,7 +100,7 @@ impl Orientation {
         }
     }
 
-    /// Copies the pixels of `region`, which lies within `pixels`, upright into `to`.
+    /// Copies the pixels of `region`, in stored coordinates and within `pixels`, upright into `to`.
     fn copy(self, pixels: Pixels<'_>, region: Rect, to: &mut Vec<u8>) {
         let covers = pixels.covers();
         let (width, height) = self.turn_pair((region.width, region.height));
@@ -125,9 +128,9 @@ impl Orientation {
 }
 
 impl Decoder {
-    /// [`Decoder::decode`] for an image that may not be upright in its file: `upright` is its header
-    /// as [`Orientation::turn`] makes it, `region` is a part of the upright image, and upright is what
-    /// comes back. Only what the region needs is decoded, and only the region is turned.
+    /// [`Decoder::decode`] for an image with an orientation: `upright` is the header of the upright
+    /// image, see [`Orientation::turn`], and `region` and the result are in its coordinates. Only the
+    /// region is decoded and turned.
     ///
     /// # Errors
     /// As [`Decoder::decode`].
@@ -163,7 +166,7 @@ impl Decoder {
     }
 }
 
-/// What follows `Exif\0\0` in the first such segment in front of the pixels.
+/// The EXIF block of a JPEG: the content after `Exif\0\0` of the first such APP1 segment before the scan.
 fn jpeg_exif(bytes: &[u8]) -> Option<&[u8]> {
     const APP1: u8 = 0xe1;
     const SOS: u8 = 0xda;
@@ -186,7 +189,7 @@ fn jpeg_exif(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The `eXIf` chunk, which may stand behind the pixels too.
+/// The `eXIf` chunk of a PNG, which may also follow the pixels.
 fn png_exif(bytes: &[u8]) -> Option<&[u8]> {
     let mut rest = bytes.get(8..)?;
     loop {
@@ -196,7 +199,7 @@ fn png_exif(bytes: &[u8]) -> Option<&[u8]> {
         if &[a, b, c, d] == b"eXIf" {
             return Some(body);
         }
-        // A checksum follows.
+        // A chunk has 12 bytes besides its body: length, name and checksum.
         rest = rest.get(12 + length..)?;
     }
 }

@@ -1,4 +1,4 @@
-//! BMP, WebP and Netpbm, by way of the `image` crate.
+//! BMP, WebP and Netpbm, with the `image` crate.
 
 use std::io::{Cursor, ErrorKind};
 
@@ -9,7 +9,7 @@ use image::{ColorType, ImageDecoder};
 
 use super::{Colour, Format, Header, ImageError, byte_size, reset, to_rgb, webp};
 
-/// The library's decoder, with the header read.
+/// Opens the library's decoder, which reads the header.
 fn open(bytes: &[u8], format: Format) -> Result<(Box<dyn ImageDecoder + '_>, Colour), ImageError> {
     let explain = |error| explain(error, bytes);
     let file = Cursor::new(bytes);
@@ -48,8 +48,7 @@ pub(super) fn header(bytes: &[u8], format: Format) -> Result<Header, ImageError>
 
 /// Decodes the whole image into `rgb`.
 ///
-/// Truncation is noticed everywhere but in Netpbm's plain text, where the last number may lose
-/// digits.
+/// Truncation is detected except in Netpbm's plain text, where the last number may lose digits.
 pub(super) fn decode(
     bytes: &[u8],
     header: &Header,
@@ -82,7 +81,7 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// The upper 8 of 16 bits, at the front of the same memory.
+/// Converts native-endian 16-bit samples to their upper 8 bits, in place.
 fn upper_bytes(samples: &mut [u8]) {
     for index in 0..samples.len() / 2 {
         let sample = u16::from_ne_bytes([samples[2 * index], samples[2 * index + 1]]);

@@ -1,4 +1,4 @@
-//! PNG, by way of the `png` crate.
+//! PNG, with the `png` crate.
 
 use std::io::Cursor;
 
@@ -6,12 +6,12 @@ use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Tr
 
 use super::{Colour, Format, Header, ImageError, byte_size, reset, to_rgb};
 
-/// What the library may allocate besides the pixels: rows, and chunks that it collects.
+/// Limit of the library's memory besides the pixels: rows, and chunks that it keeps.
 const LIBRARY_BYTES: usize = 256 << 20;
 
 fn decoder(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
     let mut options = DecodeOptions::default();
-    // The checksum of the pixels. (The library skips it by default: chunks have their own.)
+    // Verify the checksum of the pixels. (By default only those of the chunks are verified.)
     options.set_ignore_adler32(false);
     options.set_ignore_text_chunk(true);
     options.set_ignore_iccp_chunk(true);
@@ -50,15 +50,15 @@ pub(super) fn decode(
 ) -> Result<(), ImageError> {
     let explain = |error| explain(error, bytes);
     let mut decoder = decoder(bytes);
-    // Palettes and 1, 2, 4 bits become 8; of 16 bits the upper 8 remain, as in Pillow.
+    // Expand palettes and 1, 2 and 4 bits to 8; keep the upper 8 of 16 bits, as Pillow.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let mut reader = decoder.read_info().map_err(explain)?;
-    // The library panics on any other.
+    // The library panics on a palette of any other length.
     let palette = reader.info().palette.as_deref().unwrap_or_default();
     if !palette.len().is_multiple_of(3) || palette.len() > 3 * 256 {
         return Err(ImageError::Damaged {
             reason: format!(
-                "a palette of {} bytes, not three for each colour",
+                "the palette has {} bytes, expected 3 for each of up to 256 colours",
                 palette.len()
             ),
             offset: None,
@@ -78,7 +78,7 @@ pub(super) fn decode(
         reader.next_frame(raw).map_err(explain)?;
         to_rgb(raw, channels, rgb);
     }
-    // To the last chunk, so that a file that is cut off behind its pixels is noticed like any other.
+    // Read to the last chunk, so that truncation after the pixels is an error too.
     reader.finish().map_err(explain)
 }
 

@@ -1,6 +1,6 @@
-//! TIFF, by way of the `tiff` crate. (`image` reads fewer kinds: no palettes, no transparent grey.)
+//! TIFF, with the `tiff` crate. (The `image` crate supports neither palettes nor grey with alpha.)
 //!
-//! JPEG within TIFF is refused: damage in it would not be noticed.
+//! JPEG compression is refused: damage in it would not be detected.
 
 use std::borrow::Cow;
 use std::io::{Cursor, ErrorKind};
@@ -11,10 +11,10 @@ use tiff::{ColorType, TiffError};
 
 use super::{Colour, Format, Header, ImageError, byte_size, reset};
 
-/// More samples per pixel than any image has that becomes RGB, and longer sides than any tile's: the
-/// library takes memory for a row of a tile before it looks for its bytes.
-const MOST_SAMPLES: u32 = 16;
-const LONGEST_TILE: u32 = 1 << 16;
+/// Limits on samples per pixel and on a tile's sides, above those of real images: the library allocates
+/// memory for a row of a tile before it reads it.
+const MAX_SAMPLES: u32 = 16;
+const MAX_TILE_SIDE: u32 = 1 << 16;
 
 type File<'a> = Decoder<Cursor<Cow<'a, [u8]>>>;
 
@@ -110,36 +110,37 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// The samples of a row, of 16 bits the upper 8; fewer than 8 are scaled, unless they are indices.
+/// Unpacks the samples of a row to 8 bits: the upper 8 of 16 bits; fewer than 8 bits are scaled to the
+/// full range, except palette indices.
 fn unpack<'a>(row: &[u8], depth: usize, indices: bool, samples: impl Iterator<Item = &'a mut u8>) {
-    let most = u8::MAX >> (8 - depth.min(8));
-    let scale = if indices { 1 } else { u8::MAX / most };
+    let max = u8::MAX >> (8 - depth.min(8));
+    let scale = if indices { 1 } else { u8::MAX / max };
     for (index, sample) in samples.enumerate() {
         *sample = match depth {
             16 => (u16::from_ne_bytes([row[2 * index], row[2 * index + 1]]) >> 8) as u8,
             8 => row[index],
             _ => {
                 let bit = index * depth;
-                scale * ((row[bit / 8] >> (8 - depth - bit % 8)) & most)
+                scale * ((row[bit / 8] >> (8 - depth - bit % 8)) & max)
             }
         };
     }
 }
 
-/// Refuses pixels and tiles of absurd size.
+/// Checks [`MAX_SAMPLES`] and [`MAX_TILE_SIDE`].
 fn check_layout(file: &mut File, bytes: &[u8]) -> Result<(), ImageError> {
     let mut number = |tag| {
         let number = file.find_tag_unsigned::<u32>(tag);
         Ok(number.map_err(|error| explain(error, bytes))?.unwrap_or(1))
     };
     let samples = number(Tag::SamplesPerPixel)?;
-    if samples > MOST_SAMPLES {
+    if samples > MAX_SAMPLES {
         return Err(ImageError::unsupported(format!(
             "a TIFF with {samples} samples per pixel"
         )));
     }
     let (width, length) = (number(Tag::TileWidth)?, number(Tag::TileLength)?);
-    if width.max(length) > LONGEST_TILE {
+    if width.max(length) > MAX_TILE_SIDE {
         return Err(ImageError::unsupported(format!(
             "a TIFF with tiles of {width}x{length}"
         )));
@@ -147,7 +148,7 @@ fn check_layout(file: &mut File, bytes: &[u8]) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Proves that all strips or tiles are in the file.
+/// Checks that all strips or tiles are within the file.
 fn check_extent(file: &mut File, bytes: &[u8]) -> Result<(), ImageError> {
     let explain = |error| explain(error, bytes);
     let mut list = |tag| file.find_tag_unsigned_vec::<u64>(tag).map_err(explain);
@@ -167,7 +168,7 @@ fn check_extent(file: &mut File, bytes: &[u8]) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// A copy of the file that calls the palette's indices grey values: the library unpacks those, and
+/// A copy of the file that declares palette indices as grey values, which the library can unpack; it
 /// refuses palettes.
 fn without_palette(file: &mut File, bytes: &[u8]) -> Vec<u8> {
     let mut copy = bytes.to_vec();
@@ -179,7 +180,7 @@ fn without_palette(file: &mut File, bytes: &[u8]) -> Vec<u8> {
             u16::from_be_bytes(bytes)
         }
     };
-    // The directory: a count, then entries of tag, type, count and value.
+    // The image file directory: a count, then entries of tag, type, count and value.
     let big = bytes
         .get(2..4)
         .is_some_and(|version| version.contains(&b'+'));
@@ -203,7 +204,7 @@ fn without_palette(file: &mut File, bytes: &[u8]) -> Vec<u8> {
     copy
 }
 
-/// A palette holds all reds, then all greens, then all blues, 16 bits each.
+/// Looks up a colour. A palette holds all red values, then green, then blue, 16 bits each.
 fn colour_of(palette: &[u16], depth: usize, index: u8) -> Result<[u8; 3], ImageError> {
     let part = |part: usize| palette.get((part << depth) + usize::from(index));
     match [part(0), part(1), part(2)] {
@@ -211,13 +212,13 @@ fn colour_of(palette: &[u16], depth: usize, index: u8) -> Result<[u8; 3], ImageE
             Ok([red, green, blue].map(|value| (value >> 8) as u8))
         }
         _ => Err(ImageError::Damaged {
-            reason: format!("the TIFF's palette has no colour {index}"),
+            reason: format!("the palette of the TIFF has no colour {index}"),
             offset: None,
         }),
     }
 }
 
-/// Pillow's conversion: what black leaves, less the ink's share of that.
+/// Pillow's conversion of CMYK to RGB: `(1 - black) * (1 - ink)` in 8-bit arithmetic.
 fn paint(ink: u8, black: u8) -> u8 {
     let left = u32::from(u8::MAX - black);
     (left - (u32::from(ink) * left + 127) / 255) as u8

@@ -1,35 +1,38 @@
-//! The chunks of a WebP file. The `image` crate decodes them ([`super::other`]); what it does not
-//! look at is looked at here.
+//! The chunks of a WebP file: checks that the `image` crate, which decodes the file ([`super::other`]),
+//! does not make.
 
 use super::{Header, ImageError};
 
-/// A chunk's name and length.
+/// Bytes of a chunk's name and length.
 const HEAD: usize = 8;
-/// What stands in front of the chunks: `RIFF`, a length and `WEBP`.
+/// Bytes before the first chunk: `RIFF`, a length and `WEBP`.
 const START: usize = 12;
-/// What stands in front of the chunks of one frame of an animation.
+/// Bytes before the chunks of an animation's frame.
 const FRAME_HEAD: usize = 16;
 
 pub(super) fn is_webp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"RIFF") && bytes.get(8..START) == Some(b"WEBP")
 }
 
-/// The file without what follows the image.
+/// The file without trailing bytes after the RIFF container.
 ///
 /// # Errors
-/// A file that is shorter than it says.
+/// A file that is shorter than its header claims.
 pub(super) fn container(bytes: &[u8]) -> Result<&[u8], ImageError> {
     let length = bytes.get(4..8).map_or(usize::MAX, |field| {
         let field = [field[0], field[1], field[2], field[3]];
         (u32::from_le_bytes(field) as usize).saturating_add(HEAD)
     });
     bytes.get(..length).ok_or_else(|| {
-        ImageError::truncated(format!("the WebP file says {length} bytes"), bytes.len())
+        ImageError::truncated(
+            format!("the WebP header claims {length} bytes"),
+            bytes.len(),
+        )
     })
 }
 
-/// Proves that every chunk is there, and that no frame is larger than the image: the library takes
-/// memory for what a lossy frame claims before it compares.
+/// Checks that every chunk is complete and that no lossy frame is larger than the image: the library
+/// allocates memory for the claimed size of a frame before it compares.
 pub(super) fn check(container: &[u8], header: &Header) -> Result<(), ImageError> {
     for chunk in Chunks(container.get(START..).unwrap_or_default()) {
         let (name, body) = chunk?;
@@ -45,7 +48,7 @@ pub(super) fn check(container: &[u8], header: &Header) -> Result<(), ImageError>
 }
 
 fn check_frame(name: [u8; 4], body: &[u8], header: &Header) -> Result<(), ImageError> {
-    // A tag and a start code of three bytes each, then the sides in the lower 14 bits.
+    // A tag and a start code of three bytes each, then width and height in the lower 14 bits.
     if &name == b"VP8 "
         && let Some(&[w0, w1, h0, h1]) = body.get(6..10).and_then(|sides| sides.first_chunk())
     {
@@ -54,7 +57,7 @@ fn check_frame(name: [u8; 4], body: &[u8], header: &Header) -> Result<(), ImageE
         if width > header.width || height > header.height {
             return Err(ImageError::Damaged {
                 reason: format!(
-                    "a WebP image of {}x{} with a frame of {width}x{height}",
+                    "a WebP image of {}x{} has a frame of {width}x{height}",
                     header.width, header.height
                 ),
                 offset: None,
@@ -64,15 +67,14 @@ fn check_frame(name: [u8; 4], body: &[u8], header: &Header) -> Result<(), ImageE
     Ok(())
 }
 
-/// The EXIF block, if there is one.
 pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
     let chunks = Chunks(container(bytes).ok()?.get(START..)?);
     let (_, body) = chunks.flatten().find(|(name, _)| name == b"EXIF")?;
-    // By the standard without the prefix that JPEG files need; some writers keep it.
+    // The standard has no prefix here, but some writers add that of JPEG files.
     Some(body.strip_prefix(b"Exif\0\0").unwrap_or(body))
 }
 
-/// Names and contents, one after the other.
+/// Iterates over chunks: name and body.
 struct Chunks<'a>(&'a [u8]);
 
 impl<'a> Iterator for Chunks<'a> {
@@ -85,13 +87,13 @@ impl<'a> Iterator for Chunks<'a> {
             self.0 = &[];
             return Some(Err(ImageError::Damaged {
                 reason: format!(
-                    "a WebP chunk of {length} bytes where {} are left",
+                    "a WebP chunk claims {length} bytes, {} are left",
                     rest.len()
                 ),
                 offset: None,
             }));
         };
-        // To the next even length.
+        // Chunks are padded to an even length.
         self.0 = rest.get(length + length % 2..).unwrap_or_default();
         Some(Ok(([a, b, c, d], body)))
     }

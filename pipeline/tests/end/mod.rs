@@ -1,4 +1,4 @@
-//! Where a recipe's stream ends in tests, and what came out of it.
+//! A sink that completes a recipe, and one that collects items.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,11 +8,10 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Reads batches, so that a recipe is complete.
+/// Reads batches, because every output of a recipe needs a reader.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct End {
-    /// The batches.
     input: Input,
 }
 
@@ -41,7 +40,7 @@ impl NodeKind for End {
     const EXAMPLE: &'static str = r#"End(input: "batches")"#;
 }
 
-/// All items, in their order.
+/// Collects all items in order.
 #[derive(Clone)]
 pub struct Collect<T>(pub Arc<Mutex<Vec<T>>>);
 

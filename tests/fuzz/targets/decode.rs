@@ -31,14 +31,14 @@ fuzz_target!(|bytes: &[u8]| {
     let pixels = Pixels::new(&found, covers).expect("as many bytes as pixels");
     for plan in [crop::training(part, 17, true), crop::training(part, 64, false)] {
         let mut out = vec![0; plan.output_bytes()];
-        Resizer::new().render(pixels, &plan, &mut out).expect("the part was decoded");
+        Resizer::new().resize(pixels, &plan, &mut out).expect("the part was decoded");
     }
     for plan in [
         crop::validation(header.width, header.height, 32, 0.875),
-        crop::covering(header.width, header.height, 37, 32),
+        crop::short_side_center_crop(header.width, header.height, 37, 32),
     ] {
         let mut out = vec![0; plan.output_bytes()];
-        Resizer::new().render(whole, &plan, &mut out).expect("all was decoded");
+        Resizer::new().resize(whole, &plan, &mut out).expect("all was decoded");
     }
 });
 

@@ -1,50 +1,51 @@
-//! Coded data as bits.
+//! Reads bits of the entropy-coded data.
 
 use crate::pixels::{ImageError, give_back};
 
-/// The bits between two markers.
+/// Reads the bits of one entropy-coded segment: the data between two markers.
 ///
-/// In the file a zero byte is stuffed behind each 0xff, so that no marker appears in the data. The
-/// stuffing is taken out beforehand, many bytes at a time: then getting more bits takes no decision,
-/// and decisions that cannot be foreseen are what decoding takes its time for.
-pub(super) struct Bits<'a> {
+/// A JPEG file stuffs a zero byte after each 0xff, so that no marker appears in the data. The stuffing
+/// is removed in advance, many bytes at a time. A refill then has no branch, and mispredicted branches
+/// are what dominates the time of Huffman decoding.
+pub(super) struct BitReader<'a> {
     file: &'a [u8],
-    /// Where in the file the data starts, and where it ends: at a marker or with the file.
+    /// First byte of the segment in the file, and its end: the next marker, or the end of the file.
     start: usize,
     end: usize,
-    /// The data without stuffing, then zeros.
+    /// The segment without stuffing, then eight zero bytes of padding.
     data: Vec<u8>,
-    /// Bits in `data` before the zeros.
+    /// Number of bits in `data` without the padding.
     length: usize,
-    /// The next byte of `data` to take.
+    /// The next byte of `data` that a refill reads.
     at: usize,
-    /// The next bits, from the top. Below `count` of them is a part of the next byte.
+    /// The next bits, starting at the most significant one. The upper `count` bits are valid; those
+    /// below are a prefix of the next byte of `data`.
     buffer: u64,
     count: u32,
 }
 
-/// What can be wrong with coded data.
+/// What can be wrong with entropy-coded data.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Fault {
-    /// It ends before its last block.
-    Short,
-    /// It goes on behind its last block.
-    Long,
-    /// A bit sequence that no symbol has.
-    NoCode,
-    /// A symbol that has no meaning where it stands.
-    BadSymbol,
-    /// A coefficient behind the last one.
-    Overrun,
-    /// A run of empty blocks that goes on behind the last block.
-    LongRun,
-    /// A block brighter than white or darker than black.
-    OutOfRange,
+pub(super) enum EntropyError {
+    /// The data ends before the last block.
+    Truncated,
+    /// The data continues after the last block.
+    TrailingData,
+    /// No Huffman code starts with these bits.
+    InvalidCode,
+    /// The table has this symbol, but it is not valid here.
+    InvalidSymbol,
+    /// A coefficient beyond the end of the block or of the spectral band.
+    TooManyCoefficients,
+    /// An end-of-band run that continues after the last block of the scan.
+    EobRunTooLong,
+    /// A DC coefficient beyond the range of 8-bit samples.
+    DcOutOfRange,
 }
 
-impl<'a> Bits<'a> {
-    /// The bits from `at` on to the next marker. `scratch` is memory to use, see
-    /// [`Bits::into_scratch`].
+impl<'a> BitReader<'a> {
+    /// Reads from byte `at` of the file to the next marker. `scratch` is memory to reuse, see
+    /// [`BitReader::into_scratch`].
     pub(super) fn new(file: &'a [u8], at: usize, scratch: Vec<u8>) -> Self {
         let mut bits = Self {
             file,
@@ -56,7 +57,7 @@ impl<'a> Bits<'a> {
             buffer: 0,
             count: 0,
         };
-        bits.start_at(at);
+        bits.restart_at(at);
         bits
     }
 
@@ -64,8 +65,8 @@ impl<'a> Bits<'a> {
         self.data
     }
 
-    /// Goes on with the bits from `at` in the file on.
-    pub(super) fn start_at(&mut self, at: usize) {
+    /// Continues at byte `at` of the file, after a restart marker.
+    pub(super) fn restart_at(&mut self, at: usize) {
         self.start = at;
         let mut rest = self.file.get(at..).unwrap_or_default();
         self.data.clear();
@@ -80,22 +81,22 @@ impl<'a> Bits<'a> {
             rest = &rest[until + 2..];
         };
         self.length = self.data.len() * 8;
-        // A refill reads eight bytes: these let it read the last byte of the data. Beyond them it
-        // finds no eight bytes and takes zeros, however far damaged data makes it go.
+        // A refill loads eight bytes; the padding lets it load the last byte of the data. Past the
+        // padding it finds no eight bytes and uses zeros, however far damaged data makes it go.
         self.data.extend([0; 8]);
         (self.at, self.buffer, self.count) = (0, 0, 0);
     }
 
-    /// Refills the buffer to at least 56 bits. After the end of the data they are zeros.
+    /// Refills the buffer to at least 56 valid bits. Past the end of the data they are zeros.
     ///
     /// This is the branchless refill that Fabian Giesen calls variant 4 ("Reading bits in far too many
-    /// ways", part 2). All eight bytes at `at` are put below the `count` valid bits, although they may
-    /// not all fit. Only `(63 - count) / 8` of them count as taken; of the next byte some bits are in
-    /// the buffer already, and the next refill puts the same bits in the same place. `count` then is
+    /// ways", part 2). All eight bytes at `at` are ORed in below the `count` valid bits, although they
+    /// may not all fit. `at` advances by `(63 - count) / 8` of them only; some bits of the next byte are
+    /// in the buffer already, and the next refill ORs the same bits into the same place. `count` becomes
     /// `count + 8 * ((63 - count) / 8)`, which is `count | 56`: from 56 to 63. So `count` never
     /// reaches 64, and the shift by it is defined.
     #[inline]
-    pub(super) fn need(&mut self) {
+    pub(super) fn refill(&mut self) {
         let chunk = self.data.get(self.at..).and_then(<[u8]>::first_chunk);
         let next = chunk.map_or(0, |chunk| u64::from_be_bytes(*chunk));
         self.buffer |= next >> self.count;
@@ -103,24 +104,24 @@ impl<'a> Bits<'a> {
         self.count |= 56;
     }
 
-    /// Up to 16 bits as a number.
+    /// The next `bits` bits, 0 to 16, without consuming them.
     #[inline]
     pub(super) fn peek(&self, bits: u32) -> u32 {
         (self.buffer >> 48) as u32 >> (16 - bits)
     }
 
-    /// At most as many bits as there are in the buffer.
+    /// Drops `bits` bits, at most as many as are valid in the buffer.
     #[inline]
-    pub(super) fn skip(&mut self, bits: u32) {
+    pub(super) fn consume(&mut self, bits: u32) {
         self.buffer <<= bits;
         self.count -= bits;
     }
 
-    /// Up to 16 bits as a number, which are then behind us.
+    /// Reads and consumes `bits` bits, 0 to 16.
     #[inline]
-    pub(super) fn take(&mut self, bits: u32) -> u32 {
+    pub(super) fn read_bits(&mut self, bits: u32) -> u32 {
         let value = self.peek(bits);
-        self.skip(bits);
+        self.consume(bits);
         value
     }
 
@@ -128,31 +129,34 @@ impl<'a> Bits<'a> {
         self.at * 8 - self.count as usize
     }
 
-    /// Nothing was consumed that is not there.
+    /// Checks that no bit past the end of the data was consumed. Once per block is enough: until then
+    /// the bits are zeros.
     #[inline]
-    pub(super) fn enough(&self) -> Result<(), Fault> {
+    pub(super) fn check_overrun(&self) -> Result<(), EntropyError> {
         if self.consumed() > self.length {
-            return Err(Fault::Short);
+            return Err(EntropyError::Truncated);
         }
         Ok(())
     }
 
-    /// Gives the offset of the marker (or the end of the file) that must be here.
-    pub(super) fn finish(&self) -> Result<usize, Fault> {
-        self.enough()?;
-        // Less than a byte of padding, and none unread.
+    /// Checks that all data was consumed. Returns the offset of the marker (or the end of the file)
+    /// that ends the segment.
+    pub(super) fn finish(&self) -> Result<usize, EntropyError> {
+        self.check_overrun()?;
+        // The last byte is padded with fewer than eight bits.
         if self.length - self.consumed() >= 8 {
-            return Err(Fault::Long);
+            return Err(EntropyError::TrailingData);
         }
         Ok(self.end)
     }
 
-    /// The offset of the marker (or the end of the file) that ends these bits.
+    /// The offset of the marker (or the end of the file) that ends the segment.
     pub(super) fn end(&self) -> usize {
         self.end
     }
 
-    /// Where in the file the next byte stands.
+    /// The offset in the file of the next unread byte. Counts from the start of the segment, because
+    /// stuffing was removed: for error messages only.
     pub(super) fn offset(&self) -> usize {
         let wanted = self.consumed().div_ceil(8);
         let mut at = self.start;
@@ -165,18 +169,21 @@ impl<'a> Bits<'a> {
         at.min(self.end)
     }
 
-    pub(super) fn explain(&self, fault: Fault) -> ImageError {
-        let reason = match fault {
-            Fault::Short if self.end + 1 >= self.file.len() => {
-                return ImageError::truncated("JPEG blocks are missing", self.file.len());
+    pub(super) fn explain(&self, error: EntropyError) -> ImageError {
+        let reason = match error {
+            EntropyError::Truncated if self.end + 1 >= self.file.len() => {
+                return ImageError::truncated(
+                    "JPEG data ends before the last block",
+                    self.file.len(),
+                );
             }
-            Fault::Short => "JPEG data ends before the last block",
-            Fault::Long => "JPEG data continues after the last block",
-            Fault::NoCode => "invalid Huffman code",
-            Fault::BadSymbol => "invalid Huffman symbol",
-            Fault::Overrun => "too many coefficients in a JPEG block",
-            Fault::OutOfRange => "DC coefficient out of range",
-            Fault::LongRun => "end-of-band run exceeds the last block",
+            EntropyError::Truncated => "JPEG data ends before the last block",
+            EntropyError::TrailingData => "JPEG data continues after the last block",
+            EntropyError::InvalidCode => "invalid Huffman code",
+            EntropyError::InvalidSymbol => "invalid Huffman symbol",
+            EntropyError::TooManyCoefficients => "too many coefficients in a JPEG block",
+            EntropyError::DcOutOfRange => "DC coefficient out of range",
+            EntropyError::EobRunTooLong => "end-of-band run exceeds the last block",
         };
         ImageError::damaged(reason, self.offset())
     }
@@ -191,31 +198,31 @@ mod tests {
         let mut bytes = vec![0x12, 0xff, 0x00, 0x34];
         bytes.extend(std::iter::repeat_n(0x56, 20));
         bytes.extend([0xff, 0xd9]);
-        let mut bits = Bits::new(&bytes, 0, Vec::new());
+        let mut bits = BitReader::new(&bytes, 0, Vec::new());
         let mut seen = Vec::new();
         for _ in 0..23 {
-            bits.need();
-            seen.push(bits.take(8) as u8);
-            bits.enough().unwrap();
+            bits.refill();
+            seen.push(bits.read_bits(8) as u8);
+            bits.check_overrun().unwrap();
         }
         assert_eq!(seen[..3], [0x12, 0xff, 0x34]);
         assert!(seen[3..].iter().all(|&byte| byte == 0x56));
         assert_eq!(bits.finish().unwrap(), bytes.len() - 2);
-        bits.need();
-        bits.take(1);
-        assert!(matches!(bits.enough(), Err(Fault::Short)));
+        bits.refill();
+        bits.read_bits(1);
+        assert!(matches!(bits.check_overrun(), Err(EntropyError::Truncated)));
     }
 
     #[test]
     fn offsets_are_those_of_the_file() {
         let bytes = [0x12, 0xff, 0x00, 0x34, 0xff, 0x00, 0x56, 0xff, 0xd0, 0x78];
-        let mut bits = Bits::new(&bytes, 0, Vec::new());
+        let mut bits = BitReader::new(&bytes, 0, Vec::new());
         for offset in [0, 1, 3, 4, 6, 7, 7] {
             assert_eq!(bits.offset(), offset);
-            bits.need();
-            bits.skip(8);
+            bits.refill();
+            bits.consume(8);
         }
-        bits.start_at(9);
+        bits.restart_at(9);
         assert_eq!((bits.offset(), bits.end), (9, 10));
     }
 }

@@ -1,52 +1,58 @@
-//! Walks over a JPEG's compressed data without making pixels of it.
+//! Verifies that a JPEG's entropy-coded data is complete, without decoding pixels.
 //!
-//! A JPEG has no checksums, but its code is tight: a scan must give exactly the blocks that the
-//! frame header promises and then, but for the padding of its last byte, be at a marker. Data that
-//! was cut, padded, or put out of step by a flipped bit practically never adds up so. (A flipped bit
-//! that leaves all code lengths as they were only changes a value. No decoder can see that.)
+//! JPEG has no checksums, but its coding has little redundancy: a scan must hold exactly the blocks that
+//! the frame header promises and then, except for the padding of its last byte, end at a marker. Data
+//! that was truncated, padded, or put out of sync by a flipped bit practically never does. (A flipped
+//! bit that changes no code length only changes a value; no decoder can detect that.)
 //!
-//! Values are skipped, so this costs a fraction of the decoding.
+//! Coefficients are skipped, so this costs a fraction of decoding them.
 
 use smallvec::SmallVec;
 
-use super::bits::{Bits, Fault};
-use super::huffman::{Means, Table, largest_mean, read_dc, skip_block};
-use super::segments::{Application, EOI, Encoding, Frame, SOI, SOS, Segment, Segments};
-use super::tables::{Divisors, Tables};
+use super::bits::{BitReader, EntropyError};
+use super::huffman::{DcPredictor, Table, max_dc, read_dc, skip_block};
+use super::segments::{AppMarkers, EOI, Encoding, Frame, SOI, SOS, Segment, Segments};
+use super::tables::{QuantTable, Tables};
 use crate::pixels::ImageError;
 
-/// A band of coefficients in a progressive scan.
+/// The spectral band of a progressive scan, from coefficient `start` (Ss) to `end` (Se) in zigzag order.
 struct Band {
     start: u32,
     end: u32,
-    /// Blocks still to come whose band is empty.
-    empty_blocks: u32,
+    /// End-of-band run: number of following blocks without further coefficients in the band.
+    eobrun: u32,
 }
 
 impl Band {
-    /// No run of empty blocks goes on.
-    fn end(&self) -> Result<(), Fault> {
-        match self.empty_blocks {
+    /// Checks that no end-of-band run continues, as at a restart and at the end of a scan.
+    fn check_eobrun(&self) -> Result<(), EntropyError> {
+        match self.eobrun {
             0 => Ok(()),
-            _ => Err(Fault::LongRun),
+            _ => Err(EntropyError::EobRunTooLong),
         }
     }
 
-    /// Coefficients that are new. `nonzero` has a bit for each that is not zero.
-    fn skip_first(&mut self, bits: &mut Bits, ac: &Table, nonzero: &mut u64) -> Result<(), Fault> {
-        if self.empty_blocks > 0 {
-            self.empty_blocks -= 1;
+    /// Skips the band of a block in the first scan of its AC coefficients (libjpeg's
+    /// `decode_mcu_AC_first`). Sets the bit of `nonzero` of each coefficient that is not zero.
+    fn skip_ac_first(
+        &mut self,
+        bits: &mut BitReader,
+        ac: &Table,
+        nonzero: &mut u64,
+    ) -> Result<(), EntropyError> {
+        if self.eobrun > 0 {
+            self.eobrun -= 1;
             return Ok(());
         }
         let mut k = self.start;
         while k <= self.end {
-            bits.need();
-            let entry = ac.look(bits)?;
+            bits.refill();
+            let entry = ac.peek_symbol(bits)?;
             let (run, size) = (entry >> 4 & 15, entry & 15);
-            bits.skip(entry >> 16);
+            bits.consume(entry >> 16);
             if size == 0 {
                 if run < 15 {
-                    self.empty_blocks = (1 << run) + bits.take(run) - 1;
+                    self.eobrun = (1 << run) + bits.read_bits(run) - 1;
                     break;
                 }
                 k += 16;
@@ -54,44 +60,45 @@ impl Band {
             }
             k += run;
             if k > self.end {
-                return Err(Fault::Overrun);
+                return Err(EntropyError::TooManyCoefficients);
             }
             *nonzero |= 1 << k;
             k += 1;
         }
-        // A run of sixteen zeros may not lead out of the band either.
+        // A run of sixteen zeros (ZRL) must not leave the band either.
         if k > self.end + 1 {
-            return Err(Fault::Overrun);
+            return Err(EntropyError::TooManyCoefficients);
         }
-        bits.enough()
+        bits.check_overrun()
     }
 
-    /// One more bit for each coefficient that is not zero, between codes for those that become so.
-    fn skip_refinement(
+    /// Skips the band of a block in a refinement scan (libjpeg's `decode_mcu_AC_refine`): one correction
+    /// bit for each coefficient that is already nonzero, between the codes of those that become nonzero.
+    fn skip_ac_refine(
         &mut self,
-        bits: &mut Bits,
+        bits: &mut BitReader,
         ac: &Table,
         nonzero: &mut u64,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), EntropyError> {
         let mut k = self.start;
-        if self.empty_blocks == 0 {
+        if self.eobrun == 0 {
             while k <= self.end {
-                bits.need();
-                let entry = ac.look(bits)?;
+                bits.refill();
+                let entry = ac.peek_symbol(bits)?;
                 let (mut run, size) = (entry >> 4 & 15, entry & 15);
-                bits.skip(entry >> 16);
+                bits.consume(entry >> 16);
                 match size {
                     0 if run < 15 => {
-                        self.empty_blocks = (1 << run) + bits.take(run);
+                        self.eobrun = (1 << run) + bits.read_bits(run);
                         break;
                     }
                     0 | 1 => {}
-                    _ => return Err(Fault::BadSymbol),
+                    _ => return Err(EntropyError::InvalidSymbol),
                 }
                 while k <= self.end {
                     if *nonzero >> k & 1 == 1 {
-                        bits.need();
-                        bits.skip(1);
+                        bits.refill();
+                        bits.consume(1);
                     } else if run == 0 {
                         break;
                     } else {
@@ -100,63 +107,66 @@ impl Band {
                     k += 1;
                 }
                 if k > self.end && (size == 1 || run > 0) {
-                    return Err(Fault::Overrun);
+                    return Err(EntropyError::TooManyCoefficients);
                 }
                 *nonzero |= u64::from(size) << (k & 63);
                 k += 1;
             }
         }
-        if self.empty_blocks > 0 {
+        if self.eobrun > 0 {
             if k <= self.end {
                 let band = u64::MAX >> (63 - self.end) & u64::MAX << k;
-                let mut refined = (*nonzero & band).count_ones();
-                while refined > 0 {
-                    let now = refined.min(32);
-                    bits.need();
-                    bits.skip(now);
-                    refined -= now;
+                let mut correction_bits = (*nonzero & band).count_ones();
+                while correction_bits > 0 {
+                    // A refill gives at least 56 bits.
+                    let now = correction_bits.min(32);
+                    bits.refill();
+                    bits.consume(now);
+                    correction_bits -= now;
                 }
             }
-            self.empty_blocks -= 1;
+            self.eobrun -= 1;
         }
-        bits.enough()
+        bits.check_overrun()
     }
 }
 
-/// What a component has got so far.
+/// What the scans so far have coded of a component.
 #[derive(Debug, Default)]
-struct Received {
-    /// Blocks in a row of `nonzero`.
+struct ComponentProgress {
+    /// Number of blocks in a row of `nonzero`.
     stride: usize,
-    /// Per block, in progressive images: which of its coefficients are not zero.
+    /// Progressive images only: for each block, a bit for each coefficient that is not zero.
     nonzero: Vec<u64>,
-    /// Per coefficient: how many low bits are still to come; `None` before its first scan.
-    missing_bits: Vec<Option<u8>>,
+    /// For each coefficient, the successive approximation bit position (Al) of its last scan: the
+    /// number of low bits that are still missing. `None` before its first scan.
+    al: Vec<Option<u8>>,
 }
 
-/// What there is to know of a file whose data is all there.
+/// The header of a file that was verified.
 pub(super) struct Checked {
     pub(super) frame: Frame,
     pub(super) encoding: Encoding,
-    /// Whether there are scans that hold some of the components only.
+    /// Whether a scan has some of the components only.
     pub(super) separate_scans: bool,
 }
 
-/// Proves that a JPEG's compressed data is all there. Holds scratch memory only.
+/// Verifies that a JPEG's entropy-coded data is complete. Holds scratch memory only.
 #[derive(Debug, Default)]
 pub(in crate::pixels) struct Checker {
     tables: Tables,
     coded: Vec<u8>,
-    received: [Received; 4],
+    progress: [ComponentProgress; 4],
 }
 
-/// The header of a scan.
+/// The header of a scan (SOS).
 pub(super) struct Scan {
-    /// Index in the frame's components, DC table, AC table.
+    /// For each component: its index in the frame, its DC table and its AC table.
     pub(super) components: SmallVec<[(usize, usize, usize); 4]>,
-    band: (u32, u32),
-    /// How many low bits were missing before and are after this scan.
-    missing_bits: (u8, u8),
+    spectral: (u32, u32),
+    /// Successive approximation (Ah, Al): the number of low bits that were missing before this scan (0
+    /// in a first scan) and that are missing after it.
+    approximation: (u8, u8),
 }
 
 impl Scan {
@@ -182,26 +192,26 @@ impl Scan {
         let scan = if frame.progressive {
             Self {
                 components,
-                band: (u32::from(start), u32::from(end)),
-                missing_bits: (approximation >> 4, approximation & 15),
+                spectral: (u32::from(start), u32::from(end)),
+                approximation: (approximation >> 4, approximation & 15),
             }
         } else {
-            // Some encoders write nonsense into these fields of sequential images.
+            // Some encoders write invalid values into these fields of sequential images.
             Self {
                 components,
-                band: (0, 63),
-                missing_bits: (0, 0),
+                spectral: (0, 63),
+                approximation: (0, 0),
             }
         };
         let band_is_valid = !frame.progressive
-            || scan.band == (0, 0)
-            || (scan.band.0 > 0
-                && scan.band.0 <= scan.band.1
-                && scan.band.1 < 64
+            || scan.spectral == (0, 0)
+            || (scan.spectral.0 > 0
+                && scan.spectral.0 <= scan.spectral.1
+                && scan.spectral.1 < 64
                 && scan.components.len() == 1);
-        let (before, after) = scan.missing_bits;
-        let bits_are_valid = after <= 13 && (before == 0 || before == after + 1);
-        // Ten blocks in a unit is the standard's limit, and every decoder's.
+        let (ah, al) = scan.approximation;
+        let bits_are_valid = al <= 13 && (ah == 0 || ah == al + 1);
+        // The standard's limit of blocks in an MCU, which all decoders enforce.
         let blocks: u32 = scan
             .components
             .iter()
@@ -215,10 +225,10 @@ impl Scan {
 }
 
 impl Checker {
-    /// Checks the file up to its end-of-image marker (what follows is not part of the image).
+    /// Verifies the file up to its end-of-image marker; bytes after it are ignored.
     pub(super) fn check(&mut self, bytes: &[u8]) -> Result<Checked, ImageError> {
         self.tables.clear();
-        let mut application = Application::default();
+        let mut app_markers = AppMarkers::default();
         let mut frame: Option<Frame> = None;
         let mut segments = Segments::new(bytes);
         let mut first = true;
@@ -227,7 +237,7 @@ impl Checker {
             let segment = segments.next()?;
             let damaged = |reason: &str| ImageError::damaged(reason, segment.offset);
             if (segment.marker == SOI) != std::mem::take(&mut first) {
-                return Err(damaged("a JPEG within a JPEG"));
+                return Err(damaged("unexpected start-of-image marker (SOI)"));
             }
             match segment.marker {
                 SOS => {
@@ -235,24 +245,24 @@ impl Checker {
                         .as_ref()
                         .ok_or_else(|| damaged("a scan before the frame header"))?;
                     let scan = Scan::parse(&segment, frame)
-                        .ok_or_else(|| damaged("a scan header that makes no sense"))?;
-                    self.receive(frame, &scan).map_err(damaged)?;
+                        .ok_or_else(|| damaged("invalid scan header (SOS)"))?;
+                    self.begin_scan(frame, &scan).map_err(damaged)?;
                     separate_scans |= scan.components.len() < frame.components.len();
                     segments.at = self.check_scan(bytes, segments.at, frame, &scan)?;
                 }
                 EOI => {
                     let frame =
                         frame.ok_or_else(|| damaged("the image ends before its frame header"))?;
-                    self.complete(&frame).map_err(damaged)?;
+                    self.check_complete(&frame).map_err(damaged)?;
                     return Ok(Checked {
-                        encoding: application.encoding(&frame),
+                        encoding: app_markers.encoding(&frame),
                         frame,
                         separate_scans,
                     });
                 }
                 _ => {
-                    self.tables.see(&segment)?;
-                    application.see(&segment);
+                    self.tables.read_segment(&segment)?;
+                    app_markers.read_segment(&segment);
                     if let Some(parsed) = Frame::parse(&segment)? {
                         if frame.is_some() {
                             return Err(damaged("a second frame header"));
@@ -266,44 +276,46 @@ impl Checker {
     }
 
     fn start(&mut self, frame: &Frame) {
-        let most = frame.most_samples();
-        let columns = frame.width.div_ceil(8 * most.0) as usize;
-        let rows = frame.height.div_ceil(8 * most.1) as usize;
-        for (component, received) in frame.components.iter().zip(&mut self.received) {
-            received.missing_bits.clear();
-            received.missing_bits.resize(64, None);
-            received.stride = columns * component.sampling.0 as usize;
-            received.nonzero.clear();
+        let max = frame.max_sampling_factors();
+        let columns = frame.width.div_ceil(8 * max.0) as usize;
+        let rows = frame.height.div_ceil(8 * max.1) as usize;
+        for (component, progress) in frame.components.iter().zip(&mut self.progress) {
+            progress.al.clear();
+            progress.al.resize(64, None);
+            progress.stride = columns * component.sampling.0 as usize;
+            progress.nonzero.clear();
             if frame.progressive {
-                let blocks = received.stride * rows * component.sampling.1 as usize;
-                received.nonzero.resize(blocks, 0);
+                let blocks = progress.stride * rows * component.sampling.1 as usize;
+                progress.nonzero.resize(blocks, 0);
             }
         }
     }
 
-    /// Notes what a scan brings, or says why it cannot be its turn.
-    fn receive(&mut self, frame: &Frame, scan: &Scan) -> Result<(), &'static str> {
-        let (before, after) = scan.missing_bits;
+    /// Records what a scan codes. The error is a scan that is out of order.
+    fn begin_scan(&mut self, frame: &Frame, scan: &Scan) -> Result<(), &'static str> {
+        let (ah, al) = scan.approximation;
         for &(component, ..) in &scan.components {
-            let missing = &mut self.received[component].missing_bits;
-            if frame.progressive && scan.band.0 > 0 && missing[0].is_none() {
-                return Err("a scan of details before their means");
+            let missing = &mut self.progress[component].al;
+            if frame.progressive && scan.spectral.0 > 0 && missing[0].is_none() {
+                return Err("AC scan before the first DC scan");
             }
-            for slot in &mut missing[scan.band.0 as usize..=scan.band.1 as usize] {
-                let expected = (before > 0).then_some(before);
+            for slot in &mut missing[scan.spectral.0 as usize..=scan.spectral.1 as usize] {
+                let expected = (ah > 0).then_some(ah);
                 if *slot != expected {
-                    return Err("a scan that does not continue the one before");
+                    return Err(
+                        "scan out of order: its successive approximation does not continue the previous one",
+                    );
                 }
-                *slot = Some(after);
+                *slot = Some(al);
             }
         }
         Ok(())
     }
 
-    /// Whether all scans were there at the end of the image.
-    fn complete(&self, frame: &Frame) -> Result<(), &'static str> {
-        for received in &self.received[..frame.components.len()] {
-            let missing = &received.missing_bits;
+    /// Checks at the end of the image that no scan is missing.
+    fn check_complete(&self, frame: &Frame) -> Result<(), &'static str> {
+        for progress in &self.progress[..frame.components.len()] {
+            let missing = &progress.al;
             if missing[0].is_none() || missing.iter().flatten().any(|&bits| bits > 0) {
                 return Err("the image ends before its last scan");
             }
@@ -311,7 +323,7 @@ impl Checker {
         Ok(())
     }
 
-    /// Walks over a scan's data; gives the offset behind it.
+    /// Verifies a scan's data. Returns the offset of the marker after it.
     fn check_scan(
         &mut self,
         bytes: &[u8],
@@ -319,36 +331,36 @@ impl Checker {
         frame: &Frame,
         scan: &Scan,
     ) -> Result<usize, ImageError> {
-        let most = frame.most_samples();
-        // Several components take turns, a rectangle of blocks of each. One alone gives block after
-        // block, without those that only pad such a rectangle.
-        let alone = scan.components.len() == 1;
+        let max = frame.max_sampling_factors();
+        // In an interleaved scan, an MCU holds a rectangle of blocks of each component. In a scan of one
+        // component, an MCU is one block, and blocks that only pad such rectangles are left out.
+        let non_interleaved = scan.components.len() == 1;
         let sampling = match scan.components.as_slice() {
             [(component, ..)] => frame.components[*component].sampling,
             _ => (1, 1),
         };
-        let columns = (frame.width * sampling.0).div_ceil(8 * most.0);
-        let rows = (frame.height * sampling.1).div_ceil(8 * most.1);
+        let columns = (frame.width * sampling.0).div_ceil(8 * max.0);
+        let rows = (frame.height * sampling.1).div_ceil(8 * max.1);
         let Self {
             tables,
             coded,
-            received,
+            progress,
         } = self;
-        let coarseness = scan.missing_bits.1;
-        let mut parts: Vec<Part> = scan
+        let al = scan.approximation.1;
+        let mut components: Vec<ScanComponent> = scan
             .components
             .iter()
-            .map(|&(component, dc_slot, ac_slot)| Part {
+            .map(|&(component, dc_slot, ac_slot)| ScanComponent {
                 component,
-                means: Means {
-                    last: 0,
-                    largest: {
-                        let Divisors(divisors) =
-                            tables.divisors(frame.components[component].divisor);
-                        largest_mean(divisors[0], coarseness)
+                predictor: DcPredictor {
+                    pred: 0,
+                    max: {
+                        let QuantTable(quant) =
+                            tables.quant(frame.components[component].quant_table);
+                        max_dc(quant[0], al)
                     },
                 },
-                sampling: if alone {
+                sampling: if non_interleaved {
                     (1, 1)
                 } else {
                     frame.components[component].sampling
@@ -358,42 +370,45 @@ impl Checker {
             })
             .collect();
 
-        let mut bits = Bits::new(bytes, at, std::mem::take(coded));
+        let mut bits = BitReader::new(bytes, at, std::mem::take(coded));
         let mut band = Band {
-            start: scan.band.0,
-            end: scan.band.1,
-            empty_blocks: 0,
+            start: scan.spectral.0,
+            end: scan.spectral.1,
+            eobrun: 0,
         };
-        let refinement = scan.missing_bits.0 > 0;
-        let mut unit =
-            |parts: &mut [Part], bits: &mut Bits, column: u32, row: u32, band: &mut Band| {
-                for part in parts {
-                    let (across, down) = part.sampling;
-                    if !frame.progressive {
-                        for _ in 0..across * down {
-                            skip_block(bits, part.dc, part.ac, &mut part.means)?;
-                        }
-                    } else if band.start > 0 {
-                        let received = &mut received[part.component];
-                        let block = row as usize * received.stride + column as usize;
-                        let nonzero = &mut received.nonzero[block];
-                        if refinement {
-                            band.skip_refinement(bits, part.ac, nonzero)?;
-                        } else {
-                            band.skip_first(bits, part.ac, nonzero)?;
-                        }
-                    } else if refinement {
-                        bits.need();
-                        bits.skip(across * down);
-                        bits.enough()?;
+        let refinement = scan.approximation.0 > 0;
+        let mut read_mcu = |components: &mut [ScanComponent],
+                            bits: &mut BitReader,
+                            column: u32,
+                            row: u32,
+                            band: &mut Band| {
+            for component in components {
+                let (h, v) = component.sampling;
+                if !frame.progressive {
+                    for _ in 0..h * v {
+                        skip_block(bits, component.dc, component.ac, &mut component.predictor)?;
+                    }
+                } else if band.start > 0 {
+                    let progress = &mut progress[component.component];
+                    let block = row as usize * progress.stride + column as usize;
+                    let nonzero = &mut progress.nonzero[block];
+                    if refinement {
+                        band.skip_ac_refine(bits, component.ac, nonzero)?;
                     } else {
-                        for _ in 0..across * down {
-                            read_dc(bits, part.dc, &mut part.means)?;
-                        }
+                        band.skip_ac_first(bits, component.ac, nonzero)?;
+                    }
+                } else if refinement {
+                    bits.refill();
+                    bits.consume(h * v);
+                    bits.check_overrun()?;
+                } else {
+                    for _ in 0..h * v {
+                        read_dc(bits, component.dc, &mut component.predictor)?;
                     }
                 }
-                Ok(())
-            };
+            }
+            Ok(())
+        };
 
         let mut until_restart = tables.restart_interval;
         let mut restarts = 0_u8;
@@ -401,44 +416,46 @@ impl Checker {
             for column in 0..columns {
                 if tables.restart_interval > 0 {
                     if until_restart == 0 {
-                        band.end().map_err(|fault| bits.explain(fault))?;
-                        let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
-                        bits.start_at(restart_marker(bytes, marker, restarts)?);
+                        band.check_eobrun().map_err(|error| bits.explain(error))?;
+                        let marker = bits.finish().map_err(|error| bits.explain(error))?;
+                        bits.restart_at(restart_marker(bytes, marker, restarts)?);
                         restarts = (restarts + 1) % 8;
-                        parts.iter_mut().for_each(|part| part.means.last = 0);
+                        components
+                            .iter_mut()
+                            .for_each(|component| component.predictor.pred = 0);
                         until_restart = tables.restart_interval;
                     }
                     until_restart -= 1;
                 }
-                unit(&mut parts, &mut bits, column, row, &mut band)
-                    .map_err(|fault| bits.explain(fault))?;
+                read_mcu(&mut components, &mut bits, column, row, &mut band)
+                    .map_err(|error| bits.explain(error))?;
             }
         }
-        band.end().map_err(|fault| bits.explain(fault))?;
-        let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
+        band.check_eobrun().map_err(|error| bits.explain(error))?;
+        let marker = bits.finish().map_err(|error| bits.explain(error))?;
         self.coded = bits.into_scratch();
         Ok(marker)
     }
 }
 
-/// A component's share of a scan.
-struct Part<'a> {
+/// A component in a scan.
+struct ScanComponent<'a> {
     component: usize,
-    /// Blocks across and down in a unit.
+    /// Number of blocks in an MCU, horizontally and vertically.
     sampling: (u32, u32),
-    means: Means,
+    predictor: DcPredictor,
     dc: &'a Table,
     ac: &'a Table,
 }
 
-/// Gives the offset behind the restart marker that must be at `at`.
+/// Checks that restart marker `number` (0 to 7) is at `at`. Returns the offset after it.
 pub(super) fn restart_marker(bytes: &[u8], at: usize, number: u8) -> Result<usize, ImageError> {
     let mut segments = Segments::new(bytes);
     segments.at = at;
     let found = segments.next()?.marker;
     if found != 0xd0 + number {
         return Err(ImageError::damaged(
-            format!("JPEG marker {found:02x} in place of restart {number}"),
+            format!("JPEG marker {found:02x} found, expected restart marker {number}"),
             at,
         ));
     }

@@ -1,51 +1,51 @@
-//! From the planes of brightness and colour to rows of RGB, as libjpeg does it: colour that is
-//! stored at half the resolution is interpolated ("fancy upsampling"), then converted in 16-bit
-//! fixed point. Every value is the one that libjpeg, and with it Pillow, gives.
+//! From component planes to rows of RGB: components at half the resolution are interpolated (libjpeg's
+//! "fancy upsampling"), then YCbCr is converted in 16-bit fixed point. Every value equals libjpeg's, and
+//! so Pillow's.
 
-/// A run of columns of an upsampled row.
+/// Upsamples rows of a component. Holds scratch memory only.
 #[derive(Debug, Default)]
-pub(super) struct Upsampled {
-    /// Weighted sums of two stored rows, or the stored row itself; with a neighbour at both ends.
+pub(super) struct Upsampler {
+    /// Weighted sums of two source rows, or the source row itself; with a neighbour at both ends.
     sums: Vec<u16>,
-    /// Two samples for each stored one.
+    /// The two output samples of each source sample.
     pairs: Vec<[u8; 2]>,
     row: Vec<u8>,
 }
 
-/// Stored rows that a row is made of.
+/// The source rows of an output row.
 #[derive(Clone, Copy)]
-pub(super) struct Stored<'a> {
-    /// The row that it lies in.
+pub(super) struct SourceRows<'a> {
+    /// The nearer source row.
     pub near: &'a [u8],
-    /// If there are half as many rows: the next row on the other side, and whether that is above.
+    /// With vertical subsampling: the farther source row, and whether it is above `near`.
     pub far: Option<(&'a [u8], bool)>,
 }
 
-impl Upsampled {
-    /// As many columns as `stored` has, each between two rows, with the nearer counting three times:
-    /// libjpeg-turbo's `h1v2_fancy_upsample`, with its bias of 1 for the upper and 2 for the lower
-    /// of the two rows. Halves are so rounded down and up in turn.
-    pub(super) fn down<'a>(&'a mut self, stored: Stored<'a>) -> &'a [u8] {
-        let Some((far, above)) = stored.far else {
-            return stored.near;
+impl Upsampler {
+    /// libjpeg-turbo's `h1v2_fancy_upsample`: weights 3/4 and 1/4 for the nearer and the farther row.
+    /// The bias of 1 for the upper and 2 for the lower output row rounds halves down and up in turn.
+    /// Returns as many columns as `source` has.
+    pub(super) fn h1v2_fancy<'a>(&'a mut self, source: SourceRows<'a>) -> &'a [u8] {
+        let Some((far, above)) = source.far else {
+            return source.near;
         };
         self.row.clear();
         let bias = if above { 1 } else { 2 };
-        let both = stored.near.iter().zip(far);
+        let both = source.near.iter().zip(far);
         self.row.extend(
             both.map(|(&near, &far)| ((3 * u16::from(near) + u16::from(far) + bias) >> 2) as u8),
         );
         &self.row
     }
 
-    /// Twice as many columns as `stored` has, less the first and the last two: those are there only
-    /// to be neighbours. This is libjpeg's `h2v1_fancy_upsample` (biases 1 and 2) and
-    /// `h2v2_fancy_upsample` (8 and 7): the left and the right column round halves in opposite
-    /// directions, so that the image as a whole gets no brighter.
-    pub(super) fn across(&mut self, stored: Stored) -> &[u8] {
+    /// libjpeg's `h2v1_fancy_upsample` (biases 1 and 2) and `h2v2_fancy_upsample` (biases 8 and 7).
+    /// The biases are an alternating dither: the left and the right output column round halves in
+    /// opposite directions, so that the image does not get brighter on average. Returns two columns
+    /// for each of `source` except its first and last, which are neighbours only.
+    pub(super) fn h2_fancy(&mut self, source: SourceRows) -> &[u8] {
         self.sums.clear();
-        let near = stored.near.iter();
-        let (bias, shift) = match stored.far {
+        let near = source.near.iter();
+        let (bias, shift) = match source.far {
             None => {
                 self.sums.extend(near.map(|&near| u16::from(near)));
                 ((1, 2), 2)
@@ -58,23 +58,24 @@ impl Upsampled {
             }
         };
         self.pairs.resize(self.sums.len().saturating_sub(2), [0; 2]);
-        between(&self.sums, bias, shift, &mut self.pairs);
+        triangle_filter(&self.sums, bias, shift, &mut self.pairs);
         self.pairs.as_flattened()
     }
 
-    /// Twice as many columns as `stored` has, less the first and the last two; without
-    /// interpolation, as libjpeg treats images of a few columns.
-    pub(super) fn across_repeated(&mut self, stored: Stored) -> &[u8] {
+    /// libjpeg's `h2v1_upsample`, without interpolation, which it uses for components of at most two
+    /// columns. Returns two columns for each of `source` except its first and last.
+    pub(super) fn h2v1_replicate(&mut self, source: SourceRows) -> &[u8] {
         self.pairs.clear();
-        let inner = stored.near.get(1..stored.near.len().saturating_sub(1));
+        let inner = source.near.get(1..source.near.len().saturating_sub(1));
         self.pairs
             .extend(inner.unwrap_or_default().iter().map(|&value| [value; 2]));
         self.pairs.as_flattened()
     }
 }
 
-/// Two values at a quarter of the way from each inner sum to its neighbours.
-fn between(sums: &[u16], bias: (u16, u16), shift: u32, pairs: &mut [[u8; 2]]) {
+/// The triangle filter: for each inner sum, the values a quarter of the way to its left and to its
+/// right neighbour.
+fn triangle_filter(sums: &[u16], bias: (u16, u16), shift: u32, pairs: &mut [[u8; 2]]) {
     for (pair, window) in pairs.iter_mut().zip(sums.windows(3)) {
         let middle = 3 * window[1];
         let left = (middle + window[0] + bias.0) >> shift;
@@ -83,7 +84,7 @@ fn between(sums: &[u16], bias: (u16, u16), shift: u32, pairs: &mut [[u8; 2]]) {
     }
 }
 
-/// A row of RGB from brightness and the two colours.
+/// Converts a row of YCbCr to RGB.
 pub(super) fn rgb_from_ycbcr(y: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -101,14 +102,14 @@ fn plain(y: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
     }
 }
 
-/// In units of 1 / 65536.
+/// Coefficients in 16-bit fixed point: 1.402, -0.344136, -0.714136 and 1.772.
 const RED_BY_CR: i32 = 91_881;
 const GREEN_BY_CB: i32 = -22_554;
 const GREEN_BY_CR: i32 = -46_802;
 const BLUE_BY_CB: i32 = 116_130;
 const HALF: i32 = 1 << 15;
 
-/// JFIF's conversion in 16-bit fixed point, rounded as libjpeg rounds it.
+/// JFIF's conversion in 16-bit fixed point, with libjpeg's rounding.
 #[inline]
 pub(super) fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
@@ -120,7 +121,7 @@ pub(super) fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    //! Sixteen pixels at once.
+    //! The same conversion, sixteen pixels at a time.
 
     use std::arch::x86_64::*;
 
@@ -138,7 +139,8 @@ mod avx2 {
             let (y, cb, cr) = (widen(y), widen(cb), widen(cr));
             let grey = _mm256_set1_epi16(128);
             let (cb, cr) = (_mm256_sub_epi16(cb, grey), _mm256_sub_epi16(cr, grey));
-            // The whole parts of the factors are added apart, so that all constants have 16 bits.
+            // The integer parts of the factors are added separately, so that all constants fit into
+            // signed 16 bits.
             let red = _mm256_add_epi16(cr, share(cb, cr, 0, RED_BY_CR - 65_536));
             let green = _mm256_sub_epi16(share(cb, cr, GREEN_BY_CB, GREEN_BY_CR + 65_536), cr);
             let twice = _mm256_add_epi16(cb, cb);
@@ -153,11 +155,11 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     #[inline]
     fn widen(bytes: &[u8; PIXELS]) -> __m256i {
-        // SAFETY: sixteen bytes are there.
+        // SAFETY: the array has sixteen bytes.
         _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
     }
 
-    /// `(by_cb * cb + by_cr * cr + half) >> 16`; both factors have 16 bits.
+    /// `(by_cb * cb + by_cr * cr + HALF) >> 16`; both factors must fit into signed 16 bits.
     #[target_feature(enable = "avx2")]
     #[inline]
     fn share(cb: __m256i, cr: __m256i, by_cb: i32, by_cr: i32) -> __m256i {
@@ -166,7 +168,7 @@ mod avx2 {
             let products = _mm256_madd_epi16(pairs, factors);
             _mm256_srai_epi32(_mm256_add_epi32(products, _mm256_set1_epi32(HALF)), 16)
         };
-        // Taking apart and packing both work within halves: the order is kept.
+        // Unpacking and packing both work within 128-bit halves, so the order is kept.
         _mm256_packs_epi32(
             sum(_mm256_unpacklo_epi16(cb, cr)),
             sum(_mm256_unpackhi_epi16(cb, cr)),
@@ -180,24 +182,23 @@ mod avx2 {
         _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(bytes))
     }
 
-    /// Three times sixteen bytes become sixteen pixels.
+    /// Interleaves three channels of sixteen values into sixteen pixels.
     #[target_feature(enable = "avx2")]
     #[inline]
     fn interleave(red: __m128i, green: __m128i, blue: __m128i, rgb: &mut [u8; 3 * PIXELS]) {
         for (part, order) in ORDER.iter().enumerate() {
             let [r, g, b] = [(red, 0), (green, 1), (blue, 2)].map(|(channel, which)| {
-                // SAFETY: sixteen bytes are there.
+                // SAFETY: the array has sixteen bytes.
                 let order = unsafe { _mm_loadu_si128(order[which].as_ptr().cast()) };
                 _mm_shuffle_epi8(channel, order)
             });
             let bytes = _mm_or_si128(_mm_or_si128(r, g), b);
-            // SAFETY: `part` is below 3, and sixteen bytes from there lie within the 48.
+            // SAFETY: `part` is below 3, so the sixteen bytes are within the 48.
             unsafe { _mm_storeu_si128(rgb.as_mut_ptr().add(part * PIXELS).cast(), bytes) };
         }
     }
 
-    /// By sixteenth byte of the output and channel: which of its values stands where; elsewhere a
-    /// number that gives zero.
+    /// Shuffle indices for each 16-byte part of the output and each channel; 0x80 gives zero.
     const ORDER: [[[u8; PIXELS]; 3]; 3] = order();
 
     const fn order() -> [[[u8; PIXELS]; 3]; 3] {
@@ -216,8 +217,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vectors_give_what_plain_arithmetic_gives() {
-        // Every pair of colours, brightness all over the place, and a rest.
+    fn the_vectorized_conversion_equals_the_plain_one() {
+        // Every pair of Cb and Cr, many values of Y, and a remainder of less than a vector.
         let all: Vec<[u8; 3]> = (0..=u16::MAX)
             .map(|i| [(i / 7) as u8, i as u8, (i >> 8) as u8])
             .chain([[1, 2, 3]; 13])
@@ -230,22 +231,22 @@ mod tests {
     }
 
     #[test]
-    fn rows_between_stored_ones_lean_to_the_nearer() {
-        let mut upsampled = Upsampled::default();
+    fn fancy_upsampling_interpolates_as_libjpeg() {
+        let mut upsampler = Upsampler::default();
         let (near, far) = ([10, 10, 50, 90, 90], [30, 30, 30, 30, 30]);
-        let alone = Stored {
+        let alone = SourceRows {
             near: &near,
             far: None,
         };
-        assert_eq!(upsampled.across(alone), [10, 20, 40, 60, 80, 90]);
-        assert_eq!(upsampled.across_repeated(alone), [10, 10, 50, 50, 90, 90]);
-        assert_eq!(upsampled.down(alone), near);
-        let below = |above| Stored {
+        assert_eq!(upsampler.h2_fancy(alone), [10, 20, 40, 60, 80, 90]);
+        assert_eq!(upsampler.h2v1_replicate(alone), [10, 10, 50, 50, 90, 90]);
+        assert_eq!(upsampler.h1v2_fancy(alone), near);
+        let below = |above| SourceRows {
             near: &near,
             far: Some((&far, above)),
         };
-        assert_eq!(upsampled.down(below(true)), [15, 15, 45, 75, 75]);
+        assert_eq!(upsampler.h1v2_fancy(below(true)), [15, 15, 45, 75, 75]);
         // Sums 60, 60, 180, 300, 300.
-        assert_eq!(upsampled.across(below(false)), [15, 22, 38, 52, 68, 75]);
+        assert_eq!(upsampler.h2_fancy(below(false)), [15, 22, 38, 52, 68, 75]);
     }
 }

@@ -1,60 +1,66 @@
-//! Huffman-coded data: tables, bits, and the blocks of a sequential scan, read or skipped.
+//! Huffman decoding: tables, and the blocks of a sequential scan, which are read or skipped.
 
-use super::bits::{Bits, Fault};
+use super::bits::{BitReader, EntropyError};
 
-/// Codes up to this length are found with one look.
-const LOOK: u32 = 10;
+/// Codes up to this length are decoded with one table lookup.
+const LOOKAHEAD_BITS: u32 = 10;
 
-/// So many bits are looked at to skip several coefficients at once.
-const STRIDE: u32 = 11;
+/// Lookahead of the tables that decode or skip several coefficients at once.
+const MULTI_LOOKAHEAD_BITS: u32 = 11;
 
 /// A Huffman table.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    /// By the next [`LOOK`] bits: the symbol, its code's length << 8, and << 16 the length of code
-    /// and value together; 0 where the code is longer.
-    quick: [u32; 1 << LOOK],
-    /// By length, the first code (in the upper of 16 bits) that is longer than that.
-    beyond: [u32; 17],
-    /// By length, what to add to a code for its place in `symbols`.
-    place: [i32; 17],
+    /// Indexed by the next [`LOOKAHEAD_BITS`] bits; 0 where the code is longer.
+    ///
+    /// ```text
+    /// bit   31 ................ 16     15 ...... 8     7 ... 0
+    ///       bits of code and value     bits of code     symbol
+    /// ```
+    lookup: [u32; 1 << LOOKAHEAD_BITS],
+    /// Indexed by code length: one more than the largest code of that length, left-aligned in 16
+    /// bits. The next 16 bits are below it if and only if their code is no longer than that.
+    maxcode: [u32; 17],
+    /// Indexed by code length: added to a code, gives its index in `symbols`.
+    valoffset: [i32; 17],
     symbols: [u8; 256],
-    /// Codes of each length, from 1.
+    /// Number of codes of each length, from 1 to 16.
     counts: [u8; 16],
-    /// For skipping coefficients in sequential images, by the next [`STRIDE`] bits: as many of them
-    /// (code and value) as are whole in these bits, or else the first one. 0 where the first code is
-    /// longer than [`LOOK`] bits or is not a valid symbol.
+    /// To skip AC coefficients of sequential scans, indexed by the next [`MULTI_LOOKAHEAD_BITS`] bits:
+    /// all coefficients (code and value) that are complete in these bits, or else the first one. 0
+    /// where the first code is longer than [`LOOKAHEAD_BITS`] bits or is not a valid symbol.
     ///
     /// ```text
     /// bit   15 ........ 6         5         4 ...... 0
     ///       coefficients    end of block   bits to skip
     /// ```
     ///
-    /// Bits to skip are at most 10 + 15: a first code of [`LOOK`] bits with a value of 15.
-    strides: [u16; 1 << STRIDE],
-    /// For coefficients in sequential images, by the next [`STRIDE`] bits, one or two of them that
-    /// are whole in these bits, see [`Pair`].
-    pairs: [Pair; 1 << STRIDE],
+    /// There are at most 10 + 15 bits to skip: a first code of [`LOOKAHEAD_BITS`] bits with a value of
+    /// 15 bits.
+    skip_table: [u16; 1 << MULTI_LOOKAHEAD_BITS],
+    /// To read AC coefficients of sequential scans, indexed by the next [`MULTI_LOOKAHEAD_BITS`] bits:
+    /// one or two coefficients that are complete in these bits, see [`Pair`].
+    pair_table: [Pair; 1 << MULTI_LOOKAHEAD_BITS],
 }
 
 impl Table {
-    /// Has no codes.
-    const NONE: Self = Self {
-        quick: [0; 1 << LOOK],
-        beyond: [0; 17],
-        place: [0; 17],
+    /// A table without codes.
+    const EMPTY: Self = Self {
+        lookup: [0; 1 << LOOKAHEAD_BITS],
+        maxcode: [0; 17],
+        valoffset: [0; 17],
         symbols: [0; 256],
         counts: [0; 16],
-        strides: [0; 1 << STRIDE],
-        pairs: [Pair(0); 1 << STRIDE],
+        skip_table: [0; 1 << MULTI_LOOKAHEAD_BITS],
+        pair_table: [Pair(0); 1 << MULTI_LOOKAHEAD_BITS],
     };
 
-    /// `counts[i]` codes of length i + 1, their symbols in order; `None` if there are not so many
-    /// codes.
+    /// The table with `counts[i]` codes of length i + 1 (BITS) and these symbols in the order of their
+    /// codes (HUFFVAL). `None` if a length has fewer codes than `counts` says, or symbols are missing.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         let mut table = Self {
             counts: *counts,
-            ..Self::NONE
+            ..Self::EMPTY
         };
         table
             .symbols
@@ -63,50 +69,50 @@ impl Table {
         let mut code = 0_u32;
         let mut index = 0_usize;
         for (length, &count) in (1_u32..).zip(counts) {
-            table.place[length as usize] = index as i32 - code as i32;
+            table.valoffset[length as usize] = index as i32 - code as i32;
             for _ in 0..count {
                 let symbol = *symbols.get(index)?;
                 if code >= 1 << length {
                     return None;
                 }
-                if length <= LOOK {
-                    let entry = entry(symbol, length);
-                    let first = (code << (LOOK - length)) as usize;
-                    table.quick[first..first + (1 << (LOOK - length))].fill(entry);
+                if length <= LOOKAHEAD_BITS {
+                    let entry = lookup_entry(symbol, length);
+                    let first = (code << (LOOKAHEAD_BITS - length)) as usize;
+                    table.lookup[first..first + (1 << (LOOKAHEAD_BITS - length))].fill(entry);
                 }
                 code += 1;
                 index += 1;
             }
-            table.beyond[length as usize] = code << (16 - length);
+            table.maxcode[length as usize] = code << (16 - length);
             code <<= 1;
         }
         Some(table)
     }
 
-    /// With what is looked up for coefficients only.
-    pub(super) fn for_coefficients(mut self) -> Self {
-        for ahead in 0..1 << STRIDE {
-            self.strides[ahead as usize] = self.stride(ahead);
-            self.pairs[ahead as usize] = self.pair(ahead);
+    /// Fills the tables that only AC coefficients use.
+    pub(super) fn with_ac_tables(mut self) -> Self {
+        for ahead in 0..1 << MULTI_LOOKAHEAD_BITS {
+            self.skip_table[ahead as usize] = self.skip_entry(ahead);
+            self.pair_table[ahead as usize] = self.pair_entry(ahead);
         }
         self
     }
 
-    pub(super) fn is(&self, counts: &[u8; 16], symbols: &[u8]) -> bool {
+    pub(super) fn matches(&self, counts: &[u8; 16], symbols: &[u8]) -> bool {
         self.counts == *counts && self.symbols.starts_with(symbols)
     }
 
-    fn stride(&self, ahead: u32) -> u16 {
+    fn skip_entry(&self, ahead: u32) -> u16 {
         let (mut skipped, mut coefficients) = (0, 0);
-        while skipped < STRIDE {
-            let left = ahead << skipped & ((1 << STRIDE) - 1);
-            let entry = self.quick[(left >> (STRIDE - LOOK)) as usize];
+        while skipped < MULTI_LOOKAHEAD_BITS {
+            let left = ahead << skipped & ((1 << MULTI_LOOKAHEAD_BITS) - 1);
+            let entry = self.lookup[(left >> (MULTI_LOOKAHEAD_BITS - LOOKAHEAD_BITS)) as usize];
             let (run, size) = (entry >> 4 & 15, entry & 15);
             let whole = entry >> 16;
-            let means_nothing = size == 0 && run != 0 && run != 15;
+            let is_invalid = size == 0 && run != 0 && run != 15;
             let first = skipped == 0;
-            // Bits behind the last of `ahead` are unknown, and so is a code that would use them.
-            if entry == 0 || means_nothing || (!first && skipped + whole > STRIDE) {
+            // The bits after `ahead` are unknown, so a code that reaches beyond it is too.
+            if entry == 0 || is_invalid || (!first && skipped + whole > MULTI_LOOKAHEAD_BITS) {
                 break;
             }
             skipped += whole;
@@ -118,54 +124,54 @@ impl Table {
         (skipped | coefficients << 6) as u16
     }
 
-    /// The next symbol's entry, as in `quick`. Consumes nothing.
+    /// The next symbol's entry, in the format of `lookup`. Consumes nothing.
     #[inline]
-    pub(super) fn look(&self, bits: &Bits) -> Result<u32, Fault> {
-        let quick = self.quick[bits.peek(LOOK) as usize];
-        if quick != 0 {
-            return Ok(quick);
+    pub(super) fn peek_symbol(&self, bits: &BitReader) -> Result<u32, EntropyError> {
+        let lookup = self.lookup[bits.peek(LOOKAHEAD_BITS) as usize];
+        if lookup != 0 {
+            return Ok(lookup);
         }
-        self.look_further(bits.peek(16))
+        self.peek_long_code(bits.peek(16))
     }
 
     #[cold]
-    fn look_further(&self, ahead: u32) -> Result<u32, Fault> {
-        for length in LOOK + 1..=16 {
-            if ahead < self.beyond[length as usize] {
+    fn peek_long_code(&self, ahead: u32) -> Result<u32, EntropyError> {
+        for length in LOOKAHEAD_BITS + 1..=16 {
+            if ahead < self.maxcode[length as usize] {
                 let code = (ahead >> (16 - length)) as i32;
-                let index = code + self.place[length as usize];
+                let index = code + self.valoffset[length as usize];
                 let symbol = usize::try_from(index)
                     .ok()
                     .and_then(|index| self.symbols.get(index))
-                    .ok_or(Fault::NoCode)?;
-                return Ok(entry(*symbol, length));
+                    .ok_or(EntropyError::InvalidCode)?;
+                return Ok(lookup_entry(*symbol, length));
             }
         }
-        Err(Fault::NoCode)
+        Err(EntropyError::InvalidCode)
     }
 
-    fn pair(&self, ahead: u32) -> Pair {
-        let Some(first) = self.whole(ahead, 0) else {
+    fn pair_entry(&self, ahead: u32) -> Pair {
+        let Some(first) = self.short_coefficient(ahead, 0) else {
             return Pair(0);
         };
         if first.step == 0 {
             return Pair(first.bits);
         }
         let mut pair = first.bits | first.step << 4 | u32::from(first.value as u8) << 16;
-        if let Some(second) = self.whole(ahead, first.bits) {
+        if let Some(second) = self.short_coefficient(ahead, first.bits) {
             pair += second.bits | second.step << 9 | u32::from(second.value as u8) << 24;
             pair |= u32::from(second.step == 0) << 14;
         }
         Pair(pair)
     }
 
-    /// The coefficient that starts behind the first `skipped` of the bits `ahead`, if it is whole in
-    /// these and small.
-    fn whole(&self, ahead: u32, skipped: u32) -> Option<Coefficient> {
-        let left = ahead << skipped & ((1 << STRIDE) - 1);
-        let entry = self.quick[(left >> (STRIDE - LOOK)) as usize];
+    /// The coefficient that starts after the first `skipped` bits of `ahead`, if it is complete in
+    /// `ahead` and fits into an `i8`.
+    fn short_coefficient(&self, ahead: u32, skipped: u32) -> Option<Coefficient> {
+        let left = ahead << skipped & ((1 << MULTI_LOOKAHEAD_BITS) - 1);
+        let entry = self.lookup[(left >> (MULTI_LOOKAHEAD_BITS - LOOKAHEAD_BITS)) as usize];
         let (run, size, bits) = (entry >> 4 & 15, entry & 15, entry >> 16);
-        if entry == 0 || skipped + bits > STRIDE {
+        if entry == 0 || skipped + bits > MULTI_LOOKAHEAD_BITS {
             return None;
         }
         let (step, value) = match (run, size) {
@@ -173,7 +179,7 @@ impl Table {
             (15, 0) => (16, 0),
             (_, 0) => return None,
             _ => {
-                let stored = left >> (STRIDE - bits) & ((1 << size) - 1);
+                let stored = left >> (MULTI_LOOKAHEAD_BITS - bits) & ((1 << size) - 1);
                 (run + 1, extend(stored, size))
             }
         };
@@ -182,26 +188,26 @@ impl Table {
     }
 }
 
-/// A coefficient in the lookup.
+/// A coefficient that was decoded while a lookup table is built.
 struct Coefficient {
-    /// Of code and value.
+    /// Bits of code and value.
     bits: u32,
-    /// By how much to go on in the block; 0 at its end.
+    /// How far to advance in the block: the run of zeros plus one; 0 at the end of the block.
     step: u32,
     value: i8,
 }
 
-/// One or two coefficients that are whole in [`STRIDE`] bits and small enough for an `i8`. All zero
-/// where the first one is not.
+/// One or two coefficients that are complete in [`MULTI_LOOKAHEAD_BITS`] bits and fit into an `i8`. All
+/// zero where the first one is not.
 ///
 /// ```text
 /// bit   31 .... 24    23 .... 16        14           13 ... 9      8 .... 4     3 ... 0
 ///       2nd value     1st value    end after 1st     2nd step      1st step     bits
 /// ```
 ///
-/// A step is the run of zeros and the coefficient itself, 1 to 16. The first step is 0 at the end of
-/// the block, the second one where there is no second coefficient. Both together have at most 11
-/// bits, which fit into four.
+/// A step is the run of zeros plus one for the coefficient itself, 1 to 16. The first step is 0 at the
+/// end of the block, the second one where there is no second coefficient. Both together have at most
+/// [`MULTI_LOOKAHEAD_BITS`] = 11 bits, which fit into the four bits of the field.
 #[derive(Debug, Clone, Copy)]
 struct Pair(u32);
 
@@ -214,7 +220,7 @@ impl Pair {
         ((self.0 >> 4 & 31) as usize, (self.0 >> 9 & 31) as usize)
     }
 
-    fn ends(self) -> bool {
+    fn ends_block(self) -> bool {
         self.0 >> 14 & 1 == 1
     }
 
@@ -226,8 +232,7 @@ impl Pair {
     }
 }
 
-/// The number that `stored` stands for: of the values of a size, the lower half are the negative
-/// ones.
+/// EXTEND of ITU-T T.81, F.2.2.1: of the values of a size, the lower half are negative.
 #[inline]
 fn extend(stored: u32, size: u32) -> i32 {
     let negative = size > 0 && stored >> (size - 1) == 0;
@@ -239,78 +244,85 @@ fn extend(stored: u32, size: u32) -> i32 {
     }
 }
 
-fn entry(symbol: u8, length: u32) -> u32 {
+fn lookup_entry(symbol: u8, length: u32) -> u32 {
     u32::from(symbol) | length << 8 | (length + u32::from(symbol & 15)) << 16
 }
 
-/// A block's mean, which is stored as its difference to that of the component's block before.
+/// Reads a DC coefficient, which is coded as the difference to the previous one of its component
+/// (DPCM).
 #[inline]
-pub(super) fn read_dc(bits: &mut Bits, dc: &Table, means: &mut Means) -> Result<(), Fault> {
-    bits.need();
-    let entry = dc.look(bits)?;
+pub(super) fn read_dc(
+    bits: &mut BitReader,
+    dc: &Table,
+    predictor: &mut DcPredictor,
+) -> Result<(), EntropyError> {
+    bits.refill();
+    let entry = dc.peek_symbol(bits)?;
     let size = entry & 0xff;
-    // With 8 bits per channel no difference has more.
+    // The largest size of a difference with 8-bit samples.
     if size > 11 {
-        return Err(Fault::BadSymbol);
+        return Err(EntropyError::InvalidSymbol);
     }
-    bits.skip(entry >> 8 & 0xff);
-    means.last += extend(bits.take(size), size);
-    if means.last.abs() > means.largest {
-        return Err(Fault::OutOfRange);
+    bits.consume(entry >> 8 & 0xff);
+    predictor.pred += extend(bits.read_bits(size), size);
+    if predictor.pred.abs() > predictor.max {
+        return Err(EntropyError::DcOutOfRange);
     }
-    bits.enough()
+    bits.check_overrun()
 }
 
-/// The means of a component's blocks in a scan. An error in one is carried on to all that follow, so
-/// that this is where data that was out of step for a while gives itself away.
-pub(super) struct Means {
-    pub(super) last: i32,
-    /// What no mean of 8-bit samples exceeds.
-    pub(super) largest: i32,
+/// DC prediction of a component in a scan. An error in one difference propagates to all blocks that
+/// follow, so the range check detects data that was out of sync for a while.
+pub(super) struct DcPredictor {
+    pub(super) pred: i32,
+    /// The largest magnitude that 8-bit samples allow, see [`max_dc`].
+    pub(super) max: i32,
 }
 
-/// A block of a sequential scan.
+/// Skips a block of a sequential scan. Only its DC coefficient is decoded, for the prediction of the
+/// next.
 #[inline]
 pub(super) fn skip_block(
-    bits: &mut Bits,
+    bits: &mut BitReader,
     dc: &Table,
     ac: &Table,
-    means: &mut Means,
-) -> Result<(), Fault> {
-    read_dc(bits, dc, means)?;
+    predictor: &mut DcPredictor,
+) -> Result<(), EntropyError> {
+    read_dc(bits, dc, predictor)?;
     let mut k = 1;
     while k < 64 {
-        bits.need();
-        let stride = u32::from(ac.strides[bits.peek(STRIDE) as usize]);
+        bits.refill();
+        let stride = u32::from(ac.skip_table[bits.peek(MULTI_LOOKAHEAD_BITS) as usize]);
         let after = k + (stride >> 6);
         if stride != 0 && after < 64 {
-            bits.skip(stride & 31);
+            bits.consume(stride & 31);
             k = after;
             if stride & 1 << 5 != 0 {
                 break;
             }
             continue;
         }
-        // One by one: a long code, or the end of the block among the coefficients of a stride.
-        let entry = ac.look(bits)?;
-        bits.skip(entry >> 16);
+        // One at a time: a long code, or the block ends within the coefficients of the entry.
+        let entry = ac.peek_symbol(bits)?;
+        bits.consume(entry >> 16);
         let (run, size) = (entry >> 4 & 15, entry & 15);
         if size == 0 {
             match run {
                 0 => break,
                 15 => {}
-                _ => return Err(Fault::BadSymbol),
+                _ => return Err(EntropyError::InvalidSymbol),
             }
         }
         k += run + 1;
     }
     if k > 64 {
-        return Err(Fault::Overrun);
+        return Err(EntropyError::TooManyCoefficients);
     }
-    bits.enough()
+    bits.check_overrun()
 }
 
-/// A block's coefficients, row by row, and behind them room for what damaged data has too many of.
+/// The 64 coefficients of a block in row-major order, then room for the surplus coefficients of damaged
+/// data, see [`natural_index`].
 pub(super) struct Block(pub(super) [i16; 128]);
 
 impl Block {
@@ -321,90 +333,90 @@ impl Block {
     }
 }
 
-/// Reads a block of a sequential scan, whose coefficients must all be zero before. Says whether it
-/// has any but its mean.
+/// Reads a block of a sequential scan into `block`, whose coefficients must all be zero. Returns
+/// whether the block has AC coefficients.
 #[inline]
 pub(super) fn read_block(
-    bits: &mut Bits,
+    bits: &mut BitReader,
     dc: &Table,
     ac: &Table,
-    means: &mut Means,
+    predictor: &mut DcPredictor,
     Block(block): &mut Block,
-) -> Result<bool, Fault> {
-    read_dc(bits, dc, means)?;
-    block[0] = means.last as i16;
+) -> Result<bool, EntropyError> {
+    read_dc(bits, dc, predictor)?;
+    block[0] = predictor.pred as i16;
     let mut k = 0;
     while k < 63 {
-        bits.need();
-        let pair = ac.pairs[bits.peek(STRIDE) as usize];
+        bits.refill();
+        let pair = ac.pair_table[bits.peek(MULTI_LOOKAHEAD_BITS) as usize];
         let (first, second) = pair.steps();
-        // Behind the last coefficient of a block there is no second one of this block.
+        // After the last coefficient of the block, the second one would be of the next block.
         if pair.0 != 0 && k + first < 63 {
-            bits.skip(pair.bits());
+            bits.consume(pair.bits());
             if first == 0 {
                 break;
             }
             let values = pair.values();
-            // No second one is a step of zero: the first then overwrites it.
-            block[place(k + first + second)] = values.1;
-            block[place(k + first)] = values.0;
+            // Without a second coefficient its step is 0, and the first overwrites it.
+            block[natural_index(k + first + second)] = values.1;
+            block[natural_index(k + first)] = values.0;
             k += first + second;
-            if pair.ends() {
+            if pair.ends_block() {
                 break;
             }
             continue;
         }
-        let entry = ac.look(bits)?;
+        let entry = ac.peek_symbol(bits)?;
         let (run, size) = (entry >> 4 & 15, entry & 15);
-        bits.skip(entry >> 8 & 0xff);
-        let value = extend(bits.take(size), size) as i16;
+        bits.consume(entry >> 8 & 0xff);
+        let value = extend(bits.read_bits(size), size) as i16;
         if size == 0 {
             match run {
                 0 => break,
                 15 => {}
-                _ => return Err(Fault::BadSymbol),
+                _ => return Err(EntropyError::InvalidSymbol),
             }
         }
         k += run as usize + 1;
-        block[place(k)] = value;
+        block[natural_index(k)] = value;
     }
     if k > 63 {
-        return Err(Fault::Overrun);
+        return Err(EntropyError::TooManyCoefficients);
     }
-    bits.enough()?;
+    bits.check_overrun()?;
     Ok(k > 0)
 }
 
-/// The place in a [`Block`] of the coefficient with zigzag index `k`.
+/// The index in a [`Block`] of the coefficient with zigzag index `k`.
 ///
 /// Damaged data can ask for a `k` above 63: at most 62 + 16, since the loops stop at 63 and a step is
-/// at most 16. The second half of the table sends these to place 64, which nobody reads, so no
-/// branch is needed here; the block's reader checks `k` once at the end. The masks tell the compiler
-/// that no index is out of bounds.
+/// at most 16. The second half of the table maps these to index 64, which is never read, as the 16
+/// extra entries of libjpeg's `jpeg_natural_order` do. So no branch is needed here; the block's reader
+/// checks `k` once at the end. The masks tell the compiler that no index is out of bounds.
 #[inline]
-fn place(k: usize) -> usize {
-    const PLACES: [u8; 128] = {
-        let mut places = [64; 128];
+fn natural_index(k: usize) -> usize {
+    const PADDED: [u8; 128] = {
+        let mut order = [64; 128];
         let mut k = 0;
         while k < 64 {
-            places[k] = STORED[k];
+            order[k] = NATURAL_ORDER[k];
             k += 1;
         }
-        places
+        order
     };
-    usize::from(PLACES[k & 127] & 127)
+    usize::from(PADDED[k & 127] & 127)
 }
 
-/// Where in a block, row by row, the coefficients stand in the order in which they are stored.
-pub(super) const STORED: [u8; 64] = places();
+/// The row-major index of each coefficient in zigzag order (libjpeg's `jpeg_natural_order`).
+pub(super) const NATURAL_ORDER: [u8; 64] = natural_order();
 
-/// Along the diagonals, up and down in turn.
-const fn places() -> [u8; 64] {
-    let mut places = [0; 64];
+/// Walks along the diagonals, up and down in turn.
+const fn natural_order() -> [u8; 64] {
+    let mut order = [0; 64];
     let (mut row, mut column) = (0_u8, 0_u8);
     let mut k = 0;
     while k < 64 {
-        places[k] = row * 8 + column;
+        order[k] = row * 8 + column;
         if (row + column).is_multiple_of(2) {
             if column == 7 {
                 row += 1;
@@ -422,18 +434,18 @@ const fn places() -> [u8; 64] {
         }
         k += 1;
     }
-    places
+    order
 }
 
-/// The largest mean (of a block, times eight, less that of grey) that 8-bit samples have, as it is
-/// stored. Two steps more are allowed for what encoders round.
-pub(super) fn largest_mean(divisor: u16, missing_bits: u8) -> i32 {
-    let step = i32::from(divisor.max(1)) << missing_bits;
+/// The largest magnitude of a quantized DC coefficient of 8-bit samples: 8 times 128 (the level shift)
+/// divided by the quantization step `quant << al`. Allows two steps more for the rounding of encoders.
+pub(super) fn max_dc(quant: u16, al: u8) -> i32 {
+    let step = i32::from(quant.max(1)) << al;
     1024 / step + 2
 }
 
-/// Stands for a table that was never defined: no bits mean anything.
-pub(super) static NO_TABLE: Table = Table::NONE;
+/// Replaces a table that the file never defined: every code is invalid.
+pub(super) static UNDEFINED_TABLE: Table = Table::EMPTY;
 
 #[cfg(test)]
 mod tests {
@@ -448,29 +460,32 @@ mod tests {
     }
 
     #[test]
-    fn codes_longer_than_the_quick_table_are_found() {
+    fn codes_longer_than_the_lookahead_are_decoded() {
         // One code of each length up to 16: 0, 10, 110, ...
         let symbols: Vec<u8> = (1..=16).map(|i| i << 4).collect();
         let table = Table::new(&[1; 16], &symbols).unwrap();
         for length in 1..=16_u32 {
             let code = !(u64::MAX >> (length - 1));
             let bytes: Vec<u8> = code.to_be_bytes().into_iter().flat_map(stuffed).collect();
-            let mut bits = Bits::new(&bytes, 0, Vec::new());
-            bits.need();
-            let entry = table.look(&bits).unwrap();
+            let mut bits = BitReader::new(&bytes, 0, Vec::new());
+            bits.refill();
+            let entry = table.peek_symbol(&bits).unwrap();
             assert_eq!(
                 (entry & 0xff, entry >> 8 & 0xff),
                 (length << 4 & 0xff, length)
             );
         }
         let ones = [0xff, 0].repeat(3);
-        let mut bits = Bits::new(&ones, 0, Vec::new());
-        bits.need();
-        assert!(matches!(table.look(&bits), Err(Fault::NoCode)));
+        let mut bits = BitReader::new(&ones, 0, Vec::new());
+        bits.refill();
+        assert!(matches!(
+            table.peek_symbol(&bits),
+            Err(EntropyError::InvalidCode)
+        ));
     }
 
     #[test]
-    fn impossible_tables_are_refused() {
+    fn invalid_tables_are_refused() {
         // Three codes of one bit, and a list of symbols that is too short.
         let mut counts = [0; 16];
         counts[0] = 3;

@@ -1,10 +1,9 @@
-//! The kinds of JPEG that are left to a library, `zune-jpeg`: progressive ones, four channels,
-//! several scans, rare samplings.
+//! Decodes the remaining kinds of JPEG with the library `zune-jpeg`: progressive, four components,
+//! several scans, rare sampling factors.
 //!
-//! The library goes on where the compressed data is cut short or out of step (zero bits, grey rows),
-//! also in its strict mode. So [`Checker`] first walks over the whole compressed stream and proves
-//! that it holds every block of the image, no more and no less. The few kinds of file of which the
-//! library makes a wrong picture are refused ([`misread`]).
+//! The library continues where the entropy-coded data is truncated or out of sync (zero bits, grey
+//! rows), even in its strict mode. So [`Checker`] first verifies that the data holds exactly the blocks
+//! of the image. The few kinds of file that the library decodes wrongly are refused ([`misread`]).
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
@@ -41,11 +40,11 @@ pub(super) fn decode(
         return Err(ImageError::damaged("the JPEG header changed", 0));
     }
 
-    // The library goes by the Adobe segment alone, libjpeg's rules are finer, and of four channels
-    // the library makes RGB of its own kind. Where the two differ, take the channels as they are
-    // stored and convert them here.
+    // The library derives the colour space from the Adobe segment alone, where libjpeg has more
+    // rules, and converts four components to RGB in its own way. Where the two differ, take the
+    // components as they are stored and convert them here.
     let seen = match decoder.input_colorspace() {
-        // Its name for "Adobe, transform 0" before it counts the channels.
+        // What the library calls "Adobe, transform 0" before it knows the number of components.
         Some(ColorSpace::CMYK) if header.colour == Colour::Rgb => Some(ColorSpace::RGB),
         Some(ColorSpace::YCCK) if header.colour == Colour::Rgb => Some(ColorSpace::YCbCr),
         other => other,
@@ -61,7 +60,7 @@ pub(super) fn decode(
         }
         _ => {
             return Err(ImageError::unsupported(format!(
-                "a JPEG with {encoding:?} channels that are marked as {seen:?}"
+                "a JPEG with {encoding:?} components that are marked as {seen:?}"
             )));
         }
     };
@@ -90,26 +89,25 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// Kinds of JPEG, correct and very rare, of which zune-jpeg makes nothing, or a wrong picture
-/// without saying so.
+/// Valid and very rare kinds of JPEG that zune-jpeg cannot decode, or decodes wrongly without an error.
 fn misread(checked: &Checked) -> Option<&'static str> {
     let frame = &checked.frame;
-    let most = frame.most_samples();
+    let max = frame.max_sampling_factors();
     if frame.components.len() == 1 {
         return None;
     }
-    if most.0 == 3 || most.1 == 3 {
-        return Some("a JPEG with subsampling by three");
+    if max.0 == 3 || max.1 == 3 {
+        return Some("a JPEG with a sampling factor of 3");
     }
-    if frame.components[0].sampling != most {
-        return Some("a JPEG whose first channel is not its finest");
+    if frame.components[0].sampling != max {
+        return Some("a JPEG whose first component is subsampled");
     }
-    (checked.separate_scans && !frame.progressive && most.1 > 1)
-        .then_some("a sequential JPEG with vertical subsampling and one scan per channel")
+    (checked.separate_scans && !frame.progressive && max.1 > 1)
+        .then_some("a sequential JPEG with vertical subsampling and one scan per component")
 }
 
-/// Pillow's conversion: the file's inks are taken as inverted (as Adobe writes them, with or without
-/// its marker), then each channel is what black leaves, less the ink's share of that.
+/// Pillow's conversion of CMYK to RGB: stored values are inverted (as Adobe writes them, with or without
+/// its marker), and each channel is `black * (1 - ink)` in 8-bit arithmetic.
 fn inks_to_rgb(stored: [u8; 3], stored_black: u8) -> [u8; 3] {
     let left = u32::from(stored_black);
     stored.map(|value| {

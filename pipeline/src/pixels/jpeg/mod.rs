@@ -1,9 +1,9 @@
-//! JPEG.
+//! JPEG decoding.
 //!
-//! Photographs as most are (sequential, one scan) go through a decoder of our own, which makes
-//! pixels of the wanted region only ([`region`]); all others through a library, whole
-//! ([`library`]). Both prove that the compressed data of what they decode adds up, for a JPEG has no
-//! checksums: neither ever gives filler for data that is lost.
+//! Sequential JPEGs with one scan, which most photographs are, go through a decoder of our own that
+//! decodes the requested region only ([`region`]); all others are decoded as a whole by a library
+//! ([`library`]). JPEG has no checksums, so both check that the entropy-coded data holds exactly the
+//! blocks that the frame header promises; lost data is an error and is never filled in.
 
 mod bits;
 mod check;
@@ -18,16 +18,17 @@ mod tables;
 use super::{Colour, Format, Header, ImageError, Rect, Verify, guarded};
 use segments::{EOI, Frame, SOS, Segments};
 
-/// Scratch memory.
+/// Scratch memory, reused between images.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     region: region::RegionDecoder,
     checker: check::Checker,
-    /// What the library gives when that is not RGB.
+    /// The library's output where that is not RGB.
     raw: Vec<u8>,
 }
 
-/// Decodes at least `region` into `rgb`; gives what was decoded.
+/// Decodes at least `region` into `rgb`. Returns the rectangle that was decoded: `region`, or the
+/// whole image.
 pub(super) fn decode(
     bytes: &[u8],
     header: &Header,
@@ -61,7 +62,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
         }
         if matches!(segment.marker, SOS | EOI) {
             return Err(ImageError::damaged(
-                "a JPEG without a frame header",
+                "the JPEG has no frame header (SOF)",
                 segment.offset,
             ));
         }

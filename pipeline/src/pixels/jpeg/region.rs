@@ -1,44 +1,44 @@
-//! A decoder that makes pixels of the wanted region only.
+//! A decoder for a region of an image.
 //!
-//! For sequential JPEGs with one scan, which nearly all photographs are. Blocks outside the region
-//! are stepped over, several coefficients at a time, and what lies below it is not looked at (unless
-//! all is to be verified). Every pixel is the one that libjpeg would give of the whole image: the
-//! region is widened inside by what interpolation of the colours looks at.
+//! Supports sequential JPEGs with one scan, which nearly all photographs are. Blocks outside the region
+//! are skipped, several coefficients at a time, and blocks below it are not read (except to verify the
+//! whole file). Every pixel equals libjpeg's of the whole image: the region is extended internally by
+//! the neighbours that chroma upsampling reads.
 
 use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::bits::{Bits, Fault};
+use super::bits::{BitReader, EntropyError};
 use super::check::{Scan, restart_marker};
-use super::colour::{Stored, Upsampled, rgb_from_ycbcr};
-use super::huffman::{Block, Means, Table, largest_mean, read_block, skip_block};
+use super::colour::{SourceRows, Upsampler, rgb_from_ycbcr};
+use super::huffman::{Block, DcPredictor, Table, max_dc, read_block, skip_block};
 use super::idct;
-use super::segments::{Application, EOI, Encoding, Frame, SOI, SOS, Segments};
-use super::tables::{Divisors, Tables};
+use super::segments::{AppMarkers, EOI, Encoding, Frame, SOI, SOS, Segments};
+use super::tables::{QuantTable, Tables};
 use crate::pixels::{Header, ImageError, Rect, Verify, resize_scratch};
 
-/// Holds scratch memory only.
+/// A decoder for a region. Holds scratch memory only.
 #[derive(Debug, Default)]
 pub(in crate::pixels) struct RegionDecoder {
     tables: Tables,
     coded: Vec<u8>,
     planes: [Plane; 3],
-    colours: [Upsampled; 2],
+    upsamplers: [Upsampler; 2],
 }
 
-/// What comes before the compressed data of a file that this decoder is for.
-struct Opened {
+/// The headers of a supported file, up to its entropy-coded data.
+struct ScanStart {
     frame: Frame,
     encoding: Encoding,
     scan: Scan,
-    /// Where the data starts.
+    /// Offset of the entropy-coded data.
     at: usize,
 }
 
 impl RegionDecoder {
-    /// Decodes `region` into `rgb`, `[region.height, region.width, 3]`. `false` if the file is of
-    /// another kind than this decoder is for; `rgb` then holds nothing of worth.
+    /// Decodes `region` into `rgb`, `[region.height, region.width, 3]`. Returns `false` if the file is
+    /// of an unsupported kind; the content of `rgb` is then unspecified.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
@@ -47,30 +47,30 @@ impl RegionDecoder {
         verify: Verify,
         rgb: &mut Vec<u8>,
     ) -> Result<bool, ImageError> {
-        let Some(opened) = self.open(bytes)? else {
+        let Some(start) = self.open(bytes)? else {
             return Ok(false);
         };
-        if (opened.frame.width, opened.frame.height) != (header.width, header.height) {
+        if (start.frame.width, start.frame.height) != (header.width, header.height) {
             return Err(ImageError::damaged("the JPEG header changed", 0));
         }
-        let layouts: SmallVec<[Layout; 3]> = (0..opened.frame.components.len())
-            .map(|component| Layout::new(&opened.frame, component, region))
+        let layouts: SmallVec<[Layout; 3]> = (0..start.frame.components.len())
+            .map(|component| Layout::new(&start.frame, component, region))
             .collect();
         for (plane, layout) in self.planes.iter_mut().zip(&layouts) {
-            plane.lay(layout);
+            plane.allocate(layout);
         }
-        self.read(bytes, &opened, &layouts, verify)?;
+        self.read(bytes, &start, &layouts, verify)?;
         for (plane, layout) in self.planes.iter_mut().zip(&layouts) {
             plane.repeat_edges(layout);
         }
-        self.write(&layouts, opened.encoding, region, rgb);
+        self.convert_to_rgb(&layouts, start.encoding, region, rgb);
         Ok(true)
     }
 
-    /// Reads up to the scan. `None` if the file is of another kind.
-    fn open(&mut self, bytes: &[u8]) -> Result<Option<Opened>, ImageError> {
+    /// Reads the headers up to the scan. `None` if the file is of an unsupported kind.
+    fn open(&mut self, bytes: &[u8]) -> Result<Option<ScanStart>, ImageError> {
         self.tables.clear();
-        let mut application = Application::default();
+        let mut app_markers = AppMarkers::default();
         let mut frame: Option<Frame> = None;
         let mut segments = Segments::new(bytes);
         loop {
@@ -80,26 +80,26 @@ impl RegionDecoder {
                     let damaged = |reason: &str| ImageError::damaged(reason, segment.offset);
                     let frame = frame.ok_or_else(|| damaged("a scan before the frame header"))?;
                     let scan = Scan::parse(&segment, &frame)
-                        .ok_or_else(|| damaged("a scan header that makes no sense"))?;
-                    let encoding = application.encoding(&frame);
+                        .ok_or_else(|| damaged("invalid scan header (SOS)"))?;
+                    let encoding = app_markers.encoding(&frame);
                     let fits = !frame.progressive
                         && scan.components.len() == frame.components.len()
                         && matches!(encoding, Encoding::Grey | Encoding::Rgb | Encoding::YCbCr)
                         && Sampling::all_fit(&frame);
                     let at = segments.at;
-                    return Ok(fits.then_some(Opened {
+                    return Ok(fits.then_some(ScanStart {
                         frame,
                         encoding,
                         scan,
                         at,
                     }));
                 }
-                // Whoever is for all kinds of file says what is wrong.
+                // `check` reports what is wrong with these.
                 EOI => return Ok(None),
                 SOI if segment.offset > 2 => return Ok(None),
                 _ => {
-                    self.tables.see(&segment)?;
-                    application.see(&segment);
+                    self.tables.read_segment(&segment)?;
+                    app_markers.read_segment(&segment);
                     if let Some(parsed) = Frame::parse(&segment)? {
                         if frame.is_some() {
                             return Ok(None);
@@ -111,11 +111,11 @@ impl RegionDecoder {
         }
     }
 
-    /// Reads the scan's blocks into the planes, down to the last that is wanted.
+    /// Decodes the scan's blocks into the planes, down to the last row of the region.
     fn read(
         &mut self,
         bytes: &[u8],
-        opened: &Opened,
+        start: &ScanStart,
         layouts: &[Layout],
         verify: Verify,
     ) -> Result<(), ImageError> {
@@ -125,37 +125,37 @@ impl RegionDecoder {
             coded,
             ..
         } = self;
-        let Opened { frame, scan, .. } = opened;
-        let mut channels: SmallVec<[Channel; 3]> = scan
+        let ScanStart { frame, scan, .. } = start;
+        let mut components: SmallVec<[ScanComponent; 3]> = scan
             .components
             .iter()
             .map(|&(component, dc, ac)| {
-                let divisors = tables.divisors(frame.components[component].divisor);
-                let Divisors([first, ..]) = divisors;
-                Channel {
+                let quant = tables.quant(frame.components[component].quant_table);
+                let QuantTable([first, ..]) = quant;
+                ScanComponent {
                     component,
                     dc: tables.dc(dc),
                     ac: tables.ac(ac),
-                    divisors,
-                    means: Means {
-                        last: 0,
-                        largest: largest_mean(*first, 0),
+                    quant,
+                    predictor: DcPredictor {
+                        pred: 0,
+                        max: max_dc(*first, 0),
                     },
                 }
             })
             .collect();
 
-        let most = frame.most_samples();
-        // One channel alone stands block after block, whatever sampling it claims.
-        let unit = if layouts.len() == 1 { (1, 1) } else { most };
-        let columns = frame.width.div_ceil(8 * unit.0);
-        let rows = frame.height.div_ceil(8 * unit.1);
-        let wanted = layouts.iter().map(|layout| layout.last_unit()).max();
+        let max = frame.max_sampling_factors();
+        // In a scan of one component an MCU is one block, whatever its sampling factors.
+        let mcu = if layouts.len() == 1 { (1, 1) } else { max };
+        let columns = frame.width.div_ceil(8 * mcu.0);
+        let rows = frame.height.div_ceil(8 * mcu.1);
+        let wanted = layouts.iter().map(|layout| layout.last_mcu()).max();
         let rows_to_read = match verify {
             Verify::Region => wanted.unwrap_or(rows),
             Verify::Full => rows,
         };
-        let mut bits = Bits::new(bytes, opened.at, std::mem::take(coded));
+        let mut bits = BitReader::new(bytes, start.at, std::mem::take(coded));
         let mut until_restart = tables.restart_interval;
         let mut restarts = 0_u8;
         let mut block = Block::ZERO;
@@ -163,45 +163,51 @@ impl RegionDecoder {
             for column in 0..columns {
                 if tables.restart_interval > 0 {
                     if until_restart == 0 {
-                        let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
-                        bits.start_at(restart_marker(bytes, marker, restarts)?);
+                        let marker = bits.finish().map_err(|error| bits.explain(error))?;
+                        bits.restart_at(restart_marker(bytes, marker, restarts)?);
                         restarts = (restarts + 1) % 8;
-                        channels.iter_mut().for_each(|c| c.means.last = 0);
+                        components.iter_mut().for_each(|c| c.predictor.pred = 0);
                         until_restart = tables.restart_interval;
                     }
                     until_restart -= 1;
                 }
-                for channel in &mut channels {
-                    let layout = &layouts[channel.component];
-                    let plane = &mut planes[channel.component];
-                    channel
-                        .read_unit((column, row), layout, plane, &mut bits, &mut block)
-                        .map_err(|fault| bits.explain(fault))?;
+                for component in &mut components {
+                    let layout = &layouts[component.component];
+                    let plane = &mut planes[component.component];
+                    component
+                        .read_mcu((column, row), layout, plane, &mut bits, &mut block)
+                        .map_err(|error| bits.explain(error))?;
                 }
             }
         }
         if rows_to_read == rows {
-            let marker = bits.finish().map_err(|fault| bits.explain(fault))?;
+            let marker = bits.finish().map_err(|error| bits.explain(error))?;
             end_of_image(bytes, marker)?;
             self.coded = bits.into_scratch();
             return Ok(());
         }
-        // A file that was cut off has no end marker. Cheap to see: it is the last thing in a file.
+        // A truncated file has no end-of-image marker. The search is cheap, as the marker is at the end.
         let rest = bytes.get(bits.end()..).unwrap_or_default();
         self.coded = bits.into_scratch();
         if !rest.windows(2).rev().any(|pair| pair == [0xff, EOI]) {
             return Err(ImageError::truncated(
-                "there is no end-of-image marker in the JPEG stream",
+                "no end-of-image marker (EOI) in the JPEG stream",
                 bytes.len(),
             ));
         }
         Ok(())
     }
 
-    /// Makes pixels of the planes.
-    fn write(&mut self, layouts: &[Layout], encoding: Encoding, region: Rect, rgb: &mut Vec<u8>) {
+    /// Upsamples the planes and converts them to RGB.
+    fn convert_to_rgb(
+        &mut self,
+        layouts: &[Layout],
+        encoding: Encoding,
+        region: Rect,
+        rgb: &mut Vec<u8>,
+    ) {
         let Self {
-            planes, colours, ..
+            planes, upsamplers, ..
         } = self;
         let width = region.width as usize;
         resize_scratch(rgb, width * region.height as usize * 3);
@@ -213,7 +219,7 @@ impl RegionDecoder {
                 }
                 continue;
             }
-            let [second, third] = colours;
+            let [second, third] = upsamplers;
             let second = layouts[1].row(&planes[1], second, y, region);
             let third = layouts[2].row(&planes[2], third, y, region);
             if encoding == Encoding::YCbCr {
@@ -230,7 +236,7 @@ impl RegionDecoder {
     }
 }
 
-/// The end-of-image marker must follow, with nothing of the image before it.
+/// Checks that the end-of-image marker follows at `at`, without another scan before it.
 fn end_of_image(bytes: &[u8], at: usize) -> Result<(), ImageError> {
     let mut segments = Segments::new(bytes);
     segments.at = at;
@@ -240,7 +246,7 @@ fn end_of_image(bytes: &[u8], at: usize) -> Result<(), ImageError> {
             EOI => return Ok(()),
             SOS | SOI => {
                 return Err(ImageError::damaged(
-                    "a scan after the last one",
+                    "unexpected scan after the only one",
                     segment.offset,
                 ));
             }
@@ -249,88 +255,89 @@ fn end_of_image(bytes: &[u8], at: usize) -> Result<(), ImageError> {
     }
 }
 
-/// How the samples of a channel stand to the pixels.
+/// The sampling of a component, horizontally and vertically.
 #[derive(Debug, Clone, Copy)]
 struct Sampling {
-    /// Blocks in a unit, across and down.
-    blocks: (u32, u32),
-    /// Pixels for each sample, across and down: 1 or 2.
-    pixels: (u32, u32),
+    /// Number of blocks in an MCU.
+    mcu_blocks: (u32, u32),
+    /// Upsampling factors, 1 or 2.
+    upsampling: (u32, u32),
 }
 
 impl Sampling {
     fn new(frame: &Frame, component: usize) -> Option<Self> {
-        let most = frame.most_samples();
-        let mine = frame.components[component].sampling;
+        let max = frame.max_sampling_factors();
+        let own = frame.components[component].sampling;
         let alone = frame.components.len() == 1;
-        let ratio = |most: u32, mine: u32| {
-            let ratio = most / mine;
-            (most.is_multiple_of(mine) && ratio <= 2).then_some(ratio)
+        let ratio = |max: u32, own: u32| {
+            let ratio = max / own;
+            (max.is_multiple_of(own) && ratio <= 2).then_some(ratio)
         };
         Some(Self {
-            blocks: if alone { (1, 1) } else { mine },
-            pixels: (ratio(most.0, mine.0)?, ratio(most.1, mine.1)?),
+            mcu_blocks: if alone { (1, 1) } else { own },
+            upsampling: (ratio(max.0, own.0)?, ratio(max.1, own.1)?),
         })
     }
 
-    /// Whether this decoder is for images with such channels: the first at full resolution.
+    /// Whether this decoder supports the frame: the first component at full resolution, the others at
+    /// full or half.
     fn all_fit(frame: &Frame) -> bool {
         let mut all = (0..frame.components.len()).map(|component| Self::new(frame, component));
         let first = all.next().flatten();
-        first.is_some_and(|first| first.pixels == (1, 1)) && all.all(|other| other.is_some())
+        first.is_some_and(|first| first.upsampling == (1, 1)) && all.all(|other| other.is_some())
     }
 }
 
-/// Which part of a channel is wanted, and how it becomes a row of pixels.
+/// The part of a component that a region needs.
 #[derive(Debug)]
 struct Layout {
     sampling: Sampling,
-    /// Samples in the whole channel, across and down.
+    /// Width and height of the whole component in samples.
     size: (u32, u32),
-    /// Wanted blocks.
+    /// The blocks to decode.
     columns: Range<u32>,
     rows: Range<u32>,
 }
 
 impl Layout {
     fn new(frame: &Frame, component: usize, region: Rect) -> Self {
-        // Checked when the file was opened; else the plainest layout.
+        // `open` has checked that it is supported.
         let sampling = Sampling::new(frame, component).unwrap_or(Sampling {
-            blocks: (1, 1),
-            pixels: (1, 1),
+            mcu_blocks: (1, 1),
+            upsampling: (1, 1),
         });
         let blocks = |start: u32, length: u32, side: u32, pixels: u32| {
-            // With a neighbour on each side to interpolate from, as far as there is one.
+            // With a neighbour on each side to interpolate from, where there is one.
             let reach = pixels - 1;
             let first = (start / pixels).saturating_sub(reach);
             let end = ((start + length).div_ceil(pixels) + reach).min(side);
             first / 8..end.div_ceil(8)
         };
-        let (across, down) = sampling.pixels;
-        let size = (frame.width.div_ceil(across), frame.height.div_ceil(down));
+        let (h, v) = sampling.upsampling;
+        let size = (frame.width.div_ceil(h), frame.height.div_ceil(v));
         Self {
             sampling,
             size,
-            columns: blocks(region.x, region.width, size.0, across),
-            rows: blocks(region.y, region.height, size.1, down),
+            columns: blocks(region.x, region.width, size.0, h),
+            rows: blocks(region.y, region.height, size.1, v),
         }
     }
 
-    /// The row of units behind the last that is wanted.
-    fn last_unit(&self) -> u32 {
-        self.rows.end.div_ceil(self.sampling.blocks.1)
+    /// Number of rows of MCUs down to the last one that is needed.
+    fn last_mcu(&self) -> u32 {
+        self.rows.end.div_ceil(self.sampling.mcu_blocks.1)
     }
 
-    /// The channel's values for a row of the region.
+    /// The component's upsampled row `y` of the region.
     fn row<'a>(
         &self,
         plane: &'a Plane,
-        upsampled: &'a mut Upsampled,
+        upsampler: &'a mut Upsampler,
         y: u32,
         region: Rect,
     ) -> &'a [u8] {
-        let (across, down) = self.sampling.pixels;
-        let near = y / down;
+        let (h, v) = self.sampling.upsampling;
+        let near = y / v;
         let above = y.is_multiple_of(2);
         let far = if above {
             near.saturating_sub(1)
@@ -338,54 +345,54 @@ impl Layout {
             (near + 1).min(self.size.1 - 1)
         };
         let end = region.x + region.width;
-        let columns = if across == 1 {
+        let columns = if h == 1 {
             region.x..end
         } else {
-            // In the plane's own count, in which 0 is the neighbour of the first sample.
+            // Numbered as in `with_neighbours`: 0 is the neighbour of the first sample.
             region.x / 2..end.div_ceil(2) + 2
         };
-        let samples = |row| match across {
+        let samples = |row| match h {
             1 => plane.columns(row, columns.clone()),
             _ => plane.with_neighbours(row, columns.clone()),
         };
-        let stored = Stored {
+        let stored = SourceRows {
             near: samples(near),
-            far: (down == 2).then(|| (samples(far), above)),
+            far: (v == 2).then(|| (samples(far), above)),
         };
-        if across == 1 {
-            return upsampled.down(stored);
+        if h == 1 {
+            return upsampler.h1v2_fancy(stored);
         }
         let row = match self.size.0 {
-            0..=2 => upsampled.across_repeated(stored),
-            _ => upsampled.across(stored),
+            0..=2 => upsampler.h2v1_replicate(stored),
+            _ => upsampler.h2_fancy(stored),
         };
         &row[(region.x % 2) as usize..][..region.width as usize]
     }
 }
 
-/// The wanted samples of a channel: whole blocks, with a column on each side for neighbours.
+/// The decoded samples of a component: whole blocks, with a column on each side for neighbours.
 #[derive(Debug, Default)]
 struct Plane {
     bytes: Vec<u8>,
     stride: usize,
-    /// Samples of the channel to the left of the first block, and above it.
-    left: u32,
-    above: u32,
+    /// Position of the first block in the component, in samples.
+    x0: u32,
+    y0: u32,
 }
 
 impl Plane {
-    fn lay(&mut self, layout: &Layout) {
+    fn allocate(&mut self, layout: &Layout) {
         self.stride = layout.columns.len() * 8 + 2;
-        self.left = layout.columns.start * 8;
-        self.above = layout.rows.start * 8;
-        // All that is read later is written before: nothing has to be cleared.
+        self.x0 = layout.columns.start * 8;
+        self.y0 = layout.rows.start * 8;
+        // Every sample is written before it is read, so nothing has to be cleared.
         let length = self.stride * layout.rows.len() * 8;
         resize_scratch(&mut self.bytes, length);
     }
 
-    fn put(&mut self, column: u32, row: u32, samples: &[u8; 64]) {
-        let left = (column * 8 - self.left) as usize + 1;
-        let top = (row * 8 - self.above) as usize;
+    fn store_block(&mut self, column: u32, row: u32, samples: &[u8; 64]) {
+        let left = (column * 8 - self.x0) as usize + 1;
+        let top = (row * 8 - self.y0) as usize;
         let mut start = top * self.stride + left;
         for samples in samples.as_chunks::<8>().0 {
             self.bytes[start..start + 8].copy_from_slice(samples);
@@ -393,9 +400,9 @@ impl Plane {
         }
     }
 
-    /// Beyond the channel's edges its last samples are repeated.
+    /// Repeats the first and last samples of each row beyond the component's edges.
     fn repeat_edges(&mut self, layout: &Layout) {
-        let end = (layout.size.0 - self.left) as usize + 1;
+        let end = (layout.size.0 - self.x0) as usize + 1;
         for row in self.bytes.chunks_exact_mut(self.stride) {
             row[0] = row[1];
             if end < row.len() {
@@ -405,7 +412,7 @@ impl Plane {
     }
 
     fn row(&self, y: u32) -> &[u8] {
-        let start = (y - self.above) as usize * self.stride;
+        let start = (y - self.y0) as usize * self.stride;
         &self.bytes[start..start + self.stride]
     }
 
@@ -413,48 +420,48 @@ impl Plane {
         self.with_neighbours(y, columns.start + 1..columns.end + 1)
     }
 
-    /// Columns counted from the neighbour of the channel's first sample.
+    /// A range of columns of row `y`, where 0 is the neighbour of the component's first sample.
     fn with_neighbours(&self, y: u32, columns: Range<u32>) -> &[u8] {
-        let from_left = |column: u32| (column - self.left) as usize;
+        let from_left = |column: u32| (column - self.x0) as usize;
         &self.row(y)[from_left(columns.start)..from_left(columns.end)]
     }
 }
 
-/// A channel while its blocks are read.
-struct Channel<'a> {
+/// A component while its blocks are decoded.
+struct ScanComponent<'a> {
     component: usize,
     dc: &'a Table,
     ac: &'a Table,
-    divisors: &'a Divisors,
-    means: Means,
+    quant: &'a QuantTable,
+    predictor: DcPredictor,
 }
 
-impl Channel<'_> {
-    /// Reads its blocks of one unit.
+impl ScanComponent<'_> {
+    /// Decodes its blocks of one MCU.
     #[inline]
-    fn read_unit(
+    fn read_mcu(
         &mut self,
         (column, row): (u32, u32),
         layout: &Layout,
         plane: &mut Plane,
-        bits: &mut Bits,
+        bits: &mut BitReader,
         block: &mut Block,
-    ) -> Result<(), Fault> {
-        let (across, down) = layout.sampling.blocks;
-        for row in row * down..(row + 1) * down {
-            for column in column * across..(column + 1) * across {
+    ) -> Result<(), EntropyError> {
+        let (h, v) = layout.sampling.mcu_blocks;
+        for row in row * v..(row + 1) * v {
+            for column in column * h..(column + 1) * h {
                 if !layout.rows.contains(&row) || !layout.columns.contains(&column) {
-                    skip_block(bits, self.dc, self.ac, &mut self.means)?;
+                    skip_block(bits, self.dc, self.ac, &mut self.predictor)?;
                     continue;
                 }
-                let samples = if read_block(bits, self.dc, self.ac, &mut self.means, block)? {
-                    let samples = idct::samples(block, self.divisors);
+                let samples = if read_block(bits, self.dc, self.ac, &mut self.predictor, block)? {
+                    let samples = idct::idct(block, self.quant);
                     block.clear();
                     samples
                 } else {
-                    [idct::flat(block, self.divisors); 64]
+                    [idct::idct_dc_only(block, self.quant); 64]
                 };
-                plane.put(column, row, &samples);
+                plane.store_block(column, row, &samples);
             }
         }
         Ok(())

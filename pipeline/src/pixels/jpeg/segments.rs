@@ -1,4 +1,4 @@
-//! A JPEG file as the sequence of its marker segments.
+//! The marker segments of a JPEG file.
 
 use smallvec::SmallVec;
 
@@ -15,19 +15,19 @@ const APP14: u8 = 0xee;
 const TEM: u8 = 0x01;
 const RST: std::ops::RangeInclusive<u8> = 0xd0..=0xd7;
 
-/// Reads one segment after the other. The entropy-coded data behind a start of scan is not a
-/// segment; whoever reads it says where it ended.
+/// Reads the marker segments in order. The entropy-coded data after a start of scan is not a segment:
+/// its reader sets `at` to its end.
 pub(super) struct Segments<'a> {
     bytes: &'a [u8],
-    /// Where the next segment starts.
+    /// The offset of the next segment.
     pub(super) at: usize,
 }
 
 pub(super) struct Segment<'a> {
     pub(super) marker: u8,
-    /// What follows the length field; empty for a marker that stands alone.
+    /// The bytes after the length field; empty for a standalone marker.
     pub(super) body: &'a [u8],
-    /// Where `body` starts in the file.
+    /// The offset of `body` in the file.
     pub(super) offset: usize,
 }
 
@@ -39,22 +39,22 @@ impl<'a> Segments<'a> {
     pub(super) fn next(&mut self) -> Result<Segment<'a>, ImageError> {
         let end = || {
             ImageError::truncated(
-                "there is no end-of-image marker in the JPEG stream",
+                "no end-of-image marker (EOI) in the JPEG stream",
                 self.bytes.len(),
             )
         };
         let mut at = self.at;
         if *self.bytes.get(at).ok_or_else(end)? != 0xff {
-            return Err(ImageError::damaged("a JPEG marker is missing", at));
+            return Err(ImageError::damaged("expected a JPEG marker", at));
         }
-        // Any number of 0xff may stand before a marker's code.
+        // A marker's code may be preceded by any number of 0xff fill bytes.
         while *self.bytes.get(at).ok_or_else(end)? == 0xff {
             at += 1;
         }
         let marker = self.bytes[at];
         at += 1;
-        let alone = matches!(marker, SOI | EOI | TEM) || RST.contains(&marker);
-        let length = if alone {
+        let standalone = matches!(marker, SOI | EOI | TEM) || RST.contains(&marker);
+        let length = if standalone {
             0
         } else {
             let field = self.bytes.get(at..at + 2).ok_or_else(end)?;
@@ -62,7 +62,7 @@ impl<'a> Segments<'a> {
             at += 2;
             length.checked_sub(2).ok_or_else(|| {
                 ImageError::damaged(
-                    format!("JPEG segment {marker:02x} with length {length}"),
+                    format!("JPEG segment {marker:02x} has an invalid length of {length}"),
                     at - 2,
                 )
             })?
@@ -77,13 +77,13 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// Size and components, from the start of frame.
+/// The frame header (SOF).
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) progressive: bool,
-    /// 1, 3 or 4 of them.
+    /// 1, 3 or 4 components.
     pub(super) components: SmallVec<[Component; 4]>,
 }
 
@@ -92,19 +92,19 @@ pub(super) struct Component {
     pub(super) id: u8,
     /// Horizontal and vertical sampling factors, 1 to 4.
     pub(super) sampling: (u32, u32),
-    /// The slot of its quantization table, 0 to 3.
-    pub(super) divisor: usize,
+    /// Slot of its quantization table, 0 to 3.
+    pub(super) quant_table: usize,
 }
 
 impl Frame {
-    /// The largest sampling factors, by which those of a component are to be divided.
-    pub(super) fn most_samples(&self) -> (u32, u32) {
+    /// The largest horizontal and vertical sampling factors; a component's own are relative to these.
+    pub(super) fn max_sampling_factors(&self) -> (u32, u32) {
         let horizontal = self.components.iter().map(|c| c.sampling.0);
         let vertical = self.components.iter().map(|c| c.sampling.1);
         (horizontal.max().unwrap_or(1), vertical.max().unwrap_or(1))
     }
 
-    /// `None` if the segment is not a start of frame.
+    /// Parses a start of frame; `None` for any other segment.
     pub(super) fn parse(segment: &Segment) -> Result<Option<Self>, ImageError> {
         let progressive = match segment.marker {
             0xc0 | 0xc1 => false,
@@ -127,9 +127,7 @@ impl Frame {
             )));
         }
         if components.len() != 3 * usize::from(count) {
-            return Err(damaged(
-                "the JPEG frame header does not list its components",
-            ));
+            return Err(damaged("the JPEG frame header has an invalid length"));
         }
         if !matches!(count, 1 | 3 | 4) {
             return Err(ImageError::unsupported(format!(
@@ -141,7 +139,7 @@ impl Frame {
             .map(|entry| Component {
                 id: entry[0],
                 sampling: (u32::from(entry[1] >> 4), u32::from(entry[1] & 15)),
-                divisor: usize::from(entry[2] & 3),
+                quant_table: usize::from(entry[2] & 3),
             })
             .collect();
         let factor = 1..=4;
@@ -160,7 +158,7 @@ impl Frame {
     }
 }
 
-/// What the stored channels mean.
+/// The colour space of the stored components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Grey,
@@ -171,15 +169,15 @@ pub(super) enum Encoding {
     Ycck,
 }
 
-/// Segments that say how channels are encoded, gathered on the way to the first scan.
+/// The application segments that determine the colour space: JFIF (APP0) and Adobe (APP14).
 #[derive(Debug, Default)]
-pub(super) struct Application {
+pub(super) struct AppMarkers {
     jfif: bool,
     adobe_transform: Option<u8>,
 }
 
-impl Application {
-    pub(super) fn see(&mut self, segment: &Segment) {
+impl AppMarkers {
+    pub(super) fn read_segment(&mut self, segment: &Segment) {
         match segment.marker {
             APP0 if segment.body.starts_with(b"JFIF\0") => self.jfif = true,
             APP14 if segment.body.starts_with(b"Adobe") => {
@@ -189,7 +187,7 @@ impl Application {
         }
     }
 
-    /// By the rules of libjpeg, for want of a standard.
+    /// The colour space by libjpeg's rules (`default_decompress_parms`); the standard has none.
     pub(super) fn encoding(&self, frame: &Frame) -> Encoding {
         let ids = frame.components.iter().map(|c| c.id);
         match (frame.components.len(), self.adobe_transform) {

@@ -1,30 +1,30 @@
-//! The two passes for processors with AVX-512 and its instructions for bytes (VBMI) and for their
-//! products (VNNI).
+//! The two passes of the bilinear resize with AVX-512, VBMI (byte permutations) and VNNI (byte dot
+//! products).
 //!
-//! VNNI multiplies four unsigned bytes by four signed ones and adds all to a 32-bit lane. Hence a
-//! coefficient is taken apart into three signed digits to the base 256, and a lane holds four
-//! levels that belong together: four rows of a column, or four pixels of a row, of one channel.
+//! VNNI's `dpbusd` multiplies four unsigned bytes by four signed bytes and adds the products to a 32-bit
+//! lane. So a weight is split into three signed base-256 digits, and a lane holds the values of four taps
+//! of one channel: four rows of a column, or four pixels of a row.
 
 use std::arch::x86_64::*;
 
-use super::coefficients::{Axis, HALF, PRECISION};
+use super::coefficients::{AxisWeights, PRECISION_BITS, ROUNDING};
 use super::rows::Rows;
-use super::{Rendition, cubic};
+use super::{ResizePlan, cubic};
 
-/// Bytes in a vector. Shorter rows are for others.
-pub(super) const VECTOR: usize = 64;
-/// Columns whose channels fit into a vector's 16 lanes.
+/// Bytes in a vector. Shorter rows go through [`super::plain`].
+pub(super) const VECTOR_BYTES: usize = 64;
+/// Number of output columns in a block: their 15 channels fit into a vector's 16 lanes.
 const COLUMNS: usize = 5;
-/// Pixels in the 64 bytes that a vector's levels are picked from.
+/// Number of whole pixels in a vector, from which the values of a block are selected.
 const WINDOW: usize = 21;
 
-/// Exists only where the processor was seen to have all that the functions below are compiled for;
-/// that is why its methods may call them.
+/// Proof that the processor supports all instructions that the functions below are compiled for:
+/// [`Avx512::detect`] is the only constructor. So its methods may call them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512(());
 
 impl Avx512 {
-    /// If the processor has it.
+    /// `Some` if the processor supports the instructions.
     pub fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -35,42 +35,42 @@ impl Avx512 {
         all.then_some(Self(()))
     }
 
-    /// [`Axis::fill`].
-    pub fn fill(self, axis: &mut Axis, source: u32, scaled: u32, offset: u32, size: u32) {
+    /// [`AxisWeights::compute`], compiled for AVX-512.
+    pub fn compute(self, axis: &mut AxisWeights, source: u32, scaled: u32, offset: u32, size: u32) {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        fn fill(axis: &mut Axis, source: u32, scaled: u32, offset: u32, size: u32) {
-            axis.fill(source, scaled, offset, size);
+        fn compute(axis: &mut AxisWeights, source: u32, scaled: u32, offset: u32, size: u32) {
+            axis.compute(source, scaled, offset, size);
         }
         // SAFETY: see the type.
-        unsafe { fill(axis, source, scaled, offset, size) }
+        unsafe { compute(axis, source, scaled, offset, size) }
     }
 
-    /// [`cubic::render`].
+    /// [`cubic::resize`], compiled for AVX-512.
     pub fn cubic(
         self,
         source: Rows<'_>,
-        plan: &Rendition,
+        plan: &ResizePlan,
         out: &mut [u8],
         scratch: &mut cubic::Scratch,
     ) {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
         fn render(
             source: Rows<'_>,
-            plan: &Rendition,
+            plan: &ResizePlan,
             out: &mut [u8],
             scratch: &mut cubic::Scratch,
         ) {
-            cubic::render(source, plan, out, scratch);
+            cubic::resize(source, plan, out, scratch);
         }
         // SAFETY: see the type.
         unsafe { render(source, plan, out, scratch) }
     }
 
-    /// Scales rows in width, mirrored if `flip`.
+    /// Resizes rows in width, mirrored if `flip`.
     pub fn horizontal(
         self,
         from: Rows<'_>,
-        x: &Axis,
+        x: &AxisWeights,
         flip: bool,
         to: &mut [u8],
         scratch: &mut Scratch,
@@ -91,81 +91,82 @@ impl Avx512 {
         }
     }
 
-    /// Makes one row of the rows from `first` on.
+    /// Computes one output row from the rows `first..first + weights.len()`.
     pub fn vertical(
         self,
         from: Rows<'_>,
         first: usize,
-        coefficients: &[i32],
+        weights: &[i32],
         to: &mut [u8],
         scratch: &mut Scratch,
     ) {
         scratch.digits.clear();
-        scratch.digits.extend(coefficients.chunks(4).map(digits));
-        let from = from.slice_rows(first, coefficients.len());
+        scratch.digits.extend(weights.chunks(4).map(digits));
+        let from = from.slice_rows(first, weights.len());
         // SAFETY: see the type.
         unsafe { vertical(from, &scratch.digits, to) }
     }
 }
 
-/// The digits of up to four coefficients, from the lowest: each a signed byte in a lane.
+/// The base-256 digits of up to four weights, the lowest first; each element packs the four signed bytes
+/// of a lane.
 ///
-/// VNNI multiplies unsigned bytes (levels) by signed ones, so the digits to the base 256 are from -128
-/// to 127. Three of them hold every number from -0x80_8080 to 0x7f_7f7f; coefficients are from 0 to
+/// VNNI multiplies unsigned bytes (values) by signed ones, so the digits to the base 256 are from -128
+/// to 127. Three of them hold every number from -0x80_8080 to 0x7f_7f7f; weights are from 0 to
 /// 2^22. Products are within 255 * 128, so a sum of four fits into 32 bits without saturation.
 #[inline]
-fn digits(coefficients: &[i32]) -> [i32; 3] {
+fn digits(weights: &[i32]) -> [i32; 3] {
     let mut digits = [[0; 4]; 3];
-    for (index, &coefficient) in coefficients.iter().enumerate() {
-        let mut rest = coefficient;
+    for (index, &weight) in weights.iter().enumerate() {
+        let mut rest = weight;
         for digit in &mut digits {
             digit[index] = rest as u8;
             // `(rest - signed digit) / 256`: adding 128 carries into the next digit where this one,
-            // as an unsigned byte, is 128 or more, and so stands for itself minus 256.
+            // as an unsigned byte, is 128 or more, because as a signed byte it is 256 less.
             rest = (rest + 128) >> 8;
         }
     }
     digits.map(i32::from_le_bytes)
 }
 
-/// Four pixels for each of the columns of a block.
+/// Four taps of each column of a block.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Tap {
-    /// For each lane, the places of its levels in the window.
+struct TapGroup {
+    /// For each lane, the byte indices of its four values in the window.
     order: [u32; 16],
-    /// For each lane, the digits of its coefficients.
+    /// For each lane, the digits of its weights.
     digits: [[i32; 16]; 3],
-    /// Where in the row the window begins. It ends within the row.
+    /// Byte offset of the window in the row; the window is within the row.
     offset: usize,
 }
 
-/// Neighbouring output columns that are made together.
+/// Neighbouring output columns that are computed together.
 #[derive(Debug, Clone, Copy)]
 struct Block {
-    /// Where in the output row they begin.
+    /// Byte offset in the output row.
     offset: usize,
-    /// Their bytes.
+    /// A bit for each byte of the block.
     mask: u16,
-    /// How many taps they need, behind those of the block before.
+    /// Number of groups in [`Scratch::taps`].
     taps: usize,
 }
 
-/// Scratch memory.
+/// Scratch memory, reused between images.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// Bytes in a row that is read, and columns in one that is written.
+    /// Bytes in a source row, and columns in an output row.
     width: usize,
     columns: usize,
-    taps: Vec<Tap>,
+    taps: Vec<TapGroup>,
     blocks: Vec<Block>,
-    /// The vertical coefficients, four rows at a time.
+    /// The digits of the vertical weights, for four rows at a time.
     digits: Vec<[i32; 3]>,
 }
 
 impl Scratch {
     /// Divides output columns into blocks, for rows of `width` bytes.
-    fn plan(&mut self, x: &Axis, flip: bool, width: usize) {
+    fn plan(&mut self, x: &AxisWeights, flip: bool, width: usize) {
         (self.width, self.columns) = (width, x.len());
         self.taps.clear();
         self.blocks.clear();
@@ -177,12 +178,12 @@ impl Scratch {
             let mut count = 0;
             while count < COLUMNS && index + count <= last {
                 let column = index + count;
-                let (first, coefficients) = x.output(if flip { last - column } else { column });
+                let (first, weights) = x.weights(if flip { last - column } else { column });
                 range = (range.0.min(first), range.1.max(first));
                 if range.1 + 4 - range.0 > WINDOW && count > 0 {
                     break;
                 }
-                columns[count] = (first, coefficients);
+                columns[count] = (first, weights);
                 count += 1;
             }
             let columns = &columns[..count];
@@ -195,18 +196,18 @@ impl Scratch {
                 taps,
             });
             for tap in 0..taps {
-                self.taps.push(Tap::new(columns, start, tap, width));
+                self.taps.push(TapGroup::new(columns, start, tap, width));
             }
             index += count;
         }
     }
 }
 
-impl Tap {
-    /// The window in a row.
+impl TapGroup {
+    /// Loads the window of a row.
     ///
     /// # Safety
-    /// The row has as many bytes as `width` said.
+    /// The row must have the `width` for which the group was made.
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn window(&self, row: *const u8) -> __m512i {
@@ -214,24 +215,24 @@ impl Tap {
         unsafe { _mm512_loadu_si512(row.add(self.offset).cast()) }
     }
 
-    /// The `tap`-th four pixels of `columns`, the first of which begins at the pixel `start`.
+    /// The `tap`-th four taps of `columns`, whose taps start at pixel `start` or later.
     #[inline]
     fn new(columns: &[(usize, &[i32])], start: usize, tap: usize, width: usize) -> Self {
         let start = (start + tap * 4) * 3;
-        let offset = start.min(width - VECTOR);
+        let offset = start.min(width - VECTOR_BYTES);
         let mut new = Self {
             order: [0; 16],
             digits: [[0; 16]; 3],
             offset,
         };
-        for (index, (first, coefficients)) in columns.iter().enumerate() {
-            let Some(coefficients) = coefficients.get(tap * 4..) else {
+        for (index, (first, weights)) in columns.iter().enumerate() {
+            let Some(weights) = weights.get(tap * 4..) else {
                 continue;
             };
-            let digits = digits(&coefficients[..coefficients.len().min(4)]);
+            let digits = digits(&weights[..weights.len().min(4)]);
             for channel in 0..3 {
                 let lane = index * 3 + channel;
-                // The place of the first level in every byte, plus three for each pixel.
+                // The index of the first value in all four bytes, plus 3 for each further pixel.
                 let place = ((first + tap * 4) * 3 + channel - offset) as u32;
                 new.order[lane] = place * 0x0101_0101 + 0x0906_0300;
                 for (all, digit) in new.digits.iter_mut().zip(digits) {
@@ -243,7 +244,7 @@ impl Tap {
     }
 }
 
-/// Scales `R` rows.
+/// Resizes `R` rows in width.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 fn horizontal<const R: usize>(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) {
     assert!(from.height == R && from.width == scratch.width);
@@ -260,7 +261,7 @@ fn horizontal<const R: usize>(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) 
     for block in &scratch.blocks {
         let (taps, behind) = rest.split_at(block.taps);
         rest = behind;
-        // SAFETY: the rows are as long as those that the taps were made for.
+        // SAFETY: the rows have the width for which the taps were made.
         let sums = unsafe {
             match taps {
                 [one] => columns(rows, std::array::from_ref(one)),
@@ -269,12 +270,12 @@ fn horizontal<const R: usize>(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) 
             }
         };
         for (out, sum) in outs.iter().zip(sums) {
-            let bytes = _mm512_cvtusepi32_epi8(_mm512_srli_epi32::<PRECISION>(sum));
-            // SAFETY: the blocks were made for rows that are as long as the output's.
+            let bytes = _mm512_cvtusepi32_epi8(_mm512_srli_epi32::<PRECISION_BITS>(sum));
+            // SAFETY: the blocks were made for output rows of this length.
             unsafe {
                 let out = out.add(block.offset);
                 if block.offset + 16 <= scratch.columns * 3 {
-                    // The next block makes good what is written behind this one.
+                    // The next block overwrites the bytes after this one.
                     _mm_storeu_si128(out.cast(), bytes);
                 } else {
                     _mm_mask_storeu_epi8(out.cast(), block.mask, bytes);
@@ -284,31 +285,31 @@ fn horizontal<const R: usize>(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) 
     }
 }
 
-/// The sums of a block with few taps, in `R` rows: digit by digit from the highest, shifted up in
-/// between.
+/// The sums of a block with few taps, in `R` rows. Horner's scheme: adds the highest digits first and
+/// shifts between digits.
 ///
 /// # Safety
-/// The rows are as long as the taps' `width`.
+/// The rows must have the width for which the taps were made.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 #[inline]
 unsafe fn columns<const R: usize, const T: usize>(
     rows: [*const u8; R],
-    taps: &[Tap; T],
+    taps: &[TapGroup; T],
 ) -> [__m512i; R] {
-    let mut levels = [[_mm512_setzero_si512(); R]; T];
-    for (levels, tap) in levels.iter_mut().zip(taps) {
+    let mut values = [[_mm512_setzero_si512(); R]; T];
+    for (values, tap) in values.iter_mut().zip(taps) {
         let order = load(&tap.order);
-        for (levels, row) in levels.iter_mut().zip(rows) {
+        for (values, row) in values.iter_mut().zip(rows) {
             // SAFETY: the caller's.
-            *levels = _mm512_permutexvar_epi8(order, unsafe { tap.window(row) });
+            *values = _mm512_permutexvar_epi8(order, unsafe { tap.window(row) });
         }
     }
-    let mut sums = [_mm512_set1_epi32(HALF >> 16); R];
+    let mut sums = [_mm512_set1_epi32(ROUNDING >> 16); R];
     for digit in [2, 1, 0] {
-        for (levels, tap) in levels.iter().zip(taps) {
+        for (values, tap) in values.iter().zip(taps) {
             let digits = load(&tap.digits[digit]);
-            for (sum, levels) in sums.iter_mut().zip(levels) {
-                *sum = _mm512_dpbusd_epi32(*sum, *levels, digits);
+            for (sum, values) in sums.iter_mut().zip(values) {
+                *sum = _mm512_dpbusd_epi32(*sum, *values, digits);
             }
         }
         if digit > 0 {
@@ -320,13 +321,13 @@ unsafe fn columns<const R: usize, const T: usize>(
     sums
 }
 
-/// The same for any number of taps: all digits at once.
+/// As [`columns`] for any number of taps, with a separate sum for each digit.
 ///
 /// # Safety
-/// The rows are as long as the taps' `width`.
+/// The rows must have the width for which the taps were made.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 #[inline]
-unsafe fn many_columns<const R: usize>(rows: [*const u8; R], taps: &[Tap]) -> [__m512i; R] {
+unsafe fn many_columns<const R: usize>(rows: [*const u8; R], taps: &[TapGroup]) -> [__m512i; R] {
     let mut sums = [[_mm512_setzero_si512(); 3]; R];
     for tap in taps {
         let order = load(&tap.order);
@@ -337,29 +338,29 @@ unsafe fn many_columns<const R: usize>(rows: [*const u8; R], taps: &[Tap]) -> [_
         ];
         for (sums, row) in sums.iter_mut().zip(rows) {
             // SAFETY: the caller's.
-            let levels = _mm512_permutexvar_epi8(order, unsafe { tap.window(row) });
+            let values = _mm512_permutexvar_epi8(order, unsafe { tap.window(row) });
             for (sum, digits) in sums.iter_mut().zip(digits) {
-                *sum = _mm512_dpbusd_epi32(*sum, levels, digits);
+                *sum = _mm512_dpbusd_epi32(*sum, values, digits);
             }
         }
     }
     let mut all = [_mm512_setzero_si512(); R];
     for (all, sums) in all.iter_mut().zip(sums) {
-        *all = whole(sums);
+        *all = combine(sums);
     }
     all
 }
 
-/// `high * 2^16 + middle * 2^8 + low`, rounded when it is cut off.
+/// `high * 2^16 + middle * 2^8 + low + ROUNDING`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn whole([low, middle, high]: [__m512i; 3]) -> __m512i {
-    let high = _mm512_add_epi32(high, _mm512_set1_epi32(HALF >> 16));
+fn combine([low, middle, high]: [__m512i; 3]) -> __m512i {
+    let high = _mm512_add_epi32(high, _mm512_set1_epi32(ROUNDING >> 16));
     let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), middle);
     _mm512_add_epi32(_mm512_slli_epi32::<8>(sum), low)
 }
 
-/// Makes one row of all rows. `digits` are those of four rows each.
+/// Computes one output row from all rows of `from`; `digits` are those of their weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 fn vertical(from: Rows<'_>, digits: &[[i32; 3]], to: &mut [u8]) {
     match digits {
@@ -369,7 +370,7 @@ fn vertical(from: Rows<'_>, digits: &[[i32; 3]], to: &mut [u8]) {
     }
 }
 
-/// The same for few rows: digit by digit from the highest, shifted up in between.
+/// [`vertical`] for few rows, by Horner's scheme as in [`columns`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 fn few_rows<const T: usize>(from: Rows<'_>, digits: &[[i32; 3]; T], to: &mut [u8]) {
     assert!(from.width == to.len());
@@ -383,19 +384,19 @@ fn few_rows<const T: usize>(from: Rows<'_>, digits: &[[i32; 3]; T], to: &mut [u8
             *broadcast = _mm512_set1_epi32(*digit);
         }
     }
-    for at in (0..to.len()).step_by(VECTOR) {
+    for at in (0..to.len()).step_by(VECTOR_BYTES) {
         // The last vector may begin within the one before.
-        let at = at.min(to.len() - VECTOR);
-        let mut levels = [[_mm512_setzero_si512(); 4]; T];
-        for (levels, rows) in levels.iter_mut().zip(rows) {
+        let at = at.min(to.len() - VECTOR_BYTES);
+        let mut values = [[_mm512_setzero_si512(); 4]; T];
+        for (values, rows) in values.iter_mut().zip(rows) {
             // SAFETY: `at` is at most `width - 64`.
-            *levels = unsafe { interleaved(rows, at) };
+            *values = unsafe { interleaved(rows, at) };
         }
-        let mut sums = [_mm512_set1_epi32(HALF >> 16); 4];
+        let mut sums = [_mm512_set1_epi32(ROUNDING >> 16); 4];
         for digit in [2, 1, 0] {
-            for (levels, digits) in levels.iter().zip(&broadcast) {
-                for (sum, levels) in sums.iter_mut().zip(levels) {
-                    *sum = _mm512_dpbusd_epi32(*sum, *levels, digits[digit]);
+            for (values, digits) in values.iter().zip(&broadcast) {
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    *sum = _mm512_dpbusd_epi32(*sum, *values, digits[digit]);
                 }
             }
             if digit > 0 {
@@ -408,42 +409,42 @@ fn few_rows<const T: usize>(from: Rows<'_>, digits: &[[i32; 3]; T], to: &mut [u8
     }
 }
 
-/// The same for any number of rows: all digits at once.
+/// [`vertical`] for any number of rows, with a separate sum for each digit.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 fn many_rows(from: Rows<'_>, digits: &[[i32; 3]], to: &mut [u8]) {
     assert!(from.width == to.len());
-    for at in (0..to.len()).step_by(VECTOR) {
+    for at in (0..to.len()).step_by(VECTOR_BYTES) {
         // The last vector may begin within the one before.
-        let at = at.min(to.len() - VECTOR);
+        let at = at.min(to.len() - VECTOR_BYTES);
         let mut sums = [[_mm512_setzero_si512(); 3]; 4];
         for (index, digits) in digits.iter().enumerate() {
             // SAFETY: `at` is at most `width - 64`.
-            let levels = unsafe { interleaved(pointers(from, index * 4), at) };
-            for (sums, levels) in sums.iter_mut().zip(levels) {
+            let values = unsafe { interleaved(pointers(from, index * 4), at) };
+            for (sums, values) in sums.iter_mut().zip(values) {
                 for (sum, digit) in sums.iter_mut().zip(digits) {
-                    *sum = _mm512_dpbusd_epi32(*sum, levels, _mm512_set1_epi32(*digit));
+                    *sum = _mm512_dpbusd_epi32(*sum, values, _mm512_set1_epi32(*digit));
                 }
             }
         }
         let mut all = [_mm512_setzero_si512(); 4];
         for (all, sums) in all.iter_mut().zip(sums) {
-            *all = whole(sums);
+            *all = combine(sums);
         }
         store(all, &mut to[at..]);
     }
 }
 
-/// Four rows from `index` on. The last one stands in for those behind it, whose digits are 0.
+/// Four rows from `index` on. Rows past the end are replaced by the last one; their digits are 0.
 #[inline]
 fn pointers(from: Rows<'_>, index: usize) -> [*const u8; 4] {
     let row = |row: usize| from.row(row.min(from.height - 1)).as_ptr();
     [row(index), row(index + 1), row(index + 2), row(index + 3)]
 }
 
-/// 64 columns of four rows, one in each lane; in an order that [`store`] undoes.
+/// Interleaves 64 bytes of four rows: each lane holds one column, in an order that [`store`] undoes.
 ///
 /// # Safety
-/// The rows have at least `at + 64` bytes.
+/// The rows must have at least `at + 64` bytes.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 unsafe fn interleaved(rows: [*const u8; 4], at: usize) -> [__m512i; 4] {
@@ -463,29 +464,28 @@ unsafe fn interleaved(rows: [*const u8; 4], at: usize) -> [__m512i; 4] {
     ]
 }
 
-/// Writes the levels of 64 columns.
+/// Rounds and writes the values of 64 columns.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn store(sums: [__m512i; 4], to: &mut [u8]) {
-    assert!(to.len() >= VECTOR);
+    assert!(to.len() >= VECTOR_BYTES);
     let [a, b, c, d] = sums;
     let ab = _mm512_packus_epi32(
-        _mm512_srli_epi32::<PRECISION>(a),
-        _mm512_srli_epi32::<PRECISION>(b),
+        _mm512_srli_epi32::<PRECISION_BITS>(a),
+        _mm512_srli_epi32::<PRECISION_BITS>(b),
     );
     let cd = _mm512_packus_epi32(
-        _mm512_srli_epi32::<PRECISION>(c),
-        _mm512_srli_epi32::<PRECISION>(d),
+        _mm512_srli_epi32::<PRECISION_BITS>(c),
+        _mm512_srli_epi32::<PRECISION_BITS>(d),
     );
-    // SAFETY: there is room.
+    // SAFETY: `to` has at least 64 bytes.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_packus_epi16(ab, cd)) };
 }
 
-/// 16 lanes.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn load<T>(lanes: &[T; 16]) -> __m512i {
     const { assert!(size_of::<T>() == 4) };
-    // SAFETY: they are 64 bytes.
+    // SAFETY: the array has 64 bytes.
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }

@@ -1,42 +1,43 @@
-//! Which source pixels an output pixel is made of along one axis, and how much of each.
+//! The filter weights of the bilinear resize along one axis.
 //!
-//! The filter is a triangle as wide as two output pixels (two source pixels where the picture is
-//! enlarged), sampled at the centres of the source pixels in f64, made to sum to 1 and rounded to
-//! 22 bits after the binary point: what Pillow's `Image.resize` does with 8-bit images, in its order
-//! of operations, so that every coefficient is the same.
+//! The filter is a triangle with a support of one output pixel on each side (one source pixel when
+//! upscaling), sampled at the centres of the source pixels in f64, normalized to a sum of 1 and rounded
+//! to 22 fraction bits. This is Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, in its order of
+//! operations, so that every weight is identical.
 
-/// Bits after the binary point of a coefficient.
-pub(super) const PRECISION: u32 = 22;
-/// What a sum of products begins with, so that cutting off the fraction rounds it.
-pub(super) const HALF: i32 = 1 << (PRECISION - 1);
+/// Fraction bits of a weight.
+pub(super) const PRECISION_BITS: u32 = 22;
+/// One half: added to a sum of products, makes the right shift round.
+pub(super) const ROUNDING: i32 = 1 << (PRECISION_BITS - 1);
 
-/// How many output pixels are computed side by side.
+/// Number of output pixels whose weights are computed together, for the compiler to vectorize.
 const LANES: usize = 8;
 
-/// The coefficients of one axis, output pixel by output pixel.
+/// The weights of the output pixels along one axis.
 #[derive(Debug, Default)]
-pub(super) struct Axis {
-    /// For each output pixel its first source pixel and the number of those that count.
-    spans: Vec<(u32, u32)>,
-    /// `[output pixels, stride]`.
-    coefficients: Vec<i32>,
-    stride: usize,
+pub(super) struct AxisWeights {
+    /// For each output pixel, its first source pixel and its number of taps.
+    bounds: Vec<(u32, u32)>,
+    /// `[output pixels, max_taps]`, with [`PRECISION_BITS`] fraction bits.
+    fixed_weights: Vec<i32>,
+    max_taps: usize,
 }
 
-impl Axis {
-    /// Those of `size` output pixels from `offset` on, of `source` pixels scaled to `scaled`.
-    // Inlined for those who compile it for wider vectors.
+impl AxisWeights {
+    /// Computes the weights of the output pixels `offset..offset + size` for a resize of `source`
+    /// pixels to `scaled`.
+    // Inlined into callers that are compiled for wider vectors.
     #[inline(always)]
-    pub fn fill(&mut self, source: u32, scaled: u32, offset: u32, size: u32) {
+    pub fn compute(&mut self, source: u32, scaled: u32, offset: u32, size: u32) {
         let scale = f64::from(source) / f64::from(scaled);
         let support = scale.max(1.0);
         let inverse = 1.0 / support;
-        self.stride = (2.0 * support) as usize + 2;
-        self.spans.clear();
-        self.coefficients.resize(size as usize * self.stride, 0);
+        self.max_taps = (2.0 * support) as usize + 2;
+        self.bounds.clear();
+        self.fixed_weights.resize(size as usize * self.max_taps, 0);
         for (step, block) in self
-            .coefficients
-            .chunks_mut(LANES * self.stride)
+            .fixed_weights
+            .chunks_mut(LANES * self.max_taps)
             .enumerate()
         {
             let mut center = [0.0; LANES];
@@ -61,55 +62,55 @@ impl Axis {
                 weights
             };
             let mut sum = [0.0; LANES];
-            for tap in 0..self.stride {
+            for tap in 0..self.max_taps {
                 let weights = weights(tap);
                 for lane in 0..LANES {
                     sum[lane] += weights[lane];
                 }
             }
             let mut count = [1; LANES];
-            for tap in 0..self.stride {
+            for tap in 0..self.max_taps {
                 let weights = weights(tap);
-                let mut coefficients = [0; LANES];
+                let mut fixed = [0; LANES];
                 for lane in 0..LANES {
-                    let coefficient = weights[lane] / sum[lane] * f64::from(1 << PRECISION);
-                    coefficients[lane] = cut_off(0.5 + coefficient);
+                    let weight = weights[lane] / sum[lane] * f64::from(1 << PRECISION_BITS);
+                    fixed[lane] = truncate(0.5 + weight);
                 }
                 for lane in 0..LANES {
-                    if coefficients[lane] != 0 {
+                    if fixed[lane] != 0 {
                         count[lane] = tap as u32 + 1;
                     }
                 }
-                let outputs = block.chunks_exact_mut(self.stride);
-                for (output, coefficient) in outputs.zip(coefficients) {
-                    output[tap] = coefficient;
+                let outputs = block.chunks_exact_mut(self.max_taps);
+                for (output, weight) in outputs.zip(fixed) {
+                    output[tap] = weight;
                 }
             }
-            let spans = first.into_iter().map(|first| first as u32).zip(count);
-            self.spans.extend(spans.take(block.len() / self.stride));
+            let bounds = first.into_iter().map(|first| first as u32).zip(count);
+            self.bounds.extend(bounds.take(block.len() / self.max_taps));
         }
     }
 
-    /// How many output pixels there are.
+    /// Number of output pixels.
     pub fn len(&self) -> usize {
-        self.spans.len()
+        self.bounds.len()
     }
 
-    /// What an output pixel is made of: its first source pixel, and the coefficients of that and of
-    /// those that follow, each from 0 to 2^22.
+    /// The first source pixel of an output pixel, and the weights of that and of the following source
+    /// pixels, each from 0 to 2^22.
     #[inline]
-    pub fn output(&self, index: usize) -> (usize, &[i32]) {
-        let (first, count) = self.spans[index];
-        let coefficients = &self.coefficients[index * self.stride..][..count as usize];
-        (first as usize, coefficients)
+    pub fn weights(&self, index: usize) -> (usize, &[i32]) {
+        let (first, count) = self.bounds[index];
+        let fixed = &self.fixed_weights[index * self.max_taps..][..count as usize];
+        (first as usize, fixed)
     }
 
-    /// Counts source pixels from the first one that is needed on. Returns its index before that, and
-    /// how many there are to the last one that is needed.
+    /// Renumbers source pixels, starting at the first one with a weight. Returns its previous index and
+    /// the number of source pixels up to the last one with a weight.
     pub fn rebase(&mut self) -> (usize, usize) {
-        let start = self.spans.iter().map(|span| span.0).min().unwrap_or(0);
+        let start = self.bounds.iter().map(|bound| bound.0).min().unwrap_or(0);
         let mut width = 0;
-        for (first, count) in &mut self.spans {
+        for (first, count) in &mut self.bounds {
             *first -= start;
             width = width.max(*first + *count);
         }
@@ -117,9 +118,9 @@ impl Axis {
     }
 }
 
-/// The integer part of a number from 0 to 2^31, in a way that compilers make vectors of.
+/// The integer part of a number from 0 to 2^31, in a form that compilers vectorize.
 #[inline(always)]
-fn cut_off(number: f64) -> i32 {
-    // From 2^52 on the last bit counts ones, so the mantissa's low bits are the integer.
+fn truncate(number: f64) -> i32 {
+    // At 2^52 the unit in the last place is 1, so the low bits of the mantissa are the integer.
     (number.floor() + f64::from(1 << 26) * f64::from(1 << 26)).to_bits() as i32
 }

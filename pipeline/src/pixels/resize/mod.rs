@@ -1,8 +1,8 @@
-//! Resizing: bilinear with antialiasing in 8 bits, to the bit what Pillow 13 makes; or bicubic
-//! without antialiasing, as OpenCV does it ([`cubic`]).
+//! Resizing: bilinear with antialiasing in 8 bits, bit for bit as Pillow 13; or bicubic without
+//! antialiasing, as OpenCV ([`cubic`]).
 //!
-//! Two passes, one in width and one in height, each an exact sum of integers that is rounded to 8
-//! bits. So how a pass is computed is free: a pixel at a time ([`plain`]) or with vectors.
+//! A bilinear resize has two passes, one in width and one in height. Each is an exact integer sum that is
+//! rounded to 8 bits, so scalar ([`plain`]) and vector kernels give the same result.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -15,11 +15,10 @@ mod rows;
 
 use thiserror::Error;
 
-use self::coefficients::Axis;
+use self::coefficients::AxisWeights;
 use self::rows::Rows;
 use super::{Pixels, Rect, resize_scratch};
 
-/// What the pixels of a scaled picture are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Filter {
     /// Bilinear with antialiasing, as Pillow's `BILINEAR`.
@@ -29,77 +28,64 @@ pub enum Filter {
     Cubic,
 }
 
-/// How a part of an image becomes a square output.
+/// How to crop and resize an image to a square output: `source` is resized to `scaled`, and the output
+/// is cropped from the result at `window`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rendition {
-    /// The part of the image that is scaled. The filter reads nothing beyond it, as if it had been
-    /// cut out first.
+pub struct ResizePlan {
+    /// The part of the image that is resized, in image coordinates. The filter reads nothing outside
+    /// it, as if it had been cropped first.
     pub source: Rect,
-    /// The width and height that `source` is scaled to.
+    /// The width and height to which `source` is resized.
     pub scaled: (u32, u32),
-    /// Columns and rows of the scaled picture to the left of and above the output.
+    /// Offset (x, y) of the output in the resized image.
     pub window: (u32, u32),
-    /// Width and height of the output, which must lie within the scaled picture.
+    /// Width and height of the output, which must be within the resized image.
     pub size: u32,
-    /// Whether the output is mirrored, left to right.
+    /// Whether the output is mirrored horizontally.
     pub flip: bool,
-    /// What the pixels of the scaled picture are made of.
     pub filter: Filter,
 }
 
-impl Rendition {
-    /// The length of the output, `[size, size, 3]`, in bytes.
+impl ResizePlan {
+    /// The length in bytes of the output, `[size, size, 3]`.
     #[must_use]
     pub const fn output_bytes(&self) -> usize {
         self.size as usize * self.size as usize * 3
     }
 }
 
-/// Why a rendition cannot be made. It does not depend on what the pixels show.
+/// A [`ResizePlan`] that does not fit the image or the output. Does not depend on pixel values.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum RenderError {
-    /// The source is empty or not among the decoded pixels.
-    #[error("the source {asked:?} of a resize is not within the decoded {decoded:?}")]
-    SourceNotDecoded {
-        /// The rendition's source.
-        asked: Rect,
-        /// What the pixels cover.
-        decoded: Rect,
-    },
-    /// The output would not lie within the scaled picture, or is empty.
+pub enum ResizeError {
+    /// The plan's source is empty or not within the decoded pixels.
+    #[error("the source {source_rect:?} of a resize is not within the decoded {decoded:?}")]
+    SourceNotDecoded { source_rect: Rect, decoded: Rect },
+    /// The output is empty or not within the resized image.
     #[error(
-        "no {size}x{size} output at {window:?} of a picture scaled to {}x{}",
+        "the {size}x{size} output at {window:?} is not within the image resized to {}x{}",
         scaled.0, scaled.1
     )]
     WindowOutside {
-        /// The size of the output.
         size: u32,
-        /// Its offset.
         window: (u32, u32),
-        /// The size of the scaled picture.
         scaled: (u32, u32),
     },
-    /// The buffer of an output, or of what is sampled, has the wrong length.
+    /// An input or output buffer is not `[size, size, 3]`; lengths in bytes.
     #[error("buffer holds {found} bytes, expected {expected}")]
-    WrongLength {
-        /// `size * size * 3`.
-        expected: usize,
-        /// The length given.
-        found: usize,
-    },
+    WrongLength { expected: usize, found: usize },
 }
 
-/// Scales parts of images into outputs. One per worker thread, for its scratch memory.
+/// Resizes images. Holds scratch memory, so use one per worker thread.
 #[derive(Debug, Default)]
 pub struct Resizer {
     kernel: Kernel,
-    x: Axis,
-    y: Axis,
-    /// What the first pass makes and the second reads.
-    between: Vec<u8>,
+    x: AxisWeights,
+    y: AxisWeights,
+    /// The output of the first pass.
+    intermediate: Vec<u8>,
     cubic: cubic::Scratch,
-    /// The columns that [`Resizer::sample`] takes.
+    /// The source columns of [`Resizer::sample_nearest`].
     columns: Vec<usize>,
     #[cfg(target_arch = "x86_64")]
     avx2: avx2::Scratch,
@@ -108,24 +94,22 @@ pub struct Resizer {
 }
 
 impl Resizer {
-    /// A resizer without scratch memory yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Writes what `plan` describes into `out`, `[size, size, 3]`, RGB.
-    ///
-    /// Only the output is computed, however large the scaled picture would be.
+    /// Resizes `pixels` by `plan` into `out`, `[size, size, 3]`, RGB. The cost depends on the output
+    /// and its source pixels, not on the size of the whole resized image.
     ///
     /// # Errors
-    /// A plan that does not fit to `pixels`, to `out` or to itself. `out` is then unchanged.
-    pub fn render(
+    /// A plan that does not fit `pixels` or `out`, or is inconsistent. `out` is then unchanged.
+    pub fn resize(
         &mut self,
         pixels: Pixels<'_>,
-        plan: &Rendition,
+        plan: &ResizePlan,
         out: &mut [u8],
-    ) -> Result<(), RenderError> {
+    ) -> Result<(), ResizeError> {
         check(pixels, plan, out)?;
         match plan.filter {
             Filter::Bilinear => self.bilinear(pixels, plan, out),
@@ -134,19 +118,19 @@ impl Resizer {
         Ok(())
     }
 
-    /// Makes `out`, `[size, size, 3]`, of pixels of `from`, `[side, side, 3]`: each the one whose index
-    /// along each axis is index * side / size, rounded down. As TensorFlow's `resize_nearest_neighbor`
-    /// does, quotient and product are those of f32.
+    /// Resizes `from`, `[side, side, 3]`, to `out`, `[size, size, 3]`, by nearest neighbour as
+    /// TensorFlow's `resize_nearest_neighbor`: the source index along each axis is
+    /// `floor(index * (side / size))`, computed in f32.
     ///
     /// # Errors
-    /// Lengths that do not fit to the sides, or a side of 0. `out` is then unchanged.
-    pub fn sample(
+    /// Lengths that do not match the sizes, or a size of 0. `out` is then unchanged.
+    pub fn sample_nearest(
         &mut self,
         from: &[u8],
         side: u32,
         out: &mut [u8],
         size: u32,
-    ) -> Result<(), RenderError> {
+    ) -> Result<(), ResizeError> {
         check_length(from, side)?;
         check_length(out, size)?;
         let scale = side as f32 / size as f32;
@@ -164,19 +148,18 @@ impl Resizer {
         Ok(())
     }
 
-    /// [`cubic::render`].
-    fn cubic(&mut self, pixels: Pixels<'_>, plan: &Rendition, out: &mut [u8]) {
+    fn cubic(&mut self, pixels: Pixels<'_>, plan: &ResizePlan, out: &mut [u8]) {
         let source = source(pixels, plan.source);
         match self.kernel {
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512(avx512) => avx512.cubic(source, plan, out, &mut self.cubic),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2(avx2) => avx2.cubic(source, plan, out, &mut self.cubic),
-            Kernel::Plain => cubic::render(source, plan, out, &mut self.cubic),
+            Kernel::Plain => cubic::resize(source, plan, out, &mut self.cubic),
         }
     }
 
-    fn bilinear(&mut self, pixels: Pixels<'_>, plan: &Rendition, out: &mut [u8]) {
+    fn bilinear(&mut self, pixels: Pixels<'_>, plan: &ResizePlan, out: &mut [u8]) {
         let part = plan.source;
         let size = plan.size as usize;
         for (axis, source, scaled, offset) in [
@@ -185,82 +168,82 @@ impl Resizer {
         ] {
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Avx512(avx512) => avx512.fill(axis, source, scaled, offset, plan.size),
+                Kernel::Avx512(avx512) => avx512.compute(axis, source, scaled, offset, plan.size),
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Avx2(avx2) => avx2.fill(axis, source, scaled, offset, plan.size),
-                Kernel::Plain => axis.fill(source, scaled, offset, plan.size),
+                Kernel::Avx2(avx2) => avx2.compute(axis, source, scaled, offset, plan.size),
+                Kernel::Plain => axis.compute(source, scaled, offset, plan.size),
             }
         }
-        // Only what the window needs.
+        // Only the source pixels that the window needs.
         let (left, width) = self.x.rebase();
         let (top, height) = self.y.rebase();
         let source = source(pixels, part)
             .slice_bytes(left * 3, width * 3)
             .slice_rows(top, height);
 
-        let mut between = std::mem::take(&mut self.between);
+        let mut intermediate = std::mem::take(&mut self.intermediate);
         if height_first(plan) {
             let width = source.width;
-            resize_scratch(&mut between, width * size);
-            self.vertical(source, &mut between);
-            let tall = Rows::new(&between, width, width, size);
+            resize_scratch(&mut intermediate, width * size);
+            self.vertical(source, &mut intermediate);
+            let tall = Rows::new(&intermediate, width, width, size);
             self.horizontal(tall, plan.flip, out);
         } else {
             let width = size * 3;
-            resize_scratch(&mut between, width * height);
-            self.horizontal(source, plan.flip, &mut between);
-            let wide = Rows::new(&between, width, width, height);
+            resize_scratch(&mut intermediate, width * height);
+            self.horizontal(source, plan.flip, &mut intermediate);
+            let wide = Rows::new(&intermediate, width, width, height);
             self.vertical(wide, out);
         }
-        self.between = between;
+        self.intermediate = intermediate;
     }
 
-    /// Scales rows in width.
+    /// Resizes rows in width.
     fn horizontal(&mut self, from: Rows<'_>, flip: bool, to: &mut [u8]) {
         match self.kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512(avx512) if from.width >= avx512::VECTOR => {
+            Kernel::Avx512(avx512) if from.width >= avx512::VECTOR_BYTES => {
                 avx512.horizontal(from, &self.x, flip, to, &mut self.avx512);
             }
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2(avx2) if from.width >= avx2::VECTOR && from.height >= avx2::ROWS => {
+            Kernel::Avx2(avx2) if from.width >= avx2::VECTOR_BYTES && from.height >= avx2::ROWS => {
                 avx2.horizontal(from, &self.x, flip, to, &mut self.avx2);
             }
             _ => plain::horizontal(from, &self.x, flip, to),
         }
     }
 
-    /// Scales in height.
+    /// Resizes in height.
     fn vertical(&mut self, from: Rows<'_>, to: &mut [u8]) {
         for (index, to) in to.chunks_exact_mut(from.width).enumerate() {
-            let (first, coefficients) = self.y.output(index);
+            let (first, weights) = self.y.weights(index);
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Avx512(avx512) if from.width >= avx512::VECTOR => {
-                    avx512.vertical(from, first, coefficients, to, &mut self.avx512);
+                Kernel::Avx512(avx512) if from.width >= avx512::VECTOR_BYTES => {
+                    avx512.vertical(from, first, weights, to, &mut self.avx512);
                 }
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Avx2(avx2) if from.width >= avx2::VECTOR => {
-                    avx2.vertical(from, first, coefficients, to, &mut self.avx2);
+                Kernel::Avx2(avx2) if from.width >= avx2::VECTOR_BYTES => {
+                    avx2.vertical(from, first, weights, to, &mut self.avx2);
                 }
-                _ => plain::vertical(from, first, coefficients, to),
+                _ => plain::vertical(from, first, weights, to),
             }
         }
     }
 }
 
-/// Whether the height is scaled before the width, which changes how often the levels are rounded.
+/// Whether the vertical pass comes first, which matters because each pass rounds to 8 bits.
 ///
-/// Pillow does so since version 13 where the height shrinks by more than twice as many pixels as the
-/// width; until then the width always came first.
-fn height_first(plan: &Rendition) -> bool {
+/// Since version 13, Pillow does so where the height shrinks by more than twice as many pixels as the
+/// width; before, the horizontal pass always came first.
+fn height_first(plan: &ResizePlan) -> bool {
     let shrinks = |source: u32, scaled: u32| i64::from(source) - i64::from(scaled);
     let (width, height) = (plan.source.width, plan.source.height);
     let rows = shrinks(height, plan.scaled.1);
     rows > 0 && rows > 2 * shrinks(width, plan.scaled.0)
 }
 
-/// The rows of a part of the pixels.
+/// The rows of `part`, which is in image coordinates and within `pixels`.
 fn source(pixels: Pixels<'_>, part: Rect) -> Rows<'_> {
     let all = pixels.covers();
     let stride = all.width as usize * 3;
@@ -269,12 +252,12 @@ fn source(pixels: Pixels<'_>, part: Rect) -> Rows<'_> {
         .slice_bytes((part.x - all.x) as usize * 3, part.width as usize * 3)
 }
 
-/// Finds what does not fit before anything is written.
-fn check(pixels: Pixels<'_>, plan: &Rendition, out: &[u8]) -> Result<(), RenderError> {
+/// Checks a plan, before anything is written.
+fn check(pixels: Pixels<'_>, plan: &ResizePlan, out: &[u8]) -> Result<(), ResizeError> {
     let decoded = pixels.covers();
     if !decoded.contains(&plan.source) {
-        return Err(RenderError::SourceNotDecoded {
-            asked: plan.source,
+        return Err(ResizeError::SourceNotDecoded {
+            source_rect: plan.source,
             decoded,
         });
     }
@@ -285,7 +268,7 @@ fn check(pixels: Pixels<'_>, plan: &Rendition, out: &[u8]) -> Result<(), RenderE
         height: plan.size,
     };
     if !Rect::whole(plan.scaled.0, plan.scaled.1).contains(&output) {
-        return Err(RenderError::WindowOutside {
+        return Err(ResizeError::WindowOutside {
             size: plan.size,
             window: plan.window,
             scaled: plan.scaled,
@@ -294,20 +277,20 @@ fn check(pixels: Pixels<'_>, plan: &Rendition, out: &[u8]) -> Result<(), RenderE
     check_length(out, plan.size)
 }
 
-/// Whether `bytes` are a picture `[size, size, 3]` of at least one pixel.
-fn check_length(bytes: &[u8], size: u32) -> Result<(), RenderError> {
+/// Checks that `bytes` has the length of `[size, size, 3]` and at least one pixel.
+fn check_length(bytes: &[u8], size: u32) -> Result<(), ResizeError> {
     let expected = (size as usize * size as usize * 3).max(3);
     if size > 0 && bytes.len() == expected {
         Ok(())
     } else {
-        Err(RenderError::WrongLength {
+        Err(ResizeError::WrongLength {
             expected,
             found: bytes.len(),
         })
     }
 }
 
-/// What computes. All give the same bits.
+/// The implementation of the passes. All give the same bits.
 #[derive(Debug, Clone, Copy)]
 enum Kernel {
     Plain,
@@ -317,7 +300,7 @@ enum Kernel {
     Avx512(avx512::Avx512),
 }
 
-/// What this processor resizes with.
+/// The name of the fastest kernel that this processor supports.
 #[must_use]
 pub fn kernel() -> &'static str {
     match Kernel::default() {
@@ -330,14 +313,14 @@ pub fn kernel() -> &'static str {
 }
 
 impl Default for Kernel {
-    /// The fastest that this processor has.
+    /// The fastest kernel that this processor supports.
     fn default() -> Self {
         Self::all().pop().unwrap_or(Kernel::Plain)
     }
 }
 
 impl Kernel {
-    /// Those that this processor has, the fastest last.
+    /// The kernels that this processor supports, the fastest last.
     fn all() -> Vec<Self> {
         let mut all = vec![Kernel::Plain];
         #[cfg(target_arch = "x86_64")]
@@ -355,24 +338,24 @@ mod tests {
 
     use super::*;
 
-    /// A picture whose red is the column and whose green is the row.
+    /// An image whose red is the column and whose green is the row.
     fn picture(width: u32, height: u32) -> Vec<u8> {
         (0..height)
             .flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 7]))
             .collect()
     }
 
-    fn render(plan: &Rendition, width: u32, height: u32) -> Vec<u8> {
+    fn render(plan: &ResizePlan, width: u32, height: u32) -> Vec<u8> {
         let bytes = picture(width, height);
         let pixels = Pixels::new(&bytes, Rect::whole(width, height)).unwrap();
         let mut out = vec![0; plan.output_bytes()];
-        Resizer::new().render(pixels, plan, &mut out).unwrap();
+        Resizer::new().resize(pixels, plan, &mut out).unwrap();
         out
     }
 
-    fn plan(source: (u32, u32, u32, u32), scaled: (u32, u32), window: (u32, u32)) -> Rendition {
+    fn plan(source: (u32, u32, u32, u32), scaled: (u32, u32), window: (u32, u32)) -> ResizePlan {
         let (x, y, width, height) = source;
-        Rendition {
+        ResizePlan {
             source: Rect {
                 x,
                 y,
@@ -399,8 +382,8 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_cut_from_the_whole_scaled_picture() {
-        let whole = Rendition {
+    fn a_window_is_cropped_from_the_whole_resized_image() {
+        let whole = ResizePlan {
             size: 20,
             ..plan((1, 1, 50, 50), (20, 20), (0, 0))
         };
@@ -426,7 +409,7 @@ mod tests {
         let pixels = Pixels::new(&bytes, covers).unwrap();
         let mut out = vec![0; 48];
         let inside = plan((103, 202, 4, 4), (4, 4), (0, 0));
-        Resizer::new().render(pixels, &inside, &mut out).unwrap();
+        Resizer::new().resize(pixels, &inside, &mut out).unwrap();
         assert_eq!(out[..3], [3, 2, 7]);
     }
 
@@ -438,7 +421,7 @@ mod tests {
             (plan((7, 0, 4, 4), (4, 4), (0, 0)), 48, "is not within"),
             (plan((0, 0, 0, 4), (4, 4), (0, 0)), 48, "is not within"),
             (plan((0, 0, 4, 4), (4, 4), (1, 0)), 48, "output at (1, 0)"),
-            (plan((0, 0, 4, 4), (0, 4), (0, 0)), 48, "scaled to 0x4"),
+            (plan((0, 0, 4, 4), (0, 4), (0, 0)), 48, "resized to 0x4"),
             (
                 plan((0, 0, 4, 4), (4, 4), (0, 0)),
                 47,
@@ -447,14 +430,14 @@ mod tests {
         ];
         for (plan, length, expected) in cases {
             let mut out = vec![9; length];
-            let error = Resizer::new().render(pixels, &plan, &mut out).unwrap_err();
+            let error = Resizer::new().resize(pixels, &plan, &mut out).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
             assert!(out.iter().all(|&byte| byte == 9));
         }
     }
 
-    /// All kernels of this machine on random plans of one source: neither the vectors nor what was
-    /// rendered before may show.
+    /// All kernels of this machine on random plans of one source: the result depends neither on the
+    /// kernel nor on the content of the scratch memory.
     #[test]
     fn every_kernel_gives_the_same_bytes() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
@@ -467,7 +450,7 @@ mod tests {
                 ..Resizer::new()
             })
             .collect();
-        // One in four sides is extreme, the others are like those of photographs made small.
+        // One in four sides is extreme, the others are those of small photographs.
         let side = |rng: &mut Xoshiro256PlusPlus, large| match rng.random_range(0..8) {
             0 => rng.random_range(1..4),
             1 => rng.random_range(1..=large),
@@ -487,7 +470,7 @@ mod tests {
                 width: rng.random_range(1..=width - x),
                 height: rng.random_range(1..=height - y),
             };
-            let plans: Vec<Rendition> = (0..rng.random_range(1..4))
+            let plans: Vec<ResizePlan> = (0..rng.random_range(1..4))
                 .map(|_| {
                     let scaled = (side(&mut rng, 300), side(&mut rng, 300));
                     let size = rng.random_range(1..=scaled.0.min(scaled.1));
@@ -495,7 +478,7 @@ mod tests {
                         rng.random_range(0..=scaled.0 - size),
                         rng.random_range(0..=scaled.1 - size),
                     );
-                    Rendition {
+                    ResizePlan {
                         source,
                         scaled,
                         window,
@@ -515,7 +498,7 @@ mod tests {
                     .map(|plan| vec![0; plan.output_bytes()])
                     .collect();
                 for (plan, out) in plans.iter().zip(&mut outputs) {
-                    resizer.render(pixels, plan, out).unwrap();
+                    resizer.resize(pixels, plan, out).unwrap();
                 }
                 match &expected {
                     None => expected = Some(outputs),
