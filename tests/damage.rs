@@ -301,7 +301,7 @@ fn an_image_that_cannot_be_read_any_more_ends_a_run_or_is_replaced() {
         (
             |image| std::fs::remove_file(image).unwrap(),
             &[
-                "cannot read the file: it was there when the run began",
+                "cannot read the file: it existed when the run began",
                 "No such file",
             ],
         ),
@@ -310,7 +310,7 @@ fn an_image_that_cannot_be_read_any_more_ends_a_run_or_is_replaced() {
                 std::fs::remove_file(image).unwrap();
                 std::fs::create_dir(image).unwrap();
             },
-            &["cannot read the file: see to the disk", "directory"],
+            &["cannot read the file: check its disk", "directory"],
         ),
         (
             |image| {
@@ -318,10 +318,7 @@ fn an_image_that_cannot_be_read_any_more_ends_a_run_or_is_replaced() {
                 // Its first page is never there.
                 std::os::unix::fs::symlink("/proc/self/mem", image).unwrap();
             },
-            &[
-                "cannot read the file: see to the disk",
-                "Input/output error",
-            ],
+            &["cannot read the file: check its disk", "Input/output error"],
         ),
         (hang, &["read timed out after 0.5 s", "`read_timeout`"]),
     ];

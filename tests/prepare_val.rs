@@ -480,7 +480,7 @@ fn what_is_wrong_is_said_before_any_file_moves() {
             1,
             &[
                 "error: cannot use devkit/data/meta.mat; unpack the devkit again",
-                "caused by: it ends too early",
+                "caused by: unexpected end of file",
             ],
         ),
         (
@@ -488,7 +488,7 @@ fn what_is_wrong_is_said_before_any_file_moves() {
             &|folder| write(folder, META, &"<html>".repeat(100)),
             DEVKIT,
             1,
-            &["caused by: it is not a MATLAB 5 file"],
+            &["caused by: not a MATLAB 5 file"],
         ),
         (
             "a missing image",
@@ -594,21 +594,23 @@ fn what_is_wrong_is_said_before_any_file_moves() {
             },
             DEVKIT,
             1,
-            &["error: val/n02100735/ILSVRC2012_val_00000001.JPEG is in the way of val/ILSVRC"],
+            &[
+                "error: val/n02100735/ILSVRC2012_val_00000001.JPEG is not a file or is a broken link, so val/ILSVRC",
+            ],
         ),
         (
             "a file in a class folder's place",
             &|folder| write(folder, ITS_CLASS, "mine"),
             DEVKIT,
             1,
-            &["error: val/n02100735 is in the way of the class folder of that name"],
+            &["error: val/n02100735 is not a folder, but it has the name of a class folder"],
         ),
         (
             "a class folder that leads back",
             &|folder| symlink(".", folder.join(ITS_CLASS)).unwrap(),
             DEVKIT,
             1,
-            &["error: the class folder val/n02100735 leads back to val; remove that link"],
+            &["error: the class folder val/n02100735 is a link to val; remove the link"],
         ),
         (
             "an image in another class's folder",

@@ -1,10 +1,10 @@
-//! Data nodes: list, read, decode, crop, resize, batch. Never links libtorch.
+//! Data nodes: list, read, decode, crop, resize, batch. Does not depend on libtorch.
 //!
-//! - [`nodes`]: one kind, one file.
-//! - [`images`]: what travels between them.
-//! - [`pixels`]: headers, decoding, crop geometry, resizing, as functions that know no graph.
-//! - `listing`: what a folder or an archive holds, and where.
-//! - [`imagenet`]: ImageNet's validation images into class folders.
+//! - [`nodes`]: the node kinds, one per file.
+//! - [`images`]: the item types between nodes.
+//! - [`pixels`]: headers, decoding, crop geometry and resizing, independent of the graph.
+//! - `listing`: the images of a folder or an archive.
+//! - [`imagenet`]: sorts ImageNet's validation images into class folders.
 //! - [`shapes`]: the generated image set of the quickstart.
 
 mod files;

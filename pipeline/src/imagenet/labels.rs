@@ -1,4 +1,4 @@
-//! Which class each image shows: by the devkit's ground truth, or by a list of names and classes.
+//! The class of each image: from the devkit's ground truth, or from a list of names and classes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,40 +10,38 @@ use flate2::read::MultiGzDecoder;
 
 use super::meta_mat;
 
-/// The devkit's files, below its folder.
+/// The devkit's files, relative to its folder.
 const META: &str = "data/meta.mat";
 const GROUND_TRUTH: &str = "data/ILSVRC2012_validation_ground_truth.txt";
 
-/// They have 1 MB. A small archive must not fill the memory.
+/// Upper bound of these files in bytes, which have 1 MB: a small archive must not fill the memory.
 const MAX_FILE: u64 = 64 << 20;
 
-/// What is known of a set of images.
 #[derive(Debug)]
 pub struct Labels {
-    /// The file that says so.
+    /// The file that they were read from.
     pub file: PathBuf,
-    /// No name stands here twice.
+    /// Names are unique.
     pub images: Vec<Label>,
 }
 
-/// The class of one image.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Label {
-    /// Its file name. Without an image's extension it stands for a file with any.
+    /// Its file name. Without an extension it matches a file with any image extension.
     pub name: String,
     /// The name of its class folder.
     pub class: String,
-    /// The line of the file that says so, from 1.
+    /// The line of [`Labels::file`], from 1.
     pub line: usize,
 }
 
 impl Labels {
-    /// Reads the ground truth of the devkit `ILSVRC2012_devkit_t12`, unpacked: line `n` of
-    /// `data/ILSVRC2012_validation_ground_truth.txt` is the number of the class of
-    /// `ILSVRC2012_val_0000000n`, and `data/meta.mat` knows what that class's folder is called.
+    /// Reads the ground truth of the extracted devkit `ILSVRC2012_devkit_t12`: line `n` of
+    /// `data/ILSVRC2012_validation_ground_truth.txt` is the class ID of `ILSVRC2012_val_0000000n`, and
+    /// `data/meta.mat` maps class IDs to folder names.
     ///
     /// # Errors
-    /// A file that is not there, is damaged or is another; a number that is no class.
+    /// A missing, damaged or wrong file; an unknown class ID.
     pub fn from_devkit(devkit: &Path) -> Result<Labels> {
         let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
             let file = devkit.join(name);
@@ -59,10 +57,10 @@ impl Labels {
         Labels::from_devkit_files(read(META)?, read(GROUND_TRUTH)?, "unpack the devkit again")
     }
 
-    /// Reads the same of the devkit as it is downloaded, `ILSVRC2012_devkit_t12.tar.gz`.
+    /// As [`Labels::from_devkit`], from the downloaded archive `ILSVRC2012_devkit_t12.tar.gz`.
     ///
     /// # Errors
-    /// A file that is not there, is damaged or is another; a number that is no class.
+    /// A missing, damaged or wrong file; an unknown class ID.
     pub fn from_devkit_archive(devkit: &Path) -> Result<Labels> {
         let place = devkit.display();
         let (mut meta, mut truth) = (None, None);
@@ -90,7 +88,7 @@ impl Labels {
         )
     }
 
-    /// From the content of the two files and their paths, which errors name.
+    /// Labels from the two files, each given by its path (for messages) and content.
     fn from_devkit_files(
         (meta, content): (PathBuf, Vec<u8>),
         (file, text): (PathBuf, Vec<u8>),
@@ -123,13 +121,12 @@ impl Labels {
 
     /// Reads a list of file names and classes: `NAME CLASS` or `NAME,CLASS` in each line.
     ///
-    /// Boxes may follow (`NAME,CLASS X1 Y1 X2 Y2 CLASS X1 ...`, as in Kaggle's
-    /// `LOC_val_solution.csv`). Empty lines, lines that begin with `#` and a line of headings are
-    /// passed over.
+    /// Bounding boxes may follow (`NAME,CLASS X1 Y1 X2 Y2 CLASS X1 ...`, as in Kaggle's
+    /// `LOC_val_solution.csv`). Skips empty lines, lines that begin with `#` and a header line.
     ///
     /// # Errors
-    /// A file that cannot be read or lists nothing; a line that is neither; a name that stands there
-    /// twice; a name or a class that no file or folder can have.
+    /// A file that cannot be read or lists nothing; a line in another format; a duplicate name; a name
+    /// or class that is not a valid file name.
     pub fn from_list(file: &Path) -> Result<Labels> {
         let text = fs::read_to_string(file)
             .with_context(|| format!("cannot read the list {}", file.display()))?;
@@ -162,12 +159,12 @@ impl Labels {
     }
 }
 
-/// Folder names by the numbers of the ground truth.
+/// Folder names by class ID.
 fn classes(meta: &[u8]) -> Result<HashMap<u32, String>> {
     let mut classes = HashMap::new();
     for synset in meta_mat::read(meta)? {
         check_name(&synset.wnid)?;
-        // What has children is a group of classes, and no image's label.
+        // A synset with children is a group of classes and never a label.
         if synset.children == 0 {
             classes.insert(synset.id, synset.wnid);
         }
@@ -180,7 +177,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// Whether the first column is named rather than filled.
+/// Whether the line is a header.
 fn is_heading(line: &str) -> bool {
     const HEADINGS: [&str; 6] = ["imageid", "image", "name", "file", "filename", "path"];
     let first = words(line).next().map(str::to_lowercase);
@@ -194,7 +191,7 @@ fn label(line: usize, text: &str) -> Result<Label> {
     };
     check_name(name)?;
     check_name(class)?;
-    // A class of two words, or another format, must not be taken for boxes.
+    // A class of two words, or another format, must not be taken for bounding boxes.
     let is_box = |word: &str| word == class || word.parse::<f64>().is_ok();
     if let Some(word) = words.find(|word| !is_box(word)) {
         bail!(
@@ -209,7 +206,7 @@ fn label(line: usize, text: &str) -> Result<Label> {
     })
 }
 
-/// A name must not lead out of the folder that it is in; hidden names are for what is not finished.
+/// Checks that a name has no path separator and is not hidden (hidden names are temporary files).
 fn check_name(name: &str) -> Result<()> {
     ensure!(
         !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']),

@@ -1,7 +1,7 @@
 //! The devkit's `meta.mat`: a MATLAB 5 file whose variable `synsets` is an array of structs.
 //!
-//! Reads what that file needs and nothing else: little-endian files, compressed or not, and in them
-//! structs, texts and whole numbers. The format is MathWorks' "MAT-File Format", chapter 1.
+//! Supports only what that file needs: little-endian files, compressed or not, with structs, strings and
+//! integers. The format is MathWorks' "MAT-File Format", chapter 1.
 
 use std::io::Read as _;
 
@@ -12,28 +12,29 @@ use rsflow_graph::listed;
 /// A class of ImageNet, or a group of classes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Synset {
-    /// What the ground truth calls it, `ILSVRC2012_ID`.
+    /// `ILSVRC2012_ID`, which the ground truth uses.
     pub id: u32,
-    /// What its folder is called, such as `n01440764`.
+    /// The name of its folder, such as `n01440764`.
     pub wnid: String,
-    /// How many groups or classes it is made of; a class has none.
+    /// Number of child synsets; 0 for a class.
     pub children: u32,
 }
 
-/// The real file's are 1 MB. A small file must not fill the memory.
+/// Upper bound of a decompressed element in bytes; the real file's have 1 MB. A small file must not fill
+/// the memory.
 const MAX_INFLATED: u64 = 64 << 20;
 
-/// Reads the variable `synsets` of a file's bytes.
+/// Reads the variable `synsets` of a file.
 ///
 /// # Errors
-/// Bytes that are no such file, a file that is cut off or damaged, one without that variable or
-/// where it has other fields.
+/// A file that is not MATLAB 5, is truncated or damaged, or has no such variable with the expected
+/// fields.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<Synset>> {
     let mut rest = bytes;
-    let header = take(&mut rest, 128).context("it is too short for a MATLAB file")?;
+    let header = take(&mut rest, 128).context("too short for a MATLAB file")?;
     // The version, and "MI" as a little-endian number.
     if !matches!(header, [.., 0, 1, b'I', b'M']) {
-        bail!("it is not a MATLAB 5 file");
+        bail!("not a MATLAB 5 file");
     }
     let mut others = Vec::new();
     while !rest.is_empty() {
@@ -50,7 +51,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Synset>> {
         others.push(variable.name);
     }
     bail!(
-        "it holds no variable `synsets`; its variables: {}",
+        "no variable `synsets`; the file has: {}",
         listed(others.iter().map(String::as_str))
     )
 }
@@ -83,11 +84,11 @@ fn synsets(variable: &Matrix) -> Result<Vec<Synset>> {
     Ok(synsets)
 }
 
-/// The names of a struct's fields: how long each may be, and all of them padded with zeros.
+/// The names of a struct's fields. Stored as the length of a name and all names, padded with zeros.
 fn field_names(rest: &mut &[u8]) -> Result<Vec<String>> {
     let mut length = next(rest)?.data;
     let length = take_u32(&mut length)? as usize;
-    ensure!(length > 0, "the fields of `synsets` have no names");
+    ensure!(length > 0, "the field names of `synsets` have length 0");
     let names = next(rest)?.data.chunks(length).map(|padded| {
         let name = padded.split(|&byte| byte == 0).next().unwrap_or_default();
         String::from_utf8_lossy(name).into_owned()
@@ -97,12 +98,12 @@ fn field_names(rest: &mut &[u8]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A number that is whole and not negative, of whatever type it is stored as.
+/// A non-negative integer, stored as any numeric type.
 fn whole_number(element: Element) -> Result<u32> {
     let matrix = matrix(element)?;
     ensure!(
         NUMBERS.contains(&matrix.class) && matrix.cells == 1,
-        "there should be one number"
+        "expected one number"
     );
     let mut contents = matrix.contents;
     let Element { kind, data } = next(&mut contents)?;
@@ -115,21 +116,21 @@ fn whole_number(element: Element) -> Result<u32> {
         UINT32 => f64::from(u32::from_le_bytes(data.try_into()?)),
         SINGLE => f64::from(f32::from_le_bytes(data.try_into()?)),
         DOUBLE => f64::from_le_bytes(data.try_into()?),
-        _ => bail!("numbers of the type {kind} are not known"),
+        _ => bail!("unsupported number type {kind}"),
     };
     ensure!(
         value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value),
-        "{value} is not a whole number of at least 0"
+        "{value} is not a non-negative integer"
     );
     Ok(value as u32)
 }
 
-/// One line of text.
+/// A string: a matrix of characters with one row.
 fn text(element: Element) -> Result<String> {
     let matrix = matrix(element)?;
     ensure!(
         matrix.class == CHAR && matrix.rows == 1,
-        "there should be one line of text"
+        "expected one string"
     );
     let mut contents = matrix.contents;
     let Element { kind, data } = next(&mut contents)?;
@@ -142,11 +143,11 @@ fn text(element: Element) -> Result<String> {
             });
             Ok(String::from_utf16(&units.collect::<Vec<_>>())?)
         }
-        _ => bail!("texts of the type {kind} are not known"),
+        _ => bail!("unsupported string type {kind}"),
     }
 }
 
-// Types of elements.
+// Element types (`mi...`).
 const INT8: u32 = 1;
 const UINT8: u32 = 2;
 const INT16: u32 = 3;
@@ -160,33 +161,33 @@ const COMPRESSED: u32 = 15;
 const UTF8: u32 = 16;
 const UTF16: u32 = 17;
 
-// Classes of matrices.
+// Matrix classes (`mx...`).
 const STRUCT: u8 = 2;
 const CHAR: u8 = 4;
-/// From double to uint32. Small numbers are stored as smaller types, whatever the class.
+/// From double to uint32. Small numbers are stored with smaller types, whatever the class.
 const NUMBERS: std::ops::RangeInclusive<u8> = 6..=13;
 
-/// What the file is made of: a type, and bytes.
+/// A data element: a type, and bytes.
 #[derive(Clone, Copy)]
 struct Element<'a> {
     kind: u32,
     data: &'a [u8],
 }
 
-/// An element that has a class, a shape and a name.
+/// An element with a class, a shape and a name.
 struct Matrix<'a> {
     class: u8,
     rows: usize,
     cells: usize,
     name: String,
-    /// The elements that follow, which depend on the class.
+    /// The remaining elements, which depend on the class.
     contents: &'a [u8],
 }
 
 fn matrix(element: Element) -> Result<Matrix> {
     ensure!(
         element.kind == MATRIX,
-        "there should be a matrix, not the type {}",
+        "expected a matrix, found type {}",
         element.kind
     );
     let mut contents = element.data;
@@ -208,10 +209,10 @@ fn matrix(element: Element) -> Result<Matrix> {
     })
 }
 
-/// Takes the next element off.
+/// Reads the next element.
 fn next<'a>(rest: &mut &'a [u8]) -> Result<Element<'a>> {
     let tag = take_u32(rest)?;
-    // Up to four bytes stand in the tag itself, beside their number.
+    // The small element format: up to four bytes in the tag itself.
     if let size @ 1.. = (tag >> 16) as usize {
         let data = take(rest, 4)?.get(..size);
         let data = data.with_context(|| format!("a tag cannot hold {size} bytes"))?;
@@ -231,7 +232,7 @@ fn inflate(data: &[u8]) -> Result<Vec<u8>> {
     ZlibDecoder::new(data)
         .take(MAX_INFLATED)
         .read_to_end(&mut inflated)
-        .context("cannot decompress it")?;
+        .context("cannot decompress")?;
     Ok(inflated)
 }
 
@@ -247,7 +248,7 @@ fn take<'a>(rest: &mut &'a [u8], size: usize) -> Result<&'a [u8]> {
     Ok(taken)
 }
 
-const TOO_SHORT: &str = "it ends too early";
+const TOO_SHORT: &str = "unexpected end of file";
 
 #[cfg(test)]
 mod tests {
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_off_or_damaged_is_an_error_or_a_list_but_no_panic() {
+    fn a_truncated_or_damaged_file_does_not_panic() {
         for bytes in fixtures() {
             for length in 0..bytes.len() {
                 assert!(read(&bytes[..length]).is_err(), "cut off after {length}");
@@ -332,7 +333,7 @@ mod tests {
         [&bytes, variables].concat()
     }
 
-    /// A file with one synset, its fields being those given.
+    /// A file with one synset with these fields.
     fn one_synset(fields: &[(&str, Vec<u8>)]) -> Vec<u8> {
         let mut names = Vec::new();
         for (name, _) in fields {
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_say_what_is_wrong() {
         let id = || number_as(UINT8, &[1]);
         let wnid = || text_as(UTF8, b"n01440764");
         let half = number_as(DOUBLE, &0.5_f64.to_le_bytes());
@@ -413,12 +414,12 @@ mod tests {
             file(&element(COMPRESSED, &bytes))
         };
         let cases = [
-            (Vec::new(), "it is too short for a MATLAB file"),
-            (hdf5, "it is not a MATLAB 5 file"),
-            (file(&[]), "no variable `synsets`; its variables: none"),
+            (Vec::new(), "too short for a MATLAB file"),
+            (hdf5, "not a MATLAB 5 file"),
+            (file(&[]), "no variable `synsets`; the file has: none"),
             (
                 file(&matrix_of(6, [1, 1], "wnids", &element(UINT8, &[1]))),
-                "no variable `synsets`; its variables: `wnids`",
+                "no variable `synsets`; the file has: `wnids`",
             ),
             (
                 file(&matrix_of(6, [1, 1], "synsets", &element(UINT8, &[1]))),
@@ -430,21 +431,21 @@ mod tests {
             ),
             (
                 synset(half, wnid()),
-                "in `ILSVRC2012_ID` of synset 1: 0.5 is not a whole number",
+                "in `ILSVRC2012_ID` of synset 1: 0.5 is not a non-negative integer",
             ),
             (
                 synset(wnid(), wnid()),
-                "in `ILSVRC2012_ID` of synset 1: there should be one number",
+                "in `ILSVRC2012_ID` of synset 1: expected one number",
             ),
             (
                 synset(id(), id()),
-                "in `WNID` of synset 1: there should be one line of text",
+                "in `WNID` of synset 1: expected one string",
             ),
             (
                 synset(id(), element(UINT8, &[1])),
-                "in `WNID` of synset 1: there should be a matrix, not the type 2",
+                "in `WNID` of synset 1: expected a matrix, found type 2",
             ),
-            (bomb, "it ends too early"),
+            (bomb, "unexpected end of file"),
         ];
         for (bytes, expected) in cases {
             let error = format!("{:#}", read(&bytes).unwrap_err());

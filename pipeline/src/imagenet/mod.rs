@@ -1,11 +1,11 @@
-//! ImageNet's validation images, which come in one folder, into class folders.
+//! Sorts ImageNet's validation images, which come in one folder, into class folders.
 //!
-//! | file | what it holds |
+//! | file | content |
 //! |---|---|
-//! | `labels` | which class each image shows |
-//! | `meta_mat` | the devkit's file of classes |
-//! | `sorting` | what goes where; all checks come before the first file moves |
-//! | `place` | moving or linking one file, so that nothing is lost |
+//! | `labels` | the class of each image |
+//! | `meta_mat` | reads the devkit's file of classes |
+//! | `sorting` | plans and executes the moves; all checks come before the first move |
+//! | `place` | moves or links one file without data loss |
 
 mod labels;
 mod meta_mat;

@@ -1,12 +1,11 @@
-//! Moves and links one file, so that nothing is overwritten and nothing is lost.
-//!
-//! Whenever the program is ended, the file has its old name, its new name, or both.
+//! Moves or links one file. Never overwrites a file, and never loses one: whenever the program is killed,
+//! the file has its old name, its new name, or both.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// Whether two names lead to one file, or to files of the same bytes.
+/// Whether two paths are the same file, or files with the same content.
 pub(super) fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     if same_file::is_same_file(one, other)? {
         return Ok(true);
@@ -30,7 +29,7 @@ pub(super) fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-/// Gives the file `from` the name `to`, which must be free.
+/// Moves the file `from` to `to`, which must not exist.
 pub(super) fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     if from.is_symlink() {
         return move_link(from, to);
@@ -51,7 +50,7 @@ pub(super) fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives the file `from` the further name `to`, which must be free.
+/// Links `to`, which must not exist, to the file `from`: a hard link, or else a symbolic one.
 pub(super) fn link_to(from: &Path, to: &Path) -> io::Result<()> {
     let file = fs::canonicalize(from)?;
     match fs::hard_link(&file, to) {
@@ -61,15 +60,15 @@ pub(super) fn link_to(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes `from` away, whose bytes `to` has too.
-pub(super) fn drop_double(from: &Path, to: &Path) -> io::Result<()> {
+/// Removes `from`, which has the same content as `to`.
+pub(super) fn remove_duplicate(from: &Path, to: &Path) -> io::Result<()> {
     if !is_same(from, to)? {
         return Err(io::Error::other("they are no longer the same"));
     }
-    // Where a move was ended after its copy had got its name.
+    // Left by a move that was interrupted after its copy was renamed.
     let _ = fs::remove_file(partial(to));
     if to.is_symlink() {
-        // It may lead to `from`: what it leads to has to take its place.
+        // The link may point to `from`, so it is replaced by the file.
         let file = fs::canonicalize(from)?;
         fs::remove_file(to)?;
         if from.is_symlink() {
@@ -81,7 +80,7 @@ pub(super) fn drop_double(from: &Path, to: &Path) -> io::Result<()> {
     fs::remove_file(from)
 }
 
-/// A relative link would lead nowhere from its new place.
+/// Moves a symbolic link. Makes it absolute, because a relative one would be broken at its new path.
 fn move_link(from: &Path, to: &Path) -> io::Result<()> {
     symlink(&fs::canonicalize(from)?, to)?;
     fs::remove_file(from)
@@ -92,21 +91,21 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => fs::remove_file(from),
         Err(error) if error.kind() == ErrorKind::CrossesDevices => Err(error),
-        // Either that is why, or the file system has no links.
+        // Either `to` exists, or the file system has no hard links.
         Err(_) if to.symlink_metadata().is_ok() => Err(ErrorKind::AlreadyExists.into()),
         Err(_) => fs::rename(from, to),
     }
 }
 
-/// Copies a file down to the disk.
+/// Copies a file and syncs it to disk.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    // A copy that was not finished, perhaps already as write-protected as the file itself.
+    // An incomplete copy, which may already be write-protected as the file is.
     let _ = fs::remove_file(to);
     fs::copy(from, to)?;
     File::open(to)?.sync_all()
 }
 
-/// Makes a new name survive a power failure.
+/// Syncs the folder of a file, so that its new name survives a power failure.
 fn sync_folder_of(file: &Path) -> io::Result<()> {
     match file.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
@@ -114,7 +113,7 @@ fn sync_folder_of(file: &Path) -> io::Result<()> {
     }
 }
 
-/// What a file is called until it is whole.
+/// The temporary name of a file until its copy is complete.
 fn partial(to: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(to.file_name().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! What goes where, and then doing it.
+//! Plans which image goes to which class folder, and executes the plan.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -11,60 +11,52 @@ use super::place;
 use super::{Label, Labels};
 use crate::files::{EXTENSIONS, first_few, is_image};
 
-/// What is wanted.
 #[derive(Clone, Debug)]
 pub struct Task {
-    /// The folder that the images are in. What is no image there stays as it is.
+    /// The folder of the images. Other files in it are ignored.
     pub images: PathBuf,
-    /// The folder that holds the class folders or is to hold them; it may be the same.
+    /// The parent of the class folders; may be the same folder.
     pub classes: PathBuf,
-    /// Whether the images stay in the first folder too.
     pub how: How,
-    /// Goes on although images of the list are not there.
+    /// Continue although images of the list do not exist.
     pub allow_missing: bool,
 }
 
 /// How an image gets into its class folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// It leaves the folder that it is in.
     Move,
-    /// It stays there; its class folder gets a hard link, or a symbolic one where there can be none.
+    /// The class folder gets a hard link, or a symbolic one where hard links are not possible.
     Link,
 }
 
-/// What has to be done for a [`Task`].
 #[derive(Debug)]
 pub struct Sorting {
-    /// One for each image that is not yet where it should be, in the order of the list.
+    /// One for each image that is not in its class folder yet, in the order of the list.
     pub steps: Vec<Step>,
-    /// Images that are, before the first step.
+    /// Number of images that are in their class folders already.
     pub there: usize,
-    /// Images of the list that are nowhere.
+    /// Number of images of the list that do not exist.
     pub missing: usize,
-    /// Class folders with at least one image, after the last step.
+    /// Number of class folders with at least one image after the last step.
     pub classes: usize,
 }
 
-/// What has to be done with one file.
 #[derive(Debug)]
 pub struct Step {
-    /// What is done.
     pub action: Action,
-    /// In the folder of images.
+    /// Path in the folder of images.
     pub from: PathBuf,
-    /// In its class folder.
+    /// Path in its class folder.
     pub to: PathBuf,
 }
 
-/// What is done with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It gets its new name instead of the old.
     Move,
-    /// It gets its new name beside the old.
     Link,
-    /// The same bytes are in the class folder already, as when a move was interrupted: it goes away.
+    /// Removes a duplicate: the class folder has the same content already, as after an interrupted
+    /// move.
     Drop,
 }
 
@@ -79,11 +71,11 @@ impl fmt::Display for Step {
     }
 }
 
-/// Finds out what has to be done, and changes nothing.
+/// Plans a sorting, without changing anything.
 ///
 /// # Errors
-/// Images that are not in the list, that it names and that are not there (unless that is allowed),
-/// that are in another class's folder, or whose place is taken by something else.
+/// Images that are not in the list, are in the list but do not exist (unless that is allowed), are in
+/// another class's folder, or whose target path is occupied.
 pub fn plan(task: &Task, labels: &Labels) -> Result<Sorting> {
     let Found { flat, sorted } = find(task, labels)?;
     let mut steps = Vec::new();
@@ -107,7 +99,7 @@ pub fn plan(task: &Task, labels: &Labels) -> Result<Sorting> {
             let from = task.images.join(image);
             let to = task.classes.join(&label.class).join(image);
             let action = if sorted.contains_key(name) {
-                check_double(&from, &to)?;
+                check_duplicate(&from, &to)?;
                 match task.how {
                     How::Move => Action::Drop,
                     How::Link => continue,
@@ -146,10 +138,10 @@ pub fn plan(task: &Task, labels: &Labels) -> Result<Sorting> {
     })
 }
 
-/// Does it, step by step. `progress` is told how many steps are done.
+/// Executes the plan. `progress` is called with the number of completed steps.
 ///
 /// # Errors
-/// A file system that refuses. What is done stays done; another plan has the steps that are left.
+/// I/O errors. Completed steps are kept; a new plan has the remaining ones.
 pub fn carry_out(sorting: &Sorting, progress: &mut dyn FnMut(usize)) -> Result<()> {
     for (done, step) in (1..).zip(&sorting.steps) {
         let (from, to) = (&step.from, &step.to);
@@ -158,7 +150,7 @@ pub fn carry_out(sorting: &Sorting, progress: &mut dyn FnMut(usize)) -> Result<(
             .and_then(|()| match step.action {
                 Action::Move => place::move_to(from, to),
                 Action::Link => place::link_to(from, to),
-                Action::Drop => place::drop_double(from, to),
+                Action::Drop => place::remove_duplicate(from, to),
             })
             .with_context(|| {
                 format!(
@@ -172,16 +164,16 @@ pub fn carry_out(sorting: &Sorting, progress: &mut dyn FnMut(usize)) -> Result<(
     Ok(())
 }
 
-/// The images that are there, by the names that the list has for them.
+/// The file names of the existing images, by their names in the list.
 #[derive(Default)]
 struct Found<'a> {
-    /// In the folder of images.
+    /// Images in the folder of images.
     flat: HashMap<&'a str, String>,
-    /// In their class folders.
+    /// Images in their class folders.
     sorted: HashMap<&'a str, String>,
 }
 
-/// Looks for every image of the list, and for images that should not be there.
+/// Searches for the images of the list, and for unknown or misplaced ones.
 fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
     let by_name = labels.images.iter();
     let by_name: HashMap<_, _> = by_name.map(|label| (label.name.as_str(), label)).collect();
@@ -206,13 +198,13 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
         }
         ensure!(
             folder.is_dir(),
-            "{} is in the way of the class folder of that name; take it away",
+            "{} is not a folder, but it has the name of a class folder; remove it",
             folder.display()
         );
-        // Else an image would be its own double.
+        // Else an image would be its own duplicate.
         ensure!(
             !same_file::is_same_file(&folder, &task.images).unwrap_or(false),
-            "the class folder {} leads back to {}; remove that link",
+            "the class folder {} is a link to {}; remove the link",
             folder.display(),
             task.images.display()
         );
@@ -247,7 +239,7 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
     Ok(found)
 }
 
-/// The images of a folder by name. Hidden files are not looked at.
+/// The names of the images in a folder, without hidden files.
 fn images_of(folder: &Path) -> Result<BTreeSet<String>> {
     let place = || format!("cannot list {}", folder.display());
     let mut images = BTreeSet::new();
@@ -261,18 +253,18 @@ fn images_of(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(images)
 }
 
-/// What the list says of an image: by its name, or by that without its extension.
+/// The label of an image, by its name or by its name without extension.
 fn label_of<'a>(image: &str, by_name: &HashMap<&str, &'a Label>) -> Option<&'a Label> {
     let by_stem = || {
         let stem = Path::new(image).file_stem()?;
-        // A listed `a.png` is not the image `a.png.jpg`.
+        // `a.png` in the list does not mean a file `a.png.jpg`.
         let stem = (!is_image(Path::new(stem))).then_some(stem)?;
         by_name.get(stem.to_str()?)
     };
     by_name.get(image).or_else(by_stem).copied()
 }
 
-/// Notes that the image of a label is there.
+/// Records the file of a label.
 fn enter<'a>(
     found: &mut HashMap<&'a str, String>,
     labels: &Labels,
@@ -287,31 +279,30 @@ fn enter<'a>(
 
 fn two_images(labels: &Labels, label: &Label, one: &str, other: &str) -> anyhow::Error {
     anyhow::anyhow!(
-        "both `{one}` and `{other}` could be the `{}` of {}:{}; take one of them away",
+        "both `{one}` and `{other}` could be the `{}` of {}:{}; remove one",
         label.name,
         labels.file.display(),
         label.line
     )
 }
 
-/// What has the image's place must have its bytes.
-fn check_double(from: &Path, to: &Path) -> Result<()> {
-    let (image, double) = (from.display(), to.display());
+/// Checks that the file at the target path has the content of the image.
+fn check_duplicate(from: &Path, to: &Path) -> Result<()> {
+    let (image, duplicate) = (from.display(), to.display());
     let same = place::is_same(from, to)
-        .with_context(|| format!("cannot compare {image} with {double}"))?;
+        .with_context(|| format!("cannot compare {image} with {duplicate}"))?;
     ensure!(
         same,
-        "{image} and {double} have the same name but are different files; find out which one is \
-         right, and take the other away"
+        "{image} and {duplicate} have the same name but are different files; remove the wrong one"
     );
     Ok(())
 }
 
-/// The image's place must be free.
+/// Checks that the target path does not exist.
 fn check_free(from: &Path, to: &Path) -> Result<()> {
     ensure!(
         to.symlink_metadata().is_err(),
-        "{} is in the way of {}: it is not a file, or a broken link; remove it",
+        "{} is not a file or is a broken link, so {} cannot get this name; remove it",
         to.display(),
         from.display()
     );

@@ -1,8 +1,8 @@
-//! Listing a tar, so that its images can be read where they are.
+//! Indexes a tar, so that its images can be read in place.
 //!
-//! The headers are read once, in order; what they say is kept beside the archive as
-//! `NAME.tar.rsflow-index`, or in the user's cache folder where that cannot be written. The index
-//! holds good as long as the archive's size, times and inode are what they were.
+//! The headers are read once, in order. The index is saved beside the archive as
+//! `NAME.tar.rsflow-index`, or in the user's cache folder where that cannot be written. It is valid as
+//! long as the archive's size, times and inode are unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,42 +18,41 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::did_you_mean;
 use serde::{Deserialize, Serialize};
 
-use super::kept::{self, Stamp};
+use super::index_file::{self, Stamp};
 use super::names::split;
-use super::slow::Slow;
+use super::progress::Progress;
 use super::{Bytes, Listing, Names, join, lossy, read_part};
 use crate::files::{first_few, is_image};
 
-/// An open archive.
 pub struct Archive {
     pub(super) path: PathBuf,
     file: File,
     length: u64,
 }
 
-/// What counts as part of an archive.
+/// Which files of an archive are indexed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Within {
-    /// Its files.
+    /// The files of the archive.
     Files,
-    /// Its files, and the files of the tars in it: `CLASS.tar` counts as a folder `CLASS`.
+    /// Also the files of tars within the archive: `CLASS.tar` is treated as a folder `CLASS`.
     Tars,
 }
 
-/// What an archive holds.
+/// The folders and images of an archive.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Index {
-    /// Paths of all folders, sorted. The archive itself is one, and has no name.
+    /// Paths of all folders, sorted. The top level of the archive is the empty path.
     folders: Names,
     /// Paths of all images, sorted by folder, then by name.
     images: Names,
-    /// First byte and length of each image.
+    /// Offset and length in bytes of each image.
     parts: Vec<(u64, u64)>,
-    /// Paths of what cannot be read in place, and what it is.
+    /// Paths and types of the entries that cannot be read in place.
     others: Vec<(Vec<u8>, Other)>,
 }
 
-/// An entry whose bytes are not simply there.
+/// The type of an entry whose content is not stored as contiguous bytes.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 enum Other {
     SymbolicLink,
@@ -61,30 +60,30 @@ enum Other {
     Sparse,
 }
 
-/// What is kept of an archive.
+/// The content of an index file.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct CachedIndex {
     stamp: Stamp,
     within: Within,
     index: Index,
 }
 
 impl Archive {
-    /// Opens a tar. `way_out` says what to do where it is not there.
+    /// Opens a tar. `advice` is part of the message if it does not exist.
     ///
     /// # Errors
-    /// A file that is not there, cannot be read or is compressed.
-    pub fn open(path: &Path, way_out: &str) -> Result<Self> {
+    /// A file that does not exist, cannot be read or is compressed.
+    pub fn open(path: &Path, advice: &str) -> Result<Self> {
         let place = path.display();
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("there is no file {place}; {way_out}")
+                bail!("there is no file {place}; {advice}")
             }
             file => file.with_context(|| format!("cannot open {place}"))?,
         };
         let metadata = file.metadata();
         let metadata = metadata.with_context(|| format!("cannot open {place}"))?;
-        ensure!(metadata.is_file(), "{place} is not a file; {way_out}");
+        ensure!(metadata.is_file(), "{place} is not a file; {advice}");
         let archive = Archive {
             path: path.to_owned(),
             file,
@@ -92,14 +91,14 @@ impl Archive {
         };
         if let Some(program) = archive.compressed() {
             bail!(
-                "{place} is compressed, so nothing in it can be found without reading all before it; \
-                 unpack it to a plain tar with `{program}`"
+                "{place} is compressed, so its images cannot be read at random; decompress it with \
+                 `{program}`"
             );
         }
         Ok(archive)
     }
 
-    /// The program that takes the compression away, if there is any.
+    /// The program that decompresses the archive, if it is compressed.
     fn compressed(&self) -> Option<&'static str> {
         let mut start = [0; 6];
         let read = self.file.read_at(&mut start, 0).unwrap_or(0);
@@ -114,7 +113,7 @@ impl Archive {
         found.map(|(_, program)| *program)
     }
 
-    /// Reads a part of it. Any number of threads may do so at once.
+    /// Reads a part of the archive. Threads can share it.
     pub(super) fn read(&self, start: u64, length: u64) -> Result<Vec<u8>> {
         read_part(&self.file, start, length).with_context(|| {
             format!(
@@ -124,54 +123,57 @@ impl Archive {
         })
     }
 
-    /// What it holds: as it was kept, or read anew and kept. With a folder `cache`, it may also be
-    /// kept there. It is not kept if the archive changed within two seconds before `now`: one more
-    /// change could bear the same time.
+    /// The index of the archive: from its index file, or built and saved. It is saved beside the
+    /// archive or in `cache`. It is not saved if the archive changed within two seconds before `now`:
+    /// another change could get the same timestamp.
     ///
     /// # Errors
-    /// A file that is no tar, is damaged or was cut off; an image whose path leads out of it.
+    /// A file that is not a tar, is damaged or truncated; an image whose path is outside of the archive.
     pub fn index(&self, within: Within, cache: Option<&Path>, now: SystemTime) -> Result<Index> {
         let place = self.path.display();
         let cannot = || format!("cannot read {place}");
         let stamp = Stamp::of(&self.file.metadata().with_context(cannot)?);
         let mut beside = self.path.clone().into_os_string();
         beside.push(".rsflow-index");
-        let whole = std::fs::canonicalize(&self.path).with_context(cannot)?;
-        let in_cache = cache.map(|cache| kept::file_for(cache, &whole));
+        let canonical = std::fs::canonicalize(&self.path).with_context(cannot)?;
+        let in_cache = cache.map(|cache| index_file::path_for(cache, &canonical));
         let files: Vec<PathBuf> = [Some(beside.into()), in_cache]
             .into_iter()
             .flatten()
             .collect();
 
-        let mut kept = files.iter().filter_map(|file| kept::load::<Kept>(file));
-        if let Some(kept) = kept.find(|kept| kept.stamp == stamp && kept.within == within) {
-            tracing::info!(archive = %place, images = kept.index.images.len(), "index found");
-            return Ok(kept.index);
+        let mut cached = files
+            .iter()
+            .filter_map(|file| index_file::load::<CachedIndex>(file));
+        if let Some(cached) = cached.find(|cached| cached.stamp == stamp && cached.within == within)
+        {
+            tracing::info!(archive = %place, images = cached.index.images.len(), "index found");
+            return Ok(cached.index);
         }
         let index = self.read_index(within)?;
         tracing::info!(archive = %place, images = index.images.len(), "indexed");
         let after = Stamp::of(&self.file.metadata().with_context(cannot)?);
         ensure!(
             after == stamp,
-            "{place} changed while it was indexed; begin again when it is complete"
+            "{place} changed while it was being indexed; retry when it is complete"
         );
-        let kept = Kept {
+        let cached = CachedIndex {
             stamp,
             within,
             index,
         };
         if !stamp.is_recent(now) {
             let mut errors = Vec::new();
-            let is_kept = files.iter().any(|file| {
-                let saved = kept::save(file, &kept);
+            let is_saved = files.iter().any(|file| {
+                let saved = index_file::save(file, &cached);
                 errors.extend(saved.as_ref().err().map(|error| format!("{error:#}")));
                 saved.is_ok()
             });
-            if !is_kept {
-                tracing::warn!("the index of {place} cannot be kept: {}", errors.join("; "));
+            if !is_saved {
+                tracing::warn!("cannot save the index of {place}: {}", errors.join("; "));
             }
         }
-        Ok(kept.index)
+        Ok(cached.index)
     }
 
     fn read_index(&self, within: Within) -> Result<Index> {
@@ -181,14 +183,14 @@ impl Archive {
             folders: BTreeSet::from([Vec::new()]),
             images: Vec::new(),
             others: BTreeMap::new(),
-            slow: Slow::new(),
+            progress: Progress::new(),
         };
         scan.tar(0..self.length, None)?;
         Ok(scan.index())
     }
 }
 
-/// What has been found so far.
+/// The state of indexing.
 struct Scan<'a> {
     archive: &'a Archive,
     within: Within,
@@ -196,14 +198,14 @@ struct Scan<'a> {
     /// In the order of the archive.
     images: Vec<(Vec<u8>, (u64, u64))>,
     others: BTreeMap<Vec<u8>, Other>,
-    slow: Slow,
+    progress: Progress,
 }
 
-/// A tar is made of blocks of so many bytes, and ends with two that are empty.
+/// The block size of a tar in bytes. A tar ends with two zero blocks.
 const BLOCK: u64 = 512;
 
 impl Scan<'_> {
-    /// Reads all headers of a tar. `class` is the name of one within the archive.
+    /// Reads all headers of a tar. `class` is the name of a tar within the archive.
     fn tar(&mut self, bytes: Range<u64>, class: Option<&[u8]>) -> Result<()> {
         let place = match class {
             None => self.archive.path.display().to_string(),
@@ -217,18 +219,18 @@ impl Scan<'_> {
             bytes: bytes.clone(),
             at: bytes.start,
         });
-        // Where the next header should be.
+        // The expected offset of the next header.
         let mut end = bytes.start;
         for entry in tar.entries_with_seek()? {
             let entry = entry.map_err(|error| match end + BLOCK > bytes.end {
-                true => anyhow::Error::new(error).context(cut_off(&place, &bytes, "in a header")),
+                true => anyhow::Error::new(error).context(truncated(&place, &bytes, "in a header")),
                 false => anyhow::Error::new(error).context(format!(
-                    "{place} is damaged, or no tar: no header can be read at byte {end}; \
-                     download or pack it again"
+                    "{place} is damaged or not a tar: invalid header at byte {end}; download or \
+                     create it again"
                 )),
             })?;
             let start = bytes.start + entry.raw_file_position();
-            // A sparse file's size is not that of what is stored.
+            // The size of a sparse file is not its stored size.
             let stored = match entry.header().entry_type().is_gnu_sparse() {
                 true => entry.header().entry_size()?,
                 false => entry.size(),
@@ -237,18 +239,18 @@ impl Scan<'_> {
             let stop = stop.with_context(|| {
                 let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
                 let wanted = start.saturating_add(stored);
-                let why = format!("but `{name}` should reach from byte {start} to {wanted}");
-                cut_off(&place, &bytes, &why)
+                let why = format!("but `{name}` is stored from byte {start} to {wanted}");
+                truncated(&place, &bytes, &why)
             })?;
             end = stop.next_multiple_of(BLOCK);
             self.entry(&place, entry, start..stop, class)?;
             let (path, length) = (self.archive.path.display(), self.archive.length.max(1));
-            self.slow
-                .at(|| format!("indexing {path}: {} %", stop.saturating_mul(100) / length));
+            self.progress
+                .report(|| format!("indexing {path}: {} %", stop.saturating_mul(100) / length));
         }
         ensure!(
             end + BLOCK <= bytes.end,
-            cut_off(&place, &bytes, "without the mark of a tar's end")
+            truncated(&place, &bytes, "without an end-of-archive marker")
         );
         Ok(())
     }
@@ -270,16 +272,15 @@ impl Scan<'_> {
             return self.tar(bytes, Some(class));
         }
         let is_image = kind != Kind::Folder && is_image(as_path(&path));
-        let Some(path) = below(class, &path) else {
+        let Some(path) = normalize(class, &path) else {
             ensure!(
                 !is_image,
-                "{place}: `{}` leads out of the archive; pack the images with paths below one \
-                 folder, without `/` at the front and without `..`",
+                "{place}: `{}` is outside of the archive; create it with relative paths without `..`",
                 shown()
             );
             return Ok(());
         };
-        // As when a tar is unpacked, an entry takes the place of an earlier one of its name.
+        // As when a tar is extracted, an entry replaces an earlier one of the same name.
         self.others.remove(&path);
         match kind {
             Kind::Folder => self.folder(&path),
@@ -290,7 +291,7 @@ impl Scan<'_> {
                     self.images.push((path, part));
                 }
             }
-            // Whatever its name, a link might lead to a folder of images.
+            // Whatever its name, a symbolic link could point to a folder of images.
             Kind::Other(other) if is_image || other == Other::SymbolicLink => {
                 self.others.insert(path, other);
             }
@@ -299,13 +300,13 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// The name of a tar in the archive without the `.tar`, if it counts as a folder.
+    /// The name without `.tar` of a tar within the archive, if those are indexed.
     fn inner<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         let name = split(path).1.strip_suffix(b".tar")?;
         (self.within == Within::Tars && !name.is_empty()).then_some(name)
     }
 
-    /// Notes a folder, and those that it is in.
+    /// Adds a folder and its parents.
     fn folder(&mut self, path: &[u8]) {
         let mut path = path;
         while !self.folders.contains(path) {
@@ -317,13 +318,13 @@ impl Scan<'_> {
     fn index(mut self) -> Index {
         self.images
             .sort_by(|(a, _), (b, _)| split(a).cmp(&split(b)));
-        // The last one of a name stays, unless a link took its place later.
+        // The last entry of a name wins, unless a link replaced it later.
         self.images.dedup_by(|next, kept| {
-            let is_double = next.0 == kept.0;
-            if is_double {
+            let is_duplicate = next.0 == kept.0;
+            if is_duplicate {
                 kept.1 = next.1;
             }
-            is_double
+            is_duplicate
         });
         self.images
             .retain(|(path, _)| !self.others.contains_key(path));
@@ -336,7 +337,6 @@ impl Scan<'_> {
     }
 }
 
-/// What an entry can be.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Folder,
@@ -344,10 +344,10 @@ enum Kind {
     Other(Other),
 }
 
-/// `None` for what no data set is made of: devices, pipes, comments.
+/// `None` for types that a data set does not use: devices, pipes, comments.
 fn kind_of(entry: &mut tar::Entry<impl Read>) -> io::Result<Option<Kind>> {
     let kind = entry.header().entry_type();
-    // The newer way to say that a file is sparse.
+    // The PAX format of sparse files.
     let mut pax = entry.pax_extensions()?.into_iter().flatten().flatten();
     let is_sparse = kind.is_gnu_sparse() || pax.any(|pax| pax.key_bytes().starts_with(SPARSE));
     let is_file = kind.is_file() || kind.is_contiguous();
@@ -355,7 +355,7 @@ fn kind_of(entry: &mut tar::Entry<impl Read>) -> io::Result<Option<Kind>> {
         () if is_sparse => Some(Kind::Other(Other::Sparse)),
         () if kind.is_symlink() => Some(Kind::Other(Other::SymbolicLink)),
         () if kind.is_hard_link() => Some(Kind::Other(Other::HardLink)),
-        // The oldest tars have no other mark.
+        // The oldest tars mark folders by a trailing `/` only.
         () if kind.is_dir() || (is_file && entry.path_bytes().ends_with(b"/")) => {
             Some(Kind::Folder)
         }
@@ -366,17 +366,18 @@ fn kind_of(entry: &mut tar::Entry<impl Read>) -> io::Result<Option<Kind>> {
 
 const SPARSE: &[u8] = b"GNU.sparse.";
 
-fn cut_off(place: &str, bytes: &Range<u64>, why: &str) -> String {
+fn truncated(place: &str, bytes: &Range<u64>, why: &str) -> String {
     let end = bytes.end;
-    format!("{place} is cut off: it ends at byte {end}, {why}; download or pack it again")
+    format!("{place} is truncated: it ends at byte {end}, {why}; download or create it again")
 }
 
 fn as_path(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
 }
 
-/// A path in the archive in plain form: without `.` and empty parts. `None` where it leads out.
-fn below(class: Option<&[u8]>, path: &[u8]) -> Option<Vec<u8>> {
+/// Normalizes a path within the archive: removes `.` and empty parts. `None` if it is absolute or has
+/// `..`.
+fn normalize(class: Option<&[u8]>, path: &[u8]) -> Option<Vec<u8>> {
     if path.starts_with(b"/") {
         return None;
     }
@@ -384,15 +385,15 @@ fn below(class: Option<&[u8]>, path: &[u8]) -> Option<Vec<u8>> {
     let parts: Vec<&[u8]> = parts
         .filter(|part| !part.is_empty() && *part != b".")
         .collect();
-    let leads_out = parts.iter().any(|part| *part == b"..");
-    (!leads_out).then(|| parts.join(&b'/'))
+    let is_outside = parts.iter().any(|part| *part == b"..");
+    (!is_outside).then(|| parts.join(&b'/'))
 }
 
-/// A part of a file as a file.
+/// A part of a file as a seekable reader.
 struct Window<'a> {
     file: &'a File,
     bytes: Range<u64>,
-    /// Where in the file.
+    /// The position in the file.
     at: u64,
 }
 
@@ -422,10 +423,7 @@ impl Seek for Window<'_> {
 }
 
 impl Index {
-    /// The same images under other paths, `CLASS/IMAGE`: what `path` says for each image's name.
-    ///
-    /// # Errors
-    /// Those of `path`.
+    /// The same images with other paths: `path` maps an image's name to its class and new name.
     pub fn renamed(
         &self,
         mut path: impl FnMut(&[u8]) -> Result<(Vec<u8>, Vec<u8>)>,
@@ -446,7 +444,7 @@ impl Index {
         })
     }
 
-    /// The folders that hold folders with images: one of them holds the class folders.
+    /// The folders whose subfolders have images: one of them is the parent of the class folders.
     fn candidates(&self) -> BTreeSet<&[u8]> {
         let folders = self.images.iter().map(|image| split(image).0);
         let folders = folders.filter(|folder| !folder.is_empty());
@@ -455,16 +453,16 @@ impl Index {
 }
 
 impl Listing {
-    /// Lists the images of an archive's `folder` of class folders. It may be left out where there is
-    /// only one.
+    /// Lists the images in the class folders of an archive's `folder`, which is optional if there is
+    /// only one such folder.
     ///
     /// # Errors
-    /// There is no such folder, or none that holds class folders, or several; a class without an
-    /// image; images that are links or sparse files.
+    /// No such folder, no class folders, or several candidates; a class without an image; images that
+    /// are links or sparse files.
     pub fn of_archive(archive: Archive, index: &Index, folder: Option<&str>) -> Result<Self> {
         let place = archive.path.display().to_string();
         let folder = match folder {
-            Some(folder) => below(None, folder.as_bytes()).unwrap_or_default(),
+            Some(folder) => normalize(None, folder.as_bytes()).unwrap_or_default(),
             None => only_folder(&place, index)?,
         };
         let shown = String::from_utf8_lossy(&folder).into_owned();
@@ -500,20 +498,20 @@ impl Listing {
                 Other::Sparse => ("sparse files", "no --sparse"),
             };
             bail!(
-                "{place} holds {what}, which have no bytes of their own to read: {}; pack it again \
-                 with {option} (GNU tar)",
+                "{place} holds {what}, which cannot be read in place: {}; create it again with {option} \
+                 (GNU tar)",
                 first_few(&paths)
             );
         }
 
-        // By class, and within a class in the order that they are in.
+        // Sorted by class, and within a class in the order of the index.
         let mut images: Vec<(u32, usize)> = Vec::new();
         for (at, path) in index.images.iter().enumerate() {
             let Some(start) = below_folder(path) else {
                 continue;
             };
             let mut parts = path[start..].splitn(2, |&byte| byte == b'/');
-            // An image beside the class folders is of no class.
+            // An image outside of the class folders has no class.
             let (Some(class), Some(_)) = (parts.next(), parts.next()) else {
                 continue;
             };
@@ -539,7 +537,7 @@ impl Listing {
     }
 }
 
-/// The folder that the class folders are in, if only one can be.
+/// The parent of the class folders, if there is only one candidate.
 fn only_folder(place: &str, index: &Index) -> Result<Vec<u8>> {
     let candidates = index.candidates();
     let mut folders = candidates.iter();
@@ -548,8 +546,7 @@ fn only_folder(place: &str, index: &Index) -> Result<Vec<u8>> {
         (None, _) => Ok(Vec::new()),
         _ => {
             bail!(
-                "{place} has class folders in several folders: {}; `folder` says which of them is \
-                 meant",
+                "{place} has class folders in several folders: {}; select one with `folder`",
                 first_few(&shown(&candidates))
             )
         }
@@ -563,14 +560,14 @@ fn shown<'a>(folders: impl IntoIterator<Item = &'a &'a [u8]>) -> Vec<String> {
         .collect()
 }
 
-/// No class folders in `folder`.
+/// The error if `folder` has no class folders.
 fn no_folder(place: &str, folder: &str, index: &Index) -> anyhow::Error {
     let candidates = shown(&index.candidates());
     let meant = did_you_mean(folder, candidates.iter().map(String::as_str));
     let there = match candidates.as_slice() {
         [] => "images are expected in it as CLASS/IMAGE.jpg".to_owned(),
-        [top] if top.is_empty() => "they are at its top: leave `folder` out".to_owned(),
-        folders => format!("there are some in {}", first_few(folders)),
+        [top] if top.is_empty() => "they are at the top level: omit `folder`".to_owned(),
+        folders => format!("class folders are in {}", first_few(folders)),
     };
     let meant = meant.map_or_else(String::new, |meant| format!("{meant} "));
     let folder = match folder {

@@ -1,8 +1,8 @@
-//! Listing a folder of class folders.
+//! Lists a folder of class folders.
 //!
-//! A listing is kept in the user's cache folder. It holds good as long as the times, sizes and inodes
-//! of all folders in it are what they were, which costs one look at each folder: adding, removing
-//! and renaming change a folder's times. What a file holds is not part of the listing.
+//! A listing is cached in the user's cache folder. It is valid as long as the times, sizes and inodes of
+//! all folders are unchanged, which costs one `stat` per folder: adding, removing and renaming files
+//! change a folder's times. The content of files is not part of the listing.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType};
@@ -15,20 +15,19 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::kept::{self, Stamp};
-use super::slow::Slow;
+use super::index_file::{self, Stamp};
+use super::progress::Progress;
 use super::{Bytes, Listing, Names, lossy};
 use crate::files::is_image;
 
 impl Listing {
-    /// Lists the images of a folder of class folders. With a folder `cache`, the listing is kept
-    /// there, and found there the next time if no folder has changed. Not if a folder changed within
-    /// two seconds before `now`: one more change could bear the same time.
+    /// Lists the images of a folder of class folders. With a folder `cache`, the listing is cached
+    /// there, and reused the next time if no folder has changed. It is not cached if a folder changed
+    /// within two seconds before `now`: another change could get the same timestamp.
     ///
     /// # Errors
-    /// A folder that is not there, cannot be listed or holds no class folders; a class without an
-    /// image; a symbolic link that leads back to a folder above it, or an image that is a link to
-    /// nowhere.
+    /// A folder that does not exist, cannot be listed or has no class folders; a class without an
+    /// image; a symbolic link to a folder that contains it; an image that is a broken link.
     pub fn of_folder(root: &Path, cache: Option<&Path>, now: SystemTime) -> Result<Self> {
         let place = root.display();
         let there = fs::metadata(root);
@@ -38,30 +37,32 @@ impl Listing {
              `--set NODE.root=FOLDER` names another"
         );
         let whole = fs::canonicalize(root).with_context(|| cannot_list(root))?;
-        let kept_in = cache.map(|cache| kept::file_for(cache, &whole));
-        let kept = kept_in.as_deref().and_then(kept::load::<Found>);
-        let (found, is_kept) = match kept.filter(|found| found.is_as_it_was(root)) {
-            Some(found) => (found, true),
+        let index_path = cache.map(|cache| index_file::path_for(cache, &whole));
+        let cached = index_path
+            .as_deref()
+            .and_then(index_file::load::<CachedListing>);
+        let (listing, is_cached) = match cached.filter(|listing| listing.is_current(root)) {
+            Some(listing) => (listing, true),
             None => (Walk::new(root, &whole).classes()?, false),
         };
-        let (classes, images) = (found.classes.len(), found.labels.len());
-        tracing::info!(folder = %place, classes, images, is_kept, "listed");
-        if let Some(file) = kept_in.filter(|_| !is_kept && !found.is_recent(now))
-            && let Err(error) = kept::save(&file, &found)
+        let (classes, images) = (listing.classes.len(), listing.labels.len());
+        tracing::info!(folder = %place, classes, images, is_cached, "listed");
+        if let Some(file) = index_path.filter(|_| !is_cached && !listing.is_recent(now))
+            && let Err(error) = index_file::save(&file, &listing)
         {
             tracing::warn!(
-                "the listing of {place} cannot be kept in {}: {error:#}",
+                "cannot cache the listing of {place} in {}: {error:#}",
                 file.display()
             );
         }
-        let listing = Listing {
+        let found = Listing {
             origin: place.to_string(),
-            classes: lossy(&found.classes),
-            labels: found.labels,
-            names: found.names,
+            classes: lossy(&listing.classes),
+            labels: listing.labels,
+            names: listing.names,
             bytes: Bytes::Files(root.to_owned()),
         };
-        listing.check(&found.classes)
+        found.check(&listing.classes)
     }
 }
 
@@ -72,19 +73,20 @@ fn cannot_list(folder: &Path) -> String {
     )
 }
 
-/// What is kept of a listing. Paths are below the root.
+/// The content of an index file. Paths are relative to the root.
 #[derive(Default, Serialize, Deserialize)]
-struct Found {
+struct CachedListing {
     classes: Names,
     names: Names,
     labels: Vec<u32>,
-    /// Every folder, and every link that led nowhere: what may hold more some day.
+    /// Everything whose change can change the listing: all folders, broken links, and links to files
+    /// that may become links to folders.
     watched: Names,
     stamps: Vec<Option<Stamp>>,
 }
 
-impl Found {
-    fn is_as_it_was(&self, root: &Path) -> bool {
+impl CachedListing {
+    fn is_current(&self, root: &Path) -> bool {
         let mut watched = self.watched.iter().zip(&self.stamps);
         watched.all(|(path, stamp)| {
             let metadata = fs::metadata(root.join(OsStr::from_bytes(path)));
@@ -92,31 +94,29 @@ impl Found {
         })
     }
 
-    /// Whether a change could pass unseen, as it could bear the time of one that was seen.
+    /// Whether a later change could go undetected, because it could get the same timestamp.
     fn is_recent(&self, now: SystemTime) -> bool {
         let mut stamps = self.stamps.iter().flatten();
         stamps.any(|stamp| stamp.is_recent(now))
     }
 }
 
-/// A way through all folders.
 struct Walk<'a> {
     root: &'a Path,
-    found: Found,
-    /// The folders on the way to those that are being listed, each with the place of its parent.
-    /// First come the root and what it lies in.
+    listing: CachedListing,
+    /// The folders above those that are being listed, starting with the ancestors of the root; each
+    /// refers to its parent by index.
     folders: Vec<Folder>,
-    slow: Slow,
+    progress: Progress,
 }
 
 struct Folder {
     path: PathBuf,
-    /// Device and inode, whatever the path.
+    /// Device and inode, which are the same for every path to the folder.
     identity: (u64, u64),
     parent: Option<usize>,
 }
 
-/// What a folder holds.
 #[derive(Default)]
 struct Entries {
     folders: Vec<(OsString, FileType)>,
@@ -137,14 +137,13 @@ impl<'a> Walk<'a> {
         }
         Walk {
             root,
-            found: Found::default(),
+            listing: CachedListing::default(),
             folders,
-            slow: Slow::new(),
+            progress: Progress::new(),
         }
     }
 
-    /// Lists class by class.
-    fn classes(mut self) -> Result<Found> {
+    fn classes(mut self) -> Result<CachedListing> {
         let place = self.root.display();
         let root = self.enter(Path::new(""), self.folders.len().checked_sub(1))?;
         let above = self.folders.len();
@@ -157,17 +156,17 @@ impl<'a> Walk<'a> {
         for (label, (class, kind)) in classes.into_iter().enumerate() {
             let label = u32::try_from(label).context("too many classes")?;
             self.class(PathBuf::from(&class), kind, root)?;
-            self.found.classes.push(class.as_bytes());
-            self.found.labels.resize(self.found.names.len(), label);
+            self.listing.classes.push(class.as_bytes());
+            self.listing.labels.resize(self.listing.names.len(), label);
             self.folders.truncate(above);
         }
-        Ok(self.found)
+        Ok(self.listing)
     }
 
-    /// Adds the images of one class, folder by folder, sorted, as Python's `sorted(os.walk(...))`.
+    /// Adds the images of one class, sorted by folder, then by name, as Python's `sorted(os.walk(...))`.
     fn class(&mut self, class: PathBuf, kind: FileType, root: usize) -> Result<()> {
         let mut images: Vec<(PathBuf, Vec<OsString>)> = Vec::new();
-        // No recursion: folders may be nested as deeply as paths can be long.
+        // Not recursive, because folders can be nested deeply.
         let mut ahead = vec![(class, kind, root)];
         while let Some((path, kind, parent)) = ahead.pop() {
             let folder = self.enter(&path, Some(parent))?;
@@ -183,7 +182,7 @@ impl<'a> Walk<'a> {
         for (folder, mut names) in images {
             names.sort();
             for name in names {
-                self.found
+                self.listing
                     .names
                     .push(folder.join(name).as_os_str().as_bytes());
             }
@@ -191,7 +190,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Notes a folder as it is before it is listed: what changes later is seen by its times.
+    /// Records a folder's stamp before it is listed, so that any later change is detected.
     fn enter(&mut self, path: &Path, parent: Option<usize>) -> Result<usize> {
         let whole = self.root.join(path);
         let metadata = fs::metadata(&whole).with_context(|| cannot_list(&whole))?;
@@ -205,11 +204,11 @@ impl<'a> Walk<'a> {
     }
 
     fn watch(&mut self, path: &Path, stamp: Option<Stamp>) {
-        self.found.watched.push(path.as_os_str().as_bytes());
-        self.found.stamps.push(stamp);
+        self.listing.watched.push(path.as_os_str().as_bytes());
+        self.listing.stamps.push(stamp);
     }
 
-    /// A link must not lead to a folder that it lies in.
+    /// Checks that a symbolic link does not point to a folder that contains it.
     fn check_loop(&self, folder: usize) -> Result<()> {
         let Some(link) = self.folders.get(folder) else {
             return Ok(());
@@ -218,8 +217,7 @@ impl<'a> Walk<'a> {
         while let Some(above) = parent.and_then(|parent| self.folders.get(parent)) {
             ensure!(
                 above.identity != link.identity,
-                "the symbolic link {} leads back to {}, which it lies in, so the listing would have \
-                 no end; remove that link",
+                "the symbolic link {} points back to {}, which contains it; remove the link",
                 link.path.display(),
                 above.path.display()
             );
@@ -228,7 +226,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Lists one folder.
+    /// Reads the entries of one folder.
     fn entries(&mut self, path: &Path) -> Result<Entries> {
         let whole = self.root.join(path);
         let mut entries = Entries::default();
@@ -249,14 +247,15 @@ impl<'a> Walk<'a> {
                 entries.images.push(name);
             }
         }
-        let (images, root) = (self.found.names.len(), self.root);
-        self.slow
-            .at(|| format!("listing {}: {images} images so far", root.display()));
+        let (images, root) = (self.listing.names.len(), self.root);
+        self.progress
+            .report(|| format!("listing {}: {images} images so far", root.display()));
         Ok(entries)
     }
 
-    /// What a symbolic link leads to. An image must lead somewhere; of any other link that does not,
-    /// or that leads to a file, it is noted that it may lead to a folder some day.
+    /// The target type of a symbolic link. A broken link is an error if it has the name of an image.
+    /// Any other link that is broken or points to a file is watched, because it may point to a folder
+    /// later.
     fn follow(&mut self, folder: &Path, name: &OsStr) -> Result<Option<FileType>> {
         let path = folder.join(name);
         let link = self.root.join(&path);
@@ -273,7 +272,7 @@ impl<'a> Walk<'a> {
                 Ok(None)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                bail!("the symbolic link {shown} leads nowhere; mend it or remove it")
+                bail!("the symbolic link {shown} is broken; fix it or remove it")
             }
             Err(error) => Err(error)
                 .with_context(|| format!("cannot follow the symbolic link {shown}; remove it")),

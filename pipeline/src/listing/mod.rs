@@ -1,20 +1,21 @@
-//! What a data set holds: which classes, what each image is called, and where its bytes are.
+//! Listings of data sets: the classes, and the name, label and location of each image.
 //!
-//! | file | what it holds |
+//! | file | content |
 //! |---|---|
-//! | `folder` | listing a folder of class folders |
-//! | `archive` | listing a tar, and tars within a tar |
-//! | `names` | many names in one piece of memory |
-//! | `kept` | keeping what was listed for the next start |
+//! | `folder` | lists a folder of class folders |
+//! | `archive` | lists a tar, and tars within a tar |
+//! | `names` | a compact list of names |
+//! | `index_file` | caches listings for the next start |
+//! | `progress` | progress messages |
 //!
-//! A folder and an archive that hold the same files give the same listing: classes are the sorted
-//! names of the class folders; within a class, images are sorted by folder, then by name.
+//! A folder and an archive with the same files have the same listing: classes are the sorted names of
+//! the class folders; within a class, images are sorted by folder, then by name.
 
 mod archive;
 mod folder;
-mod kept;
+mod index_file;
 mod names;
-mod slow;
+mod progress;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -29,16 +30,16 @@ use anyhow::{Context as _, Result, ensure};
 use crate::files::cannot_read;
 
 pub use archive::{Archive, Index, Within};
-pub use kept::cache_folder;
+pub use index_file::cache_folder;
 pub use names::Names;
 
 use crate::files::{EXTENSIONS, first_few};
 
-/// Every image of a data set.
+/// All images of a data set.
 pub struct Listing {
-    /// What a user knows the set by: a folder, or an archive and the folder in it.
+    /// The data set in messages: a folder, or an archive and the folder in it.
     pub origin: String,
-    /// Names of the class folders, sorted; what is not UTF-8 is replaced.
+    /// Names of the class folders, sorted; invalid UTF-8 is replaced.
     pub classes: Arc<[String]>,
     /// The class index of each image.
     labels: Vec<u32>,
@@ -47,51 +48,46 @@ pub struct Listing {
     bytes: Bytes,
 }
 
-/// Where the bytes of images are.
+/// The location of the images.
 enum Bytes {
     /// Each is a file below this folder.
     Files(PathBuf),
-    /// Each is a part of one file: its first byte and its length.
+    /// Each is a part of one file.
     Parts {
         archive: Archive,
-        /// Where the class folders are.
+        /// The parent of the class folders, within the archive.
         folder: PathBuf,
+        /// Offset and length in bytes.
         parts: Vec<(u64, u64)>,
     },
 }
 
 impl Listing {
-    /// How many images.
+    /// Number of images.
     pub fn len(&self) -> u32 {
-        // `check` sees to it that there are no more.
+        // Guaranteed by `check`.
         u32::try_from(self.labels.len()).unwrap_or(u32::MAX)
     }
 
-    /// The class index of an image.
-    ///
-    /// # Errors
-    /// There is no such image.
+    /// The class index of an image. An error if there is no such image.
     pub fn label(&self, image: u32) -> Result<u32> {
         let label = self.labels.get(image as usize).copied();
         label.with_context(|| format!("{} has no image number {image}", self.origin))
     }
 
-    /// The bytes of an image's file.
-    ///
-    /// # Errors
-    /// It is no longer there, or cannot be read.
+    /// Reads the bytes of an image's file. An error if it no longer exists or cannot be read.
     pub fn read(&self, image: u32) -> Result<Vec<u8>> {
         match &self.bytes {
             Bytes::Files(root) => read_file(&root.join(self.name(image))),
             Bytes::Parts { archive, parts, .. } => {
                 let part = parts.get(image as usize);
-                let &(start, length) = part.context("the image is in no archive")?;
+                let &(start, length) = part.context("no such image in the archive")?;
                 archive.read(start, length)
             }
         }
     }
 
-    /// What a user knows an image by.
+    /// The image in messages: its path, or the archive and the path in it.
     pub fn describe(&self, image: u32) -> String {
         let name = self.name(image);
         match &self.bytes {
@@ -107,7 +103,7 @@ impl Listing {
         Path::new(OsStr::from_bytes(name.unwrap_or_default()))
     }
 
-    /// Every class has an image.
+    /// Checks that every class has an image, and the number of images.
     fn check(self, classes: &Names) -> Result<Listing> {
         let mut images = vec![0_u64; classes.len()];
         for label in &self.labels {
@@ -131,7 +127,8 @@ impl Listing {
         );
         ensure!(
             u32::try_from(self.labels.len()).is_ok(),
-            "{origin} holds more images than can be counted"
+            "{origin} holds more than {} images",
+            u32::MAX
         );
         Ok(self)
     }
@@ -142,12 +139,12 @@ fn lossy(names: &Names) -> Arc<[String]> {
     names.map(|name| name.into_owned()).collect()
 }
 
-/// A path within an archive, as users see it.
+/// A path within an archive, for messages.
 fn join(archive: &Path, path: &Path) -> String {
     format!("{}: {}", archive.display(), path.display())
 }
 
-/// Reads a part of a file. Any number of threads may do so at once.
+/// Reads a part of a file. Does not move the file's position, so threads can share it.
 fn read_part(file: &File, start: u64, length: u64) -> Result<Vec<u8>> {
     let mut bytes = memory(length)?;
     bytes.resize(length as usize, 0);
@@ -155,7 +152,7 @@ fn read_part(file: &File, start: u64, length: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a file. What it says of its length is no more than a guess: it may be growing, or a device.
+/// Reads a file. The length in its metadata is only a hint: the file may be growing, or a device.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(cannot_read)?;
     let mut bytes = memory(file.metadata().map_err(cannot_read)?.len())?;
@@ -164,10 +161,10 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// No image file is as large: many of them are in memory at once.
+/// Upper bound of an image file. Real ones are far smaller; many are in memory at once.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Room for the bytes of an image file.
+/// Allocates memory for an image file.
 fn memory(length: u64) -> Result<Vec<u8>> {
     ensure!(
         length <= MAX_FILE_BYTES,
@@ -176,7 +173,7 @@ fn memory(length: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(length as usize)
-        .context("it does not fit into memory")?;
+        .context("out of memory")?;
     Ok(bytes)
 }
 
@@ -189,12 +186,12 @@ mod tests {
 
     use super::*;
 
-    /// A time at which nothing that is written now is new.
+    /// A time at which files that are written now are not recent.
     fn later() -> SystemTime {
         SystemTime::now() + Duration::from_secs(3600)
     }
 
-    /// Waits until what is written bears another time than what was written before.
+    /// Waits until new files get a later timestamp than existing ones.
     fn wait_for_another_time(folder: &Path) {
         let time = || {
             let probe = folder.join("probe");
@@ -224,14 +221,14 @@ mod tests {
             .collect()
     }
 
-    /// The files of a cache folder, whose inodes tell whether they are the same.
+    /// The files of a cache folder with their inodes, which change when a file is replaced.
     fn kept(cache: &Path) -> Vec<(u64, PathBuf)> {
         let entries = fs::read_dir(cache).into_iter().flatten().flatten();
         let entries = entries.map(|entry| (entry.metadata().unwrap().ino(), entry.path()));
         entries.collect()
     }
 
-    /// What is done to a folder after it was listed, and whether that makes another listing.
+    /// A change to a folder after it was listed, and whether the listing must change.
     type Change = (&'static str, fn(&Path), bool);
 
     #[test]
@@ -347,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_listing_is_made_anew() {
+    fn a_damaged_listing_is_rebuilt() {
         let folder = tempfile::tempdir().unwrap();
         let (root, cache) = (folder.path().join("root"), folder.path().join("cache"));
         fill(&root);
@@ -371,12 +368,12 @@ mod tests {
         let listing = Listing::of_folder(folder.path(), None, later()).unwrap();
         fs::remove_dir_all(folder.path().join("a")).unwrap();
         let error = format!("{:#}", listing.read(0).unwrap_err());
-        assert!(error.starts_with("cannot read the file: it was there when the run began"));
+        assert!(error.starts_with("cannot read the file: it existed when the run began"));
         assert!(error.ends_with("No such file or directory (os error 2)"));
         assert_eq!(listing.read(2).unwrap(), b"b/1.jpg");
     }
 
-    /// Writes a tar of a folder. A file that is there stays the same file.
+    /// Writes a tar of a folder. An existing file is overwritten in place.
     fn pack(folder: &Path, to: &Path) {
         let mut tar = tar::Builder::new(File::create(to).unwrap());
         tar.append_dir_all("", folder).unwrap();
@@ -390,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_kept_beside_the_tar_and_made_anew_when_the_tar_changes() {
+    fn an_index_is_kept_beside_the_tar_and_rebuilt_when_the_tar_changes() {
         let now = SystemTime::now();
         let folder = tempfile::tempdir().unwrap();
         let [root, path, index] =
@@ -402,7 +399,7 @@ mod tests {
         assert!(!index.exists(), "what is so new may change unseen");
 
         let list = || images(&list_archive(&path, None, later()));
-        // Another file has another inode, while the one before is open.
+        // A new file gets another inode while the old one is open.
         let inode = || fs::metadata(&index).unwrap().ino();
         assert_eq!(list(), first);
         let before = inode();
@@ -426,7 +423,7 @@ mod tests {
             assert_ne!(inode(), before, "{case}");
         }
 
-        // Other names in the same file, of the same length, with the same time of its change.
+        // Other names in the same file, with the same length and modification time.
         wait_for_another_time(folder.path());
         let before = fs::metadata(&path).unwrap();
         fs::rename(root.join("c/1.jpg"), root.join("c/9.jpg")).unwrap();
@@ -457,7 +454,7 @@ mod tests {
         assert_eq!(kept(&cache), before, "it was used");
         assert_eq!(second.read(1).unwrap(), b"a/deep/2.jpg");
 
-        // Cut off after it was indexed.
+        // Truncated after it was indexed.
         let file = File::options().write(true).open(&path).unwrap();
         file.set_len(1000).unwrap();
         let error = format!("{:#}", second.read(3).unwrap_err());

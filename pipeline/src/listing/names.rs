@@ -1,29 +1,26 @@
-//! Many names in one piece of memory.
+//! A compact list of names.
 
 use serde::{Deserialize, Serialize};
 
-/// A list of names, which are bytes. A million paths of their own would take three times as much.
+/// A list of byte strings in one buffer, a third of the memory of a million separate paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
-    /// Where each name ends in `bytes`.
+    /// The end of each name in `bytes`.
     ends: Vec<u64>,
 }
 
 impl Names {
-    /// Adds a name at the end.
     pub fn push(&mut self, name: &[u8]) {
         self.bytes.extend_from_slice(name);
         self.ends.push(self.bytes.len() as u64);
     }
 
-    /// How many names.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// The name at that place, from 0.
     pub fn get(&self, at: usize) -> Option<&[u8]> {
         let end = *self.ends.get(at)? as usize;
         let start = match at.checked_sub(1) {
@@ -33,12 +30,11 @@ impl Names {
         self.bytes.get(start..end)
     }
 
-    /// All names in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).filter_map(|at| self.get(at))
     }
 
-    /// The place of a name in a list that is sorted.
+    /// The index of a name. The list must be sorted.
     pub fn find_sorted(&self, name: &[u8]) -> Option<usize> {
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -63,7 +59,7 @@ impl<Name: AsRef<[u8]>> FromIterator<Name> for Names {
     }
 }
 
-/// The folder of a path and the name in it.
+/// Splits a path into its parent folder and its file name.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),

@@ -302,9 +302,7 @@ impl Checker {
             for slot in &mut missing[scan.spectral.0 as usize..=scan.spectral.1 as usize] {
                 let expected = (ah > 0).then_some(ah);
                 if *slot != expected {
-                    return Err(
-                        "scan out of order: its successive approximation does not continue the previous one",
-                    );
+                    return Err("scan out of order (successive approximation)");
                 }
                 *slot = Some(al);
             }
