@@ -20,10 +20,8 @@ use tch::{Device, Kind, Tensor};
 
 mod filled;
 use filled::{bits, fill, unit, values};
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/quantized")
-}
+#[path = "../../tests/fixtures/mod.rs"]
+mod fixtures;
 
 #[derive(Deserialize)]
 struct Case {
@@ -71,7 +69,7 @@ fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64, least: f64
 
 #[test]
 fn networks_are_those_of_the_reference() {
-    let mut cases: Vec<PathBuf> = fs::read_dir(fixtures())
+    let mut cases: Vec<PathBuf> = fs::read_dir(fixtures::fixtures().join("quantized"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.join("expected.json").is_file())
@@ -336,7 +334,7 @@ fn matrix(rows: &[Vec<f64>]) -> Tensor {
 
 #[test]
 fn bases_move_through_steps_as_those_of_the_reference() {
-    let text = fs::read(fixtures().join("updates.json")).unwrap();
+    let text = fs::read(fixtures::fixtures().join("quantized").join("updates.json")).unwrap();
     let cases: Updates = serde_json::from_slice(&text).unwrap();
     let near = |what: &str, found: &Tensor, expected: &[f64]| {
         close(what, &values(found).unwrap(), expected, 1e-10, 1.0).unwrap();

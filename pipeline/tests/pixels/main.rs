@@ -9,9 +9,9 @@ mod damage;
 mod formats;
 mod resize;
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
-}
+#[path = "../../../tests/fixtures/mod.rs"]
+mod fixtures;
+use fixtures::{fixtures, reference};
 
 fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

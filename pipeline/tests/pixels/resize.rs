@@ -12,9 +12,7 @@ use crate::{decode_file, difference, fixtures, is_decoded_in_part, read};
 /// Every image of the reference set at every size: from Pillow's decoded pixels, and from our own.
 #[test]
 fn reference_pixels_are_those_of_pillow() {
-    let folder = std::env::var_os("RSFLOW_REFERENCE")
-        .map_or_else(|| fixtures().join("reference"), PathBuf::from)
-        .join("pixels");
+    let folder = reference().join("pixels");
     let list: Value = serde_json::from_slice(&read(&folder.join("pixels.json"))).unwrap();
     let mut failures = Vec::new();
     let mut compared = 0;
