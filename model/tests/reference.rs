@@ -21,6 +21,9 @@ use tch::{Kind, Tensor};
 
 mod filled;
 use filled::{bits, fill, unit, values};
+#[path = "../../tests/fixtures/mod.rs"]
+mod fixtures;
+use fixtures::{fixtures, reference, reference_in};
 
 #[derive(Deserialize)]
 struct Case {
@@ -50,6 +53,38 @@ struct Step {
     distillation: f64,
 }
 
+/// The sums of a case in which every place has a weight of its own (see tests/fixtures/weighted):
+/// `[after, momentum, gradient]` of a parameter, `[after]` of a buffer.
+struct Places(BTreeMap<String, Vec<f64>>);
+
+impl Places {
+    fn read(case: &Path) -> Result<Self> {
+        let name = case.file_name().context("a case has a name")?;
+        let file = format!("weighted/{}.json", name.display());
+        let file = fixtures().join(file);
+        let bytes = fs::read(&file)
+            .with_context(|| format!("{} is missing, see the README.md there", file.display()))?;
+        Ok(Self(serde_json::from_slice(&bytes)?))
+    }
+
+    fn of(&self, name: &str, at: usize) -> Result<f64> {
+        let sums = self.0.get(name).and_then(|sums| sums.get(at));
+        sums.copied().with_context(|| name.to_owned())
+    }
+
+    fn after(&self, name: &str) -> Result<f64> {
+        self.of(name, 0)
+    }
+
+    fn momentum(&self, name: &str) -> Result<f64> {
+        self.of(name, 1)
+    }
+
+    fn gradient(&self, name: &str) -> Result<f64> {
+        self.of(name, 2)
+    }
+}
+
 /// What may differ, relative.
 struct Tolerance {
     /// In what is computed before the first update, and in the losses of all steps.
@@ -68,12 +103,7 @@ struct Tolerance {
 
 #[test]
 fn agrees_with_the_reference() {
-    // Relative to the checkout, wherever cargo runs tests.
-    let folder =
-        std::env::var_os("RSFLOW_REFERENCE").unwrap_or_else(|| "tests/fixtures/reference".into());
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .join(folder);
+    let folder = reference();
     let entries = fs::read_dir(&folder)
         .unwrap_or_else(|e| panic!("no reference cases in {}: {e}", folder.display()));
     let mut cases: Vec<PathBuf> = entries
@@ -133,6 +163,12 @@ fn agrees_with_the_reference() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+#[test]
+#[should_panic(expected = "RSFLOW_REFERENCE: there is no folder /nowhere/reference")]
+fn a_reference_that_is_not_there_is_not_passed_over() {
+    reference_in(Some("/nowhere/reference".into()));
+}
+
 /// The network of a case.
 fn network(case: &Case) -> Result<Network> {
     let network = Network::by_name(&case.constructor)
@@ -169,15 +205,14 @@ impl Worst {
             let scale = b.abs().max(floor * largest);
             (a - b).abs() / if scale > 0.0 { scale } else { 1.0 }
         });
-        // Not `max`, which passes over NaN.
-        let error = errors.fold(0.0, |worst: f64, error| {
-            if error > worst || error.is_nan() {
-                error
-            } else {
-                worst
-            }
-        });
+        for error in errors {
+            self.keep(quantity, allowed, error);
+        }
+    }
+
+    fn keep(&mut self, quantity: &'static str, allowed: f64, error: f64) {
         match self.0.iter_mut().find(|(q, ..)| *q == quantity) {
+            // Not `max`, which passes over NaN.
             Some((_, worst, _)) if !worst.is_nan() && (error.is_nan() || error > *worst) => {
                 *worst = error;
             }
@@ -185,11 +220,33 @@ impl Worst {
             None => self.0.push((quantity, error, allowed)),
         }
     }
+
+    /// Whether every value is in its place, which sums and norms do not show: the sum with another
+    /// weight for each place, relative to the tensor's norm or to `least`, whichever is more.
+    fn compare_places(
+        &mut self,
+        quantity: &'static str,
+        allowed: f64,
+        (name, found): (&str, &Tensor),
+        expected: f64,
+        least: f64,
+    ) -> Result<()> {
+        let values = values(found)?;
+        let weights = format!("positions of {name}");
+        let weights = unit(&weights, values.len()).map(|u| 2.0 * u - 1.0);
+        let sum: f64 = values.iter().zip(weights).map(|(x, w)| x * w).sum();
+        let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let scale = norm.max(expected.abs()).max(least);
+        let error = (sum - expected).abs() / if scale > 0.0 { scale } else { 1.0 };
+        self.keep(quantity, allowed, error);
+        Ok(())
+    }
 }
 
 fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
     let case: Case = serde_json::from_slice(&fs::read(folder.join("expected.json"))?)?;
     let network = network(&case)?;
+    let places = Places::read(folder)?;
     let bytes = fs::read(folder.join("expected.safetensors"))?;
     let tensors = SafeTensors::deserialize(&bytes)?;
     let expected_logits = |name: &str, size: u32| -> Result<Vec<f64>> {
@@ -305,13 +362,17 @@ fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
                 let expected = expected_logits("train_logits", size)?;
                 worst.compare("train logits", before, &values(logits)?, &expected);
             }
+            let (allowed, floor) = (tolerance.gradients, tolerance.gradient_floor);
+            let norms = case.grad_norms_step0.values().copied();
+            let least = floor * norms.fold(0.0, f64::max);
             let (mut found, mut expected) = (Vec::new(), Vec::new());
             for (parameter, gradient) in net.parameters().trainable().zip(&gradients) {
                 let name = their_name(&network, parameter, &case.sizes);
+                let at = (name.as_str(), gradient);
+                worst.compare_places("gradients", allowed, at, places.gradient(&name)?, least)?;
                 found.push(gradient.f_norm()?.f_double_value(&[])?);
                 expected.push(*case.grad_norms_step0.get(&name).context(name)?);
             }
-            let (allowed, floor) = (tolerance.gradients, tolerance.gradient_floor);
             worst.compare_each("gradient norms", allowed, &found, &expected, floor);
             if tolerance.after.is_none() {
                 return Ok(worst);
@@ -327,6 +388,17 @@ fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
         &net,
         &case.parameter_sums_after,
     )?;
+    let momentum: BTreeMap<&str, &Tensor> = optimizer.momentum().collect();
+    for parameter in net.parameters().iter() {
+        let name = their_name(&network, parameter, &case.sizes);
+        let at = (name.as_str(), &parameter.tensor);
+        worst.compare_places("parameters after", after, at, places.after(&name)?, 0.0)?;
+    }
+    for parameter in net.parameters().trainable() {
+        let name = their_name(&network, parameter, &case.sizes);
+        let at = (name.as_str(), momentum[parameter.name.as_str()]);
+        worst.compare_places("momentum after", after, at, places.momentum(&name)?, 0.0)?;
+    }
     let alpha = net.parameters().tensor("alpha")?;
     worst.compare("alpha after", after, &values(&alpha)?, &case.alpha_after);
     compare_eval(&mut worst, "eval logits after", "eval_logits_after", after)?;
