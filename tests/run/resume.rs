@@ -1,0 +1,311 @@
+//! Runs that are interrupted or killed, and resumed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use rsflow_model::checkpoint::Checkpoint;
+use serde_json::Value;
+
+use super::{command, losses, run, signal, wait_for_lines, wait_until};
+use crate::workplace::{QUANTIZED, completed, workplace};
+
+#[test]
+fn an_interrupted_run_goes_on_bit_for_bit() {
+    let folder = workplace();
+    completed(folder.path(), &["--run-dir", "whole"]);
+    let whole = losses(&folder.path().join("whole"));
+
+    for name in ["INT", "TERM"] {
+        let mut child = command(folder.path(), &["--run-dir", name])
+            .spawn()
+            .unwrap();
+        let out = folder.path().join(name);
+        wait_for_lines(&out.join("metrics.jsonl"), 4);
+        signal(&child, &format!("-{name}"));
+        let status = child.wait().unwrap();
+        let mut stderr = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        assert_eq!(status.code(), Some(130), "{stderr}");
+        assert!(
+            stderr.contains(&format!(
+                "to resume: rsflow run {name}/recipe.ron --run-dir {name} --resume"
+            )),
+            "{stderr}"
+        );
+        let last = Checkpoint::open(&out.join("checkpoints/last.safetensors")).unwrap();
+        let steps = last.metadata().step;
+        assert!((4..22).contains(&steps), "stopped after {steps} steps");
+        assert_eq!(
+            losses(&out).len() as u64,
+            steps,
+            "the step in hand was finished and logged"
+        );
+
+        // Batches of another size cannot begin in mid-epoch; the attempt leaves all as it is.
+        let other_size = ["--accept-changes", "--set", "train_batches.size=6"];
+        let resume = ["--run-dir", name, "--resume"];
+        let refused = run(folder.path(), &[&resume[..], &other_size].concat());
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{stderr}");
+        assert!(
+            stderr.contains(
+                "an epoch of 11 steps (84 images), this recipe has 14 steps (84 images) per epoch; revert the change"
+            ),
+            "{stderr}"
+        );
+
+        if name == "INT" {
+            as_format_2(&out.join("checkpoints/last.safetensors"));
+        }
+        let workers = ["--set", "cpu_workers=4"];
+        completed(folder.path(), &[&resume[..], &workers].concat());
+        assert_eq!(losses(&out), whole);
+    }
+}
+
+/// Rewrites what a checkpoint says of itself as older programs did: its place in an epoch of 11 steps
+/// of 8 samples in steps.
+fn as_format_2(path: &Path) {
+    let file = fs::read(path).unwrap();
+    let (length, rest) = file.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    let (header, tensors) = rest.split_at(length);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    let entry = &mut header["__metadata__"]["rsflow"];
+    let mut metadata: Value = serde_json::from_str(entry.as_str().unwrap()).unwrap();
+    let fields = metadata.as_object_mut().unwrap();
+    assert_eq!(fields.insert("format".to_owned(), 2.into()), Some(3.into()));
+    fields.remove("samples_per_epoch").unwrap();
+    let samples = fields.remove("sample_in_epoch").unwrap().as_u64().unwrap();
+    let steps = samples.div_ceil(8);
+    assert_eq!(samples, (steps * 8).min(84));
+    fields.insert("step_in_epoch".to_owned(), steps.into());
+    *entry = metadata.to_string().into();
+    let mut header = serde_json::to_vec(&header).unwrap();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(path, [&length[..], &header, tensors].concat()).unwrap();
+}
+
+#[test]
+fn a_run_killed_while_it_writes_leaves_whole_checkpoints() {
+    let folder = workplace();
+    let save = [
+        "--set",
+        "checkpoints.every_steps=1",
+        "--set",
+        "trainer.epochs=50",
+        "--run-dir",
+    ];
+    for lines in [5, 8, 12, 17] {
+        let name = format!("killed{lines}");
+        let mut child = command(folder.path(), &[&save[..], &[&name]].concat())
+            .spawn()
+            .unwrap();
+        let out = folder.path().join(&name);
+        wait_for_lines(&out.join("metrics.jsonl"), lines);
+        // The log may be ahead: training does not wait for a checkpoint to be written.
+        let checkpoints = out.join("checkpoints");
+        wait_until(&checkpoints, || {
+            let names = names(&checkpoints);
+            let is_being_written = |name: &String| name.contains("partial");
+            names.contains("last.safetensors") && names.iter().any(is_being_written)
+        });
+        signal(&child, "-KILL");
+        child.wait().unwrap();
+        let last = Checkpoint::open(&out.join("checkpoints/last.safetensors")).unwrap();
+        let tensors = last.names();
+        last.read(tensors.iter().map(String::as_str)).unwrap();
+        let epochs = (last.metadata().epoch + 1).to_string();
+        let set = format!("trainer.epochs={epochs}");
+        completed(
+            folder.path(),
+            &[
+                "--run-dir",
+                &name,
+                "--resume",
+                "--accept-changes",
+                "--set",
+                &set,
+            ],
+        );
+        let names = names(&checkpoints);
+        let partial: Vec<_> = names
+            .iter()
+            .filter(|name| name.contains("partial"))
+            .collect();
+        assert!(partial.is_empty(), "left behind: {partial:?}");
+    }
+}
+
+/// The names in a folder; none if there is no such folder.
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
+    let folder = workplace();
+    let quantized = format!("trainer.network={QUANTIZED}");
+    for (kind, change, all_lines) in [
+        ("float32", "trainer.precision=Float32", &[5, 10, 14, 18][..]),
+        ("bfloat16", "trainer.precision=BFloat16", &[7, 15]),
+        ("quantized", &quantized, &[7, 15]),
+        // With its loss scale, which halves in the first steps.
+        ("float16", "trainer.precision=Float16", &[9]),
+    ] {
+        let save = [
+            "--set",
+            change,
+            "--set",
+            "checkpoints.every_steps=4",
+            "--run-dir",
+        ];
+        killed_and_resumed(folder.path(), &save, kind, all_lines);
+        // It is evaluated as it was trained.
+        let last = format!("{kind}-whole/checkpoints/last.safetensors");
+        let last = Checkpoint::open(&folder.path().join(last)).unwrap();
+        let suits = last.metadata().suits().unwrap();
+        let float32 = ["float32", "quantized"].contains(&kind);
+        assert_eq!(suits.float32, float32, "{kind}");
+    }
+}
+
+/// Runs as a whole; then kills a run after each of these numbers of lines in its log, and resumes it.
+fn killed_and_resumed(folder: &Path, save: &[&str], kind: &str, all_lines: &[usize]) {
+    let whole = format!("{kind}-whole");
+    completed(folder, &[save, &[&whole]].concat());
+    let whole = losses(&folder.join(whole));
+
+    for &lines in all_lines {
+        let name = format!("{kind}-killed{lines}");
+        let mut child = command(folder, &[save, &[&name]].concat()).spawn().unwrap();
+        let out = folder.join(&name);
+        let log = out.join("metrics.jsonl");
+        wait_for_lines(&log, lines);
+        let last = out.join("checkpoints/last.safetensors");
+        wait_until(&last, || last.exists());
+        signal(&child, "-KILL");
+        child.wait().unwrap();
+        // Wherever it stopped: the log may be ahead of the checkpoint, its last line cut off.
+        let ahead =
+            "{\"kind\":\"step\",\"epoch\":1,\"step\":21,\"loss\":0.5}\n{\"kind\":\"step\",\"epo";
+        let mut file = std::fs::File::options().append(true).open(&log).unwrap();
+        file.write_all(ahead.as_bytes()).unwrap();
+        drop(file);
+
+        completed(folder, &[save, &[&name, "--resume"]].concat());
+        assert_eq!(losses(&out), whole, "{kind}, killed after {lines} lines");
+    }
+}
+
+#[test]
+fn a_resume_with_another_recipe_says_what_differs_and_writes_nothing() {
+    let folder = workplace();
+    let one_epoch = ["--run-dir", "out", "--set", "trainer.epochs=1"];
+    completed(folder.path(), &one_epoch);
+    let out = folder.path().join("out");
+    let before = contents(&out);
+
+    let resume = [
+        "--run-dir",
+        "out",
+        "--resume",
+        "--set",
+        "trainer.optimizer.lr=0.02",
+        "--set",
+        "train_batches.size=6",
+        "--set",
+        "cpu_workers=1",
+    ];
+    let output = run(folder.path(), &resume);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: the recipe is not the one that out/checkpoints/last.safetensors was made with\n  \
+         train_batches.size: 6, was 8\n  \
+         trainer.optimizer.lr: 0.02, was 0.05\n  \
+         trainer.epochs: 2, was 1\n\
+         help: revert the changes (recipe.ron in the run directory is the recipe as it ran); \
+         `--accept-changes` resumes with them\n"
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(contents(&out) == before, "something was written");
+
+    // What nothing can go on with is refused all the same.
+    let accepted = [&resume[..], &["--accept-changes"]].concat();
+    for (set, words) in [
+        ("trainer.network.width=16", "holds ResNet"),
+        (
+            "trainer.epochs=1",
+            "has completed 1 epochs, and the recipe has `epochs: 1`",
+        ),
+    ] {
+        let output = run(folder.path(), &[&accepted[..], &["--set", set]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{words} is not in {stderr}");
+        let recipe = |files: &BTreeMap<String, Vec<u8>>| files["recipe.ron"].clone();
+        assert!(recipe(&contents(&out)) == recipe(&before), "{words}");
+    }
+
+    // With 14 steps an epoch, the second one begins at the middle of the schedule.
+    let output = run(folder.path(), &accepted);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(
+        stderr.contains("WARN the recipe was changed: train_batches.size: 6, was 8"),
+        "{stderr}"
+    );
+    let steps: Vec<u64> = losses(&out).into_iter().map(|(step, _)| step).collect();
+    let expected: Vec<u64> = (1..=11).chain(15..=28).collect();
+    assert_eq!(steps, expected);
+    let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let first = log.lines().find(|line| line.contains("\"step\":15,"));
+    assert!(first.unwrap().contains("\"learning_rate\":0.01,"), "{log}");
+
+    let output = run(folder.path(), &["--run-dir", "new", "--accept-changes"]);
+    assert_eq!(output.status.code(), Some(2), "only a resume has changes");
+}
+
+/// Every file of a run directory, by its path.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let (path, name) = {
+            let entry = entry.unwrap();
+            (entry.path(), entry.file_name().into_string().unwrap())
+        };
+        if path.is_dir() {
+            let inner = contents(&path).into_iter();
+            files.extend(inner.map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            files.insert(name, std::fs::read(path).unwrap());
+        }
+    }
+    files
+}
+
+/// As it is behind a pipe whose reader was ended first, by the same Ctrl-C.
+#[test]
+fn a_run_whose_screen_is_gone_can_be_interrupted() {
+    let folder = workplace();
+    let out = folder.path().join("out");
+    let mut child = command(folder.path(), &["--run-dir", "out"])
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    wait_for_lines(&out.join("metrics.jsonl"), 2);
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(out.join("checkpoints/last.safetensors").exists());
+}
