@@ -9,9 +9,11 @@ mod commands;
 mod figures;
 mod files;
 mod launch;
+mod measure;
 mod progress;
 mod run_dir;
 mod skipped;
 mod table;
+mod verdict;
 
 pub use commands::execute;

@@ -9,7 +9,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rsflow_graph::{Measured, Meters, Payload as _, Plan, Sink, Tap, Workers};
 use rsflow_model::train::metrics::{Metric, Row, Step, Table, Validating};
 
-use crate::figures::{Figures, MUCH, verdict};
+use crate::figures::Figures;
+use crate::verdict::{STARVED_SHARE, verdict};
 
 /// Where lines without a terminal are at least so far apart.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -270,7 +271,7 @@ impl Watched {
         );
         (self.at, self.measured, self.images) = (Instant::now(), measured, 0);
         let trainer = figures.trainer()?;
-        (trainer.wait_input > MUCH).then(|| verdict(&figures))
+        (trainer.wait_input > STARVED_SHARE).then(|| verdict(&figures))
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use rsflow::catalogue::CATALOGUE;
-use rsflow_graph::{Kind, Plan, Recipe, Text};
+use rsflow_graph::{Batch, Kind, Payload as _, Plan, Recipe, Role, Text};
+use rsflow_model::train::metrics::Metric;
+use rsflow_model::train::trains::trainer_of;
 use serde_json::Value;
 
 /// The nodes that scripts touch, in every recipe.
@@ -147,6 +149,25 @@ fn every_stream_has_a_writer_and_a_reader() {
 }
 
 #[test]
+fn roles_agree_with_ports() {
+    for kind in CATALOGUE.0 {
+        let name = kind.name;
+        assert_eq!(kind.role == Role::Sink, kind.outputs.is_empty(), "{name}");
+        let computes = matches!(kind.role, Role::Trainer { .. } | Role::Evaluator);
+        let measures = kind.output_of(Metric::NAME).is_some();
+        assert_eq!(computes, measures, "{name}");
+        if let Role::Trainer { port } = kind.role {
+            let input = kind.inputs.iter().find(|input| input.name == port);
+            assert_eq!(
+                input.map(|input| input.carries),
+                Some(Batch::NAME),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
 fn recipes_that_ship_are_sound() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let mut seen = 0;
@@ -172,6 +193,17 @@ fn recipes_that_ship_are_sound() {
                 "{} has no `{known}`",
                 path.display()
             );
+        }
+        for planned in plan.nodes() {
+            let trains = matches!(planned.kind.role, Role::Trainer { .. });
+            assert_eq!(trainer_of(planned).is_some(), trains, "{}", planned.id.name);
+            let source = planned
+                .training_input()
+                .map(|edge| &plan.nodes()[edge.node]);
+            assert_eq!(source.is_some(), trains);
+            assert!(source.is_none_or(|source| source.batch_size().is_some()));
+            let makes_batches = planned.kind.output_of(Batch::NAME).is_some();
+            assert_eq!(planned.batch_size().is_some(), makes_batches);
         }
         seen += 1;
     }

@@ -340,8 +340,8 @@ fn what_makes_no_sense_is_said() {
         (
             &["--until", "train_sizes", "--digest"],
             2,
-            "`train_sizes` yields no pixels yet, only what is wanted of them: --digest takes \
-             `train_batches` and `val_batches`",
+            "`train_sizes` has no pixels yet, it only plans them: --digest takes `train_batches` and \
+             `val_batches`",
         ),
         (
             &["--only", "trainer", "--until", "train_sizes"],

@@ -58,7 +58,7 @@ pub use executor::{
 };
 pub use item::{Item, Key, Message, Payload};
 pub use node::{
-    Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Schema,
+    Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Role, Schema,
 };
 pub use node_id::NodeId;
 pub use plan::{Edge, Plan, Planned};

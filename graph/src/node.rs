@@ -178,9 +178,46 @@ pub trait Node: Any + Send + Sync {
     fn demand(&self) -> Demand {
         Demand::default()
     }
+
+    /// Images in a full batch of the output; `None` where no batches come out.
+    fn batch_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// Memory from which the device that this node computes on reads batches best; `None` where
+    /// nothing is asked. May open the device.
+    fn allocator(&self) -> Option<Arc<dyn Allocator>> {
+        None
+    }
 }
 
-/// The catalogue's entry of a kind, besides what serde and schemars know.
+/// The part that nodes of a kind have in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Brings data: a source, or what lies between it and the batches.
+    Data,
+    /// Learns from batches.
+    Trainer {
+        /// The input port at which they come in.
+        port: &'static str,
+    },
+    /// Computes with a trained network, and learns nothing.
+    Evaluator,
+    /// Keeps what others yield.
+    Sink,
+}
+
+impl Role {
+    /// The role of a kind that computes nothing.
+    const fn by_outputs(outputs: &[Port]) -> Self {
+        match outputs {
+            [] => Role::Sink,
+            _ => Role::Data,
+        }
+    }
+}
+
+/// What the catalogue holds of a kind, beside what serde and schemars derive.
 pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     /// The name in recipes, in CamelCase.
     const NAME: &'static str;
@@ -192,16 +229,18 @@ pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     const OUTPUTS: &'static [Port];
     /// A node as written in a recipe; a test parses it.
     const EXAMPLE: &'static str;
-    /// What makes it faster where it is what limits a run and no worker is left, as the end of a
-    /// sentence; `NODE` stands for its name. Empty if there is nothing to turn.
+    /// Its part in a run. A kind that computes with a network must say so.
+    const ROLE: Role = Role::by_outputs(Self::OUTPUTS);
+    /// How to make such a node faster where it limits a run and all cores are busy: the end of a
+    /// sentence, in which `NODE` stands for its name. Empty if no parameter helps.
     const TUNING_HINT: &'static str = "";
+    /// The file or folder of the run directory that only one such node may write: a recipe cannot
+    /// have two. Empty if it may have several.
+    const OUTPUT_FILE: &'static str = "";
     /// Former names of the kind, which recipes may still use.
     const ALIASES: &'static [&'static str] = &[];
     /// Parameters that older recipes may have, and what replaces each, as a sentence of help.
     const REMOVED: &'static [(&'static str, &'static str)] = &[];
-    /// The file or folder of the run directory that such a node writes alone, so that no recipe has
-    /// two of them. Empty if there may be several.
-    const OUTPUT_FILE: &'static str = "";
 }
 
 /// An entry of the catalogue.
@@ -217,14 +256,16 @@ pub struct Kind {
     pub outputs: &'static [Port],
     /// A node as written in a recipe.
     pub example: &'static str,
-    /// What makes it faster, see [`NodeKind::TUNING_HINT`].
+    /// See [`NodeKind::ROLE`].
+    pub role: Role,
+    /// See [`NodeKind::TUNING_HINT`].
     pub tuning_hint: &'static str,
-    /// Former names, see [`NodeKind::ALIASES`].
-    pub aliases: &'static [&'static str],
-    /// Parameters of older recipes, see [`NodeKind::REMOVED`].
-    pub removed: &'static [(&'static str, &'static str)],
-    /// What it writes alone, see [`NodeKind::OUTPUT_FILE`].
+    /// See [`NodeKind::OUTPUT_FILE`].
     pub output_file: &'static str,
+    /// See [`NodeKind::ALIASES`].
+    pub aliases: &'static [&'static str],
+    /// See [`NodeKind::REMOVED`].
+    pub removed: &'static [(&'static str, &'static str)],
     /// The parameters, as JSON Schema.
     pub parameters: fn() -> schemars::Schema,
     pub(crate) parse: fn(&str) -> Result<Arc<dyn Node>, SpannedError>,
@@ -238,10 +279,11 @@ impl Kind {
             inputs: K::INPUTS,
             outputs: K::OUTPUTS,
             example: K::EXAMPLE,
+            role: K::ROLE,
             tuning_hint: K::TUNING_HINT,
+            output_file: K::OUTPUT_FILE,
             aliases: K::ALIASES,
             removed: K::REMOVED,
-            output_file: K::OUTPUT_FILE,
             parameters: || schemars::schema_for!(K),
             parse: |text| {
                 fields::options()
@@ -249,6 +291,11 @@ impl Kind {
                     .map(|node| Arc::new(node) as Arc<dyn Node>)
             },
         }
+    }
+
+    /// The first output whose items have this type, [`crate::Payload::NAME`].
+    pub fn output_of(&self, carries: &str) -> Option<usize> {
+        self.outputs.iter().position(|port| port.carries == carries)
     }
 }
 

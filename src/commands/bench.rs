@@ -1,4 +1,4 @@
-//! `rsflow bench`: how fast a recipe's parts are on this machine.
+//! `rsflow bench`: how fast the parts of a recipe are on this machine.
 
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
@@ -7,36 +7,35 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rsflow_graph::{Plan, Planned};
 use rsflow_model::nn::compute::is_out_of_memory;
-use rsflow_model::train::trainer::benchmark::{Benchmark, Measured, peak};
-use rsflow_pipeline::nodes;
+use rsflow_model::train::benchmark::{Benchmark, Measured, peak};
 use serde_json::{Value, json};
 
-use super::profile::{self, TRAIN};
 use super::{Usage, plan, the_trainer};
-use crate::cli::{Bench, BenchPart, Only};
+use crate::cli::{Bench, BenchPart};
 use crate::figures::{percent, rate};
 use crate::files::{self, is_stdout, write_json};
+use crate::measure::{self, Batches, Job, Part, source_of_batches};
 use crate::progress::Screen;
 use crate::run_dir;
 use crate::table::{grid, time};
 
-/// A larger batch has to be so much faster to count as better.
-const BETTER: f64 = 1.03;
-/// The largest batch that inference is tried with, and how long a batch may take for a larger one to
-/// be tried.
-const MOST: u64 = 1024;
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A larger batch counts as better only if it is faster by this factor.
+const MIN_GAIN: f64 = 1.03;
+/// The largest batch that inference is tried with.
+const MAX_BATCH: u64 = 1024;
+/// No larger batch is tried once a batch takes longer than this.
+const MAX_STEP: Duration = Duration::from_secs(2);
 
 /// A line of the table.
 struct Row {
     part: &'static str,
     resolution: Option<u32>,
-    /// `None` where the recipe does not tell.
+    /// Images in a batch; `None` where the recipe does not say.
     batch: Option<u64>,
     images_per_second: f64,
-    /// Of a step or a batch.
+    /// Duration of a step or a batch.
     median: Option<Duration>,
-    /// Of what the device can do at best.
+    /// Share of the device's peak rate.
     share: Option<f64>,
     peak_memory: Option<u64>,
 }
@@ -49,7 +48,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     run_dir::log(None, &screen)?;
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
     let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
-    let its_batch = train_batch(&plan, planned);
+    let its_batch = source_of_batches(&plan, planned).and_then(Planned::batch_size);
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let seconds = Duration::from_secs_f64(arguments.seconds);
 
@@ -69,7 +68,8 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         if wanted(BenchPart::Step) {
             let batch = arguments.batch.map(u64::from).or(its_batch);
             let batch = batch.context(Usage(
-                "the recipe does not say how large a training batch is: --batch does".to_owned(),
+                "the recipe does not set the size of a training batch: set it with --batch"
+                    .to_owned(),
             ))?;
             screen.line(&format!("training steps of {batch} images"));
             match benchmark.steps(batch, seconds) {
@@ -97,15 +97,21 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
                 }));
             }
         }
-    } // its memory is free for the whole
-    for (part, name, only) in [
-        (BenchPart::Pipeline, "pipeline", Only::Pipeline),
-        (BenchPart::Whole, "whole", Only::Both),
+    } // drops the network: the whole needs its memory
+    for (part, name) in [
+        (BenchPart::Pipeline, "pipeline"),
+        (BenchPart::Whole, "whole"),
     ] {
         if !wanted(part) {
             continue;
         }
-        match profile::images_per_second(arguments, only, &screen) {
+        let measured = match part {
+            BenchPart::Pipeline => data_nodes(&plan, planned),
+            _ => Part::trainer(&plan, planned, Batches::Fresh),
+        }
+        .and_then(|part| measure::run(Job::new(part, arguments.seconds), &screen))
+        .map(|outcome| outcome.figures.images_per_second);
+        match measured {
             Ok(images_per_second) => rows.push(Row {
                 part: name,
                 resolution: None,
@@ -137,12 +143,12 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     match failed.len() {
         0 => Ok(ExitCode::SUCCESS),
         _ => {
-            let told = failed
+            let lines = failed
                 .iter()
                 .map(|(part, error)| format!("{part} could not be measured: {error:#}"));
             bail!(
                 "{}\nhelp: --only takes the parts to measure",
-                told.collect::<Vec<_>>().join("\n")
+                lines.collect::<Vec<_>>().join("\n")
             )
         }
     }
@@ -161,7 +167,7 @@ fn row(part: &'static str, resolution: Option<u32>, batch: u64, measured: Measur
 }
 
 impl Row {
-    /// With the share of the `peak` rate of multiply-adds that `multiply_adds` for an image are.
+    /// Adds the share of the `peak` rate, at `multiply_adds` per image.
     fn with_share(self, multiply_adds: u64, peak: Option<f64>) -> Row {
         let rate = multiply_adds as f64 * self.images_per_second;
         Row {
@@ -171,37 +177,38 @@ impl Row {
     }
 }
 
-/// Images in a training batch, as far as the recipe says.
-fn train_batch(plan: &Plan, trainer: &Planned) -> Option<u64> {
-    let edge = trainer.inputs.iter().find(|edge| edge.port == TRAIN)?;
-    let batch = plan.nodes()[edge.node].node::<nodes::Batch>()?;
-    Some(batch.size() as u64)
+/// The nodes that the trainer's batches come from.
+fn data_nodes(plan: &Plan, trainer: &Planned) -> Result<Part> {
+    let source = source_of_batches(plan, trainer);
+    let source = source.context("nothing feeds the trainer")?;
+    let part = plan.until(&source.id.name);
+    Part::data(part.context("the data node is not in its plan")?)
 }
 
-/// A single image, and the batch with which most images go through.
+/// Measures a single image, and the batch size with the highest throughput.
 fn inference(
     benchmark: &mut Benchmark,
     position: usize,
     seconds: Duration,
 ) -> Result<Vec<(u64, Measured)>> {
-    // There are many, and each says enough soon.
+    // Many sizes are tried, and a short time is enough for each.
     let time = seconds / 5;
     let speed = |(batch, measured): &(u64, Measured)| *batch as f64 / measured.median.as_secs_f64();
     let single = (1, benchmark.inference(position, 1, time)?);
     let mut best = single;
     let mut batch = 2;
-    while batch <= MOST {
+    while batch <= MAX_BATCH {
         let measured = match benchmark.inference(position, batch, time) {
-            Err(error) if is_out_of_memory(&error) => break, // what was best so far is
+            Err(error) if is_out_of_memory(&error) => break, // the best so far stands
             measured => measured?,
         };
         let tried = (batch, measured);
-        let better = speed(&tried) > speed(&best) * BETTER;
+        let better = speed(&tried) > speed(&best) * MIN_GAIN;
         if speed(&tried) > speed(&best) {
             best = tried;
         }
-        // One that is no better may be chance, but for large ones.
-        if measured.median > PATIENCE || (!better && batch >= 16) {
+        // A small batch that is no faster may be noise; a large one is not.
+        if measured.median > MAX_STEP || (!better && batch >= 16) {
             break;
         }
         batch *= 2;
@@ -264,7 +271,7 @@ fn render(rows: &[Row], computes: Option<&str>, peak: Option<f64>) -> String {
     text
 }
 
-/// Keys may be added in time; none goes or changes its meaning.
+/// A stable format: keys may be added, none is removed or changes its meaning.
 fn as_json(row: &Row) -> Value {
     json!({
         "part": row.part,

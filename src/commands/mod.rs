@@ -22,9 +22,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rsflow_graph::{Allocator, PlainMemory, Plan, Planned, Problems, Recipe, Text, say};
-use rsflow_model::train::evaluate::Evaluate;
-use rsflow_model::train::trainer::Trainer;
+use rsflow_graph::{Allocator, Kind, Plan, Planned, Problems, Recipe, Role, Text, say};
+use rsflow_model::train::trains::{Trains, trainer_of};
 
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Command, Format, Overrides};
@@ -133,28 +132,29 @@ fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {
 }
 
 /// The one trainer of a recipe.
-fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'a Trainer)> {
+fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'a dyn Trains)> {
     let nodes = plan.nodes().iter();
     let trainers: Vec<_> = nodes
-        .filter_map(|planned| Some((planned, planned.node::<Trainer>()?)))
+        .filter_map(|planned| Some((planned, trainer_of(planned)?)))
         .collect();
     match trainers[..] {
         [found] => Ok(found),
-        _ => bail!(Usage(format!(
-            "this is about one trainer, but {} has {}; `rsflow nodes RsNet` shows how one is written",
-            recipe.display(),
-            trainers.len()
-        ))),
+        _ => {
+            let trains = |kind: &&Kind| matches!(kind.role, Role::Trainer { .. });
+            let kinds = CATALOGUE.0.iter().filter(trains).map(|kind| kind.name);
+            bail!(Usage(format!(
+                "expected one trainer, but {} has {}; see `rsflow nodes {}`",
+                recipe.display(),
+                trainers.len(),
+                kinds.collect::<Vec<_>>().join("` or `rsflow nodes ")
+            )))
+        }
     }
 }
 
-/// Memory for the batches of a plan: what the device that computes with them can use best.
+/// Memory for the batches of a plan.
 fn allocator(plan: &Plan) -> Arc<dyn Allocator> {
-    let computing = plan.nodes().iter().find_map(|planned| {
-        let trainer = planned.node::<Trainer>().map(Trainer::allocator);
-        trainer.or_else(|| planned.node::<Evaluate>().map(Evaluate::allocator))
-    });
-    computing.unwrap_or_else(|| Arc::new(PlainMemory))
+    plan.allocator()
 }
 
 /// Reads a recipe.

@@ -8,7 +8,8 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::node::{Incoming, Kind, Node, NodeKind, Report, Schema};
+use crate::batch::{Allocator, PlainMemory};
+use crate::node::{Incoming, Kind, Node, NodeKind, Report, Role, Schema};
 use crate::node_id::NodeId;
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
@@ -52,6 +53,19 @@ impl Planned {
     pub fn node<K: NodeKind>(&self) -> Option<&K> {
         let node: &dyn Any = &*self.node;
         node.downcast_ref()
+    }
+
+    /// Where the batches come from that it learns from; `None` if it does not train.
+    pub fn training_input(&self) -> Option<&Edge> {
+        let Role::Trainer { port: training } = self.kind.role else {
+            return None;
+        };
+        self.inputs.iter().find(|edge| edge.port == training)
+    }
+
+    /// Images in a full batch of its output, see [`Node::batch_size`].
+    pub fn batch_size(&self) -> Option<u64> {
+        self.node.batch_size()
     }
 }
 
@@ -100,6 +114,23 @@ impl Plan {
         edges.map(|edge| (edge.port, schema(edge))).collect()
     }
 
+    /// The nodes that train.
+    pub fn trainers(&self) -> impl Iterator<Item = &Planned> {
+        let trains = |planned: &&Planned| matches!(planned.kind.role, Role::Trainer { .. });
+        self.nodes.iter().filter(trains)
+    }
+
+    /// Memory for the batches: what the first node that computes with them asks for, else plain
+    /// memory.
+    pub fn allocator(&self) -> Arc<dyn Allocator> {
+        let mut asked = self
+            .nodes
+            .iter()
+            .filter_map(|planned| planned.node.allocator());
+        asked.next().unwrap_or_else(|| Arc::new(PlainMemory))
+    }
+
+    /// The recipe's seed.
     pub fn seed(&self) -> u64 {
         self.seed
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use rsflow_graph::{Allocator, Batch, Memory, PlainMemory};
 use tch::Device;
 
-use crate::nn::compute::Pinned;
+use crate::nn::compute::{DeviceChoice, Pinned};
 use crate::nn::transfer::HostBatch;
 
 impl HostBatch for Batch {
@@ -22,11 +22,12 @@ impl HostBatch for Batch {
     }
 }
 
-/// Memory for batches that `device` computes with: page-locked for a GPU, which then copies from it
-/// while both sides compute; ordinary memory otherwise.
-pub fn allocator(device: Device) -> Arc<dyn Allocator> {
-    match device {
-        Device::Cuda(_) => Arc::new(PinnedMemory),
+/// Memory for batches that are computed with on the chosen device: page-locked for a GPU, which then
+/// copies from it while both sides compute; ordinary memory otherwise. Where the device cannot be
+/// opened, building the node reports it.
+pub fn allocator(device: DeviceChoice) -> Arc<dyn Allocator> {
+    match device.open() {
+        Ok(Device::Cuda(_)) => Arc::new(PinnedMemory),
         _ => Arc::new(PlainMemory),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
     Allocator, Batch, Build, Incoming, Input, Node, NodeKind, Payload, Port, Ports, Received,
-    Report, Schema, Sender, Stage, Thread,
+    Report, Role, Schema, Sender, Stage, Thread,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -134,6 +134,10 @@ impl Node for Evaluate {
         vec![Schema::default()]
     }
 
+    fn allocator(&self) -> Option<Arc<dyn Allocator>> {
+        Some(batches::allocator(self.device))
+    }
+
     fn build(&self, build: &Build) -> Result<Stage> {
         let sizes = |port| {
             let mut found = build.schemas.iter().filter(|(of, _)| *of == port);
@@ -194,12 +198,6 @@ impl Node for Evaluate {
 }
 
 impl Evaluate {
-    /// Memory for its batches.
-    pub fn allocator(&self) -> Arc<dyn Allocator> {
-        // Where the device cannot be opened, `build` says so.
-        batches::allocator(self.device.open().unwrap_or(tch::Device::Cpu))
-    }
-
     /// Before anything is measured: what cannot be stored in the end.
     fn check_store(&self, metadata: &Metadata) -> Result<()> {
         let Some(store) = &self.store else {
@@ -243,6 +241,7 @@ impl NodeKind for Evaluate {
         name: "metrics",
         carries: Metric::NAME,
     }];
+    const ROLE: Role = Role::Evaluator;
     const EXAMPLE: &'static str =
         r#"Evaluate(input: "val_batches", checkpoint: "runs/mine/checkpoints/best.safetensors")"#;
 }

@@ -6,9 +6,11 @@
 //!   [`optimizer`], [`schedule`], [`loss_scale`]: how the weights move.
 //! - [`validation`]: accuracy and loss at every resolution.
 //! - [`metrics`]: what the trainer reports. The sinks write it, the command shows it.
+//! - [`trains`]: what the command asks of a node that trains. [`benchmark`]: the speed of its steps.
 //! - [`batches`]: the graph's batches as the floor below sees them, and their memory.
 
 pub mod batches;
+pub mod benchmark;
 pub mod distillation;
 pub mod evaluate;
 pub mod loss_scale;
@@ -17,6 +19,7 @@ pub mod optimizer;
 pub mod schedule;
 pub mod step;
 pub mod trainer;
+pub mod trains;
 pub mod validation;
 
 use rsflow_graph::Report;

@@ -33,13 +33,6 @@ fn default_prefetch() -> usize {
     2
 }
 
-impl Batch {
-    /// Images in a full global batch; at least 1.
-    pub fn size(&self) -> usize {
-        self.size.max(1)
-    }
-}
-
 /// Upper bounds that catch typos.
 const MAX_BATCH: usize = 1 << 20;
 const MAX_PREFETCH: usize = 1 << 10;
@@ -92,6 +85,10 @@ impl Node for Batch {
             pool: Pool::new(build.allocator.clone(), bytes),
             resolutions,
         }))
+    }
+
+    fn batch_size(&self) -> Option<u64> {
+        Some(self.size as u64)
     }
 }
 

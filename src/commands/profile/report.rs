@@ -5,9 +5,10 @@ use std::time::Duration;
 use rsflow_graph::{Skipped, WorksOn};
 use serde_json::{Value, json};
 
-use crate::figures::{Figures, NodeFigures, percent, rate, verdict};
+use crate::figures::{Figures, NodeFigures, percent, rate};
 use crate::skipped;
 use crate::table::{grid, thousands, time};
+use crate::verdict::verdict;
 
 /// A row for each node, the speed, and what limits it.
 pub fn render(figures: &Figures) -> String {

@@ -2,9 +2,8 @@
 //!
 //! Here: its parameters, and what is checked before anything runs. `start`: where a run starts;
 //! `dry_run`: whether a step fits into memory; `session`: the run; `loss_watch`: what is read of the
-//! loss; [`benchmark`]: the speed of a step alone.
+//! loss.
 
-pub mod benchmark;
 mod dry_run;
 mod loss_watch;
 mod session;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
     Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report,
-    Schema, Stage,
+    Role, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -29,11 +28,13 @@ use crate::nn::parameters::Start;
 use crate::nn::rs_net::{BatchNorms, RsNet, check_resolutions};
 use crate::nn::summary::Summary;
 use crate::nn::transfer::{Channels, Normalize};
+use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
 use crate::train::optimizer::Optimizer;
 use crate::train::schedule::Schedule;
 use crate::train::step::{StepFunction, recomputing_training_step, training_step};
+use crate::train::trains::Trains;
 use crate::train::{batches, check_threads};
 use session::Session;
 
@@ -198,6 +199,10 @@ impl Node for Trainer {
         vec![Schema::default(), Schema::default()]
     }
 
+    fn allocator(&self) -> Option<Arc<dyn Allocator>> {
+        Some(batches::allocator(self.device))
+    }
+
     fn build(&self, build: &Build) -> Result<Stage> {
         let [(_, train), (_, validate)] = build.inputs else {
             bail!("the trainer needs `train` and `validate`");
@@ -214,17 +219,30 @@ fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
     Ok(schema.resolutions.clone())
 }
 
-impl Trainer {
-    /// Parameters and multiply-adds of its network at the resolutions of its training batches.
-    ///
-    /// # Errors
-    /// No `train` comes in, or as [`Summary::new`].
-    pub fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
+impl Trains for Trainer {
+    fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
         let resolutions = resolutions(incoming)?;
         let norms = self.batch_norms.of(&resolutions);
         Summary::new(&self.network, self.classes, &resolutions, &norms)
     }
 
+    fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark> {
+        let compute = self.compute()?;
+        compute.prepare_process(self.threads);
+        let net = self.network(compute, &resolutions(incoming)?, Start::Random { seed: 0 })?;
+        let optimizer = self.optimizer.start(net.parameters())?;
+        Ok(Benchmark {
+            compute,
+            net,
+            step: self.step(),
+            distill: self.distill,
+            lr: self.optimizer.lr(),
+            optimizer: Some(optimizer),
+        })
+    }
+}
+
+impl Trainer {
     /// Builds its network for a device and dtype.
     fn network(&self, compute: Compute, resolutions: &[u32], start: Start) -> Result<RsNet> {
         let norms = self.batch_norms.of(resolutions);
@@ -275,12 +293,6 @@ impl Trainer {
             false => training_step,
             true => recomputing_training_step,
         }
-    }
-
-    /// Memory for its batches.
-    pub fn allocator(&self) -> Arc<dyn Allocator> {
-        // Where the device cannot be opened, the trainer says so.
-        batches::allocator(self.device.open().unwrap_or(tch::Device::Cpu))
     }
 
     /// Compares the recipe with the data.
@@ -347,5 +359,6 @@ impl NodeKind for Trainer {
             carries: Checkpointed::NAME,
         },
     ];
+    const ROLE: Role = Role::Trainer { port: "train" };
     const EXAMPLE: &'static str = r#"RsNet(train: "train_batches", validate: "val_batches", network: ResNet(depth: 18), classes: 1000, optimizer: Sgd(lr: 0.1), epochs: 120)"#;
 }

@@ -1,72 +1,55 @@
-//! The speed of a recipe's network alone: training steps and inference, on images that are on the
-//! device already.
+//! The speed of a network alone: training steps and inference, on images that are already on the
+//! device.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rsflow_graph::Schema;
 use tch::{Device, Kind, Tensor};
 
-use super::{Trainer, resolutions};
 use crate::nn::compute::Compute;
 use crate::nn::layers::Mode;
 use crate::nn::native;
-use crate::nn::parameters::Start;
 use crate::nn::rs_net::RsNet;
+use crate::train::distillation::Distill;
 use crate::train::optimizer::RunningOptimizer;
+use crate::train::step::StepFunction;
 
-/// A network with random weights, ready to be measured.
+/// A network with random weights, and its training step.
 #[derive(Debug)]
 pub struct Benchmark {
-    settings: Trainer,
-    compute: Compute,
-    net: RsNet,
-    /// Until inference is measured.
-    optimizer: Option<RunningOptimizer>,
+    pub(super) compute: Compute,
+    pub(super) net: RsNet,
+    pub(super) step: StepFunction,
+    pub(super) distill: Distill,
+    pub(super) lr: f64,
+    /// `None` once inference was measured: the network is frozen then.
+    pub(super) optimizer: Option<RunningOptimizer>,
 }
 
-/// How long something took, over and over.
+/// The times of something that was repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
-    /// The median, of which it is.
+    /// Median duration of one iteration.
     pub median: Duration,
-    /// How often it was done, warm-up not counted.
-    pub times: usize,
-    /// The most memory, in bytes: that tensors had at once on a GPU; on the CPU that the process had
-    /// until then, where the system tells.
+    /// Iterations, without the warm-up.
+    pub iterations: usize,
+    /// Peak memory in bytes: of all tensors on a GPU; on the CPU of the process since it started,
+    /// `None` where the system does not report it.
     pub peak_memory: Option<u64>,
 }
 
-impl Trainer {
-    /// Makes its network for measuring; `incoming` is what the plan knows of its inputs.
-    ///
-    /// # Errors
-    /// No `train` comes in; the device cannot be used; what libtorch says.
-    pub fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark> {
-        let compute = self.compute()?;
-        compute.prepare_process(self.threads);
-        let net = self.network(compute, &resolutions(incoming)?, Start::Random { seed: 0 })?;
-        Ok(Benchmark {
-            optimizer: Some(self.optimizer.start(net.parameters())?),
-            settings: self.clone(),
-            compute,
-            net,
-        })
-    }
-}
-
 impl Benchmark {
-    /// The network.
+    /// The network; frozen once inference was measured.
     pub fn net(&self) -> &RsNet {
         &self.net
     }
 
-    /// What it computes on, and how.
+    /// Device, precision and memory format.
     pub fn compute(&self) -> Compute {
         self.compute
     }
 
-    /// The same in words, with the CPU's threads.
+    /// The same as text, with the number of threads on the CPU.
     pub fn computes(&self) -> String {
         match self.compute.device {
             Device::Cpu => format!("{}, {} threads", self.compute, tch::get_num_threads()),
@@ -81,10 +64,10 @@ impl Benchmark {
         3 * costs.map(|cost| cost.multiply_adds).sum::<u64>()
     }
 
-    /// Training steps with `batch` images, for some time and at least three.
+    /// Measures training steps of `batch` images: at least three, for at least `time`.
     ///
     /// # Errors
-    /// What libtorch says: out of memory, for one. Inference was measured already.
+    /// The device fails or is out of memory; inference was measured already.
     pub fn steps(&mut self, batch: u64, time: Duration) -> Result<Measured> {
         let sides = self.net.resolutions().to_vec();
         let images = sides.iter().map(|&side| self.images(batch, side));
@@ -92,8 +75,7 @@ impl Benchmark {
         let count = i64::try_from(batch).context("a batch of that size")?;
         let classes = i64::from(self.net.classes());
         let labels = Tensor::f_randint(classes, [count], (Kind::Int64, self.compute.device))?;
-        let (step, distill) = (self.settings.step(), self.settings.distill);
-        let lr = self.settings.optimizer.lr();
+        let (step, distill, lr) = (self.step, self.distill, self.lr);
         let (net, compute) = (&self.net, self.compute);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
@@ -102,11 +84,11 @@ impl Benchmark {
         })
     }
 
-    /// Forward passes at the resolution at `position` with `batch` images, for some time and at least
-    /// three. The network is frozen for it.
+    /// Measures forward passes of `batch` images at the resolution at `position`: at least three, for
+    /// at least `time`. Freezes the network.
     ///
     /// # Errors
-    /// As [`Benchmark::steps`]; no such resolution.
+    /// The device fails or is out of memory; there is no such resolution.
     pub fn inference(&mut self, position: usize, batch: u64, time: Duration) -> Result<Measured> {
         let side = self.net.resolutions().get(position).copied();
         let images = self.images(batch, side.context("no such resolution")?)?;
@@ -127,11 +109,11 @@ impl Benchmark {
     }
 }
 
-/// Multiply-adds in a second of a large matrix product in the kind that the network multiplies in: what
-/// the device can do at best.
+/// The device's peak rate: multiply-adds per second of a large matrix product in the dtype that the
+/// network multiplies in.
 ///
 /// # Errors
-/// What libtorch says.
+/// The device fails or is out of memory.
 pub fn peak(compute: Compute, time: Duration) -> Result<f64> {
     let side: i64 = match compute.device {
         Device::Cuda(_) => 8192,
@@ -144,7 +126,7 @@ pub fn peak(compute: Compute, time: Duration) -> Result<f64> {
     Ok((side as f64).powi(3) / measured.median.as_secs_f64())
 }
 
-/// Does something for some time, and at least so often, after having done it twice.
+/// Repeats `act` for at least `time` and at least `least` times, after two iterations of warm-up.
 fn measure(
     compute: Compute,
     time: Duration,
@@ -173,7 +155,7 @@ fn measure(
     times.sort();
     Ok(Measured {
         median: times[times.len() / 2],
-        times: times.len(),
+        iterations: times.len(),
         peak_memory: match gpu {
             Some(gpu) => Some(native::take_peak_memory(gpu)?.0),
             None => peak_of_process(),
@@ -181,7 +163,7 @@ fn measure(
     })
 }
 
-/// The most memory that this process ever had in RAM, in bytes; Linux alone tells.
+/// Peak resident memory of this process in bytes; reported on Linux only.
 fn peak_of_process() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

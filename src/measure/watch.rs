@@ -41,28 +41,20 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The reader of a data node's stream.
-    pub fn stream(&self, of: &Planned) -> Tap {
-        let batches = of.kind.outputs.iter().any(|out| out.carries == Batch::NAME);
-        self.tap(
-            of,
-            Box::new(Stream {
+    /// Reads a node's output: a trainer's steps, or a stream of data.
+    pub fn tap(&self, of: &Planned) -> Tap {
+        let steps = of.kind.output_of(Metric::NAME);
+        let sink: Box<dyn AnySink> = match steps {
+            Some(_) => Box::new(Steps(self.clone())),
+            None => Box::new(Stream {
                 watch: self.clone(),
-                batches,
+                batches: of.kind.output_of(Batch::NAME).is_some(),
                 in_epoch: 0,
             }),
-        )
-    }
-
-    /// The reader of a trainer's steps.
-    pub fn steps(&self, of: &Planned) -> Tap {
-        self.tap(of, Box::new(Steps(self.clone())))
-    }
-
-    fn tap(&self, of: &Planned, sink: Box<dyn AnySink>) -> Tap {
+        };
         Tap {
             node: of.id.name.clone(),
-            output: 0,
+            output: steps.unwrap_or(0),
             sink,
             name: "profile",
         }
