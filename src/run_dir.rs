@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::ErrorKind::AlreadyExists;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -189,7 +188,7 @@ fn latest(runs: &Path) -> Result<PathBuf> {
 }
 
 fn start_time() -> String {
-    let now = jiff::Zoned::try_from(SystemTime::now()).unwrap_or_else(|_| jiff::Zoned::now());
+    let now = jiff::ZonedDateTime::now();
     now.strftime("%Y-%m-%d_%H-%M-%S").to_string()
 }
 

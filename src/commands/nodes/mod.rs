@@ -5,6 +5,7 @@
 
 mod schema;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use anyhow::Result;
 use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
 use rsflow_graph::schema::{Field, Reader, Shape, doc, fields};
 use rsflow_graph::{Catalogue, Kind, Port, did_you_mean};
+use textwrap::WordSplitter;
 
 use super::Usage;
 use schema::{Section, collect, ron};
@@ -203,23 +205,12 @@ fn write_table(
     Ok(())
 }
 
-/// The text in lines of at most `width` characters, if its words allow it.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for paragraph in text.lines() {
-        let mut line = String::new();
-        for word in paragraph.split_whitespace() {
-            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-                lines.push(std::mem::take(&mut line));
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        lines.push(line);
-    }
-    lines
+/// The text in lines of at most `width` characters; words stay whole, hyphens included.
+fn wrapped(text: &str, width: usize) -> Vec<Cow<'_, str>> {
+    let options = textwrap::Options::new(width)
+        .break_words(false)
+        .word_splitter(WordSplitter::NoHyphenation);
+    textwrap::wrap(text, options)
 }
 
 /// A node as it would stand in a recipe: on one line, or one line for each field.
