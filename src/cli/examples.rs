@@ -1,0 +1,171 @@
+//! Examples and explanations below the options of `--help`.
+
+pub const MAIN_EXAMPLES: &str = "\
+Examples:
+  rsflow run recipes/quickstart.ron            train on a small generated image set
+  rsflow check recipes/*.ron                   find every mistake without touching data
+  rsflow profile recipes/quickstart.ron        where the time goes, and which parameter to change
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 96
+  rsflow predict --checkpoint best.safetensors --size 96 cat.jpg
+  rsflow nodes RandomResizedCrop               what a node does, and its parameters
+  rsflow graph recipes/resnet50_kd.ron --format svg > graph.svg
+  rsflow bench recipes/resnet50_kd.ron --only step  how fast a training step is here
+  rsflow doctor                                what this machine offers, and what is missing
+
+Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong, 130 interrupted";
+
+pub const RUN_EXAMPLES: &str = "\
+Examples:
+  rsflow run recipes/quickstart.ron
+  rsflow run recipes/imagenette_resnet18.ron --set trainer.epochs=3 --set train_batches.size=32
+  rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine
+  rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine --resume
+  rsflow run changed.ron --run-dir runs/mine --resume --accept-changes
+
+A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
+checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the current step, saves a
+checkpoint and exits; --resume continues from there, bit for bit. A second Ctrl-C exits at once.
+The environment variable RSFLOW_LOG sets the level of run.log: RSFLOW_LOG=debug, or for one crate
+RSFLOW_LOG=info,rsflow_model=debug. The default is info.
+
+--resume with a different recipe lists the differences, field by field, and exits before anything is
+written; --accept-changes resumes with the new recipe. Within an epoch, the seed and the number of
+steps cannot change.";
+
+pub const EVAL_EXAMPLES: &str = "\
+Examples:
+  rsflow eval --checkpoint runs/mine/checkpoints/best.safetensors --data data/imagenette
+  rsflow eval --checkpoint best.safetensors --data data/imagenette/val --sizes 128 64
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 \\
+      --batch-norm 120=112
+  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 \\
+      --calibrate 2000 --store best120.safetensors
+
+A size that was not trained uses the batch norms of the nearest resolution, or of the one that
+--batch-norm names. With --calibrate N it gets running statistics of its own, measured on N training
+images (random crops, as in training). The ensemble averages the trained sizes among --sizes.";
+
+pub const PREDICT_EXAMPLES: &str = "\
+Examples:
+  rsflow predict --checkpoint best.safetensors --size 96 cat.jpg dog.jpg
+  rsflow predict --checkpoint best.safetensors --size 224 --top 1 --json - photos/*.jpg
+
+Only the shared weights and one set of batch norms are loaded.";
+
+pub const IMPORT_EXAMPLES: &str = "\
+Examples:
+  rsflow import checkpoint.pth.tar --arch resnet50 --sizes 224 192 160 128 96 \\
+      --out mine.safetensors
+  rsflow run recipes/resnet50_kd.ron --resume mine.safetensors
+
+  rsflow import resnet18-f37072fd.pth --arch resnet18 --sizes 128 96 64 --out start.safetensors
+  rsflow run mine.ron --set trainer.start_from=start.safetensors
+
+The file type is detected from its tensor names. A checkpoint of the reference implementation brings
+its epoch, best accuracies and momentum, and --resume continues after that epoch. Weights of a
+network with one resolution (torchvision's) can be fine-tuned: every size gets their batch norms.
+The file is read, never executed: one that holds more than tensors and plain values is refused.";
+
+pub const EXPORT_EXAMPLES: &str = "\
+Examples:
+  rsflow export best.safetensors --to pth-names --out theirs.safetensors
+
+and in Python, with the network of the reference implementation:
+  model.load_state_dict(safetensors.torch.load_file(\"theirs.safetensors\"))
+
+A network in DataParallel needs --prefix module.";
+
+pub const CHECK_EXAMPLES: &str = "\
+Examples:
+  rsflow check recipes/*.ron
+  rsflow check mine.ron --set trainer.epochs=3";
+
+pub const GRAPH_EXAMPLES: &str = "\
+Examples:
+  rsflow graph recipes/quickstart.ron                          mermaid, for a Markdown page
+  rsflow graph recipes/quickstart.ron --format dot | dot -Tpng > graph.png
+  rsflow graph recipes/quickstart.ron --format svg > graph.svg";
+
+pub const SUMMARY_EXAMPLES: &str = "\
+Examples:
+  rsflow summary recipes/resnet50_kd.ron
+  rsflow summary recipes/mobilenetv2_kd.ron --set trainer.network.width=0.5
+  rsflow summary recipes/resnet18_kd.ron --json - | jq .total_parameters
+
+For each resolution: the multiply-adds of one image (convolutions and classifier), the parameters
+it uses (the shared ones and its private batch norms), the private ones alone, and the size of all
+of them in a float32 file, running statistics included. Below: the parameters that all resolutions
+share, those of the whole network, and the number of ensemble weights (alpha). The JSON has exact
+numbers: network, classes, resolutions (resolution, batch_norm, multiply_adds, bit_operations,
+parameters, private_parameters, float32_bytes, packed_bytes), shared_parameters, total_parameters,
+packed_bytes, alpha.";
+
+pub const PROFILE_EXAMPLES: &str = "\
+Examples:
+  rsflow profile recipes/imagenette_resnet18.ron                    the whole, for 10 seconds
+  rsflow profile recipes/imagenette_resnet18.ron --only pipeline    how fast data could come
+  rsflow profile recipes/imagenette_resnet18.ron --only trainer     the speed if data were free
+  rsflow profile recipes/imagenette_resnet18.ron --until train_sizes --set cpu_workers=1
+  rsflow profile mine.ron --json profile.json --trace trace.json    the trace: ui.perfetto.dev
+  rsflow profile mine.ron --until train_batches --epochs 1 --digest
+
+Nothing is validated and nothing is written: no run directory, no checkpoint, no metrics.
+
+In the table, `busy` is a share of all workers' time for data nodes, and of its own thread's time
+for the trainer. Decoding counts for the decoder, although it happens when the batch asks for the
+pixels. `mean`, `p50` and `p99` are a node's own time per item, `queue` is the mean fill level of
+its input queue. Figures count from the first batch on. The last line says what limits the speed,
+and which parameter to change.
+
+--digest prints only one hash (xxh3, 128 bits) of the labels, sizes and pixels of every sample and
+of the ends of epochs. It is the same for any number of workers. To hash from a sample on:
+  rsflow profile mine.ron --digest --start 1234     starts the stream there, as a resume does
+  rsflow profile mine.ron --digest --skip 1234      reads the stream from its start; same hash
+Both take EPOCH:SAMPLE too, counted from 0.";
+
+pub const BENCH_EXAMPLES: &str = "\
+Examples:
+  rsflow bench recipes/imagenette_resnet18.ron
+  rsflow bench recipes/resnet50_kd.ron --only step --only inference       needs no images
+  rsflow bench recipes/resnet50_kd.ron --only step --set trainer.precision=BFloat16 --batch 128
+  rsflow bench mine.ron --json bench.json
+
+`training step` trains at all resolutions on random images that are already on the device; an image
+counts once, and a GPU is synchronized after each step. `inference` is one resolution: a single
+image (its latency is the median), and the batch size with the highest throughput. `pipeline` is the
+data nodes alone, `whole` is both, as in `run`.
+
+`of peak` is the share of the multiply-adds per second that a large matrix product reaches on this
+device in the same precision; a step counts as three forward passes. `peak memory` is the memory of
+all tensors on a GPU, and of the process so far on the CPU. The JSON has: recipe, computes,
+peak_multiply_adds_per_second, rows (part, resolution, batch, images_per_second, median_seconds,
+share_of_peak, peak_memory_bytes), failed; computes is null where only the pipeline is measured.";
+
+pub const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  rsflow doctor
+  rsflow doctor --json - | jq .cuda_missing";
+
+pub const NODES_EXAMPLES: &str = "\
+Examples:
+  rsflow nodes
+  rsflow nodes RsNet";
+
+pub const PREPARE_VAL_EXAMPLES: &str = "\
+Examples:
+  tar xf ILSVRC2012_devkit_t12.tar.gz
+  mkdir -p data/imagenet/val && tar xf ILSVRC2012_img_val.tar -C data/imagenet/val
+  rsflow prepare-val data/imagenet/val --devkit ILSVRC2012_devkit_t12
+  rsflow prepare-val flat --devkit ILSVRC2012_devkit_t12 --out data/imagenet/val --link
+  rsflow prepare-val data/imagenet/val --classes LOC_val_solution.csv --dry-run
+
+The first moves data/imagenet/val/ILSVRC2012_val_00000001.JPEG to data/imagenet/val/n01751748/ and
+so on. A list for --classes has a name and a class on each line, separated by spaces or a comma; a
+name without extension matches any extension. Empty lines, lines that begin with #, and Kaggle's
+headings and boxes are skipped:
+  ILSVRC2012_val_00000001.JPEG n01751748
+  ILSVRC2012_val_00000002,n09193705
+
+Everything is checked before the first file moves: every image must be in the list, and every name
+in the list must have its image. No file is ever overwritten. The command can be repeated: images in
+their class folder stay there, and what an interrupted run left undone is completed.";
