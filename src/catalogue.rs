@@ -1,5 +1,5 @@
 //! Every kind of node that recipes may use. A new kind is a file in `pipeline/src/nodes`,
-//! `model/src/` or `model/src/sinks`, and a line here.
+//! `model/src/train` or `model/src/sinks`, and a line here.
 
 use rsflow_graph::{Catalogue, Kind};
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
@@ -10,7 +10,7 @@ use rsflow_pipeline::nodes::{
     ImageTar, Lighting, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
 
-/// In the order in which images go through them.
+/// In the order in which data flows through them.
 pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
     Kind::of::<ImageTar>(),

@@ -1,4 +1,4 @@
-//! Files that the command writes: whole or not at all.
+//! Output files of the command, written whole or not at all.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use rsflow_graph::whole_file;
 use serde::Serialize;
 
-/// Replaces a file: what is at `path` is the old or the new content at any time. A link is
-/// followed; what is no plain file (a pipe, a device) is written to as it is.
+/// Replaces a file atomically: `path` holds the old or the new content at any time. A link is
+/// followed; a pipe or device is written to directly.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
@@ -18,7 +18,7 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     whole_file::write(path, |mut file| Ok(file.write_all(content)?))
 }
 
-/// Whether a file may be written there later, as far as can be told now. `option` names another.
+/// Checks early that a file can be written there later. `option` is named in the error.
 pub fn check_place(path: &Path, option: &str) -> Result<()> {
     if is_stdout(Some(path)) {
         return Ok(());
@@ -41,12 +41,12 @@ pub fn check_place(path: &Path, option: &str) -> Result<()> {
     )
 }
 
-/// Whether the JSON goes to stdout, where nothing else then does.
+/// Whether the JSON goes to stdout; nothing else is written there then.
 pub fn is_stdout(json: Option<&Path>) -> bool {
     json == Some(Path::new("-"))
 }
 
-/// Writes what `--json FILE` asks for; `-` is stdout.
+/// Writes `value` for `--json FILE`; `-` is stdout.
 pub fn write_json(path: &Path, value: &impl Serialize, out: &mut dyn Write) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');

@@ -1,6 +1,6 @@
 //! The `rsflow` command, as a library so that tests can call its parts.
 //!
-//! [`cli`] says what can be typed, `commands` has one file per subcommand, [`catalogue`] lists the
+//! [`cli`] defines the command line, `commands` has one file per subcommand, [`catalogue`] lists the
 //! kinds of node that recipes may use.
 
 pub mod catalogue;

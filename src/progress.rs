@@ -1,4 +1,4 @@
-//! How a run looks while it works: bars on a terminal, plain lines elsewhere.
+//! Progress of a run: bars on a terminal, plain lines elsewhere.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,26 +12,26 @@ use rsflow_model::train::metrics::{Metric, Row, Step, Table, Validating};
 use crate::figures::Figures;
 use crate::verdict::{STARVED_SHARE, verdict};
 
-/// Where lines without a terminal are at least so far apart.
+/// Minimum time between two lines where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
-/// The screen: lines go above the bars.
+/// Writes to stderr; lines go above the progress bars.
 #[derive(Clone)]
 pub struct Screen {
     bars: Option<MultiProgress>,
 }
 
 impl Screen {
-    /// Bars are only drawn on a terminal.
+    /// Bars are drawn only on a terminal.
     pub fn new(terminal: bool) -> Self {
         let bars = terminal
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
         Screen { bars }
     }
 
-    /// A line of its own, to stderr.
+    /// Prints a line.
     pub fn line(&self, line: &str) {
-        // Nowhere to complain to if stderr is gone.
+        // If stderr is closed there is nowhere to report it.
         let _ = self.clone().write_all(format!("{line}\n").as_bytes());
     }
 }
@@ -50,7 +50,7 @@ impl Write for Screen {
     }
 }
 
-/// Follows a run's metrics.
+/// Shows the metrics of a run.
 #[derive(Clone)]
 pub struct Progress(Arc<Mutex<State>>);
 
@@ -58,7 +58,7 @@ struct State {
     screen: Screen,
     bar: Option<ProgressBar>,
     began: Instant,
-    /// Training steps seen by this process, and what they and the validations took.
+    /// Training steps of this process, since `began`.
     steps: u64,
     loss: Option<f64>,
     last_line: Option<Instant>,
@@ -67,13 +67,13 @@ struct State {
     watched: Option<Watched>,
 }
 
-/// What the run's nodes had done when the last epoch ended.
+/// The run's meters at the end of the last epoch.
 struct Watched {
     meters: Meters,
     workers: Workers,
     at: Instant,
     measured: Vec<Measured>,
-    /// Images trained on since.
+    /// Images trained on since then.
     images: usize,
 }
 
@@ -93,7 +93,7 @@ impl Progress {
         })))
     }
 
-    /// Says at the end of an epoch what its trainer waited for, if it waited much.
+    /// Prints a verdict at the end of each epoch in which the trainer was starved.
     pub fn watch(&self, meters: Meters, workers: Workers) {
         self.state().watched = Some(Watched {
             measured: meters.read(),
@@ -104,7 +104,7 @@ impl Progress {
         });
     }
 
-    /// Readers of every stream of metrics.
+    /// Taps that read every stream of metrics.
     pub fn taps(&self, plan: &Plan) -> Vec<Tap> {
         let mut taps = Vec::new();
         for planned in plan.nodes() {
@@ -122,14 +122,14 @@ impl Progress {
         taps
     }
 
-    /// Takes the bars off the screen.
+    /// Removes the bars.
     pub fn end(&self) {
         if let Some(bar) = self.state().bar.take() {
             bar.finish_and_clear();
         }
     }
 
-    /// The last validation's.
+    /// The table of the last validation.
     pub fn last_table(&self) -> Option<Table> {
         self.state().table.clone()
     }
@@ -208,7 +208,7 @@ impl State {
         }
     }
 
-    /// Whether the last line without a terminal is long enough ago; counts as one.
+    /// Whether a line may be printed now; if so, the time to the next one starts.
     fn line_is_due(&mut self) -> bool {
         let due = self
             .last_line
@@ -257,7 +257,7 @@ impl State {
 }
 
 impl Watched {
-    /// What limited the epoch that has just ended, if the trainer waited much. The next one begins.
+    /// The verdict on the epoch that has just ended, if the trainer was starved. Starts the next one.
     fn verdict(&mut self) -> Option<String> {
         let measured = self.meters.read();
         let seconds = self.at.elapsed().as_secs_f64();
@@ -275,7 +275,7 @@ impl Watched {
     }
 }
 
-/// Follows work that goes through a known number of things.
+/// Progress of work on a known number of items.
 pub struct Count {
     screen: Screen,
     title: &'static str,
@@ -296,7 +296,7 @@ impl Count {
         }
     }
 
-    /// So many are done.
+    /// Shows that `done` items are finished.
     pub fn done(&mut self, done: usize) {
         if let Some(bars) = &self.screen.bars {
             let of = self.of as u64;

@@ -1,4 +1,4 @@
-//! Where a run keeps its files.
+//! Run directories.
 
 use std::fs::{self, File};
 use std::io::ErrorKind::AlreadyExists;
@@ -17,11 +17,11 @@ use crate::progress::Screen;
 pub struct RunDir {
     /// The directory.
     pub path: PathBuf,
-    /// The checkpoint to go on from.
+    /// The checkpoint to resume from.
     pub resume: Option<PathBuf>,
-    /// Whether it is this run that made it.
+    /// Whether this run made the directory.
     fresh: bool,
-    /// Whether its name is the time, which another run may have taken.
+    /// Whether it is named by the start time; another run may have the same.
     is_named_by_time: bool,
 }
 
@@ -80,8 +80,8 @@ impl RunDir {
         })
     }
 
-    /// Makes the directory, unless it is there. One that is named by the time is this run's alone: where
-    /// another run was started in the same second, it gets a number.
+    /// Makes the directory, unless it exists. One that is named by the start time belongs to this run
+    /// alone: a number is added where another run was started in the same second.
     pub fn make(&mut self) -> Result<()> {
         self.try_to_make().with_context(|| {
             format!(
@@ -99,7 +99,7 @@ impl RunDir {
         for number in 2.. {
             match fs::create_dir(&self.path) {
                 Ok(()) => {
-                    // Nobody else can have made it, then.
+                    // `create_dir` succeeds for one process only.
                     self.fresh = true;
                     break;
                 }
@@ -126,11 +126,11 @@ impl RunDir {
         })
     }
 
-    /// Removes the directory, if this run made it.
+    /// Removes the directory if this run made it.
     pub fn discard(&self) {
         if self.fresh {
             let _ = fs::remove_dir_all(&self.path);
-            // The folders above are only removed if they are empty.
+            // `remove_dir` removes empty folders only.
             let mut parent = self.path.parent();
             while let Some(folder) = parent.filter(|folder| folder.starts_with("runs")) {
                 if fs::remove_dir(folder).is_err() {
@@ -155,7 +155,7 @@ pub fn last_checkpoint(run_dir: &Path) -> PathBuf {
     run_dir.join(CHECKPOINTS).join("last.safetensors")
 }
 
-/// The directory of the run that wrote a checkpoint, which goes on there.
+/// The directory of the run that wrote a checkpoint; a resumed run continues there.
 fn run_of(checkpoint: &Path) -> Option<PathBuf> {
     let folder = checkpoint.parent()?;
     let run_dir = folder.parent()?;
@@ -163,7 +163,7 @@ fn run_of(checkpoint: &Path) -> Option<PathBuf> {
         true => Path::new("."),
         false => run_dir,
     };
-    // Any folder may be named so.
+    // Other folders may have the same name.
     let is_one = folder.file_name()? == CHECKPOINTS && run_dir.join(LOG).is_file();
     is_one.then(|| run_dir.to_owned())
 }

@@ -1,4 +1,4 @@
-//! What a run tells of the images that it skipped.
+//! Reports of damaged images that a run skipped.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::progress::Screen;
 
-/// In the run directory: an object for each image that was skipped.
+/// Name in the run directory; one JSON object per skipped image.
 const FILE: &str = "skipped.jsonl";
 
-/// So many are shown; the file names them all.
+/// Number of images printed; the file lists all.
 const SHOWN: usize = 10;
 
-/// Says what was skipped: all of it.
+/// Prints every skipped image.
 pub fn tell(skipped: &[Skipped], screen: &Screen) {
     if !skipped.is_empty() {
         screen.line(&format!("{}:", summary(skipped)));
@@ -23,15 +23,15 @@ pub fn tell(skipped: &[Skipped], screen: &Screen) {
     }
 }
 
-/// Says what was skipped, and writes it down for scripts to read. A run that goes on adds to what
-/// it wrote before.
+/// Prints the first skipped images and appends all of them to a file of the run directory; a resumed
+/// run adds to it.
 pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     if skipped.is_empty() {
         return;
     }
     let path = run_dir.join(FILE);
     screen.line(&format!(
-        "{}; {} names all:",
+        "{}; {} lists all:",
         summary(skipped),
         path.display()
     ));
@@ -39,7 +39,7 @@ pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     if skipped.len() > SHOWN {
         screen.line(&format!("  and {} more", skipped.len() - SHOWN));
     }
-    // No reason to fail a run that has come to its end.
+    // Not worth failing a run that has ended.
     if let Err(error) = write(skipped, &path) {
         tracing::warn!("cannot write {}: {error}", path.display());
     }
@@ -67,7 +67,7 @@ fn summary(skipped: &[Skipped]) -> String {
     format!("{images}, {times}")
 }
 
-/// An object for a skipped image.
+/// The JSON object of a skipped image.
 pub fn as_json(skipped: &Skipped) -> Value {
     let Skipped {
         node,

@@ -1,12 +1,12 @@
-//! The table of resolutions.
+//! Tables, and numbers and times as text.
 
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
 use rsflow_model::train::metrics::{Row, Table};
 
-/// One row for each resolution, and the ensemble's. Where one runs with the batch norms of another,
-/// a column tells which.
+/// One row for each resolution and one for the ensemble. A column names the batch norms where a
+/// resolution uses those of another.
 pub fn render(table: &Table) -> String {
     let borrows = |row: &Row| row.batch_norm.is_some() && row.batch_norm != row.resolution;
     let any_borrows = table.rows.iter().any(borrows);
@@ -29,7 +29,7 @@ pub fn render(table: &Table) -> String {
     grid(&header, rows)
 }
 
-/// Columns of figures under a line.
+/// Right-aligned columns, with a line below the header.
 pub fn grid(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut grid = Grid::new();
     let line = LineStyle::none().fill('─').junction('─');
@@ -45,7 +45,7 @@ pub fn grid(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String 
     lines.join("\n")
 }
 
-/// In millions, with as many digits as the published tables.
+/// In millions, with as many digits as the papers' tables: `3.64 M`, `25.8 M`.
 pub fn millions(count: u64) -> String {
     let millions = count as f64 / 1e6;
     if millions < 10.0 {
@@ -68,7 +68,7 @@ pub fn thousands(count: u64) -> String {
     text
 }
 
-/// `120 us`, `3.4 ms`, `1.2 s`; empty for nothing.
+/// `120 us`, `3.4 ms`, `1.2 s`; empty for `None`.
 pub fn time(time: Option<Duration>) -> String {
     let Some(time) = time else {
         return String::new();

@@ -381,12 +381,12 @@ fn what_cannot_be_measured_is_told() {
         (
             eval(LAST, &["shapes", "--sizes", "40", "--batch-norm", "40=224"]),
             2,
-            &["--batch-norm: 40 with those of 224", "[48, 32]"],
+            &["--batch-norm 40=224", "[48, 32]"],
         ),
         (
             eval(LAST, &["shapes", "--batch-norm", "40=48"]),
             2,
-            &["40 is not among the sizes [48, 32]"],
+            &["40 is not one of the sizes [48, 32]"],
         ),
         (
             eval(LAST, &["shapes", "--calibrate", "9"]),
@@ -411,7 +411,7 @@ fn what_cannot_be_measured_is_told() {
         (
             predict(&["--size", "48", "--batch-norm", "40", image]),
             2,
-            &["48 with those of 40", "batch norms of [48, 32]"],
+            &["--batch-norm 48=40", "batch norms of [48, 32]"],
         ),
         (
             eval(LAST, &["shapes", "--sizes", "40", "40"]),

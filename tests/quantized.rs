@@ -230,7 +230,7 @@ fn what_cannot_be_packed_is_told() {
                 "new.safetensors",
             ],
             1,
-            "has no names for QuantizedResNet(",
+            "has no tensor names for QuantizedResNet(",
         ),
         (
             &["export", LAST, "--out", "new.safetensors"],

@@ -1,4 +1,4 @@
-//! `rsflow check`: every problem of every recipe, before anything is opened.
+//! `rsflow check`: reports every problem of every recipe, and opens no data or device.
 
 use std::io::Write;
 use std::process::ExitCode;

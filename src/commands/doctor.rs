@@ -1,4 +1,4 @@
-//! `rsflow doctor`: what this machine offers, and what to do about what is missing.
+//! `rsflow doctor`: what this machine offers, what is missing, and what to do about it.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
             },
             "cuda": cuda.as_ref().ok(),
             "cuda_missing": cuda.as_ref().err().map(|reason| format!("{reason:#}")),
-            // Of each GPU: null, or why it cannot be used.
+            // For each GPU: null, or why it cannot be used.
             "gpu_problems": cuda.as_ref().map_or_else(
                 |_| vec![],
                 |cuda| {
@@ -54,10 +54,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
         format!(
             "{} in {}, {}",
             libtorch.version.as_deref().unwrap_or(&libtorch.built_for),
-            libtorch
-                .folder
-                .as_deref()
-                .unwrap_or("a place that is not known"),
+            libtorch.folder.as_deref().unwrap_or("an unknown folder"),
             match libtorch.onednn {
                 true => "with oneDNN",
                 false => "without oneDNN: convolutions are slow on the CPU",
@@ -82,7 +79,9 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     line(
         "",
         match (std::env::var_os(CPU_BFLOAT16).is_some(), bfloat16) {
-            (false, true) => "has instructions for bfloat16: `precision: Auto` takes it".to_owned(),
+            (false, true) => {
+                "has instructions for bfloat16: `precision: Auto` is BFloat16 here".to_owned()
+            }
             (false, false) => {
                 "no instructions for bfloat16: `precision: Auto` is Float32 here".to_owned()
             }
@@ -108,7 +107,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
             )?;
             for (index, gpu) in cuda.gpus.iter().enumerate() {
                 let (major, minor) = gpu.capability;
-                let use_of_it = match cuda.check(index) {
+                let usable = match cuda.check(index) {
                     Ok(()) => format!(
                         "`precision: Auto` is {:?}",
                         Precision::of_gpu(gpu.capability)
@@ -118,7 +117,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
                 line(
                     &format!("Cuda({index})"),
                     format!(
-                        "{}, {:.1} GiB, compute capability {major}.{minor}; {use_of_it}",
+                        "{}, {:.1} GiB, compute capability {major}.{minor}; {usable}",
                         gpu.name,
                         gpu.memory as f64 / f64::from(1 << 30),
                     ),
@@ -132,9 +131,9 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const JPEG: &str = "own decoder for baseline files, zune-jpeg for progressive and CMYK ones";
+const JPEG: &str = "own decoder for baseline files, zune-jpeg for progressive and CMYK files";
 
-/// What of this the program or libtorch makes use of, the widest last.
+/// The instruction sets that this program or libtorch uses, the widest last.
 fn simd() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -154,7 +153,7 @@ fn simd() -> Vec<&'static str> {
     vec![std::env::consts::ARCH]
 }
 
-/// Of the machine, in bytes; Linux alone tells.
+/// The machine's memory in bytes; known on Linux only.
 fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;

@@ -1,4 +1,4 @@
-//! `rsflow export`: a checkpoint of ours to a file for other programs.
+//! `rsflow export`: an rsflow checkpoint to a file for other programs.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,8 +20,7 @@ pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
             ensure!(
                 arguments.prefix.is_empty(),
                 Usage(
-                    "--prefix is for --to pth-names: packed checkpoints have our own names"
-                        .to_owned()
+                    "--prefix needs --to pth-names: packed checkpoints keep their names".to_owned()
                 )
             );
             let snapshot = packed::pack(&checkpoint)
@@ -40,7 +39,7 @@ pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
         Form::PthNames => {
             ensure!(
                 !matches!(metadata.network, Network::QuantizedResNet(_)),
-                "the reference implementation has no names for {} in PyTorch; `--to packed` exports it",
+                "the reference implementation has no tensor names for {}; `--to packed` exports it",
                 metadata.network
             );
             let count = pth::export(&checkpoint, &arguments.prefix, &arguments.out)?;

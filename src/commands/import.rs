@@ -1,4 +1,4 @@
-//! `rsflow import`: a file of PyTorch's to a checkpoint of ours.
+//! `rsflow import`: a PyTorch file to an rsflow checkpoint.
 
 use std::io::Write;
 use std::path::Path;
@@ -35,18 +35,13 @@ pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {
     let class_names = class_names.map(class_names_of).transpose()?;
     let imported = pth::import(&arguments.file, &network, &arguments.sizes, class_names)?;
     write_atomically(&imported.snapshot, &arguments.out)?;
-    tell(arguments, &imported, out)?;
+    report(arguments, &imported, out)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The names of the classes, from the lines of a file or the folders of a folder.
+/// The class names: the lines of a file, or the names of a folder's subfolders.
 fn class_names_of(path: &Path) -> Result<Vec<String>> {
-    let cannot = || {
-        format!(
-            "cannot read the names of the classes from {}",
-            path.display()
-        )
-    };
+    let cannot = || format!("cannot read class names from {}", path.display());
     let mut names = Vec::new();
     if path.is_dir() {
         for entry in std::fs::read_dir(path).with_context(cannot)? {
@@ -68,7 +63,7 @@ fn class_names_of(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn tell(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Result<()> {
+fn report(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Result<()> {
     let metadata = imported.snapshot.metadata();
     let sizes = &metadata.resolutions;
     let classes = metadata.classes.len();

@@ -1,4 +1,4 @@
-//! `rsflow predict`: the classes of images, at one size.
+//! `rsflow predict`: classifies images at one resolution.
 
 use std::io::Write;
 use std::path::Path;
@@ -40,18 +40,18 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         validation_images::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
-    let mut told = Vec::new();
+    let mut predicted = Vec::new();
     for path in &arguments.images {
         match predict(&predictor, path, &center, top) {
-            Ok(predictions) => told.push((path, predictions)),
+            Ok(predictions) => predicted.push((path, predictions)),
             Err(error) => {
                 failed += 1;
                 say(format_args!("error: {}: {error:#}", path.display()));
             }
         }
     }
-    if !is_stdout(arguments.json.as_deref()) && !told.is_empty() {
-        let rows = told.iter().flat_map(|(image, predictions)| {
+    if !is_stdout(arguments.json.as_deref()) && !predicted.is_empty() {
+        let rows = predicted.iter().flat_map(|(image, predictions)| {
             let names = std::iter::once(image.display().to_string());
             let names = names.chain(std::iter::repeat(String::new()));
             names.zip(predictions).map(|(image, prediction)| {
@@ -67,7 +67,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         writeln!(out, "{}", table::grid(&header, rows))?;
     }
     if let Some(path) = &arguments.json {
-        let images = told
+        let images = predicted
             .iter()
             .map(|(image, predictions)| json!({ "image": image, "predictions": predictions }));
         let value = json!({

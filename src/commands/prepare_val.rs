@@ -1,4 +1,4 @@
-//! `rsflow prepare-val`: ImageNet's validation images into class folders.
+//! `rsflow prepare-val`: sorts ImageNet's validation images into class folders.
 
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! What `eval` and `predict` make of the sizes that they are asked for.
+//! Checks of the resolutions that `eval` and `predict` are asked for.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use rsflow_model::nn::rs_net::check_resolutions;
 
 use super::Usage;
 
-/// Makes sure that the network of a checkpoint runs at these sizes, and that it has the batch norms
-/// that are named for some of them (pairs of a size and a resolution).
+/// Checks that a checkpoint's network can run at these sizes, and that it has the batch norms named
+/// for some of them (pairs of a size and a resolution).
 pub fn check(
     metadata: &Metadata,
     checkpoint: &Path,
@@ -22,28 +22,26 @@ pub fn check(
     let norms = metadata.norms();
     for (size, norm) in named {
         let problem = if !sizes.contains(size) {
-            format!("{size} is not among the sizes {sizes:?}")
+            format!("{size} is not one of the sizes {sizes:?}")
         } else if !norms.contains(norm) {
             format!("{} has batch norms of {norms:?}", checkpoint.display())
         } else {
             continue;
         };
-        return Err(Usage(format!(
-            "--batch-norm: {size} with those of {norm}: {problem}"
-        ))
-        .into());
+        return Err(Usage(format!("--batch-norm {size}={norm}: {problem}")).into());
     }
     Ok(())
 }
 
-/// Says which batch norms a size runs with that has none of its own, unless they were named.
+/// A line that names the batch norms of a size that has none of its own; `None` if it has, or if
+/// `named` names them.
 pub fn tell_borrowed(metadata: &Metadata, size: u32, named: &[(u32, u32)]) -> Option<String> {
     let known = metadata.resolutions.contains(&size) || metadata.calibrated.contains(&size);
     if known || named.iter().any(|(of, _)| *of == size) {
         return None;
     }
     Some(format!(
-        "{size} was not trained: it runs with the batch norms of {}; --batch-norm names others",
+        "{size} was not trained: using the batch norms of {}; --batch-norm selects others",
         metadata.norm_for(size)
     ))
 }

@@ -1,4 +1,4 @@
-//! `rsflow summary`: what a recipe's network costs, before it is trained.
+//! `rsflow summary`: parameters and multiply-adds of a recipe's network, before it is trained.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,27 +1,27 @@
-//! One hash of a stream's bytes.
+//! A hash of a stream of batches.
 
 use rsflow_graph::{Batch, Position, World};
 use xxhash_rust::xxh3::Xxh3;
 
-/// A hash over the hashes of the samples and over the ends of epochs. How samples are gathered into
-/// batches does not count, so a stream may be hashed from any sample on.
+/// A hash over the hashes of the samples and the ends of epochs. It does not depend on how samples
+/// are grouped into batches, so a stream can be hashed from any sample on.
 pub struct Digest {
     hash: Xxh3,
-    /// The sample that comes next, in the order of all processes.
+    /// The next sample, in the order of all processes.
     at: Position,
-    /// From one sample of this process to the next.
+    /// Distance from one sample of this process to the next.
     stride: u64,
-    /// The first that counts.
+    /// The first sample that is hashed.
     from: Position,
-    /// Samples that counted.
+    /// Number of samples hashed.
     samples: u64,
-    /// The epoch of the first that counts has as many samples.
+    /// Whether the epoch of `from` is long enough to hold it.
     reached: bool,
 }
 
 impl Digest {
-    /// Nothing was hashed yet. `at`: where the stream starts; `from`: what is to be hashed.
-    /// Of several processes each hashes its own samples.
+    /// `at`: where the stream starts; `from`: the first sample to hash. Each process of `world`
+    /// hashes its own samples.
     pub fn new(at: Position, from: Position, world: World) -> Self {
         Digest {
             hash: Xxh3::new(),
@@ -33,12 +33,12 @@ impl Digest {
         }
     }
 
-    /// The next samples: label, then each resolution and its pixels.
+    /// Adds a batch: of each sample the label, then each resolution and its pixels.
     pub fn batch(&mut self, batch: &Batch) {
         for (slot, label) in batch.labels().iter().enumerate() {
-            let counts = (self.at.epoch, self.at.sample) >= (self.from.epoch, self.from.sample);
+            let is_hashed = (self.at.epoch, self.at.sample) >= (self.from.epoch, self.from.sample);
             self.at.sample += self.stride;
-            if !counts {
+            if !is_hashed {
                 continue;
             }
             let mut sample = Xxh3::new();
@@ -55,7 +55,7 @@ impl Digest {
         }
     }
 
-    /// That epoch is over.
+    /// Adds the end of an epoch.
     pub fn end_of_epoch(&mut self, epoch: u64) {
         if epoch == self.from.epoch {
             self.reached = self.at.sample >= self.from.sample;
@@ -70,12 +70,12 @@ impl Digest {
         };
     }
 
-    /// Whether the stream came to where hashing starts: at a sample, or where an epoch ends.
+    /// Whether the stream reached the first sample to hash, or the end of its epoch just before it.
     pub fn reached(&self) -> bool {
         self.reached
     }
 
-    /// xxh3 of 128 bits in hexadecimal, and of how many samples.
+    /// The hash (xxh3, 128 bits) in hexadecimal, and the number of samples.
     pub fn finish(&self) -> (String, u64) {
         (format!("{:032x}", self.hash.digest128()), self.samples)
     }

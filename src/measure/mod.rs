@@ -4,11 +4,10 @@ mod digest;
 mod part;
 mod watch;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rsflow_graph::{Finished, Measured, Options, Position, RunContext, Running, Trace, World};
+use rsflow_graph::{Finished, Measured, Options, Position, RunContext, Running, Workers};
 
 use crate::figures::{Figures, rate};
 use crate::progress::Screen;
@@ -33,16 +32,13 @@ pub struct Job {
     pub start: Position,
     /// Hashes the stream, which must consist of batches.
     pub digest: Option<Digest>,
-    /// This process, where several read the stream together.
-    pub world: World,
-    /// Records what every thread does.
-    pub trace: Option<Arc<Trace>>,
+    pub run: RunContext,
     /// Printed at the first Ctrl-C, which then ends the measurement; `None`: it ends the process.
     pub signals: Option<&'static str>,
 }
 
 impl Job {
-    /// Measures for so many seconds, from the start of the stream.
+    /// Measures for `seconds`, from the start of the stream.
     pub fn new(part: Part, seconds: f64) -> Self {
         Job {
             part,
@@ -50,8 +46,7 @@ impl Job {
             epochs: None,
             start: Position::default(),
             digest: None,
-            world: World::default(),
-            trace: None,
+            run: RunContext::default(),
             signals: None,
         }
     }
@@ -64,15 +59,6 @@ pub struct Outcome {
     pub finished: Finished,
     /// That of the job, fed with the stream.
     pub digest: Option<Digest>,
-}
-
-/// What had happened at a point in time.
-struct Snapshot {
-    at: Instant,
-    measured: Vec<Measured>,
-    images: u64,
-    /// When the last image came out.
-    last: Instant,
 }
 
 /// Runs the job to its end, or until the user interrupts it.
@@ -94,16 +80,53 @@ pub fn run(job: Job, screen: &Screen) -> Result<Outcome> {
         epochs: job.epochs,
         start: job.start,
         signals: job.signals,
-        run: RunContext {
-            world: job.world,
-            trace: job.trace,
-            ..RunContext::default()
-        },
+        run: job.run,
         ..Options::default()
     };
     let mut running = Running::start(&plan, options)?;
     screen.line(&format!("{title}: {}", running.workers()));
+    let period = measure(&mut running, &watch, warm_up, job.seconds, screen);
+    let workers = running.workers().clone();
+    if !period.ended {
+        running.stop().interrupt();
+    }
+    let finished = running.wait()?;
+    let digest = watch.seen().digest.take();
+    Ok(Outcome {
+        figures: period.figures(workers),
+        finished: Finished {
+            interrupted: period.ended && finished.interrupted,
+            ..finished
+        },
+        digest,
+    })
+}
 
+/// What had happened at a point in time.
+struct Snapshot {
+    at: Instant,
+    measured: Vec<Measured>,
+    images: u64,
+    /// When the last image came out.
+    last: Instant,
+}
+
+/// The period that figures are made of.
+struct Period {
+    from: Snapshot,
+    to: Snapshot,
+    /// Whether the run came to its end, rather than to that of the job's seconds.
+    ended: bool,
+}
+
+/// Waits until the run ends or has been measured for `seconds` after its warm-up.
+fn measure(
+    running: &mut Running,
+    watch: &Watch,
+    warm_up: u64,
+    seconds: Option<f64>,
+    screen: &Screen,
+) -> Period {
     let meters = running.meters();
     let snapshot = || {
         let seen = watch.seen();
@@ -127,57 +150,51 @@ pub fn run(job: Job, screen: &Screen) -> Result<Outcome> {
         if warm.is_none() && watch.seen().items >= warm_up {
             warm = Some(snapshot());
         }
-        let over = job.seconds.is_some_and(|seconds| {
+        let images = watch.seen().images;
+        let is_over = seconds.is_some_and(|seconds| {
             let wanted = Duration::from_secs_f64(seconds);
             match &warm {
                 // A step may take longer than that, and without a step there is no figure.
-                Some(warm) if watch.seen().images == warm.images => {
-                    warm.at.elapsed() >= MAX_WARMUP.max(wanted)
-                }
+                Some(warm) if images == warm.images => warm.at.elapsed() >= MAX_WARMUP.max(wanted),
                 Some(warm) => warm.at.elapsed() >= wanted,
                 None => began.at.elapsed() >= MAX_WARMUP.max(wanted),
             }
         });
-        if over {
+        if is_over {
             break false;
         }
         if printed.elapsed() >= BETWEEN_LINES {
             printed = Instant::now();
-            let images = watch.seen().images;
-            screen.line(&progress(images, job.seconds, warm.as_ref()));
+            screen.line(&progress(images, seconds, warm.as_ref()));
         }
     };
-    let end = snapshot();
-    let workers = running.workers().clone();
-    if !ended {
-        running.stop().interrupt();
-    }
-    let finished = running.wait()?;
-    let finished = Finished {
-        interrupted: ended && finished.interrupted,
-        ..finished
-    };
+    let to = snapshot();
     // A stream that ended soon is measured from its start: hardly anything came after the warm-up.
     let is_short = |warm: &Snapshot| {
-        ended && (warm.at - began.at > end.at - warm.at || warm.images == end.images)
+        ended && (warm.at - began.at > to.at - warm.at || warm.images == to.images)
     };
-    let from = warm.filter(|warm| !is_short(warm)).unwrap_or(began);
-    // From the last item of one snapshot to that of the other: a step may take longer than a tick.
-    let images = (end.images - from.images) as f64;
-    let took = end.last.saturating_duration_since(from.last).as_secs_f64();
-    let figures = Figures::new(
-        &from.measured,
-        &end.measured,
-        (end.at - from.at).as_secs_f64(),
-        if took > 0.0 { images / took } else { 0.0 },
-        workers,
-    );
-    let digest = watch.seen().digest.take();
-    Ok(Outcome {
-        figures,
-        finished,
-        digest,
-    })
+    Period {
+        from: warm.filter(|warm| !is_short(warm)).unwrap_or(began),
+        to,
+        ended,
+    }
+}
+
+impl Period {
+    fn figures(&self, workers: Workers) -> Figures {
+        let Period { from, to, .. } = self;
+        // From the last image of one snapshot to that of the other: a step may take longer than a
+        // tick.
+        let images = (to.images - from.images) as f64;
+        let took = to.last.saturating_duration_since(from.last).as_secs_f64();
+        Figures::new(
+            &from.measured,
+            &to.measured,
+            (to.at - from.at).as_secs_f64(),
+            if took > 0.0 { images / took } else { 0.0 },
+            workers,
+        )
+    }
 }
 
 /// A line of progress after `images`. `warm`: the end of the warm-up.

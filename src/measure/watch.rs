@@ -1,4 +1,4 @@
-//! What comes out at the end of what is profiled.
+//! Counting what comes out of the node that is measured.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -9,24 +9,24 @@ use rsflow_model::train::metrics::Metric;
 
 use super::digest::Digest;
 
-/// Counts what comes out.
+/// Counts the items of one output; clones share the counts.
 #[derive(Clone)]
 pub struct Watch(Arc<Mutex<Seen>>);
 
 /// What has come out so far.
 pub struct Seen {
-    /// Batches, images, or steps of the trainer.
+    /// Batches or images of a data node, steps of a trainer.
     pub items: u64,
-    /// Images in them.
+    /// Images in these items.
     pub images: u64,
-    /// When the last of them came; at first, when the watch began.
+    /// When the last item came out; before the first, when the watch was made.
     pub last: Instant,
-    /// The hash of all, if it is wanted.
+    /// The hash of the stream, if it is wanted.
     pub digest: Option<Digest>,
 }
 
 impl Watch {
-    /// Nothing has come yet.
+    /// Nothing has come out yet.
     pub fn new(digest: Option<Digest>) -> Self {
         Watch(Arc::new(Mutex::new(Seen {
             items: 0,
@@ -36,7 +36,7 @@ impl Watch {
         })))
     }
 
-    /// What has come so far.
+    /// What has come out so far.
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,11 +69,11 @@ impl Watch {
     }
 }
 
-/// Swallows items of any type.
+/// Reads a stream of data and drops it.
 struct Stream {
     watch: Watch,
     batches: bool,
-    /// Items in the epoch in hand.
+    /// Items in the current epoch.
     in_epoch: u64,
 }
 
@@ -91,11 +91,11 @@ impl AnySink for Stream {
     }
 
     fn end_of_epoch(&mut self, epoch: u64) -> Result<()> {
-        // Or it would go through epochs for ever.
+        // Otherwise a run without `epochs` would never end.
         ensure!(
             std::mem::take(&mut self.in_epoch) > 0,
-            "epoch {epoch} has no batches: there are too few images for one batch that is not dropped, \
-             for so many processes (WORLD_SIZE), or for --start"
+            "epoch {epoch} has no batches: there are too few images for a full batch, for that many \
+             processes (WORLD_SIZE), or for --start"
         );
         if let Some(digest) = &mut self.watch.seen().digest {
             digest.end_of_epoch(epoch);
@@ -107,13 +107,13 @@ impl AnySink for Stream {
         Ok(())
     }
 
-    /// What the trainer would let wait: batches are large.
+    /// Batches are large: one waits, as at a trainer.
     fn queue(&self) -> usize {
         if self.batches { 1 } else { 64 }
     }
 }
 
-/// Counts steps.
+/// Counts training steps.
 struct Steps(Watch);
 
 impl Sink for Steps {

@@ -1,7 +1,7 @@
-//! `rsflow nodes`: the kinds of node, and what each can be told.
+//! `rsflow nodes`: the kinds of node, their ports and parameters.
 //!
-//! All of it comes from the catalogue: types, defaults and descriptions from the schemas of its
-//! parameters.
+//! Everything comes from the catalogue: types, defaults and descriptions from the JSON schema of
+//! the parameters.
 
 mod schema;
 
@@ -18,7 +18,7 @@ use textwrap::WordSplitter;
 use super::Usage;
 use schema::{Section, collect, ron};
 
-/// Lists all kinds, or tells all about one.
+/// Lists all kinds, or describes one.
 pub fn run(catalogue: Catalogue, kind: Option<&str>, out: &mut dyn Write) -> Result<ExitCode> {
     let width = width();
     match kind {
@@ -29,13 +29,13 @@ pub fn run(catalogue: Catalogue, kind: Option<&str>, out: &mut dyn Write) -> Res
                     .unwrap_or_else(|| "`rsflow nodes` lists them all".to_owned());
                 Usage(format!("there is no kind of node named `{name}`: {help}"))
             })?;
-            tell(kind, width, out)?;
+            describe(kind, width, out)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The terminal's width, within what reads well; that of a page where there is no terminal.
+/// The terminal's width, from 60 to 120 columns; 100 where there is no terminal.
 fn width() -> u16 {
     Table::new()
         .width()
@@ -72,7 +72,7 @@ fn list(catalogue: Catalogue, width: u16, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-fn tell(kind: &Kind, width: u16, out: &mut dyn Write) -> Result<()> {
+fn describe(kind: &Kind, width: u16, out: &mut dyn Write) -> Result<()> {
     let schema = (kind.parameters)();
     let root = schema.as_value();
     let reader = Reader { root };
@@ -135,10 +135,10 @@ fn write_section(
     width: u16,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let takers = section.fields.join(", ");
+    let names = section.fields.join(", ");
     match section.choice {
-        None => writeln!(out, "\n{takers}")?,
-        Some(choice) => writeln!(out, "\n{takers}: {choice}")?,
+        None => writeln!(out, "\n{names}")?,
+        Some(choice) => writeln!(out, "\n{names}: {choice}")?,
     }
     let doc = doc(section.schema);
     if !doc.is_empty() {
@@ -174,11 +174,11 @@ fn write_fields(reader: &Reader, fields: &[Field], width: u16, out: &mut dyn Wri
     write_table(&["name", "type", "default", "meaning"], rows, width, out)
 }
 
-/// One line, under the header.
+/// One horizontal line, below the header.
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// A table as wide as its text, at most `width`; the last columns are wrapped.
+/// Writes a table as wide as its text, at most `width`; long cells are wrapped.
 fn write_table(
     header: &[&str],
     rows: impl Iterator<Item = Vec<String>>,
@@ -192,7 +192,7 @@ fn write_table(
         .set_width(width)
         .set_header(header)
         .add_rows(rows);
-    // Only the first column, the names, and the last, the sentences, may take all they need.
+    // The first column has the names and the last the sentences: the columns between make room.
     let between = 1..header.len().saturating_sub(1);
     for column in between {
         if let Some(column) = table.column_mut(column) {
@@ -213,7 +213,7 @@ fn wrapped(text: &str, width: usize) -> Vec<Cow<'_, str>> {
     textwrap::wrap(text, options)
 }
 
-/// A node as it would stand in a recipe: on one line, or one line for each field.
+/// A node as in a recipe: on one line, or with a line for each field where that is too long.
 fn broken_at_commas(example: &str, width: usize) -> Vec<String> {
     let inner = example
         .strip_suffix(')')

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// Values that do not fit into the table of parameters.
 pub(super) struct Section<'a> {
-    /// The fields that take such values, as `--set` names them.
+    /// The fields of this type, as `--set` names them.
     pub(super) fields: Vec<String>,
     /// The variant that this is about; `None`: all of them.
     pub(super) choice: Option<&'a str>,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rsflow_graph::{Plan, Planned, Position, Role, Trace, World, did_you_mean, listed};
+use rsflow_graph::{Plan, Planned, Position, Role, RunContext, Trace, did_you_mean, listed};
 
 use super::{INTERRUPTED, Usage, plan, recipe};
 use crate::cli::{Only, Profile};
@@ -36,8 +36,11 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         Only::Both => trainer_job(arguments, Batches::Fresh)?,
     };
     job.part.title.insert_str(0, "profiling ");
-    job.world = launch::world()?;
-    job.trace = trace.as_ref().map(|(_, trace)| trace.clone());
+    job.run = RunContext {
+        world: launch::world()?,
+        trace: trace.as_ref().map(|(_, trace)| trace.clone()),
+        ..RunContext::default()
+    };
     let Outcome {
         figures,
         finished,
@@ -160,8 +163,7 @@ fn job(part: Part, arguments: &Profile) -> Job {
         epochs: arguments.epochs,
         start: Position::default(),
         digest: None,
-        world: World::default(),
-        trace: None,
+        run: RunContext::default(),
         signals: Some(
             "interrupted: what was measured so far follows; press Ctrl-C again to quit now",
         ),

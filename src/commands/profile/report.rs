@@ -10,7 +10,7 @@ use crate::skipped;
 use crate::table::{grid, thousands, time};
 use crate::verdict::verdict;
 
-/// A row for each node, the speed, and what limits it.
+/// A row for each node, the speed, and the verdict.
 pub fn render(figures: &Figures) -> String {
     let header = [
         "node", "kind", "items", "items/s", "busy", "wait in", "wait out", "mean", "p50", "p99",
@@ -46,9 +46,9 @@ pub fn render(figures: &Figures) -> String {
     )
 }
 
-/// Keys may be added in time; none goes or changes its meaning.
+/// A stable format: keys may be added, none is removed or changes its meaning.
 pub fn as_json(figures: &Figures, skipped: &[Skipped], only: &str, digest: Option<&str>) -> Value {
-    let nodes = figures.nodes.iter().map(|node| of_node(node, figures));
+    let nodes = figures.nodes.iter().map(|node| node_as_json(node, figures));
     json!({
         "images_per_second": figures.images_per_second,
         "seconds": figures.seconds,
@@ -64,7 +64,7 @@ pub fn as_json(figures: &Figures, skipped: &[Skipped], only: &str, digest: Optio
     })
 }
 
-fn of_node(node: &NodeFigures, figures: &Figures) -> Value {
+fn node_as_json(node: &NodeFigures, figures: &Figures) -> Value {
     let micros = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e6);
     json!({
         "name": node.name,

@@ -1,4 +1,4 @@
-//! What was recorded, in the trace event format of Chrome, which Perfetto opens.
+//! Traces in Chrome's trace event format, which Perfetto opens.
 
 use std::io::Write;
 
@@ -6,11 +6,11 @@ use anyhow::Result;
 use rsflow_graph::Recorded;
 use serde_json::{Value, json};
 
-/// There is one process.
+/// The number of the only process.
 const PID: u32 = 1;
 
-/// One JSON object: a track for each thread with a slice for each node and item, and a counter for
-/// each queue. Times are in microseconds.
+/// Writes one JSON object: a track for each thread with a slice for each node and item, and a
+/// counter for each queue. Times are in microseconds.
 pub fn write(recorded: &Recorded, out: &mut dyn Write) -> Result<()> {
     let process = metadata("process_name", 0, "rsflow");
     let threads = recorded.threads.iter().enumerate();
@@ -49,7 +49,7 @@ pub fn write(recorded: &Recorded, out: &mut dyn Write) -> Result<()> {
     Ok(out.write_all(b"\n]}\n")?)
 }
 
-/// Track 0 belongs to the process.
+/// The number of a thread's track; 0 is the process.
 fn tid(thread: usize) -> usize {
     thread + 1
 }
