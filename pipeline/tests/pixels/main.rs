@@ -11,7 +11,7 @@ mod resize;
 
 #[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
-use fixtures::{fixtures, reference};
+use fixtures::fixtures;
 
 fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

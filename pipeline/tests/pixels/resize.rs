@@ -1,13 +1,14 @@
 //! Resizing against Pillow and OpenCV, sampling against TensorFlow, lighting against NumPy.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rand::SeedableRng as _;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rsflow_pipeline::pixels::{Filter, Pixels, Rect, ResizePlan, Resizer, crop, lighting};
 use serde_json::Value;
 
-use crate::{decode_file, difference, fixtures, is_decoded_in_part, read};
+use crate::fixtures::{fixtures, reference};
+use crate::{decode_file, difference, is_decoded_in_part, read};
 
 /// Every image of the reference set at every size: from Pillow's decoded pixels, and from our own.
 #[test]
