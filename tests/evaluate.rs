@@ -376,7 +376,7 @@ fn what_cannot_be_measured_is_told() {
         (
             eval(LAST, &["shapes", "--sizes", "48", "16"]),
             2,
-            &["the resolution 16 is too small"],
+            &["resolution 16 is too small"],
         ),
         (
             eval(LAST, &["shapes", "--sizes", "40", "--batch-norm", "40=224"]),
@@ -455,7 +455,7 @@ fn what_cannot_be_measured_is_told() {
         (
             predict(&["--size", "8", image]),
             2,
-            &["the resolution 8 is too small"],
+            &["resolution 8 is too small"],
         ),
     ];
     for (arguments, code, words) in cases {

@@ -201,7 +201,7 @@ fn what_cannot_be_exchanged_is_told() {
             &[
                 "checkpoint.pth.tar",
                 "have 3 batch norms each",
-                "2 sizes were named: [128, 96]",
+                "2 sizes were given: [128, 96]",
             ],
         ),
         (
@@ -217,7 +217,7 @@ fn what_cannot_be_exchanged_is_told() {
         (
             import(&theirs, arch, &fits, &["--class-names", "two.txt"]),
             1,
-            &["it has 10 classes, but 2 were named"],
+            &["it has 10 classes, but the list of names has 2"],
         ),
         (
             import(&theirs, arch, &fits, &["--class-names", "none.txt"]),

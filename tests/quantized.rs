@@ -207,7 +207,7 @@ fn what_cannot_be_packed_is_told() {
         (
             &["export", full, "--packed", "--out", "new.safetensors"],
             1,
-            "nothing of ResNet(depth: 18, width: 8) is quantized, so there is nothing to pack",
+            "ResNet(depth: 18, width: 8) is not quantized, so there is nothing to pack",
         ),
         (
             &[

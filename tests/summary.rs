@@ -152,7 +152,11 @@ fn mistakes_are_told() {
             2,
             "both `second_log` and `log` write `metrics.jsonl` in the run directory",
         ),
-        (&depth, 2, "there is no ResNet of depth 20"),
+        (
+            &depth,
+            2,
+            "`depth` must be one of 18, 34, 50, 101, 152, not 20",
+        ),
         (
             &nowhere,
             1,

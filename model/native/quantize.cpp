@@ -1,21 +1,26 @@
-// The pass of a quantizer over its values, for `src/native.rs` to call; see `told.h` for how.
+// LQ-Nets' quantizer in one pass over memory, called by `src/nn/native.rs`. The calling convention
+// is described in `guard.h`.
 //
-// Each value becomes the nearest level. In the same pass it is counted, and added to the sum of its
-// level (all that the quantizer's basis is fitted from), and what the backward pass has to know of
-// it is written down: one byte. So quantizing an activation costs about what its ReLU costs alone,
-// which is part of the pass too.
+// Zhang et al., "LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep Neural
+// Networks", ECCV 2018, arXiv 1807.10029. With a basis v of K numbers and the 2^K codes b (each of
+// K entries: -1 or 1 for weights, 0 or 1 for activations), the levels are q_l = v . b_l, in rising
+// order. A value x is quantized to the nearest level, so the thresholds are the
+// midpoints of neighbouring levels; x takes the upper level if it is strictly greater than the
+// midpoint.
 //
-// The quantizer is that of LQ-Nets (Zhang et al., ECCV 2018, arXiv 1807.10029). With a basis v of K
-// numbers and the 2^K codes b (each of K entries: -1 or 1 for weights, 0 or 1 for activations), the
-// levels are q = v . b, sorted; a value x takes the nearest level, so the thresholds are the
-// midpoints of neighbouring levels, and x takes the upper one if it is strictly greater. The basis
-// is refitted by least squares with the codes held fixed: v = (B B^T)^-1 B x over all values. Values
-// of one level share a code, so with n_l values of sum s_l at level l
+// The basis is fitted to the values by QEM, alternately: the codes with the basis fixed, the basis
+// with the codes fixed, which is the least-squares solution v = (B B^T)^-1 B x, where column i of B
+// is the code of value x_i. Values of one level share their code, so with n_l values
+// of sum s_l at level l
 //
 //     B B^T = sum over l of n_l b_l b_l^T        B x = sum over l of s_l b_l
 //
-// `counts` are the n_l and `sums` the s_l: the fit needs no second pass over the values. The gradient
-// is the straight-through estimator of `Gradient` below; `passes` is its 0/1 factor per value.
+// `counts` are the n_l and `sums` the s_l: the fit needs neither B nor a second pass over the
+// values. The solution itself is computed in `src/nn/quantizers`.
+//
+// The backward pass is that of the function named by `Gradient` below, whose derivative is 0 or 1.
+// `grad_mask` holds it, one byte per value. ReLU is fused into this pass, which is bound by memory:
+// quantizing an activation costs about as much as its ReLU alone.
 
 #include <algorithm>
 #include <cstddef>
@@ -38,139 +43,142 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "told.h"
+#include "guard.h"
 
-// The kernels are compiled for processors with AVX2 and for all others; which is taken is found out
-// when the program starts. (By what a processor can do: `arch=haswell` would ask who made it.)
+// Function multiversioning: the kernels are compiled with and without AVX2, and the loader picks
+// one by the CPU's features. (Not by `arch=haswell`, which also tests the vendor.)
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#define MULTIVERSION __attribute__((target_clones("avx2", "default")))
 #else
-#define FOR_EACH_PROCESSOR
+#define MULTIVERSION
 #endif
 #define INLINE inline __attribute__((always_inline))
 
 namespace {
 
-// What stands in for the quantizer where its gradient is wanted; the numbers are those of
-// `Gradient` in `src/native.rs`.
+// The function whose derivative is the gradient of the quantizer, which is a step function. The
+// numbers are those of `Gradient` in `src/nn/native.rs`.
 enum Gradient : int {
   kStraightThrough = 0,  // x
-  kUpToTop = 1,          // min(x, top level)
-  kRectified = 2,        // min(max(x, 0), top level); the values, too, are those of max(x, 0)
+  kClippedIdentity = 1,  // min(x, top level)
+  kClippedRelu = 2,      // min(max(x, 0), top level); forward, too, quantizes max(x, 0)
 };
 
-// A run of values of one quantizer, and where its results go.
+// Consecutive values of one quantizer, and where its results go.
 template <typename T>
-struct Run {
+struct Chunk {
   const T* input;
   T* output;
-  std::uint8_t* passes;  // null: no gradient is wanted
+  std::uint8_t* grad_mask;  // null: no gradient is needed
   std::int64_t count;
-  const T* levels;      // `level_count`, rising
-  const T* thresholds;  // one less
+  const T* levels;      // [level_count], rising
+  const T* thresholds;  // [level_count - 1]
   int level_count;
-  bool rectified;
-  double* counts;  // `level_count` of them, to which is added; null: no fit is wanted
-  double* sums;
+  bool relu;
+  double* counts;  // [level_count], added to; null: no statistics are needed
+  double* sums;    // the same
 };
 
-// As wide as AVX2 has them. Wider ones are compared value by value where there is no AVX-512, which
-// would gain little: this pass waits for memory.
+// GCC vector types of AVX2's width. Wider ones would be split into scalar comparisons where there
+// is no AVX-512, and AVX-512 would gain little: the pass is bound by memory.
 template <typename T>
-struct Vectors;
+struct Simd;
 template <>
-struct Vectors<float> {
+struct Simd<float> {
   static constexpr int kLanes = 8;
   typedef float Values __attribute__((vector_size(32)));
   typedef std::int32_t Masks __attribute__((vector_size(32)));
   typedef std::uint8_t Bytes __attribute__((vector_size(8)));
 };
 template <>
-struct Vectors<double> {
+struct Simd<double> {
   static constexpr int kLanes = 4;
   typedef double Values __attribute__((vector_size(32)));
   typedef std::int64_t Masks __attribute__((vector_size(32)));
   typedef std::uint8_t Bytes __attribute__((vector_size(4)));
 };
 
-// One value after the other, whatever the number of levels.
+// For any number of levels. Starts at value `first`.
 template <typename T>
-INLINE void one_by_one(const Run<T>& run, std::int64_t from) {
-  const T top = run.levels[run.level_count - 1];
-  for (std::int64_t i = from; i < run.count; ++i) {
-    T x = run.input[i];
-    const bool passes = run.rectified ? x > 0 && x <= top : x <= top;
-    if (run.rectified && x < 0) {
+INLINE void quantize_scalar(const Chunk<T>& chunk, std::int64_t first) {
+  const T top = chunk.levels[chunk.level_count - 1];
+  for (std::int64_t i = first; i < chunk.count; ++i) {
+    T x = chunk.input[i];
+    const bool derivative = chunk.relu ? x > 0 && x <= top : x <= top;
+    if (chunk.relu && x < 0) {
       x = 0;
     }
-    const T* end = run.thresholds + run.level_count - 1;
-    // The thresholds that the value is above: none, where it is not a number.
-    const auto level = std::lower_bound(run.thresholds, end, x) - run.thresholds;
-    // The difference is 0, exactly, of all but what is not finite, which so stays visible.
-    run.output[i] = run.levels[level] + (x - x);
-    if (run.passes) {
-      run.passes[i] = passes;
+    const T* end = chunk.thresholds + chunk.level_count - 1;
+    // The number of thresholds below x, which is the index of its level; 0 for NaN.
+    const auto level = std::lower_bound(chunk.thresholds, end, x) - chunk.thresholds;
+    // x - x is exactly 0 for finite values and NaN for infinities and NaN, which so stay visible.
+    chunk.output[i] = chunk.levels[level] + (x - x);
+    if (chunk.grad_mask) {
+      chunk.grad_mask[i] = derivative;
     }
-    if (run.counts) {
-      run.counts[level] += 1;
-      run.sums[level] += static_cast<double>(x);
+    if (chunk.counts) {
+      chunk.counts[level] += 1;
+      chunk.sums[level] += static_cast<double>(x);
     }
   }
 }
 
-// The same, many at once.
+// The same with vectors, for a number of levels that is known at compile time.
 template <typename T, int kLevels>
-INLINE void in_vectors(const Run<T>& run) {
-  using V = Vectors<T>;
+INLINE void quantize_simd(const Chunk<T>& chunk) {
+  using V = Simd<T>;
   using Values = typename V::Values;
   using Masks = typename V::Masks;
-  // So many are added up in the precision of the values, before the sum is widened.
-  constexpr int kAdded = 64;
+  // Vectors that are summed up in the precision of the values before the sum is widened to double:
+  // few enough for float, many enough that widening costs nothing.
+  constexpr int kBlock = 64;
   const Values zero = {};
   Values levels[kLevels];
-  Values thresholds[kLevels];  // one too many
+  Values thresholds[kLevels];  // the last one is not used
   for (int k = 0; k < kLevels; ++k) {
-    levels[k] = zero + run.levels[k];
-    thresholds[k] = zero + run.thresholds[k < kLevels - 1 ? k : 0];
+    levels[k] = zero + chunk.levels[k];
+    thresholds[k] = zero + chunk.thresholds[k < kLevels - 1 ? k : 0];
   }
-  const std::int64_t vectors = run.count / V::kLanes;
-  for (std::int64_t begin = 0; begin < vectors; begin += kAdded) {
+  const std::int64_t vectors = chunk.count / V::kLanes;
+  for (std::int64_t begin = 0; begin < vectors; begin += kBlock) {
     Values sums[kLevels] = {};
-    Masks counts[kLevels] = {};  // negative
-    const std::int64_t end = std::min<std::int64_t>(begin + kAdded, vectors);
+    Masks counts[kLevels] = {};  // negative: a true lane of a mask is -1
+    const std::int64_t end = std::min<std::int64_t>(begin + kBlock, vectors);
     for (std::int64_t v = begin; v < end; ++v) {
       Values x;
-      std::memcpy(&x, run.input + v * V::kLanes, sizeof x);
-      if (run.passes) {
-        Masks passes = x <= levels[kLevels - 1];
-        if (run.rectified) {
-          passes &= x > zero;
+      std::memcpy(&x, chunk.input + v * V::kLanes, sizeof x);
+      if (chunk.grad_mask) {
+        Masks derivative = x <= levels[kLevels - 1];
+        if (chunk.relu) {
+          derivative &= x > zero;
         }
-        const auto bytes = __builtin_convertvector(passes & 1, typename V::Bytes);
-        std::memcpy(run.passes + v * V::kLanes, &bytes, sizeof bytes);
+        const auto bytes = __builtin_convertvector(derivative & 1, typename V::Bytes);
+        std::memcpy(chunk.grad_mask + v * V::kLanes, &bytes, sizeof bytes);
       }
-      if (run.rectified) {
+      if (chunk.relu) {
         x = x < zero ? zero : x;
       }
+      // Walks up the levels: `reached` is x > thresholds[k - 1] (x is at level k or above),
+      // `exceeded` is x > thresholds[k] (above level k). Exactly one level is reached and not
+      // exceeded.
       Values y = levels[0];
-      Masks above = ~Masks{};
+      Masks reached = ~Masks{};
       for (int k = 0; k < kLevels; ++k) {
-        // Whether the value belongs to a level above this one.
-        const Masks beyond = k < kLevels - 1 ? Masks(x > thresholds[k]) : Masks{};
+        const Masks exceeded = k < kLevels - 1 ? Masks(x > thresholds[k]) : Masks{};
         if (k < kLevels - 1) {
-          y = beyond ? levels[k + 1] : y;
+          y = exceeded ? levels[k + 1] : y;
         }
-        if (run.counts) {
-          const Masks here = above & ~beyond;
-          counts[k] += here;
-          sums[k] += here ? x : zero;
+        if (chunk.counts) {
+          const Masks at_level = reached & ~exceeded;
+          counts[k] += at_level;
+          sums[k] += at_level ? x : zero;
         }
-        above = beyond;
+        reached = exceeded;
       }
       y += x - x;
-      std::memcpy(run.output + v * V::kLanes, &y, sizeof y);
+      std::memcpy(chunk.output + v * V::kLanes, &y, sizeof y);
     }
-    if (run.counts) {
+    if (chunk.counts) {
       for (int k = 0; k < kLevels; ++k) {
         double count = 0;
         double sum = 0;
@@ -178,222 +186,230 @@ INLINE void in_vectors(const Run<T>& run) {
           count -= static_cast<double>(counts[k][lane]);
           sum += static_cast<double>(sums[k][lane]);
         }
-        run.counts[k] += count;
-        run.sums[k] += sum;
+        chunk.counts[k] += count;
+        chunk.sums[k] += sum;
       }
     }
   }
-  one_by_one(run, vectors * V::kLanes);
+  quantize_scalar(chunk, vectors * V::kLanes);
 }
 
 template <typename T>
-INLINE void any_number_of_levels(const Run<T>& run) {
-  switch (run.level_count) {
+INLINE void dispatch_level_count(const Chunk<T>& chunk) {
+  switch (chunk.level_count) {
     case 2:
-      return in_vectors<T, 2>(run);
+      return quantize_simd<T, 2>(chunk);
     case 4:
-      return in_vectors<T, 4>(run);
+      return quantize_simd<T, 4>(chunk);
     case 8:
-      return in_vectors<T, 8>(run);
+      return quantize_simd<T, 8>(chunk);
     case 16:
-      return in_vectors<T, 16>(run);
+      return quantize_simd<T, 16>(chunk);
     default:
-      return one_by_one(run, 0);
+      return quantize_scalar(chunk, 0);
   }
 }
 
-FOR_EACH_PROCESSOR void quantize_run(const Run<float>& run) { any_number_of_levels(run); }
-FOR_EACH_PROCESSOR void quantize_run(const Run<double>& run) { any_number_of_levels(run); }
+MULTIVERSION void quantize_chunk(const Chunk<float>& chunk) { dispatch_level_count(chunk); }
+MULTIVERSION void quantize_chunk(const Chunk<double>& chunk) { dispatch_level_count(chunk); }
 
 template <typename T>
-INLINE void let_pass(const T* input, const std::uint8_t* passes, T* output, std::int64_t count) {
+INLINE void apply_grad_mask(const T* gradient, const std::uint8_t* grad_mask, T* output,
+                            std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
-    output[i] = passes[i] ? input[i] : T(0);
+    output[i] = grad_mask[i] ? gradient[i] : T(0);
   }
 }
 
-FOR_EACH_PROCESSOR void let_pass_run(const float* input, const std::uint8_t* passes, float* output,
-                                     std::int64_t count) {
-  let_pass(input, passes, output, count);
+MULTIVERSION void apply_grad_mask_chunk(const float* gradient, const std::uint8_t* grad_mask,
+                                        float* output, std::int64_t count) {
+  apply_grad_mask(gradient, grad_mask, output, count);
 }
-FOR_EACH_PROCESSOR void let_pass_run(const double* input, const std::uint8_t* passes,
-                                     double* output, std::int64_t count) {
-  let_pass(input, passes, output, count);
+MULTIVERSION void apply_grad_mask_chunk(const double* gradient, const std::uint8_t* grad_mask,
+                                        double* output, std::int64_t count) {
+  apply_grad_mask(gradient, grad_mask, output, count);
 }
 
-// Values that one thread takes at a time.
-constexpr std::int64_t kPiece = 16384;
+// Values of a chunk, the unit of work of a thread: 64 KiB of floats.
+constexpr std::int64_t kChunkSize = 16384;
 
 struct Quantizer {
   at::Tensor levels;      // [quantizers, levels]
   at::Tensor thresholds;  // [quantizers, levels - 1]
   Gradient gradient;
-  at::Tensor counts;  // [quantizers, levels], f64; undefined: no fit is wanted
-  at::Tensor sums;
+  at::Tensor counts;  // [quantizers, levels], f64; undefined: no statistics are needed
+  at::Tensor sums;    // the same
 };
 
-// Pieces are of the same size whatever the number of threads, and are added up in their order, so
-// that the sums do not depend on it.
+// Chunks have the same size whatever the number of threads, and their statistics are added up in
+// order, so that the result does not depend on the number of threads.
 template <typename T>
-void on_cpu(const Quantizer& by, const at::Tensor& input, const at::Tensor& output,
-            const at::Tensor& passes) {
-  const std::int64_t rows = by.levels.size(0);
-  const std::int64_t level_count = by.levels.size(1);
-  const std::int64_t row = input.numel() / rows;
-  const std::int64_t pieces = (row + kPiece - 1) / kPiece;
-  const bool fits = by.counts.defined();
-  std::vector<double> found(fits ? rows * pieces * 2 * level_count : 0);
-  const T* from = input.const_data_ptr<T>();
-  T* to = output.mutable_data_ptr<T>();
-  std::uint8_t* marks = passes.defined() ? passes.mutable_data_ptr<std::uint8_t>() : nullptr;
-  const T* levels = by.levels.const_data_ptr<T>();
-  const T* thresholds = by.thresholds.const_data_ptr<T>();
-  const std::int64_t grain = std::max<std::int64_t>(1, kPiece / std::max<std::int64_t>(row, 1));
-  at::parallel_for(0, rows * pieces, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t unit = begin; unit < end; ++unit) {
-      const std::int64_t r = unit / pieces;
-      const std::int64_t first = (unit % pieces) * kPiece;
-      const std::int64_t at = r * row + first;
-      double* numbers = fits ? found.data() + unit * 2 * level_count : nullptr;
-      quantize_run(Run<T>{from + at, to + at, marks ? marks + at : nullptr,
-                          std::min(kPiece, row - first), levels + r * level_count,
-                          thresholds + r * (level_count - 1), static_cast<int>(level_count),
-                          by.gradient == kRectified, numbers,
-                          fits ? numbers + level_count : nullptr});
+void quantize_cpu(const Quantizer& q, const at::Tensor& input, const at::Tensor& output,
+                  const at::Tensor& grad_mask) {
+  const std::int64_t rows = q.levels.size(0);
+  const std::int64_t level_count = q.levels.size(1);
+  const std::int64_t row_size = input.numel() / rows;
+  const std::int64_t chunks_per_row = (row_size + kChunkSize - 1) / kChunkSize;
+  const std::int64_t chunks = rows * chunks_per_row;
+  const bool with_statistics = q.counts.defined();
+  // For each chunk its counts, then its sums.
+  std::vector<double> statistics(with_statistics ? chunks * 2 * level_count : 0);
+  const T* source = input.const_data_ptr<T>();
+  T* target = output.mutable_data_ptr<T>();
+  std::uint8_t* mask = grad_mask.defined() ? grad_mask.mutable_data_ptr<std::uint8_t>() : nullptr;
+  const T* levels = q.levels.const_data_ptr<T>();
+  const T* thresholds = q.thresholds.const_data_ptr<T>();
+  // Short rows are chunks of their own; a task takes as many as make up one full chunk.
+  const std::int64_t grain =
+      std::max<std::int64_t>(1, kChunkSize / std::max<std::int64_t>(row_size, 1));
+  at::parallel_for(0, chunks, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      const std::int64_t r = c / chunks_per_row;
+      const std::int64_t first = (c % chunks_per_row) * kChunkSize;
+      const std::int64_t offset = r * row_size + first;
+      double* counts = with_statistics ? statistics.data() + c * 2 * level_count : nullptr;
+      quantize_chunk(Chunk<T>{source + offset, target + offset, mask ? mask + offset : nullptr,
+                              std::min(kChunkSize, row_size - first), levels + r * level_count,
+                              thresholds + r * (level_count - 1), static_cast<int>(level_count),
+                              q.gradient == kClippedRelu, counts,
+                              with_statistics ? counts + level_count : nullptr});
     }
   });
-  if (!fits) {
+  if (!with_statistics) {
     return;
   }
-  double* counts = by.counts.mutable_data_ptr<double>();
-  double* sums = by.sums.mutable_data_ptr<double>();
-  for (std::int64_t unit = 0; unit < rows * pieces; ++unit) {
-    const std::int64_t r = unit / pieces;
-    const double* numbers = found.data() + unit * 2 * level_count;
+  double* counts = q.counts.mutable_data_ptr<double>();
+  double* sums = q.sums.mutable_data_ptr<double>();
+  for (std::int64_t c = 0; c < chunks; ++c) {
+    const std::int64_t r = c / chunks_per_row;
+    const double* of_chunk = statistics.data() + c * 2 * level_count;
     for (std::int64_t k = 0; k < level_count; ++k) {
-      counts[r * level_count + k] += numbers[k];
-      sums[r * level_count + k] += numbers[level_count + k];
+      counts[r * level_count + k] += of_chunk[k];
+      sums[r * level_count + k] += of_chunk[level_count + k];
     }
   }
 }
 
-// The sum of each row, in f64: of pieces in the precision of the values first, as on the CPU, for on a
-// GPU to widen all of them costs eight bytes of memory each.
-at::Tensor sums_of_rows(const at::Tensor& values) {
+// The sum of each row, in f64. Chunks are summed up in the precision of the values first, as on the
+// CPU: on a GPU, widening all values would take eight bytes of memory each.
+at::Tensor row_sums(const at::Tensor& values) {
   const std::int64_t rows = values.size(0);
-  const std::int64_t pieces = values.size(1) / kPiece;
-  const std::int64_t whole = pieces * kPiece;
-  auto sums = values.narrow(1, whole, values.size(1) - whole).sum(1, false, at::kDouble);
-  if (pieces > 0) {
-    const auto by_piece = values.narrow(1, 0, whole).reshape({rows, pieces, kPiece}).sum(2);
-    sums = sums + by_piece.sum(1, false, at::kDouble);
+  const std::int64_t chunks = values.size(1) / kChunkSize;
+  const std::int64_t in_chunks = chunks * kChunkSize;
+  auto sums = values.narrow(1, in_chunks, values.size(1) - in_chunks).sum(1, false, at::kDouble);
+  if (chunks > 0) {
+    const auto by_chunk = values.narrow(1, 0, in_chunks).reshape({rows, chunks, kChunkSize}).sum(2);
+    sums = sums + by_chunk.sum(1, false, at::kDouble);
   }
   return sums;
 }
 
-// Each value at its level, with libtorch's operators. What is no number stays none.
-at::Tensor at_levels(const Quantizer& by, const at::Tensor& values) {
-  const std::int64_t level_count = by.levels.size(1);
-  auto output = by.levels.narrow(1, 0, 1).expand_as(values);
+// The nearest level of each value, with libtorch's operators; NaN for what is not finite.
+at::Tensor nearest_levels(const Quantizer& q, const at::Tensor& values) {
+  const std::int64_t level_count = q.levels.size(1);
+  auto output = q.levels.narrow(1, 0, 1).expand_as(values);
   if (level_count > 16) {
-    output = at::gather(by.levels, 1, at::searchsorted(by.thresholds, values));
+    output = at::gather(q.levels, 1, at::searchsorted(q.thresholds, values));
   } else {
     for (std::int64_t k = 1; k < level_count; ++k) {
-      const auto above = values.gt(by.thresholds.narrow(1, k - 1, 1));
-      output = at::where(above, by.levels.narrow(1, k, 1), output);
+      const auto above = values.gt(q.thresholds.narrow(1, k - 1, 1));
+      output = at::where(above, q.levels.narrow(1, k, 1), output);
     }
   }
   return output + (values - values);
 }
 
-// Adds what is at each level to counts and sums: with comparisons and sums only, which give the same
-// bits each time on GPUs too. Of many levels that is slow.
-void count_at_levels(const Quantizer& by, const at::Tensor& values) {
-  const std::int64_t level_count = by.levels.size(1);
-  auto above = at::ones_like(values, at::kBool);
+// Adds the statistics of each level to `counts` and `sums`. Comparisons and sums only: a
+// scatter-add on a GPU is not deterministic. Slow for many levels.
+void add_statistics(const Quantizer& q, const at::Tensor& values) {
+  const std::int64_t level_count = q.levels.size(1);
+  auto reached = at::ones_like(values, at::kBool);
   for (std::int64_t k = 0; k < level_count; ++k) {
-    const auto beyond = k + 1 < level_count ? values.gt(by.thresholds.narrow(1, k, 1))
-                                            : at::zeros_like(values, at::kBool);
-    const auto here = above.logical_and(beyond.logical_not());
-    by.counts.select(1, k).add_(sums_of_rows(here.to(values.scalar_type())));
-    by.sums.select(1, k).add_(sums_of_rows(at::where(here, values, 0)));
-    above = beyond;
+    const auto exceeded = k + 1 < level_count ? values.gt(q.thresholds.narrow(1, k, 1))
+                                              : at::zeros_like(values, at::kBool);
+    const auto at_level = reached.logical_and(exceeded.logical_not());
+    q.counts.select(1, k).add_(row_sums(at_level.to(values.scalar_type())));
+    q.sums.select(1, k).add_(row_sums(at::where(at_level, values, 0)));
+    reached = exceeded;
   }
 }
 
-// The same with libtorch's operators: other devices, other kinds of number.
-at::Tensor with_operators(const Quantizer& by, const at::Tensor& input, at::Tensor* passes) {
+// For other devices than the CPU and other dtypes, with libtorch's operators.
+at::Tensor quantize_fallback(const Quantizer& q, const at::Tensor& input, at::Tensor* grad_mask) {
   if (input.numel() == 0) {
-    if (passes) {
-      *passes = at::empty_like(input, input.options().dtype(at::kByte));
+    if (grad_mask) {
+      *grad_mask = at::empty_like(input, input.options().dtype(at::kByte));
     }
     return at::empty_like(input);
   }
-  auto values = input.reshape({by.levels.size(0), -1}).to(by.levels.scalar_type());
-  if (passes) {
-    auto pass = values.le(by.levels.narrow(1, by.levels.size(1) - 1, 1));
-    if (by.gradient == kRectified) {
-      pass = pass.logical_and(values.gt(0));
+  auto values = input.reshape({q.levels.size(0), -1}).to(q.levels.scalar_type());
+  if (grad_mask) {
+    auto derivative = values.le(q.levels.narrow(1, q.levels.size(1) - 1, 1));
+    if (q.gradient == kClippedRelu) {
+      derivative = derivative.logical_and(values.gt(0));
     }
-    *passes = pass.to(at::kByte).reshape(input.sizes());
+    *grad_mask = derivative.to(at::kByte).reshape(input.sizes());
   }
-  if (by.gradient == kRectified) {
+  if (q.gradient == kClippedRelu) {
     values = at::clamp_min(values, 0);
   }
-  if (by.counts.defined()) {
-    count_at_levels(by, values);
+  if (q.counts.defined()) {
+    add_statistics(q, values);
   }
-  return at_levels(by, values).reshape(input.sizes()).to(input.scalar_type());
+  return nearest_levels(q, values).reshape(input.sizes()).to(input.scalar_type());
 }
 
-// Whether each quantizer's values lie behind one another, without a gap.
-bool lies_in_rows(const at::Tensor& input, std::int64_t rows) {
+// Whether the values of each quantizer are contiguous in memory, in any order within a row: the
+// pass is elementwise, so channels-last inputs need no copy.
+bool has_contiguous_rows(const at::Tensor& input, std::int64_t rows) {
   return input.is_non_overlapping_and_dense() &&
          (rows == 1 || input.is_contiguous() || input.stride(0) * rows == input.numel());
 }
 
-// `passes`: where to leave the marks for the backward pass, if it is wanted.
-at::Tensor quantize(const Quantizer& by, const at::Tensor& input, bool in_place,
-                    at::Tensor* passes) {
-  const bool straight = by.gradient == kStraightThrough;
-  if (!input.is_cpu() || input.scalar_type() != by.levels.scalar_type() ||
+// `grad_mask`: where to put the mask for the backward pass; null if there will be none.
+at::Tensor quantize(const Quantizer& q, const at::Tensor& input, bool in_place,
+                    at::Tensor* grad_mask) {
+  // The derivative of the identity is 1 everywhere: no mask.
+  const bool straight = q.gradient == kStraightThrough;
+  if (!input.is_cpu() || input.scalar_type() != q.levels.scalar_type() ||
       (input.scalar_type() != at::kFloat && input.scalar_type() != at::kDouble)) {
-    auto output = with_operators(by, input, straight ? nullptr : passes);
+    auto output = quantize_fallback(q, input, straight ? nullptr : grad_mask);
     return in_place ? input.detach().copy_(output) : output;
   }
-  const auto dense = lies_in_rows(input, by.levels.size(0)) ? input : input.contiguous();
+  const auto dense = has_contiguous_rows(input, q.levels.size(0)) ? input : input.contiguous();
   const auto output = in_place && dense.is_same(input) ? input.detach() : at::empty_like(dense);
-  if (passes && !straight) {
-    *passes = at::empty_like(dense, dense.options().dtype(at::kByte));
+  if (grad_mask && !straight) {
+    *grad_mask = at::empty_like(dense, dense.options().dtype(at::kByte));
   }
-  const auto marks = passes ? *passes : at::Tensor();
+  const auto mask = grad_mask ? *grad_mask : at::Tensor();
   if (input.numel() > 0) {
     if (input.scalar_type() == at::kFloat) {
-      on_cpu<float>(by, dense, output, marks);
+      quantize_cpu<float>(q, dense, output, mask);
     } else {
-      on_cpu<double>(by, dense, output, marks);
+      quantize_cpu<double>(q, dense, output, mask);
     }
   }
   return in_place && !dense.is_same(input) ? input.detach().copy_(output) : output;
 }
 
-at::Tensor backward(const at::Tensor& gradient, const at::Tensor& passes) {
-  const bool known = gradient.scalar_type() == at::kFloat || gradient.scalar_type() == at::kDouble;
-  if (!gradient.is_cpu() || !known) {
-    return gradient.masked_fill(passes.eq(0), 0);
+at::Tensor masked_gradient(const at::Tensor& gradient, const at::Tensor& grad_mask) {
+  const bool has_kernel =
+      gradient.scalar_type() == at::kFloat || gradient.scalar_type() == at::kDouble;
+  if (!gradient.is_cpu() || !has_kernel) {
+    return gradient.masked_fill(grad_mask.eq(0), 0);
   }
-  // In the order of the marks.
-  const auto ordered = gradient.strides() == passes.strides()
+  // With the strides of the mask: the kernel pairs elements by their memory offset.
+  const auto aligned = gradient.strides() == grad_mask.strides()
                            ? gradient
-                           : at::empty_like(passes, gradient.options()).copy_(gradient);
-  auto output = at::empty_like(ordered);
-  const std::uint8_t* marks = passes.const_data_ptr<std::uint8_t>();
-  at::parallel_for(0, ordered.numel(), kPiece, [&](std::int64_t begin, std::int64_t end) {
-    if (ordered.scalar_type() == at::kFloat) {
-      let_pass_run(ordered.const_data_ptr<float>() + begin, marks + begin,
+                           : at::empty_like(grad_mask, gradient.options()).copy_(gradient);
+  auto output = at::empty_like(aligned);
+  const std::uint8_t* mask = grad_mask.const_data_ptr<std::uint8_t>();
+  at::parallel_for(0, aligned.numel(), kChunkSize, [&](std::int64_t begin, std::int64_t end) {
+    if (aligned.scalar_type() == at::kFloat) {
+      apply_grad_mask_chunk(aligned.const_data_ptr<float>() + begin, mask + begin,
                    output.mutable_data_ptr<float>() + begin, end - begin);
     } else {
-      let_pass_run(ordered.const_data_ptr<double>() + begin, marks + begin,
+      apply_grad_mask_chunk(aligned.const_data_ptr<double>() + begin, mask + begin,
                    output.mutable_data_ptr<double>() + begin, end - begin);
     }
   });
@@ -402,11 +418,11 @@ at::Tensor backward(const at::Tensor& gradient, const at::Tensor& passes) {
 
 struct Quantize : torch::autograd::Function<Quantize> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& input,
-                            const Quantizer* by, bool in_place) {
-    at::Tensor passes;
-    const auto output = quantize(*by, input, in_place, &passes);
-    if (passes.defined()) {
-      context->save_for_backward({passes});
+                            const Quantizer* q, bool in_place) {
+    at::Tensor grad_mask;
+    const auto output = quantize(*q, input, in_place, &grad_mask);
+    if (grad_mask.defined()) {
+      context->save_for_backward({grad_mask});
     }
     if (in_place) {
       context->mark_dirty({input});
@@ -420,7 +436,7 @@ struct Quantize : torch::autograd::Function<Quantize> {
     auto gradient = gradients[0];
     const auto saved = context->get_saved_variables();
     if (!saved.empty() && gradient.defined()) {
-      gradient = ::backward(gradient, saved[0]);
+      gradient = masked_gradient(gradient, saved[0]);
     }
     return {gradient, at::Tensor(), at::Tensor()};
   }
@@ -428,19 +444,19 @@ struct Quantize : torch::autograd::Function<Quantize> {
 
 }  // namespace
 
-// `input`, whose first dimension is that of the quantizers unless there is only one, at the levels
-// of `levels`, [quantizers, levels], rising; a value above one of `thresholds`, [quantizers, levels
-// - 1], belongs to a higher level. What is found is added to `counts` and `sums`, [quantizers,
-// levels] in f64, which may be null. In place, `output` is another handle to `input`.
+// Quantizes `input`, [quantizers, ...] (any shape if there is one quantizer), to `levels`,
+// [quantizers, levels], rising, divided by `thresholds`, [quantizers, levels - 1]. The statistics
+// of each level are added to `counts` and `sums`, [quantizers, levels] in f64, which may be null.
+// In place, `output` is another handle to `input`.
 extern "C" const char* rsflow_quantize(const at::Tensor* input, const at::Tensor* levels,
                                        const at::Tensor* thresholds, int gradient, bool in_place,
                                        const at::Tensor* counts, const at::Tensor* sums,
                                        at::Tensor** output) {
-  return told([&] {
+  return catch_exceptions([&] {
     for (const auto* tensor : {input, levels, thresholds}) {
-      TORCH_CHECK(at_end_of(tensor).defined(), "a tensor that is not defined");
+      TORCH_CHECK(deref(tensor).defined(), "undefined tensor");
     }
-    TORCH_CHECK(output != nullptr, "no place for what comes out");
+    TORCH_CHECK(output != nullptr, "null pointer");
     TORCH_CHECK(levels->dim() == 2 && levels->size(0) > 0 && levels->size(1) >= 2,
                 "levels of the shape ", levels->sizes());
     const auto rows = levels->size(0);
@@ -452,24 +468,25 @@ extern "C" const char* rsflow_quantize(const at::Tensor* input, const at::Tensor
                 " quantizers for values of the shape ", input->sizes());
     TORCH_CHECK(levels->scalar_type() == thresholds->scalar_type() &&
                     levels->device() == input->device() && thresholds->device() == input->device(),
-                "levels, thresholds and values are not of one kind, on one device");
+                "levels, thresholds and values differ in dtype or device");
     TORCH_CHECK((counts == nullptr) == (sums == nullptr), "counts without sums");
-    Quantizer by{levels->contiguous(), thresholds->contiguous(), static_cast<Gradient>(gradient),
+    Quantizer q{levels->contiguous(), thresholds->contiguous(), static_cast<Gradient>(gradient),
                  at::Tensor(), at::Tensor()};
     if (counts != nullptr) {
-      for (const auto* found : {counts, sums}) {
-        TORCH_CHECK(found->sizes() == levels->sizes() && found->scalar_type() == at::kDouble &&
-                        found->device() == input->device() && found->is_contiguous(),
-                    "no place for what is found at each level");
+      for (const auto* statistic : {counts, sums}) {
+        TORCH_CHECK(statistic->sizes() == levels->sizes() &&
+                        statistic->scalar_type() == at::kDouble &&
+                        statistic->device() == input->device() && statistic->is_contiguous(),
+                    "counts and sums must be contiguous, f64 and of the shape of the levels");
       }
-      by.counts = *counts;
-      by.sums = *sums;
+      q.counts = *counts;
+      q.sums = *sums;
     }
     if (at::GradMode::is_enabled() && input->requires_grad()) {
       TORCH_CHECK(!in_place || !input->is_leaf(), "a leaf cannot be quantized in place");
-      *output = new at::Tensor(Quantize::apply(*input, &by, in_place));
+      *output = new at::Tensor(Quantize::apply(*input, &q, in_place));
     } else {
-      *output = new at::Tensor(quantize(by, *input, in_place, nullptr));
+      *output = new at::Tensor(quantize(q, *input, in_place, nullptr));
       if (in_place && !input->is_inference()) {
         input->unsafeGetTensorImpl()->bump_version();
       }

@@ -1,4 +1,5 @@
-// What tch does not bind, for `src/native.rs` to call; see `told.h` for how.
+// Functions of libtorch that tch does not bind, called by `src/nn/native.rs`. The calling
+// convention is described in `guard.h`.
 
 #include <cstddef>
 #include <cstdint>
@@ -22,24 +23,24 @@
 
 #include <torch/headeronly/version.h>
 
-#include "told.h"
+#include "guard.h"
 
 namespace {
 
-std::vector<at::Tensor> list(const at::Tensor* const* tensors, std::size_t count) {
+std::vector<at::Tensor> tensor_list(const at::Tensor* const* tensors, std::size_t count) {
   std::vector<at::Tensor> list;
   list.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    const auto& tensor = at_end_of(at_end_of(tensors + i));
-    TORCH_CHECK(tensor.defined(), "a tensor that is not defined");
+    const auto& tensor = deref(deref(tensors + i));
+    TORCH_CHECK(tensor.defined(), "undefined tensor");
     list.push_back(tensor);
   }
   return list;
 }
 
-// Whether the same element of both is at the same place in memory. How far it would be to the
-// next one says nothing where there is none.
-bool lie_alike(const at::Tensor& a, const at::Tensor& b) {
+// Whether the same index leads to the same memory offset in both. The stride of a dimension of size
+// 1 is arbitrary and never used, so it is not compared.
+bool same_strides(const at::Tensor& a, const at::Tensor& b) {
   for (int64_t d = 0; d < a.dim(); ++d) {
     if (a.size(d) > 1 && a.stride(d) != b.stride(d)) {
       return false;
@@ -51,7 +52,7 @@ bool lie_alike(const at::Tensor& a, const at::Tensor& b) {
 void check_pair(const at::Tensor& parameter, const at::Tensor& other, const char* what) {
   TORCH_CHECK(other.sizes() == parameter.sizes(), what, " has the shape ", other.sizes(),
               ", its parameter ", parameter.sizes());
-  TORCH_CHECK(other.scalar_type() == parameter.scalar_type(), what, " is of the kind ",
+  TORCH_CHECK(other.scalar_type() == parameter.scalar_type(), what, " has the dtype ",
               other.scalar_type(), ", its parameter ", parameter.scalar_type());
   TORCH_CHECK(other.device() == parameter.device(), what, " is on ", other.device(),
               ", its parameter on ", parameter.device());
@@ -59,9 +60,9 @@ void check_pair(const at::Tensor& parameter, const at::Tensor& other, const char
 
 constexpr auto GPU = c10::DeviceType::CUDA;
 
-// Copies to one GPU, on a stream of their own beside the one that computes.
-struct Uploads {
-  explicit Uploads(c10::DeviceIndex index)
+// A side stream for host-to-device copies, which overlap with the kernels of the compute stream.
+struct CopyStream {
+  explicit CopyStream(c10::DeviceIndex index)
       : device(GPU, index), guard(GPU), stream(guard.getStreamFromGlobalPool(device)) {}
 
   c10::Device device;
@@ -71,11 +72,11 @@ struct Uploads {
 
 }  // namespace
 
-// Has the C library keep memory that is freed, for the next step to use.
+// Makes malloc keep freed memory for the next step: no mmap, no trimming of the heap.
 extern "C" void rsflow_keep_freed_memory() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);  // never
+  mallopt(M_TRIM_THRESHOLD, -1);  // never trim
   mallopt(M_TOP_PAD, 64 << 20);
 #endif
 }
@@ -83,10 +84,10 @@ extern "C" void rsflow_keep_freed_memory() {
 // The version of libtorch whose headers this was built with.
 extern "C" const char* rsflow_libtorch_version() { return TORCH_VERSION; }
 
-// Whether GPUs may multiply float32 as TF32, and whether every kernel has to give the same bits each
-// time.
+// Whether float32 convolutions and matrix products may use TF32 on GPUs, and whether only
+// deterministic kernels may run.
 extern "C" const char* rsflow_set_arithmetic(bool tf32, bool deterministic) {
-  return told([&] {
+  return catch_exceptions([&] {
     auto& context = at::globalContext();
     const auto precision = tf32 ? at::Float32Precision::TF32 : at::Float32Precision::IEEE;
     context.setFloat32Precision(at::Float32Backend::CUDA, at::Float32Op::ALL, precision);
@@ -94,39 +95,42 @@ extern "C" const char* rsflow_set_arithmetic(bool tf32, bool deterministic) {
       context.setFloat32Precision(at::Float32Backend::CUDA, op, precision);
     }
     if (deterministic) {
-      // cuBLAS looks at it when it is first used; its own default may not repeat itself.
+      // Read by cuBLAS when it is first used; its default workspace is not deterministic.
       setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
     }
     context.setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
     context.setDeterministicCuDNN(deterministic);
-    // Every tensor is written before it is read; filling it first would be time lost.
+    // Deterministic mode would fill uninitialized tensors; ours are all written before they are
+    // read.
     context.setDeterministicFillUninitializedMemory(false);
   });
 }
 
-// One step of SGD on `count` parameters. `momenta` are as many, or ignored if `momentum` is 0.
-// `overflow` may be null; where it is 1, nothing is moved.
-// The kernel walks through memory from front to back and trusts that all three lists fit, so that
-// is seen to here: gradients that lie in another order are copied.
+// One step of SGD on `count` parameters. `momentum_buffers` has `count` too, and is ignored if
+// `momentum` is 0. `overflow` may be null; where it is 1, the step is skipped.
+// The fused kernel walks the storages in memory order and does not check that the strides agree, so
+// they are checked here: a gradient with other strides than its parameter is copied first.
 extern "C" const char* rsflow_fused_sgd(const at::Tensor* const* parameters,
                                         const at::Tensor* const* gradients,
-                                        const at::Tensor* const* momenta, std::size_t count,
-                                        double lr, double momentum, double weight_decay,
-                                        bool nesterov, const at::Tensor* overflow) {
-  return told([&] {
-    const auto p = list(parameters, count);
-    auto g = list(gradients, count);
-    const auto m = list(momenta, momentum == 0.0 ? 0 : count);
+                                        const at::Tensor* const* momentum_buffers,
+                                        std::size_t count, double lr, double momentum,
+                                        double weight_decay, bool nesterov,
+                                        const at::Tensor* overflow) {
+  return catch_exceptions([&] {
+    const auto p = tensor_list(parameters, count);
+    auto g = tensor_list(gradients, count);
+    const auto m = tensor_list(momentum_buffers, momentum == 0.0 ? 0 : count);
     for (std::size_t i = 0; i < count; ++i) {
-      TORCH_CHECK(p[i].is_non_overlapping_and_dense(), "a parameter has gaps in memory");
+      TORCH_CHECK(p[i].is_non_overlapping_and_dense(), "a parameter is not dense");
       check_pair(p[i], g[i], "a gradient");
-      if (!lie_alike(p[i], g[i])) {
+      if (!same_strides(p[i], g[i])) {
         g[i] = at::empty_like(p[i]).copy_(g[i]);
       }
     }
     for (std::size_t i = 0; i < m.size(); ++i) {
-      check_pair(p[i], m[i], "a momentum");
-      TORCH_CHECK(lie_alike(p[i], m[i]), "a momentum does not lie in memory as its parameter does");
+      check_pair(p[i], m[i], "a momentum buffer");
+      TORCH_CHECK(same_strides(p[i], m[i]),
+                  "a momentum buffer has other strides than its parameter");
     }
     at::_fused_sgd_(p, g, m, weight_decay, momentum, lr, /*dampening=*/0.0, nesterov,
                     /*maximize=*/false, /*is_first_step=*/false, /*grad_scale=*/{},
@@ -138,80 +142,82 @@ extern "C" const char* rsflow_fused_sgd(const at::Tensor* const* parameters,
 extern "C" const char* rsflow_unscale(const at::Tensor* const* gradients, std::size_t count,
                                       const at::Tensor* overflow,
                                       const at::Tensor* inverse_scale) {
-  return told([&] {
-    auto found = at_end_of(overflow);  // the same tensor
-    at::_amp_foreach_non_finite_check_and_unscale_(list(gradients, count), found,
-                                                   at_end_of(inverse_scale));
+  return catch_exceptions([&] {
+    auto found_inf = deref(overflow);  // a handle to the same tensor
+    at::_amp_foreach_non_finite_check_and_unscale_(tensor_list(gradients, count), found_inf,
+                                                   deref(inverse_scale));
   });
 }
 
-// Memory that GPUs read by themselves, as a new tensor of bytes.
+// Page-locked host memory, as a new uint8 tensor.
 extern "C" const char* rsflow_pinned(std::size_t bytes, at::Tensor** output) {
-  return told([&] {
+  return catch_exceptions([&] {
     const auto options = at::TensorOptions(at::kByte).pinned_memory(true);
-    at_end_of(output) = new at::Tensor(at::empty({static_cast<std::int64_t>(bytes)}, options));
+    deref(output) = new at::Tensor(at::empty({static_cast<std::int64_t>(bytes)}, options));
   });
 }
 
-// Waits until a GPU has done all that was asked of it.
+// Waits for all kernels and copies of a GPU.
 extern "C" const char* rsflow_synchronize(int gpu) {
-  return told([&] { c10::impl::VirtualGuardImpl(GPU).synchronizeDevice(gpu); });
+  return catch_exceptions([&] { c10::impl::VirtualGuardImpl(GPU).synchronizeDevice(gpu); });
 }
 
-// Bytes of a GPU's memory: the most that tensors had at once since it was last asked, and all.
+// Bytes of a GPU's memory: the peak allocated to tensors since the last call, and the total.
 extern "C" const char* rsflow_take_peak_memory(int gpu, std::uint64_t* peak, std::uint64_t* total) {
-  return told([&] {
+  return catch_exceptions([&] {
     auto* const allocator = c10::getDeviceAllocator(GPU);
     constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
-    at_end_of(peak) = static_cast<std::uint64_t>(allocator->getDeviceStats(gpu).allocated_bytes[all].peak);
-    at_end_of(total) = allocator->getMemoryInfo(gpu).second;
+    const auto allocated = allocator->getDeviceStats(gpu).allocated_bytes[all];
+    deref(peak) = static_cast<std::uint64_t>(allocated.peak);
+    deref(total) = allocator->getMemoryInfo(gpu).second;
     allocator->resetPeakStats(gpu);
   });
 }
 
-// Gives back to the system what libtorch keeps of GPUs' memory for later use.
+// Frees the GPU memory that libtorch's caching allocator holds but does not use.
 extern "C" const char* rsflow_empty_cache() {
-  return told([] { c10::getDeviceAllocator(GPU)->emptyCache(); });
+  return catch_exceptions([] { c10::getDeviceAllocator(GPU)->emptyCache(); });
 }
 
-extern "C" const char* rsflow_uploads_new(int gpu, Uploads** uploads) {
-  return told([&] { at_end_of(uploads) = new Uploads(static_cast<c10::DeviceIndex>(gpu)); });
+extern "C" const char* rsflow_copy_stream_new(int gpu, CopyStream** stream) {
+  return catch_exceptions(
+      [&] { deref(stream) = new CopyStream(static_cast<c10::DeviceIndex>(gpu)); });
 }
 
-extern "C" void rsflow_uploads_delete(Uploads* uploads) { delete uploads; }
+extern "C" void rsflow_copy_stream_delete(CopyStream* stream) { delete stream; }
 
-// Begins to copy `bytes` into a new tensor, and has the stream that computes wait for it. The bytes
-// have to stay until `rsflow_uploads_wait`.
-extern "C" const char* rsflow_upload(Uploads* uploads, const void* bytes, int kind,
-                                     const std::int64_t* shape, std::size_t dimensions,
-                                     at::Tensor** output) {
-  return told([&] {
-    auto& by = at_end_of(uploads);
-    const at::IntArrayRef sizes(&at_end_of(shape), dimensions);
+// Starts an asynchronous copy of `bytes` into a new tensor; the compute stream waits for it. The
+// bytes must stay valid until `rsflow_copy_stream_wait`.
+extern "C" const char* rsflow_copy_to_device(CopyStream* stream, const void* bytes, int dtype,
+                                             const std::int64_t* shape, std::size_t dimensions,
+                                             at::Tensor** output) {
+  return catch_exceptions([&] {
+    auto& copies = deref(stream);
+    const at::IntArrayRef sizes(&deref(shape), dimensions);
     TORCH_CHECK(bytes != nullptr || c10::multiply_integers(sizes) == 0, "no bytes to copy");
-    const auto options = at::TensorOptions(static_cast<at::ScalarType>(kind));
-    const auto from = at::from_blob(const_cast<void*>(bytes), sizes, options);
-    const auto computing = by.guard.getStream(by.device);
-    at::Tensor to;
+    const auto options = at::TensorOptions(static_cast<at::ScalarType>(dtype));
+    const auto source = at::from_blob(const_cast<void*>(bytes), sizes, options);
+    const auto compute_stream = copies.guard.getStream(copies.device);
+    at::Tensor target;
     {
-      const c10::StreamGuard copying(by.stream);
-      to = at::empty(sizes, options.device(by.device));
-      to.copy_(from, /*non_blocking=*/true);
+      const c10::StreamGuard on_copy_stream(copies.stream);
+      target = at::empty(sizes, options.device(copies.device));
+      target.copy_(source, /*non_blocking=*/true);
     }
-    // The memory belongs to the stream that copies, and is not to be used again before the other
-    // one is done with it.
-    by.guard.recordDataPtrOnStream(to.storage().data_ptr(), computing);
+    // The caching allocator ties the memory to the copy stream it was allocated on. Without this it
+    // could hand the memory out again while the compute stream still reads it.
+    copies.guard.recordDataPtrOnStream(target.storage().data_ptr(), compute_stream);
     c10::Event copied(GPU);
-    copied.record(by.stream);
-    copied.block(computing);
-    at_end_of(output) = new at::Tensor(std::move(to));
+    copied.record(copies.stream);
+    copied.block(compute_stream);
+    deref(output) = new at::Tensor(std::move(target));
   });
 }
 
-// Waits until all copies are done.
-extern "C" const char* rsflow_uploads_wait(Uploads* uploads) {
-  return told([&] {
-    auto& by = at_end_of(uploads);
-    by.guard.synchronizeStream(by.stream);
+// Waits for all copies of the stream.
+extern "C" const char* rsflow_copy_stream_wait(CopyStream* stream) {
+  return catch_exceptions([&] {
+    auto& copies = deref(stream);
+    copies.guard.synchronizeStream(copies.stream);
   });
 }

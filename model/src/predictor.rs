@@ -1,4 +1,4 @@
-//! Classes of single images, at one size.
+//! Classification of single images at one resolution.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::nn::layers::Mode;
 use crate::nn::rs_net::RsNet;
 use crate::nn::transfer::DeviceTransfer;
 
-/// A network loaded for one size: the shared weights, and one set of batch norms.
+/// A network loaded for one resolution: the shared weights and one set of batch norms.
 #[derive(Debug)]
 pub struct Predictor {
     net: RsNet,
@@ -19,43 +19,49 @@ pub struct Predictor {
     classes: Vec<String>,
 }
 
-/// A class that an image may be of.
+/// A class and its probability.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
-    /// Its name; empty if the checkpoint does not know it.
+    /// Its name; empty if the checkpoint does not have it.
     pub class: String,
     /// Its index, from 0.
     pub index: usize,
-    /// Between 0 and 1; those of all classes add up to 1.
+    /// In 0..1; the sum over all classes is 1.
     pub probability: f64,
 }
 
 impl Predictor {
-    /// Loads what images of `size` x `size` pixels need, with the batch norms of the resolution
-    /// `norm`, to compute as `compute` says.
+    /// Loads the network for images of `size` x `size` pixels, with the batch norms of the
+    /// resolution `batch_norm`.
     ///
     /// # Errors
-    /// A size that is too small for the network, batch norms that the checkpoint does not have,
-    /// what the file system says.
-    pub fn open(checkpoint: &Checkpoint, size: u32, norm: u32, compute: Compute) -> Result<Self> {
+    /// A size that is too small for the network; batch norms that the checkpoint does not have; an
+    /// I/O error.
+    pub fn open(
+        checkpoint: &Checkpoint,
+        size: u32,
+        batch_norm: u32,
+        compute: Compute,
+    ) -> Result<Self> {
         let metadata = checkpoint.metadata();
         Ok(Self {
-            net: checkpoint.network(&[size], &[norm], compute)?,
+            net: checkpoint.network(&[size], &[batch_norm], compute)?,
             transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
             size,
             classes: metadata.classes.clone(),
         })
     }
 
-    /// The side of its images, in pixels.
+    /// The side of an image, in pixels.
     pub fn size(&self) -> u32 {
         self.size
     }
 
-    /// The `top` likeliest classes of an image, `[size, size, 3]` RGB in bytes, the likeliest first.
+    /// The `top` most probable classes of an RGB image, uint8 `[size, size, 3]`, the most probable
+    /// first.
     ///
     /// # Errors
-    /// Another number of bytes; what libtorch says.
+    /// A wrong number of bytes.
     pub fn predict(&self, pixels: &[u8], top: usize) -> Result<Vec<Prediction>> {
         let images = self.transfer.pixels(pixels, 1, self.size)?;
         let logits = self.net.logits(&images, 0, Mode::Evaluate)?;

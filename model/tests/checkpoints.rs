@@ -11,7 +11,7 @@ use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomi
 use rsflow_model::nn::compute::Compute;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
-use rsflow_model::nn::parameters::Start;
+use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::rs_net::RsNet;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
@@ -87,7 +87,7 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("last.safetensors");
     let sizes = [64, 32];
-    let net = small(&sizes, Start::Random { seed: 1 });
+    let net = small(&sizes, WeightInit::Random { seed: 1 });
     let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
     for _ in 0..2 {
         step(&net, &mut optimizer).unwrap();
@@ -101,7 +101,7 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
 
     let checkpoint = Checkpoint::open(&path).unwrap();
     assert_eq!(*checkpoint.metadata(), metadata(&sizes));
-    let resumed = small(&sizes, Start::Zero);
+    let resumed = small(&sizes, WeightInit::Zeros);
     let mut resumed_optimizer = Optimizer::Sgd(sgd()).start(resumed.parameters()).unwrap();
     checkpoint.load(&resumed).unwrap();
     let momentum = checkpoint.momentum().unwrap();
@@ -126,7 +126,7 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
 
 #[test]
 fn checkpoints_hold_finite_values_only() {
-    let net = small(&[32], Start::Random { seed: 1 });
+    let net = small(&[32], WeightInit::Random { seed: 1 });
     let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
     step(&net, &mut optimizer).unwrap();
     let take = |optimizer| {
@@ -182,14 +182,14 @@ fn checkpoints_hold_finite_values_only() {
 fn a_subset_of_resolutions_can_be_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("last.safetensors");
-    let net = small(&[96, 64, 32], Start::Random { seed: 1 });
+    let net = small(&[96, 64, 32], WeightInit::Random { seed: 1 });
     let alpha = Tensor::f_from_slice(&[1.0_f32, 2.0, 3.0]).unwrap();
     tch::no_grad(|| net.parameters().tensor("alpha").unwrap().f_copy_(&alpha)).unwrap();
     let snapshot = Snapshot::take(metadata(&[96, 64, 32]), net.parameters(), []).unwrap();
     write_atomically(&snapshot, &path).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
 
-    let part = small(&[32, 96], Start::Zero);
+    let part = small(&[32, 96], WeightInit::Zeros);
     checkpoint.load(&part).unwrap();
     assert_eq!(
         values(&part.parameters().tensor("alpha").unwrap()),
@@ -210,7 +210,9 @@ fn a_subset_of_resolutions_can_be_loaded() {
     assert_eq!(logits(&net, 2), logits(&part, 0));
     assert_eq!(before, places());
 
-    let error = checkpoint.load(&small(&[48], Start::Zero)).unwrap_err();
+    let error = checkpoint
+        .load(&small(&[48], WeightInit::Zeros))
+        .unwrap_err();
     assert!(
         format!("{error:#}")
             .contains("it has no batch norms of resolution 48, but of [96, 64, 32]"),
@@ -240,7 +242,7 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         });
         let sizes = [64, 48];
         let (kind, cpu) = (Kind::Float, Device::Cpu);
-        let start = Start::Random { seed: 5 };
+        let start = WeightInit::Random { seed: 5 };
         let net = RsNet::new(&network, 3, &sizes, Compute::cpu(kind), start).unwrap();
         let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
         let images = sizes.map(|side| {
@@ -296,14 +298,14 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         assert!(error.contains("packed already"), "{error}");
     }
 
-    let net = small(&[32], Start::Random { seed: 0 });
+    let net = small(&[32], WeightInit::Random { seed: 0 });
     let full = folder.path().join("full.safetensors");
     let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), []).unwrap();
     write_atomically(&snapshot, &full).unwrap();
     let error = pack(&Checkpoint::open(&full).unwrap()).unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("nothing of ResNet(depth: 18, width: 4) is quantized"),
+        error.contains("ResNet(depth: 18, width: 4) is not quantized"),
         "{error}"
     );
 }
@@ -312,7 +314,7 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
 fn files_that_are_no_checkpoints_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("last.safetensors");
-    let net = small(&[32], Start::Zero);
+    let net = small(&[32], WeightInit::Zeros);
     let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), []).unwrap();
     write_atomically(&snapshot, &path).unwrap();
     let whole = fs::read(&path).unwrap();
@@ -361,7 +363,7 @@ fn files_that_are_no_checkpoints_are_told_apart() {
 #[test]
 fn a_checkpoint_that_cannot_be_written_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    let net = small(&[32], Start::Zero);
+    let net = small(&[32], WeightInit::Zeros);
     let snapshot = Snapshot::take(metadata(&[32]), net.parameters(), []).unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     fs::create_dir(folder.path().join("folder")).unwrap();

@@ -4,7 +4,7 @@ use rsflow_model::checkpoint::LossScaleState;
 use rsflow_model::nn::compute::{Compute, DeviceChoice, Precision};
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
-use rsflow_model::nn::parameters::Start;
+use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::rs_net::RsNet;
 use rsflow_model::train::distillation::Distill;
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
@@ -38,7 +38,7 @@ struct Training {
 
 impl Training {
     fn new(network: &Network, compute: Compute) -> Self {
-        let start = Start::Random { seed: 3 };
+        let start = WeightInit::Random { seed: 3 };
         let net = RsNet::new(network, CLASSES, &SIZES, compute, start).unwrap();
         let images = SIZES.map(|side| {
             let side = i64::from(side);

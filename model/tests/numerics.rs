@@ -4,15 +4,15 @@
 mod small;
 
 use rsflow_model::nn::compute::Compute;
-use rsflow_model::nn::fault::Fault;
+use rsflow_model::nn::field_error::FieldError;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet, ResNeXt};
-use rsflow_model::nn::parameters::{Declaration, Init, Parameter, Parameters, Role, Start};
+use rsflow_model::nn::parameters::{Declaration, Init, Parameter, Parameters, Role, WeightInit};
 use rsflow_model::nn::rs_net::{RsNet, check_resolutions};
 use rsflow_model::nn::summary::Summary;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, Sgd, WeightDecayOn};
-use rsflow_model::train::schedule::{self, Course, Milestones, Schedule};
+use rsflow_model::train::schedule::{self, Milestones, Schedule, TrainingLength};
 use small::{all_values, resnet, sgd, small, values};
 use tch::{Device, Kind, Tensor};
 
@@ -108,7 +108,7 @@ fn parameters_and_multiply_adds_are_those_of_the_paper() {
         assert_eq!(Network::by_name(name), None, "{name}");
     }
     // What is counted is what is made.
-    let net = small(&[64, 32], Start::Zero);
+    let net = small(&[64, 32], WeightInit::Zeros);
     let elements = |parameters: Vec<&Parameter>| -> u64 {
         parameters.iter().map(|p| p.tensor.numel() as u64).sum()
     };
@@ -174,35 +174,35 @@ fn recipes_name_networks_optimizers_and_losses() {
 }
 
 #[test]
-fn wrong_parameters_are_told_in_words() {
-    let told = |faults: Vec<Fault>| {
-        let lines = faults
+fn wrong_fields_are_reported() {
+    let messages = |errors: Vec<FieldError>| {
+        let lines = errors
             .iter()
-            .map(|(field, fault)| format!("{field}: {fault}"));
+            .map(|(field, error)| format!("{field}: {error}"));
         lines.collect::<Vec<_>>().join("; ")
     };
     let table = [
         (
-            told(resnet(51, 64).check()),
-            "depth: there is no ResNet of depth 51: the depths are 18, 34, 50, 101, 152",
+            messages(resnet(51, 64).check()),
+            "depth: `depth` must be one of 18, 34, 50, 101, 152, not 51",
         ),
         (
-            told(resnet(18, 0).check()),
-            "width: the width is between 1 and 4096, not 0",
+            messages(resnet(18, 0).check()),
+            "width: `width` must be from 1 to 4096, not 0",
         ),
         (
-            told(Network::ResNeXt(ResNeXt { depth: 18 }).check()),
-            "depth: there is no ResNeXt of depth 18: the depths are 50 (32x4d) and 101 (32x8d)",
+            messages(Network::ResNeXt(ResNeXt { depth: 18 }).check()),
+            "depth: `depth` must be 50 (32x4d) or 101 (32x8d), not 18",
         ),
         (
-            told(Network::MobileNetV2(MobileNetV2 { width: f64::NAN }).check()),
-            "width: the width is a number above 0 and at most 16, not NaN",
+            messages(Network::MobileNetV2(MobileNetV2 { width: f64::NAN }).check()),
+            "width: `width` must be above 0 and at most 16, not NaN",
         ),
         (
             check_resolutions(&resnet(18, 64), &[64, 31, 64])
                 .unwrap()
                 .join("; "),
-            "the resolution 31 is too small: this network needs 32 pixels; \
+            "resolution 31 is too small: the minimum of this network is 32; \
              resolution 64 is listed twice",
         ),
     ];
@@ -214,10 +214,10 @@ fn wrong_parameters_are_told_in_words() {
 #[test]
 fn first_values_depend_on_seed_and_name_alone() {
     let (both, one) = (
-        small(&[64, 32], Start::Random { seed: 1 }),
-        small(&[32], Start::Random { seed: 1 }),
+        small(&[64, 32], WeightInit::Random { seed: 1 }),
+        small(&[32], WeightInit::Random { seed: 1 }),
     );
-    let other = small(&[32], Start::Random { seed: 2 });
+    let other = small(&[32], WeightInit::Random { seed: 2 });
     let conv = "layer2.0.conv1.weight";
     let of = |net: &RsNet| values(&net.parameters().tensor(conv).unwrap());
     assert_eq!(of(&both), of(&one));
@@ -234,7 +234,7 @@ fn first_values_depend_on_seed_and_name_alone() {
 
 #[test]
 fn resolutions_share_convolutions_and_keep_their_own_norms() {
-    let net = small(&[64, 32], Start::Random { seed: 1 });
+    let net = small(&[64, 32], WeightInit::Random { seed: 1 });
     let before = all_values(net.parameters());
     let images = Tensor::f_rand([4, 3, 32, 32], (Kind::Float, Device::Cpu)).unwrap();
     let _ = net.logits(&images, 1, Mode::Train).unwrap();
@@ -255,7 +255,7 @@ fn resolutions_share_convolutions_and_keep_their_own_norms() {
 
 #[test]
 fn loading_tells_everything_that_does_not_fit_and_changes_nothing() {
-    let net = small(&[32], Start::Random { seed: 1 });
+    let net = small(&[32], WeightInit::Random { seed: 1 });
     let before = all_values(net.parameters());
     let (scalar, unknown) = (Tensor::from(1.0_f32), Tensor::from(2.0_f32));
     let given = net
@@ -295,7 +295,7 @@ fn teachers_get_no_gradient_and_alpha_always_does() {
     ];
     for (distill, weight) in table {
         assert_eq!(distill.weight(2), weight);
-        let net = small(&[64, 32], Start::Zero);
+        let net = small(&[64, 32], WeightInit::Zeros);
         let z = [[0.0_f32, 1.0, 2.0], [1.0, 0.0, 0.0]].map(|row| {
             Tensor::f_from_slice(&row)
                 .unwrap()
@@ -359,7 +359,7 @@ fn sgd_moves_as_pytorch_defines_it() {
         ("conv", Role::ConvWeight, vec![3, 2, 3, 3]),
         ("fc.weight", Role::LinearWeight, vec![5, 70]),
         ("fc.bias", Role::LinearBias, vec![5]),
-        ("gamma", Role::NormWeight, vec![2]),
+        ("gamma", Role::BatchNormWeight, vec![2]),
         ("alpha", Role::Alpha, vec![1]),
     ]
     .map(|(name, role, shape)| Declaration {
@@ -411,7 +411,7 @@ fn sgd_moves_as_pytorch_defines_it() {
             weight_decay_on,
             nesterov,
         };
-        let start = Start::Random { seed: 0 };
+        let start = WeightInit::Random { seed: 0 };
         let parameters = Parameters::new(&declarations, Compute::cpu(kind), start).unwrap();
         let mut expected = all_values(&parameters);
         let mut velocities: Vec<Option<Vec<f64>>> = vec![None; declarations.len()];
@@ -469,7 +469,7 @@ fn sgd_moves_as_pytorch_defines_it() {
 
 #[test]
 fn gradients_that_do_not_fit_are_refused() {
-    let net = small(&[32], Start::Zero);
+    let net = small(&[32], WeightInit::Zeros);
     let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
     let gradients = |kind: Kind, last: &[i64]| -> Vec<Tensor> {
         let shapes = net.parameters().trainable().map(|p| p.tensor.size());
@@ -497,12 +497,12 @@ fn gradients_that_do_not_fit_are_refused() {
 fn schedules_have_known_values() {
     // Ten steps an epoch.
     let at = |schedule: &Schedule, epochs, warm_up_epochs, step| {
-        let course = Course {
+        let length = TrainingLength {
             epochs,
             warm_up_epochs,
             steps_per_epoch: 10,
         };
-        schedule.learning_rate(0.1, step, course)
+        schedule.learning_rate(0.1, step, length)
     };
     let (cosine, linear) = (Schedule::Cosine, Schedule::Linear);
     let step = Schedule::Step(schedule::Step {
@@ -562,7 +562,7 @@ fn schedules_have_known_values() {
 fn calibration_weighs_images_not_batches() {
     let images = Tensor::f_rand([4, 3, 64, 64], (Kind::Float, Device::Cpu)).unwrap();
     let mean = |batches: &[(i64, i64, f64)]| {
-        let net = small(&[64], Start::Random { seed: 1 });
+        let net = small(&[64], WeightInit::Random { seed: 1 });
         for &(start, count, share) in batches {
             let batch = images.f_narrow(0, start, count).unwrap();
             let logits = net.logits(&batch, 0, Mode::Calibrate { share }).unwrap();

@@ -11,7 +11,7 @@ use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum, Pth};
 use rsflow_model::nn::compute::Compute;
 use rsflow_model::nn::layers::{self, Mode};
 use rsflow_model::nn::networks::{MobileNetV2, Network};
-use rsflow_model::nn::parameters::{Parameter, Start};
+use rsflow_model::nn::parameters::{Parameter, WeightInit};
 use rsflow_model::nn::rs_net::RsNet;
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
@@ -50,7 +50,14 @@ fn net(checkpoint: &Checkpoint, kind: Kind) -> RsNet {
         &checkpoint.metadata().resolutions,
     );
     let classes = checkpoint.metadata().classes.len() as u32;
-    let net = RsNet::new(network, classes, sizes, Compute::cpu(kind), Start::Zero).unwrap();
+    let net = RsNet::new(
+        network,
+        classes,
+        sizes,
+        Compute::cpu(kind),
+        WeightInit::Zeros,
+    )
+    .unwrap();
     checkpoint.load(&net).unwrap();
     net
 }
@@ -67,7 +74,7 @@ fn the_reference_s_checkpoints_give_its_tensors_and_logits() {
     for file in ["checkpoint.pth.tar", "checkpoint_legacy.pth.tar"] {
         let (told, checkpoint) = imported(&case(file), &network(), &SIZES, folder.path());
         assert_eq!(told.layout, Layout::Reference);
-        assert_eq!(told.momentum, Momentum::Taken(0), "{file}");
+        assert_eq!(told.momentum, Momentum::Imported(0), "{file}");
         let metadata = checkpoint.metadata();
         assert_eq!((metadata.epoch, metadata.sample_in_epoch), (7, 0));
         let best = metadata.best.unwrap();
@@ -291,7 +298,7 @@ fn weights_of_one_resolution_start_every_size() {
                 write::view("LongStorage", "counter", 1, &[], &[], 0),
             ));
         }
-        let count = declaration.elements() as usize;
+        let count = declaration.numel() as usize;
         let values: Vec<f32> = unit(&name, count).map(|u| u as f32).collect();
         values_of.insert(at.to_string(), values);
     }
@@ -311,13 +318,13 @@ fn weights_of_one_resolution_start_every_size() {
     fs::write(&path, write::zip(&state.concat(), &values_of)).unwrap();
 
     let (told, checkpoint) = imported(&path, &network, &[96, 64], folder.path());
-    assert_eq!(told.layout, Layout::Single);
+    assert_eq!(told.layout, Layout::Torchvision);
     assert_eq!(told.tensors, declared.len());
     assert!(checkpoint.metadata().normalize.is_some());
     assert_eq!(checkpoint.metadata().epoch, 0);
     for parameter in net(&checkpoint, Kind::Float).parameters().iter() {
         let ours = values(&parameter.tensor).unwrap();
-        let name = parameter.name_with_norm(64).replace(".64.", ".");
+        let name = parameter.name_with_batch_norm(64).replace(".64.", ".");
         match parameter.name.as_str() {
             "alpha" => assert_eq!(ours, [1.0, 1.0]),
             _ => assert!(
@@ -339,7 +346,7 @@ fn momentum_follows_the_order_of_the_state_dict() {
         2,
         &[64, 32],
         Compute::cpu(Kind::Float),
-        Start::Zero,
+        WeightInit::Zeros,
     )
     .unwrap();
     let mut parameters: Vec<&Parameter> = net.parameters().iter().collect();
@@ -402,7 +409,7 @@ fn momentum_follows_the_order_of_the_state_dict() {
     let path = folder.path().join("checkpoint.pth.tar");
     fs::write(&path, write::zip(&file(&ids), &stored)).unwrap();
     let (told, checkpoint) = imported(&path, &network, &[64, 32], folder.path());
-    assert_eq!(told.momentum, Momentum::Taken(ids.len() - 1));
+    assert_eq!(told.momentum, Momentum::Imported(ids.len() - 1));
     let best = checkpoint.metadata().best.unwrap();
     assert_eq!((best.epoch, best.first_top1, best.mean), (2, 71.5, 80.25));
     for (at, parameter) in parameters.iter().enumerate().skip(1) {
@@ -418,7 +425,7 @@ fn momentum_follows_the_order_of_the_state_dict() {
 
     fs::write(&path, write::zip(&file(&ids[1..]), &stored)).unwrap();
     let (told, _) = imported(&path, &network, &[64, 32], folder.path());
-    assert!(matches!(told.momentum, Momentum::LeftOut(why) if why.contains("parameters")));
+    assert!(matches!(told.momentum, Momentum::Skipped(why) if why.contains("parameters")));
 }
 
 #[test]
@@ -439,7 +446,7 @@ fn files_that_do_not_fit_are_refused_by_name() {
             &[
                 r#"Missing: "features.0.1.weight""#,
                 "more",
-                r#"Of another shape: "features.0.0.weight" should have the shape [8, 3, 3, 3], not [8, 3, 3, 1]"#,
+                r#"Shape mismatch: "features.0.0.weight" must have the shape [8, 3, 3, 3], not [8, 3, 3, 1]"#,
                 r#"Not in the network: "stem""#,
             ],
         ),
@@ -451,7 +458,7 @@ fn files_that_do_not_fit_are_refused_by_name() {
                 ],
                 &[3, 4],
             ),
-            &["1 batch norms each", "3 sizes were named: [128, 112, 96]"],
+            &["1 batch norms each", "3 sizes were given: [128, 112, 96]"],
         ),
         (
             bare(&[("epoch", write::int(3))], &[]),
@@ -470,7 +477,7 @@ fn files_that_do_not_fit_are_refused_by_name() {
     }
     let names = Some(vec!["cat".to_owned()]);
     let error = pth::import(&case("checkpoint.pth.tar"), &network(), &SIZES, names).unwrap_err();
-    assert!(format!("{error:#}").contains("it has 10 classes, but 1 were named"));
+    assert!(format!("{error:#}").contains("it has 10 classes, but the list of names has 1"));
 }
 
 #[test]
@@ -517,20 +524,23 @@ fn damaged_files_are_refused_whatever_they_claim() {
     };
     let cases: &[(Vec<u8>, &str)] = &[
         // What tensors claim.
-        (view(4, &[5], &[1], 0), "does not fit its storage of 4"),
-        (view(4, &[2], &[1], 3), "does not fit"),
-        (view(4, &[2, 2], &[3, 1], 0), "does not fit"),
-        (view(4, &[-1], &[1], 0), "not a whole number of at least 0"),
-        (view(4, &[1], &[1], -1), "not a whole number of at least 0"),
+        (view(4, &[5], &[1], 0), "exceeds its storage of 4"),
+        (view(4, &[2], &[1], 3), "exceeds its storage"),
+        (view(4, &[2, 2], &[3, 1], 0), "exceeds its storage"),
+        (view(4, &[-1], &[1], 0), "not a non-negative integer"),
+        (view(4, &[1], &[1], -1), "not a non-negative integer"),
         (view(4, &[2], &[], 0), "1 dimensions and 0 strides"),
         (view(4, &[1; 9], &[1; 9], 0), "9 dimensions"),
-        (view(4, &[i32::MAX; 3], &[0; 3], 0), "does not fit"),
-        (view(4, &[i32::MAX; 8], &[i32::MAX; 8], 0), "does not fit"),
+        (view(4, &[i32::MAX; 3], &[0; 3], 0), "exceeds its storage"),
+        (
+            view(4, &[i32::MAX; 8], &[i32::MAX; 8], 0),
+            "exceeds its storage",
+        ),
         (
             view(i32::MAX, &[4], &[1], 0),
-            "16 bytes, which are not 2147483647 elements",
+            "16 bytes, not 2147483647 elements",
         ),
-        (view(3, &[3], &[1], 0), "16 bytes, which are not 3"),
+        (view(3, &[3], &[1], 0), "16 bytes, not 3"),
         (view(-1, &[1], &[1], 0), "a storage has no size"),
         (
             code(&write::tensor("9", &[4])),
@@ -541,7 +551,7 @@ fn damaged_files_are_refused_whatever_they_claim() {
                 write::tensor("0", &[4]),
                 write::view("LongStorage", "0", 2, &[2], &[1], 0),
             ])),
-            "two types or sizes",
+            "two dtypes or sizes",
         ),
         (
             legacy(&write::tensor("0", &[i32::MAX]), i32::MAX),
@@ -553,16 +563,16 @@ fn damaged_files_are_refused_whatever_they_claim() {
         ),
         (
             legacy(&write::tensor("1", &[4]), 4),
-            r#"storage "0" is listed twice or belongs to no tensor"#,
+            r#"storage "0" is listed twice or has no tensor"#,
         ),
-        // What the machine is told.
+        // Invalid opcodes and operands.
         (code(b"t"), "pickle stack underflow"),
         (code(b"(0"), "pickle stack underflow"),
         (code(b"N(0t"), "pickle stack underflow"),
-        (code(b"h\x07"), "refers to an object that is not there"),
+        (code(b"h\x07"), "gets a memo entry that does not exist"),
         (
             code(b"j\xff\xff\xff\xff"),
-            "refers to an object that is not there",
+            "gets a memo entry that does not exist",
         ),
         (code(b"q\x00"), "pickle stack underflow"),
         (code(&[&memo[..], b"N"].concat()), "pickle stack underflow"),
@@ -571,9 +581,9 @@ fn damaged_files_are_refused_whatever_they_claim() {
         (code(b"}(Nu"), "not a dict"),
         (code(b"N)R"), "calls a non-callable"),
         (code(b"Nb"), "pickle stack underflow"),
-        (code(b"NNb"), "what has none"),
-        (code(b"NQ"), "a list or a tuple is missing"),
-        (code(b")Q"), "not known"),
+        (code(b"NNb"), "object that has none"),
+        (code(b"NQ"), "expected a list or a tuple"),
+        (code(b")Q"), "unknown description"),
         (
             code(b"X\xff\xff\xff\xffabc"),
             "4294967295 more bytes are announced",
@@ -591,7 +601,7 @@ fn damaged_files_are_refused_whatever_they_claim() {
             "a number has 17 bytes",
         ),
         (code(b"X\x01\x00\x00\x00\xff"), "utf-8"),
-        (code(b"I1\n"), "instruction 0x49"),
+        (code(b"I1\n"), "opcode 0x49"),
         (code(b"\x80\x09"), "unknown pickle version 9"),
         // A list in itself, and a tower of lists, are no trouble: they are just no state dict.
         (code(b"]q\x00h\x00a"), "no state dict"),

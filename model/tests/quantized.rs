@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_model::nn::compute::Compute;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
-use rsflow_model::nn::parameters::{Role, Start};
+use rsflow_model::nn::parameters::{Role, WeightInit};
 use rsflow_model::nn::quantizers::{Basis, Gradient, activations, weights};
 use rsflow_model::nn::rs_net::RsNet;
 use rsflow_model::train::distillation::{Distill, loss};
@@ -96,7 +96,7 @@ fn run(folder: &Path) -> Result<()> {
             .collect())
     };
     let network = Network::QuantizedResNet(case.network.clone());
-    let start = Start::Random { seed: 0 };
+    let start = WeightInit::Random { seed: 0 };
     let kind = Kind::Double;
     let net = RsNet::new(
         &network,
@@ -201,7 +201,7 @@ fn run(folder: &Path) -> Result<()> {
             }
         }
         optimizer.step(gradients, case.lr)?;
-        pass.move_bases()?;
+        pass.update_bases()?;
     }
     for p in all() {
         let [total, squares] = *case
@@ -249,7 +249,7 @@ fn the_largest_resolution_alone_moves_a_fixed_basis() {
     });
     let bases = |sizes: &[u32]| {
         let kind = Kind::Double;
-        let start = Start::Random { seed: 1 };
+        let start = WeightInit::Random { seed: 1 };
         let net = RsNet::new(&network, 3, sizes, Compute::cpu(kind), start).unwrap();
         let mut pass = net.pass(Mode::Train).unwrap();
         for (index, &size) in sizes.iter().enumerate() {
@@ -258,9 +258,9 @@ fn the_largest_resolution_alone_moves_a_fixed_basis() {
             let images = images.view([2, 3, side, side]);
             let _ = pass.logits(&images, index).unwrap();
         }
-        pass.move_bases().unwrap();
+        pass.update_bases().unwrap();
         let all = net.parameters().iter();
-        let of = all.filter(|p| p.role.is_of_quantizer() && p.name.contains("quant"));
+        let of = all.filter(|p| p.role.is_quantizer_state() && p.name.contains("quant"));
         of.map(|p| values(&p.tensor).unwrap()).collect::<Vec<_>>()
     };
     let alone = bases(&[64]);
@@ -348,13 +348,13 @@ fn bases_move_through_steps_as_those_of_the_reference() {
             for (index, at) in step.resolutions.iter().enumerate() {
                 let input = Tensor::from_slice(&at.input).set_requires_grad(true);
                 let (quantized, fit) = levels
-                    .quantize_to_fit(&input, Gradient::UpToTop, false)
+                    .quantize_with_statistics(&input, Gradient::ClippedIdentity, false)
                     .unwrap();
                 near(name, &quantized, &at.quantized);
                 quantized.sum(Kind::Double).backward();
                 let passes: Vec<f64> = at.passes.iter().map(|&p| f64::from(u8::from(p))).collect();
                 near(name, &input.grad(), &passes);
-                let fitted = activations::fitted(&fit, &old).unwrap();
+                let fitted = activations::fit_basis(&fit, &old).unwrap();
                 near(name, &fitted, &at.fitted);
                 // The sizes fall: the first is the largest.
                 if index == 0 || !case.fixed_activation_basis {
@@ -373,10 +373,10 @@ fn bases_move_through_steps_as_those_of_the_reference() {
             let weight = matrix(&step.weight);
             let levels = weights::levels(&basis.value).unwrap();
             let (quantized, fit) = levels
-                .quantize_to_fit(&weight, Gradient::StraightThrough, false)
+                .quantize_with_statistics(&weight, Gradient::StraightThrough, false)
                 .unwrap();
             near(name, &quantized, &step.quantized.concat());
-            let fitted = weights::fitted(&fit, &basis.value).unwrap();
+            let fitted = weights::fit_basis(&fit, &basis.value).unwrap();
             near(name, &fitted, &step.fitted.concat());
             for _ in 0..case.updates_per_step {
                 basis.update(&fitted).unwrap();

@@ -2,7 +2,7 @@
 //! choice.
 
 use anyhow::Result;
-use rsflow_model::nn::quantizers::{BITS, Basis, Gradient, activations, average, packed, weights};
+use rsflow_model::nn::quantizers::{BITS, Basis, Gradient, activations, ema, packed, weights};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -57,12 +57,12 @@ fn start(smallest: f64, bits: i64) -> Tensor {
 }
 
 fn start_of_activations(bits: i64) -> Tensor {
-    start(activations::smallest(bits), bits)
+    start(activations::initial_basis(bits), bits)
 }
 
 /// For a weight of `shape`: `[output, bits]`.
 fn start_of_weights(shape: [i64; 4], bits: i64) -> Tensor {
-    let channel = start(weights::smallest(shape, bits), bits);
+    let channel = start(weights::initial_basis(shape, bits), bits);
     channel.expand([shape[0], bits], false).contiguous()
 }
 
@@ -71,14 +71,16 @@ type Step = fn(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
 
 fn quantize_weights(values: &Tensor, basis: &Tensor) -> Result<(Tensor, Tensor)> {
     let levels = weights::levels(basis)?;
-    let (quantized, fit) = levels.quantize_to_fit(values, Gradient::StraightThrough, false)?;
-    Ok((quantized, weights::fitted(&fit, basis)?))
+    let (quantized, fit) =
+        levels.quantize_with_statistics(values, Gradient::StraightThrough, false)?;
+    Ok((quantized, weights::fit_basis(&fit, basis)?))
 }
 
 fn quantize_activations(values: &Tensor, basis: &Tensor) -> Result<(Tensor, Tensor)> {
     let levels = activations::levels(basis)?;
-    let (quantized, fit) = levels.quantize_to_fit(values, Gradient::UpToTop, false)?;
-    Ok((quantized, activations::fitted(&fit, basis)?))
+    let (quantized, fit) =
+        levels.quantize_with_statistics(values, Gradient::ClippedIdentity, false)?;
+    Ok((quantized, activations::fit_basis(&fit, basis)?))
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn quantizers_are_those_of_the_reference() {
                     worst[2],
                     difference(&fitted, &basis(&expected["least_squares_basis"])),
                 );
-                at = average(&at, &fitted).unwrap();
+                at = ema(&at, &fitted).unwrap();
             }
             let after = difference(&at, &basis(&case["basis_after_plain_ema_0_9"]));
             let [initial, quantized, fitted] = worst;
@@ -173,8 +175,8 @@ fn gradients_are_those_of_finite_differences_of_the_surrogates() {
     type Surrogate = fn(f64, f64) -> f64;
     let cases: [(Gradient, Surrogate); 3] = [
         (Gradient::StraightThrough, |x, _| x),
-        (Gradient::UpToTop, f64::min),
-        (Gradient::Rectified, |x, top| x.clamp(0.0, top)),
+        (Gradient::ClippedIdentity, f64::min),
+        (Gradient::ClippedRelu, |x, top| x.clamp(0.0, top)),
     ];
     for (gradient, surrogate) in cases {
         for in_place in [false, true] {
@@ -206,7 +208,7 @@ fn gradients_pass_where_their_values_do() {
     tch::manual_seed(4);
     let basis = start_of_activations(2).to_kind(Kind::Float);
     let top = basis.sum(Kind::Float).double_value(&[]);
-    for gradient in [Gradient::UpToTop, Gradient::Rectified] {
+    for gradient in [Gradient::ClippedIdentity, Gradient::ClippedRelu] {
         for channels_last in [false, true] {
             let values = Tensor::randn([3, 5, 7, 11], F32);
             let values = match channels_last {
@@ -220,7 +222,7 @@ fn gradients_pass_where_their_values_do() {
             let input = values.detach_copy().set_requires_grad(true);
             let levels = activations::levels(&basis).unwrap();
             let (quantized, _) = levels
-                .quantize_to_fit(&(&input * 1.0), gradient, true)
+                .quantize_with_statistics(&(&input * 1.0), gradient, true)
                 .unwrap();
             assert_eq!(
                 quantized,
@@ -230,7 +232,7 @@ fn gradients_pass_where_their_values_do() {
             );
             (quantized * &factors).sum(Kind::Float).backward();
             let mut passes = values.le(top);
-            if gradient == Gradient::Rectified {
+            if gradient == Gradient::ClippedRelu {
                 passes = passes.logical_and(&values.gt(0.0));
             }
             assert_eq!(
@@ -241,12 +243,16 @@ fn gradients_pass_where_their_values_do() {
     }
     let levels = activations::levels(&basis).unwrap();
     let leaf = Tensor::zeros([4], F32).set_requires_grad(true);
-    assert!(levels.quantize(&leaf, Gradient::UpToTop, true).is_err());
+    assert!(
+        levels
+            .quantize(&leaf, Gradient::ClippedIdentity, true)
+            .is_err()
+    );
     for kind in [Kind::Float, Kind::BFloat16] {
         let empty = Tensor::zeros([0, 4], (kind, Device::Cpu));
         assert_eq!(
             levels
-                .quantize(&empty, Gradient::UpToTop, false)
+                .quantize(&empty, Gradient::ClippedIdentity, false)
                 .unwrap()
                 .numel(),
             0
@@ -283,7 +289,7 @@ fn values_are_at_the_nearest_level() {
                 }
                 let levels = weights::levels(&basis).unwrap();
                 let (quantized, fit) = levels
-                    .quantize_to_fit(&values, Gradient::StraightThrough, false)
+                    .quantize_with_statistics(&values, Gradient::StraightThrough, false)
                     .unwrap();
                 let own = values.copy();
                 let same = levels
@@ -334,7 +340,7 @@ fn values_are_at_the_nearest_level() {
                 }
                 // In doubt between two levels, rounding decides, and then they are not comparable.
                 if kind == Kind::Double {
-                    let fitted = weights::fitted(&fit, &basis).unwrap();
+                    let fitted = weights::fit_basis(&fit, &basis).unwrap();
                     let ours = Tensor::stack(&ours, 0);
                     let off: Tensor = (&fitted - &ours) / (1.0 + ours.abs());
                     let off = off.abs().max();
@@ -354,18 +360,20 @@ fn operators_find_what_the_pass_over_memory_does() {
     for bits in BITS {
         for gradient in [
             Gradient::StraightThrough,
-            Gradient::UpToTop,
-            Gradient::Rectified,
+            Gradient::ClippedIdentity,
+            Gradient::ClippedRelu,
         ] {
             let values = Tensor::randn([3, 40_007], F32);
             let basis = Tensor::rand([3, bits], F32);
             let levels = weights::levels(&basis).unwrap();
             let [pass, operators] = [Kind::Float, Kind::Double].map(|kind| {
                 let input = values.to_kind(kind).detach_copy().set_requires_grad(true);
-                let (quantized, fit) = levels.quantize_to_fit(&input, gradient, false).unwrap();
+                let (quantized, fit) = levels
+                    .quantize_with_statistics(&input, gradient, false)
+                    .unwrap();
                 (&quantized * &values).sum(Kind::Double).backward();
                 let found = [quantized, input.grad()].map(|t| t.to_kind(Kind::Float));
-                (found, weights::fitted(&fit, &basis).unwrap())
+                (found, weights::fit_basis(&fit, &basis).unwrap())
             });
             assert_eq!(pass.0, operators.0, "{bits} bits, {gradient:?}");
             let off = difference(&pass.1, &operators.1);
@@ -407,7 +415,10 @@ fn packed_weights_are_the_same_to_the_bit() {
         let _ = basis.get(2).get(0).neg_();
         let quantized = quantize_weights(&weight, &basis).unwrap().0;
         let codes = packed::pack(&weight, &basis).unwrap();
-        assert_eq!(codes.numel() as u64, packed::bytes(3 * 5 * 9, bits as u64));
+        assert_eq!(
+            codes.numel() as u64,
+            packed::packed_bytes(3 * 5 * 9, bits as u64)
+        );
         let unpacked = packed::unpack(&codes, &basis, &weight.size()).unwrap();
         assert_eq!(unpacked, quantized, "{bits} bits");
         // And quantized once more, as a network does that is trained on.
@@ -424,10 +435,7 @@ fn packed_weights_are_the_same_to_the_bit() {
         }
         let few = codes.narrow(1, 0, 16);
         let error = packed::unpack(&few, &basis, &weight.size()).unwrap_err();
-        assert!(
-            error.to_string().contains("should have the shape"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("must have the shape"), "{error}");
     }
 }
 
@@ -440,7 +448,9 @@ fn neighbouring_levels_keep_their_values() {
         let levels = activations::levels(&basis).unwrap();
         let values = Tensor::from_slice(&[one, next]);
         assert_eq!(
-            levels.quantize(&values, Gradient::UpToTop, false).unwrap(),
+            levels
+                .quantize(&values, Gradient::ClippedIdentity, false)
+                .unwrap(),
             values
         );
     }

@@ -11,7 +11,7 @@ use rsflow_model::exchange::pth::names::reference_name;
 use rsflow_model::nn::compute::Compute;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network};
-use rsflow_model::nn::parameters::{Parameter, Start};
+use rsflow_model::nn::parameters::{Parameter, WeightInit};
 use rsflow_model::nn::rs_net::RsNet;
 use rsflow_model::train::distillation::{Distill, Loss, loss};
 use rsflow_model::train::optimizer::{Optimizer, Sgd, WeightDecayOn};
@@ -274,7 +274,7 @@ fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
         case.classes,
         &case.sizes,
         Compute::cpu(kind),
-        Start::Zero,
+        WeightInit::Zeros,
     )?;
     let names: Vec<String> = net
         .parameters()

@@ -72,7 +72,7 @@ fn report(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Resul
     let parameters = Summary::new(network, classes.try_into()?, sizes, sizes)?.total_parameters;
     match imported.layout {
         Layout::Reference => writeln!(out, "{file}: a checkpoint of the reference implementation")?,
-        Layout::Single => writeln!(out, "{file}: weights of a network with one resolution")?,
+        Layout::Torchvision => writeln!(out, "{file}: weights of a network with one resolution")?,
     }
     writeln!(
         out,
@@ -93,9 +93,9 @@ fn report(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Resul
             None => writeln!(out, "  best        not known")?,
         }
         match &imported.momentum {
-            Momentum::Taken(0) => writeln!(out, "  momentum    none")?,
-            Momentum::Taken(count) => writeln!(out, "  momentum    of {count} tensors")?,
-            Momentum::LeftOut(why) => writeln!(out, "  momentum    left out: {why}")?,
+            Momentum::Imported(0) => writeln!(out, "  momentum    none")?,
+            Momentum::Imported(count) => writeln!(out, "  momentum    of {count} tensors")?,
+            Momentum::Skipped(why) => writeln!(out, "  momentum    left out: {why}")?,
         }
     }
     let written = arguments.out.display();
@@ -104,7 +104,7 @@ fn report(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Resul
             out,
             "{written}: written\nto resume training: rsflow run RECIPE --resume {written}"
         )?,
-        Layout::Single => writeln!(
+        Layout::Torchvision => writeln!(
             out,
             "{written}: written; every size has the same batch norms, and images are normalized as for ImageNet\n\
              to fine-tune it, in the recipe's trainer: start_from: {:?}, normalize: {}",

@@ -31,7 +31,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     }
     let norm = arguments
         .batch_norm
-        .unwrap_or_else(|| metadata.norm_for(arguments.size));
+        .unwrap_or_else(|| metadata.batch_norm_for(arguments.size));
     let Computing { device, precision } = arguments.compute;
     let compute = Compute::open(device, precision, false, metadata.suits()?)?;
     let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;

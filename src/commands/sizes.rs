@@ -19,7 +19,7 @@ pub fn check(
     if !problems.is_empty() {
         return Err(Usage(problems.join("; ")).into());
     }
-    let norms = metadata.norms();
+    let norms = metadata.batch_norm_resolutions();
     for (size, norm) in named {
         let problem = if !sizes.contains(size) {
             format!("{size} is not one of the sizes {sizes:?}")
@@ -42,6 +42,6 @@ pub fn tell_borrowed(metadata: &Metadata, size: u32, named: &[(u32, u32)]) -> Op
     }
     Some(format!(
         "{size} was not trained: using the batch norms of {}; --batch-norm selects others",
-        metadata.norm_for(size)
+        metadata.batch_norm_for(size)
     ))
 }

@@ -1,4 +1,4 @@
-//! A checkpoint as a file: its header, and its tensors by their names.
+//! A checkpoint file: its header, and its tensors by name.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,28 +10,28 @@ use safetensors::tensor::Metadata as Header;
 use serde::Deserialize;
 use tch::Tensor;
 
-use super::{FORMAT, KINDS, METADATA_KEY, Metadata, PREFIX};
+use super::{DTYPES, FORMAT, LENGTH_BYTES, METADATA_KEY, Metadata};
 
-/// A longer header is not one (the limit of the safetensors crate).
+/// Maximum length of a header in bytes, as in the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// A checkpoint file whose header was read. Its tensors are read when asked for.
+/// An open checkpoint whose header was read. Its tensors are read on demand.
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(super) path: PathBuf,
     file: File,
     header: Header,
-    /// Where in the file the tensors begin.
+    /// Offset of the tensors in the file, in bytes.
     data: u64,
     pub(super) metadata: Metadata,
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint and reads its header, no tensor.
+    /// Reads the header, no tensor.
     ///
     /// # Errors
-    /// The file cannot be read, is truncated, is no safetensors file, none of ours, or of a newer
-    /// format; the message names the path.
+    /// The file cannot be read, is truncated, is not a safetensors file or not a checkpoint, or has
+    /// a newer format. The message names the path.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_inner(path)
             .with_context(|| format!("cannot read the checkpoint {}", path.display()))
@@ -40,9 +40,9 @@ impl Checkpoint {
     fn open_inner(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        let mut prefix = [0; PREFIX];
+        let mut prefix = [0; LENGTH_BYTES];
         ensure!(
-            length >= PREFIX as u64,
+            length >= LENGTH_BYTES as u64,
             "the file is not a checkpoint: it has only {length} bytes"
         );
         file.read_exact(&mut prefix)?;
@@ -51,7 +51,7 @@ impl Checkpoint {
             (2..=MAX_HEADER).contains(&header_length),
             "the file is not a checkpoint: it does not begin like a safetensors file"
         );
-        let data = PREFIX as u64 + header_length;
+        let data = LENGTH_BYTES as u64 + header_length;
         ensure!(
             length >= data,
             "the file is truncated within its header, or not a checkpoint"
@@ -78,7 +78,7 @@ impl Checkpoint {
                 "the file is a safetensors file, but not a checkpoint of rsflow: \
              its header has no `rsflow` entry",
             )?;
-        // The version first, alone: another version's metadata may not parse as ours.
+        // The version alone first: the metadata of another version may not parse.
         #[derive(Deserialize)]
         struct Version {
             format: u32,
@@ -101,28 +101,26 @@ impl Checkpoint {
         })
     }
 
-    /// The path that it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says about itself.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// The names of all its tensors, those of the momentum included, as they lie in the file.
+    /// The names of all tensors, momentum buffers included, in the order of the file.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
     }
 
-    /// Reads tensors by name, to the CPU, in the order of the names.
+    /// Reads tensors by name, to the CPU, in the order of `names`.
     ///
     /// # Errors
-    /// A name that is not there, or what the file system says; the message names the path.
+    /// An unknown name; an I/O error. The message names the path.
     pub fn read<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Tensor>> {
         let tensors = names.into_iter().map(|name| {
-            self.read_one(name).with_context(|| {
+            self.read_tensor(name).with_context(|| {
                 format!(
                     "cannot read {name:?} from the checkpoint {}",
                     self.path.display()
@@ -132,16 +130,16 @@ impl Checkpoint {
         tensors.collect()
     }
 
-    /// Whether there is a tensor of that name.
-    pub fn holds(&self, name: &str) -> bool {
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
         self.header.info(name).is_some()
     }
 
-    pub(super) fn read_one(&self, name: &str) -> Result<Tensor> {
+    pub(super) fn read_tensor(&self, name: &str) -> Result<Tensor> {
         let info = self.header.info(name).context("there is no such tensor")?;
-        let known = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype);
+        let known = DTYPES.iter().find(|(_, dtype)| *dtype == info.dtype);
         let &(kind, _) =
-            known.with_context(|| format!("it has the unknown type {:?}", info.dtype))?;
+            known.with_context(|| format!("it has the unsupported dtype {:?}", info.dtype))?;
         let (begin, end) = info.data_offsets;
         let mut bytes = vec![0; end - begin];
         self.file

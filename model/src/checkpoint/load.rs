@@ -1,58 +1,69 @@
-//! Networks and momentum from a checkpoint.
+//! Loading networks and momentum buffers from a checkpoint.
 
 use anyhow::{Context, Result, bail, ensure};
 use tch::Tensor;
 
-use super::{Checkpoint, MOMENTUM, Metadata, packed};
+use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, packed};
 use crate::nn::compute::Compute;
-use crate::nn::parameters::{Parameter, Start};
+use crate::nn::parameters::{Parameter, WeightInit};
 use crate::nn::rs_net::{ALPHA, RsNet};
 
 impl Checkpoint {
-    /// Builds the network for some sizes, which need not be among the checkpoint's, and loads it to
-    /// be run, not trained (a quantized network's weights are at their levels for good): what belongs
-    /// to batch norms that nobody names is not read. `norms` names for each size the resolution whose
-    /// batch norms it runs with; [`Metadata::norm_for`] suggests one.
+    /// The network at some resolutions, which need not be those of the checkpoint, loaded and
+    /// frozen: for inference. `batch_norms` has, for each resolution, the resolution whose batch
+    /// norms it uses ([`Metadata::batch_norm_for`] suggests one). Other batch norms are not read.
     ///
     /// # Errors
-    /// As [`RsNet::with_norms`] and [`Checkpoint::load`].
-    pub fn network(&self, sizes: &[u32], norms: &[u32], compute: Compute) -> Result<RsNet> {
-        self.network_with(sizes, norms, compute, |norm| norm)
+    /// As [`RsNet::with_batch_norms`] and [`Checkpoint::load`].
+    pub fn network(
+        &self,
+        resolutions: &[u32],
+        batch_norms: &[u32],
+        compute: Compute,
+    ) -> Result<RsNet> {
+        self.network_with(resolutions, batch_norms, compute, |resolution| resolution)
     }
 
-    /// The same, where batch norms start from those of another resolution of the checkpoint:
-    /// `source` says from which.
+    /// The same, but the batch norms of a resolution are read from those of the resolution `source`
+    /// of it in the checkpoint.
     ///
     /// # Errors
     /// As [`Checkpoint::network`].
     pub fn network_with(
         &self,
-        sizes: &[u32],
-        norms: &[u32],
+        resolutions: &[u32],
+        batch_norms: &[u32],
         compute: Compute,
         source: impl Fn(u32) -> u32,
     ) -> Result<RsNet> {
         let Metadata { network, .. } = &self.metadata;
         let classes = self.metadata.classes.len().try_into()?;
-        let mut net = RsNet::with_norms(network, classes, sizes, norms, compute, Start::Zero)
-            .with_context(|| format!("cannot build the network of {}", self.path.display()))?;
+        let mut net = RsNet::with_batch_norms(
+            network,
+            classes,
+            resolutions,
+            batch_norms,
+            compute,
+            WeightInit::Zeros,
+        )
+        .with_context(|| format!("cannot build the network of {}", self.path.display()))?;
         self.load_with(&net, source, |_| true)?;
         net.freeze()?;
         Ok(net)
     }
 
-    /// Loads a network, which may have all resolutions of the checkpoint or only some, in any
-    /// order: what belongs to the others is not read.
+    /// Loads the tensors of `net`, which may have all or some resolutions of the checkpoint, in any
+    /// order. Batch norms of other resolutions are not read. On an error `net` is unchanged.
     ///
     /// # Errors
-    /// A batch norm that the checkpoint does not have; all missing and mis-shaped tensors; what
-    /// the file system says. The network is unchanged then. The message names the path.
+    /// A batch norm that the checkpoint does not have; all missing and mis-shaped tensors; an I/O
+    /// error. The message names the path.
     pub fn load(&self, net: &RsNet) -> Result<()> {
-        self.load_with(net, |norm| norm, |_| true)
+        self.load_with(net, |resolution| resolution, |_| true)
     }
 
-    /// The same, where batch norms start from those of another resolution of the checkpoint
-    /// (`source` says from which), and only `wanted` tensors are loaded.
+    /// The same, with `source` as in [`Checkpoint::network_with`], and only `wanted` parameters are
+    /// loaded.
     ///
     /// # Errors
     /// As [`Checkpoint::load`].
@@ -76,36 +87,35 @@ impl Checkpoint {
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
-        let ours = self.metadata.norms();
-        if let Some(norm) = net
-            .norms()
+        let available = self.metadata.batch_norm_resolutions();
+        let mut needed = net
+            .batch_norms()
             .iter()
-            .map(|&n| source(n))
-            .find(|n| !ours.contains(n))
-        {
-            bail!("it has no batch norms of resolution {norm}, but of {ours:?}");
+            .map(|&resolution| source(resolution));
+        if let Some(missing) = needed.find(|resolution| !available.contains(resolution)) {
+            bail!("it has no batch norms of resolution {missing}, but of {available:?}");
         }
         let mut tensors = Vec::new();
         for parameter in net.parameters().iter() {
-            let left_out = self.metadata.packed && !parameter.role.is_needed_to_run();
-            if left_out || !wanted(parameter) {
+            let absent = self.metadata.packed && !parameter.role.is_needed_for_inference();
+            if absent || !wanted(parameter) {
                 tensors.push((parameter.name.as_str(), parameter.tensor.shallow_clone()));
                 continue;
             }
             let name = match parameter.resolution {
-                Some(norm) => parameter.name_with_norm(source(norm)),
+                Some(resolution) => parameter.name_with_batch_norm(source(resolution)),
                 None => parameter.name.clone(),
             };
-            if !self.holds(&name) {
+            if !self.contains(&name) {
                 if let Some(weight) = packed::unpack(self, parameter)? {
                     tensors.push((parameter.name.as_str(), weight));
                 }
-                // One that is missing is told by `Parameters::load`, together with all others.
+                // `Parameters::load` reports all missing tensors together.
                 continue;
             }
-            let mut tensor = self.read_one(&name)?;
+            let mut tensor = self.read_tensor(&name)?;
             if name == ALPHA {
-                tensor = self.alpha_of(&tensor, net.resolutions())?;
+                tensor = self.alpha_for(&tensor, net.resolutions())?;
             }
             tensors.push((parameter.name.as_str(), tensor));
         }
@@ -113,20 +123,20 @@ impl Checkpoint {
             .load(tensors.iter().map(|(name, tensor)| (*name, tensor)))
     }
 
-    /// The alphas of these sizes; for one that was not trained the value that alphas start with.
-    fn alpha_of(&self, alpha: &Tensor, sizes: &[u32]) -> Result<Tensor> {
+    /// The alphas of these resolutions; the initial value, 1, for those that were not trained.
+    fn alpha_for(&self, alpha: &Tensor, resolutions: &[u32]) -> Result<Tensor> {
         let trained = &self.metadata.resolutions;
         ensure!(
             alpha.size() == [trained.len() as i64],
-            "it has {:?} weights of the ensemble for {} resolutions",
+            "alpha has the shape {:?} for {} resolutions",
             alpha.size(),
             trained.len()
         );
         let options = (alpha.f_kind()?, alpha.device());
-        let positions: Vec<i64> = sizes
+        let positions: Vec<i64> = resolutions
             .iter()
-            .map(|size| {
-                let position = trained.iter().position(|r| r == size);
+            .map(|resolution| {
+                let position = trained.iter().position(|r| r == resolution);
                 position.unwrap_or(trained.len()) as i64
             })
             .collect();
@@ -134,15 +144,19 @@ impl Checkpoint {
         Ok(padded.f_index_select(0, &Tensor::f_from_slice(&positions)?)?)
     }
 
-    /// The optimizer's momentum, by the parameter's name; empty if the file has none.
+    /// The optimizer's momentum buffers by parameter name; empty if the file has none.
     ///
     /// # Errors
     /// As [`Checkpoint::read`].
     pub fn momentum(&self) -> Result<Vec<(String, Tensor)>> {
         let stored = self.names().into_iter();
-        let stored: Vec<String> = stored.filter(|name| name.starts_with(MOMENTUM)).collect();
+        let stored: Vec<String> = stored
+            .filter(|name| name.starts_with(MOMENTUM_PREFIX))
+            .collect();
         let tensors = self.read(stored.iter().map(String::as_str))?;
-        let names = stored.iter().map(|name| name[MOMENTUM.len()..].to_owned());
+        let names = stored
+            .iter()
+            .map(|name| name[MOMENTUM_PREFIX.len()..].to_owned());
         Ok(names.zip(tensors).collect())
     }
 }

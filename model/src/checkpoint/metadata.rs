@@ -36,8 +36,8 @@ pub struct Metadata {
     /// The order in which the network gets their colours.
     #[serde(default)]
     pub channels: Channels,
-    /// Whether convolutions multiplied float32 when it was trained; taken to be so in files from before
-    /// this was kept, and from other programs.
+    /// Whether convolutions multiplied float32 when it was trained; taken to be so in files from
+    /// before this was kept, and from other programs.
     #[serde(default = "yes")]
     pub trained_in_float32: bool,
     /// Whether the weights of quantizers are there as codes only; see [`packed`](super::packed).
@@ -152,7 +152,7 @@ impl Metadata {
     }
 
     /// The resolutions whose batch norms it has.
-    pub fn norms(&self) -> Vec<u32> {
+    pub fn batch_norm_resolutions(&self) -> Vec<u32> {
         let mut norms = match self.batch_norms {
             BatchNorms::Private => self.resolutions.clone(),
             BatchNorms::Shared => self.resolutions.first().copied().into_iter().collect(),
@@ -163,14 +163,14 @@ impl Metadata {
 
     /// The resolution whose batch norms serve images of this size best: itself if it has some,
     /// else the nearest that has (of two, the larger).
-    pub fn norm_for(&self, size: u32) -> u32 {
+    pub fn batch_norm_for(&self, size: u32) -> u32 {
         let trained = self.resolutions.iter().position(|&r| r == size);
         if let Some(norm) =
             trained.and_then(|at| self.batch_norms.of(&self.resolutions).get(at).copied())
         {
             return norm;
         }
-        let norms = self.norms().into_iter();
+        let norms = self.batch_norm_resolutions().into_iter();
         let nearest = norms.min_by_key(|&norm| (norm.abs_diff(size), std::cmp::Reverse(norm)));
         nearest.unwrap_or(size)
     }

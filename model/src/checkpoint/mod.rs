@@ -1,13 +1,14 @@
-//! Checkpoints: everything that a resume or an evaluation needs, in one safetensors file.
+//! Checkpoints: the state for a resume or an inference, in one safetensors file.
 //!
-//! The tensors are the network's, under its own names, and `momentum/NAME` for the momentum of
-//! the parameter `NAME`; of a packed one (see [`packed`]) codes are in the place of quantized
-//! weights. The header's `__metadata__` has one key, `rsflow`, whose value is [`Metadata`] as JSON.
+//! The tensors are those of the network, under their parameter names, and `momentum/NAME`, the
+//! momentum buffer of the parameter `NAME`. A packed checkpoint (see [`packed`]) has codes in place
+//! of quantized weights. The header's `__metadata__` has one key, `rsflow`, whose value is
+//! [`Metadata`] as JSON.
 //!
-//! Writing has two halves. [`Snapshot::take`] copies everything to plain memory, on the thread
-//! that trains; [`write_atomically`] takes its time with the disk, on any other thread. Reading
-//! takes the header first ([`Checkpoint::open`]), then only the tensors that are asked for;
-//! [`Checkpoint::network`] and [`Checkpoint::load`] ask for those of a network.
+//! Writing has two halves: [`Snapshot::take`] copies everything to host memory on the training
+//! thread, [`write_atomically`] writes it to disk on another thread. Reading, [`Checkpoint::open`]
+//! reads the header alone; [`Checkpoint::network`] and [`Checkpoint::load`] read the tensors of a
+//! network.
 
 mod file;
 mod load;
@@ -24,14 +25,14 @@ pub(crate) use snapshot::is_finite;
 pub use snapshot::{Snapshot, write_atomically};
 
 const METADATA_KEY: &str = "rsflow";
-/// What stands before the name of a parameter in the name of its momentum.
-pub(crate) const MOMENTUM: &str = "momentum/";
-/// The bytes before the header: its length, little-endian.
-const PREFIX: usize = 8;
+/// Prefix of the name of a parameter's momentum buffer.
+pub(crate) const MOMENTUM_PREFIX: &str = "momentum/";
+/// The file begins with the length of the header, u64 little-endian.
+const LENGTH_BYTES: usize = 8;
 
-/// The kinds of tensors that are written, in the order in which they lie in the file: the widest
-/// first, which keeps all of them aligned.
-const KINDS: [(Kind, Dtype); 6] = [
+/// The dtypes of tensors in a checkpoint, in the order of the file: the widest first, so that all
+/// tensors are aligned.
+const DTYPES: [(Kind, Dtype); 6] = [
     (Kind::Double, Dtype::F64),
     (Kind::Int64, Dtype::I64),
     (Kind::Float, Dtype::F32),

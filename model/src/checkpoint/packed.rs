@@ -1,15 +1,14 @@
-//! Packed checkpoints: all that a quantized network needs to run, in as few bytes as it has bits.
+//! Packed checkpoints: the tensors of a quantized network for inference, with bit-packed weights.
 //!
-//! A packed checkpoint is one like any other, without what only training needs, and with the codes
-//! of a quantized weight, `layer1.0.conv1.codes`, in the place of the weight; see
-//! [`pack`](crate::nn::quantizers::packed::pack) for their layout. The basis that belongs to them,
-//! `layer1.0.conv1.basis`, and all that is not quantized stay in float32.
+//! A packed checkpoint has no tensors that only training needs, and in place of a quantized weight
+//! its codes, `layer1.0.conv1.codes`; see [`pack`](crate::nn::quantizers::packed::pack) for their
+//! layout. The bases, `layer1.0.conv1.basis`, and tensors that are not quantized stay in float32.
 
 use anyhow::{Context as _, Result, ensure};
 use tch::Tensor;
 
 use super::{Checkpoint, FORMAT, Metadata, Snapshot};
-use crate::nn::layers::basis_of;
+use crate::nn::layers::basis_name;
 use crate::nn::parameters::{Parameter, Role};
 use crate::nn::quantizers::packed;
 use crate::nn::rs_net;
@@ -17,29 +16,37 @@ use crate::nn::rs_net;
 /// Packs a checkpoint of a quantized network.
 ///
 /// # Errors
-/// Nothing is quantized, or all is packed already; a tensor is missing; what the file system says.
+/// The network is not quantized; the checkpoint is packed already; a missing tensor; an I/O error.
 pub fn pack(checkpoint: &Checkpoint) -> Result<Snapshot> {
     let metadata = checkpoint.metadata();
     ensure!(
         !metadata.packed,
-        "it is packed already: copy the file instead"
+        "it is packed already; copy the file instead"
     );
     let classes = metadata.classes.len().try_into()?;
-    let (network, sizes) = (&metadata.network, &metadata.resolutions);
-    let declarations = rs_net::declare(network, classes, sizes, &metadata.norms())?;
+    let (network, resolutions) = (&metadata.network, &metadata.resolutions);
+    let declarations = rs_net::declare(
+        network,
+        classes,
+        resolutions,
+        &metadata.batch_norm_resolutions(),
+    )?;
     ensure!(
         declarations.iter().any(|d| d.role == Role::Basis),
-        "nothing of {network} is quantized, so there is nothing to pack"
+        "{network} is not quantized, so there is nothing to pack"
     );
     let mut tensors = Vec::new();
-    for declaration in declarations.iter().filter(|d| d.role.is_needed_to_run()) {
+    for declaration in declarations
+        .iter()
+        .filter(|d| d.role.is_needed_for_inference())
+    {
         let tensor = read(checkpoint, &declaration.name)?;
-        let basis = basis_of(declaration.role, &declaration.name);
+        let basis = basis_name(declaration.role, &declaration.name);
         match basis.filter(|(_, basis)| declarations.iter().any(|d| d.name == *basis)) {
             None => tensors.push((declaration.name.clone(), tensor)),
             Some((path, basis)) => {
                 let codes = packed::pack(&tensor, &read(checkpoint, &basis)?)?;
-                tensors.push((codes_of(path), codes));
+                tensors.push((codes_name(path), codes));
             }
         }
     }
@@ -48,22 +55,23 @@ pub fn pack(checkpoint: &Checkpoint) -> Result<Snapshot> {
         format: FORMAT,
         ..metadata.clone()
     };
-    Snapshot::of(
+    Snapshot::from_tensors(
         metadata,
         tensors.iter().map(|(name, t)| (name.clone(), t)).collect(),
     )
 }
 
-/// A weight of which a checkpoint has the codes, at its levels; `None` if it has none.
+/// The quantized weight from its codes in a checkpoint; `None` if the checkpoint does not have
+/// them.
 ///
 /// # Errors
-/// Codes and basis do not fit the weight; what the file system says.
+/// Codes and basis do not match the weight; an I/O error.
 pub fn unpack(checkpoint: &Checkpoint, parameter: &Parameter) -> Result<Option<Tensor>> {
-    let Some((path, basis)) = basis_of(parameter.role, &parameter.name) else {
+    let Some((path, basis)) = basis_name(parameter.role, &parameter.name) else {
         return Ok(None);
     };
-    let codes = codes_of(path);
-    if !checkpoint.holds(&codes) {
+    let codes = codes_name(path);
+    if !checkpoint.contains(&codes) {
         return Ok(None);
     }
     let (codes, basis) = (read(checkpoint, &codes)?, read(checkpoint, &basis)?);
@@ -73,12 +81,12 @@ pub fn unpack(checkpoint: &Checkpoint, parameter: &Parameter) -> Result<Option<T
 }
 
 /// Whether a checkpoint has codes in the place of this weight.
-pub fn holds(checkpoint: &Checkpoint, parameter: &Parameter) -> bool {
-    let basis = basis_of(parameter.role, &parameter.name);
-    basis.is_some_and(|(path, _)| checkpoint.holds(&codes_of(path)))
+pub fn contains(checkpoint: &Checkpoint, parameter: &Parameter) -> bool {
+    let basis = basis_name(parameter.role, &parameter.name);
+    basis.is_some_and(|(path, _)| checkpoint.contains(&codes_name(path)))
 }
 
-fn codes_of(path: &str) -> String {
+fn codes_name(path: &str) -> String {
     format!("{path}.codes")
 }
 

@@ -1,4 +1,4 @@
-//! A checkpoint before it is a file, and how it becomes one.
+//! A checkpoint in memory, and writing it to a file.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,26 +10,26 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata as Header, TensorInfo};
 use tch::Tensor;
 
-use super::{KINDS, METADATA_KEY, MOMENTUM, Metadata, PREFIX};
+use super::{DTYPES, LENGTH_BYTES, METADATA_KEY, MOMENTUM_PREFIX, Metadata};
 use crate::nn::parameters::Parameters;
 use rsflow_graph::whole_file;
 
-/// A copy of everything in plain memory, which may travel between threads.
+/// The contents of a checkpoint in host memory, which can be sent to another thread.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     metadata: Metadata,
-    /// Name and description, in the order of the bytes.
+    /// In the order of `bytes`.
     tensors: Vec<(String, TensorInfo)>,
     bytes: Vec<u8>,
 }
 
 impl Snapshot {
-    /// Copies the network's tensors, and the optimizer's momentum by the parameter's name. Waits for
-    /// the device.
+    /// Copies the network's tensors, and the optimizer's momentum buffers by parameter name. Waits
+    /// for the device.
     ///
     /// # Errors
-    /// What libtorch says; a tensor of a kind that is not written; a value that is infinite or not
-    /// a number, so that every checkpoint is one to go on from.
+    /// A dtype that checkpoints do not have; a value that is not finite, so that a run can be
+    /// resumed from every checkpoint.
     pub fn take<'a>(
         metadata: Metadata,
         parameters: &Parameters,
@@ -38,21 +38,21 @@ impl Snapshot {
         let parameters = parameters.iter().map(|p| (p.name.clone(), &p.tensor));
         let momentum = momentum
             .into_iter()
-            .map(|(name, tensor)| (format!("{MOMENTUM}{name}"), tensor));
-        Self::of(metadata, parameters.chain(momentum).collect())
+            .map(|(name, tensor)| (format!("{MOMENTUM_PREFIX}{name}"), tensor));
+        Self::from_tensors(metadata, parameters.chain(momentum).collect())
     }
 
-    /// Copies tensors that already have the names of a checkpoint.
+    /// Copies tensors with their names in the checkpoint.
     ///
     /// # Errors
     /// As [`Snapshot::take`].
-    pub fn of(metadata: Metadata, mut tensors: Vec<(String, &Tensor)>) -> Result<Self> {
+    pub fn from_tensors(metadata: Metadata, mut tensors: Vec<(String, &Tensor)>) -> Result<Self> {
         let mut snapshot = Self {
             metadata,
             tensors: Vec::with_capacity(tensors.len()),
             bytes: vec![],
         };
-        for (kind, dtype) in KINDS {
+        for (kind, dtype) in DTYPES {
             let (these, others) = tensors
                 .into_iter()
                 .partition(|(_, t)| t.f_kind().ok() == Some(kind));
@@ -61,8 +61,8 @@ impl Snapshot {
         }
         if let Some((name, tensor)) = tensors.first() {
             bail!(
-                "checkpoints hold no tensors of kind {:?}, which {name:?} is",
-                tensor.f_kind()
+                "{name:?} has the dtype {:?}, which checkpoints do not support",
+                tensor.f_kind()?
             );
         }
         Ok(snapshot)
@@ -72,7 +72,7 @@ impl Snapshot {
         if tensors.is_empty() {
             return Ok(());
         }
-        // Joined on the device, so that one transfer fetches all of them.
+        // Concatenated on the device, so that a single copy transfers all of them.
         let flat = tensors
             .iter()
             .map(|(_, t)| t.f_reshape([-1]))
@@ -106,7 +106,6 @@ impl Snapshot {
         Ok(())
     }
 
-    /// What the checkpoint will say about itself.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -115,8 +114,8 @@ impl Snapshot {
         let metadata = serde_json::to_string(&self.metadata)?;
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
         let mut header = serde_json::to_vec(&Header::new(Some(metadata), self.tensors.clone())?)?;
-        // The tensors begin aligned.
-        header.resize(header.len().next_multiple_of(PREFIX), b' ');
+        // Padded, so that the tensors are aligned.
+        header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
         Ok(header)
     }
 
@@ -130,21 +129,21 @@ impl Snapshot {
     }
 }
 
-/// Writes a checkpoint so that it is complete or absent; see [`whole_file::write`].
+/// Writes a checkpoint so that the file is complete or absent; see [`whole_file::write`].
 ///
 /// # Errors
-/// What the file system says, with the path.
+/// An I/O error, with the path.
 pub fn write_atomically(snapshot: &Snapshot, path: &Path) -> Result<()> {
     whole_file::write(path, |file| snapshot.write(file))
         .with_context(|| format!("cannot write the checkpoint {}", path.display()))
 }
 
-/// Whether all values are finite. NaN is both the least and the greatest where there is one, so a
-/// single pass tells, without memory of its own.
+/// Whether all values are finite. One pass without a temporary tensor: minimum and maximum are NaN
+/// if any value is.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool> {
     if tensor.numel() == 0 {
         return Ok(true);
     }
-    let (least, greatest) = tensor.f_aminmax(None, false)?;
-    Ok(least.f_double_value(&[])?.is_finite() && greatest.f_double_value(&[])?.is_finite())
+    let (min, max) = tensor.f_aminmax(None, false)?;
+    Ok(min.f_double_value(&[])?.is_finite() && max.f_double_value(&[])?.is_finite())
 }

@@ -1,3 +1,3 @@
-//! Networks from other programs' files, and files for other programs.
+//! Import from other programs' files, and export to them.
 
 pub mod pth;

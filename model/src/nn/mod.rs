@@ -1,21 +1,22 @@
-//! The network at rest: what it is made of, where it computes, and how tensors get there.
+//! Networks, without training: layers, parameters, device, precision, and moving images to the
+//! device.
 //!
-//! The lowest floor of this crate. It knows no graph, no recipe, no checkpoint file and no training,
-//! so that whatever runs a network stands on it alone.
+//! The lowest floor of this crate. It knows no graph, no recipe, no checkpoint file and no
+//! training, so that inference depends on nothing else.
 //!
-//! - [`parameters`]: the named tensors of a network, their roles and first values.
-//! - [`layers`]: what networks are made of, private batch norm among it, and the pass through it.
-//! - [`networks`]: the families, one file each: a family is a function that lists its layers.
+//! - [`parameters`]: the named tensors of a network, their roles and initial values.
+//! - [`layers`]: layers as data, their parameters and their forward pass, with private batch norm.
+//! - [`networks`]: the network families, one file each: a family is a function that lists its layers.
 //! - [`quantizers`]: LQ-Nets' learned quantizers.
-//! - [`summary`]: what a network costs, counted from its layers.
+//! - [`summary`]: parameters, multiply-adds and bytes, counted from the layers.
 //! - [`rs_net`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`compute`]: the device, the precision and the memory format.
-//! - [`transfer`]: images onto the device.
-//! - `native`: the kernels of libtorch that tch does not bind.
-//! - [`fault`]: what is wrong with a value of a network's description.
+//! - [`transfer`]: images from host memory to the device.
+//! - `native`: functions of libtorch that tch does not bind.
+//! - [`field_error`]: errors in the fields of a recipe's value.
 
 pub mod compute;
-pub mod fault;
+pub mod field_error;
 pub mod layers;
 #[allow(unsafe_code)]
 pub(crate) mod native;

@@ -1,5 +1,6 @@
-//! What tch does not bind: calls into `native/`. Most of the unsafe code of this crate; the rest is in
-//! `compute`, and where `feed` hands over memory that is being copied.
+//! Functions of libtorch that tch does not bind, by way of the C++ in `native/`. Most of the unsafe
+//! code of this crate; the rest is in `compute`, and where `transfer` hands over memory that is
+//! being copied. Every `Result` is a libtorch error unless its function says more.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
@@ -15,7 +16,7 @@ unsafe extern "C" {
     fn rsflow_fused_sgd(
         parameters: *const *const c_void,
         gradients: *const *const c_void,
-        momenta: *const *const c_void,
+        momentum_buffers: *const *const c_void,
         count: usize,
         lr: f64,
         momentum: f64,
@@ -33,22 +34,22 @@ unsafe extern "C" {
     fn rsflow_synchronize(gpu: c_int) -> *const c_char;
     fn rsflow_take_peak_memory(gpu: c_int, peak: *mut u64, total: *mut u64) -> *const c_char;
     fn rsflow_empty_cache() -> *const c_char;
-    fn rsflow_uploads_new(gpu: c_int, uploads: *mut *mut c_void) -> *const c_char;
-    fn rsflow_uploads_delete(uploads: *mut c_void);
-    fn rsflow_upload(
-        uploads: *mut c_void,
+    fn rsflow_copy_stream_new(gpu: c_int, stream: *mut *mut c_void) -> *const c_char;
+    fn rsflow_copy_stream_delete(stream: *mut c_void);
+    fn rsflow_copy_to_device(
+        stream: *mut c_void,
         bytes: *const c_void,
-        kind: c_int,
+        dtype: c_int,
         shape: *const i64,
         dimensions: usize,
         output: *mut *mut c_void,
     ) -> *const c_char;
-    fn rsflow_uploads_wait(uploads: *mut c_void) -> *const c_char;
+    fn rsflow_copy_stream_wait(stream: *mut c_void) -> *const c_char;
     fn rsflow_quantize(
         input: *const c_void,
         levels: *const c_void,
         thresholds: *const c_void,
-        surrogate: c_int,
+        gradient: c_int,
         in_place: bool,
         counts: *const c_void,
         sums: *const c_void,
@@ -56,47 +57,45 @@ unsafe extern "C" {
     ) -> *const c_char;
 }
 
-/// Has the C library keep the memory that is freed (glibc; elsewhere nothing is done). For a
-/// process that computes with libtorch on the CPU.
+/// Makes glibc's malloc keep freed memory; does nothing with another C library. For a process that
+/// computes with libtorch on the CPU.
 ///
-/// Every step allocates and frees the same activations. As glibc is set, large ones go back to the
-/// system each time, and to get them again costs a page fault for every 4 KiB: with MobileNetV2 a
-/// sixth of the step.
+/// Every step allocates and frees the same activations. By default glibc returns large blocks to
+/// the system each time, and getting them back costs a page fault for every 4 KiB: with MobileNetV2
+/// a sixth of the step.
 pub fn keep_freed_memory() {
-    // SAFETY: sets parameters of malloc, which may be done at any time.
+    // SAFETY: mallopt may be called at any time.
     unsafe { rsflow_keep_freed_memory() }
 }
 
-/// The version of libtorch that this program was built for.
+/// The version of the libtorch headers that this program was built with.
 pub fn libtorch_version() -> String {
-    // SAFETY: static text.
+    // SAFETY: a static string.
     let text = unsafe { CStr::from_ptr(rsflow_libtorch_version()) };
     text.to_string_lossy().into_owned()
 }
 
-/// Sets, for the whole process, whether GPUs may multiply float32 as TF32, and whether only kernels
-/// may be used that give the same bits each time; one that has none of those is an error then.
-///
-/// # Errors
-/// What libtorch says.
+/// Sets, for the whole process, whether float32 convolutions and matrix products may use TF32 on
+/// GPUs, and whether only deterministic kernels may run; an operator that has none is an error
+/// then.
 pub fn set_arithmetic(tf32: bool, deterministic: bool) -> Result<()> {
-    // SAFETY: sets what libtorch keeps.
-    done(unsafe { rsflow_set_arithmetic(tf32, deterministic) })
+    // SAFETY: sets global flags of libtorch.
+    to_result(unsafe { rsflow_set_arithmetic(tf32, deterministic) })
 }
 
-/// Tensors that one call of [`fused_sgd`] moves, in the same order.
+/// The tensors of one call of [`fused_sgd`], in the same order.
 #[derive(Debug, Default)]
 pub struct SgdGroup<'a> {
-    /// Changed in place.
+    /// Updated in place.
     pub parameters: Vec<&'a Tensor>,
-    /// One for each parameter, of its shape and kind.
+    /// One for each parameter, of its shape and dtype.
     pub gradients: Vec<&'a Tensor>,
-    /// One for each parameter, lying in memory as it does, zeros before the first step. Changed
-    /// in place. Empty if the momentum is 0.
-    pub momenta: Vec<&'a Tensor>,
+    /// One for each parameter, of its shape, dtype and strides; zeros before the first step.
+    /// Updated in place. Empty if the momentum is 0.
+    pub momentum_buffers: Vec<&'a Tensor>,
 }
 
-/// The numbers of a step of [`fused_sgd`]; `Sgd` of the training floor has their meaning.
+/// The hyperparameters of a step of [`fused_sgd`], as `train::optimizer::Sgd` defines them.
 #[derive(Clone, Copy, Debug)]
 pub struct SgdStep {
     pub lr: f64,
@@ -105,33 +104,32 @@ pub struct SgdStep {
     pub nesterov: bool,
 }
 
-/// A step of stochastic gradient descent in one pass over memory: libtorch's fused kernel. To be
-/// called without gradients being recorded (`tch::no_grad`). Nothing is moved where `overflow`, `[1]`,
-/// is 1.
+/// A step of stochastic gradient descent in one pass over memory: libtorch's fused kernel. Call it
+/// within `tch::no_grad`. The step is skipped if `overflow`, float `[1]`, is 1; the device decides.
 ///
 /// # Errors
-/// Lists of unequal length, tensors that do not fit each other, or what libtorch says.
+/// Lists of unequal length; tensors of one position that differ in shape, dtype or device.
 pub fn fused_sgd(group: &SgdGroup, step: SgdStep, overflow: Option<&Tensor>) -> Result<()> {
     let count = group.parameters.len();
-    let momenta = if step.momentum == 0.0 { 0 } else { count };
+    let buffers = if step.momentum == 0.0 { 0 } else { count };
     ensure!(
-        group.gradients.len() == count && group.momenta.len() == momenta,
-        "{count} parameters were given {} gradients and {} momenta",
+        group.gradients.len() == count && group.momentum_buffers.len() == buffers,
+        "{count} parameters were given {} gradients and {} momentum buffers",
         group.gradients.len(),
-        group.momenta.len()
+        group.momentum_buffers.len()
     );
     if count == 0 {
-        return Ok(()); // the kernel wants at least one
+        return Ok(()); // the kernel needs at least one tensor
     }
-    let [parameters, gradients, momenta] =
-        [&group.parameters, &group.gradients, &group.momenta].map(|list| pointers(list));
-    // SAFETY: the pointers are those of live tensors, as many as the lengths above say, and the
-    // lists outlive the call. The shim checks that the tensors fit each other.
+    let [parameters, gradients, momentum_buffers] =
+        [&group.parameters, &group.gradients, &group.momentum_buffers].map(|list| pointers(list));
+    // SAFETY: the pointers are of live tensors, the lengths were checked above, and the lists
+    // outlive the call. The C++ side checks shapes, dtypes and strides.
     let message = unsafe {
         rsflow_fused_sgd(
             parameters.as_ptr(),
             gradients.as_ptr(),
-            momenta.as_ptr(),
+            momentum_buffers.as_ptr(),
             count,
             step.lr,
             step.momentum,
@@ -140,18 +138,15 @@ pub fn fused_sgd(group: &SgdGroup, step: SgdStep, overflow: Option<&Tensor>) -> 
             overflow.map_or(ptr::null(), |overflow| overflow.as_ptr().cast()),
         )
     };
-    done(message)
+    to_result(message)
 }
 
-/// Multiplies gradients by `inverse_scale`, `[1]`, in place, and sets `overflow`, `[1]`, to 1 if one of
-/// them is not finite.
-///
-/// # Errors
-/// What libtorch says.
+/// Multiplies the gradients by `inverse_scale`, float `[1]`, in place, and sets `overflow`, float
+/// `[1]`, to 1 if any value is not finite.
 pub fn unscale(gradients: &[&Tensor], overflow: &Tensor, inverse_scale: &Tensor) -> Result<()> {
     let list = pointers(gradients);
-    // SAFETY: the pointers are those of live tensors, as many as is said.
-    done(unsafe {
+    // SAFETY: the pointers are of live tensors, and the length is theirs.
+    to_result(unsafe {
         rsflow_unscale(
             list.as_ptr(),
             list.len(),
@@ -161,51 +156,50 @@ pub fn unscale(gradients: &[&Tensor], overflow: &Tensor, inverse_scale: &Tensor)
     })
 }
 
-/// Of what function a quantizer has the gradient.
+/// The function whose derivative stands in for that of a quantizer, which is 0 almost everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gradient {
     /// x.
     StraightThrough = 0,
     /// min(x, top level).
-    UpToTop = 1,
-    /// min(max(x, 0), top level); max(x, 0) is what is quantized, too.
-    Rectified = 2,
+    ClippedIdentity = 1,
+    /// min(max(x, 0), top level). The forward pass, too, quantizes max(x, 0).
+    ClippedRelu = 2,
 }
 
-/// Places for what [`quantize`] finds at each level, `[quantizers, levels]` in f64. It is added to
-/// what is there.
+/// Statistics of each level that [`quantize`] adds to: f64 `[quantizers, levels]`.
 #[derive(Debug)]
-pub struct AtLevels {
-    /// How many values.
+pub struct LevelStatistics {
+    /// The number of values at the level.
     pub counts: Tensor,
-    /// Their sum.
+    /// The sum of the values at the level.
     pub sums: Tensor,
 }
 
-/// Values at the nearest levels, in one pass over memory. The first dimension of `input` is that of
-/// the quantizers, unless there is only one; `levels` are `[quantizers, levels]` in rising order, and
-/// a value above one of `thresholds`, `[quantizers, levels - 1]`, belongs to a higher level. What is
-/// not finite becomes NaN (but for minus infinity where it is rectified).
+/// Replaces each value by the nearest level, in one pass over memory. `input` is `[quantizers,
+/// ...]`, or of any shape if there is one quantizer; `levels` are `[quantizers, levels]` in rising
+/// order. A value greater than a threshold, `[quantizers, levels - 1]`, belongs to a higher level.
+/// NaN and infinities become NaN (with [`Gradient::ClippedRelu`] minus infinity counts as 0).
 ///
-/// `in_place`: the result takes the place of `input`, whose values must not be needed for a gradient.
+/// `in_place`: the output takes the memory of `input`, which the backward pass must not need.
 ///
 /// # Errors
-/// Shapes that do not fit, or what libtorch says.
+/// Shapes that do not match; a leaf that needs a gradient, in place.
 pub fn quantize(
     input: &Tensor,
     levels: &Tensor,
     thresholds: &Tensor,
     gradient: Gradient,
     in_place: bool,
-    found: Option<&AtLevels>,
+    statistics: Option<&LevelStatistics>,
 ) -> Result<Tensor> {
     let mut output = ptr::null_mut();
-    let (counts, sums) = match found {
+    let (counts, sums) = match statistics {
         None => (ptr::null(), ptr::null()),
-        Some(found) => (found.counts.as_ptr().cast(), found.sums.as_ptr().cast()),
+        Some(to) => (to.counts.as_ptr().cast(), to.sums.as_ptr().cast()),
     };
-    // SAFETY: the pointers are those of live tensors, or null where that is allowed. The shim checks
-    // that they fit each other.
+    // SAFETY: the pointers are of live tensors, or null where that is allowed. The C++ side checks
+    // shapes, dtypes and devices.
     let message = unsafe {
         rsflow_quantize(
             input.as_ptr().cast(),
@@ -218,123 +212,114 @@ pub fn quantize(
             &mut output,
         )
     };
-    done(message)?;
-    // SAFETY: there was no error, so it is a new tensor, which is ours.
+    to_result(message)?;
+    // SAFETY: without an error it is a new tensor, which we own.
     Ok(unsafe { Tensor::from_ptr(output.cast()) })
 }
 
-/// Memory that GPUs read by themselves: a new tensor, uint8 `[bytes]`, of any values.
+/// Page-locked host memory, which GPUs copy from without staging: a new uninitialized tensor, uint8
+/// `[bytes]`.
 ///
 /// # Errors
-/// What libtorch says: no GPU, for one.
+/// There is no GPU.
 pub fn pinned(bytes: usize) -> Result<Tensor> {
     let mut output = ptr::null_mut();
-    // SAFETY: the place outlives the call.
-    done(unsafe { rsflow_pinned(bytes, &mut output) })?;
-    // SAFETY: there was no error, so it is a new tensor, which is ours.
+    // SAFETY: the pointer outlives the call.
+    to_result(unsafe { rsflow_pinned(bytes, &mut output) })?;
+    // SAFETY: without an error it is a new tensor, which we own.
     Ok(unsafe { Tensor::from_ptr(output.cast()) })
 }
 
-/// Waits until a GPU has done all that was asked of it.
+/// Waits for all kernels and copies of a GPU.
 ///
 /// # Errors
-/// What went wrong in any of that.
+/// Any of them failed.
 pub fn synchronize(gpu: usize) -> Result<()> {
     // SAFETY: takes no pointers.
-    done(unsafe { rsflow_synchronize(gpu as c_int) })
+    to_result(unsafe { rsflow_synchronize(gpu as c_int) })
 }
 
-/// Bytes of a GPU's memory: the most that tensors had at once since this was last asked, and all.
-///
-/// # Errors
-/// What libtorch says.
+/// Bytes of a GPU's memory: the peak allocated to tensors since the last call, and the total.
 pub fn take_peak_memory(gpu: usize) -> Result<(u64, u64)> {
     let (mut peak, mut total) = (0, 0);
-    // SAFETY: both places outlive the call.
-    done(unsafe { rsflow_take_peak_memory(gpu as c_int, &mut peak, &mut total) })?;
+    // SAFETY: both pointers outlive the call.
+    to_result(unsafe { rsflow_take_peak_memory(gpu as c_int, &mut peak, &mut total) })?;
     Ok((peak, total))
 }
 
-/// Gives back to the system what libtorch keeps of GPUs' memory for later use.
-///
-/// # Errors
-/// What libtorch says.
+/// Frees the GPU memory that libtorch's caching allocator holds but does not use.
 pub fn empty_cache() -> Result<()> {
     // SAFETY: takes no pointers.
-    done(unsafe { rsflow_empty_cache() })
+    to_result(unsafe { rsflow_empty_cache() })
 }
 
-/// Copies to a GPU, which go on while it computes.
+/// A CUDA stream for host-to-device copies, which overlap with the compute stream's kernels.
 #[derive(Debug)]
-pub struct Uploads(*mut c_void);
+pub struct CopyStream(*mut c_void);
 
-// SAFETY: what is behind the pointer belongs to no thread, and `&mut self` is asked for.
-unsafe impl Send for Uploads {}
+// SAFETY: the C++ object is not bound to a thread, and its functions take `&mut self`.
+unsafe impl Send for CopyStream {}
 
-impl Uploads {
-    /// To that GPU.
-    ///
-    /// # Errors
-    /// What libtorch says.
+impl CopyStream {
     pub fn new(gpu: usize) -> Result<Self> {
-        let mut uploads = ptr::null_mut();
-        // SAFETY: the place outlives the call.
-        done(unsafe { rsflow_uploads_new(gpu as c_int, &mut uploads) })?;
-        Ok(Uploads(uploads))
+        let mut stream = ptr::null_mut();
+        // SAFETY: the pointer outlives the call.
+        to_result(unsafe { rsflow_copy_stream_new(gpu as c_int, &mut stream) })?;
+        Ok(CopyStream(stream))
     }
 
-    /// Begins to copy a slice into a new tensor of that shape, and has what is computed from now on
-    /// wait for it.
+    /// Starts an asynchronous copy of a slice (u8 or i64) into a new tensor of this shape on the
+    /// GPU. Kernels that are launched from now on wait for it.
     ///
     /// # Errors
-    /// Another number of elements, or what libtorch says.
+    /// The shape has another number of elements.
     ///
     /// # Safety
-    /// The slice has to stay as it is until [`Uploads::wait`].
-    pub unsafe fn begin<T: Element>(&mut self, values: &[T], shape: &[i64]) -> Result<Tensor> {
+    /// The slice must stay valid and unchanged until [`CopyStream::wait`].
+    pub unsafe fn copy<T: Element>(&mut self, values: &[T], shape: &[i64]) -> Result<Tensor> {
         ensure!(
             shape.iter().product::<i64>() == values.len() as i64,
             "{} values do not have the shape {shape:?}",
             values.len()
         );
-        // As C++ numbers them.
-        let kind = match T::KIND {
+        // The numbers of `c10::ScalarType`.
+        let dtype = match T::KIND {
             Kind::Uint8 => 0,
             Kind::Int64 => 4,
-            other => bail!("tensors of kind {other:?} are not copied"),
+            other => bail!("tensors of dtype {other:?} are not copied"),
         };
         let mut output = ptr::null_mut();
-        // SAFETY: the pointers are those of live slices, and lengths are as checked.
+        // SAFETY: the slices are live, and their lengths were checked above.
         let message = unsafe {
-            rsflow_upload(
+            rsflow_copy_to_device(
                 self.0,
                 values.as_ptr().cast(),
-                kind,
+                dtype,
                 shape.as_ptr(),
                 shape.len(),
                 &mut output,
             )
         };
-        done(message)?;
-        // SAFETY: there was no error, so it is a new tensor, which is ours.
+        to_result(message)?;
+        // SAFETY: without an error it is a new tensor, which we own.
         Ok(unsafe { Tensor::from_ptr(output.cast()) })
     }
 
-    /// Waits until all copies are done.
+    /// Waits for all copies.
     ///
     /// # Errors
-    /// What went wrong in them.
+    /// Any of them failed.
     pub fn wait(&mut self) -> Result<()> {
-        // SAFETY: the pointer is ours.
-        done(unsafe { rsflow_uploads_wait(self.0) })
+        // SAFETY: we own the pointer.
+        to_result(unsafe { rsflow_copy_stream_wait(self.0) })
     }
 }
 
-impl Drop for Uploads {
+impl Drop for CopyStream {
     fn drop(&mut self) {
         let _ = self.wait();
-        // SAFETY: the pointer is ours, and is not used again.
-        unsafe { rsflow_uploads_delete(self.0) }
+        // SAFETY: we own the pointer, and do not use it again.
+        unsafe { rsflow_copy_stream_delete(self.0) }
     }
 }
 
@@ -343,12 +328,12 @@ fn pointers(tensors: &[&Tensor]) -> Vec<*const c_void> {
     pointers.collect()
 }
 
-/// What a function of the shim returned.
-fn done(message: *const c_char) -> Result<()> {
+/// The error, if there is one, that a C++ function returned.
+fn to_result(message: *const c_char) -> Result<()> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: not null, so it is the shim's text, which stays until this thread's next call.
+    // SAFETY: a message of `catch_exceptions`, valid until this thread's next call.
     let message = unsafe { CStr::from_ptr(message) };
     bail!("{}", message.to_string_lossy().trim_end())
 }

@@ -1,8 +1,8 @@
 //! The tensors of a network: an ordered list with names, roles and initial values.
 //!
-//! A network is first *declared* as a list of [`Declaration`]s, which costs no memory (counting
-//! parameters needs no more), then allocated as [`Parameters`]. Modules hold handles to the same
-//! tensors, so what is loaded here is what the network computes with.
+//! A network is first *declared* as a list of [`Declaration`]s, which allocates nothing (enough to
+//! count parameters), then allocated as [`Parameters`]. Modules hold handles to the same tensors,
+//! so values that are loaded here are those the network computes with.
 
 use std::collections::HashMap;
 
@@ -14,100 +14,91 @@ use tch::{Device, Kind, Tensor};
 
 use crate::nn::compute::Compute;
 
-/// What a tensor is to the network. Optimizers and quantizers decide by role, never by looking into a
-/// name.
+/// The role of a tensor in the network. Optimizers and quantizers decide by role, never by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// The weight of a convolution: `[out, in / groups, height, width]`.
+    /// The weight of a convolution: `[out_channels, in_channels / groups, height, width]`.
     ConvWeight,
     /// The weight of the classifier: `[classes, features]`.
     LinearWeight,
     /// The bias of the classifier: `[classes]`.
     LinearBias,
     /// The scale (gamma) of a batch norm: `[channels]`.
-    NormWeight,
+    BatchNormWeight,
     /// The shift (beta) of a batch norm: `[channels]`.
-    NormBias,
-    /// The running mean of a batch norm: `[channels]`, a buffer.
-    NormMean,
-    /// The running variance of a batch norm: `[channels]`, a buffer.
-    NormVar,
-    /// The weights of the ensemble before their softmax: `[resolutions]`.
+    BatchNormBias,
+    /// A buffer: `[channels]`.
+    BatchNormMean,
+    /// A buffer: `[channels]`.
+    BatchNormVar,
+    /// The logits of the ensemble's weights: `[resolutions]`.
     Alpha,
-    /// The basis of a quantizer of weights, `[output, bits]`, or of activations, `[1, bits]`: a
-    /// buffer, which follows what it quantizes.
+    /// The basis of a weight quantizer, `[out_channels, bits]`, or of an activation quantizer, `[1,
+    /// bits]`. A buffer.
     Basis,
-    /// The running average that a basis is, as if it had begun at zero. Only training needs it.
+    /// The exponential moving average of a basis before zero-debiasing; same shape. For training
+    /// only.
     BasisAverage,
-    /// How often a basis moved: `[1]`. Only training needs it.
+    /// The number of updates of a basis: `[1]`. For training only.
     BasisUpdates,
 }
 
 impl Role {
-    /// Whether gradients train it. The rest are buffers, which the forward pass updates.
+    /// Whether it is trained by gradient. All others are buffers.
     pub fn is_trainable(self) -> bool {
-        !matches!(self, Role::NormMean | Role::NormVar) && !self.is_of_quantizer()
+        !matches!(self, Role::BatchNormMean | Role::BatchNormVar) && !self.is_quantizer_state()
     }
 
-    /// Whether it is part of a quantizer's basis.
-    pub fn is_of_quantizer(self) -> bool {
+    /// Whether it is a buffer of a quantizer.
+    pub fn is_quantizer_state(self) -> bool {
         matches!(self, Role::Basis | Role::BasisAverage | Role::BasisUpdates)
     }
 
-    /// Whether a network that is not trained any more needs it.
-    pub fn is_needed_to_run(self) -> bool {
+    pub fn is_needed_for_inference(self) -> bool {
         !matches!(self, Role::BasisAverage | Role::BasisUpdates)
     }
 }
 
-/// How a tensor's first values are drawn.
+/// The distribution of a tensor's initial values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Every element is this value.
     Constant(f64),
-    /// Normal around 0 with this standard deviation.
+    /// Mean 0, this standard deviation.
     Normal(f64),
-    /// Normal around 0 with this standard deviation, drawn again where it is beyond twice that.
+    /// Mean 0, this standard deviation; values beyond two standard deviations are drawn again.
     TruncatedNormal(f64),
     /// Uniform in `[-bound, bound)`.
     Uniform(f64),
-    /// In each row this value, and twice as much from one element to the next.
-    Doubling(f64),
+    /// Not random: element j of each row is this value times 2^j.
+    PowersOfTwo(f64),
 }
 
-/// A tensor that a network needs, before it exists.
+/// A tensor of a network that is not allocated yet.
 #[derive(Clone, Debug)]
 pub struct Declaration {
     /// Its name in checkpoints, `layer1.0.bn1.224.weight`.
     pub name: String,
-    /// What it is to the network.
     pub role: Role,
     /// The resolution that it is private to; `None` if all resolutions share it.
     pub resolution: Option<u32>,
-    /// Its shape.
     pub shape: Vec<i64>,
-    /// How its first values are drawn.
     pub init: Init,
 }
 
 impl Declaration {
-    /// The number of its elements.
-    pub fn elements(&self) -> u64 {
+    pub fn numel(&self) -> u64 {
         self.shape.iter().product::<i64>().unsigned_abs()
     }
 }
 
-/// Where the first values of all tensors come from.
+/// The initial values of all tensors of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// Drawn as declared. A tensor's values depend on this seed and on its name alone, so that
-    /// adding a layer or a resolution moves no other weight.
-    Random {
-        /// Any number.
-        seed: u64,
-    },
-    /// Zeros: for a network that is about to be loaded, where drawing would be time lost.
-    Zero,
+pub enum WeightInit {
+    /// Drawn as declared. A tensor's values depend on the seed and its name alone, so that adding a
+    /// layer or a resolution changes no other tensor.
+    Random { seed: u64 },
+    /// For a network that is about to be loaded from a checkpoint: drawing would take time.
+    Zeros,
 }
 
 /// A tensor of a network.
@@ -115,24 +106,22 @@ pub enum Start {
 pub struct Parameter {
     /// Its name in checkpoints.
     pub name: String,
-    /// What it is to the network.
     pub role: Role,
     /// The resolution that it is private to; `None` if all resolutions share it.
     pub resolution: Option<u32>,
-    /// A handle to its values; the network's modules hold handles to the same values.
+    /// A handle; the network's modules hold handles to the same tensor.
     pub tensor: Tensor,
 }
 
 impl Parameter {
-    /// The name that it would have as part of another resolution's batch norm; its own name if all
-    /// resolutions share it.
-    pub fn name_with_norm(&self, norm: u32) -> String {
+    /// Its name in the batch norm of another resolution; its own name if all resolutions share it.
+    pub fn name_with_batch_norm(&self, resolution: u32) -> String {
         let parts = self.name.rsplit_once('.').and_then(|(path, part)| {
             let (layer, _) = path.rsplit_once('.')?;
             Some((layer, part))
         });
         match (self.resolution, parts) {
-            (Some(_), Some((layer, part))) => format!("{layer}.{norm}.{part}"),
+            (Some(_), Some((layer, part))) => format!("{layer}.{resolution}.{part}"),
             _ => self.name.clone(),
         }
     }
@@ -147,16 +136,16 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Allocates what the declarations declare, as `compute` has it.
+    /// Allocates and initializes the declared tensors, in the dtype and memory format and on the
+    /// device of `compute`.
     ///
     /// # Errors
-    /// Two declarations of one name, a kind that is neither `Kind::Float` nor `Kind::Double`, or what
-    /// libtorch says (out of memory).
-    pub fn new(declarations: &[Declaration], compute: Compute, start: Start) -> Result<Self> {
+    /// Two declarations of one name; a dtype that is neither float32 nor float64; out of memory.
+    pub fn new(declarations: &[Declaration], compute: Compute, start: WeightInit) -> Result<Self> {
         let Compute { kind, device, .. } = compute;
         ensure!(
             matches!(kind, Kind::Float | Kind::Double),
-            "parameters are kept as Float or Double, not as {kind:?}"
+            "parameters must be Float or Double, not {kind:?}"
         );
         let mut parameters = Self {
             all: Vec::with_capacity(declarations.len()),
@@ -166,16 +155,17 @@ impl Parameters {
         for declaration in declarations {
             let name = declaration.name.clone();
             let tensor = match (start, declaration.init) {
-                (Start::Zero, _) => Tensor::f_zeros(&declaration.shape, (kind, device)),
-                (Start::Random { .. }, Init::Constant(value)) => {
+                (WeightInit::Zeros, _) => Tensor::f_zeros(&declaration.shape, (kind, device)),
+                (WeightInit::Random { .. }, Init::Constant(value)) => {
                     Tensor::f_full(&declaration.shape, value, (kind, device))
                 }
-                (Start::Random { seed }, init) => {
+                (WeightInit::Random { seed }, init) => {
                     let row = declaration.shape.last().map_or(1, |row| row.unsigned_abs());
-                    let values = draw(init, seed, &name, declaration.elements(), row.max(1));
+                    let values = draw(init, seed, &name, declaration.numel(), row.max(1));
                     Tensor::f_from_slice(&values)
                         .and_then(|t| t.f_reshape(&declaration.shape))
-                        // Always drawn as f32: a Double network starts where a Float one does.
+                        // Always drawn as f32, so that a Double network equals a Float one at
+                        // first.
                         .and_then(|t| t.f_to_kind(kind))
                         .and_then(|t| t.f_to_device(device))
                 }
@@ -184,10 +174,10 @@ impl Parameters {
                 .map_err(anyhow::Error::from)
                 .and_then(|t| compute.lay_out(t))
                 .and_then(|t| Ok(t.f_set_requires_grad(declaration.role.is_trainable())?))
-                .with_context(|| format!("cannot make the parameter {name:?}"))?;
+                .with_context(|| format!("cannot allocate the parameter {name:?}"))?;
             let position = parameters.all.len();
             if parameters.index.insert(name.clone(), position).is_some() {
-                bail!("two parameters are called {name:?}");
+                bail!("two parameters have the name {name:?}");
             }
             parameters.all.push(Parameter {
                 name,
@@ -199,32 +189,28 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// How the network computes; all tensors are of its kind, and lie where it computes.
     pub fn compute(&self) -> Compute {
         self.compute
     }
 
-    /// Where every tensor lies.
     pub fn device(&self) -> Device {
         self.compute.device
     }
 
-    /// All tensors, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Parameter> {
         self.all.iter()
     }
 
-    /// Those that gradients train, in order.
+    /// Those that are trained by gradient, in order.
     pub fn trainable(&self) -> impl Iterator<Item = &Parameter> {
         self.all.iter().filter(|p| p.role.is_trainable())
     }
 
-    /// The parameter of that name.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.index.get(name).map(|&position| &self.all[position])
     }
 
-    /// A handle to the values of the parameter of that name.
+    /// A handle to the tensor of the parameter `name`.
     ///
     /// # Errors
     /// There is no such parameter.
@@ -235,29 +221,24 @@ impl Parameters {
         Ok(parameter.tensor.shallow_clone())
     }
 
-    /// The gradients of a loss (one element), one per trainable parameter, in order. A parameter
-    /// that the loss does not depend on has an undefined one (`defined()` is false).
+    /// The gradients of a loss of one element, one per trainable parameter, in order. The gradient
+    /// of a parameter that the loss does not depend on is undefined (`defined()` is false).
     ///
-    /// The gradients are returned, not added up in the parameters: nothing is to be zeroed before
-    /// the next step, and no pass over memory is spent on it.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// They are returned, not accumulated in the parameters as by `backward()`: no `zero_grad`, and
+    /// no pass over memory for it.
     pub fn gradients(&self, loss: &Tensor) -> Result<Vec<Tensor>> {
         self.gradients_of(loss, false)
     }
 
-    /// The same; `keep` keeps what a further backward pass through the same tensors needs.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn gradients_of(&self, loss: &Tensor, keep: bool) -> Result<Vec<Tensor>> {
+    /// The same with PyTorch's `retain_graph`, for a further backward pass through the same graph.
+    pub fn gradients_of(&self, loss: &Tensor, retain_graph: bool) -> Result<Vec<Tensor>> {
         let inputs: Vec<&Tensor> = self.trainable().map(|p| &p.tensor).collect();
-        Tensor::f_run_backward(&[loss], &inputs, keep, false).context("the backward pass failed")
+        Tensor::f_run_backward(&[loss], &inputs, retain_graph, false)
+            .context("the backward pass failed")
     }
 
-    /// Copies values in, by name, converting kind and device. Nothing is copied unless every
-    /// tensor of the network is given, with its shape, and nothing else is.
+    /// Copies tensors into the parameters by name, converting dtype and device: a strict
+    /// `load_state_dict`. On an error nothing is copied.
     ///
     /// # Errors
     /// All missing, unknown and mis-shaped tensors, in one message.
@@ -275,7 +256,7 @@ impl Parameters {
             match tensor {
                 None => problems.push(format!("{name:?} is missing")),
                 Some(tensor) if tensor.size() != shape => problems.push(format!(
-                    "{name:?} should have the shape {shape:?}, not {:?}",
+                    "{name:?} must have the shape {shape:?}, not {:?}",
                     tensor.size()
                 )),
                 Some(_) => {}
@@ -284,7 +265,7 @@ impl Parameters {
         ensure!(
             problems.is_empty(),
             "the tensors do not fit the network: {}",
-            list(&problems)
+            join_problems(&problems)
         );
         tch::no_grad(|| {
             for (parameter, tensor) in self.all.iter().zip(given) {
@@ -301,8 +282,8 @@ impl Parameters {
     }
 }
 
-/// The problems, one after the other; of a long list the first ones and how many more there are.
-pub(crate) fn list(problems: &[String]) -> String {
+/// Joins the problems with semicolons: the first eight, and how many more there are.
+pub(crate) fn join_problems(problems: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = problems
         .iter()
@@ -340,7 +321,7 @@ fn draw(init: Init, seed: u64, name: &str, elements: u64, row: u64) -> Vec<f32> 
                     break (value * deviation) as f32;
                 }
             },
-            Init::Doubling(smallest) => (smallest * 2_f64.powi((index % row) as i32)) as f32,
+            Init::PowersOfTwo(smallest) => (smallest * 2_f64.powi((index % row) as i32)) as f32,
             Init::Uniform(bound) => ((2.0 * random.random::<f64>() - 1.0) * bound) as f32,
         })
         .collect()

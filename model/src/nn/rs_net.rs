@@ -1,5 +1,5 @@
-//! The switchable network: one network, private batch norms, and the learned ensemble of its
-//! resolutions.
+//! The resolution-switchable network: shared weights, private batch norms, and the learned ensemble
+//! of the resolutions.
 
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
@@ -9,28 +9,28 @@ use tch::Tensor;
 use crate::nn::compute::Compute;
 use crate::nn::layers::{self, Mode, Modules};
 use crate::nn::networks::Network;
-use crate::nn::parameters::{Declaration, Init, Parameters, Role, Start};
+use crate::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
 use crate::nn::summary::Summary;
 
-/// The name of the ensemble's weights among the parameters.
+/// The name of the parameter of the ensemble's weights.
 pub const ALPHA: &str = "alpha";
 
-/// Which batch norm each resolution has while training.
+/// Whether resolutions share their batch norms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BatchNorms {
-    /// Its own: what makes a network switchable.
+    /// Each resolution has its own.
     #[default]
     Private,
-    /// All resolutions share one, as in a network that knows nothing of resolutions: a baseline.
+    /// All resolutions share one: a baseline, not a resolution-switchable network.
     Shared,
 }
 
 impl BatchNorms {
-    /// For each resolution the one whose batch norm it runs with.
+    /// For each resolution, the resolution whose batch norms it uses.
     pub fn of(self, resolutions: &[u32]) -> Vec<u32> {
         match self {
             BatchNorms::Private => resolutions.to_vec(),
-            // Whichever gives its name to it; the first is there in any case.
+            // Named after the first resolution, as in checkpoints.
             BatchNorms::Shared => resolutions
                 .first()
                 .map_or(vec![], |first| vec![*first; resolutions.len()]),
@@ -38,15 +38,15 @@ impl BatchNorms {
     }
 }
 
-/// One network that runs at any of its resolutions: convolutions and classifier are shared, batch
-/// norms are private, and alpha weighs the resolutions' logits into an ensemble. "Resolution
+/// A network that runs at any of its resolutions: convolutions and classifier are shared, batch
+/// norms are private, and alpha weights the resolutions' logits in an ensemble. "Resolution
 /// Switchable Networks for Runtime Efficient Image Recognition", ECCV 2020, sections 3.1 and 3.2.
 #[derive(Debug)]
 pub struct RsNet {
     network: Network,
     classes: u32,
     resolutions: Vec<u32>,
-    norms: Vec<u32>,
+    batch_norms: Vec<u32>,
     summary: Summary,
     parameters: Parameters,
     modules: Modules,
@@ -54,121 +54,111 @@ pub struct RsNet {
 }
 
 impl RsNet {
-    /// Builds it, with a batch norm of its own for each resolution. The order of the resolutions is
-    /// kept and counts: top-down distillation goes from the first to the last, so they are given
-    /// from the largest to the smallest.
+    /// A network with private batch norms for each of `resolutions`, in pixels. Their order
+    /// matters: top-down distillation goes from the first to the last, so list the largest first.
     ///
     /// # Errors
-    /// All problems of the network's parameters; no resolution, one given twice, one that is too
-    /// small for the network; what libtorch says.
+    /// Those of [`Network::check`] and [`check_resolutions`]; out of memory.
     pub fn new(
         network: &Network,
         classes: u32,
         resolutions: &[u32],
         compute: Compute,
-        start: Start,
+        init: WeightInit,
     ) -> Result<Self> {
-        let norms = BatchNorms::Private.of(resolutions);
-        Self::with_norms(network, classes, resolutions, &norms, compute, start)
+        let batch_norms = BatchNorms::Private.of(resolutions);
+        Self::with_batch_norms(network, classes, resolutions, &batch_norms, compute, init)
     }
 
-    /// Builds it, with the batch norms of other resolutions for some: `norms` names, for each
-    /// resolution, the one that it borrows from (itself as a rule). A batch norm that nobody names
-    /// is not made.
+    /// A network whose resolutions use the batch norms of `batch_norms`: for each resolution, the
+    /// resolution whose batch norms it uses. Batch norms that none uses are not allocated.
     ///
     /// # Errors
-    /// As [`RsNet::new`]; not one norm for each resolution.
-    pub fn with_norms(
+    /// As [`RsNet::new`]; `batch_norms` and `resolutions` differ in length.
+    pub fn with_batch_norms(
         network: &Network,
         classes: u32,
         resolutions: &[u32],
-        norms: &[u32],
+        batch_norms: &[u32],
         compute: Compute,
-        start: Start,
+        init: WeightInit,
     ) -> Result<Self> {
         let problems = check_resolutions(network, resolutions)?;
         ensure!(problems.is_empty(), "{}", problems.join("; "));
         ensure!(
-            norms.len() == resolutions.len(),
-            "{} batch norms were named for {} resolutions",
-            norms.len(),
+            batch_norms.len() == resolutions.len(),
+            "{} batch norms were given for {} resolutions",
+            batch_norms.len(),
             resolutions.len()
         );
 
-        let declarations = declare(network, classes, resolutions, norms)?;
-        let parameters = Parameters::new(&declarations, compute, start)?;
+        let declarations = declare(network, classes, resolutions, batch_norms)?;
+        let parameters = Parameters::new(&declarations, compute, init)?;
         Ok(Self {
             network: network.clone(),
             classes,
             resolutions: resolutions.to_vec(),
-            norms: norms.to_vec(),
-            summary: Summary::new(network, classes, resolutions, norms)?,
-            modules: Modules::new(&network.layers(classes)?, norms, &parameters)?,
+            batch_norms: batch_norms.to_vec(),
+            summary: Summary::new(network, classes, resolutions, batch_norms)?,
+            modules: Modules::new(&network.layers(classes)?, batch_norms, &parameters)?,
             alpha: parameters.tensor(ALPHA)?,
             parameters,
         })
     }
 
-    /// What it was built from.
     pub fn network(&self) -> &Network {
         &self.network
     }
 
-    /// How many classes it tells apart.
     pub fn classes(&self) -> u32 {
         self.classes
     }
 
-    /// The resolutions, in pixels, in the order in which they were given.
+    /// In pixels, in the order of [`RsNet::new`].
     pub fn resolutions(&self) -> &[u32] {
         &self.resolutions
     }
 
-    /// For each resolution the one whose batch norm it runs with.
-    pub fn norms(&self) -> &[u32] {
-        &self.norms
+    /// For each resolution, the resolution whose batch norms it uses.
+    pub fn batch_norms(&self) -> &[u32] {
+        &self.batch_norms
     }
 
-    /// What it costs.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// All its tensors.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The weights of the ensemble before their softmax, `[resolutions]`.
+    /// The logits of the ensemble's weights, `[resolutions]`.
     pub fn alpha(&self) -> &Tensor {
         &self.alpha
     }
 
-    /// Begins a pass at one resolution or several, with the weights as they stand: those of a
-    /// quantized network are put at their levels here, once for all resolutions.
+    /// Begins a pass at one or several resolutions with the current weights. Those of a quantized
+    /// network are quantized here, once for all resolutions.
     ///
     /// # Errors
-    /// What libtorch says.
+    /// A frozen network in [`Mode::Train`].
     pub fn pass(&self, mode: Mode) -> Result<Pass<'_>> {
         Ok(Pass {
             net: self,
             mode,
-            layers: self.modules.pass(mode, self.moves())?,
+            layers: self.modules.pass(mode, self.updates_activation_bases())?,
         })
     }
 
-    /// Which resolutions move the bases of activations: all, or the largest alone.
-    fn moves(&self) -> Vec<bool> {
+    /// For each resolution, whether it updates the bases of activation quantizers.
+    fn updates_activation_bases(&self) -> Vec<bool> {
         let fixed = self.network.fixed_activation_basis();
         let largest = self.resolutions.iter().max();
-        let moves = self
-            .resolutions
-            .iter()
-            .map(|r| !fixed || Some(r) == largest);
-        moves.collect()
+        let resolutions = self.resolutions.iter();
+        resolutions.map(|r| !fixed || Some(r) == largest).collect()
     }
 
-    /// The logits of a pass at one resolution; see [`Pass::logits`].
+    /// The logits of a pass at one resolution, `[batch, classes]`; see [`Pass::logits`].
     ///
     /// # Errors
     /// As [`RsNet::pass`] and [`Pass::logits`].
@@ -176,12 +166,8 @@ impl RsNet {
         self.pass(mode)?.logits(images, resolution_index)
     }
 
-    /// Puts the weights at the levels of their quantizers, if there are any, and into the kind that
-    /// is multiplied: for a network that is only run from now on, whose passes need not do it each
-    /// time. What is loaded afterwards is not seen by passes.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// Quantizes the weights (if they are quantized) and converts them to the compute dtype once,
+    /// instead of in every pass: for inference. Values that are loaded afterwards have no effect.
     pub fn freeze(&mut self) -> Result<()> {
         self.modules.freeze()
     }
@@ -190,7 +176,7 @@ impl RsNet {
     /// softmax(alpha)_j * detach(z_j). Only alpha gets a gradient through it.
     ///
     /// # Errors
-    /// `logits` does not hold one tensor per resolution, or what libtorch says.
+    /// `logits` does not have one tensor per resolution.
     pub fn ensemble(&self, logits: &[Tensor]) -> Result<Tensor> {
         ensure!(
             logits.len() == self.resolutions.len(),
@@ -198,30 +184,30 @@ impl RsNet {
             self.resolutions.len(),
             logits.len()
         );
-        weigh(&self.alpha, logits)
+        weighted_sum(&self.alpha, logits)
     }
 
-    /// The same of some of the resolutions: `members` are their positions, and the softmax is over
+    /// The same for some of the resolutions: `members` are their indices, and the softmax is over
     /// their alphas alone.
     ///
     /// # Errors
-    /// As [`RsNet::ensemble`]; no members, or one that is not there.
+    /// No members; an index out of range.
     pub fn ensemble_of(&self, members: &[usize], logits: &[Tensor]) -> Result<Tensor> {
         let chosen = members
             .iter()
             .map(|&member| logits.get(member).map(Tensor::shallow_clone))
             .collect::<Option<Vec<_>>>()
-            .context("an ensemble of resolutions that are not there")?;
-        // Without a copy of the positions to the device, for which it would be waited.
+            .context("a member of the ensemble has no logits")?;
+        // Not index_select: copying the indices to the device would wait for it.
         let alpha = members
             .iter()
             .map(|&member| self.alpha.f_select(0, member as i64))
             .collect::<Result<Vec<_>, _>>()?;
-        weigh(&Tensor::f_stack(&alpha, 0)?, &chosen)
+        weighted_sum(&Tensor::f_stack(&alpha, 0)?, &chosen)
     }
 }
 
-/// A pass through a network, at one resolution or several.
+/// Forward passes at one or several resolutions, all with the same (quantized) weights.
 #[derive(Debug)]
 pub struct Pass<'n> {
     net: &'n RsNet,
@@ -231,11 +217,11 @@ pub struct Pass<'n> {
 
 impl Pass<'_> {
     /// The logits `[batch, classes]` of images `[batch, 3, height, width]`, with the batch norms
-    /// of the resolution at `resolution_index`, in the kind of the parameters whatever was multiplied
-    /// in. A gradient is recorded in [`Mode::Train`] only.
+    /// of the resolution at `resolution_index`. They have the dtype of the parameters, whatever the
+    /// compute dtype. A gradient is recorded in [`Mode::Train`] only.
     ///
     /// # Errors
-    /// No such resolution, or what libtorch says, with the name of the layer.
+    /// No such resolution; libtorch errors, with the name of the layer.
     pub fn logits(&mut self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
         let layers = &mut self.layers;
         let mut forward = || layers.forward(images, resolution_index);
@@ -249,27 +235,24 @@ impl Pass<'_> {
         })
     }
 
-    /// Ends a training pass of a quantized network: each resolution that was passed through moves the
-    /// bases of the quantizers, in the order of the resolutions, by what it found with the bases as
-    /// they stood at the beginning. Where `fixed_activation_basis` is set, the largest resolution
-    /// alone moves those of activations.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn move_bases(self) -> Result<()> {
-        self.layers.move_bases()
+    /// Ends a training pass of a quantized network: updates the bases once for each resolution that
+    /// was run, in the order of the resolutions, with the fits to the bases at the beginning of the
+    /// pass. With `fixed_activation_basis`, only the largest resolution updates the bases of
+    /// activations.
+    pub fn update_bases(self) -> Result<()> {
+        self.layers.update_bases()
     }
 }
 
-/// The tensors of a switchable network, alpha first; `norms` as for [`RsNet::with_norms`].
+/// The tensors of a network, alpha first; `batch_norms` as for [`RsNet::with_batch_norms`].
 ///
 /// # Errors
-/// All problems of the network's parameters; no classes.
+/// As [`Network::layers`].
 pub fn declare(
     network: &Network,
     classes: u32,
     resolutions: &[u32],
-    norms: &[u32],
+    batch_norms: &[u32],
 ) -> Result<Vec<Declaration>> {
     let mut declarations = vec![Declaration {
         name: ALPHA.to_owned(),
@@ -279,12 +262,12 @@ pub fn declare(
         init: Init::Constant(1.0),
     }];
     let layers = network.layers(classes)?;
-    declarations.extend(layers::declare(&layers, norms));
+    declarations.extend(layers::declare(&layers, batch_norms));
     Ok(declarations)
 }
 
 /// The sum of softmax(alpha)_j * detach(z_j).
-fn weigh(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
+fn weighted_sum(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
     let weights = alpha.f_softmax(0, None)?;
     let mut sum: Option<Tensor> = None;
     for (position, logits) in (0..).zip(logits) {
@@ -297,13 +280,13 @@ fn weigh(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
     sum.context("an ensemble needs at least one resolution")
 }
 
-/// Nobody trains on larger images, and a slip of the finger should not ask for all memory.
+/// Upper bound that catches typos, which would otherwise allocate all memory.
 const MAX_RESOLUTION: u32 = 4096;
 
-/// Every problem of a list of resolutions for this network, one sentence each.
+/// The problems of a list of resolutions for this network, one sentence each.
 ///
 /// # Errors
-/// The network's own parameters are wrong.
+/// Those of [`Network::check`].
 pub fn check_resolutions(network: &Network, resolutions: &[u32]) -> Result<Vec<String>> {
     let smallest = network.min_resolution()?;
     let mut problems = Vec::new();
@@ -316,12 +299,12 @@ pub fn check_resolutions(network: &Network, resolutions: &[u32]) -> Result<Vec<S
         }
         if resolution > MAX_RESOLUTION {
             problems.push(format!(
-                "the resolution {resolution} is too large: resolutions go up to {MAX_RESOLUTION}"
+                "resolution {resolution} is too large: the maximum is {MAX_RESOLUTION}"
             ));
         }
         if resolution < smallest {
             problems.push(format!(
-                "the resolution {resolution} is too small: this network needs {smallest} pixels"
+                "resolution {resolution} is too small: the minimum of this network is {smallest}"
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! What a network costs: its parameters and multiply-adds, counted without a tensor.
+//! The cost of a network, counted without allocating a tensor.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -6,71 +6,69 @@ use serde::Serialize;
 use crate::nn::layers::{self, cost};
 use crate::nn::networks::Network;
 use crate::nn::parameters::Declaration;
-use crate::nn::quantizers;
+use crate::nn::quantizers::packed;
 
-/// The costs of a network with all its resolutions. As JSON it has these names.
+/// The cost of a network at all its resolutions. The field names are JSON keys.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// The network.
     pub network: Network,
-    /// How many classes it tells apart.
     pub classes: u32,
-    /// The costs at each resolution, in the order of the resolutions.
+    /// In the order of the resolutions.
     pub resolutions: Vec<Cost>,
     /// Parameters that all resolutions share, without alpha.
     pub shared_parameters: u64,
-    /// Parameters of the whole, without alpha: the figure that papers give. The bases of quantizers
-    /// are not counted: no gradient trains them.
+    /// Parameters at all resolutions, without alpha: the number in papers. Bases of quantizers do
+    /// not count: they are not trained by gradient.
     pub total_parameters: u64,
-    /// Bytes of all tensors that it needs to run at all resolutions, without alpha, quantized weights
+    /// Bytes of all tensors for inference at all resolutions, without alpha, with quantized weights
     /// as packed codes.
     pub packed_bytes: u64,
-    /// The learned weights of the ensemble, one per resolution.
+    /// Elements of alpha: one per resolution.
     pub alpha: u64,
 }
 
-/// What one resolution costs.
+/// The cost at one resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Cost {
-    /// The side of an image, in pixels.
+    /// In pixels.
     pub resolution: u32,
-    /// The resolution whose batch norms it runs with: itself as a rule.
+    /// The resolution whose batch norms it uses, usually itself.
     pub batch_norm: u32,
-    /// Multiply-adds of one image, in convolutions and classifier.
+    /// Multiply-adds of one image in convolutions and the classifier.
     pub multiply_adds: u64,
-    /// Bit operations of one image: each multiply-add times the bits of its weight times the bits of
-    /// its activation, where what is not quantized has 32.
+    /// Bit operations of one image: each multiply-add times the bits of its weight times the bits
+    /// of its activation (32 if not quantized).
     pub bit_operations: u64,
-    /// Parameters that it needs: the shared ones and its private ones.
+    /// Shared and private parameters.
     pub parameters: u64,
-    /// Those of its batch norms, which it alone needs unless others borrow them.
+    /// Parameters of its batch norms.
     pub private_parameters: u64,
-    /// Bytes of all tensors that it needs as float32, running statistics included.
+    /// Bytes of all tensors for inference in float32, running statistics included.
     pub float32_bytes: u64,
-    /// The same where quantized weights are packed codes.
+    /// The same with quantized weights as packed codes.
     pub packed_bytes: u64,
 }
 
 impl Summary {
-    /// The parameters that an ensemble of these members needs, which are positions in
-    /// `resolutions`: the shared ones, their private ones, and their alphas.
-    pub fn of_ensemble(&self, members: &[usize]) -> u64 {
-        let mut norms = Vec::new();
+    /// The parameters of an ensemble of `members`, indices into `resolutions`: the shared ones, the
+    /// private ones of the members, and one alpha each.
+    pub fn ensemble_parameters(&self, members: &[usize]) -> u64 {
+        let mut batch_norms = Vec::new();
         let mut sum = self.shared_parameters + members.len() as u64;
         for cost in members
             .iter()
             .filter_map(|&member| self.resolutions.get(member))
         {
-            if !norms.contains(&cost.batch_norm) {
-                norms.push(cost.batch_norm);
+            if !batch_norms.contains(&cost.batch_norm) {
+                batch_norms.push(cost.batch_norm);
                 sum += cost.private_parameters;
             }
         }
         sum
     }
 
-    /// Counts. Allocates no tensor. `norms` names for each resolution the one whose batch norms it
-    /// runs with: itself as a rule.
+    /// `batch_norms` as for
+    /// [`RsNet::with_batch_norms`](crate::nn::rs_net::RsNet::with_batch_norms).
     ///
     /// # Errors
     /// As [`Network::layers`].
@@ -78,48 +76,50 @@ impl Summary {
         network: &Network,
         classes: u32,
         resolutions: &[u32],
-        norms: &[u32],
+        batch_norms: &[u32],
     ) -> Result<Self> {
         let layers = network.layers(classes)?;
-        let tensors = layers::declare(&layers, norms);
+        let tensors = layers::declare(&layers, batch_norms);
         let bits = |weight: &Declaration| {
-            let (_, basis) = layers::basis_of(weight.role, &weight.name)?;
+            let (_, basis) = layers::basis_name(weight.role, &weight.name)?;
             let basis = tensors.iter().find(|tensor| tensor.name == basis)?;
             basis.shape.last().map(|bits| bits.unsigned_abs())
         };
-        let packed_bytes = |norm: &dyn Fn(u32) -> bool| {
+        let packed_bytes = |includes: &dyn Fn(u32) -> bool| {
             let needed = tensors.iter().filter(|tensor| {
-                tensor.role.is_needed_to_run() && tensor.resolution.is_none_or(norm)
+                tensor.role.is_needed_for_inference() && tensor.resolution.is_none_or(includes)
             });
             let bytes = needed.map(|tensor| match bits(tensor) {
-                Some(bits) => quantizers::packed::bytes(tensor.elements(), bits),
-                None => 4 * tensor.elements(),
+                Some(bits) => packed::packed_bytes(tensor.numel(), bits),
+                None => 4 * tensor.numel(),
             });
             bytes.sum::<u64>()
         };
-        let elements = |wanted: &dyn Fn(&Declaration) -> bool| {
+        let numel = |wanted: &dyn Fn(&Declaration) -> bool| {
             let wanted = tensors.iter().filter(|tensor| wanted(tensor));
-            wanted.map(Declaration::elements).sum::<u64>()
+            wanted.map(Declaration::numel).sum::<u64>()
         };
         let parameters = |private_to: Option<u32>| {
-            elements(&|tensor| tensor.role.is_trainable() && tensor.resolution == private_to)
+            numel(&|tensor| tensor.role.is_trainable() && tensor.resolution == private_to)
         };
         let shared_parameters = parameters(None);
-        let costs = resolutions.iter().zip(norms).map(|(&resolution, &norm)| {
-            let private_parameters = parameters(Some(norm));
+        let costs = resolutions.iter().zip(batch_norms);
+        let costs = costs.map(|(&resolution, &batch_norm)| {
+            let private_parameters = parameters(Some(batch_norm));
             let needed = |tensor: &Declaration| {
-                tensor.role.is_needed_to_run() && tensor.resolution.is_none_or(|of| of == norm)
+                tensor.role.is_needed_for_inference()
+                    && tensor.resolution.is_none_or(|of| of == batch_norm)
             };
             let operations = cost::operations(&layers, resolution);
             Cost {
                 resolution,
-                batch_norm: norm,
+                batch_norm,
                 multiply_adds: operations.multiply_adds,
-                bit_operations: operations.bits,
+                bit_operations: operations.bit_operations,
                 parameters: shared_parameters + private_parameters,
                 private_parameters,
-                float32_bytes: 4 * elements(&needed),
-                packed_bytes: packed_bytes(&|of| of == norm),
+                float32_bytes: 4 * numel(&needed),
+                packed_bytes: packed_bytes(&|of| of == batch_norm),
             }
         });
         Ok(Summary {
@@ -127,7 +127,7 @@ impl Summary {
             classes,
             resolutions: costs.collect(),
             shared_parameters,
-            total_parameters: elements(&|tensor| tensor.role.is_trainable()),
+            total_parameters: numel(&|tensor| tensor.role.is_trainable()),
             packed_bytes: packed_bytes(&|_| true),
             alpha: resolutions.len() as u64,
         })

@@ -1,4 +1,4 @@
-//! Images from host memory onto the device: bytes become normalized floats there, not before.
+//! Images from host memory to the device, where bytes become normalized floats.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::nn::compute::Compute;
-use crate::nn::native::Uploads;
+use crate::nn::native::CopyStream;
 
-/// How the channels red, green and blue are normalized.
+/// Normalization of the channels red, green and blue: (x - mean) / std.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Normalize {
@@ -21,7 +21,7 @@ pub struct Normalize {
     pub std: [f64; 3],
 }
 
-/// As a recipe has it.
+/// RON, as in a recipe.
 impl fmt::Display for Normalize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tuple = |[red, green, blue]: [f64; 3]| format!("({red}, {green}, {blue})");
@@ -29,7 +29,7 @@ impl fmt::Display for Normalize {
     }
 }
 
-/// The order of the colours in the images that a network sees.
+/// The order of the channels in a network's input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Channels {
     /// Red, green, blue.
@@ -39,13 +39,13 @@ pub enum Channels {
     Bgr,
 }
 
-/// Images and labels in host memory: what [`DeviceTransfer::batch`] copies.
+/// A batch in host memory.
 pub trait HostBatch: fmt::Debug + Send {
     /// The class of each image.
     fn labels(&self) -> &[i64];
 
-    /// For each resolution its side in pixels and uint8 RGB values, `[batch, side, side, 3]`. The
-    /// slices stay where they are for as long as the batch lives.
+    /// For each resolution its side in pixels and its RGB images, uint8 `[batch, side, side, 3]`.
+    /// The slices must not move while the batch lives, also if it is moved or cloned.
     fn images(&self) -> Vec<(u32, &[u8])>;
 }
 
@@ -56,15 +56,12 @@ pub struct DeviceTransfer {
     /// Mean and standard deviation, `[1, 3, 1, 1]`, in the order of the channels.
     normalize: Option<(Tensor, Tensor)>,
     channels: Channels,
-    /// Where the device is a GPU.
+    /// `None` on the CPU.
     in_flight: Mutex<Option<InFlightCopy>>,
 }
 
 impl DeviceTransfer {
-    /// To the device that `compute` names, in its dtype and memory format.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// To the device of `compute`, in its compute dtype and memory format.
     pub fn new(compute: Compute, normalize: Option<Normalize>, channels: Channels) -> Result<Self> {
         let by_channel = |values: [f64; 3]| -> Result<Tensor> {
             let mut values = values.map(|value| value as f32);
@@ -81,7 +78,7 @@ impl DeviceTransfer {
         };
         let in_flight = match compute.device {
             Device::Cuda(gpu) => Some(InFlightCopy {
-                uploads: Uploads::new(gpu)?,
+                stream: CopyStream::new(gpu)?,
                 batch: None,
             }),
             _ => None,
@@ -94,14 +91,13 @@ impl DeviceTransfer {
         })
     }
 
-    /// A batch on the device: for each of its resolutions the images, see [`DeviceTransfer::pixels`],
-    /// and the labels `[batch]`, int64.
+    /// A batch on the device: the images of each resolution, `[batch, 3, s, s]` as from
+    /// [`DeviceTransfer::pixels`], and the labels, int64 `[batch]`.
     ///
-    /// On a GPU this waits neither for the copies nor for the kernels: both overlap.
+    /// On a GPU it returns before the copies are done; they overlap with kernels.
     ///
     /// # Errors
-    /// A label outside `0..classes`; another number of bytes than the resolutions need; libtorch's
-    /// errors.
+    /// A label outside `0..classes`; a wrong number of bytes.
     pub fn batch<B>(&self, batch: &B, classes: u32) -> Result<(Vec<Tensor>, Tensor)>
     where
         B: HostBatch + Clone + 'static,
@@ -131,12 +127,11 @@ impl DeviceTransfer {
         ))
     }
 
-    /// `count` images of `side` x `side` pixels: uint8 `[count, side, side, 3]` becomes
-    /// `[count, 3, side, side]`, value / 255, normalized in float32, in the order of the channels,
-    /// then of the kind that is multiplied.
+    /// Images uint8 `[count, side, side, 3]` as `[count, 3, side, side]` in the compute dtype:
+    /// value / 255, normalized, both in float32, with the channels in the network's order.
     ///
     /// # Errors
-    /// Another number of bytes; what libtorch says.
+    /// A wrong number of bytes.
     pub fn pixels(&self, bytes: &[u8], count: usize, side: u32) -> Result<Tensor> {
         let shape = shape(bytes, count, side)?;
         let bytes = Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?;
@@ -160,44 +155,47 @@ impl DeviceTransfer {
     }
 }
 
-/// `[count, side, side, 3]`, if there are as many bytes: libtorch would read beyond them.
+/// `[count, side, side, 3]`. Checks the number of bytes, which libtorch does not: it would read
+/// past their end.
 fn shape(bytes: &[u8], count: usize, side: u32) -> Result<[i64; 4]> {
     let shape = [count as i64, side.into(), side.into(), 3];
     ensure!(
         bytes.len() as i64 == shape.iter().product::<i64>(),
-        "{count} images of {side} x {side} pixels are not {} bytes",
+        "{count} images of {side} x {side} pixels need {} bytes, not {}",
+        shape.iter().product::<i64>(),
         bytes.len()
     );
     Ok(shape)
 }
 
-/// Copies to a GPU, and the batch whose memory they read.
+/// The copies of one batch, and the batch, whose memory they read.
 #[derive(Debug)]
 struct InFlightCopy {
-    uploads: Uploads,
+    stream: CopyStream,
     batch: Option<Box<dyn HostBatch>>,
 }
 
 impl InFlightCopy {
-    /// Begins to copy a batch. The copies of the one before are done by now, unless there was nothing
-    /// to compute.
+    /// Starts the copies of a batch, after those of the previous one, which have usually finished
+    /// during its computation.
     #[allow(unsafe_code)]
     fn begin(
         &mut self,
         to: &DeviceTransfer,
         batch: Box<dyn HostBatch>,
     ) -> Result<(Vec<Tensor>, Tensor)> {
-        self.uploads.wait()?;
+        self.stream.wait()?;
         let batch = self.batch.insert(batch);
         let labels = batch.labels();
         let count = labels.len();
-        // SAFETY, here and below: the values are those of the batch, which is held until the copies are
-        // done: the next one takes its place after `wait`, and dropping `uploads`, the first field, waits.
+        // SAFETY, here and below: the slices belong to the batch, which is kept until the copies
+        // are done: the next batch replaces it after `wait`, and dropping `stream`, the first
+        // field, waits.
         //
-        // Labels first: their memory is not pinned, and a copy from there waits for those before it.
-        // A copy of the copy, which belongs to the stream that computes. The first one belongs to both;
-        // to free it after an error of the GPU would end the process.
-        let labels = unsafe { self.uploads.begin(labels, &[count as i64]) }?.f_to_device_(
+        // Labels first: their memory is not pinned, and a copy from pageable memory waits for
+        // earlier copies. They are copied once more, to a tensor of the compute stream: freeing a
+        // tensor of two streams after a CUDA error would abort the process.
+        let labels = unsafe { self.stream.copy(labels, &[count as i64]) }?.f_to_device_(
             to.compute.device,
             Kind::Int64,
             true,
@@ -205,8 +203,9 @@ impl InFlightCopy {
         )?;
         let images = batch.images().into_iter().map(|(side, bytes)| {
             let shape = shape(bytes, count, side)?;
-            // Normalized at once: a kernel waits for the copies that began before it.
-            to.normalized(unsafe { self.uploads.begin(bytes, &shape) }?)
+            // Normalized at once, before the next copy starts: a kernel waits for all earlier
+            // copies.
+            to.normalized(unsafe { self.stream.copy(bytes, &shape) }?)
         });
         Ok((images.collect::<Result<_>>()?, labels))
     }

@@ -1,7 +1,7 @@
 //! The node `Checkpoints`: the trainer's checkpoints as files.
 //!
-//! At any moment, also when the machine stops, every file there is complete: it is written under
-//! a temporary name, which is then renamed. An old file goes only after the new one has come.
+//! Every file is complete at any time, also after a crash of the machine: it is written under a
+//! temporary name and then renamed. An old file is removed only after the new one is in place.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,7 +15,7 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{claim, input, run_dir, sync_folder, with_way_out};
+use super::{input, lock, run_dir, sync_folder, with_hint};
 use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::train::metrics::Checkpointed;
 use rsflow_graph::whole_file::partial;
@@ -24,24 +24,24 @@ use rsflow_graph::whole_file::partial;
 const FOLDER: &str = "checkpoints";
 const LAST: &str = "last.safetensors";
 const BEST: &str = "best.safetensors";
-/// What was the last checkpoint before a resume from an earlier one.
+/// The last checkpoint before a resume from an earlier one.
 const ABANDONED: &str = "abandoned.safetensors";
 
 /// Writes checkpoints to the folder `checkpoints` of the run directory: `last.safetensors`,
 /// `best.safetensors` and, after every epoch, `epoch-NNN.safetensors`. A resume from an earlier
-/// checkpoint keeps what was the last as `abandoned.safetensors`.
+/// checkpoint keeps the last one as `abandoned.safetensors`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoints {
     /// The checkpoints of a trainer.
     input: Input,
-    /// Steps between two checkpoints, besides those at the ends of epochs. Left out, there are
-    /// only those. Training does not wait for the disk: one that is due while another is being
-    /// written is taken at the first step after that.
+    /// Steps between two checkpoints, in addition to those at the end of every epoch. By default
+    /// there are only those. Training does not wait for the disk: a checkpoint that is due while
+    /// another is being written is taken after it.
     #[serde(default)]
     every_steps: Option<u64>,
-    /// How many files `epoch-NNN.safetensors` stay, the newest ones; at least 1.
-    /// `last.safetensors` and `best.safetensors` always stay.
+    /// How many files `epoch-NNN.safetensors` are kept, the newest ones; at least 1.
+    /// `last.safetensors` and `best.safetensors` are always kept.
     #[serde(default = "default_keep")]
     keep: usize,
 }
@@ -67,7 +67,7 @@ impl Node for Checkpoints {
             report.parameter(
                 "keep",
                 "`keep` must be at least 1",
-                "the newest checkpoint of an epoch always stays",
+                "the checkpoint of the newest epoch is always kept",
             );
         }
         vec![]
@@ -75,11 +75,11 @@ impl Node for Checkpoints {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let folder = run_dir(build)?.join(FOLDER);
-        let mut keeper = Keeper::open(folder, self.keep).map_err(with_way_out)?;
+        let mut writer = CheckpointWriter::open(folder, self.keep).map_err(with_hint)?;
         if let Some(resumed) = build.resume::<Checkpoint>()? {
-            keeper.go_back_to(resumed).map_err(with_way_out)?;
+            writer.rewind_to(resumed).map_err(with_hint)?;
         }
-        Ok(Stage::sink(keeper))
+        Ok(Stage::sink(writer))
     }
 
     fn demand(&self) -> Demand {
@@ -99,23 +99,23 @@ impl NodeKind for Checkpoints {
     const OUTPUT_FILE: &'static str = FOLDER;
 }
 
-struct Keeper {
+struct CheckpointWriter {
     folder: PathBuf,
     keep: usize,
-    /// Whether the best checkpoint is of a continuation that a resume has left behind.
+    /// Whether the best checkpoint is later than the one that was resumed, so not of this run.
     best_is_abandoned: bool,
-    /// Held for its lock.
-    _claim: File,
+    /// Locked while it is open.
+    _lock: File,
 }
 
-impl Keeper {
+impl CheckpointWriter {
     fn open(folder: PathBuf, keep: usize) -> Result<Self> {
         let cannot = || format!("cannot write checkpoints to {}", folder.display());
         fs::create_dir_all(&folder).with_context(cannot)?;
-        let claimed = File::open(&folder).with_context(cannot)?;
-        claim(&claimed, &folder)?;
-        // A run that was killed leaves these. They must go before anything is written: one may be
-        // a second name of a good checkpoint, which writing to it would destroy.
+        let locked = File::open(&folder).with_context(cannot)?;
+        lock(&locked, &folder)?;
+        // Left by a killed run. Removed before anything is written: one may be a hard link to a
+        // good checkpoint, which writing to it would destroy.
         for name in names(&folder).with_context(cannot)? {
             if name.starts_with('.') && name.ends_with(".safetensors.partial") {
                 let path = folder.join(name);
@@ -124,7 +124,7 @@ impl Keeper {
                 tracing::info!("removed the unfinished {}", path.display());
             }
         }
-        // Better found out now than after the first hours of training.
+        // Fails now if the folder is not writable, not after hours of training.
         let probe = partial(&folder.join("probe.safetensors"));
         File::create_new(&probe)
             .and_then(|_| fs::remove_file(&probe))
@@ -133,14 +133,14 @@ impl Keeper {
             folder,
             keep,
             best_is_abandoned: false,
-            _claim: claimed,
+            _lock: locked,
         })
     }
 
-    /// The run goes on from this checkpoint. A later one is of a continuation that is left behind: it is
-    /// not the last any more, which a further resume would take, nor the best. What was the last is kept
-    /// under another name, for nothing else may have it.
-    fn go_back_to(&mut self, resumed: &Checkpoint) -> Result<()> {
+    /// Makes the resumed checkpoint the last one, which a further resume would take. Checkpoints
+    /// later than it belong to the abandoned run: its last one is kept under another name, since
+    /// there may be no other copy, and its best one does not count.
+    fn rewind_to(&mut self, resumed: &Checkpoint) -> Result<()> {
         let position = |checkpoint: &Checkpoint| {
             let metadata = checkpoint.metadata();
             (metadata.epoch, metadata.step)
@@ -152,13 +152,15 @@ impl Keeper {
         self.best_is_abandoned = is_later(BEST);
         if is_later(LAST) {
             let last = self.folder.join(LAST);
-            also_as(&last, &self.folder.join(ABANDONED))?;
-            // Of the file itself: a link to a link may lead nowhere from here.
+            link_or_copy(&last, &self.folder.join(ABANDONED))?;
+            // Canonical: a hard link to a relative symbolic link may dangle in another folder.
             let resumed = fs::canonicalize(resumed.path());
             let resumed = resumed.context("cannot find the checkpoint to resume from")?;
-            also_as(&resumed, &last)?;
+            link_or_copy(&resumed, &last)?;
             sync_folder(&self.folder)?;
-            tracing::info!("{LAST} was later than this run begins: it is {ABANDONED} now");
+            tracing::info!(
+                "renamed {LAST}, which is later than the resumed checkpoint, to {ABANDONED}"
+            );
         }
         Ok(())
     }
@@ -171,7 +173,7 @@ impl Keeper {
         let path = self.folder.join(&name);
         write_atomically(&item.snapshot, &path)?;
         let ends_epoch = item.end_of_epoch.is_some();
-        // The best one may be in the folder of the run that this one goes on from.
+        // The best checkpoint may be in the run directory of the resumed run.
         let has_best = !self.best_is_abandoned && self.folder.join(BEST).exists();
         let best = item.best || ends_epoch && !has_best;
         let others: Vec<&str> = [(LAST, ends_epoch), (BEST, best)]
@@ -183,7 +185,7 @@ impl Keeper {
                 BEST if !item.best => self.best_so_far(item).unwrap_or_else(|| path.clone()),
                 _ => path.clone(),
             };
-            also_as(&of, &self.folder.join(name))?;
+            link_or_copy(&of, &self.folder.join(name))?;
         }
         if !others.is_empty() {
             sync_folder(&self.folder)?;
@@ -207,9 +209,8 @@ impl Keeper {
         path.exists().then_some(path)
     }
 
-    /// Removes the checkpoints of epochs up to `newest` but the newest `keep`. Later ones are of
-    /// a continuation that a resume has left behind; this run will replace them when it gets
-    /// there, and until then they do not count.
+    /// Removes the checkpoints of epochs up to `newest` except the newest `keep`. Later ones belong
+    /// to an abandoned run; this run will replace them when it gets there.
     fn prune(&self, newest: u64) -> Result<()> {
         let names = names(&self.folder)
             .with_context(|| format!("cannot read the folder {}", self.folder.display()))?;
@@ -231,14 +232,14 @@ impl Keeper {
     }
 }
 
-impl Sink for Keeper {
+impl Sink for CheckpointWriter {
     type In = Checkpointed;
 
     fn accept(&mut self, item: Checkpointed) -> Result<()> {
-        self.write(&item).map_err(with_way_out)
+        self.write(&item).map_err(with_hint)
     }
 
-    /// Each one that waits is a copy of the whole network in memory.
+    /// Each queued checkpoint is a copy of the whole network in memory.
     fn queue(&self) -> usize {
         1
     }
@@ -254,7 +255,7 @@ fn epoch_name(epochs: u64) -> String {
     format!("epoch-{epochs:03}.safetensors")
 }
 
-/// The epoch of a file that has exactly the name that [`epoch_name`] gives.
+/// The inverse of [`epoch_name`].
 fn epoch_of(name: &str) -> Option<u64> {
     let number = name.strip_prefix("epoch-")?.strip_suffix(".safetensors")?;
     number
@@ -263,20 +264,19 @@ fn epoch_of(name: &str) -> Option<u64> {
         .filter(|epoch| epoch_name(*epoch) == name)
 }
 
-/// Gives the complete file `from` the further name `to`, which may already be another file's;
-/// there is a complete file of that name at any time.
-fn also_as(from: &Path, to: &Path) -> Result<()> {
+/// Hard-links (or copies) the file `from` to `to`, replacing it atomically if it exists.
+fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     let temporary = partial(to);
     let done = fs::hard_link(from, &temporary)
-        // Not every file system has links.
+        // Not every file system has hard links.
         .or_else(|_| copy(from, &temporary))
         .and_then(|()| fs::rename(&temporary, to));
-    // Also where it was renamed: if both names were the same file's already, nothing was done.
+    // Also after the rename, which does nothing if both names are links to the same file.
     let _ = fs::remove_file(&temporary);
     done.with_context(|| format!("cannot write the checkpoint {}", to.display()))
 }
 
-/// Copies a file to a new one, down to the disk.
+/// Copies a file to a new one and syncs it.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut new = File::create_new(to)?;
     io::copy(&mut File::open(from)?, &mut new)?;

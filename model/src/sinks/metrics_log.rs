@@ -1,4 +1,4 @@
-//! The node `MetricsLog`: the trainer's figures as lines of JSON.
+//! The node `MetricsLog`: metrics as JSON lines.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -11,7 +11,7 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{append, claim, input, run_dir, with_way_out};
+use super::{append, input, lock, run_dir, with_hint};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::train::metrics::Metric;
 use rsflow_graph::whole_file;
@@ -19,9 +19,9 @@ use rsflow_graph::whole_file;
 /// The file in the run directory.
 const FILE: &str = "metrics.jsonl";
 
-/// Writes the figures of a training to `metrics.jsonl` in the run directory, one JSON object per
-/// line. Its `kind` is "step" (the loss), "epoch" or "final" (the table of a validation). A figure
-/// that is not finite is `null`.
+/// Writes the metrics of a run to `metrics.jsonl` in the run directory, one JSON object per
+/// line. Its `kind` is "step" (the loss), "epoch" or "final" (the results of a validation). A
+/// number that is not finite is `null`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsLog {
@@ -41,7 +41,7 @@ impl Node for MetricsLog {
     fn build(&self, build: &Build) -> Result<Stage> {
         let resumed = build.resume::<Checkpoint>()?.map(Checkpoint::metadata);
         let path = run_dir(build)?.join(FILE);
-        let log = Log::open(path, resumed).map_err(with_way_out)?;
+        let log = Log::open(path, resumed).map_err(with_hint)?;
         Ok(Stage::sink(log))
     }
 }
@@ -62,7 +62,7 @@ struct Log {
 
 impl Log {
     fn open(path: PathBuf, resumed: Option<&Metadata>) -> Result<Self> {
-        let file = open_claimed(&path)?;
+        let file = open_locked(&path)?;
         let file = match resumed {
             None => {
                 file.set_len(0)
@@ -76,13 +76,13 @@ impl Log {
             }
             Some(checkpoint) => {
                 let before = fs::read(&path).with_context(|| cannot(&path))?;
-                let after = cut_back(&before, checkpoint);
+                let after = truncate_after(&before, checkpoint);
                 if after == before {
                     file
                 } else {
                     whole_file::write(&path, |mut file| Ok(file.write_all(&after)?))
                         .with_context(|| cannot(&path))?;
-                    open_claimed(&path)?
+                    open_locked(&path)?
                 }
             }
         };
@@ -104,7 +104,7 @@ impl Sink for Log {
         }
         let mut line = serde_json::to_vec(&metric).context("cannot write a metric as JSON")?;
         line.push(b'\n');
-        // In one piece and at once: whoever reads along sees whole lines.
+        // In one write, so that other programs read whole lines.
         append(&self.file, &self.path, &line)
     }
 }
@@ -113,43 +113,43 @@ fn cannot(path: &Path) -> String {
     format!("cannot write {}", path.display())
 }
 
-fn open_claimed(path: &Path) -> Result<File> {
+fn open_locked(path: &Path) -> Result<File> {
     let file = File::options()
         .append(true)
         .create(true)
         .open(path)
         .with_context(|| cannot(path))?;
-    claim(&file, path)?;
+    lock(&file, path)?;
     Ok(file)
 }
 
-/// What of an earlier run's log still holds for one that goes on from the checkpoint.
-fn cut_back(log: &[u8], checkpoint: &Metadata) -> Vec<u8> {
+/// The lines of a log that are not after the checkpoint.
+fn truncate_after(log: &[u8], checkpoint: &Metadata) -> Vec<u8> {
     log.split(|byte| *byte == b'\n')
-        .filter(|line| still_holds(line, checkpoint))
+        .filter(|line| is_before(line, checkpoint))
         .flat_map(|line| [line, b"\n"])
         .flatten()
         .copied()
         .collect()
 }
 
-fn still_holds(line: &[u8], checkpoint: &Metadata) -> bool {
+fn is_before(line: &[u8], checkpoint: &Metadata) -> bool {
     #[derive(Deserialize)]
     struct Line {
         kind: String,
         epoch: u64,
         step: u64,
     }
-    // What is no such object was cut off when a run was killed.
+    // A line that is not such an object was truncated when a run was killed.
     let Ok(line) = serde_json::from_slice::<Line>(line) else {
         return false;
     };
     match line.kind.as_str() {
-        // The run goes on, so it was not the end.
+        // The run continues.
         "final" => false,
-        // The validation of the checkpoint's own epoch, if there was one, is done again.
+        // The validation of the checkpoint's own epoch is repeated.
         "epoch" => line.epoch < checkpoint.epoch,
-        // By epoch first: with another batch size, steps were counted anew.
+        // By epoch first: with another batch size, the steps have other numbers.
         _ => (line.epoch, line.step) <= (checkpoint.epoch, checkpoint.step),
     }
 }

@@ -1,8 +1,8 @@
-//! What keeps the trainer's words: nodes of their own, each in one file. They write on threads
-//! where blocking is allowed, so the trainer waits only for room in the queue before them.
+//! Sinks: metrics and checkpoints on disk. They write on threads where blocking is allowed; the
+//! trainer waits only if their queue is full.
 //!
-//! All of them write below the run directory. A run that goes on from a checkpoint supersedes
-//! what an earlier one wrote after it; each sink says how it deals with that.
+//! All of them write below the run directory. A resumed run replaces what the previous run wrote
+//! after the checkpoint; each sink says how.
 
 mod checkpoints;
 mod metrics_log;
@@ -28,50 +28,49 @@ const fn input(carries: &'static str) -> Port {
 }
 
 fn run_dir<'a>(build: &Build<'a>) -> Result<&'a Path> {
-    build.run.run_dir.as_deref().with_context(|| {
-        format!(
-            "`{}` writes files, but there is no run directory to write them to",
-            build.node
-        )
-    })
+    build
+        .run
+        .run_dir
+        .as_deref()
+        .with_context(|| format!("`{}` needs a run directory to write to", build.node))
 }
 
-/// Makes sure that no other run in the same run directory writes to the file or folder for as long
-/// as `file` is open. (That no other node of the recipe does is known from the plan.)
-fn claim(file: &File, path: &Path) -> Result<()> {
+/// Locks a file or folder against other runs in the same run directory, for as long as `file` is
+/// open. (The plan already checks that no other node of the recipe writes to it.)
+fn lock(file: &File, path: &Path) -> Result<()> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => bail!(
             "{} is being written by another run; stop that run, or choose another run directory with \
              `--run-dir`",
             path.display()
         ),
-        // Some network file systems have no locks; a run is possible there all the same.
+        // Some network file systems do not support locks; run without.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 
-/// Appends all of `bytes`, or nothing: what a full disk still took is cut off again.
+/// Appends all of `bytes` or nothing: a partial write, as on a full disk, is truncated.
 fn append(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
     let length = file.metadata().map(|metadata| metadata.len());
     let written = file.write_all(bytes);
     if let (Err(_), Ok(length)) = (&written, length) {
-        // The first error is the one to tell.
+        // The first error is the one to report.
         let _ = file.set_len(length);
     }
     written
         .with_context(|| format!("cannot write {}", path.display()))
-        .map_err(with_way_out)
+        .map_err(with_hint)
 }
 
-/// Makes the names in a folder survive a power failure.
+/// Syncs a folder, so that new names in it survive a power failure.
 fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .with_context(|| format!("cannot write the folder {}", folder.display()))
 }
 
-/// Says what can be done about a disk that does not take what is given to it.
-fn with_way_out(error: Error) -> Error {
+/// Adds to an I/O error what can be done about it.
+fn with_hint(error: Error) -> Error {
     use io::ErrorKind::{
         NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
     };
@@ -79,7 +78,7 @@ fn with_way_out(error: Error) -> Error {
         .chain()
         .find_map(|cause| cause.downcast_ref::<io::Error>())
         .map(io::Error::kind);
-    let way_out = match kind {
+    let hint = match kind {
         Some(StorageFull | QuotaExceeded) => {
             "the disk is full; free some space, `--resume` then continues from the last checkpoint"
         }
@@ -88,10 +87,10 @@ fn with_way_out(error: Error) -> Error {
              from the last checkpoint) or choose another with `--run-dir`"
         }
         Some(NotFound | NotADirectory) => {
-            "the run directory is not there, or cannot hold files; restore it (`--resume` then \
+            "the run directory does not exist or is not a directory; restore it (`--resume` then \
              continues from the last checkpoint) or choose another with `--run-dir`"
         }
         _ => return error,
     };
-    error.context(way_out)
+    error.context(hint)
 }

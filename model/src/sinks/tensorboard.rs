@@ -1,10 +1,11 @@
-//! The node `TensorBoard`: the trainer's figures as TensorBoard's event files.
+//! The node `TensorBoard`: metrics as TensorBoard event files.
 //!
 //! An event file is a sequence of records, each a protocol buffer `Event` between its length and
-//! checksums: <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>.
-//! Only what scalars need is here. The crates that write such files are no help: `tensorboard-rs`
-//! panics where a disk fails, `tboard` needs a protocol buffer compiler to build, `tfrecord` brings
-//! a dozen dependencies, and none of them is kept up.
+//! checksums:
+//! <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>.
+//! Only scalars are supported. Of the crates that write event files, `tensorboard-rs` panics on I/O
+//! errors, `tboard` needs protoc to build, `tfrecord` has a dozen dependencies, and none of them is
+//! maintained.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,16 +19,16 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{append, input, run_dir, with_way_out};
+use super::{append, input, run_dir, with_hint};
 use crate::train::metrics::{Metric, Step, Table};
 
 /// The folder in the run directory.
 const FOLDER: &str = "tensorboard";
-/// TensorBoard takes files of such names, and reads them in the order of their names.
+/// TensorBoard reads files with this prefix, in the order of their names.
 const PREFIX: &str = "events.out.tfevents.";
 
-/// Writes the figures of a training as event files for TensorBoard to the folder `tensorboard`
-/// of the run directory. Look at them with `tensorboard --logdir RUN_DIR`.
+/// Writes the metrics of a run as TensorBoard event files to the folder `tensorboard` of the run
+/// directory. Show them with `tensorboard --logdir RUN_DIR`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TensorBoard {
@@ -46,7 +47,7 @@ impl Node for TensorBoard {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let folder = run_dir(build)?.join(FOLDER);
-        let events = Events::open(&folder).map_err(with_way_out)?;
+        let events = Events::open(&folder).map_err(with_hint)?;
         Ok(Stage::sink(events))
     }
 }
@@ -62,14 +63,14 @@ impl NodeKind for TensorBoard {
 struct Events {
     path: PathBuf,
     file: File,
-    /// Whether the start was written.
+    /// Whether the session start was written.
     started: bool,
-    /// The step of the last validation that was written.
+    /// The step of the last written validation.
     validated: Option<u64>,
 }
 
 impl Events {
-    /// Begins a file.
+    /// Creates an event file.
     fn open(folder: &Path) -> Result<Self> {
         let cannot = || format!("cannot write events to {}", folder.display());
         fs::create_dir_all(folder).with_context(cannot)?;
@@ -78,7 +79,7 @@ impl Events {
             let name = entry.with_context(cannot)?.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
             let number = number.and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
-            // Later in the order of names than all others, whatever the clock says.
+            // The last in the order of names, even if the clock was set back.
             seconds = seconds.max(number.map_or(0, |number| number.saturating_add(1)));
         }
         let path = folder.join(format!("{PREFIX}{seconds:010}.rsflow"));
@@ -97,10 +98,9 @@ impl Events {
         Ok(events)
     }
 
-    /// Says where the run starts, or goes on: what earlier files have at this step and after it,
-    /// TensorBoard forgets. The step is that of the first metric, for where an epoch's length was
-    /// changed, steps have other numbers than before. A run's first file has it too: TensorBoard looks
-    /// for the second one to find a restart.
+    /// Writes a session start at the step of the first metric: TensorBoard discards events of
+    /// earlier files from this step on. A new run writes it too, since TensorBoard detects a
+    /// restart by the second one.
     fn start(&mut self, step: u64) -> Result<()> {
         if self.started {
             return Ok(());
@@ -145,10 +145,10 @@ impl Sink for Events {
                     None => Ok(()),
                 }
             }
-            // The final table is as a rule the last epoch's once more.
+            // The final table usually repeats that of the last epoch.
             Metric::Epoch(table) | Metric::Final(table) if self.validated != Some(table.step) => {
                 self.validated = Some(table.step);
-                // Behind the losses of the step that it was measured after.
+                // After the losses of the step before the validation.
                 self.start(table.step + 1)?;
                 self.scalars(table.step, table_scalars(&table))
             }
@@ -157,7 +157,7 @@ impl Sink for Events {
     }
 }
 
-/// `None` for a step whose loss was not read.
+/// `None` for a step without losses.
 fn step_scalars(step: &Step) -> Option<Vec<(String, f64)>> {
     let losses = step.losses.as_ref()?;
     let by_resolution = losses
@@ -196,12 +196,12 @@ fn table_scalars(table: &Table) -> Vec<(String, f64)> {
 
 /// Seconds since 1970.
 fn now() -> f64 {
-    // A clock before 1970 is none to go by.
+    // 0 if the clock is before 1970.
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs_f64()
 }
 
-/// Frames bytes as a `TFRecord`: length, its checksum, the bytes, their checksum.
+/// A `TFRecord`: length, its masked CRC, the bytes, their masked CRC.
 fn record(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     [
@@ -213,7 +213,7 @@ fn record(bytes: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// Masked, so that a checksum of bytes that hold checksums still tells something.
+/// CRC-32C, masked as TensorFlow does, so that a CRC of data that contains CRCs stays useful.
 fn masked_checksum(bytes: &[u8]) -> [u8; 4] {
     crc32c::crc32c(bytes)
         .rotate_right(15)
@@ -251,7 +251,7 @@ struct Summary {
 struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    /// An option, so that 0 is written too.
+    /// Optional, so that 0 is written too.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
 }

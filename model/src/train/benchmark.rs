@@ -57,8 +57,8 @@ impl Benchmark {
         }
     }
 
-    /// Multiply-adds of a training step for one image: forward at all resolutions, and twice as much
-    /// backward.
+    /// Multiply-adds of a training step for one image: forward at all resolutions, and twice as
+    /// much backward.
     pub fn step_multiply_adds(&self) -> u64 {
         let costs = self.net.summary().resolutions.iter();
         3 * costs.map(|cost| cost.multiply_adds).sum::<u64>()

@@ -1,8 +1,8 @@
-//! The training loss: cross-entropies and the distillation between the resolutions.
+//! The training loss: cross-entropies and distillation between the resolutions.
 //!
 //! "Resolution Switchable Networks for Runtime Efficient Image Recognition", ECCV 2020, section
 //! 3.2 ("multi-resolution ensemble distillation"). With z_j the logits at resolution j, in the
-//! order of the recipe, z_ens those of the ensemble, and y the labels:
+//! order of the recipe, z_ens the logits of the ensemble, and y the labels:
 //!
 //! L = sum_j CE(z_j, y) + CE(z_ens, y) + w * D.
 
@@ -11,23 +11,23 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Reduction, Tensor};
 
-/// Who teaches whom while training.
+/// Distillation: which logits are the teachers of which resolutions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Distill {
-    /// Nobody: every resolution learns from the labels alone.
+    /// No distillation: every resolution learns from the labels alone.
     None,
-    /// The ensemble of all resolutions teaches each of them:
+    /// The ensemble of all resolutions is the teacher of each:
     /// D = sum_j KL(softmax(z_ens) || softmax(z_j)), w = 1.
     Ensemble,
-    /// The ensemble teaches each resolution, and each resolution teaches all that come after it in
+    /// The ensemble is the teacher of each resolution, and each resolution of all that follow it in
     /// the order of the sizes: adds sum_{k<j} KL(softmax(z_k) || softmax(z_j)) to D, and
-    /// w = 2/(S+1) for S resolutions, so that each of S(S+1)/2 terms weighs as one of S.
+    /// w = 2/(S+1) for S resolutions, so that the S(S+1)/2 terms weigh as much as S.
     #[default]
     EnsembleTopDown,
 }
 
 impl Distill {
-    /// w: what the sum D weighs in the loss, for this many resolutions.
+    /// w, the weight of D in the loss, for this number of resolutions.
     pub fn weight(self, resolutions: usize) -> f64 {
         match self {
             Distill::None => 0.0,
@@ -37,29 +37,30 @@ impl Distill {
     }
 }
 
-/// The loss of a batch and its terms, each a tensor of one element on the device of the logits.
-/// Reading one waits for the device; only what is logged should be read.
+/// The loss of a batch and its terms: scalar tensors on the device of the logits. Reading one waits
+/// for the device, so read them only to log them.
 #[derive(Debug)]
 pub struct Loss {
-    /// L, the only one with a gradient.
+    /// L. The others are detached.
     pub total: Tensor,
-    /// CE(z_j, y) by resolution.
+    /// CE(z_j, y) for each resolution.
     pub cross_entropy: Vec<Tensor>,
     /// CE(z_ens, y).
     pub ensemble_cross_entropy: Tensor,
-    /// D, before its weight; `None` without distillation.
+    /// D, without its weight w; `None` without distillation.
     pub distillation: Option<Tensor>,
 }
 
-/// The loss of one batch. `logits` holds `[batch, classes]` per resolution, `ensemble` is what
-/// [`RsNet::ensemble`](crate::nn::rs_net::RsNet::ensemble) made of them, `labels` are `[batch]` of
-/// `Kind::Int64` in `0..classes`.
+/// The loss of a batch. `logits` has `[batch, classes]` for each resolution, `ensemble` is their
+/// [`RsNet::ensemble`](crate::nn::rs_net::RsNet::ensemble), `labels` are int64 `[batch]` in
+/// `0..classes`.
 ///
-/// Teachers are detached: no gradient flows into them. CE(z_ens) therefore trains alpha alone,
-/// and does so without distillation too. KL is summed over the classes, averaged over the batch.
+/// Teachers are detached. The ensemble's logits depend on detached logits, so CE(z_ens) trains
+/// alpha alone, also without distillation. KL is summed over the classes and averaged over the
+/// batch.
 ///
 /// # Errors
-/// No logits, or what libtorch says (shapes that do not match; a label out of range on the CPU).
+/// No logits; shapes that do not match; on the CPU, a label out of range.
 pub fn loss(
     logits: &[Tensor],
     ensemble: &Tensor,
@@ -70,7 +71,7 @@ pub fn loss(
         !logits.is_empty(),
         "a loss needs the logits of at least one resolution"
     );
-    // Made once per resolution, and shared by its cross-entropy and by every teacher's KL.
+    // Computed once for each resolution, for its cross-entropy and all its KL terms.
     let students = logits
         .iter()
         .map(|z| Ok(z.f_log_softmax(-1, None)?))
@@ -89,7 +90,7 @@ pub fn loss(
     let distillation = match distill {
         Distill::None => None,
         Distill::Ensemble | Distill::EnsembleTopDown => {
-            // The last resolution has nobody to teach.
+            // The last resolution is no one's teacher.
             let top_down = match distill {
                 Distill::EnsembleTopDown => &logits[..logits.len() - 1],
                 _ => &[],
@@ -98,15 +99,15 @@ pub fn loss(
                 .chain(top_down)
                 .map(|z| Ok(z.f_detach()?.f_softmax(-1, None)?))
                 .collect::<Result<Vec<_>>>()?;
-            // Teacher 0 is the ensemble and teacher k + 1 is resolution k, if it teaches at all:
-            // student j learns from the first j + 1.
+            // Teacher 0 is the ensemble, teacher k + 1 is resolution k (if top-down): student j
+            // learns from the first j + 1.
             let mut terms = Vec::new();
             for (j, student) in students.iter().enumerate() {
                 for teacher in teachers.iter().take(j + 1) {
                     terms.push(student.f_kl_div(teacher, Reduction::Sum, false)?);
                 }
             }
-            let batch = labels.size1().context("labels have one dimension")?;
+            let batch = labels.size1().context("labels must have one dimension")?;
             let distillation = sum(&terms)?.f_div_scalar(batch)?;
             total = total.f_add(&distillation.f_mul_scalar(distill.weight(logits.len()))?)?;
             Some(distillation.f_detach()?)

@@ -164,7 +164,7 @@ impl Node for Evaluate {
         self.check_store(metadata)?;
         let source = |size| {
             let named = self.batch_norms.iter().find(|(of, _)| *of == size);
-            named.map_or_else(|| metadata.norm_for(size), |(_, norm)| *norm)
+            named.map_or_else(|| metadata.batch_norm_for(size), |(_, norm)| *norm)
         };
         let norms: Vec<u32> = sizes_measured
             .iter()
@@ -400,6 +400,6 @@ impl Evaluation {
         let old = self.checkpoint.read(names.iter().map(String::as_str))?;
         let old: Vec<(String, &Tensor)> = names.into_iter().zip(&old).collect();
         let new = new.into_iter().map(|p| (p.name.clone(), &p.tensor));
-        Snapshot::of(metadata, old.into_iter().chain(new).collect())
+        Snapshot::from_tensors(metadata, old.into_iter().chain(new).collect())
     }
 }

@@ -1,8 +1,8 @@
-//! The scale of the loss, where gradients are in float16: small ones would vanish.
+//! Dynamic loss scaling for float16, whose small gradients would underflow.
 //!
 //! "Mixed Precision Training", ICLR 2018, section 3.2, with the rule of PyTorch's `GradScaler`: the
-//! scale is halved at each step whose gradients overflow, which moves no weight, and doubled after
-//! 2000 steps without one. All of it stays on the device; nothing waits for it.
+//! scale is halved at each step whose gradients overflow, which is skipped, and doubled after 2000
+//! steps without overflow. The state stays on the device; nothing waits for it.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
@@ -10,48 +10,37 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint::LossScaleState;
 use crate::nn::native;
 
-const FIRST: f64 = 65536.0;
+const INITIAL_SCALE: f64 = 65536.0;
 const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
 const GROWTH_INTERVAL: i64 = 2000;
 
-/// The scale at work.
+/// The loss scale and its state.
 #[derive(Debug)]
 pub struct LossScale {
-    /// `[1]`, float.
+    /// float `[1]`.
     scale: Tensor,
-    /// Steps since it changed: `[1]`, int.
+    /// Steps since the last change: int `[1]`.
     steps: Tensor,
 }
 
 impl LossScale {
-    /// As a run starts with it.
-    ///
-    /// # Errors
-    /// What libtorch says.
     pub fn new(device: Device) -> Result<Self> {
         let state = LossScaleState {
-            scale: FIRST,
+            scale: INITIAL_SCALE,
             steps: 0,
         };
-        Self::of(state, device)
+        Self::from_state(state, device)
     }
 
-    /// As a checkpoint kept it.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn of(state: LossScaleState, device: Device) -> Result<Self> {
+    pub fn from_state(state: LossScaleState, device: Device) -> Result<Self> {
         Ok(Self {
             scale: Tensor::f_full([1], state.scale, (Kind::Float, device))?,
             steps: Tensor::f_full([1], state.steps, (Kind::Int, device))?,
         })
     }
 
-    /// Where it stands. Waits for the device.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// Waits for the device.
     pub fn state(&self) -> Result<LossScaleState> {
         Ok(LossScaleState {
             scale: self.scale.f_double_value(&[0])?,
@@ -59,19 +48,13 @@ impl LossScale {
         })
     }
 
-    /// The loss, scaled: its gradients are to be given to [`LossScale::unscale`].
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// The scaled loss, whose gradients [`LossScale::unscale`] takes.
     pub fn scaled(&self, loss: &Tensor) -> Result<Tensor> {
         Ok(loss.f_mul(&self.scale)?)
     }
 
-    /// Takes the scale out of the gradients, in place, and moves it by what was found: `[1]`, float,
-    /// 1 if any gradient is not finite and the step is to be left out, 0 otherwise.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// Divides the gradients by the scale, in place, and updates the scale. Returns the overflow
+    /// flag, float `[1]`: 1 if any gradient is not finite and the step must be skipped, else 0.
     pub fn unscale(&mut self, gradients: &[Tensor]) -> Result<Tensor> {
         tch::no_grad(|| {
             let overflow = self.scale.f_zeros_like()?;

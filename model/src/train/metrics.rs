@@ -1,4 +1,4 @@
-//! What the trainer says while it works. The sinks keep it, the command shows it.
+//! The metrics of training and validation: written by the sinks, shown by the command.
 
 use std::sync::Arc;
 
@@ -7,45 +7,41 @@ use serde::{Serialize, Serializer};
 
 use crate::checkpoint::Snapshot;
 
-/// One thing that the trainer has to say. As JSON, an object whose `kind` tells which.
+/// A metric. In JSON, an object with its variant in `kind`. The field names are JSON keys.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Metric {
-    /// A training step is done.
+    /// After a training step.
     Step(Step),
-    /// Some batches of a validation are done.
+    /// During a validation.
     Validating(Validating),
-    /// An epoch is done and validated.
+    /// After the validation of an epoch.
     Epoch(Table),
-    /// The run is done.
+    /// At the end of the run.
     Final(Table),
 }
 
 /// A training step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
-    /// The epoch that the step belongs to, from 0.
+    /// Counted from 0.
     pub epoch: u64,
-    /// Steps done since the start of the run, this one included.
+    /// Steps since the start of the run, this one included.
     pub step: u64,
-    /// The figures of the loss, every `log_every` steps: reading them waits for the device.
+    /// Every `log_every` steps: reading them waits for the device.
     #[serde(flatten)]
     pub losses: Option<Losses>,
-    /// The learning rate of the step.
     pub learning_rate: f64,
-    /// Images per second since the last step that was logged; each counts once, at all its
-    /// resolutions.
+    /// Since the last logged step. An image counts once, not once per resolution.
     pub images_per_second: f64,
-    /// Steps done in the epoch, this one included.
+    /// Steps in this epoch, this one included.
     #[serde(skip)]
     pub step_in_epoch: u64,
-    /// Steps of an epoch.
     #[serde(skip)]
     pub steps_per_epoch: u64,
-    /// Epochs of the run.
     #[serde(skip)]
     pub epochs: u64,
-    /// Images of the batch.
+    /// Images in the batch.
     #[serde(skip)]
     pub images: usize,
 }
@@ -53,42 +49,41 @@ pub struct Step {
 /// The terms of the loss; see [`crate::train::distillation`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Losses {
-    /// The whole.
+    /// Total loss.
     pub loss: f64,
-    /// By resolution.
+    /// For each resolution.
     #[serde(serialize_with = "by_resolution")]
     pub cross_entropy: Vec<(u32, f64)>,
-    /// Of the learned ensemble.
     pub ensemble_cross_entropy: f64,
-    /// Before its weight; absent without distillation.
+    /// Without its weight; absent without distillation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distillation: Option<f64>,
 }
 
-/// As an object whose keys are the resolutions.
+/// An object with the resolutions as keys.
 fn by_resolution<S: Serializer>(values: &[(u32, f64)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(values.iter().copied())
 }
 
-/// How far a validation has come.
+/// Progress of a validation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Validating {
-    /// The epoch that it follows, from 0.
+    /// The epoch before it, counted from 0.
     pub epoch: u64,
-    /// Batches done.
+    /// Batches so far.
     pub batches: u64,
-    /// Of so many.
+    /// Total batches.
     pub of: u64,
 }
 
-/// The result of a validation.
+/// The results of a validation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
-    /// The epoch that it follows, from 0.
+    /// The epoch before it, counted from 0.
     pub epoch: u64,
-    /// Steps done since the start of the run.
+    /// Steps since the start of the run.
     pub step: u64,
-    /// One row for each resolution, in the order of the recipe, then the ensemble's.
+    /// A row for each resolution, in the order of the recipe, then for the ensemble.
     pub rows: Vec<Row>,
     /// Validation images.
     pub images: u64,
@@ -96,22 +91,22 @@ pub struct Table {
     pub seconds: f64,
 }
 
-/// The figures of one resolution, or of the ensemble.
+/// The results of a resolution or of the ensemble.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// `None`: the ensemble.
     pub resolution: Option<u32>,
-    /// The resolution whose batch norms it ran with, its own as a rule. `None`: the ensemble.
+    /// The resolution whose batch norms it used, usually its own. `None`: the ensemble.
     pub batch_norm: Option<u32>,
-    /// Share of images whose class came first, in percent.
+    /// Accuracy in percent.
     pub top1: f64,
-    /// Share of images whose class was among the first five, in percent.
+    /// Accuracy in percent.
     pub top5: f64,
     /// Mean cross-entropy.
     pub loss: f64,
-    /// Multiply-adds of one image; for the ensemble those of all its members.
+    /// Multiply-adds of one image; for the ensemble the sum over its members.
     pub multiply_adds: u64,
-    /// Parameters that this row needs: the shared ones and its private ones.
+    /// Shared and private parameters.
     pub parameters: u64,
 }
 
@@ -119,14 +114,13 @@ impl Payload for Metric {
     const NAME: &'static str = "metrics";
 }
 
-/// A checkpoint on its way to the disk.
+/// A checkpoint to write.
 #[derive(Clone, Debug)]
 pub struct Checkpointed {
-    /// All of it.
     pub snapshot: Arc<Snapshot>,
-    /// Epochs finished, if it was taken at the end of one.
+    /// The number of finished epochs, if it is one at the end of an epoch.
     pub end_of_epoch: Option<u64>,
-    /// Whether its validation is the best so far.
+    /// Whether its validation is the best of the run so far.
     pub best: bool,
 }
 

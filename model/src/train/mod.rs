@@ -1,13 +1,13 @@
-//! Training: the nodes that train and measure a network, and what a step is made of.
+//! Training: the nodes that train and evaluate a network, and the parts of a training step.
 //!
-//! - [`trainer`]: the node `RsNet`, which trains. [`evaluate`]: the node `Evaluate`, which measures a
+//! - [`trainer`]: the node `RsNet`, which trains. [`evaluate`]: the node `Evaluate`, which evaluates a
 //!   checkpoint.
-//! - [`step`]: one training step, from images to moved weights. [`distillation`]: its loss.
-//!   [`optimizer`], [`schedule`], [`loss_scale`]: how the weights move.
+//! - [`step`]: one training step, from images to updated weights. [`distillation`]: its loss.
+//!   [`optimizer`], [`schedule`], [`loss_scale`]: the update.
 //! - [`validation`]: accuracy and loss at every resolution.
-//! - [`metrics`]: what the trainer reports. The sinks write it, the command shows it.
+//! - [`metrics`]: losses, accuracies and checkpoints for the sinks and the command.
 //! - [`trains`]: what the command asks of a node that trains. [`benchmark`]: the speed of its steps.
-//! - [`batches`]: the graph's batches as the floor below sees them, and their memory.
+//! - [`batches`]: the graph's batches as `nn::transfer::HostBatch`, and their memory.
 
 pub mod batches;
 pub mod benchmark;
@@ -39,8 +39,8 @@ fn check_threads(threads: Option<usize>, report: &mut Report) {
     }
 }
 
-/// How many of the machine's `cores` libtorch keeps busy: `threads` (default: all) on the CPU; on a GPU
-/// one, which launches its kernels.
+/// How many of the machine's `cores` libtorch keeps busy: `threads` (default: all) on the CPU; on a
+/// GPU one, which launches its kernels.
 fn cores_of(device: Device, threads: Option<usize>, cores: usize) -> usize {
     match device {
         Device::Cpu => threads.unwrap_or(cores),

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::checkpoint::LossScaleState;
-use crate::nn::fault::{self, Fault};
+use crate::nn::field_error::{self, FieldError};
 use crate::nn::native::{self, SgdGroup, SgdStep};
-use crate::nn::parameters::{Parameters, Role, list};
+use crate::nn::parameters::{Parameters, Role, join_problems};
 use crate::train::loss_scale::LossScale;
 
-/// How the weights are moved, as a recipe names it: `Sgd(lr: 0.1)`.
+/// The optimizer, as a recipe names it: `Sgd(lr: 0.1)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub enum Optimizer {
@@ -25,31 +25,31 @@ pub enum Optimizer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sgd {
-    /// The learning rate that the schedule starts from (after its warm-up).
+    /// The learning rate before the schedule's decay (after the warm-up); above 0.
     pub lr: f64,
-    /// What is kept of the last step's direction, at least 0 and below 1.
+    /// At least 0 and below 1.
     #[serde(default = "default_momentum")]
     pub momentum: f64,
-    /// Pulls trained values to zero; at least 0.
+    /// L2 penalty, added to the gradient; at least 0.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
-    /// Which values the weight decay pulls at: all of them (`Everything`), or convolution and
-    /// classifier weights only (`Weights`).
+    /// The parameters with weight decay: all of them (`Everything`), or the weights of convolutions
+    /// and the classifier only (`Weights`).
     #[serde(default)]
     pub weight_decay_on: WeightDecayOn,
-    /// Whether to look ahead along the momentum (Nesterov).
+    /// Nesterov momentum.
     #[serde(default)]
     pub nesterov: bool,
 }
 
-/// Which trained values the weight decay pulls to zero.
+/// The parameters with weight decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WeightDecayOn {
-    /// All: convolutions, classifier with its bias, batch norms (gamma and beta) and alpha, as
-    /// the reference implementation does.
+    /// All: convolutions, classifier with its bias, batch norms (gamma and beta) and alpha, as in
+    /// the reference implementation.
     #[default]
     Everything,
-    /// The weights of convolutions and classifier. Biases, batch norms and alpha go free.
+    /// The weights of convolutions and the classifier; not biases, batch norms and alpha.
     Weights,
 }
 
@@ -71,52 +71,55 @@ fn default_weight_decay() -> f64 {
 }
 
 impl Optimizer {
-    /// Every fault of its parameters; empty if there is none.
-    pub fn check(&self) -> Vec<Fault> {
+    /// The errors in its fields.
+    pub fn check(&self) -> Vec<FieldError> {
         let Optimizer::Sgd(sgd) = self;
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         if !(sgd.lr.is_finite() && sgd.lr > 0.0) {
-            faults.push(("lr", format!("`lr` is a number above 0, not {}", sgd.lr)));
+            errors.push(("lr", format!("`lr` must be above 0, not {}", sgd.lr)));
         }
         if !(0.0..1.0).contains(&sgd.momentum) {
-            faults.push((
+            errors.push((
                 "momentum",
-                format!("`momentum` is at least 0 and below 1, not {}", sgd.momentum),
+                format!(
+                    "`momentum` must be at least 0 and below 1, not {}",
+                    sgd.momentum
+                ),
             ));
         }
         if !(sgd.weight_decay.is_finite() && sgd.weight_decay >= 0.0) {
-            faults.push((
+            errors.push((
                 "weight_decay",
                 format!(
-                    "`weight_decay` is a number from 0, not {}",
+                    "`weight_decay` must be at least 0, not {}",
                     sgd.weight_decay
                 ),
             ));
         }
         if sgd.nesterov && sgd.momentum == 0.0 {
-            faults.push(("nesterov", "`nesterov` needs a momentum above 0".to_owned()));
+            errors.push(("nesterov", "`nesterov` needs a momentum above 0".to_owned()));
         }
-        faults
+        errors
     }
 
-    /// The learning rate that the schedule starts from.
+    /// The learning rate before the schedule's decay.
     pub fn lr(&self) -> f64 {
         let Optimizer::Sgd(sgd) = self;
         sgd.lr
     }
 
-    /// Starts it on the trainable parameters.
+    /// The optimizer of the trainable parameters, without momentum buffers.
     ///
     /// # Errors
-    /// The faults that [`Optimizer::check`] finds.
+    /// Those of [`Optimizer::check`].
     pub fn start(&self, parameters: &Parameters) -> Result<RunningOptimizer> {
-        fault::ensure_none(&self.check())?;
+        field_error::ensure_valid(&self.check())?;
         let Optimizer::Sgd(sgd) = self;
-        let slots = parameters.trainable().map(|parameter| Slot {
+        let states = parameters.trainable().map(|parameter| ParameterState {
             name: parameter.name.clone(),
             parameter: parameter.tensor.shallow_clone(),
-            decays: sgd.weight_decay_on.includes(parameter.role),
-            momentum: None,
+            weight_decay: sgd.weight_decay_on.includes(parameter.role),
+            momentum_buffer: None,
         });
         let compute = parameters.compute();
         let loss_scale = compute
@@ -125,102 +128,93 @@ impl Optimizer {
         Ok(RunningOptimizer {
             sgd: sgd.clone(),
             loss_scale: loss_scale.transpose()?,
-            slots: slots.collect(),
+            states: states.collect(),
         })
     }
 }
 
-/// An optimizer at work, with its momentum.
+/// An optimizer and its state.
 #[derive(Debug)]
 pub struct RunningOptimizer {
     sgd: Sgd,
-    slots: Vec<Slot>,
-    /// Where gradients are in float16.
+    states: Vec<ParameterState>,
+    /// With float16 gradients.
     loss_scale: Option<LossScale>,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct ParameterState {
     name: String,
     parameter: Tensor,
-    /// Whether the weight decay pulls at it.
-    decays: bool,
-    /// None before the first gradient.
-    momentum: Option<Tensor>,
+    weight_decay: bool,
+    /// `None` before the first gradient.
+    momentum_buffer: Option<Tensor>,
 }
 
 impl RunningOptimizer {
-    /// What is to be differentiated for [`RunningOptimizer::step`]: the loss, scaled where float16
-    /// needs it.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn objective(&self, loss: &Tensor) -> Result<Tensor> {
+    /// The loss to differentiate for [`RunningOptimizer::step`]: scaled with float16 gradients.
+    pub fn scale_loss(&self, loss: &Tensor) -> Result<Tensor> {
         match &self.loss_scale {
             None => Ok(loss.shallow_clone()),
             Some(loss_scale) => loss_scale.scaled(loss),
         }
     }
 
-    /// The scale of the loss, if it has one. Waits for the device.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// The loss scale; `None` if the loss is not scaled. Waits for the device.
     pub fn loss_scale(&self) -> Result<Option<LossScaleState>> {
         self.loss_scale.as_ref().map(LossScale::state).transpose()
     }
 
-    /// Goes on with the scale of a checkpoint, if the loss is scaled here.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn load_loss_scale(&mut self, state: LossScaleState) -> Result<()> {
-        if let (Some(loss_scale), Some(slot)) = (&mut self.loss_scale, self.slots.first()) {
-            *loss_scale = LossScale::of(state, slot.parameter.device())?;
+    /// Sets the loss scale to that of a checkpoint, if the loss is scaled.
+    pub fn load_loss_scale(&mut self, saved: LossScaleState) -> Result<()> {
+        if let (Some(loss_scale), Some(state)) = (&mut self.loss_scale, self.states.first()) {
+            *loss_scale = LossScale::from_state(saved, state.parameter.device())?;
         }
         Ok(())
     }
 
-    /// Moves every parameter by its gradient, at the learning rate `lr`. `gradients` is what
-    /// [`Parameters::gradients`] returned for the objective: one per trainable parameter, in order; an undefined
-    /// one leaves its parameter and its momentum alone. Their memory is free afterwards.
+    /// A step with the learning rate `lr`. `gradients` are those of [`Parameters::gradients`] for
+    /// the scaled loss: one per trainable parameter, in order. Parameters with an undefined
+    /// gradient are skipped. Takes the gradients, so that their memory is freed.
     ///
     /// # Errors
-    /// Not one gradient per parameter, or what libtorch says.
+    /// Not one gradient per parameter.
     pub fn step(&mut self, gradients: Vec<Tensor>, lr: f64) -> Result<()> {
         ensure!(
-            gradients.len() == self.slots.len(),
+            gradients.len() == self.states.len(),
             "{} parameters were given {} gradients",
-            self.slots.len(),
+            self.states.len(),
             gradients.len()
         );
         let scale = self.loss_scale.as_mut();
         let overflow = scale.map(|scale| scale.unscale(&gradients)).transpose()?;
         let sgd = &self.sgd;
-        let mut decaying = SgdGroup::default();
-        let mut others = SgdGroup::default();
-        for (slot, gradient) in self.slots.iter_mut().zip(&gradients) {
+        let mut with_decay = SgdGroup::default();
+        let mut without_decay = SgdGroup::default();
+        for (state, gradient) in self.states.iter_mut().zip(&gradients) {
             if !gradient.defined() {
                 continue;
             }
-            let group = if slot.decays {
-                &mut decaying
+            let group = if state.weight_decay {
+                &mut with_decay
             } else {
-                &mut others
+                &mut without_decay
             };
             if sgd.momentum != 0.0 {
-                // The first v is g, and so is momentum * 0 + g.
-                let momentum = match slot.momentum.take() {
-                    Some(momentum) => momentum,
-                    None => slot.parameter.f_zeros_like()?,
+                // v is g at the first step, which is momentum * 0 + g.
+                let buffer = match state.momentum_buffer.take() {
+                    Some(buffer) => buffer,
+                    None => state.parameter.f_zeros_like()?,
                 };
-                group.momenta.push(slot.momentum.insert(momentum));
+                group
+                    .momentum_buffers
+                    .push(state.momentum_buffer.insert(buffer));
             }
-            group.parameters.push(&slot.parameter);
+            group.parameters.push(&state.parameter);
             group.gradients.push(gradient);
         }
         tch::no_grad(|| {
-            for (group, weight_decay) in [(decaying, sgd.weight_decay), (others, 0.0)] {
+            for (group, weight_decay) in [(with_decay, sgd.weight_decay), (without_decay, 0.0)] {
                 let step = SgdStep {
                     lr,
                     momentum: sgd.momentum,
@@ -234,31 +228,31 @@ impl RunningOptimizer {
         })
     }
 
-    /// The momentum by the parameter's name; parameters that never had a gradient have none.
+    /// The momentum buffers by parameter name; parameters that never had a gradient have none.
     pub fn momentum(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.slots
+        self.states
             .iter()
-            .filter_map(|slot| Some((slot.name.as_str(), slot.momentum.as_ref()?)))
+            .filter_map(|state| Some((state.name.as_str(), state.momentum_buffer.as_ref()?)))
     }
 
-    /// Replaces all momentum, by the parameter's name, converting kind and device. Parameters
-    /// that are not given start without. Nothing is changed unless everything given fits.
+    /// Replaces all momentum buffers by those given, by parameter name, converting dtype and
+    /// device. On an error nothing is changed.
     ///
     /// # Errors
     /// All unknown and mis-shaped tensors, in one message.
     pub fn load_momentum(&mut self, tensors: Vec<(String, Tensor)>) -> Result<()> {
-        let mut given: Vec<Option<Tensor>> = self.slots.iter().map(|_| None).collect();
+        let mut given: Vec<Option<Tensor>> = self.states.iter().map(|_| None).collect();
         let mut problems = Vec::new();
         for (name, tensor) in tensors {
-            match self.slots.iter().position(|slot| slot.name == name) {
+            match self.states.iter().position(|state| state.name == name) {
                 None => problems.push(format!("{name:?} is not in the network")),
                 Some(position) => {
-                    let shape = self.slots[position].parameter.size();
+                    let shape = self.states[position].parameter.size();
                     if tensor.size() == shape {
                         given[position] = Some(tensor);
                     } else {
                         problems.push(format!(
-                            "{name:?} should have the shape {shape:?}, not {:?}",
+                            "{name:?} must have the shape {shape:?}, not {:?}",
                             tensor.size()
                         ));
                     }
@@ -268,22 +262,22 @@ impl RunningOptimizer {
         ensure!(
             problems.is_empty(),
             "the momentum does not fit the network: {}",
-            list(&problems)
+            join_problems(&problems)
         );
         let mut loaded = Vec::with_capacity(given.len());
-        for (slot, tensor) in self.slots.iter().zip(given) {
+        for (state, tensor) in self.states.iter().zip(given) {
             loaded.push(match tensor {
                 None => None,
                 Some(tensor) => Some(tch::no_grad(|| -> Result<Tensor> {
-                    // As the parameter lies in memory, so that steps pair elements in one pass.
-                    let mut own = slot.parameter.f_empty_like()?;
+                    // With the strides of the parameter, as `fused_sgd` requires.
+                    let mut own = state.parameter.f_empty_like()?;
                     own.f_copy_(&tensor)?;
                     Ok(own)
                 })?),
             });
         }
-        for (slot, momentum) in self.slots.iter_mut().zip(loaded) {
-            slot.momentum = momentum;
+        for (state, momentum) in self.states.iter_mut().zip(loaded) {
+            state.momentum_buffer = momentum;
         }
         Ok(())
     }

@@ -9,18 +9,19 @@ use crate::nn::rs_net::RsNet;
 use crate::train::distillation::{self, Distill, Loss};
 use crate::train::optimizer::RunningOptimizer;
 
-/// A way of doing a step: [`training_step`] or [`recomputing_training_step`].
+/// [`training_step`] or [`recomputing_training_step`].
 pub type StepFunction =
     fn(&RsNet, &mut RunningOptimizer, &[Tensor], &Tensor, Distill, f64) -> Result<Loss>;
 
-/// Forward at every resolution, the loss, backward, the optimizer, the bases of quantizers. `images` holds
-/// `[batch, 3, s, s]` for each resolution in the network's order, `labels` are `[batch]`, int64.
+/// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
+/// bases. `images` has `[batch, 3, s, s]` for each resolution in the network's order; `labels` are
+/// int64 `[batch]`.
 ///
-/// Reads nothing back from the device. The backward pass goes from the last resolution to the first,
-/// and frees the activations of each on its way.
+/// Reads nothing back from the device. The backward pass goes from the last resolution to the first
+/// and frees the activations of each.
 ///
 /// # Errors
-/// Shapes that do not fit, or what libtorch says.
+/// Shapes that do not match; out of memory.
 pub fn training_step(
     net: &RsNet,
     optimizer: &mut RunningOptimizer,
@@ -36,17 +37,17 @@ pub fn training_step(
         .collect::<Result<Vec<_>>>()?;
     let ensemble = net.ensemble(&logits)?;
     let loss = distillation::loss(&logits, &ensemble, labels, distill)?;
-    let objective = optimizer.objective(&loss.total)?;
-    let gradients = net.parameters().gradients(&objective)?;
+    let scaled_loss = optimizer.scale_loss(&loss.total)?;
+    let gradients = net.parameters().gradients(&scaled_loss)?;
     optimizer.step(gradients, lr)?;
-    pass.move_bases()?;
+    pass.update_bases()?;
     Ok(loss)
 }
 
-/// The same with the activations of one resolution in memory at a time. All but the first are run
-/// twice: once for their logits, which the losses of the others need, and once more for their
-/// gradients. Running statistics move once, as they do in [`training_step`], and the gradients are
-/// the same but for rounding.
+/// The same with the activations of one resolution at a time in memory (activation recomputation).
+/// All resolutions but the first are run twice: once for their logits, which the losses of the
+/// others need, and again for their gradients. Running statistics are updated once, as in
+/// [`training_step`], and the gradients are equal except for rounding.
 ///
 /// # Errors
 /// As [`training_step`].
@@ -58,41 +59,42 @@ pub fn recomputing_training_step(
     distill: Distill,
     lr: f64,
 ) -> Result<Loss> {
-    // With statistics of the batch, as in training, none of which is kept.
-    let mut rehearsal = net.pass(Mode::Calibrate { share: 0.0 })?;
+    // Uses the batch's statistics, as training does, and leaves the running statistics as they are.
+    let mut first_run = net.pass(Mode::Calibrate { share: 0.0 })?;
     let mut pass = net.pass(Mode::Train)?;
     let mut leaves = Vec::with_capacity(images.len());
-    let mut first = None;
+    let mut first_logits = None;
     for (position, images) in images.iter().enumerate().rev() {
         let logits = match position {
             0 => pass.logits(images, position)?,
-            _ => rehearsal.logits(images, position)?,
+            _ => first_run.logits(images, position)?,
         };
         leaves.insert(0, logits.f_detach()?.f_set_requires_grad(true)?);
-        first = Some(logits);
+        first_logits = Some(logits);
     }
-    drop(rehearsal);
+    drop(first_run);
 
     let ensemble = net.ensemble(&leaves)?;
     let loss = distillation::loss(&leaves, &ensemble, labels, distill)?;
-    let objective = optimizer.objective(&loss.total)?;
+    let scaled_loss = optimizer.scale_loss(&loss.total)?;
     let alpha = net.alpha();
     let sources: Vec<&Tensor> = leaves.iter().chain([alpha]).collect();
-    let mut of_logits = Tensor::f_run_backward(&[&objective], &sources, false, false)
+    let mut logits_gradients = Tensor::f_run_backward(&[&scaled_loss], &sources, false, false)
         .context("the backward pass of the loss failed")?;
-    let of_alpha = of_logits.pop().context("alpha has no gradient")?;
+    let alpha_gradient = logits_gradients.pop().context("alpha has no gradient")?;
 
     let mut sum: Option<Vec<Tensor>> = None;
     let last = images.len().saturating_sub(1);
-    for (position, (images, gradient)) in images.iter().zip(&of_logits).enumerate() {
-        let logits = match first.take() {
+    for (position, (images, gradient)) in images.iter().zip(&logits_gradients).enumerate() {
+        let logits = match first_logits.take() {
             Some(logits) => logits,
             None => pass.logits(images, position)?,
         };
-        let objective = logits.f_mul(gradient)?.f_sum(None)?;
-        // What resolutions share of the graph, the quantized weights, is needed by the next one.
-        let keep = position < last && net.network().is_quantized();
-        let gradients = net.parameters().gradients_of(&objective, keep)?;
+        // The gradient of sum(logits * g) is the backward pass from the logits with the gradient g.
+        let product = logits.f_mul(gradient)?.f_sum(None)?;
+        // All resolutions share the graph of the quantized weights; the next one needs it.
+        let retain_graph = position < last && net.network().is_quantized();
+        let gradients = net.parameters().gradients_of(&product, retain_graph)?;
         sum = Some(match sum {
             None => gradients,
             Some(sum) => add(sum, gradients)?,
@@ -101,15 +103,15 @@ pub fn recomputing_training_step(
     let mut gradients = sum.context("a step needs images")?;
     for (parameter, gradient) in net.parameters().trainable().zip(&mut gradients) {
         if parameter.role == Role::Alpha {
-            *gradient = of_alpha.shallow_clone();
+            *gradient = alpha_gradient.shallow_clone();
         }
     }
     optimizer.step(gradients, lr)?;
-    pass.move_bases()?;
+    pass.update_bases()?;
     Ok(loss)
 }
 
-/// Sums of gradients, any of which may be undefined.
+/// The elementwise sums; either gradient may be undefined.
 fn add(sums: Vec<Tensor>, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
     tch::no_grad(|| {
         let pairs = sums.into_iter().zip(gradients);

@@ -1,4 +1,4 @@
-//! Measuring a network: top-1, top-5 and loss at every resolution, and of the ensemble.
+//! Validation: top-1, top-5 and loss of every resolution and of the ensemble.
 
 use anyhow::Result;
 use rsflow_graph::Batch;
@@ -9,11 +9,11 @@ use crate::nn::rs_net::RsNet;
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::metrics::Row;
 
-/// Sums over the batches seen so far. They stay on the device until the end.
+/// Sums over the batches so far. They stay on the device until [`Validation::rows`].
 pub struct Validation {
-    /// The positions of the resolutions that the ensemble is made of.
+    /// Indices of the resolutions in the ensemble.
     members: Vec<usize>,
-    /// One for each resolution, then the ensemble's if it has members.
+    /// For each resolution, then for the ensemble if it has members.
     sums: Vec<Sums>,
     images: u64,
 }
@@ -25,11 +25,8 @@ struct Sums {
 }
 
 impl Validation {
-    /// Nothing is measured yet. `members`: the positions of the resolutions that the ensemble is
-    /// made of; there is none of less than two.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// `members`: the indices of the resolutions in the ensemble; with fewer than two there is
+    /// none.
     pub fn new(net: &RsNet, mut members: Vec<usize>) -> Result<Self> {
         if members.len() < 2 {
             members.clear();
@@ -53,10 +50,10 @@ impl Validation {
         })
     }
 
-    /// Measures one more batch.
+    /// Adds a batch.
     ///
     /// # Errors
-    /// A batch that does not fit the network; what libtorch says.
+    /// As [`DeviceTransfer::batch`].
     pub fn add(&mut self, net: &RsNet, transfer: &DeviceTransfer, batch: &Batch) -> Result<()> {
         let (images, labels) = transfer.batch(batch, net.classes())?;
         let mut pass = net.pass(Mode::Evaluate)?;
@@ -74,15 +71,13 @@ impl Validation {
         Ok(())
     }
 
-    /// Images measured so far.
+    /// Images so far.
     pub fn images(&self) -> u64 {
         self.images
     }
 
-    /// One row for each resolution, in the network's order, then the ensemble's.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// A row for each resolution, in the network's order, then for the ensemble. Waits for the
+    /// device.
     pub fn rows(&self, net: &RsNet) -> Result<Vec<Row>> {
         let summary = net.summary();
         let images = self.images.max(1) as f64;
@@ -96,13 +91,13 @@ impl Validation {
                     let costs = members.filter_map(|&member| summary.resolutions.get(member));
                     (
                         costs.map(|cost| cost.multiply_adds).sum(),
-                        summary.of_ensemble(&self.members),
+                        summary.ensemble_parameters(&self.members),
                     )
                 }
             };
             rows.push(Row {
                 resolution: cost.map(|cost| cost.resolution),
-                batch_norm: net.norms().get(position).copied(),
+                batch_norm: net.batch_norms().get(position).copied(),
                 top1: 100.0 * sums.top1.f_double_value(&[])? / images,
                 top5: 100.0 * sums.top5.f_double_value(&[])? / images,
                 loss: sums.loss.f_double_value(&[])? / images,

@@ -22,7 +22,7 @@ use rsflow_graph::{
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::nn::compute::Compute;
 use rsflow_model::nn::networks::{Network, ResNet};
-use rsflow_model::nn::parameters::Start;
+use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::rs_net::RsNet;
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use rsflow_model::train::metrics::{Checkpointed, Losses, Metric, Row, Step, Table};
@@ -89,7 +89,7 @@ fn snapshot_with(epoch: u64, step: u64, best: Option<Best>) -> Snapshot {
         2,
         &[32],
         Compute::cpu(tch::Kind::Float),
-        Start::Zero,
+        WeightInit::Zeros,
     )
     .unwrap();
     let classes = vec!["cat".to_owned(), "dog".to_owned()];
@@ -208,12 +208,6 @@ fn a_full_disk_leaves_what_was_there() {
         &format!("{error:#}"),
         &["b/checkpoints/last.safetensors", "restore it"],
     );
-}
-
-fn expect_all(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in {text:?}");
-    }
 }
 
 #[test]

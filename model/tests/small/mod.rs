@@ -5,7 +5,7 @@
 
 use rsflow_model::nn::compute::Compute;
 use rsflow_model::nn::networks::{Network, ResNet};
-use rsflow_model::nn::parameters::{Parameters, Start};
+use rsflow_model::nn::parameters::{Parameters, WeightInit};
 use rsflow_model::nn::rs_net::RsNet;
 use rsflow_model::train::optimizer::{Sgd, WeightDecayOn};
 use tch::{Kind, Tensor};
@@ -15,7 +15,7 @@ pub fn resnet(depth: u32, width: u32) -> Network {
 }
 
 /// A network small enough for tests.
-pub fn small(sizes: &[u32], start: Start) -> RsNet {
+pub fn small(sizes: &[u32], start: WeightInit) -> RsNet {
     RsNet::new(&resnet(18, 4), 3, sizes, Compute::cpu(Kind::Float), start).unwrap()
 }
 

@@ -1,5 +1,5 @@
-//! The two formats of `torch.save`: a zip archive, and that of PyTorch before 1.6, in which pickles
-//! and the tensors' bytes stand one behind the other.
+//! The two file formats of `torch.save`: a zip archive, and the legacy format (PyTorch before 1.6),
+//! a sequence of pickles followed by the data of the tensors.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,14 +11,14 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Kind, Tensor};
 use zip::ZipArchive;
 
-use super::pickle::{Described, MAX_BYTES, Pickle, Value};
+use super::pickle::{MAX_BYTES, Pickle, TensorRef, Value};
 
-/// What the older format begins with, as a pickled number.
+/// The magic number of the legacy format, pickled.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
-/// The version of the older format, the only one that there was.
+/// The only protocol version of the legacy format.
 const VERSION: i128 = 1001;
 
-/// A file that `torch.save` wrote. The bytes of tensors are read when asked for.
+/// A file of `torch.save`. The data of tensors is read on demand.
 #[derive(Debug)]
 pub struct Pth {
     pickle: Pickle,
@@ -28,8 +28,8 @@ pub struct Pth {
 #[derive(Debug)]
 struct Storages {
     source: Source,
-    /// Those that were read.
-    read: HashMap<String, Tensor>,
+    /// By key.
+    loaded: HashMap<String, Tensor>,
 }
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ enum Source {
         archive: Box<ZipArchive<BufReader<File>>>,
         folder: String,
     },
-    /// Where each storage begins.
+    /// The offset of each storage in the file, by key.
     Legacy {
         file: File,
         positions: HashMap<String, u64>,
@@ -47,12 +47,12 @@ enum Source {
 }
 
 impl Pth {
-    /// Opens it and reads its pickle. All storages are there then, with the sizes that the pickle
-    /// tells, and together they are not larger than the file.
+    /// Reads the pickle. Checks that all storages exist with the sizes in the pickle, and that
+    /// their total size is not above that of the file.
     ///
     /// # Errors
-    /// The file cannot be read, is truncated or damaged, is none of PyTorch's, or its pickle holds
-    /// something else than tensors and plain values.
+    /// The file cannot be read, is truncated or damaged, is not a file of `torch.save`, or its
+    /// pickle has other values than tensors, containers, strings and numbers.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
         ensure!(file.metadata()?.is_file(), "it is not a file");
@@ -68,54 +68,57 @@ impl Pth {
         }
     }
 
-    /// What the file holds, and the bytes of its tensors.
-    pub(super) fn parts(&mut self) -> (Value<'_>, Tensors<'_>) {
+    /// The unpickled value, and the data of its tensors.
+    pub(super) fn contents(&mut self) -> (Value<'_>, Tensors<'_>) {
         (self.pickle.root(), Tensors(&mut self.storages))
     }
 }
 
-/// The bytes of a file's tensors.
+/// The data of a file's tensors.
 pub(super) struct Tensors<'a>(&'a mut Storages);
 
 impl Tensors<'_> {
-    /// The tensor, which shares its memory with others of the same storage.
+    /// The tensor. Tensors of one storage share memory.
     ///
     /// # Errors
-    /// What the file system says; the bytes are damaged.
-    pub fn get(&mut self, tensor: Described) -> Result<Tensor> {
-        let storage = self.0.get(tensor.key, tensor.kind, tensor.elements)?;
+    /// An I/O error; a checksum that does not match.
+    pub fn get(&mut self, tensor: TensorRef) -> Result<Tensor> {
+        let storage = self.0.get(tensor.key, tensor.dtype, tensor.numel)?;
         Ok(storage.f_as_strided(tensor.shape, tensor.strides, tensor.offset)?)
     }
 }
 
 impl Storages {
-    fn get(&mut self, key: &str, kind: Kind, elements: u64) -> Result<&Tensor> {
-        if !self.read.contains_key(key) {
-            let length = bytes_of(kind, elements).context("it is too large")?;
+    fn get(&mut self, key: &str, dtype: Kind, numel: u64) -> Result<&Tensor> {
+        if !self.loaded.contains_key(key) {
+            let length = byte_length(dtype, numel).context("it is too large")?;
             let bytes = self
                 .source
                 .read(key, length)
                 .with_context(|| format!("cannot read the storage {key:?}"))?;
-            // An archive's list and its entries may disagree, and libtorch takes what it is told.
+            // The sizes in an archive's directory and its entries may differ, and libtorch does not
+            // check.
             ensure!(
                 bytes.len() as u64 == length,
                 "the storage {key:?} has {} bytes, not {length}",
                 bytes.len()
             );
-            let tensor = Tensor::f_from_data_size(&bytes, &[elements.try_into()?], kind)?;
-            self.read.insert(key.to_owned(), tensor);
+            let tensor = Tensor::f_from_data_size(&bytes, &[numel.try_into()?], dtype)?;
+            self.loaded.insert(key.to_owned(), tensor);
         }
-        self.read.get(key).context("it was not read")
+        self.loaded.get(key).context("it was not loaded")
     }
 }
 
 impl Source {
     fn read(&mut self, key: &str, length: u64) -> Result<Vec<u8>> {
         match self {
-            // The archive's checksum is compared on the way.
-            Source::Zip { archive, folder } => entry(archive, &storage_entry(folder, key), length),
+            // Checks the CRC-32 of the archive.
+            Source::Zip { archive, folder } => {
+                read_entry(archive, &storage_entry(folder, key), length)
+            }
             Source::Legacy { file, positions } => {
-                let position = positions.get(key).context("it is not there")?;
+                let position = positions.get(key).context("it is missing")?;
                 let mut bytes = vec![0; usize::try_from(length)?];
                 file.read_exact_at(&mut bytes, *position)?;
                 Ok(bytes)
@@ -124,25 +127,25 @@ impl Source {
     }
 }
 
-fn bytes_of(kind: Kind, elements: u64) -> Option<u64> {
-    elements.checked_mul(kind.elt_size_in_bytes() as u64)
+fn byte_length(dtype: Kind, numel: u64) -> Option<u64> {
+    numel.checked_mul(dtype.elt_size_in_bytes() as u64)
 }
 
 fn storage_entry(folder: &str, key: &str) -> String {
     format!("{folder}/data/{key}")
 }
 
-/// All bytes of an entry, which must not have more than `most`.
-fn entry(archive: &mut ZipArchive<BufReader<File>>, name: &str, most: u64) -> Result<Vec<u8>> {
+/// All bytes of an entry, at most `max` of them.
+fn read_entry(archive: &mut ZipArchive<BufReader<File>>, name: &str, max: u64) -> Result<Vec<u8>> {
     let entry = archive.by_name(name)?;
     ensure!(
-        entry.size() <= most,
-        "{name} has {} bytes, more than {most}",
+        entry.size() <= max,
+        "{name} has {} bytes, more than {max}",
         entry.size()
     );
     let mut bytes = Vec::new();
-    // To its very end, where the checksum is compared.
-    entry.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    // One more than expected: the checksum is compared at the end of the entry.
+    entry.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -154,29 +157,30 @@ fn open_zip(file: File) -> Result<Pth> {
         let folder = name.strip_suffix("/data.pkl")?;
         (!folder.contains('/')).then(|| folder.to_owned())
     });
-    let folder = folder.context("it is a zip archive, but no PyTorch checkpoint: no data.pkl")?;
+    let folder =
+        folder.context("it is a zip archive, but not a PyTorch checkpoint: it has no data.pkl")?;
     let order = format!("{folder}/byteorder");
     if archive.index_for_name(&order).is_some() {
-        let order = entry(&mut archive, &order, 16)?;
+        let order = read_entry(&mut archive, &order, 16)?;
         ensure!(
             order == b"little",
-            "its numbers are in {:?} byte order; only little-endian files are read",
+            "its byte order is {:?}; only little-endian files are supported",
             String::from_utf8_lossy(&order)
         );
     }
-    let bytes = entry(&mut archive, &format!("{folder}/data.pkl"), MAX_BYTES)?;
+    let bytes = read_entry(&mut archive, &format!("{folder}/data.pkl"), MAX_BYTES)?;
     let (pickle, _) = Pickle::read(&bytes)?;
     let mut sum = 0_u64;
-    for (key, (kind, elements)) in pickle.storages()? {
-        let there = archive
+    for (key, (dtype, numel)) in pickle.storages()? {
+        let size = archive
             .by_name(&storage_entry(&folder, key))
             .with_context(|| format!("the storage {key:?} cannot be read"))?
             .size();
         ensure!(
-            bytes_of(kind, elements) == Some(there),
-            "the storage {key:?} has {there} bytes, which are not {elements} elements of kind {kind:?}"
+            byte_length(dtype, numel) == Some(size),
+            "the storage {key:?} has {size} bytes, not {numel} elements of dtype {dtype:?}"
         );
-        sum = sum.saturating_add(there);
+        sum = sum.saturating_add(size);
     }
     ensure!(
         sum <= length,
@@ -204,50 +208,50 @@ fn open_legacy(file: File) -> Result<Pth> {
     let version = next("its version")?.root().int();
     ensure!(
         version == Some(VERSION),
-        "it has the version {version:?}, which is not known"
+        "it has the unknown version {version:?}"
     );
-    let system = next("what it says of its system")?;
+    let system = next("its system information")?;
     ensure!(
         system.root().get("little_endian").and_then(Value::bool) == Some(true),
-        "its numbers are not little-endian; only such files are read"
+        "its byte order is not little-endian; only little-endian files are supported"
     );
     let pickle = next("its values")?;
     let keys = next("the list of its storages")?;
     let mut position = (bytes.len() - rest.len()) as u64;
 
-    // Each storage is its number of elements and then those.
+    // A storage is its number of elements, u64, then the elements.
     let mut known = pickle.storages()?;
     let mut positions = HashMap::new();
     for key in keys.root().items().context("it has no list of storages")? {
         let key = key.text().context("a storage has no name")?;
-        let (kind, elements) = known
+        let (dtype, numel) = known
             .remove(key)
-            .with_context(|| format!("storage {key:?} is listed twice or belongs to no tensor"))?;
+            .with_context(|| format!("the storage {key:?} is listed twice or has no tensor"))?;
         let mut count = [0; 8];
         file.read_exact_at(&mut count, position)
             .with_context(|| format!("the file is truncated before the storage {key:?}"))?;
         ensure!(
-            u64::from_le_bytes(count) == elements,
-            "the storage {key:?} has {} elements, not {elements}",
+            u64::from_le_bytes(count) == numel,
+            "the storage {key:?} has {} elements, not {numel}",
             u64::from_le_bytes(count)
         );
         position += 8;
         positions.insert(key.to_owned(), position);
-        let end = bytes_of(kind, elements).and_then(|bytes| bytes.checked_add(position));
+        let end = byte_length(dtype, numel).and_then(|bytes| bytes.checked_add(position));
         position = end.filter(|&end| end <= length).with_context(|| {
-            format!("the file is truncated within the storage {key:?} of {elements} elements")
+            format!("the file is truncated within the storage {key:?} of {numel} elements")
         })?;
     }
     if let Some(key) = known.keys().next() {
-        bail!("the storage {key:?} is not there");
+        bail!("the storage {key:?} is missing");
     }
     Ok(Pth::new(pickle, Source::Legacy { file, positions }))
 }
 
 impl Pth {
     fn new(pickle: Pickle, source: Source) -> Self {
-        let read = HashMap::new();
-        let storages = Storages { source, read };
+        let loaded = HashMap::new();
+        let storages = Storages { source, loaded };
         Pth { pickle, storages }
     }
 }

@@ -1,4 +1,4 @@
-//! A checkpoint of ours to tensors that PyTorch loads.
+//! A checkpoint as a safetensors file for PyTorch.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -14,22 +14,24 @@ use crate::checkpoint::Checkpoint;
 use crate::nn::compute::Compute;
 use rsflow_graph::whole_file;
 
-/// Writes the network of a checkpoint as a safetensors file under the reference implementation's
-/// names, each with `prefix` before it: what its `load_state_dict` takes. A batch norm that the
-/// resolutions share is written for each of them; one that was only calibrated is left out. The
-/// file is complete or absent. Returns how many tensors it has.
+/// Writes the network of a checkpoint as a safetensors file in float32, under the reference
+/// implementation's names prefixed with `prefix`, for its `load_state_dict`. Shared batch norms are
+/// written once for each resolution; calibrated ones are not written. The file is complete or
+/// absent. Returns the number of tensors.
 ///
 /// # Errors
-/// As [`Checkpoint::network_with`]; what the file system says, with the path.
+/// As [`Checkpoint::network_with`]; an I/O error, with the path.
 pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usize> {
     let metadata = checkpoint.metadata();
-    let sizes = &metadata.resolutions;
-    let source = |norm| metadata.norm_for(norm);
-    let net = checkpoint.network_with(sizes, sizes, Compute::cpu(Kind::Float), source)?;
+    let resolutions = &metadata.resolutions;
+    let source = |resolution| metadata.batch_norm_for(resolution);
+    let compute = Compute::cpu(Kind::Float);
+    let net = checkpoint.network_with(resolutions, resolutions, compute, source)?;
     let mut tensors = Vec::new();
     for parameter in net.parameters().iter() {
-        let name = reference_name(net.network(), &parameter.name, parameter.resolution, sizes);
-        let name = name.with_context(|| format!("{:?} has no name there", parameter.name))?;
+        let ours = &parameter.name;
+        let name = reference_name(net.network(), ours, parameter.resolution, resolutions);
+        let name = name.with_context(|| format!("{ours:?} has no name in the reference"))?;
         let bytes = bytes(&parameter.tensor)?;
         tensors.push((format!("{prefix}{name}"), parameter.tensor.size(), bytes));
     }
@@ -38,15 +40,15 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
         let shape = shape.iter().map(|&size| size as usize).collect();
         views.push((name, TensorView::new(Dtype::F32, shape, bytes)?));
     }
-    // The mark of files that PyTorch wrote, which some of its readers want to see.
-    let mark = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let content = serialize(views, Some(mark))?;
+    // The metadata of files that PyTorch writes, which some readers require.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let content = serialize(views, Some(metadata))?;
     whole_file::write(path, |mut file| Ok(file.write_all(&content)?))
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(tensors.len())
 }
 
-/// The elements of a tensor in single precision.
+/// The elements of a float32 tensor.
 fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = vec![0; tensor.numel() * size_of::<f32>()];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;

@@ -1,10 +1,10 @@
-//! The way in from PyTorch and back: checkpoints of the reference implementation, and weights of
-//! networks with one resolution.
+//! Import from and export to PyTorch: checkpoints of the reference implementation, and weights of
+//! torchvision's networks.
 //!
-//! - `pickle`: what a pickle says, without executing any of it; its stack machine in `machine`.
-//! - `container`: the two formats of `torch.save` around it, and the tensors' bytes.
-//! - [`names`]: what the reference implementation calls our tensors.
-//! - `import`, `export`: a file of theirs to a checkpoint of ours, and back.
+//! - `pickle`: parses a pickle without executing it; `machine` is its stack machine.
+//! - `container`: the two file formats of `torch.save`: pickles and the data of tensors.
+//! - [`names`]: the reference implementation's names of our tensors.
+//! - `import`, `export`: a `.pth` file to a checkpoint; a checkpoint to tensors for PyTorch.
 
 mod container;
 mod export;

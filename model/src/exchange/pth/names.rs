@@ -1,17 +1,17 @@
-//! What the reference implementation calls our tensors.
+//! The reference implementation's and torchvision's names of our tensors.
 
 use crate::nn::networks::Network;
 use crate::nn::rs_net::ALPHA;
 
-/// The reference implementation's name of our tensor `name`. Batch norms are counted there, not
-/// named by their resolution: `bn1.224.weight` is `bn1.bn_0.weight` where 224 is the first of
-/// `sizes`. What is shared is wrapped: `conv1.weight` is `conv1.module.weight`. `None` if the
-/// tensor is private to a `resolution` that is not among `sizes`.
+/// The reference implementation's name of the tensor `name`. Its batch norms are numbered by the
+/// position of their resolution: `bn1.224.weight` is `bn1.bn_0.weight` if 224 is the first of
+/// `resolutions`. Shared layers are wrapped: `conv1.weight` is `conv1.module.weight`. `None` if the
+/// tensor is private to a `resolution` that is not among `resolutions`.
 pub fn reference_name(
     network: &Network,
     name: &str,
     resolution: Option<u32>,
-    sizes: &[u32],
+    resolutions: &[u32],
 ) -> Option<String> {
     if name == ALPHA {
         return Some(name.to_owned());
@@ -20,16 +20,15 @@ pub fn reference_name(
     let (path, wrapper) = match resolution {
         None => (path, "module".to_owned()),
         Some(resolution) => {
-            let position = sizes.iter().position(|&size| size == resolution)?;
+            let position = resolutions.iter().position(|&r| r == resolution)?;
             (path.rsplit_once('.')?.0, format!("bn_{position}"))
         }
     };
     Some(format!("{}.{wrapper}.{part}", network.reference_path(path)))
 }
 
-/// The name that our tensor has in a network with one resolution, torchvision's: `bn1.224.weight`
-/// is `bn1.weight`. `None` for the ensemble's weights, which it does not have.
-pub fn single_name(name: &str, resolution: Option<u32>) -> Option<String> {
+/// torchvision's name of the tensor `name`: `bn1.224.weight` is `bn1.weight`. `None` for alpha.
+pub fn torchvision_name(name: &str, resolution: Option<u32>) -> Option<String> {
     if name == ALPHA {
         return None;
     }

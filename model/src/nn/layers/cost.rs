@@ -1,62 +1,64 @@
-//! What layers cost and need, counted without a tensor.
+//! Costs and size limits of a list of layers, counted without allocating a tensor.
 
 use super::Layer;
 
 /// Bits of a value that is not quantized.
 const FULL_PRECISION: u64 = 32;
 
-/// The operations of one image.
+/// The cost of a forward pass of one image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Operations {
     /// Multiply-adds of convolutions and classifier, as papers count them.
     pub multiply_adds: u64,
-    /// Each multiply-add times the bits of its weight times the bits of its activation, 32 for what
-    /// is not quantized: 1,024 of them are one multiply-add in full precision.
-    pub bits: u64,
+    /// Bit operations: each multiply-add times the bits of its weight times the bits of its
+    /// activation (32 if not quantized). One multiply-add in full precision is 1,024 of them.
+    pub bit_operations: u64,
 }
 
 impl Operations {
     fn add(&mut self, other: Operations) {
         self.multiply_adds += other.multiply_adds;
-        self.bits += other.bits;
+        self.bit_operations += other.bit_operations;
     }
 
     fn of(multiply_adds: i64, weight_bits: Option<u32>, activation_bits: u64) -> Self {
         let multiply_adds = multiply_adds.unsigned_abs();
         Operations {
             multiply_adds,
-            bits: multiply_adds * weight_bits.map_or(FULL_PRECISION, u64::from) * activation_bits,
+            bit_operations: multiply_adds
+                * weight_bits.map_or(FULL_PRECISION, u64::from)
+                * activation_bits,
         }
     }
 }
 
-/// The operations of one image of `resolution` x `resolution` pixels.
+/// The cost of a forward pass of one image of `resolution` x `resolution` pixels.
 pub fn operations(layers: &[Layer], resolution: u32) -> Operations {
-    let image = Map {
+    let image = FeatureMap {
         side: i64::from(resolution),
         bits: FULL_PRECISION,
     };
     count(layers, image).1
 }
 
-/// What flows between layers.
+/// A square feature map between two layers.
 #[derive(Clone, Copy)]
-struct Map {
+struct FeatureMap {
     side: i64,
-    /// Of each value.
+    /// Bits of a value.
     bits: u64,
 }
 
-/// What comes out of the layers, and the operations that it takes.
-fn count(layers: &[Layer], mut map: Map) -> (Map, Operations) {
+/// The output of the layers, and their cost.
+fn count(layers: &[Layer], mut map: FeatureMap) -> (FeatureMap, Operations) {
     let mut sum = Operations::default();
     for layer in layers {
-        // What most layers compute is not at levels.
+        // Only a quantizer's output is quantized, and layers that copy values keep it so.
         let bits = std::mem::replace(&mut map.bits, FULL_PRECISION);
         match layer {
             Layer::Conv(c) => {
                 map.side = c.padding.output(map.side, c.kernel, c.stride);
-                let products = c.output * (c.input / c.groups) * c.kernel * c.kernel;
+                let products = c.out_channels * (c.in_channels / c.groups) * c.kernel * c.kernel;
                 sum.add(Operations::of(map.side * map.side * products, c.bits, bits));
             }
             Layer::MaxPool {
@@ -67,29 +69,31 @@ fn count(layers: &[Layer], mut map: Map) -> (Map, Operations) {
                 map.side = padding.output(map.side, *kernel, *stride);
                 map.bits = bits;
             }
-            Layer::AveragePool { side } => map.side = (map.side + side - 1) / side,
+            Layer::AveragePool { kernel } => map.side = (map.side + kernel - 1) / kernel,
             Layer::Residual { branch, shortcut } => {
                 map.bits = bits;
-                let (short, long) = (count(shortcut, map), count(branch, map));
-                map.side = long.0.side;
+                let (output, branch_cost) = count(branch, map);
+                let (_, shortcut_cost) = count(shortcut, map);
+                map.side = output.side;
                 map.bits = FULL_PRECISION;
-                sum.add(long.1);
-                sum.add(short.1);
+                sum.add(branch_cost);
+                sum.add(shortcut_cost);
             }
             Layer::QuantizedRelu { bits, .. } => map.bits = u64::from(*bits),
             Layer::GlobalAveragePool => map.side = 1,
-            Layer::Linear(l) => sum.add(Operations::of(l.input * l.output, None, bits)),
-            // Zeros are a level of every activation.
+            Layer::Linear(l) => sum.add(Operations::of(l.in_features * l.out_features, None, bits)),
+            // The zeros are a level of every activation quantizer.
             Layer::PadChannels { .. } => map.bits = bits,
-            Layer::Norm { .. } | Layer::Relu | Layer::Relu6 => {}
+            Layer::BatchNorm { .. } | Layer::Relu | Layer::Relu6 => {}
         }
     }
     (map, sum)
 }
 
-/// Whether most convolutions have kernels of 1x1: they are matrix products over the channels.
+/// Whether more than half of the convolutions have 1x1 kernels, which are matrix products over the
+/// channels.
 pub fn is_mostly_pointwise(layers: &[Layer]) -> bool {
-    /// Of 1x1, and all.
+    /// The number of 1x1 convolutions, and of all.
     fn count(layers: &[Layer]) -> (usize, usize) {
         let counts = layers.iter().map(|layer| match layer {
             Layer::Conv(conv) => (usize::from(conv.kernel == 1), 1),
@@ -105,20 +109,20 @@ pub fn is_mostly_pointwise(layers: &[Layer]) -> bool {
     2 * pointwise > all
 }
 
-/// The side of the smallest map that a batch norm sees when the image has `resolution` x
+/// The side of the smallest feature map that a batch norm gets, for an image of `resolution` x
 /// `resolution` pixels.
-pub fn smallest_normed_side(layers: &[Layer], resolution: u32) -> i64 {
+pub fn min_batch_norm_side(layers: &[Layer], resolution: u32) -> i64 {
     fn walk(layers: &[Layer], mut side: i64, smallest: &mut i64) -> i64 {
         for layer in layers {
             match layer {
-                Layer::Norm { .. } => *smallest = (*smallest).min(side),
+                Layer::BatchNorm { .. } => *smallest = (*smallest).min(side),
                 Layer::Residual { branch, shortcut } => {
                     walk(shortcut, side, smallest);
                     side = walk(branch, side, smallest);
                 }
                 _ => {
                     let bits = FULL_PRECISION;
-                    side = count(std::slice::from_ref(layer), Map { side, bits })
+                    side = count(std::slice::from_ref(layer), FeatureMap { side, bits })
                         .0
                         .side;
                 }
@@ -131,15 +135,15 @@ pub fn smallest_normed_side(layers: &[Layer], resolution: u32) -> i64 {
     smallest
 }
 
-/// By how much the layers shrink the side of an image: the product of their strides. An image
-/// smaller than this leaves nothing but padding in the last layers.
+/// The factor by which the layers shrink the side of an image: the product of their strides. An
+/// image with a smaller side leaves nothing but padding in the last layers.
 pub fn total_stride(layers: &[Layer]) -> u32 {
     layers
         .iter()
         .map(|layer| match layer {
             Layer::Conv(c) => c.stride.unsigned_abs() as u32,
             Layer::MaxPool { stride, .. } => stride.unsigned_abs() as u32,
-            Layer::AveragePool { side } => side.unsigned_abs() as u32,
+            Layer::AveragePool { kernel } => kernel.unsigned_abs() as u32,
             Layer::Residual { branch, .. } => total_stride(branch),
             _ => 1,
         })

@@ -1,11 +1,11 @@
-//! The layers of which networks are made, and the one interpreter that runs them.
+//! Layers as plain data, and the interpreter that runs them.
 //!
-//! A network family is a function that returns a list of [`Layer`]s: plain data. Everything else
-//! is derived from that list, here and once for all families: the parameters ([`declare`]), the
-//! multiply-adds and the smallest image ([`cost`]), the forward pass ([`Modules`]). Private batch
-//! norm is here too: a [`Layer::Norm`] becomes one batch norm per resolution, and the pass is told
-//! which one to use. So are the learned quantizers, which all resolutions share: a pass puts values
-//! at the levels of their bases as they stand, and moves the bases when it is over ([`Pass`]).
+//! A network family is a function that returns a list of [`Layer`]s. Everything else is derived
+//! from that list, once for all families: the parameters ([`declare`]), the multiply-adds and the
+//! smallest image ([`cost`]), the forward pass ([`Modules`]). A [`Layer::BatchNorm`] becomes one
+//! private batch norm per resolution, and the forward pass gets the index of the one to use.
+//! Quantizers are shared by all resolutions: a [`Pass`] quantizes with the bases it began with, and
+//! updates them at its end.
 
 pub mod cost;
 mod modules;
@@ -15,167 +15,148 @@ pub use modules::{Modules, Pass};
 use crate::nn::parameters::{Declaration, Init, Role};
 use crate::nn::quantizers::{activations, weights};
 
-/// Added to the variance by every batch norm, as in the reference.
-pub const NORM_EPSILON: f64 = 1e-5;
-/// The share of the new batch in the running statistics, as in the reference.
-pub const NORM_MOMENTUM: f64 = 0.1;
+/// The epsilon of every batch norm, PyTorch's default and the reference's.
+pub const BATCH_NORM_EPSILON: f64 = 1e-5;
+/// The weight of a new batch in the running statistics, PyTorch's default and the reference's.
+pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
 
-/// What a pass is for.
+/// What the statistics of batch norms are in a forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
-    /// Batch norms use the batch's statistics and update the running ones.
+    /// Those of the batch, which also update the running statistics.
     Train,
-    /// The same without a gradient, to measure the running statistics anew: in the end they are
-    /// the mean of all batches, each weighed by its images.
+    /// The same without a gradient and with `share` as the momentum, to recompute the running
+    /// statistics: after the last batch they are the mean over all images.
     Calibrate {
-        /// The share of this batch's images among all up to it; 1 for the first.
+        /// The fraction of this batch's images among all images so far, in (0, 1]; 1 for the first
+        /// batch. 0 leaves the running statistics unchanged.
         share: f64,
     },
-    /// Batch norms use the running statistics.
+    /// The running statistics.
     Evaluate,
 }
 
-/// A convolution without bias, on `[batch, input, height, width]`.
+/// A convolution without bias, on `[batch, in_channels, height, width]`.
 #[derive(Clone, Debug)]
 pub struct Conv {
     /// Its path, `layer1.0.conv1`.
     pub name: String,
-    /// Input channels.
-    pub input: i64,
-    /// Output channels.
-    pub output: i64,
-    /// The side of the square kernel.
+    pub in_channels: i64,
+    pub out_channels: i64,
+    /// The side of the square kernel, in pixels.
     pub kernel: i64,
-    /// The step in both directions.
     pub stride: i64,
-    /// Zeros around the input.
     pub padding: Padding,
-    /// Groups; input and output are multiples of it.
+    /// Both numbers of channels are multiples of it.
     pub groups: i64,
-    /// The first values of the weight.
     pub init: Init,
-    /// The weight is quantized to so many bits; `None` leaves it as it is.
+    /// Bits of the quantized weight; `None`: not quantized.
     pub bits: Option<u32>,
 }
 
-/// What is added around a map before a window moves over it.
+/// The padding of a convolution or a pooling layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
-    /// As much on each side.
-    Each(i64),
-    /// As much as the output of side `input / stride`, rounded up, needs; if that is odd, one more on
-    /// the right and at the bottom. TensorFlow's `SAME`.
+    /// This many pixels on all four sides, as in PyTorch.
+    Symmetric(i64),
+    /// TensorFlow's `SAME`: as many as an output of side ceil(side / stride) needs. An odd number
+    /// has one more on the right and at the bottom.
     Same,
 }
 
 impl Padding {
-    /// How much is added before and behind `side` values.
-    pub fn around(self, side: i64, kernel: i64, stride: i64) -> (i64, i64) {
+    /// Pixels added before (left, top) and after (right, bottom) a side.
+    pub fn amounts(self, side: i64, kernel: i64, stride: i64) -> (i64, i64) {
         match self {
-            Padding::Each(padding) => (padding, padding),
+            Padding::Symmetric(padding) => (padding, padding),
             Padding::Same => {
                 let output = (side + stride - 1) / stride;
-                let all = ((output - 1) * stride + kernel - side).max(0);
-                (all / 2, all - all / 2)
+                let total = ((output - 1) * stride + kernel - side).max(0);
+                (total / 2, total - total / 2)
             }
         }
     }
 
     /// The side of the output.
     pub fn output(self, side: i64, kernel: i64, stride: i64) -> i64 {
-        let (before, behind) = self.around(side, kernel, stride);
-        (side + before + behind - kernel) / stride + 1
+        let (before, after) = self.amounts(side, kernel, stride);
+        (side + before + after - kernel) / stride + 1
     }
 }
 
-/// The classifier, on `[batch, input]`.
+/// The classifier, on `[batch, in_features]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// Its path, `fc`.
     pub name: String,
-    /// Input features.
-    pub input: i64,
-    /// Output features.
-    pub output: i64,
-    /// The first values of the weight.
-    pub weight: Init,
-    /// The first values of the bias.
-    pub bias: Init,
+    pub in_features: i64,
+    pub out_features: i64,
+    pub weight_init: Init,
+    pub bias_init: Init,
 }
 
-/// A step of a network. A list of them is a network, or a branch of one.
+/// A layer. A list of them is a network, or a branch of one.
 #[derive(Clone, Debug)]
 pub enum Layer {
     /// A convolution; its weight is shared by all resolutions.
     Conv(Conv),
-    /// A batch norm, private to each resolution. Starts with beta 0, mean 0, variance 1.
-    Norm {
+    /// A batch norm, private to each resolution. Initially beta is 0, the running mean 0, the
+    /// running variance 1.
+    BatchNorm {
         /// Its path, `layer1.0.bn1`.
         name: String,
-        /// Channels.
         channels: i64,
-        /// What gamma starts with, 1 as a rule.
+        /// The initial value of gamma, usually 1.
         gamma: f64,
     },
     /// max(x, 0).
     Relu,
     /// min(max(x, 0), 6).
     Relu6,
-    /// max(x, 0) at the nearest level of a learned basis, which all resolutions share. Its gradient is
-    /// that of min(max(x, 0), top level).
+    /// max(x, 0), quantized to the levels of a learned basis that all resolutions share. The
+    /// gradient is that of min(max(x, 0), top level).
     QuantizedRelu {
         /// Its path, `layer1.0.quant1`.
         name: String,
-        /// Its bits.
         bits: u32,
     },
-    /// The maximum of each window.
+    /// Padded with minus infinity.
     MaxPool {
-        /// The side of the square window.
         kernel: i64,
-        /// The step in both directions.
         stride: i64,
-        /// Implicit minus infinity around the input.
         padding: Padding,
     },
-    /// The mean of each of the squares into which the map is cut; of what there is of it at the right
-    /// and at the bottom.
-    AveragePool {
-        /// The side of a square.
-        side: i64,
-    },
-    /// Zeros as further channels, behind those that there are.
-    PadChannels {
-        /// So many.
-        more: i64,
-    },
+    /// Average pooling with `stride = kernel`. Windows at the right and the bottom may reach over
+    /// the edge; pixels beyond it do not count.
+    AveragePool { kernel: i64 },
+    /// Appends `added` channels of zeros.
+    PadChannels { added: i64 },
     /// branch(x) + shortcut(x).
     Residual {
-        /// The long way; at least one layer.
+        /// At least one layer.
         branch: Vec<Layer>,
-        /// The short way; empty is the identity.
+        /// Empty: the identity.
         shortcut: Vec<Layer>,
     },
-    /// The mean over height and width: `[batch, channels, height, width]` to `[batch, channels]`.
+    /// `[batch, channels, height, width]` to `[batch, channels]`.
     GlobalAveragePool,
     /// The classifier; shared by all resolutions.
     Linear(Linear),
 }
 
 impl Mode {
-    /// The share of this batch in the running statistics.
+    /// The weight of this batch in the running statistics.
     fn momentum(self) -> f64 {
         match self {
-            Mode::Train | Mode::Evaluate => NORM_MOMENTUM,
+            Mode::Train | Mode::Evaluate => BATCH_NORM_MOMENTUM,
             Mode::Calibrate { share } => share,
         }
     }
 }
 
-/// The tensors that a list of layers needs, with the batch norms of these resolutions; one that is
-/// named several times is there once.
-pub fn declare(layers: &[Layer], norms: &[u32]) -> Vec<Declaration> {
-    let resolutions = distinct(norms);
+/// The tensors of a list of layers, with batch norms for each distinct resolution of `batch_norms`.
+pub fn declare(layers: &[Layer], batch_norms: &[u32]) -> Vec<Declaration> {
+    let resolutions = distinct(batch_norms);
     let mut declarations = Vec::new();
     let mut push = |name: String, role, resolution, shape: &[i64], init| {
         declarations.push(Declaration {
@@ -188,7 +169,7 @@ pub fn declare(layers: &[Layer], norms: &[u32]) -> Vec<Declaration> {
     };
     visit(layers, &mut |layer| match layer {
         Layer::Conv(c) => {
-            let shape = [c.output, c.input / c.groups, c.kernel, c.kernel];
+            let shape = [c.out_channels, c.in_channels / c.groups, c.kernel, c.kernel];
             push(
                 format!("{}.weight", c.name),
                 Role::ConvWeight,
@@ -197,46 +178,46 @@ pub fn declare(layers: &[Layer], norms: &[u32]) -> Vec<Declaration> {
                 c.init,
             );
             if let Some(bits) = c.bits {
-                let smallest = weights::smallest(shape, bits.into());
-                let shape = [c.output, bits.into()];
-                for (part, role, shape, init) in basis_parts(smallest, shape) {
+                let first = weights::initial_basis(shape, bits.into());
+                let shape = [c.out_channels, bits.into()];
+                for (part, role, shape, init) in basis_tensors(first, shape) {
                     push(format!("{}.{part}", c.name), role, None, &shape, init);
                 }
             }
         }
         Layer::QuantizedRelu { name, bits } => {
-            let smallest = activations::smallest((*bits).into());
-            for (part, role, shape, init) in basis_parts(smallest, [1, (*bits).into()]) {
+            let first = activations::initial_basis((*bits).into());
+            for (part, role, shape, init) in basis_tensors(first, [1, (*bits).into()]) {
                 push(format!("{name}.{part}"), role, None, &shape, init);
             }
         }
-        Layer::Norm {
+        Layer::BatchNorm {
             name,
             channels,
             gamma,
         } => {
             for &resolution in &resolutions {
-                for (part, role, init) in norm_parts(*gamma) {
+                for (part, role, init) in batch_norm_tensors(*gamma) {
                     let name = format!("{name}.{resolution}.{part}");
                     push(name, role, Some(resolution), &[*channels], init);
                 }
             }
         }
         Layer::Linear(l) => {
-            let shape = [l.output, l.input];
+            let shape = [l.out_features, l.in_features];
             push(
                 format!("{}.weight", l.name),
                 Role::LinearWeight,
                 None,
                 &shape,
-                l.weight,
+                l.weight_init,
             );
             push(
                 format!("{}.bias", l.name),
                 Role::LinearBias,
                 None,
                 &shape[..1],
-                l.bias,
+                l.bias_init,
             );
         }
         Layer::Relu
@@ -250,7 +231,7 @@ pub fn declare(layers: &[Layer], norms: &[u32]) -> Vec<Declaration> {
     declarations
 }
 
-/// Each value once, in the order in which they come first.
+/// The values without repetitions, in the order of their first occurrence.
 fn distinct(values: &[u32]) -> Vec<u32> {
     let mut distinct = Vec::new();
     for value in values {
@@ -261,40 +242,41 @@ fn distinct(values: &[u32]) -> Vec<u32> {
     distinct
 }
 
-fn norm_parts(gamma: f64) -> [(&'static str, Role, Init); 4] {
+fn batch_norm_tensors(gamma: f64) -> [(&'static str, Role, Init); 4] {
     [
-        ("weight", Role::NormWeight, Init::Constant(gamma)),
-        ("bias", Role::NormBias, Init::Constant(0.0)),
-        ("running_mean", Role::NormMean, Init::Constant(0.0)),
-        ("running_var", Role::NormVar, Init::Constant(1.0)),
+        ("weight", Role::BatchNormWeight, Init::Constant(gamma)),
+        ("bias", Role::BatchNormBias, Init::Constant(0.0)),
+        ("running_mean", Role::BatchNormMean, Init::Constant(0.0)),
+        ("running_var", Role::BatchNormVar, Init::Constant(1.0)),
     ]
 }
 
-/// The path of a convolution whose weight it is, and the name of the basis that it has if it is
-/// quantized.
-pub(crate) fn basis_of(role: Role, weight: &str) -> Option<(&str, String)> {
+/// For the weight of a convolution, the convolution's path and the name of its basis, which exists
+/// if it is quantized.
+pub(crate) fn basis_name(role: Role, weight: &str) -> Option<(&str, String)> {
     let path = weight.strip_suffix(".weight")?;
     (role == Role::ConvWeight).then(|| (path, format!("{path}.basis")))
 }
 
 /// The tensors of a [`Basis`](crate::nn::quantizers::Basis) of `shape`, `[quantizers, bits]`.
-fn basis_parts(smallest: f64, shape: [i64; 2]) -> [(&'static str, Role, Vec<i64>, Init); 3] {
+fn basis_tensors(first: f64, shape: [i64; 2]) -> [(&'static str, Role, Vec<i64>, Init); 3] {
     let zero = Init::Constant(0.0);
     let (basis, average, updates) = (Role::Basis, Role::BasisAverage, Role::BasisUpdates);
     [
-        ("basis", basis, shape.to_vec(), Init::Doubling(smallest)),
+        ("basis", basis, shape.to_vec(), Init::PowersOfTwo(first)),
         ("basis_average", average, shape.to_vec(), zero),
         ("basis_updates", updates, vec![1], zero),
     ]
 }
 
-/// Calls `look` with every layer, those inside branches included, in the order of the pass.
-fn visit(layers: &[Layer], look: &mut impl FnMut(&Layer)) {
+/// Calls `f` with every layer, those of branches and shortcuts included, in the order of the
+/// forward pass.
+fn visit(layers: &[Layer], f: &mut impl FnMut(&Layer)) {
     for layer in layers {
-        look(layer);
+        f(layer);
         if let Layer::Residual { branch, shortcut } = layer {
-            visit(branch, look);
-            visit(shortcut, look);
+            visit(branch, f);
+            visit(shortcut, f);
         }
     }
 }

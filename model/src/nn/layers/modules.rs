@@ -1,9 +1,9 @@
-//! Layers with their tensors, and the pass through them.
+//! Layers with their tensors, and the forward pass.
 
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
-use super::{Conv, Layer, Mode, NORM_EPSILON, Padding};
+use super::{BATCH_NORM_EPSILON, Conv, Layer, Mode, Padding};
 use crate::nn::compute::Compute;
 use crate::nn::parameters::Parameters;
 use crate::nn::quantizers::{self, Basis, Fit, Gradient, Levels};
@@ -13,18 +13,18 @@ use crate::nn::quantizers::{self, Basis, Fit, Gradient, Levels};
 enum Module {
     Conv {
         conv: Conv,
-        /// Its place among the weights.
+        /// Index into the shared weights.
         weight: usize,
     },
-    Norm {
+    BatchNorm {
         name: String,
-        by_resolution: Vec<Norm>,
+        by_resolution: Vec<BatchNorm>,
     },
     Relu,
     Relu6,
     QuantizedRelu {
         name: String,
-        /// Its place among the quantizers of activations.
+        /// Index into the bases of activation quantizers.
         quantizer: usize,
     },
     MaxPool {
@@ -33,10 +33,10 @@ enum Module {
         padding: Padding,
     },
     AveragePool {
-        side: i64,
+        kernel: i64,
     },
     PadChannels {
-        more: i64,
+        added: i64,
     },
     Residual {
         branch: Vec<Module>,
@@ -45,37 +45,37 @@ enum Module {
     GlobalAveragePool,
     Linear {
         name: String,
-        /// Their places among the weights.
+        /// Indices into the shared weights.
         weight: usize,
         bias: usize,
     },
 }
 
-/// One resolution's batch norm.
+/// The batch norm of one resolution.
 #[derive(Debug)]
-struct Norm {
+struct BatchNorm {
     weight: Tensor,
     bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
 }
 
-/// What a convolution or the classifier multiplies with or adds.
+/// The weight of a convolution, or the weight or the bias of the classifier.
 #[derive(Debug)]
 struct Weight {
-    /// The layer's name.
-    name: String,
-    /// As it is trained.
+    /// The path of the layer.
+    layer: String,
+    /// The trained tensor, not quantized.
     tensor: Tensor,
-    /// That of its quantizer, if it has one.
+    /// The basis of its quantizer, if it has one.
     basis: Option<Basis>,
 }
 
-/// What all resolutions share.
+/// The tensors that all resolutions share.
 #[derive(Debug, Default)]
 struct Shared {
     weights: Vec<Weight>,
-    /// Those of the quantizers of activations.
+    /// The bases of activation quantizers.
     bases: Vec<Basis>,
 }
 
@@ -86,50 +86,47 @@ pub struct Modules {
     resolutions: usize,
     shared: Shared,
     compute: Compute,
-    /// The weights of every pass, once they are not trained any more.
+    /// The weights of every pass (quantized, in the compute dtype) after [`Modules::freeze`].
     frozen: Option<Vec<Tensor>>,
 }
 
 impl Modules {
-    /// Gives the layers their tensors, which [`declare`](super::declare) declared. `norms` names the
-    /// batch norm of each resolution; several may have the same.
+    /// Binds the layers to their tensors, which [`declare`](super::declare) declared. `batch_norms`
+    /// has, for each resolution, the resolution whose batch norms it uses; several may share one.
     ///
     /// # Errors
     /// A tensor is missing.
-    pub fn new(layers: &[Layer], norms: &[u32], parameters: &Parameters) -> Result<Self> {
+    pub fn new(layers: &[Layer], batch_norms: &[u32], parameters: &Parameters) -> Result<Self> {
         let mut shared = Shared::default();
         Ok(Self {
-            modules: build(layers, norms, parameters, &mut shared)?,
-            resolutions: norms.len(),
+            modules: build(layers, batch_norms, parameters, &mut shared)?,
+            resolutions: batch_norms.len(),
             shared,
             compute: parameters.compute(),
             frozen: None,
         })
     }
 
-    /// Makes the weights of all passes from now on: for a network that is not trained any more, whose
-    /// passes need not put them at the levels of their quantizers, and into the kind that is
-    /// multiplied, each time. Its passes give what they gave before; one that trains is an error.
-    ///
-    /// # Errors
-    /// What libtorch says.
+    /// Quantizes the weights and converts them to the compute dtype once, instead of in every pass:
+    /// for inference. Logits stay the same, bit for bit; a pass in [`Mode::Train`] is an error
+    /// afterwards.
     pub fn freeze(&mut self) -> Result<()> {
         self.frozen = None;
         self.frozen = Some(self.pass(Mode::Evaluate, vec![])?.weights);
         Ok(())
     }
 
-    /// Begins to run the layers, with their weights and bases as they stand. `moves` says of each
-    /// resolution whether it moves the bases of activations in training.
+    /// Begins a pass with the current weights and bases. `updates_activation_bases` says for each
+    /// resolution whether it updates the bases of activation quantizers in training.
     ///
     /// # Errors
-    /// What libtorch says.
-    pub fn pass(&self, mode: Mode, moves: Vec<bool>) -> Result<Pass<'_>> {
+    /// A frozen network in [`Mode::Train`].
+    pub fn pass(&self, mode: Mode, updates_activation_bases: Vec<bool>) -> Result<Pass<'_>> {
         let Shared { weights, bases } = &self.shared;
         let mut pass = Pass {
             modules: self,
             mode,
-            moves,
+            updates_activation_bases,
             weights: Vec::with_capacity(weights.len()),
             weight_fits: Vec::new(),
             levels: Vec::with_capacity(bases.len()),
@@ -137,15 +134,15 @@ impl Modules {
         };
         match &self.frozen {
             Some(_) if mode == Mode::Train => {
-                bail!("a network that is frozen is not trained any more")
+                bail!("a frozen network cannot be trained")
             }
             Some(frozen) => pass
                 .weights
                 .extend(frozen.iter().map(Tensor::shallow_clone)),
             None => {
                 for weight in weights {
-                    pass.prepare(weight)
-                        .with_context(|| format!("in the weight of {:?}", weight.name))?;
+                    pass.prepare_weight(weight)
+                        .with_context(|| format!("in the weight of {:?}", weight.layer))?;
                 }
             }
         }
@@ -157,28 +154,27 @@ impl Modules {
     }
 }
 
-/// A pass through a network at one resolution or several, all with the same weights at the same
-/// levels.
+/// Forward passes at one or several resolutions, all with the same weights and the same levels.
 #[derive(Debug)]
 pub struct Pass<'m> {
     modules: &'m Modules,
     mode: Mode,
-    /// Whether the resolution at a position moves the bases of activations.
-    moves: Vec<bool>,
-    /// At their levels and in the kind that is multiplied.
+    /// For each resolution.
+    updates_activation_bases: Vec<bool>,
+    /// Quantized, in the compute dtype.
     weights: Vec<Tensor>,
-    /// One for each weight that is quantized, while training.
+    /// For each quantized weight, in training.
     weight_fits: Vec<Fit>,
-    /// One for each quantizer of activations.
+    /// For each activation quantizer.
     levels: Vec<Levels>,
-    /// For each resolution that was passed through while training, its position and, if it moves them, a
-    /// fit for each quantizer of activations.
+    /// For each forward pass in training, the index of its resolution and the fit of each
+    /// activation quantizer (`None` if the resolution does not update the bases).
     fits: Vec<(usize, Vec<Option<Fit>>)>,
 }
 
 impl Pass<'_> {
-    /// Makes the next weight of this pass.
-    fn prepare(&mut self, weight: &Weight) -> Result<()> {
+    /// Appends a weight: quantized, in the compute dtype.
+    fn prepare_weight(&mut self, weight: &Weight) -> Result<()> {
         let Weight { tensor, basis, .. } = weight;
         let kind = self.modules.compute.multiply;
         if self.mode != Mode::Train {
@@ -198,7 +194,7 @@ impl Pass<'_> {
             Some(basis) => {
                 let levels = quantizers::weights::levels(&basis.value)?;
                 let (quantized, fit) =
-                    levels.quantize_to_fit(tensor, Gradient::StraightThrough, false)?;
+                    levels.quantize_with_statistics(tensor, Gradient::StraightThrough, false)?;
                 self.weight_fits.push(fit);
                 quantized.f_to_kind(kind)?
             }
@@ -207,12 +203,13 @@ impl Pass<'_> {
     }
 
     /// Runs the layers on `[batch, channels, height, width]`, with the batch norms of the
-    /// resolution at position `resolution_index`. The size of the images is not compared with it:
-    /// an image may be run with the batch norms of another size. Where the layers pad a maximum as
-    /// TensorFlow's `SAME`, images are square.
+    /// resolution at `resolution_index`. The size of the images is not compared with that
+    /// resolution: images may be run with the batch norms of another. Images must be square if a
+    /// max pooling is padded as TensorFlow's `SAME`. Returns `[batch, classes]` in the dtype of the
+    /// parameters.
     ///
     /// # Errors
-    /// No such resolution, or what libtorch says, with the name of the layer.
+    /// No such resolution; libtorch errors, with the name of the layer.
     pub fn forward(&mut self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
         ensure!(
             resolution_index < self.modules.resolutions,
@@ -231,29 +228,27 @@ impl Pass<'_> {
         Ok(output)
     }
 
-    /// Moves the bases, once for each resolution that was passed through, in the order of the
-    /// resolutions: those of the weights each time, those of the activations where the resolution moves
-    /// them. In a pass that does not train, nothing moves.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn move_bases(mut self) -> Result<()> {
+    /// Updates the bases once for each resolution that was run, in the order of the resolutions:
+    /// the bases of weights for each, those of activations if the resolution updates them. Does
+    /// nothing unless the mode is [`Mode::Train`].
+    pub fn update_bases(mut self) -> Result<()> {
         let Shared { weights, bases } = &self.modules.shared;
         let quantized = weights.iter().filter_map(|weight| weight.basis.as_ref());
-        // The weights are the same at all resolutions, and so is the basis that fits them.
+        // All resolutions have the same weights, and so the same fit.
         for (basis, fit) in quantized.zip(&self.weight_fits) {
-            let fitted = quantizers::weights::fitted(fit, &basis.value)?;
+            let fitted = quantizers::weights::fit_basis(fit, &basis.value)?;
             for _ in &self.fits {
                 basis.update(&fitted)?;
             }
         }
         self.fits.sort_by_key(|(resolution, _)| *resolution);
-        for (place, basis) in bases.iter().enumerate() {
-            // All were quantized with the basis as it is now, so all fits fall back to this one.
+        for (index, basis) in bases.iter().enumerate() {
+            // All resolutions were quantized with the basis as it is now: it is the fallback of all
+            // fits, also after the first update.
             let old = basis.value.f_detach_copy()?;
             for (_, fits) in &self.fits {
-                if let Some(fit) = &fits[place] {
-                    basis.update(&quantizers::activations::fitted(fit, &old)?)?;
+                if let Some(fit) = &fits[index] {
+                    basis.update(&quantizers::activations::fit_basis(fit, &old)?)?;
                 }
             }
         }
@@ -262,8 +257,8 @@ impl Pass<'_> {
 }
 
 impl Shared {
-    /// Adds a part of a layer, and tells its place among the weights.
-    fn weight(
+    /// Appends a parameter of a layer. Returns its index.
+    fn push_weight(
         &mut self,
         layer: &str,
         part: &str,
@@ -271,7 +266,7 @@ impl Shared {
         parameters: &Parameters,
     ) -> Result<usize> {
         self.weights.push(Weight {
-            name: layer.to_owned(),
+            layer: layer.to_owned(),
             tensor: parameters.tensor(&format!("{layer}.{part}"))?,
             basis,
         });
@@ -281,7 +276,7 @@ impl Shared {
 
 fn build(
     layers: &[Layer],
-    norms: &[u32],
+    batch_norms: &[u32],
     parameters: &Parameters,
     shared: &mut Shared,
 ) -> Result<Vec<Module>> {
@@ -297,7 +292,7 @@ fn build(
             Layer::Conv(conv) => {
                 let basis = conv.bits.map(|_| basis(&conv.name)).transpose()?;
                 Module::Conv {
-                    weight: shared.weight(&conv.name, "weight", basis, parameters)?,
+                    weight: shared.push_weight(&conv.name, "weight", basis, parameters)?,
                     conv: conv.clone(),
                 }
             }
@@ -308,19 +303,19 @@ fn build(
                     quantizer: shared.bases.len() - 1,
                 }
             }
-            Layer::Norm { name, .. } => {
-                let norms = norms.iter().map(|norm| {
-                    let part = |part| parameters.tensor(&format!("{name}.{norm}.{part}"));
-                    Ok(Norm {
+            Layer::BatchNorm { name, .. } => {
+                let by_resolution = batch_norms.iter().map(|resolution| {
+                    let part = |part| parameters.tensor(&format!("{name}.{resolution}.{part}"));
+                    Ok(BatchNorm {
                         weight: part("weight")?,
                         bias: part("bias")?,
                         running_mean: part("running_mean")?,
                         running_var: part("running_var")?,
                     })
                 });
-                Module::Norm {
+                Module::BatchNorm {
                     name: name.clone(),
-                    by_resolution: norms.collect::<Result<_>>()?,
+                    by_resolution: by_resolution.collect::<Result<_>>()?,
                 }
             }
             Layer::Relu => Module::Relu,
@@ -334,16 +329,16 @@ fn build(
                 stride,
                 padding,
             },
-            Layer::AveragePool { side } => Module::AveragePool { side: *side },
-            Layer::PadChannels { more } => Module::PadChannels { more: *more },
+            Layer::AveragePool { kernel } => Module::AveragePool { kernel: *kernel },
+            Layer::PadChannels { added } => Module::PadChannels { added: *added },
             Layer::Residual { branch, shortcut } => Module::Residual {
-                branch: build(branch, norms, parameters, shared)?,
-                shortcut: build(shortcut, norms, parameters, shared)?,
+                branch: build(branch, batch_norms, parameters, shared)?,
+                shortcut: build(shortcut, batch_norms, parameters, shared)?,
             },
             Layer::GlobalAveragePool => Module::GlobalAveragePool,
             Layer::Linear(linear) => Module::Linear {
-                weight: shared.weight(&linear.name, "weight", None, parameters)?,
-                bias: shared.weight(&linear.name, "bias", None, parameters)?,
+                weight: shared.push_weight(&linear.name, "weight", None, parameters)?,
+                bias: shared.push_weight(&linear.name, "bias", None, parameters)?,
                 name: linear.name.clone(),
             },
         })
@@ -364,28 +359,28 @@ impl Pass<'_> {
         for module in modules {
             let x = own.as_ref().unwrap_or(input);
             let y = match module {
-                Module::Conv { conv, weight } => convolve(conv, x, &self.weights[*weight])
+                Module::Conv { conv, weight } => conv2d(conv, x, &self.weights[*weight])
                     .with_context(|| format!("in the convolution {:?}", conv.name))?,
-                Module::Norm {
+                Module::BatchNorm {
                     name,
                     by_resolution,
                 } => {
-                    let norm = &by_resolution[resolution];
+                    let batch_norm = &by_resolution[resolution];
                     x.f_batch_norm(
-                        Some(&norm.weight),
-                        Some(&norm.bias),
-                        Some(&norm.running_mean),
-                        Some(&norm.running_var),
+                        Some(&batch_norm.weight),
+                        Some(&batch_norm.bias),
+                        Some(&batch_norm.running_mean),
+                        Some(&batch_norm.running_var),
                         self.mode != Mode::Evaluate,
                         self.mode.momentum(),
-                        NORM_EPSILON,
+                        BATCH_NORM_EPSILON,
                         true,
                     )
                     .with_context(|| format!("in the batch norm {name:?}"))?
                 }
-                // In place where the value is ours, as torchvision does: no backward pass of a
-                // convolution, batch norm or sum needs its output, and it saves a third of the
-                // memory that activations take.
+                // In place where the tensor is ours, as in torchvision: the backward pass of a
+                // convolution, a batch norm or a sum does not need its output, and it saves a third
+                // of the memory of activations.
                 Module::Relu => match own.take() {
                     Some(mut own) => own.f_relu_()?,
                     None => input.f_relu()?,
@@ -400,16 +395,16 @@ impl Pass<'_> {
                         Some(own) => (own, true),
                         None => (input, false),
                     };
-                    let moves = self.moves.get(resolution).is_some_and(|moves| *moves);
-                    if self.mode == Mode::Train && moves {
+                    let updates = self.updates_activation_bases.get(resolution);
+                    if self.mode == Mode::Train && updates.is_some_and(|updates| *updates) {
                         levels
-                            .quantize_to_fit(x, Gradient::Rectified, in_place)
+                            .quantize_with_statistics(x, Gradient::ClippedRelu, in_place)
                             .map(|(y, fit)| {
                                 fits[*quantizer] = Some(fit);
                                 y
                             })
                     } else {
-                        levels.quantize(x, Gradient::Rectified, in_place)
+                        levels.quantize(x, Gradient::ClippedRelu, in_place)
                     }
                     .with_context(|| format!("in the quantizer {name:?}"))?
                 }
@@ -418,11 +413,18 @@ impl Pass<'_> {
                     stride,
                     padding,
                 } => max_pool(x, *kernel, *stride, *padding)?,
-                Module::AveragePool { side } => {
-                    // What is not there does not count.
-                    x.f_avg_pool2d([*side; 2], [*side; 2], [0, 0], true, false, None::<i64>)?
+                Module::AveragePool { kernel } => {
+                    let (ceil_mode, count_include_pad) = (true, false);
+                    x.f_avg_pool2d(
+                        [*kernel; 2],
+                        [*kernel; 2],
+                        [0, 0],
+                        ceil_mode,
+                        count_include_pad,
+                        None::<i64>,
+                    )?
                 }
-                Module::PadChannels { more } => x.f_constant_pad_nd([0, 0, 0, 0, 0, *more])?,
+                Module::PadChannels { added } => x.f_constant_pad_nd([0, 0, 0, 0, 0, *added])?,
                 Module::Residual { branch, shortcut } => {
                     let mut sum = self.run(branch, x, resolution, fits)?;
                     if shortcut.is_empty() {
@@ -442,16 +444,16 @@ impl Pass<'_> {
     }
 }
 
-/// How much is added before and behind the height and the width of `x`.
-fn around(x: &Tensor, padding: Padding, kernel: i64, stride: i64) -> Result<[(i64, i64); 2]> {
+/// The padding before and after the height, and before and after the width, of `x`.
+fn pad_amounts(x: &Tensor, padding: Padding, kernel: i64, stride: i64) -> Result<[(i64, i64); 2]> {
     let (_, _, height, width) = x.size4()?;
-    Ok([height, width].map(|side| padding.around(side, kernel, stride)))
+    Ok([height, width].map(|side| padding.amounts(side, kernel, stride)))
 }
 
-fn convolve(conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let [rows, columns] = around(x, conv.padding, conv.kernel, conv.stride)?;
+fn conv2d(conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let [rows, columns] = pad_amounts(x, conv.padding, conv.kernel, conv.stride)?;
     let padded;
-    // libtorch's convolutions add as much on both sides.
+    // libtorch's convolutions pad both sides of a dimension alike.
     let (x, padding) = if rows.0 == rows.1 && columns.0 == columns.1 {
         (x, [rows.0, columns.0])
     } else {
@@ -463,13 +465,19 @@ fn convolve(conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 fn max_pool(x: &Tensor, kernel: i64, stride: i64, padding: Padding) -> Result<Tensor> {
-    let [rows, columns] = around(x, padding, kernel, stride)?;
-    // Where there is only something behind it, the last window reaches beyond the map; libtorch's
-    // does so, too, if the side is rounded up.
-    let even = rows.0 == rows.1 && columns.0 == columns.1;
+    let [rows, columns] = pad_amounts(x, padding, kernel, stride)?;
+    // Padding after the map alone means that the last window reaches beyond it, which libtorch's
+    // ceil_mode does too.
+    let symmetric = rows.0 == rows.1 && columns.0 == columns.1;
     ensure!(
-        even || rows.0 == 0 && columns.0 == 0,
-        "a maximum over windows of {kernel} at steps of {stride} cannot be padded by {rows:?} and {columns:?}"
+        symmetric || rows.0 == 0 && columns.0 == 0,
+        "max pooling with kernel {kernel} and stride {stride} cannot be padded by {rows:?} and {columns:?}"
     );
-    Ok(x.f_max_pool2d([kernel; 2], [stride; 2], [rows.0, columns.0], [1, 1], !even)?)
+    Ok(x.f_max_pool2d(
+        [kernel; 2],
+        [stride; 2],
+        [rows.0, columns.0],
+        [1, 1],
+        !symmetric,
+    )?)
 }

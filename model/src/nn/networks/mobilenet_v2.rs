@@ -1,19 +1,19 @@
 //! MobileNetV2: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR
-//! 2018. Names of layers are torchvision's. As in the reference implementation there is no dropout.
+//! 2018. The names of the layers are torchvision's. As in the reference implementation there is no dropout.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, conv, norm};
-use crate::nn::fault::Fault;
+use super::{Family, batch_norm, conv};
+use crate::nn::field_error::FieldError;
 use crate::nn::layers::{Layer, Linear};
 use crate::nn::parameters::Init;
 
-/// A network of inverted residuals: wide inside, narrow between the blocks.
+/// A network of inverted residual blocks with linear bottlenecks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MobileNetV2 {
-    /// Multiplies the channels of every layer (those of the last convolution only if it is above
+    /// Width multiplier of the channels of every layer (of the last convolution only if it is above
     /// 1), rounded to multiples of 8; above 0, at most 16.
     #[serde(default = "default_width")]
     pub width: f64,
@@ -37,23 +37,23 @@ const STEM: f64 = 32.0;
 const LAST: f64 = 1280.0;
 
 impl Family for MobileNetV2 {
-    fn check(&self) -> Vec<Fault> {
+    fn check(&self) -> Vec<FieldError> {
         if self.width > 0.0 && self.width <= 16.0 {
             return Vec::new();
         }
         let width = self.width;
         vec![(
             "width",
-            format!("the width is a number above 0 and at most 16, not {width}"),
+            format!("`width` must be above 0 and at most 16, not {width}"),
         )]
     }
 
     fn layers(&self, classes: i64) -> Vec<Layer> {
-        let mut channels = rounded(STEM * self.width);
-        let mut layers = conv_norm_relu("features.0", 3, channels, 3, 2, 1).to_vec();
+        let mut channels = round_channels(STEM * self.width);
+        let mut layers = conv_bn_relu("features.0", 3, channels, 3, 2, 1).to_vec();
         let mut position = 1;
         for (expansion, width, blocks, first_stride) in STAGES {
-            let output = rounded(width * self.width);
+            let output = round_channels(width * self.width);
             for index in 0..blocks {
                 let stride = if index == 0 { first_stride } else { 1 };
                 let name = format!("features.{position}.conv");
@@ -70,24 +70,24 @@ impl Family for MobileNetV2 {
                 position += 1;
             }
         }
-        let last = rounded(LAST * self.width.max(1.0));
+        let last = round_channels(LAST * self.width.max(1.0));
         let name = format!("features.{position}");
-        layers.extend(conv_norm_relu(&name, channels, last, 1, 1, 1));
+        layers.extend(conv_bn_relu(&name, channels, last, 1, 1, 1));
         layers.extend([
             Layer::GlobalAveragePool,
             Layer::Linear(Linear {
                 name: "classifier.1".to_owned(),
-                input: last,
-                output: classes,
-                weight: Init::Normal(0.01),
-                bias: Init::Constant(0.0),
+                in_features: last,
+                out_features: classes,
+                weight_init: Init::Normal(0.01),
+                bias_init: Init::Constant(0.0),
             }),
         ]);
         layers
     }
 
-    /// The reference numbers the layers of a block flatly (`conv.0`, `conv.1`, ... where ours are
-    /// `conv.0.0`, `conv.0.1`), and its last convolution stands outside of `features`.
+    /// The reference numbers the layers of a block consecutively (`conv.0`, `conv.1`, ... where
+    /// ours are `conv.0.0`, `conv.0.1`), and its last convolution is `conv`, outside of `features`.
     fn reference_path(&self, path: &str) -> String {
         let last = 1 + STAGES.iter().map(|(_, _, blocks, _)| blocks).sum::<u32>();
         let parts: Vec<&str> = path.split('.').collect();
@@ -97,14 +97,14 @@ impl Family for MobileNetV2 {
             ["features", position, layer] if number(position) == last as usize => {
                 format!("conv.{layer}")
             }
-            // Each group is a convolution, its norm and its ReLU.
+            // Each group is a convolution, its batch norm and its ReLU.
             ["features", position, "conv", group, layer] => {
                 format!(
                     "features.{position}.conv.{}",
                     3 * number(group) + number(layer)
                 )
             }
-            // What comes behind the groups: the projection and its norm.
+            // The projection and its batch norm follow the groups.
             ["features", position, "conv", layer] => {
                 let groups = if position == "1" { 1 } else { 2 };
                 format!("features.{position}.conv.{}", 2 * groups + number(layer))
@@ -114,8 +114,9 @@ impl Family for MobileNetV2 {
     }
 }
 
-/// To the nearest multiple of 8, but at least 8, and never more than a tenth below.
-fn rounded(channels: f64) -> i64 {
+/// Rounds to the nearest multiple of 8, at least 8 and at least 0.9 times the channels:
+/// `_make_divisible` of torchvision.
+fn round_channels(channels: f64) -> i64 {
     let nearest = ((channels + 4.0) as i64 / 8 * 8).max(8);
     if (nearest as f64) < 0.9 * channels {
         nearest + 8
@@ -124,7 +125,7 @@ fn rounded(channels: f64) -> i64 {
     }
 }
 
-/// Widen, filter each channel by itself, narrow. Nothing is widened where `expansion` is 1.
+/// 1x1 expansion (left out if `expansion` is 1), 3x3 depthwise convolution, linear 1x1 projection.
 fn inverted_residual(
     name: &str,
     input: i64,
@@ -136,19 +137,19 @@ fn inverted_residual(
     let mut layers = Vec::new();
     let mut position = 0;
     if expansion != 1 {
-        layers.extend(conv_norm_relu(&format!("{name}.0"), input, inner, 1, 1, 1));
+        layers.extend(conv_bn_relu(&format!("{name}.0"), input, inner, 1, 1, 1));
         position += 1;
     }
     let depthwise = format!("{name}.{position}");
-    layers.extend(conv_norm_relu(&depthwise, inner, inner, 3, stride, inner));
+    layers.extend(conv_bn_relu(&depthwise, inner, inner, 3, stride, inner));
     layers.extend([
         conv(&format!("{name}.{}", position + 1), inner, output, 1, 1, 1),
-        norm(&format!("{name}.{}", position + 2), output),
+        batch_norm(&format!("{name}.{}", position + 2), output),
     ]);
     layers
 }
 
-fn conv_norm_relu(
+fn conv_bn_relu(
     name: &str,
     input: i64,
     output: i64,
@@ -158,7 +159,7 @@ fn conv_norm_relu(
 ) -> [Layer; 3] {
     [
         conv(&format!("{name}.0"), input, output, kernel, stride, groups),
-        norm(&format!("{name}.1"), output),
+        batch_norm(&format!("{name}.1"), output),
         Layer::Relu6,
     ]
 }

@@ -2,7 +2,7 @@
 //!
 //! A family is a serde struct with its parameters and an implementation of [`Family`] that
 //! describes its layers. To add one: write its file, add its variant to [`Network`] and to
-//! `Network::family`, and give it the names that it has elsewhere in [`Network::by_name`].
+//! `Network::family`, and its torchvision names to [`Network::by_name`].
 
 mod mobilenet_v2;
 mod quantized_resnet;
@@ -20,7 +20,7 @@ pub use self::quantized_resnet::{QuantizedMode, QuantizedResNet};
 pub use self::resnet::ResNet;
 pub use self::resnext::ResNeXt;
 use crate::nn::compute::Suits;
-use crate::nn::fault::{self, Fault};
+use crate::nn::field_error::{self, FieldError};
 use crate::nn::layers::{Conv, Layer, Padding, cost};
 use crate::nn::parameters::Init;
 
@@ -35,13 +35,13 @@ pub enum Network {
     ResNeXt(ResNeXt),
     /// Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018.
     MobileNetV2(MobileNetV2),
-    /// Residual networks whose weights, or weights and activations, are at a few learned levels:
-    /// Zhang et al., "LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep Neural
-    /// Networks", ECCV 2018.
+    /// Residual networks with quantized weights, or weights and activations: Zhang et al.,
+    /// "LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep Neural Networks", ECCV
+    /// 2018.
     QuantizedResNet(QuantizedResNet),
 }
 
-/// As a recipe has it.
+/// RON, as in a recipe.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -58,43 +58,49 @@ impl fmt::Display for Network {
     }
 }
 
-/// What a network family has to say about itself.
+/// A network family.
 pub trait Family {
-    /// Every fault of its parameters; empty if there is none.
-    fn check(&self) -> Vec<Fault>;
+    /// The errors in its fields.
+    fn check(&self) -> Vec<FieldError>;
 
-    /// Its layers, from images `[batch, 3, height, width]` to logits `[batch, classes]`. Called
-    /// only with parameters that [`Family::check`] finds no fault with.
+    /// The layers, from images `[batch, 3, height, width]` to logits `[batch, classes]`. Called
+    /// only if [`Family::check`] finds no error.
     fn layers(&self, classes: i64) -> Vec<Layer>;
 
-    /// The path that the reference implementation gives to the layer that is called `path` here;
-    /// most are called the same.
+    /// The reference implementation's path of the layer `path`; by default the same.
     fn reference_path(&self, path: &str) -> String {
         path.to_owned()
     }
 }
 
-/// A convolution that keeps the side at stride 1. It starts Kaiming normal by the fan-out of its
-/// weight's shape, which the groups do not divide: PyTorch's for residual networks, and the
-/// reference's for MobileNetV2, depthwise ones included.
-fn conv(name: &str, input: i64, output: i64, kernel: i64, stride: i64, groups: i64) -> Layer {
-    let fan_out = kernel * kernel * output;
+/// A convolution with padding kernel / 2. The initialization is Kaiming normal with fan-out
+/// kernel^2 * out_channels, not divided by the groups: PyTorch's for residual networks, and the
+/// reference's for MobileNetV2, depthwise convolutions included.
+fn conv(
+    name: &str,
+    in_channels: i64,
+    out_channels: i64,
+    kernel: i64,
+    stride: i64,
+    groups: i64,
+) -> Layer {
+    let fan_out = kernel * kernel * out_channels;
     Layer::Conv(Conv {
         name: name.to_owned(),
-        input,
-        output,
+        in_channels,
+        out_channels,
         kernel,
         stride,
-        padding: Padding::Each(kernel / 2),
+        padding: Padding::Symmetric(kernel / 2),
         groups,
         init: Init::Normal((2.0 / fan_out as f64).sqrt()),
         bits: None,
     })
 }
 
-/// A batch norm, as every family has them.
-fn norm(name: &str, channels: i64) -> Layer {
-    Layer::Norm {
+/// A batch norm with initial gamma 1.
+fn batch_norm(name: &str, channels: i64) -> Layer {
+    Layer::BatchNorm {
         name: name.to_owned(),
         channels,
         gamma: 1.0,
@@ -111,7 +117,7 @@ impl Network {
         }
     }
 
-    /// The network of a name that is common elsewhere: torchvision's (`resnet50`,
+    /// The network of another program's name: torchvision's (`resnet50`,
     /// `resnext50_32x4d`, `mobilenet_v2`), the reference implementation's (`parallel_resnet50`,
     /// `parallel_mobilenetv2`). A width multiplier may follow (`mobilenetv2_x0.25`).
     pub fn by_name(name: &str) -> Option<Self> {
@@ -136,20 +142,20 @@ impl Network {
         network.check().is_empty().then_some(network)
     }
 
-    /// Names that [`Network::by_name`] knows, for messages.
+    /// Examples of names that [`Network::by_name`] accepts, for messages.
     pub const NAMES: &str = "resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, \
                              resnext101_32x8d, mobilenet_v2, mobilenet_v2_x0.5";
 
-    /// The path that the reference implementation gives to the layer that is called `path` here.
+    /// The reference implementation's path of the layer `path`.
     pub fn reference_path(&self, path: &str) -> String {
         self.family().reference_path(path)
     }
 
-    /// What suits it best to compute with. Float32 if it is quantized: levels are not to be rounded.
-    /// Channels last if most of its convolutions are matrix products over the channels.
+    /// float32 if it is quantized, since a lower precision would round the levels; channels-last if
+    /// more than half of its convolutions are 1x1.
     ///
     /// # Errors
-    /// Its parameters are wrong.
+    /// As [`Network::layers`].
     pub fn suits(&self) -> Result<Suits> {
         let quantized = self.is_quantized();
         Ok(Suits {
@@ -158,32 +164,32 @@ impl Network {
         })
     }
 
-    /// Every fault of its parameters; empty if there is none.
-    pub fn check(&self) -> Vec<Fault> {
+    /// The errors in its fields.
+    pub fn check(&self) -> Vec<FieldError> {
         self.family().check()
     }
 
-    /// Its layers, from images `[batch, 3, height, width]` to logits `[batch, classes]`.
+    /// The layers, from images `[batch, 3, height, width]` to logits `[batch, classes]`.
     ///
     /// # Errors
-    /// The faults that [`Network::check`] finds, or no classes.
+    /// Those of [`Network::check`]; zero classes.
     pub fn layers(&self, classes: u32) -> Result<Vec<Layer>> {
-        fault::ensure_none(&self.check())?;
+        field_error::ensure_valid(&self.check())?;
         ensure!(classes > 0, "a network needs at least one class");
         Ok(self.family().layers(i64::from(classes)))
     }
 
-    /// Whether a single image of `resolution` x `resolution` pixels gives every batch norm what it
-    /// needs for a variance: two values of each channel.
+    /// Whether a batch of a single image of `resolution` x `resolution` pixels can be trained on:
+    /// every batch norm then gets at least two values per channel, which a variance needs.
     ///
     /// # Errors
     /// As [`Network::layers`].
     pub fn trains_on_one_image(&self, resolution: u32) -> Result<bool> {
-        Ok(cost::smallest_normed_side(&self.layers(1)?, resolution) > 1)
+        Ok(cost::min_batch_norm_side(&self.layers(1)?, resolution) > 1)
     }
 
-    /// Whether a network of this kind can be started from the weights of the other, as far as it has
-    /// them: residual networks of one shape, whatever is quantized in them.
+    /// Whether it can be initialized from the weights of `other`: the networks are equal, or
+    /// residual networks of the same depth and width, quantized or not.
     pub fn can_start_from(&self, other: &Network) -> bool {
         let shape = |network: &Network| match network {
             Network::ResNet(network) => Some(network.clone()),
@@ -193,24 +199,24 @@ impl Network {
         self == other || shape(self).is_some_and(|this| Some(this) == shape(other))
     }
 
-    /// Whether it has quantizers.
     pub fn is_quantized(&self) -> bool {
         matches!(self, Network::QuantizedResNet(network) if network.is_quantized())
     }
 
-    /// Whether it computes what the other does. How it is trained may differ.
-    pub fn computes_as(&self, other: &Network) -> bool {
-        let computed = |network: &Network| {
+    /// Whether it computes the same function of the same parameters as `other`. Options that matter
+    /// for training only (`fixed_activation_basis`) may differ.
+    pub fn is_compatible_with(&self, other: &Network) -> bool {
+        let without_training_options = |network: &Network| {
             let mut network = network.clone();
             if let Network::QuantizedResNet(network) = &mut network {
                 network.fixed_activation_basis = false;
             }
             network
         };
-        computed(self) == computed(other)
+        without_training_options(self) == without_training_options(other)
     }
 
-    /// Whether only the largest resolution moves the bases of activation quantizers.
+    /// Whether only the largest resolution updates the bases of activation quantizers.
     pub fn fixed_activation_basis(&self) -> bool {
         matches!(
             self,
@@ -221,7 +227,7 @@ impl Network {
         )
     }
 
-    /// The smallest side of an image, in pixels: the product of all strides.
+    /// The smallest possible side of an image, in pixels: the product of all strides.
     ///
     /// # Errors
     /// As [`Network::layers`].

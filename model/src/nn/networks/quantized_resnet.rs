@@ -1,11 +1,11 @@
-//! ResNet at a few learned levels: LQ-Nets (Zhang et al., ECCV 2018), as the quantized part of the
-//! reference implementation builds them.
+//! Quantized ResNet: LQ-Nets (Zhang et al., ECCV 2018), as the quantized part of the reference
+//! implementation builds them.
 //!
-//! The first convolution and the classifier stay in full precision. All convolutions and the maximum
-//! are padded as TensorFlow's `SAME`. Layers have the names that they have in [`ResNet`], so that
-//! its weights can be started from; what only a pre-activation network has is called `bn0` and
-//! `quant0` before a block's first convolution, `quant1` behind it, and `layer1.bn`, `layer1.quant`
-//! at the end of a group.
+//! The first convolution and the classifier stay in full precision. All convolutions and the max
+//! pooling are padded as TensorFlow's `SAME`. Layers have the same names as in [`ResNet`], so that
+//! its weights can initialize them. Layers of pre-activation networks alone are `bn0` and `quant0`
+//! before a block's first convolution, `quant1` and `quant2` after its convolutions, and
+//! `layer1.bn` and `layer1.quant` at the end of a group.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::resnet::{DEPTHS, EXPANSION, check_shape, default_width};
-use super::{Family, ResNet, norm};
-use crate::nn::fault::Fault;
+use super::{Family, ResNet, batch_norm};
+use crate::nn::field_error::FieldError;
 use crate::nn::layers::{Conv, Layer, Linear, Padding};
 use crate::nn::parameters::Init;
 use crate::nn::quantizers::BITS;
 
-/// Bits of what is not quantized.
+/// Bits that mean "not quantized".
 const FULL_PRECISION: u32 = 32;
 
-/// A residual network whose weights, or weights and activations, are at learned levels.
+/// A residual network with quantized weights, or weights and activations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizedResNet {
@@ -33,12 +33,13 @@ pub struct QuantizedResNet {
     pub width: u32,
     /// How the blocks are built, which decides what can be quantized.
     pub mode: QuantizedMode,
-    /// Bits of a weight, 1 to 8; 32 leaves them as they are.
+    /// Bits of a weight, 1 to 8; 32: not quantized.
     pub weight_bits: u32,
-    /// Bits of an activation, 1 to 8; 32 leaves them as they are.
+    /// Bits of an activation, 1 to 8; 32: not quantized.
     #[serde(default = "full_precision")]
     pub activation_bits: u32,
-    /// Whether only the largest resolution moves the bases of activations, or each of them does.
+    /// Whether only the largest resolution updates the bases of activation quantizers, or every
+    /// resolution does.
     #[serde(default)]
     pub fixed_activation_basis: bool,
 }
@@ -46,13 +47,13 @@ pub struct QuantizedResNet {
 /// How the blocks of a quantized network are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum QuantizedMode {
-    /// As those of `ResNet`: only weights are quantized. The last batch norm of a block starts with
-    /// gamma 0.
+    /// The blocks of `ResNet`: only weights are quantized. Gamma of the last batch norm of a block
+    /// is initialized to 0.
     WeightsOnly,
     /// Batch norm, ReLU and quantizer before each convolution; shortcuts that change the shape are
     /// quantized 1x1 convolutions (type B).
     PreActivation,
-    /// The same, with shortcuts that average and add channels of zeros (type A).
+    /// The same, with shortcuts of average pooling and channels of zeros (type A).
     PreActivationTypeA,
 }
 
@@ -60,7 +61,7 @@ fn full_precision() -> u32 {
     FULL_PRECISION
 }
 
-/// As a recipe has it.
+/// RON, as in a recipe.
 impl fmt::Display for QuantizedResNet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "QuantizedResNet(depth: {}", self.depth)?;
@@ -83,7 +84,6 @@ impl fmt::Display for QuantizedResNet {
 }
 
 impl QuantizedResNet {
-    /// Whether it has quantizers at all.
     pub fn is_quantized(&self) -> bool {
         quantized(self.weight_bits).is_some() || quantized(self.activation_bits).is_some()
     }
@@ -96,7 +96,7 @@ impl QuantizedResNet {
         }
     }
 
-    /// What follows a batch norm: ReLU, quantized if activations are.
+    /// ReLU, quantized if activations are.
     fn activation(&self, name: String) -> Layer {
         match quantized(self.activation_bits) {
             None => Layer::Relu,
@@ -104,20 +104,20 @@ impl QuantizedResNet {
         }
     }
 
-    fn conv(&self, name: String, shape: Shape) -> Layer {
+    fn conv(&self, name: String, shape: ConvShape) -> Layer {
         let bits = quantized(self.weight_bits);
         Layer::Conv(conv(name, shape, bits))
     }
 
-    /// The long way of a block, from its first convolution on.
-    fn convolutions(&self, block: &str, bottleneck: bool, ends: Ends) -> Vec<Layer> {
-        let Ends {
+    /// The residual branch of a block, from its first convolution on.
+    fn branch(&self, block: &str, bottleneck: bool, shape: BlockShape) -> Vec<Layer> {
+        let BlockShape {
             input,
             inner,
             output,
             stride,
-        } = ends;
-        let steps: &[Shape] = if bottleneck {
+        } = shape;
+        let convs: &[ConvShape] = if bottleneck {
             &[
                 (input, inner, 1, 1),
                 (inner, inner, 3, stride),
@@ -127,10 +127,10 @@ impl QuantizedResNet {
             &[(input, output, 3, stride), (output, output, 3, 1)]
         };
         let mut layers = Vec::new();
-        for (number, &shape) in (1..).zip(steps) {
+        for (number, &shape) in (1..).zip(convs) {
             layers.push(self.conv(format!("{block}.conv{number}"), shape));
-            let last = number == steps.len();
-            layers.push(Layer::Norm {
+            let last = number == convs.len();
+            layers.push(Layer::BatchNorm {
                 name: format!("{block}.bn{number}"),
                 channels: shape.1,
                 gamma: match self.mode {
@@ -145,44 +145,44 @@ impl QuantizedResNet {
         layers
     }
 
-    /// The short way of a block; empty where nothing changes.
-    fn shortcut(&self, block: &str, ends: Ends) -> Vec<Layer> {
-        let Ends {
+    /// The shortcut of a block; empty (the identity) if the shape does not change.
+    fn shortcut(&self, block: &str, shape: BlockShape) -> Vec<Layer> {
+        let BlockShape {
             input,
             output,
             stride,
             ..
-        } = ends;
+        } = shape;
         if input == output {
             return Vec::new();
         }
         if self.mode == QuantizedMode::PreActivationTypeA {
-            let pool = (stride > 1).then_some(Layer::AveragePool { side: stride });
+            let pool = (stride > 1).then_some(Layer::AveragePool { kernel: stride });
             let pad = Layer::PadChannels {
-                more: output - input,
+                added: output - input,
             };
             return pool.into_iter().chain([pad]).collect();
         }
         let shape = (input, output, 1, stride);
         vec![
             self.conv(format!("{block}.downsample.0"), shape),
-            norm(&format!("{block}.downsample.1"), output),
+            batch_norm(&format!("{block}.downsample.1"), output),
         ]
     }
 
-    /// What is done before the first convolution of a block in a pre-activation network, on the long
-    /// way alone.
-    fn before(&self, block: &str, stage: usize, first: bool, channels: i64) -> Vec<Layer> {
+    /// The layers before the first convolution of a block's residual branch, in a pre-activation
+    /// network.
+    fn pre_activation(&self, block: &str, stage: usize, first: bool, channels: i64) -> Vec<Layer> {
         let quantizer = format!("{block}.quant0");
         let type_a = self.mode == QuantizedMode::PreActivationTypeA;
         match (first, stage) {
             (false, _) => vec![
-                norm(&format!("{block}.bn0"), channels),
+                batch_norm(&format!("{block}.bn0"), channels),
                 self.activation(quantizer),
             ],
-            // The end of the group before quantized it.
+            // Quantized at the end of the previous group already.
             (true, stage) if stage > 0 && !type_a => vec![],
-            // What comes in went through a ReLU already, so one more changes nothing.
+            // The input went through a ReLU already; the ReLU of the quantizer changes nothing.
             (true, _) => match quantized(self.activation_bits) {
                 None => vec![],
                 Some(_) => vec![self.activation(quantizer)],
@@ -191,12 +191,12 @@ impl QuantizedResNet {
     }
 }
 
-/// Channels in and out, kernel, stride.
-type Shape = (i64, i64, i64, i64);
+/// Input channels, output channels, kernel, stride.
+type ConvShape = (i64, i64, i64, i64);
 
-/// What goes into a block and comes out of it.
+/// The channels and the stride of a block.
 #[derive(Clone, Copy)]
-struct Ends {
+struct BlockShape {
     input: i64,
     /// Channels within a bottleneck.
     inner: i64,
@@ -204,61 +204,65 @@ struct Ends {
     stride: i64,
 }
 
-/// The bits of a quantizer; none where there is nothing to quantize.
+/// The bits of a quantizer; `None` if not quantized.
 fn quantized(bits: u32) -> Option<u32> {
     (bits != FULL_PRECISION).then_some(bits)
 }
 
-fn conv(name: String, (input, output, kernel, stride): Shape, bits: Option<u32>) -> Conv {
-    let fan_out = kernel * kernel * output;
+fn conv(
+    name: String,
+    (in_channels, out_channels, kernel, stride): ConvShape,
+    bits: Option<u32>,
+) -> Conv {
+    let fan_out = kernel * kernel * out_channels;
     Conv {
         name,
-        input,
-        output,
+        in_channels,
+        out_channels,
         kernel,
         stride,
         padding: Padding::Same,
         groups: 1,
-        // That of a normal distribution is 1.3 times as wide before its ends are cut off.
+        // He's variance 2 / fan_out; truncating at two deviations takes away a factor of about 1.3.
         init: Init::TruncatedNormal((1.3 * 2.0 / fan_out as f64).sqrt()),
         bits,
     }
 }
 
 impl Family for QuantizedResNet {
-    fn check(&self) -> Vec<Fault> {
-        let mut faults = check_shape(self.depth, self.width);
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = check_shape(self.depth, self.width);
         for (field, bits) in [
             ("weight_bits", self.weight_bits),
             ("activation_bits", self.activation_bits),
         ] {
             if bits != FULL_PRECISION && !BITS.contains(&bits.into()) {
                 let (least, most) = (BITS.start(), BITS.end());
-                faults.push((
+                errors.push((
                     field,
                     format!(
-                        "`{field}` is {least} to {most}, or {FULL_PRECISION} for full precision, not {bits}"
+                        "`{field}` must be from {least} to {most}, or {FULL_PRECISION} for full precision, not {bits}"
                     ),
                 ));
             }
         }
         if self.activation_bits == FULL_PRECISION {
             if self.fixed_activation_basis {
-                faults.push((
+                errors.push((
                     "fixed_activation_basis",
-                    "`fixed_activation_basis` is of no use where activations are not quantized"
+                    "`fixed_activation_basis` has no effect: activations are not quantized"
                         .to_owned(),
                 ));
             }
         } else if self.mode == QuantizedMode::WeightsOnly {
-            faults.push((
+            errors.push((
                 "activation_bits",
-                "`WeightsOnly` leaves activations as they are: leave `activation_bits` out, or take \
+                "the mode `WeightsOnly` does not quantize activations: remove `activation_bits`, or use \
                  the mode `PreActivation`"
                     .to_owned(),
             ));
         }
-        faults
+        errors
     }
 
     fn layers(&self, classes: i64) -> Vec<Layer> {
@@ -269,7 +273,7 @@ impl Family for QuantizedResNet {
         let width = i64::from(self.width);
         let mut layers = vec![
             Layer::Conv(conv("conv1".to_owned(), (3, width, 7, 2), None)),
-            norm("bn1", width),
+            batch_norm("bn1", width),
             Layer::Relu,
             Layer::MaxPool {
                 kernel: 3,
@@ -284,7 +288,7 @@ impl Family for QuantizedResNet {
             for index in 0..count {
                 let block = format!("{group}.{index}");
                 let inner = width << stage;
-                let ends = Ends {
+                let shape = BlockShape {
                     input: channels,
                     inner,
                     output: inner * if bottleneck { EXPANSION } else { 1 },
@@ -292,20 +296,20 @@ impl Family for QuantizedResNet {
                 };
                 let mut branch = match post_activation {
                     true => vec![],
-                    false => self.before(&block, stage, index == 0, channels),
+                    false => self.pre_activation(&block, stage, index == 0, channels),
                 };
-                branch.extend(self.convolutions(&block, bottleneck, ends));
+                branch.extend(self.branch(&block, bottleneck, shape));
                 layers.push(Layer::Residual {
                     branch,
-                    shortcut: self.shortcut(&block, ends),
+                    shortcut: self.shortcut(&block, shape),
                 });
                 if post_activation {
                     layers.push(Layer::Relu);
                 }
-                channels = ends.output;
+                channels = shape.output;
             }
             if !post_activation {
-                layers.push(norm(&format!("{group}.bn"), channels));
+                layers.push(batch_norm(&format!("{group}.bn"), channels));
                 let last = stage + 1 == blocks.len();
                 let type_b = self.mode == QuantizedMode::PreActivation;
                 layers.push(match type_b && !last {
@@ -318,10 +322,10 @@ impl Family for QuantizedResNet {
             Layer::GlobalAveragePool,
             Layer::Linear(Linear {
                 name: "fc".to_owned(),
-                input: channels,
-                output: classes,
-                weight: Init::Normal((2.0 / channels as f64).sqrt()),
-                bias: Init::Constant(0.0),
+                in_features: channels,
+                out_features: classes,
+                weight_init: Init::Normal((2.0 / channels as f64).sqrt()),
+                bias_init: Init::Constant(0.0),
             }),
         ]);
         layers

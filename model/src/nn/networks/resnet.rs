@@ -4,8 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, conv, norm};
-use crate::nn::fault::Fault;
+use super::{Family, batch_norm, conv};
+use crate::nn::field_error::FieldError;
 use crate::nn::layers::{Layer, Linear, Padding};
 use crate::nn::parameters::Init;
 
@@ -24,7 +24,7 @@ pub(super) fn default_width() -> u32 {
     64
 }
 
-/// Blocks per stage of the depths that there are, and whether a block is a bottleneck.
+/// Depth, blocks per stage, and whether a block is a bottleneck.
 pub(super) const DEPTHS: [(u32, [u32; 4], bool); 5] = [
     (18, [2, 2, 2, 2], false),
     (34, [3, 4, 6, 3], false),
@@ -33,11 +33,11 @@ pub(super) const DEPTHS: [(u32, [u32; 4], bool); 5] = [
     (152, [3, 8, 36, 3], true),
 ];
 
-/// The output of a bottleneck has this many times the channels that the network's width gives it.
+/// A bottleneck has this many times as many output channels as a basic block.
 pub(super) const EXPANSION: i64 = 4;
 
 impl Family for ResNet {
-    fn check(&self) -> Vec<Fault> {
+    fn check(&self) -> Vec<FieldError> {
         check_shape(self.depth, self.width)
     }
 
@@ -59,27 +59,27 @@ impl Family for ResNet {
     }
 }
 
-/// Every fault of a residual network's shape.
-pub(super) fn check_shape(depth: u32, width: u32) -> Vec<Fault> {
-    let mut faults = Vec::new();
+/// The errors in the depth and the width of a residual network.
+pub(super) fn check_shape(depth: u32, width: u32) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     if !DEPTHS.iter().any(|(known, ..)| *known == depth) {
         let depths: Vec<_> = DEPTHS.iter().map(|(depth, ..)| depth.to_string()).collect();
         let known = depths.join(", ");
-        faults.push((
+        errors.push((
             "depth",
-            format!("there is no ResNet of depth {depth}: the depths are {known}"),
+            format!("`depth` must be one of {known}, not {depth}"),
         ));
     }
     if !(1..=4096).contains(&width) {
-        faults.push((
+        errors.push((
             "width",
-            format!("the width is between 1 and 4096, not {width}"),
+            format!("`width` must be from 1 to 4096, not {width}"),
         ));
     }
-    faults
+    errors
 }
 
-/// What the stages of a residual network are made of.
+/// The block of a residual network.
 #[derive(Clone, Copy)]
 pub(super) enum Block {
     /// Two 3x3 convolutions.
@@ -93,8 +93,8 @@ pub(super) enum Block {
     },
 }
 
-/// Stem, four stages, classifier. `width`: the channels of the stem; each stage but the first
-/// doubles them.
+/// Stem, four stages, classifier. `width`: the channels of the stem and of the first stage; each
+/// further stage doubles them.
 pub(super) fn residual_network(
     width: i64,
     blocks: [u32; 4],
@@ -103,12 +103,12 @@ pub(super) fn residual_network(
 ) -> Vec<Layer> {
     let mut layers = vec![
         conv("conv1", 3, width, 7, 2, 1),
-        norm("bn1", width),
+        batch_norm("bn1", width),
         Layer::Relu,
         Layer::MaxPool {
             kernel: 3,
             stride: 2,
-            padding: Padding::Each(1),
+            padding: Padding::Symmetric(1),
         },
     ];
     let mut channels = width;
@@ -138,7 +138,7 @@ pub(super) fn residual_network(
                         stride,
                         1,
                     ),
-                    norm(&format!("{name}.downsample.1"), output),
+                    batch_norm(&format!("{name}.downsample.1"), output),
                 ]
             } else {
                 Vec::new()
@@ -147,16 +147,16 @@ pub(super) fn residual_network(
             channels = output;
         }
     }
-    // PyTorch's own start for a linear layer.
+    // PyTorch's default initialization of a linear layer.
     let init = Init::Uniform(1.0 / (channels as f64).sqrt());
     layers.extend([
         Layer::GlobalAveragePool,
         Layer::Linear(Linear {
             name: "fc".to_owned(),
-            input: channels,
-            output: classes,
-            weight: init,
-            bias: init,
+            in_features: channels,
+            out_features: classes,
+            weight_init: init,
+            bias_init: init,
         }),
     ]);
     layers
@@ -165,10 +165,10 @@ pub(super) fn residual_network(
 fn basic(name: &str, input: i64, output: i64, stride: i64) -> Vec<Layer> {
     vec![
         conv(&format!("{name}.conv1"), input, output, 3, stride, 1),
-        norm(&format!("{name}.bn1"), output),
+        batch_norm(&format!("{name}.bn1"), output),
         Layer::Relu,
         conv(&format!("{name}.conv2"), output, output, 3, 1, 1),
-        norm(&format!("{name}.bn2"), output),
+        batch_norm(&format!("{name}.bn2"), output),
     ]
 }
 
@@ -182,12 +182,12 @@ fn bottleneck(
 ) -> Vec<Layer> {
     vec![
         conv(&format!("{name}.conv1"), input, inner, 1, 1, 1),
-        norm(&format!("{name}.bn1"), inner),
+        batch_norm(&format!("{name}.bn1"), inner),
         Layer::Relu,
         conv(&format!("{name}.conv2"), inner, inner, 3, stride, groups),
-        norm(&format!("{name}.bn2"), inner),
+        batch_norm(&format!("{name}.bn2"), inner),
         Layer::Relu,
         conv(&format!("{name}.conv3"), inner, output, 1, 1, 1),
-        norm(&format!("{name}.bn3"), output),
+        batch_norm(&format!("{name}.bn3"), output),
     ]
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Family;
 use super::resnet::{Block, residual_network};
-use crate::nn::fault::Fault;
+use crate::nn::field_error::FieldError;
 use crate::nn::layers::Layer;
 
 /// A residual network whose 3x3 convolutions are split into groups.
@@ -21,20 +21,18 @@ pub struct ResNeXt {
 const GROUPS: i64 = 32;
 /// The channels of the stem.
 const WIDTH: i64 = 64;
-/// Blocks per stage of the depths that there are, and the channels of a group in the first stage.
+/// Depth, blocks per stage, and the channels of a group in the first stage.
 const DEPTHS: [(u32, [u32; 4], i64); 2] = [(50, [3, 4, 6, 3], 4), (101, [3, 4, 23, 3], 8)];
 
 impl Family for ResNeXt {
-    fn check(&self) -> Vec<Fault> {
+    fn check(&self) -> Vec<FieldError> {
         if DEPTHS.iter().any(|(depth, ..)| *depth == self.depth) {
             return Vec::new();
         }
         let depth = self.depth;
         vec![(
             "depth",
-            format!(
-                "there is no ResNeXt of depth {depth}: the depths are 50 (32x4d) and 101 (32x8d)"
-            ),
+            format!("`depth` must be 50 (32x4d) or 101 (32x8d), not {depth}"),
         )]
     }
 

@@ -1,63 +1,63 @@
-//! A basis, which follows the fits slowly.
+//! The basis of quantizers and its exponential moving average.
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor, no_grad};
 
-/// The decay of the moving average: the share of the old basis in the new one, as in the reference.
+/// The decay of the exponential moving average, as in the reference.
 const DECAY: f64 = 0.9;
 
 /// The upper quartile of a standard normal distribution, as the reference rounds it.
 pub(super) const QUARTILE: f64 = 0.6745;
 
-/// The basis of some quantizers and the moving average that it is: handles to tensors that are
-/// changed in place.
+/// The bases of one or several quantizers: handles to tensors that are updated in place.
 #[derive(Debug)]
 pub struct Basis {
-    /// `[quantizers, bits]`. The first update replaces what it starts with.
+    /// `[quantizers, bits]`. The first update replaces the initial value.
     pub value: Tensor,
-    /// `[quantizers, bits]`: the average as if it had begun at zero, which it does.
+    /// `[quantizers, bits]`: the moving average before zero-debiasing, initially 0.
     pub average: Tensor,
-    /// `[1]`: how often it moved; 0 to begin with.
+    /// `[1]`: the number of updates.
     pub updates: Tensor,
 }
 
 impl Basis {
-    /// Moves a tenth of the way to a basis that was fitted.
+    /// Updates the moving average with a fitted basis.
     ///
-    /// The average is that of TensorFlow's `assign_moving_average` with `zero_debias`: after `t` updates
-    /// it is divided by `1 - 0.9^t`, so that what it began with counts for nothing.
+    /// As TensorFlow's `assign_moving_average` with `zero_debias`: average = 0.9 average + 0.1
+    /// fitted, value = average / (1 - 0.9^t) after `t` updates, so that the initial 0 has no
+    /// weight.
     ///
-    /// Nothing is read back from the device, so a fit of values that are not finite is not noticed
-    /// here; such values are NaN in the quantizer's output, and so is the loss.
+    /// Reads nothing back from the device, so a fit of values that are not finite is not detected
+    /// here; but then the quantizer's output is NaN, and so is the loss.
     ///
     /// # Errors
-    /// A basis of another shape, or what libtorch says.
+    /// A basis of another shape.
     pub fn update(&self, fitted: &Tensor) -> Result<()> {
         ensure!(
             fitted.size() == self.value.size(),
-            "a basis of shape {:?} cannot follow one of shape {:?}",
+            "a basis of shape {:?} cannot be updated with one of shape {:?}",
             self.value.size(),
             fitted.size()
         );
         no_grad(|| {
-            let [mut value, mut mean, mut updates] =
+            let [mut value, mut average, mut updates] =
                 [&self.value, &self.average, &self.updates].map(Tensor::shallow_clone);
-            mean.f_copy_(&average(&mean, fitted)?)?;
+            average.f_copy_(&ema(&average, fitted)?)?;
             let _ = updates.f_add_scalar_(1)?;
-            let remembered = Tensor::f_pow_scalar(DECAY, &updates.f_to_kind(Kind::Double)?)?;
-            let divisor = remembered.f_neg()?.f_add_scalar(1.0)?;
+            let decayed = Tensor::f_pow_scalar(DECAY, &updates.f_to_kind(Kind::Double)?)?;
+            let divisor = decayed.f_neg()?.f_add_scalar(1.0)?;
             let divisor = divisor.f_to_kind(value.f_kind()?)?;
-            value.f_copy_(&mean.f_div(&divisor)?)?;
+            value.f_copy_(&average.f_div(&divisor)?)?;
             Ok(())
         })
     }
 }
 
-/// A step of the exponential moving average.
+/// A step of the exponential moving average: 0.9 `old` + 0.1 `new`.
 ///
 /// # Errors
-/// Shapes that do not fit, or what libtorch says.
-pub fn average(old: &Tensor, new: &Tensor) -> Result<Tensor> {
+/// Shapes that do not match.
+pub fn ema(old: &Tensor, new: &Tensor) -> Result<Tensor> {
     let (old, new) = (old.f_mul_scalar(DECAY)?, new.f_mul_scalar(1.0 - DECAY)?);
     Ok(old.f_add(&new)?)
 }

@@ -1,57 +1,57 @@
-//! The levels of a basis, and what values are at them.
+//! The levels of a basis, and quantization to them.
 
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::nn::native::{self, AtLevels, Gradient};
+use crate::nn::native::{self, Gradient, LevelStatistics};
 
-/// How many bits a quantizer may have.
+/// The bits that a quantizer may have.
 pub const BITS: RangeInclusive<i64> = 1..=8;
 
-/// The levels of some quantizers of equally many bits, in rising order.
+/// The levels of one or several quantizers of the same number of bits, in rising order.
 #[derive(Debug)]
 pub struct Levels {
     /// `[quantizers, 2^bits]`.
     values: Tensor,
-    /// For each level the number whose binary digits, the lowest first, are its code:
-    /// `[quantizers, 2^bits]`.
+    /// `[quantizers, 2^bits]`: the code of each level as a number, bit j of which is 1 if element j
+    /// of the code is the upper one.
     order: Tensor,
-    /// All codes in the order of the numbers, in f64: `[2^bits, bits]`.
+    /// `[2^bits, bits]`, f64: the code of each number.
     codes: Tensor,
-    /// `[quantizers, 2^bits - 1]`: a value above it belongs to a higher level.
+    /// `[quantizers, 2^bits - 1]`: a value greater than a threshold belongs to a higher level.
     thresholds: Tensor,
 }
 
-/// All that least squares need to know of the values: the sums over them of their codes' products
-/// with one another and with the value.
+/// The normal equations of the least-squares fit of a basis, where row i of B is the code of value
+/// x_i.
 ///
 /// In f64: f32 cannot count beyond 2^24, and a layer has more activations.
 #[derive(Debug)]
 pub struct Fit {
-    /// `[quantizers, bits, bits]`.
-    pub(super) products: Tensor,
-    /// `[quantizers, bits, 1]`.
-    pub(super) targets: Tensor,
+    /// B'B: `[quantizers, bits, bits]`.
+    pub(super) btb: Tensor,
+    /// B'x: `[quantizers, bits, 1]`.
+    pub(super) btx: Tensor,
 }
 
 impl Levels {
-    /// Those of `basis`, `[quantizers, bits]`. `low` is the lower of the two codes, 0 or -1; the upper
-    /// one is 1.
-    pub(super) fn new(basis: &Tensor, low: f64) -> Result<Self> {
+    /// The levels of `basis`, `[quantizers, bits]`. The lower code is `low_code`, 0 or -1; the
+    /// upper one is 1.
+    pub(super) fn new(basis: &Tensor, low_code: f64) -> Result<Self> {
         no_grad(|| {
             let (_, bits) = basis.size2()?;
-            let codes = codes(bits, low, basis.device())?;
-            let unsorted = unsorted(basis, &codes)?;
-            // Least squares may make a basis negative or its order another one.
+            let codes = codes(bits, low_code, basis.device())?;
+            let unsorted = unsorted_levels(basis, &codes)?;
+            // The elements of a fitted basis may be negative or in another order.
             let (values, order) = unsorted.f_sort(1, false)?;
             let count = values.size2()?.1;
             let lower = values.f_narrow(1, 0, count - 1)?;
             let upper = values.f_narrow(1, 1, count - 1)?;
             let middle = lower.f_add(&upper)?.f_div_scalar(2.0)?.f_contiguous()?;
-            // Between two neighbouring floats there is no middle. The lower one then is it, for what
-            // is at a level already has to stay there.
+            // The midpoint of two adjacent floats rounds to one of them. The lower one is right: a
+            // value that equals the upper level must stay there.
             let thresholds = lower.f_where_self(&middle.f_ge_tensor(&upper)?, &middle)?;
             Ok(Levels {
                 values,
@@ -62,56 +62,61 @@ impl Levels {
         })
     }
 
-    /// The values at the nearest levels; the lower one in the middle between two. The first dimension
-    /// of `values` is that of the quantizers, unless there is only one. `in_place`: the result takes
-    /// the place of the values, which no gradient may need.
+    /// Quantizes `values`, `[quantizers, ...]` (any shape if there is one quantizer), to the
+    /// nearest levels; a midpoint to the lower one. `in_place`: the output takes the memory of
+    /// `values`, which the backward pass must not need.
     ///
     /// # Errors
-    /// Shapes that do not fit, or what libtorch says.
+    /// Shapes that do not match.
     pub fn quantize(&self, values: &Tensor, gradient: Gradient, in_place: bool) -> Result<Tensor> {
         let (levels, thresholds) = (&self.values, &self.thresholds);
         native::quantize(values, levels, thresholds, gradient, in_place, None)
     }
 
-    /// The same, and all that a new basis is fitted from.
+    /// The same, and the normal equations of the fit of a new basis.
     ///
     /// # Errors
     /// As [`Levels::quantize`].
-    pub fn quantize_to_fit(
+    pub fn quantize_with_statistics(
         &self,
         values: &Tensor,
         gradient: Gradient,
         in_place: bool,
     ) -> Result<(Tensor, Fit)> {
-        let none = || self.values.f_zeros_like()?.f_to_kind(Kind::Double);
-        let found = AtLevels {
-            counts: none()?,
-            sums: none()?,
+        let zeros = || self.values.f_zeros_like()?.f_to_kind(Kind::Double);
+        let statistics = LevelStatistics {
+            counts: zeros()?,
+            sums: zeros()?,
         };
         let (levels, thresholds) = (&self.values, &self.thresholds);
-        let quantized =
-            native::quantize(values, levels, thresholds, gradient, in_place, Some(&found))?;
-        Ok((quantized, self.fit(&found)?))
+        let quantized = native::quantize(
+            values,
+            levels,
+            thresholds,
+            gradient,
+            in_place,
+            Some(&statistics),
+        )?;
+        Ok((quantized, self.fit(&statistics)?))
     }
 
-    fn fit(&self, found: &AtLevels) -> Result<Fit> {
+    fn fit(&self, statistics: &LevelStatistics) -> Result<Fit> {
         no_grad(|| {
             let (levels, bits) = self.codes.size2()?;
             let codes = self.codes.f_index_select(0, &self.order.f_view([-1])?)?;
             let codes = codes.f_view([-1, levels, bits])?;
             let transposed = codes.f_transpose(1, 2)?;
-            let counted = codes.f_mul(&found.counts.f_unsqueeze(2)?)?;
+            let weighted = codes.f_mul(&statistics.counts.f_unsqueeze(2)?)?;
             Ok(Fit {
-                products: transposed.f_matmul(&counted)?,
-                targets: transposed.f_matmul(&found.sums.f_unsqueeze(2)?)?,
+                btb: transposed.f_matmul(&weighted)?,
+                btx: transposed.f_matmul(&statistics.sums.f_unsqueeze(2)?)?,
             })
         })
     }
 
-    /// The codes of values that are at the nearest levels, as numbers whose binary digits, the lowest
-    /// first, say of each element of the basis whether it is added (1) or not (0), or subtracted:
-    /// `[quantizers, values]`, int64.
-    pub(super) fn codes_of(&self, values: &Tensor) -> Result<Tensor> {
+    /// The codes of values, `[quantizers, values]`, as numbers, int64 of the same shape. Bit j is 1
+    /// if element j of the code is the upper one.
+    pub(super) fn encode(&self, values: &Tensor) -> Result<Tensor> {
         let values = values.f_contiguous()?;
         let level =
             values.f_searchsorted(&self.thresholds, false, false, "left", None::<&Tensor>)?;
@@ -119,15 +124,15 @@ impl Levels {
     }
 }
 
-/// The level of each number that is a code, in the order of the numbers: `[quantizers, 2^bits]`.
-pub(super) fn by_code(basis: &Tensor, low: f64) -> Result<Tensor> {
+/// The level of each code, in the order of the codes as numbers: `[quantizers, 2^bits]`.
+pub(super) fn levels_by_code(basis: &Tensor, low_code: f64) -> Result<Tensor> {
     let (_, bits) = basis.size2()?;
-    unsorted(basis, &codes(bits, low, basis.device())?)
+    unsorted_levels(basis, &codes(bits, low_code, basis.device())?)
 }
 
-/// A sum of a few terms, one after the other: its last bit must not depend on how a matrix product
-/// is computed.
-fn unsorted(basis: &Tensor, codes: &Tensor) -> Result<Tensor> {
+/// The products of basis and codes, summed up element by element: the last bit must not depend on
+/// the implementation of a matrix product.
+fn unsorted_levels(basis: &Tensor, codes: &Tensor) -> Result<Tensor> {
     let (_, bits) = basis.size2()?;
     let codes = codes.f_to_kind(basis.f_kind()?)?;
     let mut sum: Option<Tensor> = None;
@@ -139,22 +144,25 @@ fn unsorted(basis: &Tensor, codes: &Tensor) -> Result<Tensor> {
             Some(sum) => sum.f_add(&term)?,
         });
     }
-    sum.ok_or_else(|| anyhow::anyhow!("a basis of no bits"))
+    sum.ok_or_else(|| anyhow::anyhow!("the basis has no elements"))
 }
 
-/// All codes, `[2^bits, bits]`: the numbers from 0 on in binary, the lowest digit first.
-fn codes(bits: i64, low: f64, device: Device) -> Result<Tensor> {
+/// All codes, f64 `[2^bits, bits]`: row i is i in binary, the lowest bit first, with `low_code` for
+/// 0.
+fn codes(bits: i64, low_code: f64, device: Device) -> Result<Tensor> {
     ensure!(
         BITS.contains(&bits),
-        "a quantizer has {} to {} bits, not {bits}",
+        "a quantizer must have {} to {} bits, not {bits}",
         BITS.start(),
         BITS.end()
     );
-    // Made where they are needed: a copy from here would wait for a GPU.
-    let count = |to: i64| Tensor::f_arange(to, (Kind::Int64, device));
-    let shifted = count(1 << bits)?
+    // Computed on the device: a copy from the host would wait for a GPU.
+    let range = |to: i64| Tensor::f_arange(to, (Kind::Int64, device));
+    let shifted = range(1 << bits)?
         .f_unsqueeze(1)?
-        .f_bitwise_right_shift(&count(bits)?.f_unsqueeze(0)?)?;
+        .f_bitwise_right_shift(&range(bits)?.f_unsqueeze(0)?)?;
     let digits = shifted.f_bitwise_and(1)?.f_to_kind(Kind::Double)?;
-    Ok(digits.f_mul_scalar(1.0 - low)?.f_add_scalar(low)?)
+    Ok(digits
+        .f_mul_scalar(1.0 - low_code)?
+        .f_add_scalar(low_code)?)
 }

@@ -1,22 +1,21 @@
-//! Quantized weights as they are stored: a bit for each of a weight's bits.
+//! Bit-packed codes of quantized weights, as in packed checkpoints.
 
 use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor, no_grad};
 
-use super::levels::by_code;
-use super::weights::{self, LOW};
+use super::levels::levels_by_code;
+use super::weights::{self, LOW_CODE};
 
-/// The codes of a weight, `[output, input, k, k]`, at the nearest levels of its `basis`, `[output,
-/// bits]`: uint8 `[bits, elements / 8]`, rounded up. Bit `i % 8` of byte `i / 8` in row `j` tells
-/// whether element `j` of the basis is added to (1) or subtracted from (0) the `i`-th value, counted
-/// row by row.
+/// The codes of a weight, `[out_channels, in_channels, k, k]`, for its `basis`, `[out_channels,
+/// bits]`: uint8 `[bits, ceil(numel / 8)]`. Bit `i % 8` of byte `i / 8` in row `j` is 1 if element
+/// `j` of the basis is added to the `i`-th value (in row-major order), 0 if it is subtracted.
 ///
 /// # Errors
-/// Shapes that do not fit, or what libtorch says.
+/// Shapes that do not match.
 pub fn pack(weight: &Tensor, basis: &Tensor) -> Result<Tensor> {
-    let (output, bits) = basis.size2()?;
-    let values = weight.f_detach()?.f_reshape([output, -1])?;
-    let codes = no_grad(|| weights::levels(basis)?.codes_of(&values))?;
+    let (out_channels, bits) = basis.size2()?;
+    let values = weight.f_detach()?.f_reshape([out_channels, -1])?;
+    let codes = no_grad(|| weights::levels(basis)?.encode(&values))?;
     let codes: Vec<i64> = codes.f_reshape([-1])?.try_into()?;
     let row = codes.len().div_ceil(8);
     let mut bytes = vec![0_u8; row * bits as usize];
@@ -32,29 +31,29 @@ pub fn pack(weight: &Tensor, basis: &Tensor) -> Result<Tensor> {
     )?)
 }
 
-/// The bytes that [`pack`] makes of a weight of so many elements.
-pub fn bytes(elements: u64, bits: u64) -> u64 {
-    bits * elements.div_ceil(8)
+/// The bytes of [`pack`]'s output for a weight of `numel` elements.
+pub fn packed_bytes(numel: u64, bits: u64) -> u64 {
+    bits * numel.div_ceil(8)
 }
 
-/// The weight of `shape`, `[output, input, k, k]`, that [`pack`] made `codes` of, each value at its
-/// level, to the bit what [`Levels::quantize`](super::Levels::quantize) makes.
+/// The quantized weight of `shape`, `[out_channels, in_channels, k, k]`, from the codes of
+/// [`pack`]: equal, bit for bit, to [`Levels::quantize`](super::Levels::quantize) of the weight.
 ///
 /// # Errors
-/// Shapes that do not fit, or what libtorch says.
+/// Shapes that do not match.
 pub fn unpack(codes: &Tensor, basis: &Tensor, shape: &[i64]) -> Result<Tensor> {
-    let (output, bits) = basis.size2()?;
-    let elements = shape.iter().product::<i64>();
-    let row = elements.unsigned_abs().div_ceil(8) as usize;
+    let (out_channels, bits) = basis.size2()?;
+    let numel = shape.iter().product::<i64>();
+    let row = numel.unsigned_abs().div_ceil(8) as usize;
     ensure!(
-        shape.first() == Some(&output) && codes.f_kind()? == Kind::Uint8,
-        "a basis of shape {:?} and codes of kind {:?} for a weight of shape {shape:?}",
+        shape.first() == Some(&out_channels) && codes.f_kind()? == Kind::Uint8,
+        "a basis of shape {:?} and codes of dtype {:?} for a weight of shape {shape:?}",
         basis.size(),
         codes.f_kind()?
     );
     ensure!(
         codes.size() == [bits, row as i64],
-        "the codes should have the shape {:?}, not {:?}",
+        "the codes must have the shape {:?}, not {:?}",
         [bits, row as i64],
         codes.size()
     );
@@ -66,10 +65,10 @@ pub fn unpack(codes: &Tensor, basis: &Tensor, shape: &[i64]) -> Result<Tensor> {
             code << 1 | i64::from(digit)
         })
     };
-    let codes: Vec<i64> = (0..elements as usize).map(code).collect();
+    let codes: Vec<i64> = (0..numel as usize).map(code).collect();
     no_grad(|| {
-        let codes = Tensor::f_from_slice(&codes)?.f_view([output, -1])?;
-        let levels = by_code(basis, LOW).context("no quantizer of weights")?;
+        let codes = Tensor::f_from_slice(&codes)?.f_view([out_channels, -1])?;
+        let levels = levels_by_code(basis, LOW_CODE).context("invalid weight quantizer")?;
         Ok(levels.f_gather(1, &codes, false)?.f_view(shape)?)
     })
 }

@@ -1,4 +1,4 @@
-//! The quantizer of a convolution's weight: codes -1 and +1, a basis for each output channel.
+//! Weight quantizers of convolutions: codes -1 and +1, one basis for each output channel.
 
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor, no_grad};
@@ -6,45 +6,45 @@ use tch::{Kind, Tensor, no_grad};
 use super::basis::QUARTILE;
 use super::levels::{Fit, Levels};
 
-/// The lower code.
-pub(super) const LOW: f64 = -1.0;
+/// The lower code; the upper one is 1.
+pub(super) const LOW_CODE: f64 = -1.0;
 
-/// Drawn towards the old basis by so much, a fit exists whatever the weights are. (Where all weights
-/// of a channel are at few levels, it would not be the only one.)
+/// Ridge regression towards the old basis makes the least squares regular: if the weights of a
+/// channel are at few of the levels, `B'B` is singular.
 const RIDGE: f64 = 1e-4;
 
-/// The smallest element of the basis that a weight of `shape`, `[output, input, k, k]`, starts with;
-/// each further one is twice as large.
+/// The first element of the initial basis of a weight of `shape`, `[out_channels, in_channels, k,
+/// k]`; element j is 2^j times as large.
 ///
-/// In units of the upper quartile of a normal distribution of He's variance, `2 / (k * k * output)`,
-/// as in the reference.
-pub fn smallest(shape: [i64; 4], bits: i64) -> f64 {
-    let [output, _, height, width] = shape;
-    let fan_out = (height * width * output) as f64;
+/// The last element is the upper quartile of a normal distribution of He's variance, `2 / (k * k *
+/// out_channels)`, as in the reference.
+pub fn initial_basis(shape: [i64; 4], bits: i64) -> f64 {
+    let [out_channels, _, height, width] = shape;
+    let fan_out = (height * width * out_channels) as f64;
     QUARTILE * (2.0 / fan_out).sqrt() / 2_f64.powi(bits as i32 - 1)
 }
 
-/// The levels of `basis`, `[output, bits]`.
+/// The levels of `basis`, `[out_channels, bits]`.
 ///
 /// # Errors
-/// More bits than [`BITS`](super::BITS), or none.
+/// The number of bits is not in [`BITS`](super::BITS).
 pub fn levels(basis: &Tensor) -> Result<Levels> {
-    Levels::new(basis, LOW).context("no quantizer of weights")
+    Levels::new(basis, LOW_CODE).context("invalid weight quantizer")
 }
 
-/// The basis that is the nearest to the weight with the codes that it has now:
-/// `(B'B + eps I)^-1 (B'w + eps old)` for each channel, `[output, bits]`.
+/// The ridge-regression basis of the weights with their current codes: `(B'B + eps I)^-1 (B'w + eps
+/// old)` for each output channel, `[out_channels, bits]`.
 ///
 /// # Errors
-/// Shapes that do not fit, or what libtorch says.
-pub fn fitted(fit: &Fit, old: &Tensor) -> Result<Tensor> {
+/// Shapes that do not match.
+pub fn fit_basis(fit: &Fit, old: &Tensor) -> Result<Tensor> {
     no_grad(|| {
-        let Fit { products, targets } = fit;
+        let Fit { btb, btx } = fit;
         let (_, bits) = old.size2()?;
         let ridge = Tensor::f_eye(bits, (Kind::Double, old.device()))?.f_mul_scalar(RIDGE)?;
-        let drawn = old.f_to_kind(Kind::Double)?.f_unsqueeze(2)?;
-        let system = products.f_add(&ridge)?;
-        let right = targets.f_add(&drawn.f_mul_scalar(RIDGE)?)?;
+        let prior = old.f_to_kind(Kind::Double)?.f_unsqueeze(2)?;
+        let system = btb.f_add(&ridge)?;
+        let right = btx.f_add(&prior.f_mul_scalar(RIDGE)?)?;
         let (fitted, _) = Tensor::f_linalg_solve_ex(&system, &right, true, false)?;
         Ok(fitted.f_squeeze_dim(2)?.f_to_kind(old.f_kind()?)?)
     })

@@ -1,5 +1,5 @@
-//! A step of full size before the first one, so that memory which does not suffice is known at once,
-//! and what would fit.
+//! A step of full size before the first one, so that memory which does not suffice is known at
+//! once, and what would fit.
 
 use anyhow::{Context as _, Error, Result};
 use tch::{Device, Kind, Tensor};
@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::Trainer;
 use crate::nn::compute::{Compute, is_out_of_memory};
 use crate::nn::native;
-use crate::nn::parameters::Start;
+use crate::nn::parameters::WeightInit;
 
 /// Does a step on images of zeros with a network of its own, which is gone afterwards.
 ///
@@ -72,8 +72,8 @@ fn too_large(
     )
 }
 
-/// The largest of `batch`, half of it, and so on, whose `trial` does not run out of memory (0: not even
-/// one image), and the error that the next larger one ended with, if there is one.
+/// The largest of `batch`, half of it, and so on, whose `trial` does not run out of memory (0: not
+/// even one image), and the error that the next larger one ended with, if there is one.
 fn largest_that_fits(
     batch: u64,
     mut trial: impl FnMut(u64) -> Result<()>,
@@ -94,7 +94,7 @@ fn largest_that_fits(
 
 /// A step with a new network.
 fn one_step(settings: &Trainer, compute: Compute, resolutions: &[u32], images: u64) -> Result<()> {
-    let net = settings.network(compute, resolutions, Start::Zero)?;
+    let net = settings.network(compute, resolutions, WeightInit::Zeros)?;
     let mut optimizer = settings.optimizer.start(net.parameters())?;
     let count = i64::try_from(images).context("a batch of that size")?;
     let zeros = |side: u32, kind: Kind| {

@@ -24,7 +24,7 @@ use tch::Kind;
 use crate::checkpoint::Metadata;
 use crate::nn::compute::{Compute, DeviceChoice, Precision, Suits};
 use crate::nn::networks::Network;
-use crate::nn::parameters::Start;
+use crate::nn::parameters::WeightInit;
 use crate::nn::rs_net::{BatchNorms, RsNet, check_resolutions};
 use crate::nn::summary::Summary;
 use crate::nn::transfer::{Channels, Normalize};
@@ -229,7 +229,11 @@ impl Trains for Trainer {
     fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark> {
         let compute = self.compute()?;
         compute.prepare_process(self.threads);
-        let net = self.network(compute, &resolutions(incoming)?, Start::Random { seed: 0 })?;
+        let net = self.network(
+            compute,
+            &resolutions(incoming)?,
+            WeightInit::Random { seed: 0 },
+        )?;
         let optimizer = self.optimizer.start(net.parameters())?;
         Ok(Benchmark {
             compute,
@@ -244,9 +248,9 @@ impl Trains for Trainer {
 
 impl Trainer {
     /// Builds its network for a device and dtype.
-    fn network(&self, compute: Compute, resolutions: &[u32], start: Start) -> Result<RsNet> {
+    fn network(&self, compute: Compute, resolutions: &[u32], start: WeightInit) -> Result<RsNet> {
         let norms = self.batch_norms.of(resolutions);
-        RsNet::with_norms(
+        RsNet::with_batch_norms(
             &self.network,
             self.classes,
             resolutions,
@@ -261,8 +265,8 @@ impl Trainer {
         self.compute_with(self.network.suits()?)
     }
 
-    /// The same for a run that resumes from a checkpoint: `Auto` keeps float32 if the run was trained in
-    /// it so far, also on a device where a new run would train in half precision.
+    /// The same for a run that resumes from a checkpoint: `Auto` keeps float32 if the run was
+    /// trained in it so far, also on a device where a new run would train in half precision.
     fn compute_as_before(&self, saved: &Metadata) -> Result<Compute> {
         // A checkpoint of another program does not say how it was trained.
         let follows = self.precision == Precision::Auto && !saved.is_imported();

@@ -13,14 +13,14 @@ use super::start::{Lengths, resume, start_from};
 use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
 use crate::nn::compute::is_out_of_memory;
-use crate::nn::parameters::Start;
+use crate::nn::parameters::WeightInit;
 use crate::nn::rs_net::RsNet;
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
 use crate::train::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
 use crate::train::optimizer::RunningOptimizer;
-use crate::train::schedule::Course;
+use crate::train::schedule::TrainingLength;
 use crate::train::validation::Validation;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
@@ -65,8 +65,8 @@ impl Session {
         let resolutions = resolutions(build.schemas)?;
         let resumed = build.resume::<Checkpoint>()?;
         let start = match resumed {
-            None => Start::Random { seed: build.seed },
-            Some(_) => Start::Zero,
+            None => WeightInit::Random { seed: build.seed },
+            Some(_) => WeightInit::Zeros,
         };
         let compute = match resumed {
             None => settings.compute()?,
@@ -126,14 +126,14 @@ impl Session {
     }
 
     fn learning_rate(&self) -> f64 {
-        let course = Course {
+        let length = TrainingLength {
             epochs: self.settings.epochs,
             warm_up_epochs: self.settings.warm_up_epochs,
             steps_per_epoch: self.lengths.steps_per_epoch,
         };
         let lr = self.settings.optimizer.lr();
         let schedule = &self.settings.schedule;
-        schedule.learning_rate(lr, self.at.step, course)
+        schedule.learning_rate(lr, self.at.step, length)
     }
 
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
@@ -219,7 +219,7 @@ impl Session {
                 "the loss of {} is {}: {term} is {value}, the first term that is not finite. {}",
                 self.place(step),
                 losses.loss,
-                self.way_out()
+                self.hint()
             );
         }
         Ok(losses)
@@ -246,13 +246,13 @@ impl Session {
         let of_gpu = ["CUDA", "cuDNN", "CUBLAS"]
             .iter()
             .any(|name| text.contains(name));
-        let way_out = match is_out_of_memory(&error) {
+        let hint = match is_out_of_memory(&error) {
             true => format!("; {of_memory}"),
             false if of_gpu => "; after an error of a GPU only a new process can use it".to_owned(),
             false => String::new(),
         };
         error.context(format!(
-            "{what} failed on {}. {}{way_out}",
+            "{what} failed on {}. {}{hint}",
             self.net.parameters().compute(),
             self.last_checkpoint()
         ))
@@ -273,7 +273,7 @@ impl Session {
     }
 
     /// What to do where training went wrong.
-    fn way_out(&self) -> String {
+    fn hint(&self) -> String {
         let checkpoint = self.last_checkpoint();
         format!("{checkpoint}; a smaller `optimizer.lr` or some `warm_up_epochs` may help")
     }
@@ -335,7 +335,7 @@ impl Session {
                 format!(
                     "no checkpoint can be taken after {}. {}",
                     self.place(self.at.step),
-                    self.way_out()
+                    self.hint()
                 )
             })?;
         // All that training waits for; the sink writes while the next step runs.
@@ -354,8 +354,8 @@ impl Session {
     }
 }
 
-/// For tests, in debug builds alone: the step that RSFLOW_FAILING_STEP names fails as it would if the
-/// device were lost.
+/// For tests, in debug builds alone: the step that RSFLOW_FAILING_STEP names fails as it would if
+/// the device were lost.
 #[cfg(debug_assertions)]
 fn injected_failure(step: u64) -> Result<()> {
     let named = std::env::var("RSFLOW_FAILING_STEP").ok();

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::checkpoint::{Checkpoint, FORMAT, Metadata, packed};
-use crate::nn::parameters::{Parameter, Role, list};
+use crate::nn::parameters::{Parameter, Role, join_problems};
 use crate::nn::rs_net::RsNet;
 use crate::nn::transfer::Normalize;
 use crate::train::optimizer::RunningOptimizer;
@@ -29,7 +29,7 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
-    let same_network = to.network.computes_as(&saved.network);
+    let same_network = to.network.is_compatible_with(&saved.network);
     ensure!(
         same_network || to.network.can_start_from(&saved.network),
         other_network(path, saved, to)
@@ -38,11 +38,11 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
     if let Err(difference) = &same_classes {
         tracing::warn!("{place}: {difference}; the classifier starts at random");
     }
-    for norm in to.norms() {
-        if !saved.norms().contains(&norm) {
+    for norm in to.batch_norm_resolutions() {
+        if !saved.batch_norm_resolutions().contains(&norm) {
             tracing::warn!(
                 "{place} has no batch norms of resolution {norm}: they start with those of {}",
-                saved.norm_for(norm)
+                saved.batch_norm_for(norm)
             );
         }
     }
@@ -66,20 +66,20 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
     let wanted = |parameter: &Parameter| match parameter.role {
         Role::LinearWeight | Role::LinearBias => same_classes.is_ok(),
         // Those of other levels say nothing of these, and the first step replaces them.
-        role if role.is_of_quantizer() => same_network,
+        role if role.is_quantizer_state() => same_network,
         _ if same_network => true,
         _ => {
-            let norm = parameter.resolution.map(|norm| saved.norm_for(norm));
-            let there = norm.map(|norm| parameter.name_with_norm(norm));
+            let norm = parameter.resolution.map(|norm| saved.batch_norm_for(norm));
+            let there = norm.map(|norm| parameter.name_with_batch_norm(norm));
             let name = there.as_ref().unwrap_or(&parameter.name);
-            checkpoint.holds(name) || packed::holds(&checkpoint, parameter)
+            checkpoint.contains(name) || packed::contains(&checkpoint, parameter)
         }
     };
     if !same_network {
         let anew: Vec<String> = net
             .parameters()
             .iter()
-            .filter(|&p| !wanted(p) && !p.role.is_of_quantizer())
+            .filter(|&p| !wanted(p) && !p.role.is_quantizer_state())
             .map(|p| p.name.clone())
             .collect();
         let quantizers = match to.network.is_quantized() {
@@ -88,14 +88,14 @@ pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> 
         };
         let others = match anew.len() {
             0 => String::new(),
-            count => format!("; {count} tensors start fresh: {}", list(&anew)),
+            count => format!("; {count} tensors start fresh: {}", join_problems(&anew)),
         };
         tracing::warn!(
             "{}: only its weights are loaded; optimizer and epoch start fresh{quantizers}{others}",
             other_network(path, saved, to)
         );
     }
-    checkpoint.load_with(net, |norm| saved.norm_for(norm), wanted)?;
+    checkpoint.load_with(net, |norm| saved.batch_norm_for(norm), wanted)?;
     tracing::info!(checkpoint = %place, "started from its weights");
     Ok(())
 }
@@ -133,7 +133,7 @@ pub(super) fn resume(
     let (path, saved) = (checkpoint.path(), checkpoint.metadata());
     let place = path.display();
     ensure!(
-        at.network.computes_as(&saved.network),
+        at.network.is_compatible_with(&saved.network),
         "{}{}",
         other_network(path, saved, at),
         if at.network.can_start_from(&saved.network) {
@@ -171,11 +171,11 @@ pub(super) fn resume(
     // Within an epoch, what is left of it is known by the number of samples done alone.
     let sample_in_epoch = saved.samples_done(batch).min(samples_per_epoch);
     let within = saved.samples_done(batch) > 0;
-    let way_out = "revert the change, or resume from the checkpoint of a whole epoch \
+    let hint = "revert the change, or resume from the checkpoint of a whole epoch \
                    (epoch-NNN.safetensors)";
     ensure!(
         !within || saved.seed == at.seed,
-        "{place} was saved within an epoch whose order is that of seed {}, the recipe has seed {}; {way_out}",
+        "{place} was saved within an epoch whose order is that of seed {}, the recipe has seed {}; {hint}",
         saved.seed,
         at.seed
     );
@@ -184,7 +184,7 @@ pub(super) fn resume(
     ensure!(
         !within || (saved_steps, saved_samples) == (steps_per_epoch, samples_per_epoch),
         "{place} was saved within an epoch of {saved_steps} steps ({saved_samples} images), this recipe \
-         has {steps_per_epoch} steps ({samples_per_epoch} images) per epoch; {way_out}"
+         has {steps_per_epoch} steps ({samples_per_epoch} images) per epoch; {hint}"
     );
     checkpoint.load(net)?;
     optimizer

@@ -1,4 +1,4 @@
-//! The stack machine that a pickle is a program for, with the instructions that checkpoints use.
+//! The stack machine of pickles, with the opcodes that checkpoints use.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Global, Id, Object, Storage, Value, View};
 
-/// The most objects, and the deepest stack.
+/// Maximum number of objects, and depth of the stack.
 const MAX_OBJECTS: usize = 1 << 22;
-/// The most dimensions of a tensor.
 const MAX_DIMENSIONS: usize = 8;
-/// The longest number in bytes: numpy's scalars have 8, PyTorch's magic number 10.
-const MAX_NUMBER: usize = 16;
+/// Maximum bytes of a number: numpy's scalars have 8, PyTorch's magic number 10.
+const MAX_NUMBER_BYTES: usize = 16;
 
-/// Runs the pickle that `bytes` begin with: all objects, which of them is the result, and how long
-/// the pickle is.
+/// Runs the pickle at the start of `bytes`. Returns all objects, the result, and the length of the
+/// pickle in bytes.
 pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Object>, Id, usize)> {
     let mut machine = Machine {
         bytes,
@@ -40,24 +39,23 @@ struct Machine<'a> {
     at: usize,
     objects: Vec<Object>,
     stack: Vec<Id>,
-    /// How high the stack stood at each mark that is still set.
+    /// The heights of the stack at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
 }
 
 impl<'a> Machine<'a> {
-    /// Does what the next instruction says; after the last one, tells where the result is. The
-    /// instructions are those of Python's `pickletools`.
+    /// Executes one opcode, named as in Python's `pickletools`. Returns the result after STOP.
     fn step(&mut self) -> Result<Option<Id>> {
-        let [instruction] = self.take()?;
-        match instruction {
-            // PROTO, FRAME
+        let [opcode] = self.read_array()?;
+        match opcode {
+            // PROTO, FRAME, STOP
             0x80 => {
-                let [version] = self.take()?;
+                let [version] = self.read_array()?;
                 ensure!(version <= 5, "unknown pickle version {version}");
             }
             0x95 => {
-                let _: [u8; 8] = self.take()?;
+                let _: [u8; 8] = self.read_array()?;
             }
             b'.' => return Ok(Some(self.pop()?)),
             // MARK, POP, POP_MARK, DUP
@@ -81,24 +79,24 @@ impl<'a> Machine<'a> {
             0x89 => self.push(Object::Bool(false))?,
             // BININT, BININT1, BININT2, LONG1, LONG4, BINFLOAT
             b'J' => {
-                let int = i32::from_le_bytes(self.take()?);
+                let int = i32::from_le_bytes(self.read_array()?);
                 self.push(Object::Int(int.into()))?;
             }
             b'K' => {
-                let int = u8::from_le_bytes(self.take()?);
+                let int = u8::from_le_bytes(self.read_array()?);
                 self.push(Object::Int(int.into()))?;
             }
             b'M' => {
-                let int = u16::from_le_bytes(self.take()?);
+                let int = u16::from_le_bytes(self.read_array()?);
                 self.push(Object::Int(int.into()))?;
             }
             0x8a | 0x8b => {
-                let long = self.counted(if instruction == 0x8a { 1 } else { 4 })?;
-                let int = long_int(long)?;
+                let long = self.read_prefixed(if opcode == 0x8a { 1 } else { 4 })?;
+                let int = decode_long(long)?;
                 self.push(Object::Int(int))?;
             }
             b'G' => {
-                let float = f64::from_be_bytes(self.take()?);
+                let float = f64::from_be_bytes(self.read_array()?);
                 self.push(Object::Float(float))?;
             }
             // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
@@ -140,27 +138,27 @@ impl<'a> Machine<'a> {
             }
             // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
             b'q' => {
-                let [name] = self.take()?;
-                self.remember(name.into())?;
+                let [index] = self.read_array()?;
+                self.memoize(index.into())?;
             }
             b'r' => {
-                let name = u32::from_le_bytes(self.take()?);
-                self.remember(name)?;
+                let index = u32::from_le_bytes(self.read_array()?);
+                self.memoize(index)?;
             }
-            0x94 => self.remember(self.memo.len().try_into()?)?,
+            0x94 => self.memoize(self.memo.len().try_into()?)?,
             b'h' => {
-                let [name] = self.take()?;
-                self.recall(name.into())?;
+                let [index] = self.read_array()?;
+                self.push_memo(index.into())?;
             }
             b'j' => {
-                let name = u32::from_le_bytes(self.take()?);
-                self.recall(name)?;
+                let index = u32::from_le_bytes(self.read_array()?);
+                self.push_memo(index)?;
             }
             // GLOBAL, INST, STACK_GLOBAL
             b'c' | b'i' => {
-                let (module, name) = (self.line()?, self.line()?);
-                let global = known(module, name)?;
-                ensure!(instruction == b'c', "an instance of {module}.{name}");
+                let (module, name) = (self.read_line()?, self.read_line()?);
+                let global = find_global(module, name)?;
+                ensure!(opcode == b'c', "an instance of {module}.{name}");
                 self.push(Object::Global(global))?;
             }
             0x93 => {
@@ -170,25 +168,25 @@ impl<'a> Machine<'a> {
                         .text()
                         .context("the name of a class is not a string")
                 };
-                let global = known(text(module)?, text(name)?)?;
+                let global = find_global(text(module)?, text(name)?)?;
                 self.push(Object::Global(global))?;
             }
             // BINPERSID, REDUCE, BUILD
             b'Q' => {
-                let named = self.pop()?;
-                let storage = self.storage(named)?;
+                let persistent_id = self.pop()?;
+                let storage = self.storage(persistent_id)?;
                 self.push(Object::Storage(storage))?;
             }
             b'R' => {
                 let arguments = self.pop()?;
                 let function = self.pop()?;
-                self.call(function, arguments)?;
+                self.reduce(function, arguments)?;
             }
             b'b' => {
                 let state = self.pop()?;
                 self.build(state)?;
             }
-            other => bail!("checkpoints do not use the instruction {other:#04x}"),
+            other => bail!("unsupported pickle opcode {other:#04x}"),
         }
         Ok(None)
     }
@@ -200,7 +198,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn some(&mut self, count: u64) -> Result<&'a [u8]> {
+    fn read(&mut self, count: u64) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let taken = usize::try_from(count).ok().and_then(|n| rest.get(..n));
         let taken = taken.with_context(|| {
@@ -213,18 +211,18 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        Ok(self.some(N as u64)?.try_into()?)
+    fn read_array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.read(N as u64)?.try_into()?)
     }
 
-    /// Bytes behind their count, which has `width` bytes.
-    fn counted(&mut self, width: usize) -> Result<&'a [u8]> {
+    /// Bytes that follow their length, an integer of `width` bytes.
+    fn read_prefixed(&mut self, width: usize) -> Result<&'a [u8]> {
         let mut count = [0; 8];
-        count[..width].copy_from_slice(self.some(width as u64)?);
-        self.some(u64::from_le_bytes(count))
+        count[..width].copy_from_slice(self.read(width as u64)?);
+        self.read(u64::from_le_bytes(count))
     }
 
-    fn line(&mut self) -> Result<&'a str> {
+    fn read_line(&mut self) -> Result<&'a str> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|&byte| byte == b'\n');
         let line = &rest[..end.context("it is truncated within a name")?];
@@ -245,12 +243,12 @@ impl<'a> Machine<'a> {
     }
 
     fn push_text(&mut self, width: usize) -> Result<()> {
-        let text = std::str::from_utf8(self.counted(width)?)?;
+        let text = std::str::from_utf8(self.read_prefixed(width)?)?;
         self.push(Object::Text(text.to_owned()))
     }
 
     fn push_bytes(&mut self, width: usize) -> Result<()> {
-        let bytes = self.counted(width)?;
+        let bytes = self.read_prefixed(width)?;
         self.push(Object::Bytes(bytes.to_vec()))
     }
 
@@ -298,63 +296,63 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, name: u32) -> Result<()> {
+    fn memoize(&mut self, index: u32) -> Result<()> {
         let top = self.top()?;
         ensure!(self.memo.len() < MAX_OBJECTS, "it is too large");
-        self.memo.insert(name, top);
+        self.memo.insert(index, top);
         Ok(())
     }
 
-    fn recall(&mut self, name: u32) -> Result<()> {
-        let id = self.memo.get(&name).copied();
-        self.push_id(id.context("it refers to an object that is not there")?)
+    fn push_memo(&mut self, index: u32) -> Result<()> {
+        let id = self.memo.get(&index).copied();
+        self.push_id(id.context("it gets a memo entry that does not exist")?)
     }
 
     fn list(&self, id: Id) -> Result<&[Id]> {
         match &self.objects[id] {
             Object::List(items) => Ok(items),
-            _ => bail!("a list or a tuple is missing"),
+            _ => bail!("expected a list or a tuple"),
         }
     }
 
-    /// A persistent id: `("storage", class, key, device, elements)`, in the older format with a
-    /// sixth item that is None.
-    fn storage(&self, named: Id) -> Result<Storage> {
-        let (kind, key, elements) = match *self.list(named)? {
-            [what, class, key, _, elements] if self.value(what).text() == Some("storage") => {
-                (class, key, elements)
+    /// The storage of a persistent id: `("storage", class, key, device, numel)`, in the legacy
+    /// format with a sixth item that is None.
+    fn storage(&self, persistent_id: Id) -> Result<Storage> {
+        let (class, key, numel) = match *self.list(persistent_id)? {
+            [tag, class, key, _, numel] if self.value(tag).text() == Some("storage") => {
+                (class, key, numel)
             }
-            [what, class, key, _, elements, view]
-                if self.value(what).text() == Some("storage")
+            [tag, class, key, _, numel, view]
+                if self.value(tag).text() == Some("storage")
                     && matches!(self.objects[view], Object::None) =>
             {
-                (class, key, elements)
+                (class, key, numel)
             }
-            _ => bail!("a storage is described in a way that is not known"),
+            _ => bail!("a storage has an unknown description"),
         };
-        let Object::Global(Global::StorageOf(kind)) = self.objects[kind] else {
-            bail!("a storage has a class that is not one of PyTorch's");
+        let Object::Global(Global::StorageOf(dtype)) = self.objects[class] else {
+            bail!("a storage has an unknown class");
         };
-        let count = self.value(elements).int().and_then(|n| n.try_into().ok());
-        self.value(key).text().context("a storage has no name")?;
+        let numel = self.value(numel).int().and_then(|n| n.try_into().ok());
+        self.value(key).text().context("a storage has no key")?;
         Ok(Storage {
             key,
-            kind,
-            elements: count.context("a storage has no size")?,
+            dtype,
+            numel: numel.context("a storage has no size")?,
         })
     }
 
-    /// Does what a function of Python's would do with the arguments.
-    fn call(&mut self, function: Id, arguments: Id) -> Result<()> {
+    /// Calls a global: the opcode REDUCE.
+    fn reduce(&mut self, function: Id, arguments: Id) -> Result<()> {
         let Object::Global(function) = self.objects[function] else {
             bail!("calls a non-callable");
         };
         let arguments = self.list(arguments)?;
         let result = match (function, arguments) {
             (Global::OrderedDict, []) => Object::Dict(Vec::new()),
-            (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
-                Object::Tensor(Box::new(self.view(storage, offset, shape, strides)?))
-            }
+            (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => Object::Tensor(
+                Box::new(self.rebuild_tensor(storage, offset, shape, strides)?),
+            ),
             (Global::RebuildParameter, &[same, ..])
             | (Global::Size, &[same])
             | (Global::Device, &[same, ..]) => return self.push_id(same),
@@ -363,34 +361,34 @@ impl<'a> Machine<'a> {
                     .value(text)
                     .text()
                     .context("encodes a value that is not a string")?;
-                ensure!(text.len() <= 2 * MAX_NUMBER, "a number is too long");
+                ensure!(text.len() <= 2 * MAX_NUMBER_BYTES, "a number is too long");
                 let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
                 Object::Bytes(bytes.collect::<Result<_, _>>()?)
             }
             (Global::NumpyDtype, &[code, ..]) => {
                 let code = self.value(code).text().unwrap_or("?");
                 let known = ["f8", "f4", "i8"].into_iter().find(|&known| known == code);
-                Object::Dtype(known.with_context(|| format!("a numpy number of type {code:?}"))?)
+                Object::Dtype(known.with_context(|| format!("unsupported numpy dtype {code:?}"))?)
             }
             (Global::NumpyScalar, &[dtype, bytes]) => {
                 match (&self.objects[dtype], &self.objects[bytes]) {
-                    (Object::Dtype(code), Object::Bytes(bytes)) => scalar(code, bytes)?,
-                    _ => bail!("a numpy number is described in a way that is not known"),
+                    (Object::Dtype(code), Object::Bytes(bytes)) => numpy_scalar(code, bytes)?,
+                    _ => bail!("a numpy scalar has an unknown description"),
                 }
             }
-            (function, _) => bail!("{function:?} has arguments that are not known"),
+            (function, _) => bail!("{function:?} is called with unknown arguments"),
         };
         self.push(result)
     }
 
-    fn view(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<View> {
+    fn rebuild_tensor(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<View> {
         let Object::Storage(storage) = self.objects[storage] else {
             bail!("a tensor has no storage");
         };
         let int = |id: Id| -> Result<i64> {
             let int = self.value(id).int().and_then(|int| i64::try_from(int).ok());
             let int = int.filter(|&int| int >= 0);
-            int.context("a tensor's shape, stride or offset is not a whole number of at least 0")
+            int.context("a tensor's shape, stride or offset is not a non-negative integer")
         };
         let ints = |list: Id| -> Result<Vec<i64>> {
             let list = self.list(list)?;
@@ -413,20 +411,20 @@ impl<'a> Machine<'a> {
             view.shape.len(),
             view.strides.len()
         );
-        let end = view.end().filter(|&end| end <= storage.elements);
+        let end = view.end().filter(|&end| end <= storage.numel);
         ensure!(
             end.is_some(),
-            "a tensor of shape {:?} with strides {:?} from element {} on does not fit its storage of {} elements",
+            "a tensor of shape {:?} with strides {:?} and offset {} exceeds its storage of {} elements",
             view.shape,
             view.strides,
             view.offset,
-            storage.elements
+            storage.numel
         );
         Ok(view)
     }
 
-    /// Gives an object its state. Attributes of a dict (PyTorch keeps versions in them) and the
-    /// details of a numpy type are not wanted.
+    /// Sets the state of an object: the opcode BUILD. Attributes of a dict (PyTorch keeps versions
+    /// there) and the details of a numpy dtype are ignored.
     fn build(&mut self, state: Id) -> Result<()> {
         let target = self.top()?;
         match &self.objects[target] {
@@ -436,17 +434,17 @@ impl<'a> Machine<'a> {
                 let order = order.and_then(|&order| self.value(order).text());
                 ensure!(
                     matches!(order, Some("<" | "|" | "=")),
-                    "a numpy number has the byte order {order:?}"
+                    "a numpy scalar has the byte order {order:?}"
                 );
                 Ok(())
             }
-            _ => bail!("it gives a state to what has none"),
+            _ => bail!("it sets the state of an object that has none"),
         }
     }
 }
 
-fn known(module: &str, name: &str) -> Result<Global> {
-    Global::named(module, name).with_context(|| {
+fn find_global(module: &str, name: &str) -> Result<Global> {
+    Global::find(module, name).with_context(|| {
         format!(
             "it holds {module}.{name}, which is neither a tensor nor a plain value; nothing of \
              the file was executed"
@@ -454,20 +452,20 @@ fn known(module: &str, name: &str) -> Result<Global> {
     })
 }
 
-/// A number of any length, little-endian, two's complement.
-fn long_int(bytes: &[u8]) -> Result<i128> {
+/// A little-endian integer in two's complement, of any number of bytes up to [`MAX_NUMBER_BYTES`].
+fn decode_long(bytes: &[u8]) -> Result<i128> {
     ensure!(
-        bytes.len() <= MAX_NUMBER,
+        bytes.len() <= MAX_NUMBER_BYTES,
         "a number has {} bytes",
         bytes.len()
     );
     let negative = bytes.last().is_some_and(|&last| last >= 0x80);
-    let mut all = [if negative { 0xff } else { 0 }; MAX_NUMBER];
+    let mut all = [if negative { 0xff } else { 0 }; MAX_NUMBER_BYTES];
     all[..bytes.len()].copy_from_slice(bytes);
     Ok(i128::from_le_bytes(all))
 }
 
-fn scalar(code: &str, bytes: &[u8]) -> Result<Object> {
+fn numpy_scalar(code: &str, bytes: &[u8]) -> Result<Object> {
     Ok(match code {
         "f8" => Object::Float(f64::from_le_bytes(bytes.try_into()?)),
         "f4" => Object::Float(f32::from_le_bytes(bytes.try_into()?).into()),

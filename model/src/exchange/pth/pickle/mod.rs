@@ -1,10 +1,9 @@
-//! Pickles as `torch.save` writes them, read and never executed.
+//! Parser of the pickles of `torch.save`. Executes nothing.
 //!
-//! A pickle is a program for a stack machine. Here that machine can build plain values and the
-//! descriptions of tensors, nothing else: a name of Python's that is not in [`Global::named`] ends
-//! the reading. Objects lie in one list and refer to each other by their place in it, so nothing
-//! recurses, whatever the nesting. How many there may be is bounded, and no length is believed
-//! before that many bytes are there.
+//! A pickle is a program for a stack machine. This one can only build plain values and descriptions
+//! of tensors: any other global than those of [`Global::find`] is an error. Objects are in one list
+//! and refer to each other by index, so nothing recurses, however deep the nesting. The number of
+//! objects is bounded, and nothing is allocated for a length before that many bytes were found.
 
 mod machine;
 
@@ -13,10 +12,10 @@ use std::collections::HashMap;
 use anyhow::{Result, ensure};
 use tch::Kind;
 
-/// The longest pickle that is read, in bytes; that of a ResNet-152 with five resolutions and its
+/// Maximum length of a pickle in bytes. That of a ResNet-152 with five resolutions and its
 /// optimizer has less than one million.
 pub const MAX_BYTES: u64 = 1 << 26;
-/// The place of an object in the list of all.
+/// Index into the list of objects.
 type Id = usize;
 
 #[derive(Debug)]
@@ -34,16 +33,16 @@ enum Object {
     Storage(Storage),
     Tensor(Box<View>),
     Global(Global),
-    /// A type of numpy's: its code.
+    /// The type code of a numpy dtype.
     Dtype(&'static str),
 }
 
-/// The elements that one or several tensors lie in.
+/// A storage, shared by one or several tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Storage {
     key: Id,
-    kind: Kind,
-    elements: u64,
+    dtype: Kind,
+    numel: u64,
 }
 
 #[derive(Debug)]
@@ -54,25 +53,23 @@ struct View {
     strides: Vec<i64>,
 }
 
-/// A tensor as a pickle describes it: which elements of a storage it has. They are within the
-/// storage, and not more than that has.
+/// A tensor of a pickle: a strided view of a storage. Its elements are within the storage, and not
+/// more than the storage has.
 #[derive(Clone, Copy, Debug)]
-pub struct Described<'a> {
-    /// The storage's name.
+pub struct TensorRef<'a> {
+    /// The key of the storage.
     pub key: &'a str,
-    /// The type of its elements.
-    pub kind: Kind,
-    /// The elements of the storage.
-    pub elements: u64,
-    /// The tensor's first element.
+    pub dtype: Kind,
+    /// Elements of the storage.
+    pub numel: u64,
+    /// In elements.
     pub offset: i64,
-    /// The tensor's shape.
     pub shape: &'a [i64],
-    /// For each dimension how many elements on the next one lies.
+    /// In elements.
     pub strides: &'a [i64],
 }
 
-/// The names of Python's that a pickle may use.
+/// The Python globals that a pickle may use.
 #[derive(Clone, Copy, Debug)]
 enum Global {
     OrderedDict,
@@ -87,7 +84,7 @@ enum Global {
 }
 
 impl Global {
-    fn named(module: &str, name: &str) -> Option<Self> {
+    fn find(module: &str, name: &str) -> Option<Self> {
         Some(match (module, name) {
             ("collections", "OrderedDict") => Global::OrderedDict,
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
@@ -115,14 +112,14 @@ impl Global {
     }
 }
 
-/// What a pickle holds.
+/// An unpickled value.
 #[derive(Debug)]
 pub struct Pickle {
     objects: Vec<Object>,
     root: Id,
 }
 
-/// One of its values.
+/// A value inside of a pickle.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
     objects: &'a [Object],
@@ -130,34 +127,33 @@ pub struct Value<'a> {
 }
 
 impl Pickle {
-    /// Reads the pickle that `bytes` begin with, and says how long it is.
+    /// Parses the pickle at the start of `bytes`. Also returns its length in bytes.
     ///
     /// # Errors
-    /// It is truncated, damaged, too large, or holds something else than tensors and plain values,
-    /// which the message names; the message says at which byte.
+    /// It is truncated, damaged or too large, or uses a global that is not supported. The message
+    /// has the byte offset.
     pub fn read(bytes: &[u8]) -> Result<(Self, usize)> {
         let (objects, root, length) = machine::run(bytes)?;
         Ok((Pickle { objects, root }, length))
     }
 
-    /// The value that was pickled.
     pub fn root(&self) -> Value<'_> {
         self.value(self.root)
     }
 
-    /// Every storage that is mentioned, by its name: the type of its elements and their number.
+    /// The dtype and the number of elements of every storage, by key.
     ///
     /// # Errors
-    /// One is mentioned as two different ones.
+    /// A key with two dtypes or sizes.
     pub fn storages(&self) -> Result<HashMap<&str, (Kind, u64)>> {
         let mut all = HashMap::new();
         for object in &self.objects {
             if let Object::Storage(storage) = object {
                 let key = self.value(storage.key).text().unwrap_or_default();
-                let this = (storage.kind, storage.elements);
+                let this = (storage.dtype, storage.numel);
                 ensure!(
                     *all.entry(key).or_insert(this) == this,
-                    "the pickle mentions the storage {key:?} with two types or sizes"
+                    "the storage {key:?} has two dtypes or sizes in the pickle"
                 );
             }
         }
@@ -178,11 +174,10 @@ impl<'a> Value<'a> {
         self.objects.get(self.id).unwrap_or(&Object::None)
     }
 
-    fn other(self, id: Id) -> Self {
+    fn at(self, id: Id) -> Self {
         Value { id, ..self }
     }
 
-    /// The text, if it is one.
     pub fn text(self) -> Option<&'a str> {
         match self.object() {
             Object::Text(text) => Some(text),
@@ -190,7 +185,6 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The integer, if it is one.
     pub fn int(self) -> Option<i128> {
         match self.object() {
             Object::Int(int) => Some(*int),
@@ -198,7 +192,6 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The truth value, if it is one.
     pub fn bool(self) -> Option<bool> {
         match self.object() {
             Object::Bool(value) => Some(*value),
@@ -206,7 +199,6 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The number, if it is one.
     pub fn number(self) -> Option<f64> {
         match self.object() {
             Object::Float(float) => Some(*float),
@@ -215,38 +207,37 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The items of a list or a tuple, if it is one.
+    /// The items of a list or a tuple.
     pub fn items(self) -> Option<impl Iterator<Item = Value<'a>>> {
         match self.object() {
-            Object::List(items) => Some(items.iter().map(move |&id| self.other(id))),
+            Object::List(items) => Some(items.iter().map(move |&id| self.at(id))),
             _ => None,
         }
     }
 
-    /// Keys and values of a dict, in their order, if it is one.
+    /// The entries of a dict, in the order of insertion.
     pub fn entries(self) -> Option<impl Iterator<Item = (Value<'a>, Value<'a>)>> {
         match self.object() {
             Object::Dict(entries) => {
-                let pair = move |&(key, value): &(Id, Id)| (self.other(key), self.other(value));
+                let pair = move |&(key, value): &(Id, Id)| (self.at(key), self.at(value));
                 Some(entries.iter().map(pair))
             }
             _ => None,
         }
     }
 
-    /// The value of a dict that has this key, if it is one and has.
+    /// The value of `key` in a dict.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         let mut found = self.entries()?.filter(|(k, _)| k.text() == Some(key));
         found.next().map(|(_, value)| value)
     }
 
-    /// The tensor, if it is one.
-    pub fn tensor(self) -> Option<Described<'a>> {
+    pub fn tensor(self) -> Option<TensorRef<'a>> {
         match self.object() {
-            Object::Tensor(view) => Some(Described {
-                key: self.other(view.storage.key).text()?,
-                kind: view.storage.kind,
-                elements: view.storage.elements,
+            Object::Tensor(view) => Some(TensorRef {
+                key: self.at(view.storage.key).text()?,
+                dtype: view.storage.dtype,
+                numel: view.storage.numel,
                 offset: view.offset,
                 shape: &view.shape,
                 strides: &view.strides,
@@ -257,8 +248,8 @@ impl<'a> Value<'a> {
 }
 
 impl View {
-    /// Behind its last element; or the number of its elements, should that be more, as when one
-    /// element is repeated. `None` if that is too much to count.
+    /// One past its last element, or its number of elements if that is more (with a stride of 0).
+    /// `None` on overflow.
     fn end(&self) -> Option<u64> {
         if self.shape.contains(&0) {
             return Some(self.offset.unsigned_abs());

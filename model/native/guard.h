@@ -1,8 +1,8 @@
-// What the functions of the shim have in common.
+// Shared by the functions of the shim: errors and pointers across the border to Rust.
 //
-// Tensors come as the at::Tensor behind tch's pointers. Each function returns null, or what went
-// wrong: text that stays until the thread's next call. No exception leaves a function, Rust could
-// not catch it.
+// Tensors come as the at::Tensor behind tch's pointers. Each function returns null, or an error
+// message that stays valid until the thread's next call. No exception leaves a function: unwinding
+// C++ frames into Rust is undefined behaviour.
 
 #pragma once
 
@@ -14,7 +14,7 @@
 namespace {
 
 template <typename Function>
-const char* told(Function function) noexcept {
+const char* catch_exceptions(Function function) noexcept {
   thread_local std::string message;
   try {
     function();
@@ -29,10 +29,9 @@ const char* told(Function function) noexcept {
   return message.c_str();
 }
 
-// What a pointer that came from Rust leads to; an error if it leads nowhere.
 template <typename T>
-T& at_end_of(T* pointer) {
-  TORCH_CHECK(pointer != nullptr, "a pointer that leads nowhere");
+T& deref(T* pointer) {
+  TORCH_CHECK(pointer != nullptr, "null pointer");
   return *pointer;
 }
 
