@@ -179,7 +179,8 @@ pub trait Node: Any + Send + Sync {
         Demand::default()
     }
 
-    /// Images in a full batch of the output; `None` where no batches come out.
+    /// Images in a full batch of the output, of all processes together; `None` where no batches come
+    /// out.
     fn batch_size(&self) -> Option<u64> {
         None
     }
@@ -217,7 +218,7 @@ impl Role {
     }
 }
 
-/// What the catalogue holds of a kind, beside what serde and schemars derive.
+/// The catalogue's entry of a kind, besides what serde and schemars know.
 pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     /// The name in recipes, in CamelCase.
     const NAME: &'static str;

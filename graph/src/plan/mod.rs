@@ -130,7 +130,6 @@ impl Plan {
         asked.next().unwrap_or_else(|| Arc::new(PlainMemory))
     }
 
-    /// The recipe's seed.
     pub fn seed(&self) -> u64 {
         self.seed
     }

@@ -1,9 +1,9 @@
-//! What `rsflow nodes KIND` shows of a schema besides the words of types: sections, default values.
+//! Sections and default values of a schema, for `rsflow nodes KIND`.
 
 use rsflow_graph::schema::{Reader, Shape, fields, is_character};
 use serde_json::Value;
 
-/// Values that do not fit into the table of parameters.
+/// A type that needs a table of its own below the table of parameters.
 pub(super) struct Section<'a> {
     /// The fields of this type, as `--set` names them.
     pub(super) fields: Vec<String>,
@@ -25,7 +25,7 @@ pub(super) fn ron<'a>(reader: &Reader<'a>, schema: &'a Value, value: &Value) -> 
                 let choice = choices.iter().find(|choice| choice.name == name);
                 let body = choice.and_then(|choice| choice.body);
                 let body = body.map_or_else(|| value.to_string(), |body| ron(reader, body, value));
-                // A struct and a tuple bring their parentheses.
+                // A struct and a tuple have their own parentheses.
                 if body.starts_with('(') {
                     format!("{name}{body}")
                 } else {
