@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use rsflow_graph::World;
 
-use crate::commands::Usage;
+use crate::commands::usage::Usage;
 
 /// What the variables are called, as torchrun sets them.
 const RANK: &str = "RANK";

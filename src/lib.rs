@@ -1,7 +1,9 @@
 //! The `rsflow` command, as a library so that tests can call its parts.
 //!
 //! [`cli`] defines the command line, `commands` has one file per subcommand, [`catalogue`] lists the
-//! kinds of node that recipes may use.
+//! kinds of node that recipes may use. Effects on the process as a whole are `process`'s alone.
+
+#![deny(unsafe_code)]
 
 pub mod catalogue;
 pub mod cli;
@@ -10,6 +12,7 @@ mod figures;
 mod files;
 mod launch;
 mod measure;
+mod process;
 mod progress;
 mod run_dir;
 mod skipped;

@@ -1,17 +1,12 @@
 //! Run directories.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind::AlreadyExists;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::files;
-use crate::progress::Screen;
 
 /// The directory of a run.
 pub struct RunDir {
@@ -115,6 +110,11 @@ impl RunDir {
         Ok(())
     }
 
+    /// The file for the program's log.
+    pub fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
     /// Writes the recipe that runs, overrides applied.
     pub fn write_recipe(&self, text: &str) -> Result<()> {
         let path = recipe(&self.path);
@@ -190,45 +190,4 @@ fn latest(runs: &Path) -> Result<PathBuf> {
 fn start_time() -> String {
     let now = jiff::ZonedDateTime::now();
     now.strftime("%Y-%m-%d_%H-%M-%S").to_string()
-}
-
-/// Sends the program's log to the run directory, if there is one, and its warnings to the screen.
-pub fn log(run_dir: Option<&RunDir>, screen: &Screen) -> Result<()> {
-    let file = run_dir.map(|run_dir| {
-        let path = run_dir.path.join(LOG);
-        File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("cannot write {}", path.display()))
-    });
-    let to_file = file.transpose()?.map(|file| {
-        let filter = EnvFilter::builder()
-            .with_default_directive(LevelFilter::INFO.into())
-            .with_env_var("RSFLOW_LOG")
-            .from_env_lossy();
-        tracing_subscriber::fmt::layer()
-            .with_ansi(false)
-            .with_writer(file)
-            .with_filter(filter)
-    });
-    let screen = screen.clone();
-    let to_screen = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
-        .with_target(false)
-        .with_writer(move || screen.clone())
-        // Errors are printed when the run ends, with all of their causes. What it computes on is worth
-        // to be seen at once.
-        .with_filter(tracing_subscriber::filter::filter_fn(|metadata| {
-            let computes = metadata.target().starts_with("rsflow_model::nn::compute");
-            *metadata.level() == tracing::Level::WARN
-                || *metadata.level() == tracing::Level::INFO && computes
-        }));
-    // A second run in one process (a test) keeps the first one's log.
-    let _ = tracing_subscriber::registry()
-        .with(to_file)
-        .with(to_screen)
-        .try_init();
-    Ok(())
 }

@@ -3,6 +3,7 @@
 mod broken;
 mod catalogue;
 mod damage;
+mod effects;
 mod evaluate;
 mod exchange;
 mod machine;

@@ -10,19 +10,15 @@
 //! | `recipe` | reading a recipe |
 //! | `node`, `node_id` | node kinds and their catalogue; a node's name |
 //! | `plan` | names, types, schemas, cycles |
-//! | `draw` | a plan as a picture |
-//! | `problem` | what is wrong with a recipe, as the user reads it |
-//! | `say` | a line on stderr |
 //! | `context` | what a run knows beyond its recipe: its world, run directory, checkpoint to resume |
 //! | `draw` | a plan as Mermaid, graphviz or SVG |
 //! | `problem`, `words` | errors in a recipe as they are printed; lists and counts in messages |
 //! | `schema` | the types of parameters in words |
-//! | `say` | user messages on stderr |
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
 //! | `shard` | one process's part of a source's samples |
 //! | `item`, `batch` | what travels between nodes |
 //! | `ports`, `stop` | the ends of streams; stopping a run |
-//! | `executor` | tasks, threads, channels; failures; signals |
+//! | `executor` | tasks, threads, channels; failures |
 //! | `counters`, `times`, `trace` | time spent by each node |
 
 mod batch;
@@ -38,7 +34,6 @@ mod plan;
 mod ports;
 mod problem;
 mod recipe;
-mod say;
 pub mod schema;
 mod shard;
 mod stage;
@@ -48,6 +43,10 @@ mod times;
 mod trace;
 pub mod whole_file;
 mod words;
+
+/// The target of `tracing` events that tell the user how far slow work is: the program shows them on the
+/// screen, whatever the level of its log.
+pub const PROGRESS: &str = "rsflow::progress";
 
 pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_image};
 pub use context::{Resume, RunContext, World};
@@ -65,7 +64,6 @@ pub use plan::{Edge, Plan, Planned};
 pub use ports::{Ports, Received, Receiver, Sender};
 pub use problem::{Problem, Problems};
 pub use recipe::{Recipe, differences};
-pub use say::say;
 pub use shard::Shard;
 pub use stage::{
     AnyFold, AnyMap, AnySink, AnySource, Budget, Contents, Context, Fold, Map, OnError, Position,

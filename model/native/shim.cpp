@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <vector>
 
 #include <malloc.h>
@@ -84,6 +83,9 @@ extern "C" void rsflow_keep_freed_memory() {
 // The version of libtorch whose headers this was built with.
 extern "C" const char* rsflow_libtorch_version() { return TORCH_VERSION; }
 
+// The kind of failure of the message that the thread's last call returned.
+extern "C" int rsflow_failure_kind() { return static_cast<int>(rsflow::last_failure); }
+
 // Whether float32 convolutions and matrix products may use TF32 on GPUs, and whether only
 // deterministic kernels may run.
 extern "C" const char* rsflow_set_arithmetic(bool tf32, bool deterministic) {
@@ -93,10 +95,6 @@ extern "C" const char* rsflow_set_arithmetic(bool tf32, bool deterministic) {
     context.setFloat32Precision(at::Float32Backend::CUDA, at::Float32Op::ALL, precision);
     for (const auto op : {at::Float32Op::CONV, at::Float32Op::RNN, at::Float32Op::MATMUL}) {
       context.setFloat32Precision(at::Float32Backend::CUDA, op, precision);
-    }
-    if (deterministic) {
-      // Read by cuBLAS when it is first used; its default workspace is not deterministic.
-      setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
     }
     context.setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
     context.setDeterministicCuDNN(deterministic);

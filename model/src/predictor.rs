@@ -5,7 +5,7 @@ use serde::Serialize;
 use tch::Kind;
 
 use crate::checkpoint::Checkpoint;
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 use crate::nn::layers::Mode;
 use crate::nn::rs_net::RsNet;
 use crate::nn::transfer::DeviceTransfer;
@@ -41,7 +41,7 @@ impl Predictor {
         checkpoint: &Checkpoint,
         size: u32,
         batch_norm: u32,
-        compute: Compute,
+        compute: ExecConfig,
     ) -> Result<Self> {
         let metadata = checkpoint.metadata();
         Ok(Self {

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use rsflow_model::checkpoint::packed::pack;
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::WeightInit;
@@ -243,7 +243,7 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         let sizes = [64, 48];
         let (kind, cpu) = (Kind::Float, Device::Cpu);
         let start = WeightInit::Random { seed: 5 };
-        let net = RsNet::new(&network, 3, &sizes, Compute::cpu(kind), start).unwrap();
+        let net = RsNet::new(&network, 3, &sizes, ExecConfig::cpu(kind), start).unwrap();
         let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
         let images = sizes.map(|side| {
             let side = i64::from(side);
@@ -282,12 +282,12 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         };
         let trained = [0, 1].map(|size| logits(&net, size));
         for checkpoint in [&whole, &packed] {
-            assert_eq!(load(checkpoint, Compute::cpu(kind)), trained, "{name}");
+            assert_eq!(load(checkpoint, ExecConfig::cpu(kind)), trained, "{name}");
         }
-        let bfloat16 = Compute {
-            multiply: Kind::BFloat16,
+        let bfloat16 = ExecConfig {
+            compute_dtype: Kind::BFloat16,
             channels_last: true,
-            ..Compute::cpu(kind)
+            ..ExecConfig::cpu(kind)
         };
         assert_eq!(
             load(&packed, bfloat16),

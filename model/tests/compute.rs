@@ -1,7 +1,7 @@
 //! Ways of computing a step: they may differ in precision, layout and memory, not in what they do.
 
 use rsflow_model::checkpoint::LossScaleState;
-use rsflow_model::nn::compute::{Compute, DeviceChoice, Precision};
+use rsflow_model::nn::compute::{DeviceChoice, ExecConfig, Precision};
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::WeightInit;
@@ -37,7 +37,7 @@ struct Training {
 }
 
 impl Training {
-    fn new(network: &Network, compute: Compute) -> Self {
+    fn new(network: &Network, compute: ExecConfig) -> Self {
         let start = WeightInit::Random { seed: 3 };
         let net = RsNet::new(network, CLASSES, &SIZES, compute, start).unwrap();
         let images = SIZES.map(|side| {
@@ -50,8 +50,8 @@ impl Training {
                 .frac()
                 .abs()
                 .view([8, 3, side, side])
-                .to_kind(compute.kind);
-            compute.lay_out(images).unwrap()
+                .to_kind(compute.dtype);
+            compute.to_memory_format(images).unwrap()
         });
         Training {
             optimizer: Optimizer::Sgd(sgd()).start(net.parameters()).unwrap(),
@@ -73,11 +73,11 @@ impl Training {
     }
 }
 
-fn compute(multiply: Kind, channels_last: bool) -> Compute {
-    Compute {
-        multiply,
+fn compute(compute_dtype: Kind, channels_last: bool) -> ExecConfig {
+    ExecConfig {
+        compute_dtype,
         channels_last,
-        ..Compute::cpu(Kind::Float)
+        ..ExecConfig::cpu(Kind::Float)
     }
 }
 
@@ -104,8 +104,8 @@ fn recomputing_is_the_same_step() {
         quantized(QuantizedMode::WeightsOnly, 32),
         quantized(QuantizedMode::PreActivation, 2),
     ] {
-        let mut whole = Training::new(&network, Compute::cpu(Kind::Double));
-        let mut by_resolution = Training::new(&network, Compute::cpu(Kind::Double));
+        let mut whole = Training::new(&network, ExecConfig::cpu(Kind::Double));
+        let mut by_resolution = Training::new(&network, ExecConfig::cpu(Kind::Double));
         for step in 0..3 {
             let a = whole.step(training_step, 0.05);
             let b = by_resolution.step(recomputing_training_step, 0.05);
@@ -127,9 +127,9 @@ fn the_layout_does_not_change_what_is_computed() {
         Network::MobileNetV2(MobileNetV2 { width: 0.25 }),
     ] {
         let layouts = [false, true].map(|channels_last| {
-            let compute = Compute {
+            let compute = ExecConfig {
                 channels_last,
-                ..Compute::cpu(Kind::Double)
+                ..ExecConfig::cpu(Kind::Double)
             };
             let mut training = Training::new(&network, compute);
             let losses: Vec<f64> = (0..3)
@@ -153,9 +153,11 @@ fn the_layout_does_not_change_what_is_computed() {
 /// stays in float32.
 #[test]
 fn half_precision_follows_float32() {
-    let losses = |multiply| {
-        let mut training =
-            Training::new(&resnet(18, 4), compute(multiply, multiply != Kind::Float));
+    let losses = |compute_dtype| {
+        let mut training = Training::new(
+            &resnet(18, 4),
+            compute(compute_dtype, compute_dtype != Kind::Float),
+        );
         // Small enough for every step: one that is left out would shift the losses.
         let (scale, steps) = (256.0, 0);
         let state = LossScaleState { scale, steps };
@@ -220,19 +222,23 @@ fn gradients_that_overflow_move_nothing_but_the_scale() {
     assert_eq!(state(&training), LossScaleState { scale, steps });
 }
 
-/// A frozen network runs as the one that is trained does, in the kind that it multiplies in.
+/// A frozen network runs as the one that is trained does, in the dtype that it computes in.
 #[test]
 fn freezing_changes_no_logit() {
     for network in [resnet(18, 4), quantized(QuantizedMode::PreActivation, 2)] {
-        for multiply in [Kind::Float, Kind::BFloat16] {
-            let mut training = Training::new(&network, compute(multiply, false));
+        for compute_dtype in [Kind::Float, Kind::BFloat16] {
+            let mut training = Training::new(&network, compute(compute_dtype, false));
             training.step(training_step, 0.05);
             let logits =
                 |net: &RsNet| values(&net.logits(&training.images[1], 1, Mode::Evaluate).unwrap());
             let before = logits(&training.net);
             training.net.freeze().unwrap();
             assert!(training.net.pass(Mode::Train).is_err());
-            assert_eq!(logits(&training.net), before, "{network} in {multiply:?}");
+            assert_eq!(
+                logits(&training.net),
+                before,
+                "{network} in {compute_dtype:?}"
+            );
         }
     }
 }
@@ -240,8 +246,7 @@ fn freezing_changes_no_logit() {
 #[test]
 fn what_a_device_cannot_do_is_told() {
     let network = resnet(18, 4);
-    let open =
-        |device, precision| Compute::open(device, precision, false, network.suits().unwrap());
+    let open = |device, precision| ExecConfig::resolve(device, precision, network.hints().unwrap());
     let error = open(DeviceChoice::Cpu, Precision::TensorFloat32).unwrap_err();
     assert!(error.to_string().contains("is for GPUs"), "{error}");
     // Wherever this runs there are no ninety GPUs.
@@ -256,17 +261,16 @@ fn what_a_device_cannot_do_is_told() {
         (Network::MobileNetV2(MobileNetV2 { width: 0.25 }), true),
     ] {
         let (device, precision) = (DeviceChoice::Cpu, Precision::Float32);
-        let on_cpu = Compute::open(device, precision, false, network.suits().unwrap()).unwrap();
-        assert_eq!(on_cpu.multiply, Kind::Float);
+        let on_cpu = ExecConfig::resolve(device, precision, network.hints().unwrap()).unwrap();
+        assert_eq!(on_cpu.compute_dtype, Kind::Float);
         assert_eq!(on_cpu.channels_last, channels_last, "{network}");
     }
     let quantized = quantized(QuantizedMode::WeightsOnly, 32);
-    let auto = Compute::open(
+    let auto = ExecConfig::resolve(
         DeviceChoice::Cpu,
         Precision::Auto,
-        false,
-        quantized.suits().unwrap(),
+        quantized.hints().unwrap(),
     )
     .unwrap();
-    assert_eq!(auto.multiply, Kind::Float);
+    assert_eq!(auto.compute_dtype, Kind::Float);
 }

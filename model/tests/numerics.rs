@@ -3,7 +3,7 @@
 
 mod small;
 
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::field_error::FieldError;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet, ResNeXt};
@@ -412,7 +412,7 @@ fn sgd_moves_as_pytorch_defines_it() {
             nesterov,
         };
         let start = WeightInit::Random { seed: 0 };
-        let parameters = Parameters::new(&declarations, Compute::cpu(kind), start).unwrap();
+        let parameters = Parameters::new(&declarations, ExecConfig::cpu(kind), start).unwrap();
         let mut expected = all_values(&parameters);
         let mut velocities: Vec<Option<Vec<f64>>> = vec![None; declarations.len()];
         let mut optimizer = Optimizer::Sgd(sgd.clone()).start(&parameters).unwrap();

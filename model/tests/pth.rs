@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rsflow_model::checkpoint::{Checkpoint, write_atomically};
 use rsflow_model::exchange::pth::names::reference_name;
 use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum, Pth};
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::{self, Mode};
 use rsflow_model::nn::networks::{MobileNetV2, Network};
 use rsflow_model::nn::parameters::{Parameter, WeightInit};
@@ -54,7 +54,7 @@ fn net(checkpoint: &Checkpoint, kind: Kind) -> RsNet {
         network,
         classes,
         sizes,
-        Compute::cpu(kind),
+        ExecConfig::cpu(kind),
         WeightInit::Zeros,
     )
     .unwrap();
@@ -345,7 +345,7 @@ fn momentum_follows_the_order_of_the_state_dict() {
         &network,
         2,
         &[64, 32],
-        Compute::cpu(Kind::Float),
+        ExecConfig::cpu(Kind::Float),
         WeightInit::Zeros,
     )
     .unwrap();

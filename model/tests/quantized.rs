@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::{Role, WeightInit};
@@ -102,7 +102,7 @@ fn run(folder: &Path) -> Result<()> {
         &network,
         case.classes,
         &case.sizes,
-        Compute::cpu(kind),
+        ExecConfig::cpu(kind),
         start,
     )?;
     let filled = net.parameters().iter().map(|p| fill(p, &p.name));
@@ -250,7 +250,7 @@ fn the_largest_resolution_alone_moves_a_fixed_basis() {
     let bases = |sizes: &[u32]| {
         let kind = Kind::Double;
         let start = WeightInit::Random { seed: 1 };
-        let net = RsNet::new(&network, 3, sizes, Compute::cpu(kind), start).unwrap();
+        let net = RsNet::new(&network, 3, sizes, ExecConfig::cpu(kind), start).unwrap();
         let mut pass = net.pass(Mode::Train).unwrap();
         for (index, &size) in sizes.iter().enumerate() {
             let side = i64::from(size);

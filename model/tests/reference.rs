@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rsflow_model::exchange::pth::names::reference_name;
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network};
 use rsflow_model::nn::parameters::{Parameter, WeightInit};
@@ -273,7 +273,7 @@ fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
         &network,
         case.classes,
         &case.sizes,
-        Compute::cpu(kind),
+        ExecConfig::cpu(kind),
         WeightInit::Zeros,
     )?;
     let names: Vec<String> = net

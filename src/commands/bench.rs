@@ -10,13 +10,14 @@ use rsflow_model::nn::compute::is_out_of_memory;
 use rsflow_model::train::benchmark::{Benchmark, Measured, peak};
 use serde_json::{Value, json};
 
-use super::{Usage, plan, the_trainer};
+use super::recipes::{plan, the_trainer};
+use super::usage::Usage;
 use crate::cli::{Bench, BenchPart};
 use crate::figures::{percent, rate};
 use crate::files::{self, is_stdout, write_json};
 use crate::measure::{self, Batches, Job, Part, source_of_batches};
+use crate::process;
 use crate::progress::Screen;
-use crate::run_dir;
 use crate::table::{grid, time};
 
 /// A larger batch counts as better only if it is faster by this factor.
@@ -45,7 +46,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         files::check_place(path, "--json")?;
     }
     let screen = Screen::new(std::io::stderr().is_terminal());
-    run_dir::log(None, &screen)?;
+    process::log(None, &screen)?;
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
     let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
     let its_batch = source_of_batches(&plan, planned).and_then(Planned::batch_size);
@@ -59,6 +60,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     // The data nodes alone need neither network nor device.
     let computing = [BenchPart::Step, BenchPart::Inference, BenchPart::Whole];
     if computing.into_iter().any(wanted) {
+        process::prepare(Some(trainer.process_settings()))?;
         let mut benchmark = trainer.benchmark(&plan.incoming(planned))?;
         computes = Some(benchmark.computes());
         if wanted(BenchPart::Step) || wanted(BenchPart::Inference) {

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{WRONG, plan, report};
+use super::recipes::plan;
+use super::usage::report;
 use crate::cli::Check;
+use crate::process::WRONG;
 
 pub fn run(arguments: &Check, out: &mut dyn Write) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;

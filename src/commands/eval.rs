@@ -11,16 +11,17 @@ use anyhow::{Context as _, Result};
 use rsflow_graph::{Options, Plan, Recipe, Running, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::train::metrics::Table;
+use rsflow_model::train::trains::process_settings;
 use serde_json::json;
 
-use super::{
-    INTERRUPTED, Usage, allocator, check_folder, refuse_to_replace, sizes, validation_images,
-};
+use super::usage::{Usage, check_folder, refuse_to_replace};
+use super::{sizes, validation_images};
 use crate::catalogue::CATALOGUE;
 use crate::cli::Eval;
 use crate::files::{check_place, is_stdout, write_json};
+use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
-use crate::{run_dir, table};
+use crate::table;
 
 /// The node that measures.
 const EVALUATION: &str = "evaluation";
@@ -37,18 +38,19 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let metadata = checkpoint.metadata();
     let screen = Screen::new(std::io::stderr().is_terminal());
-    run_dir::log(None, &screen)?;
+    process::log(None, &screen)?;
     let recipe = recipe(arguments, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);
     let plan = Plan::with_taps(Recipe::parse(text, CATALOGUE, &[])?, &[EVALUATION])?;
+    process::prepare(process_settings(&plan))?;
     let progress = Progress::new(screen.clone());
     let options = Options {
-        allocator: allocator(&plan),
+        allocator: plan.allocator(),
         taps: progress.taps(&plan),
-        signals: Some("interrupted: finishing the current batch; press Ctrl-C again to quit now"),
         ..Options::default()
     };
-    let finished = Running::start(&plan, options).and_then(Running::wait);
+    let message = "interrupted: finishing the current batch; press Ctrl-C again to quit now";
+    let finished = process::start(&plan, options, message).and_then(Running::wait);
     progress.end();
     // What was measured is told, whatever became of the files.
     let table = progress.last_table();

@@ -8,7 +8,7 @@ use rsflow_model::checkpoint::{Checkpoint, packed, write_atomically};
 use rsflow_model::exchange::pth;
 use rsflow_model::nn::networks::Network;
 
-use super::{Usage, refuse_to_replace};
+use super::usage::{Usage, refuse_to_replace};
 use crate::cli::{Export, Form};
 
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {

@@ -12,7 +12,7 @@ use rsflow_model::nn::networks::Network;
 use rsflow_model::nn::rs_net::check_resolutions;
 use rsflow_model::nn::summary::Summary;
 
-use super::{Usage, refuse_to_replace};
+use super::usage::{Usage, refuse_to_replace};
 use crate::cli::Import;
 
 pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use rsflow_graph::say;
 use rsflow_model::checkpoint::Checkpoint;
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::pixels::Center;
 use serde_json::json;
@@ -15,6 +14,7 @@ use serde_json::json;
 use super::{sizes, validation_images};
 use crate::cli::{Computing, Predict};
 use crate::files::{check_place, is_stdout, write_json};
+use crate::process::{self, say};
 use crate::table;
 
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
@@ -33,7 +33,13 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         .batch_norm
         .unwrap_or_else(|| metadata.batch_norm_for(arguments.size));
     let Computing { device, precision } = arguments.compute;
-    let compute = Compute::open(device, precision, false, metadata.suits()?)?;
+    process::prepare(Some(ProcessSettings {
+        device,
+        tf32: precision == Precision::TensorFloat32,
+        deterministic: false,
+        threads: None,
+    }))?;
+    let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?;
     let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
     let sizes = [arguments.size];
     let center =

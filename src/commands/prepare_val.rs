@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use rsflow_pipeline::imagenet::{self, Action, How, Labels, Sorting, Task};
 
-use super::{Usage, check_folder};
+use super::usage::{Usage, check_folder};
 use crate::cli::PrepareVal;
 use crate::progress::{Count, Screen};
 

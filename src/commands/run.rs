@@ -5,11 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
-use rsflow_graph::{Options, Plan, Resume, RunContext, Running, differences};
+use rsflow_graph::{Options, Plan, Resume, RunContext, differences};
 use rsflow_model::checkpoint::Checkpoint;
+use rsflow_model::train::trains::process_settings;
 
-use super::{INTERRUPTED, Usage, allocator, plan};
+use super::recipes::plan;
+use super::usage::Usage;
 use crate::cli::Run;
+use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
 use crate::run_dir::{self, RunDir};
 use crate::{launch, skipped, table};
@@ -38,7 +41,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     };
     run_dir.make()?;
     let screen = Screen::new(std::io::stderr().is_terminal());
-    run_dir::log(Some(&run_dir), &screen)?;
+    process::log(Some(&run_dir.log()), &screen)?;
     tracing::info!(recipe = %arguments.recipe.display(), version = env!("CARGO_PKG_VERSION"), "started");
     screen.line(&format!("run directory: {}", run_dir.path.display()));
     if let Some(checkpoint) = &run_dir.resume {
@@ -48,6 +51,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         tracing::warn!("the recipe was changed: {change}");
     }
 
+    process::prepare(process_settings(&plan))?;
     let progress = Progress::new(screen.clone());
     let options = Options {
         run: RunContext {
@@ -56,14 +60,12 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
             resume: checkpoint.map(Resume::new),
             ..RunContext::default()
         },
-        allocator: allocator(&plan),
+        allocator: plan.allocator(),
         taps: progress.taps(&plan),
-        signals: Some(
-            "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
-        ),
         ..Options::default()
     };
-    let running = match Running::start(&plan, options) {
+    let message = "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now";
+    let running = match process::start(&plan, options, message) {
         Ok(running) => running,
         Err(error) => {
             tracing::error!("{error}");

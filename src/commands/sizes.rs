@@ -5,7 +5,7 @@ use std::path::Path;
 use rsflow_model::checkpoint::Metadata;
 use rsflow_model::nn::rs_net::check_resolutions;
 
-use super::Usage;
+use super::usage::Usage;
 
 /// Checks that a checkpoint's network can run at these sizes, and that it has the batch norms named
 /// for some of them (pairs of a size and a resolution).

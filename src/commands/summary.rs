@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use rsflow_model::nn::summary::Summary;
 
-use super::{plan, the_trainer};
+use super::recipes::{plan, the_trainer};
 use crate::cli;
 use crate::files::{is_stdout, write_json};
 use crate::table::{grid, millions, thousands};

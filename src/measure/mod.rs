@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rsflow_graph::{Finished, Measured, Options, Position, RunContext, Running, Workers};
+use rsflow_model::train::trains::process_settings;
 
 use crate::figures::{Figures, rate};
+use crate::process;
 use crate::progress::Screen;
 pub use digest::Digest;
 pub use part::{Batches, Part, source_of_batches};
@@ -34,7 +36,7 @@ pub struct Job {
     pub digest: Option<Digest>,
     pub run: RunContext,
     /// Printed at the first Ctrl-C, which then ends the measurement; `None`: it ends the process.
-    pub signals: Option<&'static str>,
+    pub on_interrupt: Option<&'static str>,
 }
 
 impl Job {
@@ -47,7 +49,7 @@ impl Job {
             start: Position::default(),
             digest: None,
             run: RunContext::default(),
-            signals: None,
+            on_interrupt: None,
         }
     }
 }
@@ -73,17 +75,20 @@ pub fn run(job: Job, screen: &Screen) -> Result<Outcome> {
     let watch = Watch::new(job.digest);
     let mut nodes = plan.nodes().iter();
     let watched = nodes.find(|planned| planned.id.name == node);
+    process::prepare(process_settings(&plan))?;
     let options = Options {
         allocator: plan.allocator(),
         taps: vec![watch.tap(watched.context("the node is not in its plan")?)],
         feeds,
         epochs: job.epochs,
         start: job.start,
-        signals: job.signals,
         run: job.run,
         ..Options::default()
     };
-    let mut running = Running::start(&plan, options)?;
+    let mut running = match job.on_interrupt {
+        Some(message) => process::start(&plan, options, message)?,
+        None => Running::start(&plan, options)?,
+    };
     screen.line(&format!("{title}: {}", running.workers()));
     let period = measure(&mut running, &watch, warm_up, job.seconds, screen);
     let workers = running.workers().clone();

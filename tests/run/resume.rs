@@ -175,9 +175,9 @@ fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
         // It is evaluated as it was trained.
         let last = format!("{kind}-whole/checkpoints/last.safetensors");
         let last = Checkpoint::open(&folder.path().join(last)).unwrap();
-        let suits = last.metadata().suits().unwrap();
+        let hints = last.metadata().hints().unwrap();
         let float32 = ["float32", "quantized"].contains(&kind);
-        assert_eq!(suits.float32, float32, "{kind}");
+        assert_eq!(hints.float32, float32, "{kind}");
     }
 }
 

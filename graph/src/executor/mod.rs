@@ -5,7 +5,6 @@ mod drive;
 mod failure;
 mod pool;
 mod segment;
-mod signals;
 mod skipped;
 mod spawn;
 mod taps;
@@ -45,9 +44,6 @@ pub struct Options {
     pub epochs: Option<u64>,
     /// Where the sources start where no thread node says it.
     pub start: Position,
-    /// The message at the first Ctrl-C or SIGTERM, which interrupts the run; `None`: signals are not
-    /// handled.
-    pub signals: Option<&'static str>,
     /// Inputs of threads with another supply than the recipe's.
     pub feeds: Vec<Feed>,
 }
@@ -60,7 +56,6 @@ impl Default for Options {
             taps: Vec::new(),
             epochs: None,
             start: Position::default(),
-            signals: None,
             feeds: Vec::new(),
         }
     }
@@ -114,9 +109,6 @@ impl Running {
         wiring
             .connect(stages, taps, &mut spawned)
             .map_err(starting)?;
-        if let Some(words) = options.signals {
-            signals::on_signals(&spawned.runtime, spawned.stop.clone(), words);
-        }
         Ok(Running { spawned, workers })
     }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::Tensor;
 
 use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, packed};
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 use crate::nn::parameters::{Parameter, WeightInit};
 use crate::nn::rs_net::{ALPHA, RsNet};
 
@@ -19,7 +19,7 @@ impl Checkpoint {
         &self,
         resolutions: &[u32],
         batch_norms: &[u32],
-        compute: Compute,
+        compute: ExecConfig,
     ) -> Result<RsNet> {
         self.network_with(resolutions, batch_norms, compute, |resolution| resolution)
     }
@@ -33,7 +33,7 @@ impl Checkpoint {
         &self,
         resolutions: &[u32],
         batch_norms: &[u32],
-        compute: Compute,
+        compute: ExecConfig,
         source: impl Fn(u32) -> u32,
     ) -> Result<RsNet> {
         let Metadata { network, .. } = &self.metadata;

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::nn::compute::Suits;
+use crate::nn::compute::ComputeHints;
 use crate::nn::networks::Network;
 use crate::nn::rs_net::BatchNorms;
 use crate::nn::transfer::{Channels, Normalize};
@@ -116,15 +116,15 @@ impl Metadata {
         self.recipe.is_empty()
     }
 
-    /// What suits it: what suits its network, but float32 if it was trained so, for its accuracy is
+    /// As its network's, but float32 if it was trained so, for its accuracy is
     /// known of that.
     ///
     /// # Errors
-    /// As [`Network::suits`].
-    pub fn suits(&self) -> Result<Suits> {
-        let suits = self.network.suits()?;
-        let float32 = suits.float32 || self.trained_in_float32;
-        Ok(Suits { float32, ..suits })
+    /// As [`Network::hints`].
+    pub fn hints(&self) -> Result<ComputeHints> {
+        let hints = self.network.hints()?;
+        let float32 = hints.float32 || self.trained_in_float32;
+        Ok(ComputeHints { float32, ..hints })
     }
 
     /// Makes sure that data has the classes that the network tells apart. `origin` is what a user

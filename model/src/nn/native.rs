@@ -3,15 +3,19 @@
 //! being copied. Every `Result` is a libtorch error unless its function says more.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::fmt;
 use std::ptr;
 
 use anyhow::{Result, bail, ensure};
 use tch::kind::Element;
 use tch::{Kind, Tensor};
 
+use crate::nn::compute::FailureKind;
+
 unsafe extern "C" {
     fn rsflow_keep_freed_memory();
     fn rsflow_libtorch_version() -> *const c_char;
+    fn rsflow_failure_kind() -> c_int;
     fn rsflow_set_arithmetic(tf32: bool, deterministic: bool) -> *const c_char;
     fn rsflow_fused_sgd(
         parameters: *const *const c_void,
@@ -335,5 +339,39 @@ fn to_result(message: *const c_char) -> Result<()> {
     }
     // SAFETY: a message of `catch_exceptions`, valid until this thread's next call.
     let message = unsafe { CStr::from_ptr(message) };
-    bail!("{}", message.to_string_lossy().trim_end())
+    let message = message.to_string_lossy().trim_end().to_owned();
+    // SAFETY: reads a number of this thread.
+    let kind = match unsafe { rsflow_failure_kind() } {
+        1 => Some(FailureKind::OutOfMemory),
+        2 => Some(FailureKind::Device),
+        _ => None,
+    };
+    Err(LibtorchError { kind, message }.into())
 }
+
+/// An exception of libtorch in a function of the shim.
+#[derive(Debug)]
+pub struct LibtorchError {
+    kind: Option<FailureKind>,
+    message: String,
+}
+
+impl LibtorchError {
+    #[cfg(test)]
+    pub(super) fn new(kind: Option<FailureKind>, message: String) -> Self {
+        LibtorchError { kind, message }
+    }
+
+    /// As the type of the exception says.
+    pub fn kind(&self) -> Option<FailureKind> {
+        self.kind
+    }
+}
+
+impl fmt::Display for LibtorchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for LibtorchError {}

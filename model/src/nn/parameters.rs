@@ -12,7 +12,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tch::{Device, Kind, Tensor};
 
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 
 /// The role of a tensor in the network. Optimizers and quantizers decide by role, never by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,7 +132,7 @@ impl Parameter {
 pub struct Parameters {
     all: Vec<Parameter>,
     index: HashMap<String, usize>,
-    compute: Compute,
+    compute: ExecConfig,
 }
 
 impl Parameters {
@@ -141,11 +141,15 @@ impl Parameters {
     ///
     /// # Errors
     /// Two declarations of one name; a dtype that is neither float32 nor float64; out of memory.
-    pub fn new(declarations: &[Declaration], compute: Compute, start: WeightInit) -> Result<Self> {
-        let Compute { kind, device, .. } = compute;
+    pub fn new(
+        declarations: &[Declaration],
+        compute: ExecConfig,
+        start: WeightInit,
+    ) -> Result<Self> {
+        let ExecConfig { dtype, device, .. } = compute;
         ensure!(
-            matches!(kind, Kind::Float | Kind::Double),
-            "parameters must be Float or Double, not {kind:?}"
+            matches!(dtype, Kind::Float | Kind::Double),
+            "parameters must be Float or Double, not {dtype:?}"
         );
         let mut parameters = Self {
             all: Vec::with_capacity(declarations.len()),
@@ -155,9 +159,9 @@ impl Parameters {
         for declaration in declarations {
             let name = declaration.name.clone();
             let tensor = match (start, declaration.init) {
-                (WeightInit::Zeros, _) => Tensor::f_zeros(&declaration.shape, (kind, device)),
+                (WeightInit::Zeros, _) => Tensor::f_zeros(&declaration.shape, (dtype, device)),
                 (WeightInit::Random { .. }, Init::Constant(value)) => {
-                    Tensor::f_full(&declaration.shape, value, (kind, device))
+                    Tensor::f_full(&declaration.shape, value, (dtype, device))
                 }
                 (WeightInit::Random { seed }, init) => {
                     let row = declaration.shape.last().map_or(1, |row| row.unsigned_abs());
@@ -166,13 +170,13 @@ impl Parameters {
                         .and_then(|t| t.f_reshape(&declaration.shape))
                         // Always drawn as f32, so that a Double network equals a Float one at
                         // first.
-                        .and_then(|t| t.f_to_kind(kind))
+                        .and_then(|t| t.f_to_kind(dtype))
                         .and_then(|t| t.f_to_device(device))
                 }
             };
             let tensor = tensor
                 .map_err(anyhow::Error::from)
-                .and_then(|t| compute.lay_out(t))
+                .and_then(|t| compute.to_memory_format(t))
                 .and_then(|t| Ok(t.f_set_requires_grad(declaration.role.is_trainable())?))
                 .with_context(|| format!("cannot allocate the parameter {name:?}"))?;
             let position = parameters.all.len();
@@ -189,7 +193,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    pub fn compute(&self) -> Compute {
+    pub fn compute(&self) -> ExecConfig {
         self.compute
     }
 

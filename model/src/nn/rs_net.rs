@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 use crate::nn::layers::{self, Mode, Modules};
 use crate::nn::networks::Network;
 use crate::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
@@ -63,7 +63,7 @@ impl RsNet {
         network: &Network,
         classes: u32,
         resolutions: &[u32],
-        compute: Compute,
+        compute: ExecConfig,
         init: WeightInit,
     ) -> Result<Self> {
         let batch_norms = BatchNorms::Private.of(resolutions);
@@ -80,7 +80,7 @@ impl RsNet {
         classes: u32,
         resolutions: &[u32],
         batch_norms: &[u32],
-        compute: Compute,
+        compute: ExecConfig,
         init: WeightInit,
     ) -> Result<Self> {
         let problems = check_resolutions(network, resolutions)?;

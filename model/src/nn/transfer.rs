@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 use crate::nn::native::CopyStream;
 
 /// Normalization of the channels red, green and blue: (x - mean) / std.
@@ -52,7 +52,7 @@ pub trait HostBatch: fmt::Debug + Send {
 /// Copies images to a device and normalizes them there.
 #[derive(Debug)]
 pub struct DeviceTransfer {
-    compute: Compute,
+    compute: ExecConfig,
     /// Mean and standard deviation, `[1, 3, 1, 1]`, in the order of the channels.
     normalize: Option<(Tensor, Tensor)>,
     channels: Channels,
@@ -62,7 +62,11 @@ pub struct DeviceTransfer {
 
 impl DeviceTransfer {
     /// To the device of `compute`, in its compute dtype and memory format.
-    pub fn new(compute: Compute, normalize: Option<Normalize>, channels: Channels) -> Result<Self> {
+    pub fn new(
+        compute: ExecConfig,
+        normalize: Option<Normalize>,
+        channels: Channels,
+    ) -> Result<Self> {
         let by_channel = |values: [f64; 3]| -> Result<Tensor> {
             let mut values = values.map(|value| value as f32);
             if channels == Channels::Bgr {
@@ -151,7 +155,7 @@ impl DeviceTransfer {
             None => images,
             Some((mean, std)) => images.f_sub(mean)?.f_div(std)?,
         };
-        Ok(images.f_to_kind(self.compute.multiply)?)
+        Ok(images.f_to_kind(self.compute.compute_dtype)?)
     }
 }
 

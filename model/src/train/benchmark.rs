@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tch::{Device, Kind, Tensor};
 
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 use crate::nn::layers::Mode;
 use crate::nn::native;
 use crate::nn::rs_net::RsNet;
@@ -17,7 +17,7 @@ use crate::train::step::StepFunction;
 /// A network with random weights, and its training step.
 #[derive(Debug)]
 pub struct Benchmark {
-    pub(super) compute: Compute,
+    pub(super) compute: ExecConfig,
     pub(super) net: RsNet,
     pub(super) step: StepFunction,
     pub(super) distill: Distill,
@@ -45,7 +45,7 @@ impl Benchmark {
     }
 
     /// Device, precision and memory format.
-    pub fn compute(&self) -> Compute {
+    pub fn compute(&self) -> ExecConfig {
         self.compute
     }
 
@@ -105,7 +105,7 @@ impl Benchmark {
         let options = (Kind::Float, self.compute.device);
         let images = Tensor::f_rand([count, 3, side, side], options)?;
         self.compute
-            .lay_out(images.f_to_kind(self.compute.multiply)?)
+            .to_memory_format(images.f_to_kind(self.compute.compute_dtype)?)
     }
 }
 
@@ -114,13 +114,13 @@ impl Benchmark {
 ///
 /// # Errors
 /// The device fails or is out of memory.
-pub fn peak(compute: Compute, time: Duration) -> Result<f64> {
+pub fn peak(compute: ExecConfig, time: Duration) -> Result<f64> {
     let side: i64 = match compute.device {
         Device::Cuda(_) => 8192,
         _ => 1024,
     };
     let options = (Kind::Float, compute.device);
-    let factor = || Tensor::f_rand([side, side], options)?.f_to_kind(compute.multiply);
+    let factor = || Tensor::f_rand([side, side], options)?.f_to_kind(compute.compute_dtype);
     let (a, b) = (factor()?, factor()?);
     let measured = measure(compute, time, 5, || Ok(a.f_matmul(&b).map(drop)?))?;
     Ok((side as f64).powi(3) / measured.median.as_secs_f64())
@@ -128,7 +128,7 @@ pub fn peak(compute: Compute, time: Duration) -> Result<f64> {
 
 /// Repeats `act` for at least `time` and at least `least` times, after two iterations of warm-up.
 fn measure(
-    compute: Compute,
+    compute: ExecConfig,
     time: Duration,
     least: usize,
     mut act: impl FnMut() -> Result<()>,

@@ -14,7 +14,9 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use crate::checkpoint::{Checkpoint, Metadata, Snapshot, is_finite, write_atomically};
-use crate::nn::compute::{Compute, DeviceChoice, Precision};
+use crate::nn::compute::{
+    DeviceChoice, ExecConfig, Precision, ProcessSettings, adopt_thread_count,
+};
 use crate::nn::layers::Mode;
 use crate::nn::parameters::Parameter;
 use crate::nn::rs_net::{BatchNorms, RsNet};
@@ -176,8 +178,8 @@ impl Node for Evaluate {
                 }
             })
             .collect();
-        let suits = metadata.suits()?;
-        let compute = Compute::open(self.device, self.precision, false, suits)?;
+        let compute = ExecConfig::resolve(self.device, self.precision, metadata.hints()?)?;
+        compute.log(false);
         let net = checkpoint.network_with(&sizes_measured, &norms, compute, |norm| {
             if calibrated.contains(&norm) {
                 source(norm)
@@ -198,6 +200,16 @@ impl Node for Evaluate {
 }
 
 impl Evaluate {
+    /// What its computation needs of the process.
+    pub fn process_settings(&self) -> ProcessSettings {
+        ProcessSettings {
+            device: self.device,
+            tf32: self.precision == Precision::TensorFloat32,
+            deterministic: false,
+            threads: self.threads,
+        }
+    }
+
     /// Before anything is measured: what cannot be stored in the end.
     fn check_store(&self, metadata: &Metadata) -> Result<()> {
         let Some(store) = &self.store else {
@@ -260,8 +272,7 @@ struct Evaluation {
 
 impl Thread for Evaluation {
     fn run(self: Box<Self>, mut ports: Ports) -> Result<()> {
-        let compute = self.net.parameters().compute();
-        compute.prepare_process(self.settings.threads);
+        adopt_thread_count();
         let began = Instant::now();
         let mut metrics: Sender<Metric> = ports.output("metrics");
         if !self.calibrated.is_empty() && !self.calibrate(&mut ports)? {

@@ -1,10 +1,12 @@
 //! What the command asks of a node that trains, whatever its kind.
 
 use anyhow::Result;
-use rsflow_graph::{Planned, Schema};
+use rsflow_graph::{Plan, Planned, Schema};
 
 use super::benchmark::Benchmark;
+use super::evaluate::Evaluate;
 use super::trainer::Trainer;
+use crate::nn::compute::ProcessSettings;
 use crate::nn::summary::Summary;
 
 /// A node that trains a network. `incoming` is what the plan knows of its inputs: port and schema.
@@ -15,11 +17,23 @@ pub trait Trains {
     /// Its training input is not in `incoming`, or as [`Summary::new`].
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary>;
 
-    /// Its network and training step with random weights, to be measured.
+    /// What its computation needs of the process.
+    fn process_settings(&self) -> ProcessSettings;
+
+    /// Its network and training step with random weights, to be measured. The process must have been
+    /// prepared ([`Trains::process_settings`]).
     ///
     /// # Errors
     /// As [`Trains::summary`]; the device cannot be used, or is out of memory.
     fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark>;
+}
+
+/// What the computing node of a plan needs of the process; `None` if no node computes.
+pub fn process_settings(plan: &Plan) -> Option<ProcessSettings> {
+    plan.nodes().iter().find_map(|planned| {
+        let trainer = trainer_of(planned).map(Trains::process_settings);
+        trainer.or_else(|| planned.node::<Evaluate>().map(Evaluate::process_settings))
+    })
 }
 
 /// The node as one that trains; `None` if it does not. A new kind that trains is a line here.

@@ -20,7 +20,7 @@ use rsflow_graph::{
     AnySink, Build, Item, NodeKind, Payload, PlainMemory, Resume, RunContext, Stage,
 };
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::networks::{Network, ResNet};
 use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::rs_net::RsNet;
@@ -88,7 +88,7 @@ fn snapshot_with(epoch: u64, step: u64, best: Option<Best>) -> Snapshot {
         &network,
         2,
         &[32],
-        Compute::cpu(tch::Kind::Float),
+        ExecConfig::cpu(tch::Kind::Float),
         WeightInit::Zeros,
     )
     .unwrap();

@@ -3,7 +3,7 @@
 // Not every test needs all of it.
 #![allow(dead_code)]
 
-use rsflow_model::nn::compute::Compute;
+use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::networks::{Network, ResNet};
 use rsflow_model::nn::parameters::{Parameters, WeightInit};
 use rsflow_model::nn::rs_net::RsNet;
@@ -16,7 +16,14 @@ pub fn resnet(depth: u32, width: u32) -> Network {
 
 /// A network small enough for tests.
 pub fn small(sizes: &[u32], start: WeightInit) -> RsNet {
-    RsNet::new(&resnet(18, 4), 3, sizes, Compute::cpu(Kind::Float), start).unwrap()
+    RsNet::new(
+        &resnet(18, 4),
+        3,
+        sizes,
+        ExecConfig::cpu(Kind::Float),
+        start,
+    )
+    .unwrap()
 }
 
 pub fn values(tensor: &Tensor) -> Vec<f64> {

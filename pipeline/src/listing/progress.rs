@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use rsflow_graph::say;
+use rsflow_graph::PROGRESS;
 
 /// Faster operations report nothing.
 const FIRST_REPORT_AFTER: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Prints the progress of a long operation on stderr.
+/// Reports the progress of a long operation.
 pub(super) struct Progress {
     next_report: Instant,
 }
@@ -20,12 +20,12 @@ impl Progress {
         }
     }
 
-    /// Prints a progress line if one is due.
+    /// Reports progress if it is due.
     pub fn report(&mut self, message: impl FnOnce() -> String) {
         let now = Instant::now();
         if now >= self.next_report {
             self.next_report = now + REPORT_INTERVAL;
-            say(message());
+            tracing::info!(target: PROGRESS, "{}", message());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Incoming, Input, Node, NodeKind, OnError, Payload, Port, Report, Schema, Stage, say,
+    Build, Incoming, Input, Node, NodeKind, OnError, PROGRESS, Payload, Port, Report, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -91,9 +91,10 @@ impl Node for ShapesFolder {
             if quarter > said || done == 1 {
                 said = quarter;
                 let root = self.root.display();
-                say(format_args!(
+                tracing::info!(
+                    target: PROGRESS,
                     "making the image set in {root}: {done} of {total}"
-                ));
+                );
             }
         })?;
         let half = match self.split {

@@ -15,7 +15,7 @@ use rsflow_graph::schema::{Field, Reader, Shape, doc, fields};
 use rsflow_graph::{Catalogue, Kind, Port, did_you_mean};
 use textwrap::WordSplitter;
 
-use super::Usage;
+use super::usage::Usage;
 use schema::{Section, collect, ron};
 
 /// Lists all kinds, or describes one.

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{Plan, Planned, Position, Role, RunContext, Trace, did_you_mean, listed};
 
-use super::{INTERRUPTED, Usage, plan, recipe};
+use super::recipes::{plan, recipe};
+use super::usage::Usage;
 use crate::cli::{Only, Profile};
 use crate::files::{self, is_stdout, write_json};
 use crate::measure::{self, Batches, Digest, Job, Outcome, Part, source_of_batches};
+use crate::process::{self, INTERRUPTED};
 use crate::progress::Screen;
-use crate::{launch, run_dir, skipped};
+use crate::{launch, skipped};
 
 /// How long is measured by default.
 const SECONDS: f64 = 10.0;
@@ -25,7 +27,7 @@ const MAX_EVENTS: usize = 500_000;
 
 pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     let screen = Screen::new(std::io::stderr().is_terminal());
-    run_dir::log(None, &screen)?;
+    process::log(None, &screen)?;
     check_output_paths(arguments)?;
     let only = only(arguments)?;
     let trace = arguments.trace.as_ref();
@@ -164,7 +166,7 @@ fn job(part: Part, arguments: &Profile) -> Job {
         start: Position::default(),
         digest: None,
         run: RunContext::default(),
-        signals: Some(
+        on_interrupt: Some(
             "interrupted: what was measured so far follows; press Ctrl-C again to quit now",
         ),
     }

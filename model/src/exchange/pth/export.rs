@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 
 use super::names::reference_name;
 use crate::checkpoint::Checkpoint;
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 use rsflow_graph::whole_file;
 
 /// Writes the network of a checkpoint as a safetensors file in float32, under the reference
@@ -25,7 +25,7 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
     let metadata = checkpoint.metadata();
     let resolutions = &metadata.resolutions;
     let source = |resolution| metadata.batch_norm_for(resolution);
-    let compute = Compute::cpu(Kind::Float);
+    let compute = ExecConfig::cpu(Kind::Float);
     let net = checkpoint.network_with(resolutions, resolutions, compute, source)?;
     let mut tensors = Vec::new();
     for parameter in net.parameters().iter() {

@@ -1,21 +1,29 @@
-//! What a network computes on, and with which numbers.
+//! How a network computes: device, dtypes, memory format.
+//!
+//! Resolving a recipe's choices ([`ExecConfig::resolve`]) sets nothing. What libtorch and malloc keep
+//! for the whole process is data ([`ProcessSettings`]) until the program applies it ([`apply`]).
+//! [`failure_kind`] tells errors of memory and of the device from all others.
 
 #[allow(unsafe_code)]
 mod cuda;
+mod failure;
 #[allow(unsafe_code)]
 mod pinned;
+mod process;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Once;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 pub use cuda::{Cuda, Gpu};
+pub use failure::{FailureKind, failure_kind, is_out_of_memory};
 pub use pinned::Pinned;
+pub use process::{ProcessSettings, adopt_thread_count, apply};
 
 use crate::nn::native;
 
@@ -90,7 +98,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What `Auto` comes to on a GPU of this compute capability.
+    /// What `Auto` resolves to on a GPU of this compute capability.
     pub fn of_gpu(capability: (u32, u32)) -> Precision {
         match capability {
             (8.., _) => Precision::BFloat16,
@@ -99,14 +107,14 @@ impl Precision {
         }
     }
 
-    /// What `Auto` comes to on this device.
-    fn resolve(self, device: Device, suits: Suits) -> Result<Precision> {
+    /// Resolves `Auto` on this device; an explicit choice stays.
+    fn resolve(self, device: Device, hints: ComputeHints) -> Result<Precision> {
         let capability = match device {
             Device::Cuda(index) => Cuda::open()?.gpus.get(index).map(|gpu| gpu.capability),
             _ => None,
         };
         Ok(match (self, capability) {
-            (Precision::Auto, _) if suits.float32 => Precision::Float32,
+            (Precision::Auto, _) if hints.float32 => Precision::Float32,
             (Precision::Auto, Some(capability)) => Precision::of_gpu(capability),
             (Precision::Auto, None) if device == Device::Cpu && cpu_has_bf16()? => {
                 Precision::BFloat16
@@ -117,27 +125,13 @@ impl Precision {
     }
 }
 
-/// What suits a network best, where a recipe leaves the choice.
+/// What is best for a network where the recipe says `Auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Suits {
-    /// float32, wherever it computes.
+pub struct ComputeHints {
+    /// `Auto` is float32 on every device.
     pub float32: bool,
-    /// In float32 on the CPU: channels that lie side by side.
+    /// In float32 on the CPU: channels last.
     pub channels_last: bool,
-}
-
-/// Whether an error says that memory does not suffice.
-pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
-    let text = format!("{error:#}");
-    // Of the allocators of GPUs and of the CPU; of cuDNN, which tries the next kernel while one has no
-    // memory, until there is none; of cuBLAS and cuDNN for their own memory.
-    let texts = [
-        "out of memory",
-        "can't allocate memory",
-        "unable to find an engine",
-        "ALLOC_FAILED",
-    ];
-    texts.iter().any(|known| text.contains(known))
 }
 
 /// Environment variable that overrides the detection of bfloat16 instructions: `yes` or `no`. It
@@ -208,49 +202,48 @@ pub fn libtorch() -> Libtorch {
     }
 }
 
-/// How a network computes: where, with which numbers, and how they lie in memory.
+/// How a network computes: device, dtypes and memory format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compute {
-    /// Where.
+pub struct ExecConfig {
+    /// Where it computes.
     pub device: Device,
-    /// The kind of all that is kept: `Kind::Float`, or `Kind::Double` to compare with a reference.
-    pub kind: Kind,
-    /// The kind that convolutions and the classifier multiply in: `kind`, `Kind::BFloat16` or
+    /// The dtype of everything that is kept (parameters, statistics, logits): `Kind::Float`, or
+    /// `Kind::Double` to compare with a reference.
+    pub dtype: Kind,
+    /// The dtype that convolutions and the classifier compute in: `dtype`, `Kind::BFloat16` or
     /// `Kind::Half`.
-    pub multiply: Kind,
+    pub compute_dtype: Kind,
     /// Whether a GPU multiplies float32 as TF32.
     pub tf32: bool,
-    /// Whether the channels of a pixel lie side by side, in weights and activations. Shapes are
-    /// `[batch, channels, height, width]` either way.
+    /// The memory format of weights and activations: channels last (NHWC) or contiguous (NCHW). Shapes
+    /// are `[batch, channels, height, width]` either way.
     pub channels_last: bool,
 }
 
-impl Compute {
-    /// On the CPU, in one kind throughout.
-    pub fn cpu(kind: Kind) -> Self {
-        Compute {
+impl ExecConfig {
+    /// On the CPU, with one dtype throughout, contiguous.
+    pub fn cpu(dtype: Kind) -> Self {
+        ExecConfig {
             device: Device::Cpu,
-            kind,
-            multiply: kind,
+            dtype,
+            compute_dtype: dtype,
             tf32: false,
             channels_last: false,
         }
     }
 
-    /// What a recipe's choices come to on this machine, for a network of which `suits` is said. Says so
-    /// in the log, and sets what libtorch keeps for the whole process: TF32, cuDNN's search for the fastest
-    /// kernel, and with `deterministic` that only kernels are used which give the same bits each time.
+    /// Resolves a recipe's `device` and `precision` on this machine, and warns where another choice
+    /// would be faster. Sets nothing: see [`ProcessSettings`].
     ///
     /// # Errors
-    /// The device cannot be used, or does not do what is asked of it.
-    pub fn open(
+    /// The device cannot be used, or does not support the precision.
+    pub fn resolve(
         device: DeviceChoice,
         precision: Precision,
-        deterministic: bool,
-        suits: Suits,
+        hints: ComputeHints,
     ) -> Result<Self> {
         let device = device.open()?;
-        let resolved = precision.resolve(device, suits)?;
+        let resolved = precision.resolve(device, hints)?;
         if let Device::Cuda(index) = device {
             let old = Cuda::open()?
                 .gpus
@@ -282,52 +275,39 @@ impl Compute {
                 _ => {}
             }
         }
-        let multiply = match resolved {
+        let compute_dtype = match resolved {
             Precision::BFloat16 => Kind::BFloat16,
             Precision::Float16 => Kind::Half,
             _ => Kind::Float,
         };
-        let compute = Compute {
+        Ok(ExecConfig {
             device,
-            kind: Kind::Float,
-            multiply,
+            dtype: Kind::Float,
+            compute_dtype,
             tf32: resolved == Precision::TensorFloat32,
-            channels_last: match (multiply, device) {
+            channels_last: match (compute_dtype, device) {
                 // What oneDNN does best. Measured with AVX2, float32, three rounds in turn: MobileNetV2's
                 // steps are 1.32 times as fast with channels last, ResNet50's 1.11 times, those of
                 // ResNet18, with its kernels of 3x3, 0.81 times.
-                (Kind::Float, Device::Cpu) => suits.channels_last,
+                (Kind::Float, Device::Cpu) => hints.channels_last,
                 (Kind::Float, _) => false,
                 // The kernels for half precision want it on every device.
                 _ => true,
             },
-        };
-        native::set_arithmetic(compute.tf32, deterministic)
-            .context("cannot set how libtorch computes")?;
-        if device.is_cuda() {
-            tch::Cuda::cudnn_set_benchmark(!deterministic);
-        }
+        })
+    }
+
+    /// Logs what a run computes on, once it is decided.
+    pub fn log(&self, deterministic: bool) {
         let and = if deterministic { ", deterministic" } else { "" };
-        tracing::info!("computing on {compute}{and}");
-        Ok(compute)
+        tracing::info!("computing on {self}{and}");
     }
 
-    /// Prepares the process for computing so: with `threads` on the CPU, if they are given, and there
-    /// with memory that is not given back each time.
-    pub fn prepare_process(&self, threads: Option<usize>) {
-        if let Some(threads) = threads {
-            tch::set_num_threads(threads.try_into().unwrap_or(i32::MAX));
-        }
-        if self.device == Device::Cpu {
-            native::keep_freed_memory();
-        }
-    }
-
-    /// A tensor `[a, b, height, width]` as this lies in memory; others are as they were.
+    /// Converts a tensor `[a, b, height, width]` to the memory format; others stay as they are.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn lay_out(&self, tensor: Tensor) -> Result<Tensor> {
+    pub fn to_memory_format(&self, tensor: Tensor) -> Result<Tensor> {
         if !self.channels_last || tensor.dim() != 4 {
             return Ok(tensor);
         }
@@ -335,14 +315,14 @@ impl Compute {
         Ok(channels_last.f_permute([0, 3, 1, 2])?)
     }
 
-    /// Whether gradients would vanish for the small range of the numbers, and the loss is scaled.
+    /// Whether the loss is scaled: in float16 small gradients would underflow.
     pub fn scales_loss(&self) -> bool {
-        self.multiply == Kind::Half
+        self.compute_dtype == Kind::Half
     }
 }
 
-/// As a log has it.
-impl fmt::Display for Compute {
+/// Formats for the log, such as "CPU, float32, channels first".
+impl fmt::Display for ExecConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.device {
             Device::Cuda(index) => {
@@ -352,7 +332,7 @@ impl fmt::Display for Compute {
             }
             _ => write!(f, "CPU")?,
         }
-        let kind = match self.multiply {
+        let dtype = match self.compute_dtype {
             Kind::BFloat16 => "bfloat16",
             Kind::Half => "float16",
             Kind::Double => "float64",
@@ -364,6 +344,6 @@ impl fmt::Display for Compute {
         } else {
             "channels first"
         };
-        write!(f, ", {kind}, {layout}")
+        write!(f, ", {dtype}, {layout}")
     }
 }

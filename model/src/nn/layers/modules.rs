@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
 use super::{BATCH_NORM_EPSILON, Conv, Layer, Mode, Padding};
-use crate::nn::compute::Compute;
+use crate::nn::compute::ExecConfig;
 use crate::nn::parameters::Parameters;
 use crate::nn::quantizers::{self, Basis, Fit, Gradient, Levels};
 
@@ -85,7 +85,7 @@ pub struct Modules {
     modules: Vec<Module>,
     resolutions: usize,
     shared: Shared,
-    compute: Compute,
+    compute: ExecConfig,
     /// The weights of every pass (quantized, in the compute dtype) after [`Modules::freeze`].
     frozen: Option<Vec<Tensor>>,
 }
@@ -176,27 +176,27 @@ impl Pass<'_> {
     /// Appends a weight: quantized, in the compute dtype.
     fn prepare_weight(&mut self, weight: &Weight) -> Result<()> {
         let Weight { tensor, basis, .. } = weight;
-        let kind = self.modules.compute.multiply;
+        let dtype = self.modules.compute.compute_dtype;
         if self.mode != Mode::Train {
             let ready = no_grad(|| match basis {
-                None => Ok(tensor.f_to_kind(kind)?),
+                None => Ok(tensor.f_to_kind(dtype)?),
                 Some(basis) => {
                     let levels = quantizers::weights::levels(&basis.value)?;
                     let quantized = levels.quantize(tensor, Gradient::StraightThrough, false)?;
-                    anyhow::Ok(quantized.f_to_kind(kind)?)
+                    anyhow::Ok(quantized.f_to_kind(dtype)?)
                 }
             });
             self.weights.push(ready?);
             return Ok(());
         }
         self.weights.push(match basis {
-            None => tensor.f_to_kind(kind)?,
+            None => tensor.f_to_kind(dtype)?,
             Some(basis) => {
                 let levels = quantizers::weights::levels(&basis.value)?;
                 let (quantized, fit) =
                     levels.quantize_with_statistics(tensor, Gradient::StraightThrough, false)?;
                 self.weight_fits.push(fit);
-                quantized.f_to_kind(kind)?
+                quantized.f_to_kind(dtype)?
             }
         });
         Ok(())
@@ -218,10 +218,14 @@ impl Pass<'_> {
         );
         let mut fits = Vec::new();
         fits.resize_with(self.levels.len(), || None);
-        let Compute { kind, multiply, .. } = self.modules.compute;
-        let images = images.f_to_kind(multiply)?;
+        let ExecConfig {
+            dtype,
+            compute_dtype,
+            ..
+        } = self.modules.compute;
+        let images = images.f_to_kind(compute_dtype)?;
         let output = self.run(&self.modules.modules, &images, resolution_index, &mut fits)?;
-        let output = output.f_to_kind(kind)?;
+        let output = output.f_to_kind(dtype)?;
         if self.mode == Mode::Train {
             self.fits.push((resolution_index, fits));
         }

@@ -19,7 +19,7 @@ pub use self::mobilenet_v2::MobileNetV2;
 pub use self::quantized_resnet::{QuantizedMode, QuantizedResNet};
 pub use self::resnet::ResNet;
 pub use self::resnext::ResNeXt;
-use crate::nn::compute::Suits;
+use crate::nn::compute::ComputeHints;
 use crate::nn::field_error::{self, FieldError};
 use crate::nn::layers::{Conv, Layer, Padding, cost};
 use crate::nn::parameters::Init;
@@ -156,9 +156,9 @@ impl Network {
     ///
     /// # Errors
     /// As [`Network::layers`].
-    pub fn suits(&self) -> Result<Suits> {
+    pub fn hints(&self) -> Result<ComputeHints> {
         let quantized = self.is_quantized();
-        Ok(Suits {
+        Ok(ComputeHints {
             float32: quantized,
             channels_last: !quantized && cost::is_mostly_pointwise(&self.layers(1)?),
         })

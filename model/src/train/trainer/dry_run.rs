@@ -5,7 +5,7 @@ use anyhow::{Context as _, Error, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::Trainer;
-use crate::nn::compute::{Compute, is_out_of_memory};
+use crate::nn::compute::{ExecConfig, is_out_of_memory};
 use crate::nn::native;
 use crate::nn::parameters::WeightInit;
 
@@ -16,7 +16,7 @@ use crate::nn::parameters::WeightInit;
 /// would fit. Any other error of such a step.
 pub(super) fn dry_run(
     settings: &Trainer,
-    compute: Compute,
+    compute: ExecConfig,
     resolutions: &[u32],
     batch: u64,
 ) -> Result<()> {
@@ -93,7 +93,12 @@ fn largest_that_fits(
 }
 
 /// A step with a new network.
-fn one_step(settings: &Trainer, compute: Compute, resolutions: &[u32], images: u64) -> Result<()> {
+fn one_step(
+    settings: &Trainer,
+    compute: ExecConfig,
+    resolutions: &[u32],
+    images: u64,
+) -> Result<()> {
     let net = settings.network(compute, resolutions, WeightInit::Zeros)?;
     let mut optimizer = settings.optimizer.start(net.parameters())?;
     let count = i64::try_from(images).context("a batch of that size")?;
@@ -103,7 +108,7 @@ fn one_step(settings: &Trainer, compute: Compute, resolutions: &[u32], images: u
     };
     let images = resolutions
         .iter()
-        .map(|&side| compute.lay_out(zeros(side, compute.multiply)?))
+        .map(|&side| compute.to_memory_format(zeros(side, compute.compute_dtype)?))
         .collect::<Result<Vec<_>>>()?;
     // While a step is computed, the bytes of the next one come.
     let _next = resolutions

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tch::Kind;
 
 use crate::checkpoint::Metadata;
-use crate::nn::compute::{Compute, DeviceChoice, Precision, Suits};
+use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision, ProcessSettings};
 use crate::nn::networks::Network;
 use crate::nn::parameters::WeightInit;
 use crate::nn::rs_net::{BatchNorms, RsNet, check_resolutions};
@@ -220,6 +220,16 @@ fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
 }
 
 impl Trains for Trainer {
+    fn process_settings(&self) -> ProcessSettings {
+        ProcessSettings {
+            device: self.device,
+            // `Auto` never resolves to it.
+            tf32: self.precision == Precision::TensorFloat32,
+            deterministic: self.deterministic,
+            threads: self.threads,
+        }
+    }
+
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
         let resolutions = resolutions(incoming)?;
         let norms = self.batch_norms.of(&resolutions);
@@ -228,7 +238,6 @@ impl Trains for Trainer {
 
     fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark> {
         let compute = self.compute()?;
-        compute.prepare_process(self.threads);
         let net = self.network(
             compute,
             &resolutions(incoming)?,
@@ -248,7 +257,12 @@ impl Trains for Trainer {
 
 impl Trainer {
     /// Builds its network for a device and dtype.
-    fn network(&self, compute: Compute, resolutions: &[u32], start: WeightInit) -> Result<RsNet> {
+    fn network(
+        &self,
+        compute: ExecConfig,
+        resolutions: &[u32],
+        start: WeightInit,
+    ) -> Result<RsNet> {
         let norms = self.batch_norms.of(resolutions);
         RsNet::with_batch_norms(
             &self.network,
@@ -260,20 +274,20 @@ impl Trainer {
         )
     }
 
-    /// What a recipe's choices come to on this machine.
-    fn compute(&self) -> Result<Compute> {
-        self.compute_with(self.network.suits()?)
+    /// Resolves the recipe's choices on this machine.
+    fn compute(&self) -> Result<ExecConfig> {
+        self.compute_with(self.network.hints()?)
     }
 
     /// The same for a run that resumes from a checkpoint: `Auto` keeps float32 if the run was
     /// trained in it so far, also on a device where a new run would train in half precision.
-    fn compute_as_before(&self, saved: &Metadata) -> Result<Compute> {
+    fn compute_as_before(&self, saved: &Metadata) -> Result<ExecConfig> {
         // A checkpoint of another program does not say how it was trained.
         let follows = self.precision == Precision::Auto && !saved.is_imported();
-        let own = self.network.suits()?;
+        let own = self.network.hints()?;
         let float32 = own.float32 || follows && saved.trained_in_float32;
-        let compute = self.compute_with(Suits { float32, ..own })?;
-        if follows && !saved.trained_in_float32 && compute.multiply == Kind::Float {
+        let compute = self.compute_with(ComputeHints { float32, ..own })?;
+        if follows && !saved.trained_in_float32 && compute.compute_dtype == Kind::Float {
             let before = match saved.loss_scale {
                 Some(_) => Precision::Float16,
                 None => Precision::BFloat16,
@@ -287,8 +301,10 @@ impl Trainer {
         Ok(compute)
     }
 
-    fn compute_with(&self, suits: Suits) -> Result<Compute> {
-        Compute::open(self.device, self.precision, self.deterministic, suits)
+    fn compute_with(&self, hints: ComputeHints) -> Result<ExecConfig> {
+        let compute = ExecConfig::resolve(self.device, self.precision, hints)?;
+        compute.log(self.deterministic);
+        Ok(compute)
     }
 
     /// The function that does a training step.

@@ -12,7 +12,7 @@ use super::loss_watch::{LossWatch, first_not_finite};
 use super::start::{Lengths, resume, start_from};
 use super::{Trainer, resolutions};
 use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
-use crate::nn::compute::is_out_of_memory;
+use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
 use crate::nn::parameters::WeightInit;
 use crate::nn::rs_net::RsNet;
 use crate::nn::transfer::DeviceTransfer;
@@ -86,7 +86,7 @@ impl Session {
             batch_norms: settings.batch_norms,
             normalize: settings.normalize,
             channels: settings.channels,
-            trained_in_float32: compute.multiply == Kind::Float,
+            trained_in_float32: compute.compute_dtype == Kind::Float,
             steps_per_epoch: Some(train.items_per_epoch),
             samples_per_epoch: Some(train.samples),
             seed: build.seed,
@@ -242,14 +242,12 @@ impl Session {
 
     /// `of_memory` is what to do where it does not suffice.
     fn failed(&self, what: &str, of_memory: &str, error: anyhow::Error) -> anyhow::Error {
-        let text = format!("{error:#}");
-        let of_gpu = ["CUDA", "cuDNN", "CUBLAS"]
-            .iter()
-            .any(|name| text.contains(name));
-        let hint = match is_out_of_memory(&error) {
-            true => format!("; {of_memory}"),
-            false if of_gpu => "; after an error of a GPU only a new process can use it".to_owned(),
-            false => String::new(),
+        let hint = match failure_kind(&error) {
+            Some(FailureKind::OutOfMemory) => format!("; {of_memory}"),
+            Some(FailureKind::Device) => {
+                "; after an error of a GPU only a new process can use it".to_owned()
+            }
+            None => String::new(),
         };
         error.context(format!(
             "{what} failed on {}. {}{hint}",
@@ -368,8 +366,7 @@ fn injected_failure(step: u64) -> Result<()> {
 
 impl Thread for Session {
     fn run(mut self: Box<Self>, mut ports: Ports) -> Result<()> {
-        let compute = self.net.parameters().compute();
-        compute.prepare_process(self.settings.threads);
+        adopt_thread_count();
         let mut train = ports
             .input::<Batch>("train")
             .context("the trainer needs `train`")?;

@@ -1,0 +1,47 @@
+//! Reading and checking a recipe, and its one trainer.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text};
+use rsflow_model::train::trains::{Trains, trainer_of};
+
+use super::usage::Usage;
+use crate::catalogue::CATALOGUE;
+use crate::cli::Overrides;
+
+/// Reads and checks a recipe.
+pub fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {
+    Ok(Plan::new(recipe(path, overrides)?)?)
+}
+
+/// The one trainer of a recipe.
+pub fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'a dyn Trains)> {
+    let nodes = plan.nodes().iter();
+    let trainers: Vec<_> = nodes
+        .filter_map(|planned| Some((planned, trainer_of(planned)?)))
+        .collect();
+    match trainers[..] {
+        [found] => Ok(found),
+        _ => {
+            let trains = |kind: &&Kind| matches!(kind.role, Role::Trainer { .. });
+            let kinds = CATALOGUE.0.iter().filter(trains).map(|kind| kind.name);
+            bail!(Usage(format!(
+                "expected one trainer, but {} has {}; see `rsflow nodes {}`",
+                recipe.display(),
+                trainers.len(),
+                kinds.collect::<Vec<_>>().join("` or `rsflow nodes ")
+            )))
+        }
+    }
+}
+
+/// Reads a recipe.
+pub fn recipe(path: &Path, overrides: &Overrides) -> Result<Recipe> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| Usage(format!("cannot read the recipe {}", path.display())))?;
+    // Some editors begin a file with an invisible mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = Text::new(path.display().to_string(), text);
+    Ok(Recipe::parse(text, CATALOGUE, &overrides.set)?)
+}

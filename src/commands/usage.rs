@@ -1,0 +1,51 @@
+//! Errors of what was typed, and the exit codes of errors.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use rsflow_graph::Problems;
+
+use crate::process::{WRONG, say};
+
+/// Prints an error with its causes, and returns the exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        say(problems.render(std::io::stderr().is_terminal()).trim_end());
+        return ExitCode::from(WRONG);
+    }
+    say(format_args!("error: {error}"));
+    for cause in error.chain().skip(1) {
+        say(format_args!("  caused by: {cause}"));
+    }
+    if error.downcast_ref::<Usage>().is_some() {
+        return ExitCode::from(WRONG);
+    }
+    ExitCode::FAILURE
+}
+
+/// The command line is wrong: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Refuses a folder that does not exist.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    ensure!(
+        folder.is_dir(),
+        Usage(format!("there is no folder {}", folder.display()))
+    );
+    Ok(())
+}
+
+/// Refuses an output file that is there, unless it may be replaced.
+pub fn refuse_to_replace(path: &Path, force: bool) -> Result<(), Usage> {
+    if path.exists() && !force {
+        return Err(Usage(format!(
+            "{} is there already; --force replaces it",
+            path.display()
+        )));
+    }
+    Ok(())
+}
