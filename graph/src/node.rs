@@ -5,7 +5,7 @@
 //! in [`Node::plan`] and makes its stage in [`Node::build`].
 
 use std::any::Any;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -128,6 +128,23 @@ impl Report<'_> {
         let span = fields::value_span(body, field).unwrap_or_else(|| fields::kind_span(body));
         let span = self.node.start + span.start..self.node.start + span.end;
         self.found.push(Problem::new(message, span).help(help));
+    }
+
+    /// The number that the parameter `field` holds must be within `limits`. Upper limits catch typos
+    /// before they ask for all memory.
+    pub fn limit(
+        &mut self,
+        field: &str,
+        value: u64,
+        limits: RangeInclusive<u64>,
+        help: impl Into<String>,
+    ) {
+        let (least, most) = (limits.start(), limits.end());
+        if value < *least {
+            self.parameter(field, format!("`{field}` must be at least {least}"), help);
+        } else if value > *most {
+            self.parameter(field, format!("`{field}` must be at most {most}"), help);
+        }
     }
 }
 

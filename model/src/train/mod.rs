@@ -26,16 +26,13 @@ use rsflow_graph::Report;
 use tch::Device;
 
 /// OpenMP ends the process where it cannot start its threads, and no processor has more cores.
-const MAX_THREADS: usize = 1024;
+const MAX_THREADS: u64 = 1024;
 
 /// Reports a number of libtorch's threads outside 1 to [`MAX_THREADS`].
 fn check_threads(threads: Option<usize>, report: &mut Report) {
-    if threads.is_some_and(|threads| !(1..=MAX_THREADS).contains(&threads)) {
-        report.parameter(
-            "threads",
-            format!("`threads` must be from 1 to {MAX_THREADS}"),
-            "leave it out for one per core",
-        );
+    if let Some(threads) = threads {
+        let help = "leave it out for one per core";
+        report.limit("threads", threads as u64, 1..=MAX_THREADS, help);
     }
 }
 

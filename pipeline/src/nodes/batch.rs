@@ -34,8 +34,8 @@ fn default_prefetch() -> usize {
 }
 
 /// Upper bounds that catch typos.
-const MAX_BATCH: usize = 1 << 20;
-const MAX_PREFETCH: usize = 1 << 10;
+const MAX_BATCH: u64 = 1 << 20;
+const MAX_PREFETCH: u64 = 1 << 10;
 
 impl Node for Batch {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
@@ -43,23 +43,9 @@ impl Node for Batch {
     }
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        if self.size == 0 {
-            report.parameter("size", "`size` must be at least 1", "such as `size: 256`");
-        }
-        if self.size > MAX_BATCH {
-            report.parameter(
-                "size",
-                format!("`size` must be at most {MAX_BATCH}"),
-                "such as `size: 256`",
-            );
-        }
-        if !(1..=MAX_PREFETCH).contains(&self.prefetch) {
-            report.parameter(
-                "prefetch",
-                format!("`prefetch` must be from 1 to {MAX_PREFETCH}"),
-                "2 is the default",
-            );
-        }
+        let (size, prefetch) = (self.size as u64, self.prefetch as u64);
+        report.limit("size", size, 1..=MAX_BATCH, "such as `size: 256`");
+        report.limit("prefetch", prefetch, 1..=MAX_PREFETCH, "2 is the default");
         inputs.iter().map(|input| input.schema.clone()).collect()
     }
 

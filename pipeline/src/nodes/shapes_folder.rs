@@ -58,7 +58,7 @@ impl ShapesFolder {
 }
 
 /// Upper bound that catches typos.
-const MAX_IMAGES: usize = 1 << 24;
+const MAX_IMAGES: u64 = 1 << 24;
 
 impl Node for ShapesFolder {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
@@ -71,14 +71,9 @@ impl Node for ShapesFolder {
             ("train_images", self.train_images),
             ("val_images", self.val_images),
         ] {
-            let classes = ShapesParameters::default().classes;
-            if !(classes..=MAX_IMAGES).contains(&images) {
-                report.parameter(
-                    field,
-                    format!("`{field}` must be from {classes} to {MAX_IMAGES}, not {images}"),
-                    "the set has at least one image per class",
-                );
-            }
+            let classes = ShapesParameters::default().classes as u64;
+            let help = "the set has at least one image per class";
+            report.limit(field, images as u64, classes..=MAX_IMAGES, help);
         }
         vec![Schema::default()]
     }

@@ -134,28 +134,24 @@ impl Node for Trainer {
                 report.parameter(&format!("{parameter}.{field}"), fault, help);
             }
         }
-        let positive = [
-            ("classes", u64::from(self.classes)),
-            ("epochs", self.epochs),
-            ("log_every", self.log_every),
-        ];
-        for (field, value) in positive {
-            if value == 0 {
-                report.parameter(
-                    field,
-                    format!("`{field}` must be at least 1"),
-                    "give a positive number",
-                );
-            }
+        for (field, value, most, help) in [
+            (
+                "classes",
+                u64::from(self.classes),
+                u64::MAX,
+                "give a positive number",
+            ),
+            ("epochs", self.epochs, MAX_EPOCHS, "such as `epochs: 120`"),
+            (
+                "log_every",
+                self.log_every,
+                u64::MAX,
+                "give a positive number",
+            ),
+        ] {
+            report.limit(field, value, 1..=most, help);
         }
         check_threads(self.threads, report);
-        if self.epochs > MAX_EPOCHS {
-            report.parameter(
-                "epochs",
-                format!("`epochs` must be at most {MAX_EPOCHS}"),
-                "such as `epochs: 120`",
-            );
-        }
         if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
             report.parameter(
                 "warm_up_epochs",
