@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use rsflow_graph::whole_file;
+use rsflow_base::whole_file;
 use serde::Serialize;
 
 /// Replaces a file atomically: `path` holds the old or the new content at any time. A link is

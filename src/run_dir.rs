@@ -5,6 +5,7 @@ use std::io::ErrorKind::AlreadyExists;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::run_files::{CHECKPOINTS, LOG, RECIPE, last_checkpoint};
 
 use crate::files;
 
@@ -117,7 +118,7 @@ impl RunDir {
 
     /// Writes the recipe that runs, overrides applied.
     pub fn write_recipe(&self, text: &str) -> Result<()> {
-        let path = recipe(&self.path);
+        let path = self.path.join(RECIPE);
         files::replace(&path, text.as_bytes()).with_context(|| {
             format!(
                 "cannot write {}; --run-dir names another place",
@@ -140,19 +141,6 @@ impl RunDir {
             }
         }
     }
-}
-
-const CHECKPOINTS: &str = "checkpoints";
-const LOG: &str = "run.log";
-
-/// The recipe of a run, overrides applied.
-pub fn recipe(run_dir: &Path) -> PathBuf {
-    run_dir.join("recipe.ron")
-}
-
-/// The newest checkpoint of a run.
-pub fn last_checkpoint(run_dir: &Path) -> PathBuf {
-    run_dir.join(CHECKPOINTS).join("last.safetensors")
 }
 
 /// The directory of the run that wrote a checkpoint; a resumed run continues there.

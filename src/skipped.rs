@@ -4,13 +4,11 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use rsflow_base::run_files::SKIPPED;
 use rsflow_graph::Skipped;
 use serde_json::{Value, json};
 
 use crate::progress::Screen;
-
-/// Name in the run directory; one JSON object per skipped image.
-const FILE: &str = "skipped.jsonl";
 
 /// Number of images printed; the file lists all.
 const SHOWN: usize = 10;
@@ -29,7 +27,7 @@ pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     if skipped.is_empty() {
         return;
     }
-    let path = run_dir.join(FILE);
+    let path = run_dir.join(SKIPPED);
     screen.line(&format!(
         "{}; {} lists all:",
         summary(skipped),

@@ -41,7 +41,6 @@ mod stop;
 mod text;
 mod times;
 mod trace;
-pub mod whole_file;
 mod words;
 
 /// The target of `tracing` events that tell the user how far slow work is: the program shows them on the
@@ -64,10 +63,11 @@ pub use plan::{Edge, Plan, Planned};
 pub use ports::{Ports, Received, Receiver, Sender};
 pub use problem::{Problem, Problems};
 pub use recipe::{Recipe, differences};
+pub use rsflow_base::keyed::random;
 pub use shard::Shard;
 pub use stage::{
     AnyFold, AnyMap, AnySink, AnySource, Budget, Contents, Context, Fold, Map, OnError, Position,
-    Sink, Source, Stage, Thread, random,
+    Sink, Source, Stage, Thread,
 };
 pub use stop::Stop;
 pub use text::{Place, Text, line_column};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
+use rsflow_base::keyed::random;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::{Meter, WorksOn};
@@ -127,19 +127,6 @@ impl Context<'_> {
             &[epoch, index, attempt.into()],
         )
     }
-}
-
-/// A generator keyed by the seed, a node, a purpose and numbers such as the epoch.
-pub fn random(seed: u64, node: &str, purpose: &str, numbers: &[u64]) -> Xoshiro256PlusPlus {
-    let mut key = xxhash_rust::xxh3::Xxh3::with_seed(seed);
-    for name in [node, purpose] {
-        key.update(&(name.len() as u64).to_le_bytes());
-        key.update(name.as_bytes());
-    }
-    for number in numbers {
-        key.update(&number.to_le_bytes());
-    }
-    Xoshiro256PlusPlus::seed_from_u64(key.digest())
 }
 
 /// A list of samples that can be fetched in any order, by many threads.

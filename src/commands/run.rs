@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
+use rsflow_base::run_files;
 use rsflow_graph::{Options, Plan, Resume, RunContext, differences};
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::train::trains::process_settings;
@@ -14,7 +15,7 @@ use super::usage::Usage;
 use crate::cli::Run;
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::RunDir;
 use crate::{launch, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
@@ -140,12 +141,12 @@ fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<S
 
 /// With the recipe as it ran: that of the command line needs its overrides.
 fn say_how_to_go_on(screen: &Screen, run_dir: &Path) {
-    let last = run_dir::last_checkpoint(run_dir);
+    let last = run_files::last_checkpoint(run_dir);
     if last.exists() {
         screen.line(&format!(
             "{} is complete; to resume: rsflow run {} --run-dir {} --resume",
             last.display(),
-            run_dir::recipe(run_dir).display(),
+            run_dir.join(run_files::RECIPE).display(),
             run_dir.display()
         ));
     }

@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context as _, Result};
 use rand::RngExt as _;
+use rsflow_base::keyed;
 
 use super::failure::Failure;
 use super::skipped::{SkipLog, Skipped};
 use super::watch::{ReadTimedOut, Slot, Watch};
 use crate::counters::{Blame, Meter};
 use crate::item::{Item, Key};
-use crate::stage::{self, AnyFold, AnyMap, AnySource, Context, OnError};
+use crate::stage::{AnyFold, AnyMap, AnySource, Context, OnError};
 
 /// Replacements drawn for one damaged item before the run fails. With half of the samples damaged
 /// this is reached once in 2^100 items.
@@ -67,7 +68,7 @@ impl Segment {
         }
         let samples = u32::try_from(source.contents().items_per_epoch).unwrap_or(u32::MAX);
         let numbers = [key.epoch, key.index, key.attempt.into()];
-        let mut random = stage::random(self.seed, &meter.node().name, "replacement", &numbers);
+        let mut random = keyed::random(self.seed, &meter.node().name, "replacement", &numbers);
         Some(random.random_range(0..samples.max(1)))
     }
 

@@ -12,7 +12,7 @@ use tch::Tensor;
 
 use super::{DTYPES, LENGTH_BYTES, METADATA_KEY, MOMENTUM_PREFIX, Metadata};
 use crate::nn::parameters::Parameters;
-use rsflow_graph::whole_file;
+use rsflow_base::whole_file;
 
 /// The contents of a checkpoint in host memory, which can be sent to another thread.
 #[derive(Clone, Debug)]

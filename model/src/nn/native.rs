@@ -3,7 +3,6 @@
 //! being copied. Every `Result` is a libtorch error unless its function says more.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::fmt;
 use std::ptr;
 
 use anyhow::{Result, bail, ensure};
@@ -350,7 +349,8 @@ fn to_result(message: *const c_char) -> Result<()> {
 }
 
 /// An exception of libtorch in a function of the shim.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 pub struct LibtorchError {
     kind: Option<FailureKind>,
     message: String,
@@ -367,11 +367,3 @@ impl LibtorchError {
         self.kind
     }
 }
-
-impl fmt::Display for LibtorchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for LibtorchError {}

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
-use rand_xoshiro::Xoshiro256PlusPlus;
+use rsflow_base::keyed;
 use tch::{Device, Kind, Tensor};
 
 use crate::nn::compute::ExecConfig;
@@ -302,16 +302,7 @@ pub(crate) fn join_problems(problems: &[String]) -> String {
 }
 
 fn draw(init: Init, seed: u64, name: &str, elements: u64, row: u64) -> Vec<f32> {
-    // FNV-1a over the seed and the name. Not the standard library's hasher, whose values may
-    // change from one release to the next.
-    let key = seed
-        .to_le_bytes()
-        .iter()
-        .chain(name.as_bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(key);
+    let mut random = keyed::for_tensor(seed, name);
     (0..elements)
         .map(|index| match init {
             Init::Constant(value) => value as f32,

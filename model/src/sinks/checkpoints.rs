@@ -15,17 +15,11 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{input, lock, run_dir, sync_folder, with_hint};
+use super::{input, lock, run_dir, with_hint};
 use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::train::metrics::Checkpointed;
-use rsflow_graph::whole_file::partial;
-
-/// The folder in the run directory.
-const FOLDER: &str = "checkpoints";
-const LAST: &str = "last.safetensors";
-const BEST: &str = "best.safetensors";
-/// The last checkpoint before a resume from an earlier one.
-const ABANDONED: &str = "abandoned.safetensors";
+use rsflow_base::run_files::{ABANDONED, BEST, CHECKPOINTS, LAST, epochs_of, of_epoch};
+use rsflow_base::whole_file::{self, partial};
 
 /// Writes checkpoints to the folder `checkpoints` of the run directory: `last.safetensors`,
 /// `best.safetensors` and, after every epoch, `epoch-NNN.safetensors`. A resume from an earlier
@@ -74,7 +68,7 @@ impl Node for Checkpoints {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let folder = run_dir(build)?.join(FOLDER);
+        let folder = run_dir(build)?.join(CHECKPOINTS);
         let mut writer = CheckpointWriter::open(folder, self.keep).map_err(with_hint)?;
         if let Some(resumed) = build.resume::<Checkpoint>()? {
             writer.rewind_to(resumed).map_err(with_hint)?;
@@ -96,7 +90,7 @@ impl NodeKind for Checkpoints {
     const OUTPUTS: &'static [Port] = &[];
     const EXAMPLE: &'static str =
         "Checkpoints(input: \"trainer.checkpoints\", every_steps: 1000, keep: 3)";
-    const OUTPUT_FILE: &'static str = FOLDER;
+    const OUTPUT_FILE: &'static str = CHECKPOINTS;
 }
 
 struct CheckpointWriter {
@@ -157,7 +151,7 @@ impl CheckpointWriter {
             let resumed = fs::canonicalize(resumed.path());
             let resumed = resumed.context("cannot find the checkpoint to resume from")?;
             link_or_copy(&resumed, &last)?;
-            sync_folder(&self.folder)?;
+            self.sync()?;
             tracing::info!(
                 "renamed {LAST}, which is later than the resumed checkpoint, to {ABANDONED}"
             );
@@ -167,9 +161,7 @@ impl CheckpointWriter {
 
     fn write(&mut self, item: &Checkpointed) -> Result<()> {
         let start = Instant::now();
-        let name = item
-            .end_of_epoch
-            .map_or_else(|| LAST.to_owned(), epoch_name);
+        let name = item.end_of_epoch.map_or_else(|| LAST.to_owned(), of_epoch);
         let path = self.folder.join(&name);
         write_atomically(&item.snapshot, &path)?;
         let ends_epoch = item.end_of_epoch.is_some();
@@ -188,7 +180,7 @@ impl CheckpointWriter {
             link_or_copy(&of, &self.folder.join(name))?;
         }
         if !others.is_empty() {
-            sync_folder(&self.folder)?;
+            self.sync()?;
         }
         self.best_is_abandoned &= !best;
         tracing::info!(
@@ -202,10 +194,16 @@ impl CheckpointWriter {
             .map_or(Ok(()), |newest| self.prune(newest))
     }
 
+    /// Makes the names in the folder survive a power failure.
+    fn sync(&self) -> Result<()> {
+        whole_file::sync_folder_of(&self.folder.join(LAST))
+            .with_context(|| format!("cannot write the folder {}", self.folder.display()))
+    }
+
     /// The checkpoint of the epoch that was the best so far, if it is still there.
     fn best_so_far(&self, item: &Checkpointed) -> Option<PathBuf> {
         let best = item.snapshot.metadata().best?;
-        let path = self.folder.join(epoch_name(best.epoch + 1));
+        let path = self.folder.join(of_epoch(best.epoch + 1));
         path.exists().then_some(path)
     }
 
@@ -214,11 +212,11 @@ impl CheckpointWriter {
     fn prune(&self, newest: u64) -> Result<()> {
         let names = names(&self.folder)
             .with_context(|| format!("cannot read the folder {}", self.folder.display()))?;
-        let mut epochs: Vec<u64> = names.iter().filter_map(|name| epoch_of(name)).collect();
+        let mut epochs: Vec<u64> = names.iter().filter_map(|name| epochs_of(name)).collect();
         epochs.retain(|epoch| *epoch <= newest);
         epochs.sort_unstable();
         for epoch in epochs.into_iter().rev().skip(self.keep) {
-            let path = self.folder.join(epoch_name(epoch));
+            let path = self.folder.join(of_epoch(epoch));
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| {
@@ -251,66 +249,8 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
         .collect()
 }
 
-fn epoch_name(epochs: u64) -> String {
-    format!("epoch-{epochs:03}.safetensors")
-}
-
-/// The inverse of [`epoch_name`].
-fn epoch_of(name: &str) -> Option<u64> {
-    let number = name.strip_prefix("epoch-")?.strip_suffix(".safetensors")?;
-    number
-        .parse()
-        .ok()
-        .filter(|epoch| epoch_name(*epoch) == name)
-}
-
 /// Hard-links (or copies) the file `from` to `to`, replacing it atomically if it exists.
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
-    let temporary = partial(to);
-    let done = fs::hard_link(from, &temporary)
-        // Not every file system has hard links.
-        .or_else(|_| copy(from, &temporary))
-        .and_then(|()| fs::rename(&temporary, to));
-    // Also after the rename, which does nothing if both names are links to the same file.
-    let _ = fs::remove_file(&temporary);
-    done.with_context(|| format!("cannot write the checkpoint {}", to.display()))
-}
-
-/// Copies a file to a new one and syncs it.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let mut new = File::create_new(to)?;
-    io::copy(&mut File::open(from)?, &mut new)?;
-    new.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_no_links_is_copied_but_never_over_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
-        fs::write(&from, "whole").unwrap();
-        copy(&from, &to).unwrap();
-        assert_eq!(fs::read(&to).unwrap(), b"whole");
-        let error = copy(&to, &from).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(&from).unwrap(), b"whole");
-    }
-
-    #[test]
-    fn names_of_epochs() {
-        let table = [
-            ("epoch-007.safetensors", Some(7)),
-            ("epoch-1000.safetensors", Some(1000)),
-            ("epoch-7.safetensors", None),
-            ("epoch-+07.safetensors", None),
-            ("epoch-007.safetensors.bak", None),
-            (LAST, None),
-        ];
-        for (name, epoch) in table {
-            assert_eq!(epoch_of(name), epoch, "{name}");
-        }
-    }
+    whole_file::link_or_copy(from, to)
+        .with_context(|| format!("cannot write the checkpoint {}", to.display()))
 }

@@ -14,10 +14,8 @@ use serde::Deserialize;
 use super::{append, input, lock, run_dir, with_hint};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::train::metrics::Metric;
-use rsflow_graph::whole_file;
-
-/// The file in the run directory.
-const FILE: &str = "metrics.jsonl";
+use rsflow_base::run_files::METRICS;
+use rsflow_base::whole_file;
 
 /// Writes the metrics of a run to `metrics.jsonl` in the run directory, one JSON object per
 /// line. Its `kind` is "step" (the loss), "epoch" or "final" (the results of a validation). A
@@ -40,7 +38,7 @@ impl Node for MetricsLog {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let resumed = build.resume::<Checkpoint>()?.map(Checkpoint::metadata);
-        let path = run_dir(build)?.join(FILE);
+        let path = run_dir(build)?.join(METRICS);
         let log = Log::open(path, resumed).map_err(with_hint)?;
         Ok(Stage::sink(log))
     }
@@ -52,7 +50,7 @@ impl NodeKind for MetricsLog {
     const INPUTS: &'static [Port] = &[input(Metric::NAME)];
     const OUTPUTS: &'static [Port] = &[];
     const EXAMPLE: &'static str = "MetricsLog(input: \"trainer.metrics\")";
-    const OUTPUT_FILE: &'static str = FILE;
+    const OUTPUT_FILE: &'static str = METRICS;
 }
 
 struct Log {

@@ -62,13 +62,6 @@ fn append(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(with_hint)
 }
 
-/// Syncs a folder, so that new names in it survive a power failure.
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .with_context(|| format!("cannot write the folder {}", folder.display()))
-}
-
 /// Adds to an I/O error what can be done about it.
 fn with_hint(error: Error) -> Error {
     use io::ErrorKind::{

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use prost::Message;
+use rsflow_base::run_files::TENSORBOARD;
 use rsflow_graph::{
     Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Sink, Stage,
 };
@@ -22,8 +23,6 @@ use serde::Deserialize;
 use super::{append, input, run_dir, with_hint};
 use crate::train::metrics::{Metric, Step, Table};
 
-/// The folder in the run directory.
-const FOLDER: &str = "tensorboard";
 /// TensorBoard reads files with this prefix, in the order of their names.
 const PREFIX: &str = "events.out.tfevents.";
 
@@ -46,7 +45,7 @@ impl Node for TensorBoard {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let folder = run_dir(build)?.join(FOLDER);
+        let folder = run_dir(build)?.join(TENSORBOARD);
         let events = Events::open(&folder).map_err(with_hint)?;
         Ok(Stage::sink(events))
     }

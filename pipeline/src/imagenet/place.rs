@@ -3,7 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rsflow_base::whole_file::{copy, partial, sync_folder_of};
 
 /// Whether two paths are the same file, or files with the same content.
 pub(super) fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
@@ -37,6 +39,8 @@ pub(super) fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     match rename(from, to) {
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {
             let partial = partial(to);
+            // An incomplete copy of an earlier move.
+            let _ = fs::remove_file(&partial);
             let copied = copy(from, &partial)
                 .and_then(|()| rename(&partial, to))
                 .and_then(|()| sync_folder_of(to));
@@ -95,30 +99,6 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
         Err(_) if to.symlink_metadata().is_ok() => Err(ErrorKind::AlreadyExists.into()),
         Err(_) => fs::rename(from, to),
     }
-}
-
-/// Copies a file and syncs it to disk.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    // An incomplete copy, which may already be write-protected as the file is.
-    let _ = fs::remove_file(to);
-    fs::copy(from, to)?;
-    File::open(to)?.sync_all()
-}
-
-/// Syncs the folder of a file, so that its new name survives a power failure.
-fn sync_folder_of(file: &Path) -> io::Result<()> {
-    match file.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-/// The temporary name of a file until its copy is complete.
-fn partial(to: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(to.file_name().unwrap_or_default());
-    name.push(".partial");
-    to.with_file_name(name)
 }
 
 #[cfg(unix)]

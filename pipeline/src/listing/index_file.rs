@@ -4,14 +4,14 @@
 //! the content as postcard. A file that is damaged or of another version is ignored and rebuilt.
 
 use std::fs::{self, Metadata};
-use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use etcetera::BaseStrategy as _;
+use rsflow_base::whole_file;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
@@ -80,14 +80,8 @@ pub(super) fn save(path: &Path, content: &impl Serialize) -> Result<()> {
     let folder = path.parent().context("the path has no parent folder")?;
     fs::create_dir_all(folder)?;
     let content = postcard::to_stdvec(content)?;
-    // Readable for other users of the same data.
-    let mut file = tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(folder)?;
-    file.write_all(MAGIC)?;
-    file.write_all(&xxh3_64(&content).to_le_bytes())?;
-    file.write_all(&content)?;
-    // No fsync: a file that a power failure left incomplete fails its checksum.
-    file.persist(path)?;
-    Ok(())
+    let sum = xxh3_64(&content).to_le_bytes();
+    let file = [&MAGIC[..], &sum, &content].concat();
+    // A file that a power failure left incomplete fails its checksum.
+    Ok(whole_file::write_cache(path, &file)?)
 }

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
-use rand::SeedableRng;
-use rand_xoshiro::Xoshiro256PlusPlus;
+use rsflow_base::keyed;
 use thiserror::Error;
 
 use self::picture::{CLASSES, paint};
@@ -229,11 +228,8 @@ fn write_set(
             let class = image % parameters.classes;
             let number = image / parameters.classes;
             // Every image has its own random stream, keyed by split, class and number.
-            let mut key = parameters.seed;
-            for part in [split_number, class as u64, number as u64] {
-                key = mix(key ^ part);
-            }
-            let mut rng = Xoshiro256PlusPlus::seed_from_u64(key);
+            let numbers = [split_number, class as u64, number as u64];
+            let mut rng = keyed::for_picture(parameters.seed, &numbers);
             let (name, pattern, filling) = CLASSES[class];
             let rgb = paint(pattern, filling, parameters.side, &mut rng);
             let path = root.join(split).join(name).join(format!("{number:05}.jpg"));
@@ -247,14 +243,6 @@ fn write_set(
     }
     let marker = root.join(MARKER);
     checked(&marker, fs::write(&marker, parameters.describe()))
-}
-
-/// SplitMix64's step: every bit of the result depends on every bit of `value`.
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 fn encode(rgb: &[u8], side: u32) -> io::Result<Vec<u8>> {

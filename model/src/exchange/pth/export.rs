@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::names::reference_name;
 use crate::checkpoint::Checkpoint;
 use crate::nn::compute::ExecConfig;
-use rsflow_graph::whole_file;
+use rsflow_base::whole_file;
 
 /// Writes the network of a checkpoint as a safetensors file in float32, under the reference
 /// implementation's names prefixed with `prefix`, for its `load_state_dict`. Shared batch norms are

@@ -1,0 +1,9 @@
+//! What every crate stands on, and what would otherwise be written several times.
+//!
+//! - [`whole_file`]: files that are complete or absent.
+//! - [`run_files`]: the names of what a run directory holds.
+//! - [`keyed`]: random generators whose numbers follow from a key.
+
+pub mod keyed;
+pub mod run_files;
+pub mod whole_file;
