@@ -26,6 +26,7 @@ namespace {
 
 template <typename Function>
 const char* catch_exceptions(Function function) noexcept {
+  using rsflow::Failure;
   thread_local std::string message;
   rsflow::last_failure = Failure::OTHER;
   try {
