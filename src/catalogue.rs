@@ -7,7 +7,7 @@ use rsflow_model::train::evaluate::Evaluate;
 use rsflow_model::train::trainer::Trainer;
 use rsflow_pipeline::nodes::{
     Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, ImageNetArchives,
-    ImageTar, Lighting, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+    ImageTar, Lighting, Preprocessed, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
 
 /// In the order in which data flows through them.
@@ -29,4 +29,19 @@ pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<Checkpoints>(),
     Kind::of::<MetricsLog>(),
     Kind::of::<TensorBoard>(),
+]);
+
+/// Those that `rsflow eval` writes its recipe with: one of them is of no use to others.
+pub const EVALUATION: Catalogue = Catalogue(&[
+    Kind::of::<ImageFolder>(),
+    Kind::of::<ImageTar>(),
+    Kind::of::<ImageNetArchives>(),
+    Kind::of::<Preprocessed>(),
+    Kind::of::<DecodeJpeg>(),
+    Kind::of::<RandomResizedCrop>(),
+    Kind::of::<Resize>(),
+    Kind::of::<CascadedRandomCrop>(),
+    Kind::of::<Lighting>(),
+    Kind::of::<Batch>(),
+    Kind::of::<Evaluate>(),
 ]);

@@ -357,7 +357,11 @@ fn what_cannot_be_measured_is_told() {
             1,
             &["cut.safetensors", "truncated"],
         ),
-        (eval(LAST, &["nowhere"]), 2, &["there is no folder nowhere"]),
+        (
+            eval(LAST, &["nowhere"]),
+            2,
+            &["there is no folder or file nowhere"],
+        ),
         (
             eval(LAST, &["shapes", "--json", "nowhere/table.json"]),
             1,

@@ -8,6 +8,7 @@ mod evaluate;
 mod exchange;
 mod machine;
 mod prepare_val;
+mod preprocess;
 mod profile;
 mod quantized;
 mod run;

@@ -17,6 +17,7 @@
 //! | `stage` | the shapes that a running node can have: source, map, fold, thread, sink |
 //! | `shard` | one process's part of a source's samples |
 //! | `item`, `batch` | what travels between nodes |
+//! | `preprocess` | how an image becomes the pixels of a batch |
 //! | `ports`, `stop` | the ends of streams; stopping a run |
 //! | `executor` | tasks, threads, channels; failures |
 //! | `counters`, `times`, `trace` | time spent by each node |
@@ -32,6 +33,7 @@ mod node;
 mod node_id;
 mod plan;
 mod ports;
+mod preprocess;
 mod problem;
 mod recipe;
 pub mod schema;
@@ -61,6 +63,7 @@ pub use node::{
 pub use node_id::NodeId;
 pub use plan::{Edge, Plan, Planned};
 pub use ports::{Ports, Received, Receiver, Sender};
+pub use preprocess::{DEFAULT_MAX_PIXELS, Interpolation, MAX_SIZE, Preprocess, Resize};
 pub use problem::{Problem, Problems};
 pub use recipe::{Recipe, differences};
 pub use rsflow_base::keyed::random;

@@ -17,6 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::batch::Allocator;
 use crate::context::RunContext;
 use crate::fields;
+use crate::preprocess::Preprocess;
 use crate::problem::Problem;
 use crate::stage::{Contents, Stage};
 
@@ -90,11 +91,14 @@ pub struct Port {
 }
 
 /// What the plan knows of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schema {
     /// Resolutions of the images in pixels, in the order of the recipe. Empty where images have no
     /// fixed size.
     pub resolutions: Vec<u32>,
+    /// How a network is to be measured on such images: begun by the decoder, completed by a centre
+    /// crop. Random crops pass it on as it is. `None` for what is not made of images.
+    pub preprocess: Option<Preprocess>,
 }
 
 /// A connected input, for [`Node::plan`].

@@ -25,6 +25,7 @@ impl Node for Images {
     fn plan(&self, _: &[Incoming], _: &mut Report) -> Vec<Schema> {
         vec![Schema {
             resolutions: self.sizes.clone(),
+            ..Schema::default()
         }]
     }
 

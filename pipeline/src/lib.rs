@@ -2,6 +2,7 @@
 //!
 //! - [`nodes`]: the node kinds, one per file.
 //! - [`images`]: the item types between nodes.
+//! - [`preprocess`]: applies a description of preprocessing to images.
 //! - [`pixels`]: headers, decoding, crop geometry and resizing, independent of the graph.
 //! - `listing`: the images of a folder or an archive.
 //! - [`imagenet`]: sorts ImageNet's validation images into class folders.
@@ -13,4 +14,5 @@ pub mod images;
 mod listing;
 pub mod nodes;
 pub mod pixels;
+pub mod preprocess;
 pub mod shapes;

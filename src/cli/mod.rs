@@ -106,8 +106,9 @@ pub struct Eval {
     /// The checkpoint
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
-    /// A folder with val/ (and train/, for --calibrate) in it, or one that holds the class folders
-    #[arg(long, value_name = "DIR")]
+    /// A folder with val/ (and train/, for --calibrate) in it or one that holds the class folders, a tar
+    /// of such a folder, or the folder of ImageNet's archives
+    #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Sizes to evaluate at, in pixels [default: those that it was trained at]
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S")]
@@ -118,8 +119,8 @@ pub struct Eval {
     /// Measures batch norm statistics for the sizes that were not trained, on N training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub calibrate: Option<u64>,
-    /// The folder of class folders with the training images [default: train/ beside val/]
-    #[arg(long, value_name = "DIR", requires = "calibrate")]
+    /// The training images, in what --data takes [default: train/ beside val/]
+    #[arg(long, value_name = "PATH", requires = "calibrate")]
     pub calibration_data: Option<PathBuf>,
     /// Seed of the images that --calibrate draws, and of their crops
     #[arg(long, value_name = "N", default_value_t = 0)]

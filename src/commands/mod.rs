@@ -11,13 +11,13 @@ mod import;
 mod nodes;
 mod predict;
 mod prepare_val;
+mod preprocess;
 mod profile;
 mod recipes;
 mod run;
 mod sizes;
 mod summary;
 pub(crate) mod usage;
-mod validation_images;
 
 use std::io::Write as _;
 use std::process::ExitCode;

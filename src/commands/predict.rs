@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use rsflow_graph::Preprocess;
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::predictor::{Prediction, Predictor};
-use rsflow_pipeline::pixels::Center;
 use serde_json::json;
 
-use super::{sizes, validation_images};
+use super::{preprocess, sizes};
 use crate::cli::{Computing, Predict};
 use crate::files::{check_place, is_stdout, write_json};
 use crate::process::{self, say};
@@ -42,13 +42,12 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?;
     let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
     let sizes = [arguments.size];
-    let center =
-        validation_images::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
+    let by = preprocess::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut predicted = Vec::new();
     for path in &arguments.images {
-        match predict(&predictor, path, &center, top) {
+        match predict(&predictor, path, &by, top) {
             Ok(predictions) => predicted.push((path, predictions)),
             Err(error) => {
                 failed += 1;
@@ -97,10 +96,10 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
 fn predict(
     predictor: &Predictor,
     path: &Path,
-    center: &Center,
+    by: &Preprocess,
     top: usize,
 ) -> Result<Vec<Prediction>> {
     let bytes = std::fs::read(path).context("cannot read the file")?;
-    let pixels = center.pixels(&bytes, predictor.size())?;
+    let pixels = rsflow_pipeline::preprocess::pixels(by, &bytes, predictor.size())?;
     predictor.predict(&pixels, top)
 }

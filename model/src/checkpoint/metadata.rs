@@ -1,7 +1,9 @@
 //! What a checkpoint says about itself.
 
-use anyhow::{Result, bail, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_graph::Preprocess;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::nn::compute::ComputeHints;
 use crate::nn::networks::Network;
@@ -30,6 +32,14 @@ pub struct Metadata {
     /// norms were measured. They are not part of the ensemble.
     #[serde(default)]
     pub calibrated: Vec<u32>,
+    /// How images are made that it is measured on; see [`Metadata::image_input`]. `None` in files
+    /// from before this was kept, and from other programs.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "checked_preprocess"
+    )]
+    pub preprocess: Option<Preprocess>,
     /// What is done to the values of images, which lie in 0..1, before the network gets them.
     #[serde(default)]
     pub normalize: Option<Normalize>,
@@ -74,6 +84,30 @@ fn yes() -> bool {
     true
 }
 
+/// Refuses what no image can be made by, with the name of the key, which serde does not tell.
+fn checked_preprocess<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Preprocess>, D::Error> {
+    let Some(value) = Option::<serde_json::Value>::deserialize(from)? else {
+        return Ok(None);
+    };
+    let preprocess = serde_json::from_value(value).map_err(anyhow::Error::new);
+    let checked = preprocess.and_then(|by: Preprocess| by.check().map(|()| by));
+    let checked = checked.context("`preprocess` is damaged, or written by a newer program");
+    checked
+        .map(Some)
+        .map_err(|error| D::Error::custom(format!("{error:#}")))
+}
+
+/// All that is done to an image file before the network gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ImageInput {
+    /// From the file to pixels: uint8 RGB, `[size, size, 3]`. They are then divided by 255.
+    pub preprocess: Preprocess,
+    /// What is done to these values.
+    pub normalize: Option<Normalize>,
+    /// The order of the colours, last.
+    pub channels: Channels,
+}
+
 impl Metadata {
     /// That of a network which has not been trained yet.
     pub fn new(network: Network, classes: Vec<String>, resolutions: Vec<u32>) -> Self {
@@ -84,6 +118,7 @@ impl Metadata {
             resolutions,
             batch_norms: BatchNorms::Private,
             calibrated: vec![],
+            preprocess: None,
             normalize: None,
             channels: Channels::default(),
             trained_in_float32: true,
@@ -114,6 +149,18 @@ impl Metadata {
     /// number of steps is known.
     pub fn is_imported(&self) -> bool {
         self.recipe.is_empty()
+    }
+
+    /// What an image goes through before the network gets it. `of_recipe` tells how the validation of
+    /// a recipe made images; it is asked where the checkpoint is from before this was kept. Where
+    /// nothing is known, images are made as the reference does.
+    pub fn image_input(&self, of_recipe: impl FnOnce(&str) -> Option<Preprocess>) -> ImageInput {
+        let preprocess = self.preprocess.or_else(|| of_recipe(&self.recipe));
+        ImageInput {
+            preprocess: preprocess.unwrap_or_default(),
+            normalize: self.normalize,
+            channels: self.channels,
+        }
     }
 
     /// As its network's, but float32 if it was trained so, for its accuracy is

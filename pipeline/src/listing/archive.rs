@@ -445,7 +445,7 @@ impl Index {
     }
 
     /// The folders whose subfolders have images: one of them is the parent of the class folders.
-    fn candidates(&self) -> BTreeSet<&[u8]> {
+    pub fn candidates(&self) -> BTreeSet<&[u8]> {
         let folders = self.images.iter().map(|image| split(image).0);
         let folders = folders.filter(|folder| !folder.is_empty());
         folders.map(|folder| split(folder).0).collect()

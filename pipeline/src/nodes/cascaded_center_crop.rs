@@ -2,16 +2,18 @@
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Context, Incoming, Input, Map, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+    Build, Incoming, Input, Interpolation, Node, NodeKind, Payload, Port, Preprocess, Report,
+    Resize, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::center_crop::CenterCrop;
 use super::{
-    check_fraction, check_from, check_sizes, default_fraction, input, output, picture_side,
+    check_fraction, check_from, check_sizes, default_fraction, incoming, input, output,
+    picture_side,
 };
-use crate::images::{LazyImage, Outputs, SizedImages};
-use crate::pixels::crop;
+use crate::images::{LazyImage, SizedImages};
 
 /// Scales each image until its short side is the largest size / fraction (rounded) as OpenCV does,
 /// bicubic and not antialiased, then cuts out the centre. The smaller sizes are nearest-neighbour
@@ -32,14 +34,19 @@ pub struct CascadedCenterCrop {
 }
 
 impl CascadedCenterCrop {
-    /// The side of the picture that all sizes are samples of, in pixels.
-    pub fn picture_side(&self) -> u32 {
-        picture_side(self.from, &self.sizes)
-    }
-
-    /// The share of an image's short side that is kept.
-    pub fn fraction(&self) -> f64 {
-        self.fraction
+    /// `input`: what the input brings.
+    fn center_crop(&self, input: Schema) -> CenterCrop {
+        CenterCrop {
+            by: Preprocess {
+                resize: Resize::Cascade {
+                    side: picture_side(self.from, &self.sizes),
+                },
+                interpolation: Interpolation::Bicubic,
+                fraction: self.fraction,
+                ..input.preprocess.unwrap_or_default()
+            },
+            sizes: self.sizes.clone(),
+        }
     }
 }
 
@@ -48,41 +55,16 @@ impl Node for CascadedCenterCrop {
         vec![("input", &self.input)]
     }
 
-    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
         check_from(self.from, &self.sizes, report);
         check_fraction(self.fraction, report);
-        vec![Schema {
-            resolutions: self.sizes.clone(),
-        }]
+        vec![self.center_crop(incoming(inputs)).schema()]
     }
 
-    fn build(&self, _: &Build) -> Result<Stage> {
-        Ok(Stage::map(self.clone()))
-    }
-}
-
-impl Map for CascadedCenterCrop {
-    type In = LazyImage;
-    type Out = SizedImages;
-
-    fn apply(&self, image: LazyImage, context: &Context) -> Result<SizedImages> {
-        let (width, height) = (image.header.width, image.header.height);
-        Ok(SizedImages {
-            outputs: Outputs::Sampled {
-                picture: crop::cascaded_center_crop(
-                    width,
-                    height,
-                    self.picture_side(),
-                    self.fraction,
-                ),
-                sizes: self.sizes.clone(),
-            },
-            region: image.header.whole(),
-            image,
-            lighting: vec![],
-            meter: context.meter.clone(),
-        })
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let input = build.schemas.first().map(|(_, schema)| schema.clone());
+        Ok(Stage::map(self.center_crop(input.unwrap_or_default())))
     }
 }
 

@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    check_crop, check_flip, check_from, check_sizes, default_scale, input, output, picture_side,
+    check_crop, check_flip, check_from, check_sizes, default_scale, incoming, input, output,
+    picture_side,
 };
 use crate::images::{LazyImage, Outputs, SizedImages};
 use crate::pixels::{Filter, ResizePlan, crop};
@@ -51,13 +52,14 @@ impl Node for CascadedRandomCrop {
         vec![("input", &self.input)]
     }
 
-    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
         check_from(self.from, &self.sizes, report);
         check_crop(self.scale, self.ratio, report);
         check_flip(self.flip, report);
         vec![Schema {
             resolutions: self.sizes.clone(),
+            ..incoming(inputs)
         }]
     }
 

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Context, Incoming, Input, Map, Node, NodeKind, OnError, Payload, Port, Report, Schema,
-    Stage,
+    Build, Context, DEFAULT_MAX_PIXELS, Incoming, Input, Map, Node, NodeKind, OnError, Payload,
+    Port, Preprocess, Report, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::policy::Damage;
 use super::{input, output};
 use crate::images::{EncodedImage, LazyImage};
-use crate::pixels::{self, DEFAULT_MAX_PIXELS, Limits, Orientation, Verify};
+use crate::pixels::Verify;
+use crate::preprocess;
 
 /// Decodes JPEG, PNG, WebP, TIFF, BMP and Netpbm (PPM, PGM, PBM) to RGB. The format is told by the
 /// first bytes, not by the name; grey, CMYK, YCCK and palettes become RGB as in Pillow, transparency
@@ -38,16 +39,12 @@ pub struct DecodeJpeg {
 }
 
 impl DecodeJpeg {
-    /// What images may be.
-    pub fn limits(&self) -> Limits {
-        Limits {
+    fn preprocess(&self) -> Preprocess {
+        Preprocess {
             max_pixels: self.max_pixels,
+            exif_orientation: self.exif_orientation,
+            ..Preprocess::default()
         }
-    }
-
-    /// Whether images are turned as their EXIF orientation says.
-    pub fn exif_orientation(&self) -> bool {
-        self.exif_orientation
     }
 }
 
@@ -79,7 +76,10 @@ impl Node for DecodeJpeg {
             );
         }
         self.on_error.check(report);
-        vec![Schema::default()]
+        vec![Schema {
+            preprocess: Some(self.preprocess()),
+            ..Schema::default()
+        }]
     }
 
     fn build(&self, _: &Build) -> Result<Stage> {
@@ -92,14 +92,9 @@ impl Map for DecodeJpeg {
     type Out = LazyImage;
 
     fn apply(&self, encoded: EncodedImage, context: &Context) -> Result<LazyImage> {
-        let stored = pixels::header(&encoded.bytes, &self.limits())?;
-        let orientation = if self.exif_orientation {
-            Orientation::of(&encoded.bytes, stored.format)
-        } else {
-            Orientation::default()
-        };
+        let (header, orientation) = preprocess::open(&self.preprocess(), &encoded.bytes)?;
         Ok(LazyImage {
-            header: orientation.turn(stored),
+            header,
             orientation,
             encoded,
             verify: match self.verify {

@@ -1,6 +1,6 @@
 //! `ImageTar`: a folder of class folders in a tar, read where it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -12,7 +12,7 @@ use super::listed::Listed;
 use super::output;
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use crate::images::EncodedImage;
-use crate::listing::{Archive, Listing, Within, cache_folder};
+use crate::listing::{Archive, Index, Listing, Within, cache_folder};
 
 /// Images in one folder per class, in a tar that is not unpacked: what `ImageFolder` would read after
 /// unpacking, in the same order. The first use indexes the archive and keeps the index beside it as
@@ -37,6 +37,28 @@ pub struct ImageTar {
     read_timeout: Option<f64>,
 }
 
+impl ImageTar {
+    /// The folders in an archive that hold class folders, sorted; its top is the empty one. Indexes
+    /// the archive if that was not done before.
+    ///
+    /// # Errors
+    /// A file that is not there, or no tar.
+    pub fn class_folders(path: &Path) -> Result<Vec<String>> {
+        let index = index(&open(path)?)?;
+        let folders = index.candidates().into_iter();
+        let folders = folders.map(|folder| String::from_utf8_lossy(folder).into_owned());
+        Ok(folders.collect())
+    }
+}
+
+fn open(path: &Path) -> Result<Archive> {
+    Archive::open(path, "`--set NODE.path=FILE` names another")
+}
+
+fn index(archive: &Archive) -> Result<Index> {
+    archive.index(Within::Files, cache_folder().as_deref(), SystemTime::now())
+}
+
 impl Node for ImageTar {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
         Vec::new()
@@ -55,9 +77,8 @@ impl Node for ImageTar {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let way_out = "`--set NODE.path=FILE` names another";
-        let archive = Archive::open(&self.path, way_out)?;
-        let index = archive.index(Within::Files, cache_folder().as_deref(), SystemTime::now())?;
+        let archive = open(&self.path)?;
+        let index = index(&archive)?;
         Ok(Stage::source(Listed {
             listing: Listing::of_archive(archive, &index, self.folder.as_deref())?,
             order: self.shuffle.then(|| (build.seed, build.node.to_owned())),

@@ -17,8 +17,6 @@ use crate::imagenet::Labels;
 use crate::images::EncodedImage;
 use crate::listing::{Archive, Index, Listing, Within, cache_folder};
 
-const TRAIN: &str = "ILSVRC2012_img_train.tar";
-const VAL: &str = "ILSVRC2012_img_val.tar";
 const DEVKIT: &str = "ILSVRC2012_devkit_t12.tar.gz";
 
 /// ImageNet (ILSVRC 2012) from the archives that image-net.org offers, without unpacking. Classes
@@ -42,6 +40,13 @@ pub struct ImageNetArchives {
     /// Timeout for reading one image, in seconds; see `ImageFolder`.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
+}
+
+impl ImageNetArchives {
+    /// The archive of the training images.
+    pub const TRAIN: &'static str = "ILSVRC2012_img_train.tar";
+    /// The archive of the validation images.
+    pub const VAL: &'static str = "ILSVRC2012_img_val.tar";
 }
 
 impl Node for ImageNetArchives {
@@ -78,14 +83,20 @@ fn way_out(what: &str) -> String {
 
 /// A tar of one tar for each class, named after it.
 fn train(root: &Path) -> Result<Listing> {
-    let archive = Archive::open(&root.join(TRAIN), &way_out("the training images"))?;
+    let archive = Archive::open(
+        &root.join(ImageNetArchives::TRAIN),
+        &way_out("the training images"),
+    )?;
     let index = archive.index(Within::Tars, cache_folder().as_deref(), SystemTime::now())?;
     Listing::of_archive(archive, &index, Some(""))
 }
 
 /// A tar without folders; the devkit has the classes.
 fn val(root: &Path) -> Result<Listing> {
-    let archive = Archive::open(&root.join(VAL), &way_out("the validation images"))?;
+    let archive = Archive::open(
+        &root.join(ImageNetArchives::VAL),
+        &way_out("the validation images"),
+    )?;
     let devkit = root.join(DEVKIT);
     ensure!(
         devkit.exists(),
@@ -95,7 +106,7 @@ fn val(root: &Path) -> Result<Listing> {
     );
     let labels = Labels::from_devkit_archive(&devkit)?;
     let index = archive.index(Within::Files, cache_folder().as_deref(), SystemTime::now())?;
-    let index = into_classes(&index, &labels, &root.join(VAL))?;
+    let index = into_classes(&index, &labels, &root.join(ImageNetArchives::VAL))?;
     Listing::of_archive(archive, &index, Some(""))
 }
 

@@ -3,6 +3,7 @@
 mod batch;
 mod cascaded_center_crop;
 mod cascaded_random_crop;
+mod center_crop;
 mod decode_jpeg;
 mod image_folder;
 mod image_tar;
@@ -10,6 +11,7 @@ mod imagenet_archives;
 mod lighting;
 mod listed;
 mod policy;
+mod preprocessed;
 mod random_resized_crop;
 mod resize;
 mod resize_and_center_crop;
@@ -24,6 +26,7 @@ pub use image_tar::ImageTar;
 pub use imagenet_archives::ImageNetArchives;
 pub use lighting::Lighting;
 pub use policy::Damage;
+pub use preprocessed::Preprocessed;
 pub use random_resized_crop::RandomResizedCrop;
 pub use resize::Resize;
 pub use resize_and_center_crop::ResizeAndCenterCrop;
@@ -31,8 +34,7 @@ pub use shapes_folder::ShapesFolder;
 
 use std::path::Path;
 
-use crate::pixels::Center;
-use rsflow_graph::{Port, Report};
+use rsflow_graph::{Incoming, MAX_SIZE, Port, Preprocess, Report, Schema};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -52,6 +54,12 @@ const fn input(carries: &'static str) -> Port {
     }
 }
 
+/// What the one input of a data node brings.
+fn incoming(inputs: &[Incoming]) -> Schema {
+    let input = inputs.first();
+    input.map_or_else(Schema::default, |input| input.schema.clone())
+}
+
 /// Part of an image set.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
 enum Split {
@@ -60,9 +68,6 @@ enum Split {
     /// The validation set.
     Val,
 }
-
-/// The largest side of a resized image in pixels. Catches typos, which would ask for all memory.
-const MAX_SIZE: u32 = 4096;
 
 /// Checks the parameter `root`.
 fn check_root(root: &Path, report: &mut Report) {
@@ -155,7 +160,7 @@ fn check_fraction(fraction: f64, report: &mut Report) {
 
 /// The parameter `fraction`.
 fn default_fraction() -> f64 {
-    Center::default().fraction
+    Preprocess::default().fraction
 }
 
 /// The side of the picture that a cascade samples its sizes from: the parameter `from`, or the largest

@@ -7,7 +7,7 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{check_crop, default_scale, input, output};
+use super::{check_crop, default_scale, incoming, input, output};
 use crate::images::{Crop, LazyImage};
 use crate::pixels::crop;
 
@@ -35,9 +35,9 @@ impl Node for RandomResizedCrop {
         vec![("input", &self.input)]
     }
 
-    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_crop(self.scale, self.ratio, report);
-        vec![Schema::default()]
+        vec![incoming(inputs)]
     }
 
     fn build(&self, _: &Build) -> Result<Stage> {

@@ -8,7 +8,7 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{check_flip, check_sizes, input, output};
+use super::{check_flip, check_sizes, incoming, input, output};
 use crate::images::{Crop, Outputs, SizedImages};
 use crate::pixels::crop;
 
@@ -32,11 +32,12 @@ impl Node for Resize {
         vec![("input", &self.input)]
     }
 
-    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
         check_flip(self.flip, report);
         vec![Schema {
             resolutions: self.sizes.clone(),
+            ..incoming(inputs)
         }]
     }
 

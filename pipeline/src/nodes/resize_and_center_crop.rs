@@ -2,14 +2,15 @@
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Context, Incoming, Input, Map, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+    Build, Incoming, Input, Interpolation, Node, NodeKind, Payload, Port, Preprocess, Report,
+    Resize, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{check_fraction, check_sizes, default_fraction, input, output};
-use crate::images::{LazyImage, Outputs, SizedImages};
-use crate::pixels::crop;
+use super::center_crop::CenterCrop;
+use super::{check_fraction, check_sizes, default_fraction, incoming, input, output};
+use crate::images::{LazyImage, SizedImages};
 
 /// For every size: scales the image until its short side is size / fraction (truncated), then cuts
 /// out the centre. As torchvision's `Resize` and `CenterCrop`.
@@ -26,9 +27,17 @@ pub struct ResizeAndCenterCrop {
 }
 
 impl ResizeAndCenterCrop {
-    /// The share of an image's short side that is kept.
-    pub fn fraction(&self) -> f64 {
-        self.fraction
+    /// `input`: what the input brings.
+    fn center_crop(&self, input: Schema) -> CenterCrop {
+        CenterCrop {
+            by: Preprocess {
+                resize: Resize::ShortSide,
+                interpolation: Interpolation::AntialiasedBilinear,
+                fraction: self.fraction,
+                ..input.preprocess.unwrap_or_default()
+            },
+            sizes: self.sizes.clone(),
+        }
     }
 }
 
@@ -37,36 +46,15 @@ impl Node for ResizeAndCenterCrop {
         vec![("input", &self.input)]
     }
 
-    fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
+    fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
         check_fraction(self.fraction, report);
-        vec![Schema {
-            resolutions: self.sizes.clone(),
-        }]
+        vec![self.center_crop(incoming(inputs)).schema()]
     }
 
-    fn build(&self, _: &Build) -> Result<Stage> {
-        Ok(Stage::map(self.clone()))
-    }
-}
-
-impl Map for ResizeAndCenterCrop {
-    type In = LazyImage;
-    type Out = SizedImages;
-
-    fn apply(&self, image: LazyImage, context: &Context) -> Result<SizedImages> {
-        let (width, height) = (image.header.width, image.header.height);
-        let sizes = self.sizes.iter();
-        let renditions = sizes
-            .map(|&size| crop::validation(width, height, size, self.fraction))
-            .collect();
-        Ok(SizedImages {
-            outputs: Outputs::Rendered(renditions),
-            region: image.header.whole(),
-            image,
-            lighting: vec![],
-            meter: context.meter.clone(),
-        })
+    fn build(&self, build: &Build) -> Result<Stage> {
+        let input = build.schemas.first().map(|(_, schema)| schema.clone());
+        Ok(Stage::map(self.center_crop(input.unwrap_or_default())))
     }
 }
 

@@ -13,7 +13,6 @@
 //! keeps the upper 8 bits, where Pillow clips nearly everything to white; and the orientation of a TIFF
 //! is applied only on request, see [`Orientation`], as for every other format.
 
-mod center;
 mod error;
 mod jpeg;
 mod orientation;
@@ -28,7 +27,6 @@ pub mod lighting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use center::{Center, CenterError};
 pub use error::ImageError;
 pub use orientation::Orientation;
 pub use resize::{Filter, ResizeError, ResizePlan, Resizer, kernel};

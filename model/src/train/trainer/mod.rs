@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
-    Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Report,
-    Role, Schema, Stage,
+    Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Preprocess,
+    Report, Role, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -206,6 +206,12 @@ impl Node for Trainer {
         self.check_data(train, validate)?;
         Ok(Stage::thread(Session::open(self, build, train, validate)?))
     }
+}
+
+/// How images are made that the network is validated on.
+fn preprocess(incoming: &[(&'static str, Schema)]) -> Option<Preprocess> {
+    let validate = incoming.iter().find(|(port, _)| *port == "validate");
+    validate.and_then(|(_, schema)| schema.preprocess)
 }
 
 /// The resolutions of the training batches.

@@ -10,7 +10,7 @@ use tch::Kind;
 use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
 use super::start::{Lengths, resume, start_from};
-use super::{Trainer, resolutions};
+use super::{Trainer, preprocess, resolutions};
 use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
 use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
 use crate::nn::parameters::WeightInit;
@@ -84,6 +84,7 @@ impl Session {
         let classes = train.classes.to_vec();
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
+            preprocess: preprocess(build.schemas),
             normalize: settings.normalize,
             channels: settings.channels,
             trained_in_float32: compute.compute_dtype == Kind::Float,

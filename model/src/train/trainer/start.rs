@@ -198,6 +198,7 @@ pub(super) fn resume(
         classes: std::mem::take(&mut at.classes),
         format: FORMAT,
         network: at.network.clone(),
+        preprocess: at.preprocess,
         normalize: at.normalize,
         channels: at.channels,
         trained_in_float32: at.trained_in_float32,

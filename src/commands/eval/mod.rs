@@ -1,33 +1,35 @@
 //! `rsflow eval`: the table of resolutions for a checkpoint.
 //!
-//! The command writes a recipe (the same data nodes that training validates with, and an
-//! `Evaluate` node) and runs it.
+//! The command writes a recipe (images prepared as the checkpoint says, and an `Evaluate` node) and
+//! runs it.
+
+mod data;
 
 use std::io::{IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use rsflow_graph::{Options, Plan, Recipe, Running, Text};
+use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Running, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::train::metrics::Table;
 use rsflow_model::train::trains::process_settings;
 use serde_json::json;
 
-use super::usage::{Usage, check_folder, refuse_to_replace};
-use super::{sizes, validation_images};
-use crate::catalogue::CATALOGUE;
+use super::usage::{Usage, refuse_to_replace};
+use super::{preprocess, sizes};
+use crate::catalogue;
 use crate::cli::Eval;
 use crate::files::{check_place, is_stdout, write_json};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
 use crate::table;
+use data::{Half, Images};
 
 /// The node that measures.
 const EVALUATION: &str = "evaluation";
 
 pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
-    check_folder(&arguments.data)?;
+    let images = Images::find(&arguments.data, Half::Val, "--data")?;
     if let Some(path) = &arguments.json {
         check_place(path, "--json")?;
     }
@@ -39,9 +41,12 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let metadata = checkpoint.metadata();
     let screen = Screen::new(std::io::stderr().is_terminal());
     process::log(None, &screen)?;
-    let recipe = recipe(arguments, metadata, &screen)?;
+    let recipe = recipe(arguments, &images, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);
-    let plan = Plan::with_taps(Recipe::parse(text, CATALOGUE, &[])?, &[EVALUATION])?;
+    let plan = Plan::with_taps(
+        Recipe::parse(text, catalogue::EVALUATION, &[])?,
+        &[EVALUATION],
+    )?;
     process::prepare(process_settings(&plan))?;
     let progress = Progress::new(screen.clone());
     let options = Options {
@@ -94,7 +99,12 @@ fn as_json(arguments: &Eval, metadata: &Metadata, table: &Table) -> serde_json::
 }
 
 /// The recipe that measures what was asked for.
-fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<String> {
+fn recipe(
+    arguments: &Eval,
+    images: &Images,
+    metadata: &Metadata,
+    screen: &Screen,
+) -> Result<String> {
     let usage = |text: String| anyhow::Error::new(Usage(text));
     let sizes = match arguments.sizes.as_slice() {
         [] => &metadata.resolutions,
@@ -116,25 +126,15 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
         )));
     }
     let tell = |line: &str| screen.line(line);
-    let center = validation_images::like_training(metadata, sizes, arguments.fraction, tell);
-    let decode = format!(
-        "exif_orientation: {}, max_pixels: {}",
-        center.exif_orientation, center.limits.max_pixels
-    );
-    let (val, train) = folders(&arguments.data);
-    let val_sizes = match center.picture_side {
-        None => "ResizeAndCenterCrop(".to_owned(),
-        Some(side) => format!("CascadedCenterCrop(from: {side}, "),
-    };
+    let by = preprocess::like_training(metadata, sizes, arguments.fraction, tell);
     let mut nodes = vec![
-        format!(r#""val_files": ImageFolder(root: {val:?})"#),
-        format!(r#""val_images": DecodeJpeg(input: "val_files", {decode})"#),
+        format!(r#""val_files": {}"#, images.node(false)),
         format!(
-            r#""val_sizes": {val_sizes}input: "val_images", sizes: {sizes:?}, fraction: {:?})"#,
-            center.fraction
+            r#""val_images": Preprocessed(input: "val_files", sizes: {sizes:?}, by: {})"#,
+            ron::to_string(&by)?
         ),
         format!(
-            r#""val_batches": Batch(input: "val_sizes", size: {})"#,
+            r#""val_batches": Batch(input: "val_images", size: {})"#,
             arguments.batch
         ),
     ];
@@ -146,47 +146,23 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
     fields.extend(arguments.threads.map(|n| format!("threads: {n}")));
     fields.push(format!("device: {:?}", arguments.compute.device));
     fields.push(format!("precision: {:?}", arguments.compute.precision));
-    if let Some(images) = calibrate {
-        let train = arguments.calibration_data.clone().or(train);
-        let train = train.with_context(|| {
-            Usage(format!(
-                "--calibrate needs training images: {} has no val/ and train/ in it; --calibration-data names a folder",
-                arguments.data.display()
-            ))
-        })?;
-        nodes.extend([
-            format!(r#""train_files": ImageFolder(root: {train:?}, shuffle: true)"#),
-            format!(r#""train_images": DecodeJpeg(input: "train_files", {decode})"#),
-            format!(
-                r#""train_batches": Batch(input: "train_sizes", size: {}, drop_last: false)"#,
-                arguments.batch
-            ),
-        ]);
-        nodes.extend(match center.picture_side {
-            None => vec![
-                r#""train_crops": RandomResizedCrop(input: "train_images")"#.to_owned(),
-                format!(
-                    r#""train_sizes": Resize(input: "train_crops", sizes: {untrained:?}, flip: 0.5)"#
-                ),
-            ],
-            Some(side) => vec![
-                format!(
-                    r#""train_crops": CascadedRandomCrop(input: "train_images", sizes: {untrained:?}, from: {side}, flip: 0.5)"#
-                ),
-                r#""train_sizes": Lighting(input: "train_crops")"#.to_owned(),
-            ],
-        });
+    if let Some(count) = calibrate {
+        let train = match &arguments.calibration_data {
+            Some(path) => Images::find(path, Half::Train, "--calibration-data")?,
+            None => images.training_beside().with_context(|| {
+                Usage(format!(
+                    "--calibrate needs training images: {} has no val/ and train/ in it; --calibration-data names a folder",
+                    arguments.data.display()
+                ))
+            })?,
+        };
+        nodes.extend(calibration(&train, &by, &untrained, arguments.batch));
         fields.push(r#"calibrate: "train_batches""#.to_owned());
-        fields.push(format!("calibration_images: {images}"));
-        fields.extend(
-            arguments
-                .store
-                .as_ref()
-                .map(|path| format!("store: {path:?}")),
-        );
+        fields.push(format!("calibration_images: {count}"));
+        let store = arguments.store.as_ref();
+        fields.extend(store.map(|path| format!("store: {path:?}")));
         screen.line(&format!(
-            "statistics for {untrained:?} come from up to {images} images of {}",
-            train.display()
+            "statistics for {untrained:?} come from up to {count} images of {train}"
         ));
     } else {
         for size in untrained {
@@ -206,16 +182,31 @@ fn recipe(arguments: &Eval, metadata: &Metadata, screen: &Screen) -> Result<Stri
     ))
 }
 
-/// The folder to measure with, and the one with training images.
-fn folders(data: &Path) -> (PathBuf, Option<PathBuf>) {
-    let inside = data.join("val");
-    let val = if inside.is_dir() {
-        inside
-    } else {
-        data.to_owned()
-    };
-    // Canonical: the parent of `.` has no name.
-    let beside = val.canonicalize().ok();
-    let train = beside.and_then(|val| Some(val.parent()?.join("train")));
-    (val, train.filter(|folder| folder.is_dir()))
+/// The nodes that make random crops, as training does where images are measured on as `by` says.
+fn calibration(images: &Images, by: &Preprocess, sizes: &[u32], batch: u32) -> Vec<String> {
+    let Preprocess {
+        exif_orientation,
+        max_pixels,
+        ..
+    } = by;
+    let mut nodes = vec![
+        format!(r#""train_files": {}"#, images.node(true)),
+        format!(
+            r#""train_images": DecodeJpeg(input: "train_files", exif_orientation: {exif_orientation}, max_pixels: {max_pixels})"#
+        ),
+        format!(r#""train_batches": Batch(input: "train_sizes", size: {batch}, drop_last: false)"#),
+    ];
+    nodes.extend(match by.resize {
+        Resize::ShortSide => [
+            r#""train_crops": RandomResizedCrop(input: "train_images")"#.to_owned(),
+            format!(r#""train_sizes": Resize(input: "train_crops", sizes: {sizes:?}, flip: 0.5)"#),
+        ],
+        Resize::Cascade { side } => [
+            format!(
+                r#""train_crops": CascadedRandomCrop(input: "train_images", sizes: {sizes:?}, from: {side}, flip: 0.5)"#
+            ),
+            r#""train_sizes": Lighting(input: "train_crops")"#.to_owned(),
+        ],
+    });
+    nodes
 }

@@ -1,0 +1,38 @@
+//! The map that all nodes are that prepare images to measure with.
+
+use anyhow::Result;
+use rsflow_graph::{Context, Map, Preprocess, Schema};
+
+use crate::images::{LazyImage, SizedImages};
+use crate::preprocess;
+
+/// The centre of each image, as the description says.
+pub(super) struct CenterCrop {
+    pub by: Preprocess,
+    pub sizes: Vec<u32>,
+}
+
+impl CenterCrop {
+    /// What it hands on.
+    pub fn schema(&self) -> Schema {
+        Schema {
+            resolutions: self.sizes.clone(),
+            preprocess: Some(self.by),
+        }
+    }
+}
+
+impl Map for CenterCrop {
+    type In = LazyImage;
+    type Out = SizedImages;
+
+    fn apply(&self, image: LazyImage, context: &Context) -> Result<SizedImages> {
+        Ok(SizedImages {
+            outputs: preprocess::outputs(&self.by, &image.header, &self.sizes),
+            region: image.header.whole(),
+            image,
+            lighting: vec![],
+            meter: context.meter.clone(),
+        })
+    }
+}
