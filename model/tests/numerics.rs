@@ -279,7 +279,7 @@ fn loading_tells_everything_that_does_not_fit_and_changes_nothing() {
     assert_eq!(
         error.to_string(),
         "the tensors do not fit the network: \"conv9.weight\" is not in the network; \
-         \"conv1.weight\" should have the shape [4, 3, 7, 7], not []; \"fc.bias\" is missing"
+         \"conv1.weight\" must have the shape [4, 3, 7, 7], not []; \"fc.bias\" is missing"
     );
     assert_eq!(all_values(net.parameters()), before);
 }
@@ -482,7 +482,7 @@ fn gradients_that_do_not_fit_are_refused() {
         (gradients(Kind::Float, &[2]), "a gradient has the shape [2]"),
         (
             gradients(Kind::Double, &[3]),
-            "a gradient is of the kind Double, its parameter Float",
+            "a gradient has the dtype Double, its parameter Float",
         ),
         (vec![], "parameters were given 0 gradients"),
     ];
