@@ -6,7 +6,7 @@ use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use rsflow_model::train::evaluate::Evaluate;
 use rsflow_model::train::trainer::Trainer;
 use rsflow_pipeline::nodes::{
-    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, ImageNetArchives,
+    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeImage, ImageFolder, ImageNetArchives,
     ImageTar, Lighting, Preprocessed, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
 
@@ -16,7 +16,7 @@ pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageTar>(),
     Kind::of::<ImageNetArchives>(),
     Kind::of::<ShapesFolder>(),
-    Kind::of::<DecodeJpeg>(),
+    Kind::of::<DecodeImage>(),
     Kind::of::<RandomResizedCrop>(),
     Kind::of::<Resize>(),
     Kind::of::<ResizeAndCenterCrop>(),
@@ -37,7 +37,7 @@ pub const EVALUATION: Catalogue = Catalogue(&[
     Kind::of::<ImageTar>(),
     Kind::of::<ImageNetArchives>(),
     Kind::of::<Preprocessed>(),
-    Kind::of::<DecodeJpeg>(),
+    Kind::of::<DecodeImage>(),
     Kind::of::<RandomResizedCrop>(),
     Kind::of::<Resize>(),
     Kind::of::<CascadedRandomCrop>(),

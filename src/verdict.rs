@@ -181,7 +181,7 @@ mod tests {
     fn figures(busy: [f64; 3], wait: f64) -> Figures {
         let mut nodes = vec![
             node("train_files", "ImageFolder", WorksOn::Workers),
-            node("train_images", "DecodeJpeg", WorksOn::Workers),
+            node("train_images", "DecodeImage", WorksOn::Workers),
             node("train_sizes", "Resize", WorksOn::Workers),
             node("train_batches", "Batch", WorksOn::Workers),
             node("trainer", "RsNet", WorksOn::Thread),
@@ -222,13 +222,13 @@ mod tests {
             (
                 "decoding",
                 decoding(),
-                "`train_images` (DecodeJpeg) is the limit: 1,480 images/s on 2 workers, 60 % of \
+                "`train_images` (DecodeImage) is the limit: 1,480 images/s on 2 workers, 60 % of \
                  whose time it takes; `trainer` could take 2,960: set `cpu_workers: 4`",
             ),
             (
                 "decoding, all cores at work",
                 changed(decoding(), all_cores),
-                "`train_images` (DecodeJpeg) is the limit: 1,480 images/s on 2 workers, 60 % of \
+                "`train_images` (DecodeImage) is the limit: 1,480 images/s on 2 workers, 60 % of \
                  whose time it takes; `trainer` could take 2,960: all 2 cores are busy; \
                  smaller image files help",
             ),
@@ -238,7 +238,7 @@ mod tests {
                     figures.workers.count = 7;
                     figures.workers.cores = 2;
                 }),
-                "`train_images` (DecodeJpeg) is the limit: 1,480 images/s on 7 workers, 20 % of \
+                "`train_images` (DecodeImage) is the limit: 1,480 images/s on 7 workers, 20 % of \
                  whose time it takes; `trainer` could take 2,960: all 2 cores are busy; \
                  smaller image files help",
             ),
@@ -260,7 +260,7 @@ mod tests {
             (
                 "the data nodes alone",
                 changed(decoding(), no_trainer),
-                "`train_images` (DecodeJpeg) is the limit: 1,480 images/s on 2 workers, 60 % of \
+                "`train_images` (DecodeImage) is the limit: 1,480 images/s on 2 workers, 60 % of \
                  whose time it takes: set `cpu_workers: 8`",
             ),
             (
@@ -291,7 +291,7 @@ mod tests {
                 }),
                 "no node is the limit: 1,480 images/s with 2 workers busy 40 % of the time; \
                  `trainer` could take 1,850: single items keep the others waiting in \
-                 `train_images` (DecodeJpeg) (half take up to 1.0 ms, one in a hundred 700 ms and \
+                 `train_images` (DecodeImage) (half take up to 1.0 ms, one in a hundred 700 ms and \
                  more); raise `train_batches.prefetch`",
             ),
             (

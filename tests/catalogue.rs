@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use rsflow::catalogue::CATALOGUE;
-use rsflow_graph::{Batch, Kind, Payload as _, Plan, Recipe, Role, Text};
+use rsflow_graph::{Batch, Kind, Payload as _, Plan, Recipe, Role, Text, differences};
 use rsflow_model::train::metrics::Metric;
 use rsflow_model::train::trains::trainer_of;
 use serde_json::Value;
@@ -208,4 +208,26 @@ fn recipes_that_ship_are_sound() {
         seen += 1;
     }
     assert_ne!(seen, 0);
+}
+
+/// A recipe of an older program is accepted, means the same, and is no reason to refuse a resume.
+#[test]
+fn former_names_of_kinds_mean_the_same() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/quickstart.ron");
+    let text = std::fs::read_to_string(path).unwrap();
+    let old = text.replace("DecodeImage(", "DecodeJpeg(");
+    assert_ne!(text, old);
+    let recipe = Recipe::parse(Text::new("old.ron", old.clone()), CATALOGUE, &[]).unwrap();
+    let plan = Plan::new(recipe).unwrap();
+    let kinds = plan.nodes().iter().map(|planned| planned.id.kind);
+    assert_eq!(kinds.filter(|kind| *kind == "DecodeImage").count(), 2);
+    assert_eq!(differences(&text, &old, CATALOGUE), [""; 0]);
+    let smaller = old.replace("DecodeJpeg(", "DecodeJpeg(max_pixels: 9, ");
+    assert_eq!(
+        differences(&text, &smaller, CATALOGUE),
+        [
+            "train_images.max_pixels: (default), was 9",
+            "val_images.max_pixels: (default), was 9"
+        ]
+    );
 }

@@ -22,8 +22,8 @@ fn recipe() -> String {
             r#"ImageFolder(root: "shapes/val")"#,
         ),
         (
-            r#"DecodeJpeg(input: "train_files")"#,
-            r#"DecodeJpeg(input: "train_files", verify: Full)"#,
+            r#"DecodeImage(input: "train_files")"#,
+            r#"DecodeImage(input: "train_files", verify: Full)"#,
         ),
     ] {
         assert!(recipe.contains(from), "{from}");
@@ -147,7 +147,7 @@ fn fifty_damaged_images_end_a_run_or_are_named_and_replaced() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     let first = format!(
-        "train_images (DecodeJpeg): {}: the file is empty",
+        "train_images (DecodeImage): {}: the file is empty",
         damaged[0]
     );
     assert!(stderr.contains(&first), "{stderr}");

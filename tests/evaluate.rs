@@ -132,8 +132,8 @@ fn images_are_made_as_the_recipe_made_them() {
             r#"ImageFolder(root: "shapes/val")"#,
         )
         .replace(
-            r#"DecodeJpeg(input: "val_files")"#,
-            r#"DecodeJpeg(input: "val_files", exif_orientation: true)"#,
+            r#"DecodeImage(input: "val_files")"#,
+            r#"DecodeImage(input: "val_files", exif_orientation: true)"#,
         )
         .replace(
             "sizes: [48, 32]),\n        \"val_batches\"",

@@ -43,12 +43,12 @@ fn ten_classes() -> tempfile::TempDir {
         seed: 3,
         nodes: {
             "files":   ImageFolder(root: "data", shuffle: true),
-            "images":  DecodeJpeg(input: "files"),
+            "images":  DecodeImage(input: "files"),
             "crops":   RandomResizedCrop(input: "images"),
             "sizes":   Resize(input: "crops", sizes: [128, 112, 96]),
             "batches": Batch(input: "sizes", size: 10),
             "val_files":   ImageFolder(root: "data"),
-            "val_images":  DecodeJpeg(input: "val_files"),
+            "val_images":  DecodeImage(input: "val_files"),
             "val_sizes":   ResizeAndCenterCrop(input: "val_images", sizes: [128, 112, 96]),
             "val_batches": Batch(input: "val_sizes", size: 10),
             "trainer": RsNet(

@@ -64,8 +64,8 @@ fn without(key: &'static str) -> impl Fn(&mut Value) {
 fn a_checkpoint_with_and_without_its_description_gives_the_same() {
     let turned = RECIPE
         .replace(
-            r#"DecodeJpeg(input: "val_files")"#,
-            r#"DecodeJpeg(input: "val_files", exif_orientation: true, max_pixels: 4000000)"#,
+            r#"DecodeImage(input: "val_files")"#,
+            r#"DecodeImage(input: "val_files", exif_orientation: true, max_pixels: 4000000)"#,
         )
         .replace(
             "sizes: [48, 32]),\n        \"val_batches\"",

@@ -87,7 +87,7 @@ fn nodes_behind_are_not_built_and_unread_outputs_are_no_mistake() {
     // Nobody reads the crops; the trainer could not be built.
     let nodes = r#"(nodes: {
         "files":  ShapesFolder(root: "shapes", split: Train, train_images: 84, val_images: 24),
-        "images": DecodeJpeg(input: "files"),
+        "images": DecodeImage(input: "files"),
         "crops":  RandomResizedCrop(input: "images"),
         "lonely": ImageFolder(root: "nowhere"),
     }, cpu_workers: Auto)"#;
@@ -426,7 +426,7 @@ fn what_makes_no_sense_is_said() {
         (
             &["--only", "pipeline", "--epochs", "1"],
             1,
-            "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: not JPEG, PNG",
+            "train_images (DecodeImage): shapes/train/discs_hatched/00001.jpg: not JPEG, PNG",
         ),
     ];
     for (arguments, code, words) in cases {
@@ -540,7 +540,7 @@ fn a_run_says_what_its_trainer_waited_for() {
     let data = |half: &str, sizes: &str| {
         format!(
             r#""{half}_files": ImageFolder(root: "shapes/{half}"),
-               "{half}_images": DecodeJpeg(input: "{half}_files"),
+               "{half}_images": DecodeImage(input: "{half}_files"),
                {sizes},
                "{half}_batches": Batch(input: "{half}_sizes", size: 4),"#
         )

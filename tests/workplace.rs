@@ -10,12 +10,12 @@ pub const RECIPE: &str = r#"(
     cpu_workers: 2,
     nodes: {
         "train_files":   ShapesFolder(root: "shapes", split: Train, shuffle: true, train_images: 84, val_images: 24),
-        "train_images":  DecodeJpeg(input: "train_files"),
+        "train_images":  DecodeImage(input: "train_files"),
         "train_crops":   RandomResizedCrop(input: "train_images"),
         "train_sizes":   Resize(input: "train_crops", sizes: [48, 32], flip: 0.5),
         "train_batches": Batch(input: "train_sizes", size: 8),
         "val_files":     ShapesFolder(root: "shapes", split: Val, train_images: 84, val_images: 24),
-        "val_images":    DecodeJpeg(input: "val_files"),
+        "val_images":    DecodeImage(input: "val_files"),
         "val_sizes":     ResizeAndCenterCrop(input: "val_images", sizes: [48, 32]),
         "val_batches":   Batch(input: "val_sizes", size: 10),
         "trainer": RsNet(

@@ -7,13 +7,13 @@ use tch::Kind;
 use crate::checkpoint::Checkpoint;
 use crate::nn::compute::ExecConfig;
 use crate::nn::layers::Mode;
-use crate::nn::rs_net::RsNet;
+use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
 
 /// A network loaded for one resolution: the shared weights and one set of batch norms.
 #[derive(Debug)]
 pub struct Predictor {
-    net: RsNet,
+    net: SwitchableNetwork,
     transfer: DeviceTransfer,
     size: u32,
     classes: Vec<String>,

@@ -12,7 +12,7 @@ use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::WeightInit;
-use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
 use rsflow_model::train::step::training_step;
@@ -20,7 +20,7 @@ use small::{all_values, resnet, sgd, small, values};
 use tch::{Device, Kind, Tensor};
 
 /// One step on random images, the same at each call.
-fn step(net: &RsNet, optimizer: &mut RunningOptimizer) -> Result<f64> {
+fn step(net: &SwitchableNetwork, optimizer: &mut RunningOptimizer) -> Result<f64> {
     let mut logits = Vec::new();
     for (index, &size) in net.resolutions().iter().enumerate() {
         let side = i64::from(size);
@@ -196,7 +196,9 @@ fn a_subset_of_resolutions_can_be_loaded() {
         [3.0, 1.0]
     );
     let images = Tensor::f_rand([2, 3, 32, 32], (Kind::Float, Device::Cpu)).unwrap();
-    let logits = |net: &RsNet, index| values(&net.logits(&images, index, Mode::Evaluate).unwrap());
+    let logits = |net: &SwitchableNetwork, index| {
+        values(&net.logits(&images, index, Mode::Evaluate).unwrap())
+    };
     assert_eq!(logits(&net, 2), logits(&part, 0));
     // Switching is choosing other handles: nothing is loaded, nothing remembers what came before.
     let places = || {
@@ -243,7 +245,8 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         let sizes = [64, 48];
         let (kind, cpu) = (Kind::Float, Device::Cpu);
         let start = WeightInit::Random { seed: 5 };
-        let net = RsNet::new(&network, 3, &sizes, ExecConfig::cpu(kind), start).unwrap();
+        let net =
+            SwitchableNetwork::new(&network, 3, &sizes, ExecConfig::cpu(kind), start).unwrap();
         let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
         let images = sizes.map(|side| {
             let side = i64::from(side);
@@ -255,8 +258,9 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
             let distill = Distill::EnsembleTopDown;
             training_step(&net, &mut optimizer, &images, &labels, distill, 0.05).unwrap();
         }
-        let logits =
-            |net: &RsNet, size: usize| net.logits(&images[size], size, Mode::Evaluate).unwrap();
+        let logits = |net: &SwitchableNetwork, size: usize| {
+            net.logits(&images[size], size, Mode::Evaluate).unwrap()
+        };
 
         let metadata = Metadata {
             network: network.clone(),

@@ -5,7 +5,7 @@ use rsflow_model::nn::compute::{DeviceChoice, ExecConfig, Precision};
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::WeightInit;
-use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::Distill;
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
 use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
@@ -30,7 +30,7 @@ fn quantized(mode: QuantizedMode, activation_bits: u32) -> Network {
 
 /// A network with its optimizer, and what it is trained with.
 struct Training {
-    net: RsNet,
+    net: SwitchableNetwork,
     optimizer: RunningOptimizer,
     images: Vec<Tensor>,
     labels: Tensor,
@@ -39,7 +39,7 @@ struct Training {
 impl Training {
     fn new(network: &Network, compute: ExecConfig) -> Self {
         let start = WeightInit::Random { seed: 3 };
-        let net = RsNet::new(network, CLASSES, &SIZES, compute, start).unwrap();
+        let net = SwitchableNetwork::new(network, CLASSES, &SIZES, compute, start).unwrap();
         let images = SIZES.map(|side| {
             let side = i64::from(side);
             let count = 8 * 3 * side * side;
@@ -229,8 +229,9 @@ fn freezing_changes_no_logit() {
         for compute_dtype in [Kind::Float, Kind::BFloat16] {
             let mut training = Training::new(&network, compute(compute_dtype, false));
             training.step(training_step, 0.05);
-            let logits =
-                |net: &RsNet| values(&net.logits(&training.images[1], 1, Mode::Evaluate).unwrap());
+            let logits = |net: &SwitchableNetwork| {
+                values(&net.logits(&training.images[1], 1, Mode::Evaluate).unwrap())
+            };
             let before = logits(&training.net);
             training.net.freeze().unwrap();
             assert!(training.net.pass(Mode::Train).is_err());

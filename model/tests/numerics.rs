@@ -8,8 +8,8 @@ use rsflow_model::nn::field_error::FieldError;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet, ResNeXt};
 use rsflow_model::nn::parameters::{Declaration, Init, Parameter, Parameters, Role, WeightInit};
-use rsflow_model::nn::rs_net::{RsNet, check_resolutions};
 use rsflow_model::nn::summary::Summary;
+use rsflow_model::nn::switchable::{SwitchableNetwork, check_resolutions};
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use rsflow_model::train::schedule::{self, Milestones, Schedule, TrainingLength};
@@ -219,7 +219,7 @@ fn first_values_depend_on_seed_and_name_alone() {
     );
     let other = small(&[32], WeightInit::Random { seed: 2 });
     let conv = "layer2.0.conv1.weight";
-    let of = |net: &RsNet| values(&net.parameters().tensor(conv).unwrap());
+    let of = |net: &SwitchableNetwork| values(&net.parameters().tensor(conv).unwrap());
     assert_eq!(of(&both), of(&one));
     assert_ne!(of(&one), of(&other));
     // Kaiming normal by fan-out: 8 output channels, 3x3.

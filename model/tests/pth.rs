@@ -12,7 +12,7 @@ use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::{self, Mode};
 use rsflow_model::nn::networks::{MobileNetV2, Network};
 use rsflow_model::nn::parameters::{Parameter, WeightInit};
-use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
@@ -44,13 +44,13 @@ fn imported(
     (imported, Checkpoint::open(&path).unwrap())
 }
 
-fn net(checkpoint: &Checkpoint, kind: Kind) -> RsNet {
+fn net(checkpoint: &Checkpoint, kind: Kind) -> SwitchableNetwork {
     let (network, sizes) = (
         &checkpoint.metadata().network,
         &checkpoint.metadata().resolutions,
     );
     let classes = checkpoint.metadata().classes.len() as u32;
-    let net = RsNet::new(
+    let net = SwitchableNetwork::new(
         network,
         classes,
         sizes,
@@ -341,7 +341,7 @@ fn weights_of_one_resolution_start_every_size() {
 fn momentum_follows_the_order_of_the_state_dict() {
     let network = network();
     // In another order than ours: the last tensor first.
-    let net = RsNet::new(
+    let net = SwitchableNetwork::new(
         &network,
         2,
         &[64, 32],

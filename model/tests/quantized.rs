@@ -11,7 +11,7 @@ use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::{Role, WeightInit};
 use rsflow_model::nn::quantizers::{Basis, Gradient, activations, weights};
-use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use safetensors::SafeTensors;
@@ -98,7 +98,7 @@ fn run(folder: &Path) -> Result<()> {
     let network = Network::QuantizedResNet(case.network.clone());
     let start = WeightInit::Random { seed: 0 };
     let kind = Kind::Double;
-    let net = RsNet::new(
+    let net = SwitchableNetwork::new(
         &network,
         case.classes,
         &case.sizes,
@@ -250,7 +250,7 @@ fn the_largest_resolution_alone_moves_a_fixed_basis() {
     let bases = |sizes: &[u32]| {
         let kind = Kind::Double;
         let start = WeightInit::Random { seed: 1 };
-        let net = RsNet::new(&network, 3, sizes, ExecConfig::cpu(kind), start).unwrap();
+        let net = SwitchableNetwork::new(&network, 3, sizes, ExecConfig::cpu(kind), start).unwrap();
         let mut pass = net.pass(Mode::Train).unwrap();
         for (index, &size) in sizes.iter().enumerate() {
             let side = i64::from(size);

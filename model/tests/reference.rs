@@ -12,7 +12,7 @@ use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network};
 use rsflow_model::nn::parameters::{Parameter, WeightInit};
-use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, Loss, loss};
 use rsflow_model::train::optimizer::{Optimizer, Sgd, WeightDecayOn};
 use safetensors::SafeTensors;
@@ -269,7 +269,7 @@ fn run(folder: &Path, kind: Kind, tolerance: &Tolerance) -> Result<Worst> {
     let before = tolerance.before;
 
     // Fill, and see that the fill is right before anything is computed with it.
-    let net = RsNet::new(
+    let net = SwitchableNetwork::new(
         &network,
         case.classes,
         &case.sizes,
@@ -459,7 +459,7 @@ fn compare_sums(
     worst: &mut Worst,
     quantity: &'static str,
     allowed: f64,
-    net: &RsNet,
+    net: &SwitchableNetwork,
     expected: &BTreeMap<String, f64>,
 ) -> Result<()> {
     for parameter in net.parameters().iter() {

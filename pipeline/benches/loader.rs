@@ -17,7 +17,7 @@ use rsflow_graph::{
     Pool, Port, Recipe, Report, Running, Schema, Sink, Slots, Stage, Text,
 };
 use rsflow_pipeline::images::{EncodedImage, LazyImage, Outputs, SizedImages};
-use rsflow_pipeline::nodes::{Batch, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize};
+use rsflow_pipeline::nodes::{Batch, DecodeImage, ImageFolder, RandomResizedCrop, Resize};
 use rsflow_pipeline::pixels::{Limits, Orientation, Verify, crop, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -59,7 +59,7 @@ fn graph(arguments: &Arguments) -> Result<f64> {
     let recipe = format!(
         r#"(seed: 0, cpu_workers: {}, nodes: {{
             "files":   ImageFolder(root: {:?}, shuffle: true),
-            "images":  DecodeJpeg(input: "files"),
+            "images":  DecodeImage(input: "files"),
             "crops":   RandomResizedCrop(input: "images"),
             "sizes":   Resize(input: "crops", sizes: {:?}, flip: 0.5),
             "batches": Batch(input: "sizes", size: {}),
@@ -69,7 +69,7 @@ fn graph(arguments: &Arguments) -> Result<f64> {
     );
     const KINDS: &[Kind] = &[
         Kind::of::<ImageFolder>(),
-        Kind::of::<DecodeJpeg>(),
+        Kind::of::<DecodeImage>(),
         Kind::of::<RandomResizedCrop>(),
         Kind::of::<Resize>(),
         Kind::of::<Batch>(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rsflow_graph::{Batch, Catalogue, Kind, Options, Plan, Recipe, Running, Tap, Text};
 use rsflow_pipeline::nodes::{
-    self, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, Lighting,
+    self, CascadedCenterCrop, CascadedRandomCrop, DecodeImage, ImageFolder, Lighting,
     ResizeAndCenterCrop,
 };
 use rsflow_pipeline::pixels::{Pixels, Rect, ResizePlan, Resizer, crop};
@@ -16,7 +16,7 @@ use end::{Collect, End};
 
 const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
-    Kind::of::<DecodeJpeg>(),
+    Kind::of::<DecodeImage>(),
     Kind::of::<ResizeAndCenterCrop>(),
     Kind::of::<CascadedRandomCrop>(),
     Kind::of::<CascadedCenterCrop>(),
@@ -33,7 +33,7 @@ fn stream(folder: &TempDir, workers: usize, sizes: &str) -> Vec<Sizes> {
     let recipe = format!(
         r#"(seed: 5, cpu_workers: {workers}, nodes: {{
             "files": ImageFolder(root: {:?}),
-            "images": DecodeJpeg(input: "files"),
+            "images": DecodeImage(input: "files"),
             {sizes},
             "batches": Batch(input: "sizes", size: 5),
             "end": End(input: "batches"),

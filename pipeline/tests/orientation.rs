@@ -6,7 +6,7 @@ use image::metadata::Orientation as Turn;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder as _, RgbImage};
 use rsflow_graph::{Batch, Catalogue, Kind, Options, Plan, Recipe, Running, Tap, Text};
 use rsflow_pipeline::nodes::{
-    self, DecodeJpeg, ImageFolder, RandomResizedCrop, Resize, ResizeAndCenterCrop,
+    self, DecodeImage, ImageFolder, RandomResizedCrop, Resize, ResizeAndCenterCrop,
 };
 use rsflow_pipeline::pixels::{Decoder, Format, Limits, Orientation, Rect, Verify, header};
 
@@ -204,7 +204,7 @@ fn a_damaged_exif_block_is_not_a_damaged_image() {
 fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
     const CATALOGUE: Catalogue = Catalogue(&[
         Kind::of::<ImageFolder>(),
-        Kind::of::<DecodeJpeg>(),
+        Kind::of::<DecodeImage>(),
         Kind::of::<RandomResizedCrop>(),
         Kind::of::<Resize>(),
         Kind::of::<ResizeAndCenterCrop>(),
@@ -214,7 +214,7 @@ fn rendered(folder: &Path, decode: &str, behind: &str) -> Vec<u8> {
     let recipe = format!(
         r#"(nodes: {{
             "files": ImageFolder(root: {:?}),
-            "images": DecodeJpeg(input: "files"{decode}),
+            "images": DecodeImage(input: "files"{decode}),
             {behind}
             "batches": Batch(input: "sizes", size: 8),
             "end": End(input: "batches"),

@@ -9,7 +9,7 @@ use rsflow_graph::{
     Text,
 };
 use rsflow_pipeline::nodes::{
-    self, CascadedCenterCrop, DecodeJpeg, ImageFolder, Lighting, Preprocessed, RandomResizedCrop,
+    self, CascadedCenterCrop, DecodeImage, ImageFolder, Lighting, Preprocessed, RandomResizedCrop,
     ResizeAndCenterCrop,
 };
 use rsflow_pipeline::preprocess::pixels;
@@ -20,7 +20,7 @@ use end::{Collect, End};
 
 const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
-    Kind::of::<DecodeJpeg>(),
+    Kind::of::<DecodeImage>(),
     Kind::of::<ResizeAndCenterCrop>(),
     Kind::of::<CascadedCenterCrop>(),
     Kind::of::<RandomResizedCrop>(),
@@ -191,12 +191,12 @@ fn nodes_do_what_they_say() {
     let usual = Preprocess::default();
     let cases = [
         (
-            r#""images": DecodeJpeg(input: "files"),
+            r#""images": DecodeImage(input: "files"),
                "sizes": ResizeAndCenterCrop(input: "images", sizes: [24, 17])"#,
             usual,
         ),
         (
-            r#""images": DecodeJpeg(input: "files", exif_orientation: true, max_pixels: 1000000),
+            r#""images": DecodeImage(input: "files", exif_orientation: true, max_pixels: 1000000),
                "sizes": ResizeAndCenterCrop(input: "images", sizes: [24, 17], fraction: 0.6)"#,
             Preprocess {
                 exif_orientation: true,
@@ -206,7 +206,7 @@ fn nodes_do_what_they_say() {
             },
         ),
         (
-            r#""images": DecodeJpeg(input: "files"),
+            r#""images": DecodeImage(input: "files"),
                "sizes": CascadedCenterCrop(input: "images", sizes: [24, 17])"#,
             Preprocess {
                 resize: Resize::Cascade { side: 24 },
@@ -215,7 +215,7 @@ fn nodes_do_what_they_say() {
             },
         ),
         (
-            r#""images": DecodeJpeg(input: "files", exif_orientation: true),
+            r#""images": DecodeImage(input: "files", exif_orientation: true),
                "sizes": CascadedCenterCrop(input: "images", sizes: [24, 17], from: 40, fraction: 0.7)"#,
             Preprocess {
                 exif_orientation: true,
@@ -237,7 +237,7 @@ fn nodes_do_what_they_say() {
     }
     // What is drawn at random is not described, what was done before it is.
     let random = r#"
-        "images": DecodeJpeg(input: "files", exif_orientation: true),
+        "images": DecodeImage(input: "files", exif_orientation: true),
         "crops": RandomResizedCrop(input: "images"),
         "resized": Resize(input: "crops", sizes: [24, 17]),
         "sizes": Lighting(input: "resized")"#;

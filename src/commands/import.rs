@@ -9,8 +9,8 @@ use rsflow_graph::did_you_mean;
 use rsflow_model::checkpoint::write_atomically;
 use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum};
 use rsflow_model::nn::networks::Network;
-use rsflow_model::nn::rs_net::check_resolutions;
 use rsflow_model::nn::summary::Summary;
+use rsflow_model::nn::switchable::check_resolutions;
 
 use super::usage::{Usage, refuse_to_replace};
 use crate::cli::Import;

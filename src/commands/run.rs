@@ -12,6 +12,7 @@ use rsflow_model::train::trains::process_settings;
 
 use super::recipes::plan;
 use super::usage::Usage;
+use crate::catalogue::CATALOGUE;
 use crate::cli::Run;
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
@@ -125,7 +126,7 @@ fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<S
     let before = checkpoint.metadata();
     let changes = match before.is_imported() {
         true => Vec::new(),
-        false => differences(plan.recipe_text(), &before.recipe),
+        false => differences(plan.recipe_text(), &before.recipe, CATALOGUE),
     };
     if accepted || changes.is_empty() {
         return Ok(changes);

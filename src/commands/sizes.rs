@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rsflow_model::checkpoint::Metadata;
-use rsflow_model::nn::rs_net::check_resolutions;
+use rsflow_model::nn::switchable::check_resolutions;
 
 use super::usage::Usage;
 

@@ -73,7 +73,7 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             },
             &[],
             &[
-                "train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: ",
+                "train_images (DecodeImage): shapes/train/discs_hatched/00001.jpg: ",
                 "byte",
             ],
         ),
@@ -81,13 +81,15 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             "empty image",
             |folder| std::fs::write(folder.join(IMAGE), b"").unwrap(),
             &[],
-            &["train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: the file is empty"],
+            &[
+                "train_images (DecodeImage): shapes/train/discs_hatched/00001.jpg: the file is empty",
+            ],
         ),
         (
             "text called .jpg",
             |folder| std::fs::write(folder.join(IMAGE), b"<html>not found</html>").unwrap(),
             &[],
-            &["train_images (DecodeJpeg): shapes/train/discs_hatched/00001.jpg: not JPEG, PNG"],
+            &["train_images (DecodeImage): shapes/train/discs_hatched/00001.jpg: not JPEG, PNG"],
         ),
         (
             "a last batch of one image",

@@ -2,22 +2,24 @@
 
 use super::number::{float, integer};
 use crate::fields::{self, Shape, Token, Value};
+use crate::node::Catalogue;
 
 /// The differences of the recipe `now` from the recipe `was`: one line for each field, and for each
 /// node that only one of them has. Empty if both mean the same.
 ///
 /// Comments, white space, the order of nodes and fields and the notation of values do not count.
 /// Nor does `cpu_workers`, on which results do not depend. A field that only one of them has is a
-/// difference even if it has its default value.
-pub fn differences(now: &str, was: &str) -> Vec<String> {
+/// difference even if it has its default value. Present and former names of a kind of `catalogue` are
+/// the same.
+pub fn differences(now: &str, was: &str, catalogue: Catalogue) -> Vec<String> {
     let Some(was_value) = read(was) else {
         return vec!["the previous recipe cannot be parsed".to_owned()];
     };
     let Some(now_value) = read(now) else {
         return vec!["the current recipe cannot be parsed".to_owned()];
     };
-    let now = Written::new(now, &now_value);
-    let was = Written::new(was, &was_value);
+    let now = Written::new(now, &now_value, catalogue);
+    let was = Written::new(was, &was_value, catalogue);
     let mut found = Vec::new();
     for (name, now, was) in paired(now.entries(), was.entries()) {
         match name.as_str() {
@@ -47,6 +49,7 @@ fn read(text: &str) -> Option<Value> {
 struct Written<'a> {
     text: &'a str,
     value: &'a Value,
+    catalogue: Catalogue,
 }
 
 /// Names and values in parentheses or braces.
@@ -92,17 +95,23 @@ fn paired<'a>(
 
 impl<'a> Written<'a> {
     /// `Some(value)` is the same as `value`.
-    fn new(text: &'a str, value: &'a Value) -> Self {
+    fn new(text: &'a str, value: &'a Value, catalogue: Catalogue) -> Self {
         match &value.shape {
             Shape::Tuple(items) if &text[value.head.clone()] == "Some" && items.len() == 1 => {
-                Written::new(text, &items[0])
+                Written::new(text, &items[0], catalogue)
             }
-            _ => Written { text, value },
+            _ => Written {
+                text,
+                value,
+                catalogue,
+            },
         }
     }
 
+    /// The name before the parentheses; of a kind, its present one.
     fn head(self) -> &'a str {
-        &self.text[self.value.head.clone()]
+        let head = &self.text[self.value.head.clone()];
+        self.catalogue.find(head).map_or(head, |kind| kind.name)
     }
 
     fn items(self) -> Option<Vec<Written<'a>>> {
@@ -110,7 +119,7 @@ impl<'a> Written<'a> {
             Shape::List(items) | Shape::Tuple(items) => Some(
                 items
                     .iter()
-                    .map(|item| Written::new(self.text, item))
+                    .map(|item| Written::new(self.text, item, self.catalogue))
                     .collect(),
             ),
             _ => None,
@@ -119,7 +128,7 @@ impl<'a> Written<'a> {
 
     /// Empty for `Name` and `Name()`; `None` for lists, tuples and strings.
     fn entries(self) -> Option<Entries<'a>> {
-        let entry = |name: String, value| (name, Written::new(self.text, value));
+        let entry = |name: String, value| (name, Written::new(self.text, value, self.catalogue));
         match &self.value.shape {
             Shape::Fields(fields) => Some(
                 fields
@@ -130,7 +139,12 @@ impl<'a> Written<'a> {
             Shape::Map(pairs) => Some(
                 pairs
                     .iter()
-                    .map(|(key, value)| entry(Written::new(self.text, key).unquoted(), value))
+                    .map(|(key, value)| {
+                        entry(
+                            Written::new(self.text, key, self.catalogue).unquoted(),
+                            value,
+                        )
+                    })
                     .collect(),
             ),
             Shape::Word => Some(Vec::new()),
@@ -211,7 +225,7 @@ mod tests {
     fn replaced(from: &str, to: &str) -> Vec<String> {
         let now = WAS.replace(from, to);
         assert_ne!(now, WAS, "{from} is not there");
-        differences(&now, WAS)
+        differences(&now, WAS, Catalogue(&[]))
     }
 
     #[test]
@@ -241,7 +255,7 @@ mod tests {
         let reordered = "(nodes: {\
             \"net\": Net(threads: 2, optimizer: Sgd(lr: 1e-4), network: ResNet(depth: 18), input: \"files\"),\
             \"files\": Folder(scale: (0.08, 1), sizes: [64, 32], root: \"data\")}, seed: 1)";
-        assert_eq!(differences(reordered, WAS), [""; 0]);
+        assert_eq!(differences(reordered, WAS, Catalogue(&[])), [""; 0]);
     }
 
     #[test]
@@ -302,7 +316,8 @@ mod tests {
         assert_eq!(
             differences(
                 "(seed: 9007199254740993, nodes: {})",
-                "(seed: 9007199254740992, nodes: {})"
+                "(seed: 9007199254740992, nodes: {})",
+                Catalogue(&[]),
             ),
             ["seed: 9007199254740993, was 9007199254740992"]
         );
@@ -312,11 +327,11 @@ mod tests {
     fn invalid_recipes_do_not_panic() {
         for text in ["", "(", "(nodes: {", &"(".repeat(100_000), "\u{0}"] {
             assert_eq!(
-                differences(WAS, text),
+                differences(WAS, text, Catalogue(&[])),
                 ["the previous recipe cannot be parsed"],
                 "{text:.9}"
             );
         }
-        assert_eq!(differences(WAS, "3").len(), 3);
+        assert_eq!(differences(WAS, "3", Catalogue(&[])).len(), 3);
     }
 }

@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, packed};
 use crate::nn::compute::ExecConfig;
 use crate::nn::parameters::{Parameter, WeightInit};
-use crate::nn::rs_net::{ALPHA, RsNet};
+use crate::nn::switchable::{ALPHA, SwitchableNetwork};
 
 impl Checkpoint {
     /// The network at some resolutions, which need not be those of the checkpoint, loaded and
@@ -14,13 +14,13 @@ impl Checkpoint {
     /// norms it uses ([`Metadata::batch_norm_for`] suggests one). Other batch norms are not read.
     ///
     /// # Errors
-    /// As [`RsNet::with_batch_norms`] and [`Checkpoint::load`].
+    /// As [`SwitchableNetwork::with_batch_norms`] and [`Checkpoint::load`].
     pub fn network(
         &self,
         resolutions: &[u32],
         batch_norms: &[u32],
         compute: ExecConfig,
-    ) -> Result<RsNet> {
+    ) -> Result<SwitchableNetwork> {
         self.network_with(resolutions, batch_norms, compute, |resolution| resolution)
     }
 
@@ -35,10 +35,10 @@ impl Checkpoint {
         batch_norms: &[u32],
         compute: ExecConfig,
         source: impl Fn(u32) -> u32,
-    ) -> Result<RsNet> {
+    ) -> Result<SwitchableNetwork> {
         let Metadata { network, .. } = &self.metadata;
         let classes = self.metadata.classes.len().try_into()?;
-        let mut net = RsNet::with_batch_norms(
+        let mut net = SwitchableNetwork::with_batch_norms(
             network,
             classes,
             resolutions,
@@ -58,7 +58,7 @@ impl Checkpoint {
     /// # Errors
     /// A batch norm that the checkpoint does not have; all missing and mis-shaped tensors; an I/O
     /// error. The message names the path.
-    pub fn load(&self, net: &RsNet) -> Result<()> {
+    pub fn load(&self, net: &SwitchableNetwork) -> Result<()> {
         self.load_with(net, |resolution| resolution, |_| true)
     }
 
@@ -69,7 +69,7 @@ impl Checkpoint {
     /// As [`Checkpoint::load`].
     pub fn load_with(
         &self,
-        net: &RsNet,
+        net: &SwitchableNetwork,
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
@@ -83,7 +83,7 @@ impl Checkpoint {
 
     fn load_inner(
         &self,
-        net: &RsNet,
+        net: &SwitchableNetwork,
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::nn::compute::ComputeHints;
 use crate::nn::networks::Network;
-use crate::nn::rs_net::BatchNorms;
+use crate::nn::switchable::BatchNorms;
 use crate::nn::transfer::{Channels, Normalize};
 
 /// The version of the format that this program writes, and the newest that it reads. 2: quantized

@@ -11,7 +11,7 @@ use super::{Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::nn::layers::basis_name;
 use crate::nn::parameters::{Parameter, Role};
 use crate::nn::quantizers::packed;
-use crate::nn::rs_net;
+use crate::nn::switchable;
 
 /// Packs a checkpoint of a quantized network.
 ///
@@ -25,7 +25,7 @@ pub fn pack(checkpoint: &Checkpoint) -> Result<Snapshot> {
     );
     let classes = metadata.classes.len().try_into()?;
     let (network, resolutions) = (&metadata.network, &metadata.resolutions);
-    let declarations = rs_net::declare(
+    let declarations = switchable::declare(
         network,
         classes,
         resolutions,

@@ -9,7 +9,7 @@
 //! - [`networks`]: the network families, one file each: a family is a function that lists its layers.
 //! - [`quantizers`]: LQ-Nets' learned quantizers.
 //! - [`summary`]: parameters, multiply-adds and bytes, counted from the layers.
-//! - [`rs_net`]: a network that switches its resolution, and the ensemble of its resolutions.
+//! - [`switchable`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`compute`]: the device, the precision and the memory format.
 //! - [`transfer`]: images from host memory to the device.
 //! - `native`: functions of libtorch that tch does not bind.
@@ -23,6 +23,6 @@ pub(crate) mod native;
 pub mod networks;
 pub mod parameters;
 pub mod quantizers;
-pub mod rs_net;
 pub mod summary;
+pub mod switchable;
 pub mod transfer;

@@ -68,7 +68,7 @@ impl Summary {
     }
 
     /// `batch_norms` as for
-    /// [`RsNet::with_batch_norms`](crate::nn::rs_net::RsNet::with_batch_norms).
+    /// [`SwitchableNetwork::with_batch_norms`](crate::nn::switchable::SwitchableNetwork::with_batch_norms).
     ///
     /// # Errors
     /// As [`Network::layers`].

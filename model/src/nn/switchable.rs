@@ -42,7 +42,7 @@ impl BatchNorms {
 /// norms are private, and alpha weights the resolutions' logits in an ensemble. "Resolution
 /// Switchable Networks for Runtime Efficient Image Recognition", ECCV 2020, sections 3.1 and 3.2.
 #[derive(Debug)]
-pub struct RsNet {
+pub struct SwitchableNetwork {
     network: Network,
     classes: u32,
     resolutions: Vec<u32>,
@@ -53,7 +53,7 @@ pub struct RsNet {
     alpha: Tensor,
 }
 
-impl RsNet {
+impl SwitchableNetwork {
     /// A network with private batch norms for each of `resolutions`, in pixels. Their order
     /// matters: top-down distillation goes from the first to the last, so list the largest first.
     ///
@@ -74,7 +74,7 @@ impl RsNet {
     /// resolution whose batch norms it uses. Batch norms that none uses are not allocated.
     ///
     /// # Errors
-    /// As [`RsNet::new`]; `batch_norms` and `resolutions` differ in length.
+    /// As [`SwitchableNetwork::new`]; `batch_norms` and `resolutions` differ in length.
     pub fn with_batch_norms(
         network: &Network,
         classes: u32,
@@ -114,7 +114,7 @@ impl RsNet {
         self.classes
     }
 
-    /// In pixels, in the order of [`RsNet::new`].
+    /// In pixels, in the order of [`SwitchableNetwork::new`].
     pub fn resolutions(&self) -> &[u32] {
         &self.resolutions
     }
@@ -161,7 +161,7 @@ impl RsNet {
     /// The logits of a pass at one resolution, `[batch, classes]`; see [`Pass::logits`].
     ///
     /// # Errors
-    /// As [`RsNet::pass`] and [`Pass::logits`].
+    /// As [`SwitchableNetwork::pass`] and [`Pass::logits`].
     pub fn logits(&self, images: &Tensor, resolution_index: usize, mode: Mode) -> Result<Tensor> {
         self.pass(mode)?.logits(images, resolution_index)
     }
@@ -210,7 +210,7 @@ impl RsNet {
 /// Forward passes at one or several resolutions, all with the same (quantized) weights.
 #[derive(Debug)]
 pub struct Pass<'n> {
-    net: &'n RsNet,
+    net: &'n SwitchableNetwork,
     mode: Mode,
     layers: layers::Pass<'n>,
 }
@@ -244,7 +244,7 @@ impl Pass<'_> {
     }
 }
 
-/// The tensors of a network, alpha first; `batch_norms` as for [`RsNet::with_batch_norms`].
+/// The tensors of a network, alpha first; `batch_norms` as for [`SwitchableNetwork::with_batch_norms`].
 ///
 /// # Errors
 /// As [`Network::layers`].

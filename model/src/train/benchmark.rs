@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::nn::compute::ExecConfig;
 use crate::nn::layers::Mode;
 use crate::nn::native;
-use crate::nn::rs_net::RsNet;
+use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::Distill;
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::step::StepFunction;
@@ -18,7 +18,7 @@ use crate::train::step::StepFunction;
 #[derive(Debug)]
 pub struct Benchmark {
     pub(super) compute: ExecConfig,
-    pub(super) net: RsNet,
+    pub(super) net: SwitchableNetwork,
     pub(super) step: StepFunction,
     pub(super) distill: Distill,
     pub(super) lr: f64,
@@ -40,7 +40,7 @@ pub struct Measured {
 
 impl Benchmark {
     /// The network; frozen once inference was measured.
-    pub fn net(&self) -> &RsNet {
+    pub fn net(&self) -> &SwitchableNetwork {
         &self.net
     }
 

@@ -52,7 +52,7 @@ pub struct Loss {
 }
 
 /// The loss of a batch. `logits` has `[batch, classes]` for each resolution, `ensemble` is their
-/// [`RsNet::ensemble`](crate::nn::rs_net::RsNet::ensemble), `labels` are int64 `[batch]` in
+/// [`SwitchableNetwork::ensemble`](crate::nn::switchable::SwitchableNetwork::ensemble), `labels` are int64 `[batch]` in
 /// `0..classes`.
 ///
 /// Teachers are detached. The ensemble's logits depend on detached logits, so CE(z_ens) trains

@@ -19,7 +19,7 @@ use crate::nn::compute::{
 };
 use crate::nn::layers::Mode;
 use crate::nn::parameters::Parameter;
-use crate::nn::rs_net::{BatchNorms, RsNet};
+use crate::nn::switchable::{BatchNorms, SwitchableNetwork};
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::metrics::{Metric, Table, Validating};
 use crate::train::validation::Validation;
@@ -262,7 +262,7 @@ impl NodeKind for Evaluate {
 struct Evaluation {
     settings: Evaluate,
     checkpoint: Checkpoint,
-    net: RsNet,
+    net: SwitchableNetwork,
     transfer: DeviceTransfer,
     /// Sizes whose statistics are measured first.
     calibrated: Vec<u32>,

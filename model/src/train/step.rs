@@ -5,13 +5,13 @@ use tch::Tensor;
 
 use crate::nn::layers::Mode;
 use crate::nn::parameters::Role;
-use crate::nn::rs_net::RsNet;
+use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::{self, Distill, Loss};
 use crate::train::optimizer::RunningOptimizer;
 
 /// [`training_step`] or [`recomputing_training_step`].
 pub type StepFunction =
-    fn(&RsNet, &mut RunningOptimizer, &[Tensor], &Tensor, Distill, f64) -> Result<Loss>;
+    fn(&SwitchableNetwork, &mut RunningOptimizer, &[Tensor], &Tensor, Distill, f64) -> Result<Loss>;
 
 /// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
 /// bases. `images` has `[batch, 3, s, s]` for each resolution in the network's order; `labels` are
@@ -23,7 +23,7 @@ pub type StepFunction =
 /// # Errors
 /// Shapes that do not match; out of memory.
 pub fn training_step(
-    net: &RsNet,
+    net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
     images: &[Tensor],
     labels: &Tensor,
@@ -52,7 +52,7 @@ pub fn training_step(
 /// # Errors
 /// As [`training_step`].
 pub fn recomputing_training_step(
-    net: &RsNet,
+    net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
     images: &[Tensor],
     labels: &Tensor,

@@ -5,7 +5,7 @@ use rsflow_graph::Batch;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::nn::layers::Mode;
-use crate::nn::rs_net::RsNet;
+use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::metrics::Row;
 
@@ -27,7 +27,7 @@ struct Sums {
 impl Validation {
     /// `members`: the indices of the resolutions in the ensemble; with fewer than two there is
     /// none.
-    pub fn new(net: &RsNet, mut members: Vec<usize>) -> Result<Self> {
+    pub fn new(net: &SwitchableNetwork, mut members: Vec<usize>) -> Result<Self> {
         if members.len() < 2 {
             members.clear();
         }
@@ -54,7 +54,12 @@ impl Validation {
     ///
     /// # Errors
     /// As [`DeviceTransfer::batch`].
-    pub fn add(&mut self, net: &RsNet, transfer: &DeviceTransfer, batch: &Batch) -> Result<()> {
+    pub fn add(
+        &mut self,
+        net: &SwitchableNetwork,
+        transfer: &DeviceTransfer,
+        batch: &Batch,
+    ) -> Result<()> {
         let (images, labels) = transfer.batch(batch, net.classes())?;
         let mut pass = net.pass(Mode::Evaluate)?;
         let mut logits = (0..)
@@ -78,7 +83,7 @@ impl Validation {
 
     /// A row for each resolution, in the network's order, then for the ensemble. Waits for the
     /// device.
-    pub fn rows(&self, net: &RsNet) -> Result<Vec<Row>> {
+    pub fn rows(&self, net: &SwitchableNetwork) -> Result<Vec<Row>> {
         let summary = net.summary();
         let images = self.images.max(1) as f64;
         let mut rows = Vec::new();

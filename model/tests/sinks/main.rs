@@ -23,7 +23,7 @@ use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomi
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::networks::{Network, ResNet};
 use rsflow_model::nn::parameters::WeightInit;
-use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use rsflow_model::train::metrics::{Checkpointed, Losses, Metric, Row, Step, Table};
 
@@ -84,7 +84,7 @@ fn snapshot_with(epoch: u64, step: u64, best: Option<Best>) -> Snapshot {
         depth: 18,
         width: 8,
     });
-    let net = RsNet::new(
+    let net = SwitchableNetwork::new(
         &network,
         2,
         &[32],

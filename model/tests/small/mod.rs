@@ -6,7 +6,7 @@
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::networks::{Network, ResNet};
 use rsflow_model::nn::parameters::{Parameters, WeightInit};
-use rsflow_model::nn::rs_net::RsNet;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::optimizer::{Sgd, WeightDecayOn};
 use tch::{Kind, Tensor};
 
@@ -15,8 +15,8 @@ pub fn resnet(depth: u32, width: u32) -> Network {
 }
 
 /// A network small enough for tests.
-pub fn small(sizes: &[u32], start: WeightInit) -> RsNet {
-    RsNet::new(
+pub fn small(sizes: &[u32], start: WeightInit) -> SwitchableNetwork {
+    SwitchableNetwork::new(
         &resnet(18, 4),
         3,
         sizes,

@@ -1,4 +1,4 @@
-//! `DecodeJpeg`: the header now, the pixels when it is known which are wanted.
+//! `DecodeImage`: the header now, the pixels when it is known which are wanted.
 
 use anyhow::Result;
 use rsflow_graph::{
@@ -19,7 +19,7 @@ use crate::preprocess;
 /// is dropped. Decoding is put off until the crop is known.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DecodeJpeg {
+pub struct DecodeImage {
     /// The files.
     input: Input,
     /// How much of each file is checked for damage, at least. What is decoded always is: of most JPEGs
@@ -38,7 +38,7 @@ pub struct DecodeJpeg {
     on_error: Damage,
 }
 
-impl DecodeJpeg {
+impl DecodeImage {
     fn preprocess(&self) -> Preprocess {
         Preprocess {
             max_pixels: self.max_pixels,
@@ -62,7 +62,7 @@ enum VerifyDamage {
     Full,
 }
 
-impl Node for DecodeJpeg {
+impl Node for DecodeImage {
     fn inputs(&self) -> Vec<(&'static str, &Input)> {
         vec![("input", &self.input)]
     }
@@ -87,7 +87,7 @@ impl Node for DecodeJpeg {
     }
 }
 
-impl Map for DecodeJpeg {
+impl Map for DecodeImage {
     type In = EncodedImage;
     type Out = LazyImage;
 
@@ -110,11 +110,12 @@ impl Map for DecodeJpeg {
     }
 }
 
-impl NodeKind for DecodeJpeg {
-    const NAME: &'static str = "DecodeJpeg";
+impl NodeKind for DecodeImage {
+    const NAME: &'static str = "DecodeImage";
     const SUMMARY: &'static str = "decodes images to RGB, once it is known which part is wanted";
     const INPUTS: &'static [Port] = &[input(EncodedImage::NAME)];
     const OUTPUTS: &'static [Port] = &[output(LazyImage::NAME)];
-    const EXAMPLE: &'static str = r#"DecodeJpeg(input: "train_files")"#;
+    const EXAMPLE: &'static str = r#"DecodeImage(input: "train_files")"#;
+    const ALIASES: &'static [&'static str] = &["DecodeJpeg"];
     const TUNING_HINT: &'static str = "smaller image files help";
 }

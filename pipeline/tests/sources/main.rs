@@ -9,7 +9,7 @@ use rsflow_graph::{
 };
 use rsflow_pipeline::images::EncodedImage;
 use rsflow_pipeline::nodes::RandomResizedCrop;
-use rsflow_pipeline::nodes::{self, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, Resize};
+use rsflow_pipeline::nodes::{self, DecodeImage, ImageFolder, ImageNetArchives, ImageTar, Resize};
 
 mod archive;
 #[path = "../end/mod.rs"]
@@ -24,7 +24,7 @@ const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
     Kind::of::<ImageTar>(),
     Kind::of::<ImageNetArchives>(),
-    Kind::of::<DecodeJpeg>(),
+    Kind::of::<DecodeImage>(),
     Kind::of::<RandomResizedCrop>(),
     Kind::of::<Resize>(),
     Kind::of::<nodes::Batch>(),
@@ -43,7 +43,7 @@ fn stream(node: &str) -> Result<Stream, String> {
     let recipe = format!(
         r#"(seed: 5, cpu_workers: 2, nodes: {{
             "files": {node},
-            "images": DecodeJpeg(input: "files"),
+            "images": DecodeImage(input: "files"),
             "crops": RandomResizedCrop(input: "images"),
             "sizes": Resize(input: "crops", sizes: [24, 16], flip: 0.5),
             "batches": Batch(input: "sizes", size: 4),

@@ -192,7 +192,7 @@ fn calibration(images: &Images, by: &Preprocess, sizes: &[u32], batch: u32) -> V
     let mut nodes = vec![
         format!(r#""train_files": {}"#, images.node(true)),
         format!(
-            r#""train_images": DecodeJpeg(input: "train_files", exif_orientation: {exif_orientation}, max_pixels: {max_pixels})"#
+            r#""train_images": DecodeImage(input: "train_files", exif_orientation: {exif_orientation}, max_pixels: {max_pixels})"#
         ),
         format!(r#""train_batches": Batch(input: "train_sizes", size: {batch}, drop_last: false)"#),
     ];

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use rsflow_graph::{Catalogue, Format, Kind, Plan, Recipe, Text, differences, draw};
 use rsflow_pipeline::nodes::{
-    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeJpeg, ImageFolder, ImageNetArchives, ImageTar, Lighting,
+    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeImage, ImageFolder, ImageNetArchives, ImageTar, Lighting,
     RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
 
@@ -14,7 +14,7 @@ const KINDS: &[Kind] = &[
     Kind::of::<ImageTar>(),
     Kind::of::<ImageNetArchives>(),
     Kind::of::<ShapesFolder>(),
-    Kind::of::<DecodeJpeg>(),
+    Kind::of::<DecodeImage>(),
     Kind::of::<RandomResizedCrop>(),
     Kind::of::<Resize>(),
     Kind::of::<ResizeAndCenterCrop>(),
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     // What stands behind a NUL is an override.
     let (text, set) = text.split_once('\0').map_or((text, None), |(text, set)| (text, Some(set)));
     let set: Vec<String> = set.map(str::to_owned).into_iter().collect();
-    differences(text, text);
+    differences(text, text, Catalogue(KINDS));
     let recipe = Recipe::parse(Text::new("fuzz.ron", text), Catalogue(KINDS), &set);
     let plan = recipe.and_then(Plan::new);
     match plan {

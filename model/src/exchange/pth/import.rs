@@ -12,7 +12,7 @@ use super::pickle::{TensorRef, Value};
 use crate::checkpoint::{Best, MOMENTUM_PREFIX, Metadata, Snapshot};
 use crate::nn::networks::Network;
 use crate::nn::parameters::{Declaration, Role, join_problems};
-use crate::nn::rs_net::{ALPHA, check_resolutions, declare};
+use crate::nn::switchable::{ALPHA, check_resolutions, declare};
 use crate::nn::transfer::Normalize;
 
 /// The naming scheme of the tensors in a file.

@@ -1,7 +1,7 @@
 //! The reference implementation's and torchvision's names of our tensors.
 
 use crate::nn::networks::Network;
-use crate::nn::rs_net::ALPHA;
+use crate::nn::switchable::ALPHA;
 
 /// The reference implementation's name of the tensor `name`. Its batch norms are numbered by the
 /// position of their resolution: `bn1.224.weight` is `bn1.bn_0.weight` if 224 is the first of

@@ -25,8 +25,8 @@ use crate::checkpoint::Metadata;
 use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision, ProcessSettings};
 use crate::nn::networks::Network;
 use crate::nn::parameters::WeightInit;
-use crate::nn::rs_net::{BatchNorms, RsNet, check_resolutions};
 use crate::nn::summary::Summary;
+use crate::nn::switchable::{BatchNorms, SwitchableNetwork, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
 use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
@@ -264,9 +264,9 @@ impl Trainer {
         compute: ExecConfig,
         resolutions: &[u32],
         start: WeightInit,
-    ) -> Result<RsNet> {
+    ) -> Result<SwitchableNetwork> {
         let norms = self.batch_norms.of(resolutions);
-        RsNet::with_batch_norms(
+        SwitchableNetwork::with_batch_norms(
             &self.network,
             self.classes,
             resolutions,

@@ -14,7 +14,7 @@ use super::{Trainer, preprocess, resolutions};
 use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
 use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
 use crate::nn::parameters::WeightInit;
-use crate::nn::rs_net::RsNet;
+use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
@@ -26,7 +26,7 @@ use crate::train::validation::Validation;
 /// Everything that a run needs, opened; it becomes the trainer's thread.
 pub(super) struct Session {
     settings: Trainer,
-    net: RsNet,
+    net: SwitchableNetwork,
     optimizer: RunningOptimizer,
     transfer: DeviceTransfer,
     /// Where the run stands, as checkpoints say it.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::checkpoint::{Checkpoint, FORMAT, Metadata, packed};
 use crate::nn::parameters::{Parameter, Role, join_problems};
-use crate::nn::rs_net::RsNet;
+use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::Normalize;
 use crate::train::optimizer::RunningOptimizer;
 
@@ -25,7 +25,7 @@ const ANEW: &str = "; a new run can start from its weights: `start_from` in the 
 
 /// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
 /// of itself.
-pub(super) fn start_from(path: &Path, net: &RsNet, to: &Metadata) -> Result<()> {
+pub(super) fn start_from(path: &Path, net: &SwitchableNetwork, to: &Metadata) -> Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
@@ -120,7 +120,7 @@ pub(super) struct Lengths {
 pub(super) fn resume(
     checkpoint: &Checkpoint,
     at: &mut Metadata,
-    net: &RsNet,
+    net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
     lengths: Lengths,
 ) -> Result<()> {
