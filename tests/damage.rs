@@ -393,7 +393,7 @@ fn a_damaged_image_of_the_validation_is_replaced_and_named() {
         "{stderr}"
     );
     assert!(
-        stderr.contains("  shapes/val/discs_hatched/00001.jpg (val_images): not JPEG, PNG"),
+        stderr.contains("  shapes/val/discs_hatched/00001.jpg (val_images): not a JPEG, PNG"),
         "{stderr}"
     );
     let names: BTreeSet<String> = skipped(folder.path())

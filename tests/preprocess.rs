@@ -370,7 +370,7 @@ fn data_that_cannot_be_read_is_named_with_what_can() {
             "empty is a folder without folders or archives of images",
         ),
         ("text.tar", 2, "text.tar is a file, but not a tar of images"),
-        ("set.tar.gz", 2, "unpack it to a plain tar with `gunzip`"),
+        ("set.tar.gz", 2, "decompress it with `gunzip`"),
         ("flat.tar", 2, "flat.tar is a tar without class folders"),
         (
             "halves.tar",

@@ -426,7 +426,7 @@ fn what_makes_no_sense_is_said() {
         (
             &["--only", "pipeline", "--epochs", "1"],
             1,
-            "train_images (DecodeImage): shapes/train/discs_hatched/00001.jpg: not JPEG, PNG",
+            "train_images (DecodeImage): shapes/train/discs_hatched/00001.jpg: not a JPEG, PNG",
         ),
     ];
     for (arguments, code, words) in cases {
