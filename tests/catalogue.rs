@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rsflow::catalogue::CATALOGUE;
 use rsflow_graph::{Batch, Kind, Payload as _, Plan, Recipe, Role, Text, differences};
+use rsflow_model::train::lookup::trainer_of;
 use rsflow_model::train::metrics::Metric;
-use rsflow_model::train::trains::trainer_of;
 use serde_json::Value;
 
 /// The nodes that scripts touch, in every recipe.

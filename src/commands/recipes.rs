@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text};
-use rsflow_model::train::trains::{Trains, trainer_of};
+use rsflow_model::train::lookup::trainer_of;
+use rsflow_model::train::trains::Trains;
 
 use super::usage::Usage;
 use crate::catalogue::CATALOGUE;

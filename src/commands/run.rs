@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use rsflow_base::run_files;
 use rsflow_graph::{Options, Plan, Resume, RunContext, differences};
 use rsflow_model::checkpoint::Checkpoint;
-use rsflow_model::train::trains::process_settings;
+use rsflow_model::train::lookup::process_settings;
 
 use super::recipes::plan;
 use super::usage::Usage;

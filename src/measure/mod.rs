@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rsflow_graph::{Finished, Measured, Options, Position, RunContext, Running, Workers};
-use rsflow_model::train::trains::process_settings;
+use rsflow_model::train::lookup::process_settings;
 
 use crate::figures::{Figures, rate};
 use crate::process;

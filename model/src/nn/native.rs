@@ -9,8 +9,6 @@ use anyhow::{Result, bail, ensure};
 use tch::kind::Element;
 use tch::{Kind, Tensor};
 
-use crate::nn::compute::FailureKind;
-
 unsafe extern "C" {
     fn rsflow_keep_freed_memory();
     fn rsflow_libtorch_version() -> *const c_char;
@@ -346,6 +344,15 @@ fn to_result(message: *const c_char) -> Result<()> {
         _ => None,
     };
     Err(LibtorchError { kind, message }.into())
+}
+
+/// A kind of failure for which the user can do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Out of memory, on the device or the CPU: less work at once may fit.
+    OutOfMemory,
+    /// A GPU or one of its libraries failed; this process cannot use it any more.
+    Device,
 }
 
 /// An exception of libtorch in a function of the shim.

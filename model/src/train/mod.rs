@@ -6,13 +6,14 @@
 //!   [`optimizer`], [`schedule`], [`loss_scale`]: the update.
 //! - [`validation`]: accuracy and loss at every resolution.
 //! - [`metrics`]: losses, accuracies and checkpoints for the sinks and the command.
-//! - [`trains`]: what the command asks of a node that trains. [`benchmark`]: the speed of its steps.
+//! - [`trains`]: what the command asks of a node that trains; [`lookup`]: which nodes do. [`benchmark`]: the speed of its steps.
 //! - [`batches`]: the graph's batches as `nn::transfer::HostBatch`, and their memory.
 
 pub mod batches;
 pub mod benchmark;
 pub mod distillation;
 pub mod evaluate;
+pub mod lookup;
 pub mod loss_scale;
 pub mod metrics;
 pub mod optimizer;

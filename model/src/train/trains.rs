@@ -1,11 +1,9 @@
 //! What the command asks of a node that trains, whatever its kind.
 
 use anyhow::Result;
-use rsflow_graph::{Plan, Planned, Schema};
+use rsflow_graph::Schema;
 
 use super::benchmark::Benchmark;
-use super::evaluate::Evaluate;
-use super::trainer::Trainer;
 use crate::nn::compute::ProcessSettings;
 use crate::nn::summary::Summary;
 
@@ -26,18 +24,4 @@ pub trait Trains {
     /// # Errors
     /// As [`Trains::summary`]; the device cannot be used, or is out of memory.
     fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark>;
-}
-
-/// What the computing node of a plan needs of the process; `None` if no node computes.
-pub fn process_settings(plan: &Plan) -> Option<ProcessSettings> {
-    plan.nodes().iter().find_map(|planned| {
-        let trainer = trainer_of(planned).map(Trains::process_settings);
-        trainer.or_else(|| planned.node::<Evaluate>().map(Evaluate::process_settings))
-    })
-}
-
-/// The node as one that trains; `None` if it does not. A new kind that trains is a line here.
-pub fn trainer_of(planned: &Planned) -> Option<&dyn Trains> {
-    let trainer: &Trainer = planned.node()?;
-    Some(trainer)
 }

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Running, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata};
+use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
-use rsflow_model::train::trains::process_settings;
 use serde_json::json;
 
 use super::usage::{Usage, refuse_to_replace};

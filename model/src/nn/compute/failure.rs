@@ -2,21 +2,12 @@
 
 use anyhow::Error;
 
-use crate::nn::native::LibtorchError;
+use crate::nn::native::{FailureKind, LibtorchError};
 
-/// What kind of thing failed, where that tells the user what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// The memory of the device, or of the CPU, does not suffice: less work at once may fit.
-    OutOfMemory,
-    /// A GPU or one of its libraries failed; this process cannot use it any more.
-    Device,
-}
-
-/// The kind of failure that an error of libtorch is about, if it is one of those.
+/// The kind of failure of an error of libtorch; `None` for all others.
 ///
-/// The shim's own calls tell it by the type of the C++ exception. tch keeps only the text of one, and
-/// some libraries have no type for it, so that the text decides where there is no type.
+/// The shim's own calls know it from the type of the C++ exception. tch keeps only the text of one, and
+/// some libraries have no type for it: then the text decides.
 pub fn failure_kind(error: &Error) -> Option<FailureKind> {
     let typed = error.chain().find_map(|cause| {
         cause
@@ -26,7 +17,7 @@ pub fn failure_kind(error: &Error) -> Option<FailureKind> {
     typed.or_else(|| kind_of_text(&format!("{error:#}")))
 }
 
-/// Whether an error says that memory does not suffice.
+/// Whether an error says that memory ran out.
 pub fn is_out_of_memory(error: &Error) -> bool {
     failure_kind(error) == Some(FailureKind::OutOfMemory)
 }

@@ -2,7 +2,7 @@
 //!
 //! Resolving a recipe's choices ([`ExecConfig::resolve`]) sets nothing. What libtorch and malloc keep
 //! for the whole process is data ([`ProcessSettings`]) until the program applies it ([`apply`]).
-//! [`failure_kind`] tells errors of memory and of the device from all others.
+//! [`failure_kind`] recognizes errors of memory and of the device.
 
 #[allow(unsafe_code)]
 mod cuda;
@@ -20,8 +20,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+pub use crate::nn::native::FailureKind;
 pub use cuda::{Cuda, Gpu};
-pub use failure::{FailureKind, failure_kind, is_out_of_memory};
+pub use failure::{failure_kind, is_out_of_memory};
 pub use pinned::Pinned;
 pub use process::{ProcessSettings, adopt_thread_count, apply};
 
@@ -168,7 +169,7 @@ pub struct Libtorch {
     pub built_for: String,
     /// The version that is loaded, as far as the files beside it say.
     pub version: Option<String>,
-    /// Where it lies; Linux alone tells.
+    /// Its folder; known on Linux only.
     pub folder: Option<String>,
     /// Whether it has oneDNN, the fast convolutions of the CPU.
     pub onednn: bool,
