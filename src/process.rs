@@ -45,7 +45,7 @@ pub fn prepare(settings: Option<ProcessSettings>) -> Result<()> {
     compute::apply(&settings)
 }
 
-/// The threads of this process, where the system tells.
+/// The number of threads of this process; known on Linux only.
 fn threads() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
@@ -84,12 +84,20 @@ fn interrupt_on_signals(stop: Stop, message: &'static str) -> std::io::Result<()
             tracing::info!("interrupted by a signal");
         });
         next(&mut signals).await;
-        std::process::exit(INTERRUPTED.into());
+        exit_at_once(INTERRUPTED);
     };
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || runtime.block_on(listen))?;
     Ok(())
+}
+
+/// Ends the program without destructors of static objects: other threads still compute, and libtorch
+/// crashes where its globals go away below them.
+#[allow(unsafe_code)]
+fn exit_at_once(code: u8) -> ! {
+    // SAFETY: does not return, and touches no memory of ours.
+    unsafe { libc::_exit(code.into()) }
 }
 
 async fn next([interrupt, terminate]: &mut [Signal; 2]) {

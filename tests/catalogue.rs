@@ -48,7 +48,7 @@ fn walk<'a>(path: &str, schema: &'a Value, look: &mut impl FnMut(&str, &'a Value
 fn names_are_unique_and_in_camel_case() {
     let mut seen = BTreeSet::new();
     for name in CATALOGUE.names() {
-        assert!(seen.insert(name), "{name} stands in the catalogue twice");
+        assert!(seen.insert(name), "{name} is in the catalogue twice");
         assert!(name.starts_with(|c: char| c.is_ascii_uppercase()), "{name}");
         assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "{name}");
     }

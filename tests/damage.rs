@@ -106,7 +106,7 @@ const DAMAGES: &[fn(&mut Vec<u8>)] = &[
     },
 ];
 
-/// Damages 50 of the 84 training images, each in its way; tells which.
+/// Damages 50 of the 84 training images, each in its way; returns which.
 fn damage(folder: &Path) -> Vec<String> {
     let chosen = images(folder).into_iter().skip(20).take(50);
     let damaged: Vec<PathBuf> = chosen.collect();
@@ -346,7 +346,7 @@ fn an_image_that_cannot_be_read_any_more_ends_a_run_or_is_replaced() {
             spoil(&folder.join(&image));
             let name = image.display().to_string();
             if policy != "Fail" {
-                // It has met the image, and goes on.
+                // It has met the image, and continues.
                 let log = folder.join("out/run.log");
                 run::wait_until(&log, || {
                     std::fs::read_to_string(&log).unwrap().contains(&name)

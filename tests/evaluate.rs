@@ -50,17 +50,17 @@ fn predicted_top1(folder: &Path) -> f64 {
         "--top",
         "1",
     ];
-    let told = json(
+    let report = json(
         folder,
         &predict.into_iter().chain(images).collect::<Vec<_>>(),
     );
-    let told = told["images"].as_array().unwrap();
-    let hits = told.iter().filter(|told| {
-        let class = told["predictions"][0]["class"].as_str().unwrap();
-        let image = told["image"].as_str().unwrap();
+    let report = report["images"].as_array().unwrap();
+    let hits = report.iter().filter(|report| {
+        let class = report["predictions"][0]["class"].as_str().unwrap();
+        let image = report["image"].as_str().unwrap();
         image.contains(&format!("/{class}/"))
     });
-    100.0 * hits.count() as f64 / told.len() as f64
+    100.0 * hits.count() as f64 / report.len() as f64
 }
 
 /// What the run in `out` ended with.
@@ -232,9 +232,9 @@ fn images_are_told_apart_as_in_validation() {
         ];
         let images = images.iter().map(String::as_str);
         let arguments: Vec<&str> = common.into_iter().chain(images).collect();
-        let told = json(trained(), &arguments);
-        assert_eq!(told["batch_norm"], norm);
-        for image in told["images"].as_array().unwrap() {
+        let report = json(trained(), &arguments);
+        assert_eq!(report["batch_norm"], norm);
+        for image in report["images"].as_array().unwrap() {
             let predictions = image["predictions"].as_array().unwrap();
             assert_eq!(predictions.len(), 8, "there are no more classes");
             let probability = |p: &Value| p["probability"].as_f64().unwrap();
@@ -259,8 +259,8 @@ fn images_are_told_apart_as_in_validation() {
         .into_iter()
         .chain(all.iter().map(String::as_str))
         .collect();
-    let told = json(trained(), &arguments);
-    let right = told["images"].as_array().unwrap().iter().filter(|image| {
+    let report = json(trained(), &arguments);
+    let right = report["images"].as_array().unwrap().iter().filter(|image| {
         let class = image["predictions"][0]["class"].as_str().unwrap();
         image["image"]
             .as_str()

@@ -68,7 +68,7 @@ fn ten_classes() -> tempfile::TempDir {
 fn a_checkpoint_of_the_reference_is_trained_on_and_goes_back() {
     let folder = ten_classes();
     let folder = folder.path();
-    let told = import(folder, &["--out", "mine.safetensors"]);
+    let report = import(folder, &["--out", "mine.safetensors"]);
     for line in [
         "a checkpoint of the reference implementation",
         "mobilenetv2_x0.25, 10 classes, 679 tensors",
@@ -77,7 +77,7 @@ fn a_checkpoint_of_the_reference_is_trained_on_and_goes_back() {
         "momentum    none",
         "rsflow run RECIPE --resume mine.safetensors",
     ] {
-        assert!(told.contains(line), "{line:?} is not in: {told}");
+        assert!(report.contains(line), "{line:?} is not in: {report}");
     }
 
     // What goes out at once is what came in, under the same names.

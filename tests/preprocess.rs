@@ -82,7 +82,7 @@ fn a_checkpoint_with_and_without_its_description_gives_the_same() {
         })
     };
     let cascade = json!({"Cascade": {"side": 48}});
-    for (recipe, expected, told) in [
+    for (recipe, expected, report) in [
         (
             turned,
             kept(
@@ -122,7 +122,7 @@ fn a_checkpoint_with_and_without_its_description_gives_the_same() {
         };
         let predicted = predict(LAST);
         let stderr = String::from_utf8_lossy(&predicted.stderr);
-        assert!(stderr.ends_with(told), "{stderr}");
+        assert!(stderr.ends_with(report), "{stderr}");
         for checkpoint in ["kept.safetensors", "before.safetensors"] {
             assert_eq!(
                 eval(folder, checkpoint, "shapes", &[]),
@@ -135,8 +135,8 @@ fn a_checkpoint_with_and_without_its_description_gives_the_same() {
         assert_ne!(neither["rows"], last["rows"]);
         let stderr = predict("neither.safetensors").stderr;
         let stderr = String::from_utf8_lossy(&stderr);
-        let told = "its recipe cannot be read: they are made as the reference does";
-        assert!(stderr.contains(told), "{stderr}");
+        let report = "its recipe cannot be read: they are made as the reference does";
+        assert!(stderr.contains(report), "{stderr}");
     }
 }
 

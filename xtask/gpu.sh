@@ -4,7 +4,7 @@
 #   xtask/gpu.sh OUT
 #
 # It needs the release binary and the recipes, nothing else of the checkout, and no compiler. What it is
-# told by the environment, with what is taken where nothing is said:
+# configured by the environment (defaults in parentheses):
 #
 #   RSFLOW     the program (target/release/rsflow)
 #   AGAINST    another program's step, which prints `N images/s` and maybe `peak N GiB`; {arch}, {batch},

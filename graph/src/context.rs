@@ -32,7 +32,7 @@ pub struct World {
     pub rank: u32,
     /// Processes of the run; at least 1.
     pub size: u32,
-    /// The number of the process on its machine, and of the GPU that is its own.
+    /// The number of the process on its machine.
     pub local_rank: u32,
 }
 

@@ -1,7 +1,7 @@
 //! How an image file becomes the pixels that a network is measured on: one description, by which the
 //! validation nodes work, which checkpoints keep, and which `eval` and `predict` follow.
 //!
-//! It stands here, as [`crate::Batch`] does, because both sides need it and neither may know the
+//! It is here, as [`crate::Batch`] is, because both sides need it and neither may know the
 //! other: the data nodes do what it says, the model keeps it.
 
 use anyhow::{Result, ensure};

@@ -33,7 +33,7 @@ pub enum Stage {
 /// What is known of a stream's data once its source has been opened.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
-    /// Items in each epoch, of this process.
+    /// Items in each epoch: of all processes where a source says it, of this process in what a node gets.
     pub items_per_epoch: u64,
     /// Samples of the source in each epoch, those of all processes together. The executor fills it in.
     pub samples: u64,

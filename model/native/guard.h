@@ -1,7 +1,7 @@
 // Shared by the functions of the shim: errors and pointers across the border to Rust.
 //
 // Tensors come as the at::Tensor behind tch's pointers. Each function returns null, or an error
-// message that stays valid until the thread's next call; `rsflow_failure_kind` tells its kind. No exception leaves a function: unwinding
+// message that stays valid until the thread's next call; `rsflow_failure_kind` returns its kind. No exception leaves a function: unwinding
 // C++ frames into Rust is undefined behaviour.
 
 #pragma once

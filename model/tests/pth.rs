@@ -72,9 +72,9 @@ fn the_reference_s_checkpoints_give_its_tensors_and_logits() {
     let expected = fs::read(case("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&expected).unwrap();
     for file in ["checkpoint.pth.tar", "checkpoint_legacy.pth.tar"] {
-        let (told, checkpoint) = imported(&case(file), &network(), &SIZES, folder.path());
-        assert_eq!(told.layout, Layout::Reference);
-        assert_eq!(told.momentum, Momentum::Imported(0), "{file}");
+        let (report, checkpoint) = imported(&case(file), &network(), &SIZES, folder.path());
+        assert_eq!(report.layout, Layout::Reference);
+        assert_eq!(report.momentum, Momentum::Imported(0), "{file}");
         let metadata = checkpoint.metadata();
         assert_eq!((metadata.epoch, metadata.sample_in_epoch), (7, 0));
         let best = metadata.best.unwrap();
@@ -82,7 +82,7 @@ fn the_reference_s_checkpoints_give_its_tensors_and_logits() {
         assert_eq!(metadata.classes, vec![""; 10]);
 
         let single = net(&checkpoint, Kind::Float);
-        assert_eq!(told.tensors, single.parameters().iter().count());
+        assert_eq!(report.tensors, single.parameters().iter().count());
         for parameter in single.parameters().iter() {
             let filled = fill(parameter, &their_name(parameter)).unwrap();
             assert_eq!(values(&parameter.tensor).unwrap(), values(&filled).unwrap());
@@ -317,9 +317,9 @@ fn weights_of_one_resolution_start_every_size() {
     let path = folder.path().join("weights.pth");
     fs::write(&path, write::zip(&state.concat(), &values_of)).unwrap();
 
-    let (told, checkpoint) = imported(&path, &network, &[96, 64], folder.path());
-    assert_eq!(told.layout, Layout::Torchvision);
-    assert_eq!(told.tensors, declared.len());
+    let (report, checkpoint) = imported(&path, &network, &[96, 64], folder.path());
+    assert_eq!(report.layout, Layout::Torchvision);
+    assert_eq!(report.tensors, declared.len());
     assert!(checkpoint.metadata().normalize.is_some());
     assert_eq!(checkpoint.metadata().epoch, 0);
     for parameter in net(&checkpoint, Kind::Float).parameters().iter() {
@@ -408,8 +408,8 @@ fn momentum_follows_the_order_of_the_state_dict() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint.pth.tar");
     fs::write(&path, write::zip(&file(&ids), &stored)).unwrap();
-    let (told, checkpoint) = imported(&path, &network, &[64, 32], folder.path());
-    assert_eq!(told.momentum, Momentum::Imported(ids.len() - 1));
+    let (report, checkpoint) = imported(&path, &network, &[64, 32], folder.path());
+    assert_eq!(report.momentum, Momentum::Imported(ids.len() - 1));
     let best = checkpoint.metadata().best.unwrap();
     assert_eq!((best.epoch, best.first_top1, best.mean), (2, 71.5, 80.25));
     for (at, parameter) in parameters.iter().enumerate().skip(1) {
@@ -424,8 +424,8 @@ fn momentum_follows_the_order_of_the_state_dict() {
     }
 
     fs::write(&path, write::zip(&file(&ids[1..]), &stored)).unwrap();
-    let (told, _) = imported(&path, &network, &[64, 32], folder.path());
-    assert!(matches!(told.momentum, Momentum::Skipped(why) if why.contains("parameters")));
+    let (report, _) = imported(&path, &network, &[64, 32], folder.path());
+    assert!(matches!(report.momentum, Momentum::Skipped(why) if why.contains("parameters")));
 }
 
 #[test]

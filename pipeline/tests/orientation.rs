@@ -264,13 +264,13 @@ fn a_recipe_applies_the_orientation_on_request() {
     };
     for behind in [train, validate] {
         let render = |class: &Path, decode| rendered(class.parent().unwrap(), decode, behind);
-        let told = render(&turned, ", exif_orientation: true");
-        assert!(apart(&told, &render(&upright, "")) <= 10, "{behind}");
+        let report = render(&turned, ", exif_orientation: true");
+        assert!(apart(&report, &render(&upright, "")) <= 10, "{behind}");
         assert_eq!(
             apart(&render(&turned, ""), &render(&lying, "")),
             0,
             "{behind}"
         );
-        assert!(apart(&told, &render(&turned, "")) > 100, "{behind}");
+        assert!(apart(&report, &render(&turned, "")) > 100, "{behind}");
     }
 }

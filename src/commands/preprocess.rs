@@ -30,7 +30,7 @@ pub fn like_training(
         fraction: fraction.unwrap_or(trained.fraction),
         ..trained
     };
-    let mut told = Vec::new();
+    let mut notes = Vec::new();
     if let Resize::Cascade { side } = trained.resize {
         if !sizes.iter().all(|size| trained.reaches(*size)) {
             tell(&format!(
@@ -41,7 +41,7 @@ pub fn like_training(
             by.interpolation = usual.interpolation;
             return by;
         }
-        told.push(format!(
+        notes.push(format!(
             "samples of a picture of {side} pixels (CascadedCenterCrop)"
         ));
     }
@@ -50,22 +50,22 @@ pub fn like_training(
         Resize::Cascade { .. } => Interpolation::Bicubic,
     };
     if trained.interpolation != usual_interpolation {
-        told.push(format!("interpolation {:?}", trained.interpolation));
+        notes.push(format!("interpolation {:?}", trained.interpolation));
     }
     if trained.exif_orientation {
-        told.push("turned by their EXIF orientation".to_owned());
+        notes.push("turned by their EXIF orientation".to_owned());
     }
     let but = match by.fraction == trained.fraction {
         true => "",
         false => " (except --fraction)",
     };
     if but.is_empty() && trained.fraction != usual.fraction {
-        told.push(format!("fraction {}", trained.fraction));
+        notes.push(format!("fraction {}", trained.fraction));
     }
-    if !told.is_empty() {
+    if !notes.is_empty() {
         tell(&format!(
             "preprocessing as in the training run's validation{but}: {}",
-            told.join(", ")
+            notes.join(", ")
         ));
     }
     by

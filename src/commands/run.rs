@@ -78,7 +78,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     };
     tracing::info!(workers = %running.workers(), "selected worker count");
     progress.watch(running.meters(), running.workers().clone());
-    // Not before: a run that goes on may have been refused.
+    // Not before: a resume may have been refused.
     run_dir.write_recipe(plan.recipe_text())?;
     let result = running.wait();
     progress.end();

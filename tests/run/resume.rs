@@ -45,7 +45,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
         assert_eq!(
             losses(&out).len() as u64,
             steps,
-            "the step in hand was finished and logged"
+            "the current step was finished and logged"
         );
 
         // Batches of another size cannot begin in mid-epoch; the attempt leaves all as it is.

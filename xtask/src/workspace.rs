@@ -64,7 +64,7 @@ impl Workspace {
         // Setup has linked to whatever LIBTORCH the user named. Going by the link in every case
         // keeps the value constant: cargo rebuilds the bindings, minutes of work, when it changes.
         cargo.env("LIBTORCH", self.libtorch_link());
-        // A relative folder was meant relative to where the user stands, not to the root.
+        // A relative folder was meant relative to the user's folder, not to the root.
         if let Some(target) = env::var_os("CARGO_TARGET_DIR")
             && let Ok(target) = std::path::absolute(target)
         {

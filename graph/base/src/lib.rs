@@ -1,4 +1,4 @@
-//! What every crate stands on, and what would otherwise be written several times.
+//! What all crates share and would otherwise write several times.
 //!
 //! - [`whole_file`]: files that are complete or absent.
 //! - [`run_files`]: the names of what a run directory holds.

@@ -151,7 +151,7 @@ impl Metadata {
         self.recipe.is_empty()
     }
 
-    /// What an image goes through before the network gets it. `of_recipe` tells how the validation of
+    /// What an image goes through before the network gets it. `of_recipe` says how the validation of
     /// a recipe made images; it is asked where the checkpoint is from before this was kept. Where
     /// nothing is known, images are made as the reference does.
     pub fn image_input(&self, of_recipe: impl FnOnce(&str) -> Option<Preprocess>) -> ImageInput {
@@ -174,7 +174,7 @@ impl Metadata {
         Ok(ComputeHints { float32, ..hints })
     }
 
-    /// Makes sure that data has the classes that the network tells apart. `origin` is what a user
+    /// Makes sure that data has the classes of the network. `origin` is what a user
     /// knows the data by.
     ///
     /// # Errors

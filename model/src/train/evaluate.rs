@@ -37,7 +37,7 @@ pub struct Evaluate {
     /// The checkpoint.
     checkpoint: PathBuf,
     /// Pairs of a size and the resolution whose batch norms it runs with: `[(176, 160)]`. A size
-    /// that stands in no pair has its own, or those of the nearest resolution.
+    /// that is in no pair has its own, or those of the nearest resolution.
     #[serde(default)]
     batch_norms: Vec<(u32, u32)>,
     /// Batches of training images at sizes that were not trained: each of these gets batch norms

@@ -14,8 +14,8 @@ use crate::images::{EncodedImage, LazyImage};
 use crate::pixels::Verify;
 use crate::preprocess;
 
-/// Decodes JPEG, PNG, WebP, TIFF, BMP and Netpbm (PPM, PGM, PBM) to RGB. The format is told by the
-/// first bytes, not by the name; grey, CMYK, YCCK and palettes become RGB as in Pillow, transparency
+/// Decodes JPEG, PNG, WebP, TIFF, BMP and Netpbm (PPM, PGM, PBM) to RGB. The format is detected from
+/// the first bytes, not from the name; grey, CMYK, YCCK and palettes become RGB as in Pillow, transparency
 /// is dropped. Decoding is put off until the crop is known.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

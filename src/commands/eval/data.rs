@@ -1,4 +1,4 @@
-//! Where the images are that a path of the command line names, told by what is there.
+//! The images behind a path of the command line: a folder, a tar or ImageNet's archives.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -57,7 +57,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let message = "interrupted: finishing the current batch; press Ctrl-C again to quit now";
     let finished = process::start(&plan, options, message).and_then(Running::wait);
     progress.end();
-    // What was measured is told, whatever became of the files.
+    // Results are printed even if a file cannot be written.
     let table = progress.last_table();
     if let Some(table) = &table {
         if !is_stdout(arguments.json.as_deref()) {

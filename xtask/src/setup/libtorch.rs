@@ -21,7 +21,7 @@ pub struct Libtorch {
     pub folder: PathBuf,
     /// Its version as it gives it itself, such as `2.11.0+cu130`.
     pub version: String,
-    /// Whether it can use an NVIDIA GPU, as far as its folder tells.
+    /// Whether it can use an NVIDIA GPU, judging by its folder.
     pub cuda: bool,
 }
 
@@ -134,7 +134,7 @@ fn version_of_header(text: &str) -> Option<String> {
 pub mod tests {
     use super::*;
 
-    /// A header as it stands in the release of that version.
+    /// A header as in the release of that version.
     pub fn header(major: u32, minor: u32, patch: u32) -> String {
         format!(
             "#pragma once\n/// Indicates the major version of LibTorch.\n\

@@ -28,8 +28,8 @@ pub(super) fn dry_run(
     let (fits, error) = largest_that_fits(batch, |images| {
         let result = one_step(settings, compute, resolutions, images)
             .and_then(|()| native::synchronize(gpu));
-        let told = native::take_peak_memory(gpu);
-        match told.and_then(|told| native::empty_cache().map(|()| told)) {
+        let peak = native::take_peak_memory(gpu);
+        match peak.and_then(|peak| native::empty_cache().map(|()| peak)) {
             Ok((peak, total)) => {
                 peaks.push((images, peak, total));
                 result
@@ -38,14 +38,14 @@ pub(super) fn dry_run(
             Err(error) => result.and(Err(error)),
         }
     })?;
-    let told = |images: u64| {
+    let peak = |images: u64| {
         let peak = peaks.iter().find(|(of, ..)| *of == images);
         peak.map_or((0, 0), |&(_, peak, total)| (peak, total))
     };
-    tracing::info!(batch, peak_bytes = told(batch).0, "tried a step");
+    tracing::info!(batch, peak_bytes = peak(batch).0, "tried a step");
     let Some(error) = error else { return Ok(()) };
-    let fits = (fits > 0).then(|| (fits, told(fits).0));
-    Err(error.context(too_large(batch, told(batch), fits, settings.recompute)))
+    let fits = (fits > 0).then(|| (fits, peak(fits).0));
+    Err(error.context(too_large(batch, peak(batch), fits, settings.recompute)))
 }
 
 /// What to say where a batch does not fit. Memory in bytes.

@@ -128,16 +128,16 @@ mod tests {
             for (step, values) in [good, good, bad, good, [NAN; 5]].into_iter().enumerate() {
                 watch.record(&loss(values), step as u64 + 1).unwrap();
                 let (found, losses) = watch.read(&[48, 32]).unwrap();
-                let told =
+                let report =
                     first_not_finite(&losses).map(|(term, value)| format!("{term} is {value}"));
                 if step < 2 {
-                    assert_eq!((found, told), (step as u64 + 1, None));
+                    assert_eq!((found, report), (step as u64 + 1, None));
                     assert_eq!(losses.loss, 5.0);
                     assert_eq!(losses.cross_entropy, [(48, 2.0), (32, 3.0)]);
                     assert_eq!(losses.ensemble_cross_entropy, 1.0);
                     assert_eq!(losses.distillation, Some(4.0));
                 } else {
-                    assert_eq!((found, told.as_deref()), (3, Some(expected)));
+                    assert_eq!((found, report.as_deref()), (3, Some(expected)));
                 }
             }
         }

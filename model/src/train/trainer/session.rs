@@ -29,7 +29,7 @@ pub(super) struct Session {
     net: SwitchableNetwork,
     optimizer: RunningOptimizer,
     transfer: DeviceTransfer,
-    /// Where the run stands, as checkpoints say it.
+    /// The run's position, as checkpoints store it.
     at: Metadata,
     lengths: Lengths,
     validation_batches: u64,
@@ -40,7 +40,7 @@ pub(super) struct Session {
     saved: Option<u64>,
 }
 
-/// Where the words of the trainer go.
+/// The trainer's output ports.
 struct Outputs {
     metrics: Sender<Metric>,
     checkpoints: Sender<Checkpointed>,
