@@ -60,7 +60,8 @@ mod tests {
             size,
             local_rank,
         };
-        let cases: [(&[(&str, &str)], Result<World, &str>); 7] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], Result<World, &'a str>);
+        let cases: [Case; 7] = [
             (&[], Ok(world(0, 1, 0))),
             (&[("RANK", "0"), ("WORLD_SIZE", "1")], Ok(world(0, 1, 0))),
             (

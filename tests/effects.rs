@@ -101,11 +101,7 @@ fn an_effect_elsewhere_is_found() {
         "tch::set_num_threads(1)",
         "native::keep_freed_memory();",
     ] {
-        assert_eq!(
-            faults("graph/src/plan/mod.rs", text).is_empty(),
-            false,
-            "{text}"
-        );
+        assert!(!faults("graph/src/plan/mod.rs", text).is_empty(), "{text}");
     }
     assert_eq!(
         faults("src/process.rs", "libc::_exit(130)"),

@@ -83,7 +83,6 @@ pub fn run(job: Job, screen: &Screen) -> Result<Outcome> {
         epochs: job.epochs,
         start: job.start,
         run: job.run,
-        ..Options::default()
     };
     let mut running = match job.on_interrupt {
         Some(message) => process::start(&plan, options, message)?,
