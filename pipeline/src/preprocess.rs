@@ -8,7 +8,7 @@ use crate::pixels::{
     Resizer, Verify, crop,
 };
 
-// `pixels` knows no graph, and says it of its own.
+// `pixels` knows no graph, so it has a constant of its own.
 const _: () = assert!(pixels::DEFAULT_MAX_PIXELS == rsflow_graph::DEFAULT_MAX_PIXELS);
 
 /// The header of an image file, with the size of the upright image, and how that lies in the file.

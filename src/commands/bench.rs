@@ -201,7 +201,7 @@ fn inference(
     let mut batch = 2;
     while batch <= MAX_BATCH {
         let measured = match benchmark.inference(position, batch, time) {
-            Err(error) if is_out_of_memory(&error) => break, // the best so far stands
+            Err(error) if is_out_of_memory(&error) => break, // keep the best so far
             measured => measured?,
         };
         let tried = (batch, measured);

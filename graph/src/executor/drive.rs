@@ -267,8 +267,8 @@ async fn tick(watchdog: &mut Option<Interval>, timeout: Option<Duration>) -> Dur
     }
 }
 
-/// Assigns items to the slots of groups. A group is a run of consecutive positions of the whole order, of which this
-/// process fills its own; so groups are the same whatever the number of processes.
+/// Assigns items to the slots of groups. A group is a run of consecutive positions of the whole
+/// order, of which this process fills its own, so groups do not depend on the number of processes.
 struct Grouping {
     /// Positions in a full group, of all processes.
     size: u64,

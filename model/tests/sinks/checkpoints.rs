@@ -104,7 +104,7 @@ fn checkpoints_of_an_earlier_run() {
         fs::write(folder.join(format!("epoch-00{epoch}.safetensors")), "").unwrap();
     }
 
-    // It goes on from epoch 3, so 7 and 8 neither go nor push out what is new. The best so far is
+    // It resumes from epoch 3, so 7 and 8 neither go nor push out what is new. The best so far is
     // not here (it may be in another run's folder), so the first epoch's takes its place.
     let items = [4, 5].map(|epoch| checkpointed(epoch * 10, Some(epoch), false));
     drive::<Checkpoints, _>(CHECKPOINTS, run.path(), None, items);

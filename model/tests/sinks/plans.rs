@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{expect_all, node};
 
-/// Stands for a trainer in plans.
+/// Takes the place of a trainer in plans.
 #[derive(Deserialize, JsonSchema)]
 struct Talker {}
 

@@ -1,4 +1,4 @@
-//! The map that all nodes are that prepare images to measure with.
+//! The map shared by all nodes that prepare validation images.
 
 use anyhow::Result;
 use rsflow_graph::{Context, Map, Preprocess, Schema};
@@ -13,7 +13,7 @@ pub(super) struct CenterCrop {
 }
 
 impl CenterCrop {
-    /// What it hands on.
+    /// The schema of its output.
     pub fn schema(&self) -> Schema {
         Schema {
             resolutions: self.sizes.clone(),
