@@ -15,7 +15,7 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         return Ok(File::options().write(true).open(path)?.write_all(content)?);
     }
-    whole_file::write(path, |mut file| Ok(file.write_all(content)?))
+    whole_file::write(path, |file| Ok(file.write_all(content)?))
 }
 
 /// Checks early that a file can be written there later. `option` is named in the error.

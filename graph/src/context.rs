@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
+use crate::journal::Journal;
 use crate::stop::Stop;
 use crate::trace::Trace;
 
@@ -19,6 +20,8 @@ pub struct RunContext {
     pub run_dir: Option<PathBuf>,
     /// The checkpoint to resume from.
     pub resume: Option<Resume>,
+    /// The logs, for which checkpoints wait.
+    pub journal: Journal,
     /// Ends the run when it is asked to.
     pub stop: Stop,
     /// Records what every thread does.

@@ -11,6 +11,7 @@
 //! | `node`, `node_id` | node kinds and their catalogue; a node's name |
 //! | `plan` | names, types, schemas, cycles |
 //! | `context` | what a run knows beyond its recipe: its world, run directory, checkpoint to resume |
+//! | `journal` | how far the logs of a run are on the disk |
 //! | `draw` | a plan as Mermaid, graphviz or SVG |
 //! | `problem`, `words` | errors in a recipe as they are printed; lists and counts in messages |
 //! | `schema` | the types of parameters in words |
@@ -29,6 +30,7 @@ mod draw;
 mod executor;
 mod fields;
 mod item;
+mod journal;
 mod node;
 mod node_id;
 mod plan;
@@ -57,6 +59,7 @@ pub use executor::{
     Failure, Feed, FeedWith, Finished, Options, RunError, Running, Skipped, Tap, Workers,
 };
 pub use item::{Item, Key, Message, Payload};
+pub use journal::{Journal, LogWriter};
 pub use node::{
     Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Role, Schema,
 };

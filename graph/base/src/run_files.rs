@@ -8,6 +8,24 @@
 //! | `metrics.jsonl` | losses and accuracies | `MetricsLog` |
 //! | `tensorboard/` | the same for TensorBoard | `TensorBoard` |
 //! | `checkpoints/` | `last`, `best`, `abandoned`, `epoch-NNN` `.safetensors` | `Checkpoints` |
+//!
+//! # What agrees at any time
+//! A run may be killed between any two system calls, and the machine may lose its power. The files are
+//! written in an order by which a resume can always repair what was left undone:
+//!
+//! 1. The logs (`metrics.jsonl`, events) up to step N, validation and final line included, are on the
+//!    disk before the checkpoint of step N has a name. So a log may be ahead of `last`, never behind: a
+//!    resume cuts `metrics.jsonl` back to its checkpoint.
+//! 2. A checkpoint is written under a temporary name, forced to the disk, and renamed: to `last` within
+//!    an epoch, to `epoch-NNN` at the end of one. `epoch-NNN` may be ahead of `last`; the resumed run
+//!    writes it again.
+//! 3. `last` becomes `epoch-NNN`, then `best` if it is the best. `best` may be behind what `last` names
+//!    as the best; then `epoch-NNN` is still there, and a resume makes it `best`.
+//! 4. Old `epoch-NNN` are removed when all this is on the disk. A resume removes those that are left.
+//!
+//! So a resume from `last` gives the files of a run that was never ended; that of a finished run
+//! completes 3 and 4. Files of these names with a `.partial` ending are what a killed run left; the next
+//! one removes them.
 
 use std::path::{Path, PathBuf};
 

@@ -73,6 +73,9 @@ pub struct Metadata {
     pub seed: u64,
     /// The best validation so far; `None` before the first.
     pub best: Option<Best>,
+    /// The last validation of the run; `None` before the first, and in files from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validated>,
     /// The scale of the loss, where it was trained in float16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleState>,
@@ -95,6 +98,10 @@ fn checked_preprocess<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Prepr
     checked
         .map(Some)
         .map_err(|error| D::Error::custom(format!("{error:#}")))
+}
+
+fn nan_for_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// All that is done to an image file before the network gets it.
@@ -131,6 +138,7 @@ impl Metadata {
             samples_per_epoch: None,
             seed: 0,
             best: None,
+            validation: None,
             loss_scale: None,
             recipe: String::new(),
         }
@@ -221,6 +229,37 @@ impl Metadata {
         let nearest = norms.min_by_key(|&norm| (norm.abs_diff(size), std::cmp::Reverse(norm)));
         nearest.unwrap_or(size)
     }
+}
+
+/// The results of a validation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Validated {
+    /// The epoch before it, counted from 0.
+    pub epoch: u64,
+    /// Validation images.
+    pub images: u64,
+    /// A row for each resolution, in the order of the recipe, then for the ensemble.
+    pub rows: Vec<Row>,
+}
+
+/// The results of a resolution or of the ensemble.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// `None`: the ensemble.
+    pub resolution: Option<u32>,
+    /// The resolution whose batch norms it used, usually its own. `None`: the ensemble.
+    pub batch_norm: Option<u32>,
+    /// Accuracy in percent.
+    pub top1: f64,
+    /// Accuracy in percent.
+    pub top5: f64,
+    /// Mean cross-entropy. JSON has null for what is not finite.
+    #[serde(deserialize_with = "nan_for_null")]
+    pub loss: f64,
+    /// Multiply-adds of one image; for the ensemble the sum over its members.
+    pub multiply_adds: u64,
+    /// Shared and private parameters.
+    pub parameters: u64,
 }
 
 /// The scale of the loss in float16.

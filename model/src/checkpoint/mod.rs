@@ -20,7 +20,7 @@ use safetensors::Dtype;
 use tch::Kind;
 
 pub use file::Checkpoint;
-pub use metadata::{Best, FORMAT, ImageInput, LossScaleState, Metadata};
+pub use metadata::{Best, FORMAT, ImageInput, LossScaleState, Metadata, Row, Validated};
 pub(crate) use snapshot::is_finite;
 pub use snapshot::{Snapshot, write_atomically};
 

@@ -1,7 +1,6 @@
 //! A checkpoint in memory, and writing it to a file.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -119,7 +118,7 @@ impl Snapshot {
         Ok(header)
     }
 
-    fn write(&self, file: &File) -> Result<()> {
+    fn write(&self, file: &mut dyn Write) -> Result<()> {
         let header = self.header()?;
         let mut writer = BufWriter::new(file);
         writer.write_all(&(header.len() as u64).to_le_bytes())?;

@@ -1,7 +1,8 @@
 //! The node `Checkpoints`: the trainer's checkpoints as files.
 //!
 //! Every file is complete at any time, also after a crash of the machine: it is written under a
-//! temporary name and then renamed. An old file is removed only after the new one is in place.
+//! temporary name and then renamed. What may be ahead of what, and what a resume repairs, is written
+//! down in [`run_files`](rsflow_base::run_files).
 
 use std::fs::{self, File};
 use std::io;
@@ -9,8 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use rsflow_base::run_files::{ABANDONED, BEST, CHECKPOINTS, LAST, epochs_of, of_epoch};
+use rsflow_base::{disk, whole_file};
 use rsflow_graph::{
-    Build, Demand, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Sink, Stage,
+    Build, Demand, Incoming, Input, Journal, Node, NodeKind, Payload, Port, Report, Schema, Sink,
+    Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,8 +22,6 @@ use serde::Deserialize;
 use super::{input, lock, run_dir, with_hint};
 use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::train::metrics::Checkpointed;
-use rsflow_base::run_files::{ABANDONED, BEST, CHECKPOINTS, LAST, epochs_of, of_epoch};
-use rsflow_base::whole_file::{self, partial};
 
 /// Writes checkpoints to the folder `checkpoints` of the run directory: `last.safetensors`,
 /// `best.safetensors` and, after every epoch, `epoch-NNN.safetensors`. A resume from an earlier
@@ -69,9 +71,10 @@ impl Node for Checkpoints {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let folder = run_dir(build)?.join(CHECKPOINTS);
-        let mut writer = CheckpointWriter::open(folder, self.keep).map_err(with_hint)?;
+        let journal = build.run.journal.clone();
+        let writer = CheckpointWriter::open(folder, self.keep, journal).map_err(with_hint)?;
         if let Some(resumed) = build.resume::<Checkpoint>()? {
-            writer.rewind_to(resumed).map_err(with_hint)?;
+            writer.resume(resumed).map_err(with_hint)?;
         }
         Ok(Stage::sink(writer))
     }
@@ -96,115 +99,140 @@ impl NodeKind for Checkpoints {
 struct CheckpointWriter {
     folder: PathBuf,
     keep: usize,
-    /// Whether the best checkpoint is later than the one that was resumed, so not of this run.
-    best_is_abandoned: bool,
+    journal: Journal,
     /// Locked while it is open.
     _lock: File,
 }
 
 impl CheckpointWriter {
-    fn open(folder: PathBuf, keep: usize) -> Result<Self> {
+    fn open(folder: PathBuf, keep: usize, journal: Journal) -> Result<Self> {
         let cannot = || format!("cannot write checkpoints to {}", folder.display());
         fs::create_dir_all(&folder).with_context(cannot)?;
         let locked = File::open(&folder).with_context(cannot)?;
         lock(&locked, &folder)?;
-        // Left by a killed run. Removed before anything is written: one may be a hard link to a
-        // good checkpoint, which writing to it would destroy.
-        for name in names(&folder).with_context(cannot)? {
-            if name.starts_with('.') && name.ends_with(".safetensors.partial") {
-                let path = folder.join(name);
-                fs::remove_file(&path)
-                    .with_context(|| format!("cannot remove {}", path.display()))?;
-                tracing::info!("removed the unfinished {}", path.display());
-            }
-        }
+        whole_file::remove_unfinished(&folder, is_ours).with_context(cannot)?;
         // Fails now if the folder is not writable, not after hours of training.
-        let probe = partial(&folder.join("probe.safetensors"));
-        File::create_new(&probe)
-            .and_then(|_| fs::remove_file(&probe))
-            .with_context(cannot)?;
+        whole_file::check_writable(&folder).with_context(cannot)?;
         Ok(Self {
             folder,
             keep,
-            best_is_abandoned: false,
+            journal,
             _lock: locked,
         })
     }
 
-    /// Makes the resumed checkpoint the last one, which a further resume would take. Checkpoints
-    /// later than it belong to the abandoned run: its last one is kept under another name, since
-    /// there may be no other copy, and its best one does not count.
-    fn rewind_to(&mut self, resumed: &Checkpoint) -> Result<()> {
-        let position = |checkpoint: &Checkpoint| {
-            let metadata = checkpoint.metadata();
-            (metadata.epoch, metadata.step)
+    /// Completes what a run that was ended left to do, so that the folder is as [`rsflow_base::run_files`] promises:
+    /// the resumed checkpoint is the last one, which a further resume would take, the best one is that
+    /// which it names, and old ones are gone.
+    ///
+    /// Checkpoints later than it belong to the abandoned run: its last one is kept under another name,
+    /// since there may be no other copy.
+    fn resume(&self, resumed: &Checkpoint) -> Result<()> {
+        let last = self.folder.join(LAST);
+        // Canonical: a hard link to a relative symbolic link may dangle in another folder.
+        let source = fs::canonicalize(resumed.path());
+        let source = source.context("cannot find the checkpoint to resume from")?;
+        let here = fs::canonicalize(&self.folder).is_ok_and(|here| source.parent() == Some(&here));
+        let replaced = match Checkpoint::open(&last) {
+            Ok(other) => place(&other) > place(resumed),
+            Err(_) => last.exists() || here,
         };
-        let is_later = |name| {
-            let other = Checkpoint::open(&self.folder.join(name));
-            other.is_ok_and(|other| position(&other) > position(resumed))
-        };
-        self.best_is_abandoned = is_later(BEST);
-        if is_later(LAST) {
-            let last = self.folder.join(LAST);
-            link_or_copy(&last, &self.folder.join(ABANDONED))?;
-            // Canonical: a hard link to a relative symbolic link may dangle in another folder.
-            let resumed = fs::canonicalize(resumed.path());
-            let resumed = resumed.context("cannot find the checkpoint to resume from")?;
-            link_or_copy(&resumed, &last)?;
-            self.sync()?;
-            tracing::info!(
-                "renamed {LAST}, which is later than the resumed checkpoint, to {ABANDONED}"
-            );
+        if replaced {
+            if last.exists() {
+                link_or_copy(&last, &self.folder.join(ABANDONED))?;
+                tracing::info!(
+                    "renamed {LAST}, which is later than the resumed checkpoint or damaged, to {ABANDONED}"
+                );
+            }
+            link_or_copy(&source, &last)?;
         }
-        Ok(())
+        self.restore_best(resumed)?;
+        self.sync()?;
+        self.prune(resumed.metadata().epoch)
     }
 
-    fn write(&mut self, item: &Checkpointed) -> Result<()> {
+    /// Makes the file of the best checkpoint the one that `resumed` names as its run's best.
+    fn restore_best(&self, resumed: &Checkpoint) -> Result<()> {
+        let Some(best) = resumed.metadata().best else {
+            return Ok(());
+        };
+        let is_it = |path: &PathBuf| {
+            let file = Checkpoint::open(path);
+            file.is_ok_and(|file| {
+                let found = file.metadata();
+                found.best == Some(best)
+                    && (found.epoch, found.sample_in_epoch) == (best.epoch + 1, 0)
+            })
+        };
+        let to = self.folder.join(BEST);
+        if is_it(&to) {
+            return Ok(());
+        }
+        // The resumed checkpoint may be in the folder of another run.
+        let theirs = resumed.path().parent().unwrap_or(Path::new(""));
+        let of_epoch = of_epoch(best.epoch + 1);
+        let found = [
+            self.folder.join(&of_epoch),
+            theirs.join(&of_epoch),
+            theirs.join(BEST),
+        ]
+        .into_iter()
+        .chain([resumed.path().to_owned()])
+        .find(is_it);
+        match found {
+            Some(from) => {
+                let from = fs::canonicalize(from).context("cannot find the best checkpoint")?;
+                link_or_copy(&from, &to)
+            }
+            None => {
+                tracing::warn!(
+                    "the best checkpoint so far, of epoch {}, is neither in {} nor beside {}: {BEST} is \
+                     written when an epoch beats it",
+                    best.epoch + 1,
+                    self.folder.display(),
+                    resumed.path().display()
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, item: &Checkpointed) -> Result<()> {
         let start = Instant::now();
+        if !self.journal.wait_for(item.metrics)? {
+            tracing::warn!(
+                step = item.snapshot.metadata().step,
+                "a checkpoint is not written, for the log of what was before it is not"
+            );
+            return Ok(());
+        }
         let name = item.end_of_epoch.map_or_else(|| LAST.to_owned(), of_epoch);
         let path = self.folder.join(&name);
         write_atomically(&item.snapshot, &path)?;
-        let ends_epoch = item.end_of_epoch.is_some();
-        // The best checkpoint may be in the run directory of the resumed run.
-        let has_best = !self.best_is_abandoned && self.folder.join(BEST).exists();
-        let best = item.best || ends_epoch && !has_best;
-        let others: Vec<&str> = [(LAST, ends_epoch), (BEST, best)]
-            .into_iter()
-            .filter_map(|(name, wanted)| wanted.then_some(name))
-            .collect();
-        for name in &others {
-            let of = match *name {
-                BEST if !item.best => self.best_so_far(item).unwrap_or_else(|| path.clone()),
-                _ => path.clone(),
-            };
-            link_or_copy(&of, &self.folder.join(name))?;
-        }
-        if !others.is_empty() {
-            self.sync()?;
-        }
-        self.best_is_abandoned &= !best;
         tracing::info!(
             step = item.snapshot.metadata().step,
-            also = others.join(", "),
+            best = item.best,
             seconds = start.elapsed().as_secs_f64(),
             "wrote the checkpoint {}",
             path.display(),
         );
-        item.end_of_epoch
-            .map_or(Ok(()), |newest| self.prune(newest))
+        let Some(epochs) = item.end_of_epoch else {
+            return Ok(());
+        };
+        // In this order: while the best file is not the one that the last checkpoint names, that one is
+        // still there under the name of its epoch.
+        link_or_copy(&path, &self.folder.join(LAST))?;
+        if item.best {
+            link_or_copy(&path, &self.folder.join(BEST))?;
+        }
+        self.sync()?;
+        self.prune(epochs)
     }
 
     /// Makes the names in the folder survive a power failure.
     fn sync(&self) -> Result<()> {
-        whole_file::sync_folder_of(&self.folder.join(LAST))
+        disk::sync_folder_of(&self.folder.join(LAST))
             .with_context(|| format!("cannot write the folder {}", self.folder.display()))
-    }
-
-    /// The checkpoint of the epoch that was the best so far, if it is still there.
-    fn best_so_far(&self, item: &Checkpointed) -> Option<PathBuf> {
-        let best = item.snapshot.metadata().best?;
-        let path = self.folder.join(of_epoch(best.epoch + 1));
-        path.exists().then_some(path)
     }
 
     /// Removes the checkpoints of epochs up to `newest` except the newest `keep`. Later ones belong
@@ -217,7 +245,7 @@ impl CheckpointWriter {
         epochs.sort_unstable();
         for epoch in epochs.into_iter().rev().skip(self.keep) {
             let path = self.folder.join(of_epoch(epoch));
-            match fs::remove_file(&path) {
+            match disk::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| {
                         format!("cannot remove the old checkpoint {}", path.display())
@@ -241,6 +269,16 @@ impl Sink for CheckpointWriter {
     fn queue(&self) -> usize {
         1
     }
+}
+
+/// Where in its run a checkpoint was taken; a later one is greater.
+fn place(checkpoint: &Checkpoint) -> (u64, u64) {
+    let metadata = checkpoint.metadata();
+    (metadata.epoch, metadata.step)
+}
+
+fn is_ours(name: &str) -> bool {
+    matches!(name, LAST | BEST | ABANDONED) || epochs_of(name).is_some()
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {

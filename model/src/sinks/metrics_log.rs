@@ -1,21 +1,22 @@
 //! The node `MetricsLog`: metrics as JSON lines.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rsflow_base::run_files::METRICS;
+use rsflow_base::{disk, whole_file};
 use rsflow_graph::{
-    Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Sink, Stage,
+    Build, Incoming, Input, Journal, LogWriter, Node, NodeKind, Payload, Port, Report, Schema,
+    Sink, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{append, input, lock, run_dir, with_hint};
+use super::{append, input, join, lock, run_dir, with_hint};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::train::metrics::Metric;
-use rsflow_base::run_files::METRICS;
-use rsflow_base::whole_file;
 
 /// Writes the metrics of a run to `metrics.jsonl` in the run directory, one JSON object per
 /// line. Its `kind` is "step" (the loss), "epoch" or "final" (the results of a validation). A
@@ -39,7 +40,7 @@ impl Node for MetricsLog {
     fn build(&self, build: &Build) -> Result<Stage> {
         let resumed = build.resume::<Checkpoint>()?.map(Checkpoint::metadata);
         let path = run_dir(build)?.join(METRICS);
-        let log = Log::open(path, resumed).map_err(with_hint)?;
+        let log = Log::open(path, resumed, &build.run.journal).map_err(with_hint)?;
         Ok(Stage::sink(log))
     }
 }
@@ -56,35 +57,56 @@ impl NodeKind for MetricsLog {
 struct Log {
     path: PathBuf,
     file: File,
+    /// The offset of the last line, if it is the final one of a run that is resumed after its end.
+    final_line: Option<u64>,
+    writer: LogWriter,
 }
 
 impl Log {
-    fn open(path: PathBuf, resumed: Option<&Metadata>) -> Result<Self> {
-        let file = open_locked(&path)?;
-        let file = match resumed {
-            None => {
-                file.set_len(0)
-                    .or_else(|error| match error.kind() {
-                        // A pipe or a device has no length.
-                        ErrorKind::InvalidInput => Ok(()),
-                        _ => Err(error),
-                    })
-                    .with_context(|| cannot(&path))?;
-                file
-            }
+    fn open(path: PathBuf, resumed: Option<&Metadata>, journal: &Journal) -> Result<Self> {
+        let mut file = open_locked(&path)?;
+        let mut final_line = None;
+        match resumed {
+            None => disk::set_len(&file, 0)
+                .or_else(|error| match error.kind() {
+                    // A pipe or a device has no length.
+                    ErrorKind::InvalidInput => Ok(()),
+                    _ => Err(error),
+                })
+                .with_context(|| cannot(&path))?,
             Some(checkpoint) => {
+                remove_unfinished(&path).with_context(|| cannot(&path))?;
                 let before = fs::read(&path).with_context(|| cannot(&path))?;
                 let after = truncate_after(&before, checkpoint);
-                if after == before {
-                    file
-                } else {
-                    whole_file::write(&path, |mut file| Ok(file.write_all(&after)?))
+                final_line = offset_of_final(&after);
+                if after != before {
+                    whole_file::write(&path, |file| Ok(file.write_all(&after)?))
                         .with_context(|| cannot(&path))?;
-                    open_locked(&path)?
+                    file = open_locked(&path)?;
                 }
             }
-        };
-        Ok(Self { path, file })
+        }
+        Ok(Self {
+            writer: join(journal, &file, &path)?,
+            path,
+            file,
+            final_line,
+        })
+    }
+
+    fn write(&mut self, metric: &Metric) -> Result<()> {
+        if let Some(offset) = self.final_line {
+            if matches!(metric, Metric::Final(_)) {
+                return Ok(()); // It is there.
+            }
+            // The run continues.
+            disk::set_len(&self.file, offset).with_context(|| cannot(&self.path))?;
+            self.final_line = None;
+        }
+        let mut line = serde_json::to_vec(metric).context("cannot write a metric as JSON")?;
+        line.push(b'\n');
+        // In one write, so that other programs read whole lines.
+        append(&self.file, &self.path, &line)
     }
 }
 
@@ -97,14 +119,18 @@ impl Sink for Log {
             Metric::Validating(_) => false,
             Metric::Epoch(_) | Metric::Final(_) => true,
         };
-        if !wanted {
-            return Ok(());
+        if wanted {
+            self.write(&metric).map_err(with_hint)?;
         }
-        let mut line = serde_json::to_vec(&metric).context("cannot write a metric as JSON")?;
-        line.push(b'\n');
-        // In one write, so that other programs read whole lines.
-        append(&self.file, &self.path, &line)
+        self.writer.accepted();
+        Ok(())
     }
+}
+
+/// Removes what a killed run left of a log that it was rewriting.
+fn remove_unfinished(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    whole_file::remove_unfinished(folder, |name| name == METRICS)
 }
 
 fn cannot(path: &Path) -> String {
@@ -131,22 +157,38 @@ fn truncate_after(log: &[u8], checkpoint: &Metadata) -> Vec<u8> {
         .collect()
 }
 
-fn is_before(line: &[u8], checkpoint: &Metadata) -> bool {
-    #[derive(Deserialize)]
-    struct Line {
-        kind: String,
-        epoch: u64,
-        step: u64,
+/// Where the last line begins, if it is that of a run's end.
+fn offset_of_final(log: &[u8]) -> Option<u64> {
+    let body = log.strip_suffix(b"\n")?;
+    let begin = body.iter().rposition(|byte| *byte == b'\n');
+    let begin = begin.map_or(0, |newline| newline + 1);
+    let line = Line::parse(&body[begin..])?;
+    (line.kind == "final").then_some(begin as u64)
+}
+
+#[derive(Deserialize)]
+struct Line {
+    kind: String,
+    epoch: u64,
+    step: u64,
+}
+
+impl Line {
+    /// `None`: it was truncated when a run was killed.
+    fn parse(line: &[u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
     }
-    // A line that is not such an object was truncated when a run was killed.
-    let Ok(line) = serde_json::from_slice::<Line>(line) else {
+}
+
+fn is_before(line: &[u8], checkpoint: &Metadata) -> bool {
+    let Some(line) = Line::parse(line) else {
         return false;
     };
     match line.kind.as_str() {
-        // The run continues.
-        "final" => false,
-        // The validation of the checkpoint's own epoch is repeated.
+        // The validation of an epoch is logged before the checkpoint at its end.
         "epoch" => line.epoch < checkpoint.epoch,
+        // Only if the checkpoint is that of the run's end; see `Log::final_line`.
+        "final" => line.epoch + 1 == checkpoint.epoch && checkpoint.sample_in_epoch == 0,
         // By epoch first: with another batch size, the steps have other numbers.
         _ => (line.epoch, line.step) <= (checkpoint.epoch, checkpoint.step),
     }

@@ -12,12 +12,14 @@ pub use checkpoints::Checkpoints;
 pub use metrics_log::MetricsLog;
 pub use tensorboard::TensorBoard;
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, bail};
-use rsflow_graph::{Build, Port};
+use anyhow::{Context, Error, Result, bail, ensure};
+use rsflow_base::disk;
+use rsflow_graph::{Build, Journal, LogWriter, Port};
 
 /// The one input that every sink has.
 const fn input(carries: &'static str) -> Port {
@@ -50,16 +52,43 @@ fn lock(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Appends all of `bytes` or nothing: a partial write, as on a full disk, is truncated.
-fn append(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
+fn append(file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
     let length = file.metadata().map(|metadata| metadata.len());
-    let written = file.write_all(bytes);
-    if let (Err(_), Ok(length)) = (&written, length) {
-        // The first error is the one to report.
-        let _ = file.set_len(length);
+    let written = disk::write_all(file, bytes);
+    if written.is_err()
+        && let Ok(length) = length
+    {
+        let _ = disk::set_len(file, length);
     }
     written
         .with_context(|| format!("cannot write {}", path.display()))
         .map_err(with_hint)
+}
+
+/// Adds a log to those that checkpoints wait for.
+fn join(journal: &Journal, file: &File, path: &Path) -> Result<LogWriter> {
+    let (file, path) = (file.try_clone()?, path.to_owned());
+    Ok(journal.add(move || sync(&file, &path).map_err(with_hint)))
+}
+
+/// Forces a log to the disk, and makes sure that it still has its name.
+fn sync(file: &File, path: &Path) -> Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    let ours = file.metadata().with_context(cannot)?;
+    if !ours.is_file() {
+        return Ok(()); // A pipe or a device.
+    }
+    disk::sync(file).with_context(cannot)?;
+    let named = fs::metadata(path).with_context(|| {
+        let path = path.display();
+        format!("{path} was removed while the run was writing to it")
+    })?;
+    ensure!(
+        (named.dev(), named.ino()) == (ours.dev(), ours.ino()),
+        "{} was replaced by another file while the run was writing to it",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Adds to an I/O error what can be done about it.

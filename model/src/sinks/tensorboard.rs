@@ -15,12 +15,13 @@ use anyhow::{Context, Result};
 use prost::Message;
 use rsflow_base::run_files::TENSORBOARD;
 use rsflow_graph::{
-    Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Sink, Stage,
+    Build, Incoming, Input, Journal, LogWriter, Node, NodeKind, Payload, Port, Report, Schema,
+    Sink, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{append, input, run_dir, with_hint};
+use super::{append, input, join, run_dir, with_hint};
 use crate::train::metrics::{Metric, Step, Table};
 
 /// TensorBoard reads files with this prefix, in the order of their names.
@@ -46,7 +47,7 @@ impl Node for TensorBoard {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let folder = run_dir(build)?.join(TENSORBOARD);
-        let events = Events::open(&folder).map_err(with_hint)?;
+        let events = Events::open(&folder, &build.run.journal).map_err(with_hint)?;
         Ok(Stage::sink(events))
     }
 }
@@ -66,11 +67,12 @@ struct Events {
     started: bool,
     /// The step of the last written validation.
     validated: Option<u64>,
+    writer: LogWriter,
 }
 
 impl Events {
     /// Creates an event file.
-    fn open(folder: &Path) -> Result<Self> {
+    fn open(folder: &Path, journal: &Journal) -> Result<Self> {
         let cannot = || format!("cannot write events to {}", folder.display());
         fs::create_dir_all(folder).with_context(cannot)?;
         let mut seconds = now() as u64;
@@ -88,6 +90,7 @@ impl Events {
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let events = Self {
+            writer: join(journal, &file, &path)?,
             path,
             file,
             started: false,
@@ -139,9 +142,8 @@ impl Sink for Events {
         match metric {
             Metric::Step(step) => {
                 self.start(step.step)?;
-                match step_scalars(&step) {
-                    Some(scalars) => self.scalars(step.step, scalars),
-                    None => Ok(()),
+                if let Some(scalars) = step_scalars(&step) {
+                    self.scalars(step.step, scalars)?;
                 }
             }
             // The final table usually repeats that of the last epoch.
@@ -149,10 +151,12 @@ impl Sink for Events {
                 self.validated = Some(table.step);
                 // After the losses of the step before the validation.
                 self.start(table.step + 1)?;
-                self.scalars(table.step, table_scalars(&table))
+                self.scalars(table.step, table_scalars(&table))?;
             }
-            Metric::Epoch(_) | Metric::Final(_) | Metric::Validating(_) => Ok(()),
+            Metric::Epoch(_) | Metric::Final(_) | Metric::Validating(_) => {}
         }
+        self.writer.accepted();
+        Ok(())
     }
 }
 

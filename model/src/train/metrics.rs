@@ -7,6 +7,8 @@ use serde::{Serialize, Serializer};
 
 use crate::checkpoint::Snapshot;
 
+pub use crate::checkpoint::Row;
+
 /// A metric. In JSON, an object with its variant in `kind`. The field names are JSON keys.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -91,25 +93,6 @@ pub struct Table {
     pub seconds: f64,
 }
 
-/// The results of a resolution or of the ensemble.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// `None`: the ensemble.
-    pub resolution: Option<u32>,
-    /// The resolution whose batch norms it used, usually its own. `None`: the ensemble.
-    pub batch_norm: Option<u32>,
-    /// Accuracy in percent.
-    pub top1: f64,
-    /// Accuracy in percent.
-    pub top5: f64,
-    /// Mean cross-entropy.
-    pub loss: f64,
-    /// Multiply-adds of one image; for the ensemble the sum over its members.
-    pub multiply_adds: u64,
-    /// Shared and private parameters.
-    pub parameters: u64,
-}
-
 impl Payload for Metric {
     const NAME: &'static str = "metrics";
 }
@@ -122,6 +105,8 @@ pub struct Checkpointed {
     pub end_of_epoch: Option<u64>,
     /// Whether its validation is the best of the run so far.
     pub best: bool,
+    /// Metrics that the trainer sent before it. They have to be on the disk before it is.
+    pub metrics: u64,
 }
 
 impl Payload for Checkpointed {

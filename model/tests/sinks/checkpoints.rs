@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 use std::sync::Arc;
 
 use rsflow_graph::Item;
@@ -104,13 +105,11 @@ fn checkpoints_of_an_earlier_run() {
         fs::write(folder.join(format!("epoch-00{epoch}.safetensors")), "").unwrap();
     }
 
-    // It resumes from epoch 3, so 7 and 8 neither go nor push out what is new. The best so far is
-    // not here (it may be in another run's folder), so the first epoch's takes its place.
+    // It resumes from epoch 3, so 7 and 8 neither go nor push out what is new.
     let items = [4, 5].map(|epoch| checkpointed(epoch * 10, Some(epoch), false));
     drive::<Checkpoints, _>(CHECKPOINTS, run.path(), None, items);
     let expected = [
         ".notes.partial",
-        "best.safetensors",
         "epoch-004.safetensors",
         "epoch-005.safetensors",
         "epoch-007.safetensors",
@@ -132,20 +131,24 @@ fn what_a_resume_leaves_behind_is_neither_last_nor_best() {
         let checkpoint = Checkpoint::open(&path(name)).unwrap();
         checkpoint.metadata().epoch
     };
-    for (name, epoch) in [("epoch-002", 2), ("epoch-003", 3), ("best", 5), ("last", 5)] {
-        write_atomically(&snapshot(epoch, 10 * epoch), &path(name)).unwrap();
+    let (second, fifth) = (Best::new(1, 70.0, 80.0), Best::new(4, 90.0, 90.0));
+    for (name, epoch, best) in [
+        ("epoch-002", 2, second),
+        ("epoch-003", 3, second),
+        ("best", 5, fifth),
+        ("last", 5, fifth),
+    ] {
+        write_atomically(&snapshot_with(epoch, 10 * epoch, Some(best)), &path(name)).unwrap();
     }
     // By a link that leads there from its own folder only.
     let resume = run.path().join("mine.safetensors");
     symlink("checkpoints/epoch-003.safetensors", &resume).unwrap();
     let open = || open::<Checkpoints>(CHECKPOINTS, Some(run.path()), Some(&resume)).unwrap();
     let mut sink = open();
-    assert_eq!((epoch_of("last"), epoch_of("best")), (3, 5));
+    assert_eq!((epoch_of("last"), epoch_of("best")), (3, 2));
     assert_eq!(epoch_of("abandoned"), 5);
-    // Not better than epoch 2, which is still there.
-    let best = Best::new(1, 70.0, 80.0);
     let fourth = Checkpointed {
-        snapshot: Arc::new(snapshot_with(4, 40, Some(best))),
+        snapshot: Arc::new(snapshot_with(4, 40, Some(second))),
         ..checkpointed(40, Some(4), false)
     };
     sink.accept(Item::new(fourth)).unwrap();
@@ -154,4 +157,66 @@ fn what_a_resume_leaves_behind_is_neither_last_nor_best() {
     drop(sink);
     drop(open());
     assert_eq!((epoch_of("last"), epoch_of("best")), (3, 2));
+}
+
+#[test]
+fn a_resume_restores_what_is_missing() {
+    let best = Some(Best::new(1, 70.0, 80.0));
+    let files = |run: &Path, names: &[(&str, u64)]| {
+        let folder = run.join("checkpoints");
+        fs::create_dir(&folder).unwrap();
+        for (name, epoch) in names {
+            let path = folder.join(name).with_extension("safetensors");
+            write_atomically(&snapshot_with(*epoch, 10 * epoch, best), &path).unwrap();
+        }
+        folder
+    };
+    // What is there, what is resumed, and the epochs of the last and the best afterwards.
+    type Case<'a> = (&'a [(&'a str, u64)], &'a str, (u64, Option<u64>));
+    let table: [Case; 5] = [
+        // Killed before `best` was linked.
+        (
+            &[("epoch-002", 2), ("last", 2), ("best", 1)],
+            "last",
+            (2, Some(2)),
+        ),
+        (&[("epoch-002", 2), ("last", 3)], "last", (3, Some(2))),
+        // The last one is gone.
+        (&[("epoch-002", 2)], "epoch-002", (2, Some(2))),
+        (&[("epoch-003", 3), ("best", 2)], "epoch-003", (3, Some(2))),
+        // The best one is nowhere: none takes its name.
+        (&[("epoch-003", 3)], "epoch-003", (3, None)),
+    ];
+    for (there, resumed, (last, best)) in table {
+        let run = tempfile::tempdir().unwrap();
+        let folder = files(run.path(), there);
+        let path = |name: &str| folder.join(name).with_extension("safetensors");
+        let epoch_of = |name: &str| {
+            let checkpoint = Checkpoint::open(&path(name)).ok()?;
+            Some(checkpoint.metadata().epoch)
+        };
+        let resumed = path(resumed);
+        drop(open::<Checkpoints>(CHECKPOINTS, Some(run.path()), Some(&resumed)).unwrap());
+        assert_eq!(
+            (epoch_of("last"), epoch_of("best")),
+            (Some(last), best),
+            "{there:?}"
+        );
+    }
+
+    // A damaged last one is kept, and another run's best one is found beside the resumed checkpoint.
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let theirs = files(first.path(), &[("best", 2), ("last", 3)]);
+    let ours = files(second.path(), &[("epoch-003", 3)]);
+    fs::write(ours.join("last.safetensors"), "damaged").unwrap();
+    let resume = |path: &Path| {
+        drop(open::<Checkpoints>(CHECKPOINTS, Some(second.path()), Some(path)).unwrap())
+    };
+    resume(&ours.join("epoch-003.safetensors"));
+    let kept = fs::read(ours.join("abandoned.safetensors")).unwrap();
+    assert_eq!(kept, b"damaged");
+    assert!(Checkpoint::open(&ours.join("last.safetensors")).is_ok());
+    resume(&theirs.join("last.safetensors"));
+    let found = Checkpoint::open(&ours.join("best.safetensors")).unwrap();
+    assert_eq!(found.metadata().epoch, 2);
 }

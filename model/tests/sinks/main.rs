@@ -7,6 +7,7 @@ mod checkpoints;
 mod fixtures;
 mod metrics_log;
 mod plans;
+mod protocol;
 mod tensorboard;
 
 use std::fs;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use ron::extensions::Extensions;
+use rsflow_base::disk::injection::{Fault, with};
 use rsflow_graph::{
     AnySink, Build, Item, NodeKind, Payload, PlainMemory, Resume, RunContext, Stage,
 };
@@ -41,14 +43,19 @@ fn open<K: NodeKind>(
     run_dir: Option<&Path>,
     resume: Option<&Path>,
 ) -> Result<Box<dyn AnySink>> {
+    let run = RunContext {
+        run_dir: run_dir.map(Path::to_owned),
+        resume: resume.map(|path| Resume::new(Checkpoint::open(path).unwrap())),
+        ..RunContext::default()
+    };
+    open_in::<K>(text, &run)
+}
+
+fn open_in<K: NodeKind>(text: &str, run: &RunContext) -> Result<Box<dyn AnySink>> {
     let stage = node::<K>(text).build(&Build {
         node: "sink",
         seed: 0,
-        run: &RunContext {
-            run_dir: run_dir.map(Path::to_owned),
-            resume: resume.map(|path| Resume::new(Checkpoint::open(path).unwrap())),
-            ..RunContext::default()
-        },
+        run,
         recipe: "",
         inputs: &[],
         schemas: &[],
@@ -107,6 +114,7 @@ fn checkpointed(step: u64, end_of_epoch: Option<u64>, best: bool) -> Checkpointe
         snapshot: Arc::new(snapshot(end_of_epoch.unwrap_or(0), step)),
         end_of_epoch,
         best,
+        metrics: 0,
     }
 }
 
@@ -176,10 +184,10 @@ fn a_full_disk_leaves_what_was_there() {
     sink.accept(Item::new(checkpointed(10, Some(1), true)))
         .unwrap();
     let before = names_in(&folder);
-    symlink("/dev/full", folder.join(".epoch-002.safetensors.partial")).unwrap();
-    let error = sink
-        .accept(Item::new(checkpointed(20, Some(2), true)))
-        .unwrap_err();
+    let write = || sink.accept(Item::new(checkpointed(20, Some(2), true)));
+    // The calls: create, three writes.
+    let (result, _) = with(Some((3, Fault::DiskFull)), write);
+    let error = result.unwrap_err();
     expect_all(
         &format!("{error:#}"),
         &["epoch-002.safetensors", "No space", "free some space"],

@@ -1,11 +1,13 @@
 //! Moves or links one file. Never overwrites a file, and never loses one: whenever the program is killed,
 //! the file has its old name, its new name, or both.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rsflow_base::whole_file::{copy, partial, sync_folder_of};
+use rsflow_base::disk::sync_folder_of;
+use rsflow_base::whole_file::copy;
 
 /// Whether two paths are the same file, or files with the same content.
 pub(super) fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
@@ -52,6 +54,14 @@ pub(super) fn move_to(from: &Path, to: &Path) -> io::Result<()> {
         }
         result => result,
     }
+}
+
+/// The name of a copy until it is complete: `.NAME.partial`. A later run finds it by this name.
+fn partial(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".partial");
+    path.with_file_name(name)
 }
 
 /// Links `to`, which must not exist, to the file `from`: a hard link, or else a symbolic one.

@@ -1,7 +1,6 @@
 //! A checkpoint as a safetensors file for PyTorch.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -43,7 +42,7 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
     // The metadata of files that PyTorch writes, which some readers require.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let content = serialize(views, Some(metadata))?;
-    whole_file::write(path, |mut file| Ok(file.write_all(&content)?))
+    whole_file::write(path, |file| Ok(file.write_all(&content)?))
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(tensors.len())
 }

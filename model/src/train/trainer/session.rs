@@ -11,14 +11,14 @@ use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
 use super::start::{Lengths, resume, start_from};
 use super::{Trainer, preprocess, resolutions};
-use crate::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
+use crate::checkpoint::{Best, Checkpoint, Metadata, Row, Snapshot, Validated};
 use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
 use crate::nn::parameters::WeightInit;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
-use crate::train::metrics::{Checkpointed, Losses, Metric, Row, Step, Table, Validating};
+use crate::train::metrics::{Checkpointed, Losses, Metric, Step, Table, Validating};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::schedule::TrainingLength;
 use crate::train::validation::Validation;
@@ -43,7 +43,16 @@ pub(super) struct Session {
 /// The trainer's output ports.
 struct Outputs {
     metrics: Sender<Metric>,
+    /// Metrics sent so far.
+    sent: u64,
     checkpoints: Sender<Checkpointed>,
+}
+
+impl Outputs {
+    fn metric(&mut self, metric: Metric) {
+        self.metrics.send(metric);
+        self.sent += 1;
+    }
 }
 
 /// How a part of the run ended.
@@ -186,7 +195,7 @@ impl Session {
             let losses = (log || save || stop)
                 .then(|| self.sound_losses())
                 .transpose()?;
-            outputs.metrics.send(Metric::Step(Step {
+            outputs.metric(Metric::Step(Step {
                 epoch: self.at.epoch,
                 step: self.at.step,
                 losses: losses.filter(|_| log),
@@ -294,7 +303,7 @@ impl Session {
                 Received::Closed => return Ok(None),
             }
             done += 1;
-            outputs.metrics.send(Metric::Validating(Validating {
+            outputs.metric(Metric::Validating(Validating {
                 epoch: self.at.epoch,
                 batches: done,
                 of: self.validation_batches,
@@ -316,6 +325,21 @@ impl Session {
             self.at.best = Some(candidate);
         }
         better
+    }
+
+    /// The results of a run that was resumed after its last epoch.
+    fn finished_before(&self) -> Option<Table> {
+        if self.at.epoch < self.settings.epochs {
+            return None;
+        }
+        let validated = self.at.validation.clone()?;
+        Some(Table {
+            epoch: validated.epoch,
+            step: self.at.step,
+            rows: validated.rows,
+            images: validated.images,
+            seconds: 0.0,
+        })
     }
 
     fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
@@ -348,6 +372,7 @@ impl Session {
             snapshot: Arc::new(snapshot),
             end_of_epoch,
             best,
+            metrics: outputs.sent,
         });
         Ok(())
     }
@@ -376,9 +401,14 @@ impl Thread for Session {
             .context("the trainer needs `validate`")?;
         let mut outputs = Outputs {
             metrics: ports.output("metrics"),
+            sent: 0,
             checkpoints: ports.output("checkpoints"),
         };
         let run_began = Instant::now();
+        if let Some(table) = self.finished_before() {
+            outputs.metric(Metric::Final(table));
+            return Ok(());
+        }
         while self.at.epoch < self.settings.epochs {
             let began = Instant::now();
             let ended = self.train_epoch(&mut train, &ports, &mut outputs)?;
@@ -393,21 +423,29 @@ impl Thread for Session {
             let rows = validation.rows(&self.net);
             let rows = rows.map_err(|error| self.failed_validation(error))?;
             let best = self.is_best(&rows);
+            let images = validation.images();
             let mut table = Table {
                 epoch: self.at.epoch,
                 step: self.at.step,
-                rows,
-                images: validation.images(),
+                rows: rows.clone(),
+                images,
                 seconds: began.elapsed().as_secs_f64(),
             };
+            self.at.validation = Some(Validated {
+                epoch: self.at.epoch,
+                images,
+                rows,
+            });
             self.at.epoch += 1;
             self.at.sample_in_epoch = 0;
-            self.save(&mut outputs, Some(self.at.epoch), best)?;
-            outputs.metrics.send(Metric::Epoch(table.clone()));
+            // Before the checkpoint: when it is there, its validation is in the log.
+            outputs.metric(Metric::Epoch(table.clone()));
             if self.at.epoch == self.settings.epochs {
                 table.seconds = run_began.elapsed().as_secs_f64();
-                outputs.metrics.send(Metric::Final(table));
-            } else if ports.stopping() {
+                outputs.metric(Metric::Final(table));
+            }
+            self.save(&mut outputs, Some(self.at.epoch), best)?;
+            if ports.stopping() {
                 return Ok(());
             }
         }

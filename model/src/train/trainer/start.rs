@@ -162,8 +162,10 @@ pub(super) fn resume(
     saved
         .check_classes(&at.classes, "the data")
         .with_context(|| format!("cannot resume from {place}"))?;
+    // Of a finished run, what was left to do when it ended is done: its files, its last line.
+    let finished = saved.epoch == epochs && saved.validation.is_some();
     ensure!(
-        saved.epoch < epochs,
+        saved.epoch < epochs || finished,
         "{place} has completed {} epochs, and the recipe has `epochs: {epochs}`; to train longer, give \
          `--set trainer.epochs=...` and `--accept-changes`",
         saved.epoch
