@@ -5,11 +5,13 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
-use rsflow_graph::{Options, PROGRESS, Plan, RunError, Running, Stop};
+use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ, c_int};
+use rsflow_graph::{Options, PROGRESS, Plan, Running, Stop};
 use rsflow_model::nn::compute::{self, ProcessSettings};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use signal_hook::iterator::Signals;
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -50,46 +52,101 @@ fn threads() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
-/// Starts a run that Ctrl-C and SIGTERM interrupt: at the first one `message` is printed and the run
-/// finishes its step, a second one ends the program at once. Until the run has started, the first one
-/// ends the program.
-pub fn start(plan: &Plan, options: Options, message: &'static str) -> Result<Running, RunError> {
+/// Starts a run that signals interrupt; see [`Interrupts`].
+pub fn start(plan: &Plan, options: Options, message: &'static str) -> Result<Running> {
+    let interrupts = Interrupts::listen(message)?;
     let running = Running::start(plan, options)?;
-    // Without signals the default action stays, which ends the program at the first one.
-    if let Err(error) = interrupt_on_signals(running.stop(), message) {
-        tracing::warn!("cannot listen to signals: {error}");
-    }
+    interrupts.started(running.stop());
     Ok(running)
 }
 
-/// Listens from when this returns on, on a thread of its own, to the end of the program.
-fn interrupt_on_signals(stop: Stop, message: &'static str) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let mut signals = {
-        let _runtime = runtime.enter();
-        [
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        ]
-    };
-    let listen = async move {
-        next(&mut signals).await;
-        stop.interrupt();
-        // On another thread: where stderr is a pipe that is full, printing waits, and the second
-        // signal must not.
-        tokio::task::spawn_blocking(move || {
-            say(message);
-            tracing::info!("interrupted by a signal");
-        });
-        next(&mut signals).await;
-        exit_at_once(INTERRUPTED);
-    };
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || runtime.block_on(listen))?;
-    Ok(())
+/// The signals by which a run is ended: by the user, by a scheduler, by a terminal that closes.
+const ENDING: [c_int; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+
+/// Listens to signals, on a thread of its own, to the end of the program.
+///
+/// Before the run has started, a signal ends the program. Then the first one has the run finish its step
+/// and save a checkpoint, and a second one ends the program at once; but not SIGHUP, which a closing
+/// terminal sends twice. A signal that was ignored when the program was started (`nohup`) stays so.
+pub struct Interrupts(Arc<Mutex<Phase>>);
+
+enum Phase {
+    /// With what is to be done before the program ends.
+    Starting(Option<Box<dyn FnOnce() + Send>>),
+    Running(Stop),
+}
+
+impl Interrupts {
+    /// `message` is printed at the first signal.
+    ///
+    /// # Errors
+    /// The system has no more file descriptors or threads.
+    pub fn listen(message: &'static str) -> Result<Self> {
+        let wanted = ENDING.into_iter().filter(|&signal| !is_ignored(signal));
+        // A write beyond the limit of file sizes then fails, and is reported as what it is.
+        let mut signals =
+            Signals::new(wanted.chain([SIGXFSZ])).context("cannot listen to signals")?;
+        let phase = Arc::new(Mutex::new(Phase::Starting(None)));
+        let interrupts = Interrupts(Arc::clone(&phase));
+        let listen = move || {
+            let mut first = true;
+            for signal in signals.forever().filter(|&signal| signal != SIGXFSZ) {
+                match &mut *lock(&phase) {
+                    Phase::Starting(before_end) => {
+                        if let Some(before_end) = before_end.take() {
+                            before_end();
+                        }
+                        exit_at_once(INTERRUPTED);
+                    }
+                    Phase::Running(stop) if first => {
+                        stop.interrupt();
+                        announce(message);
+                        first = false;
+                    }
+                    Phase::Running(_) if signal == SIGHUP => {}
+                    Phase::Running(_) => exit_at_once(INTERRUPTED),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".to_owned());
+        thread.spawn(listen).context("cannot listen to signals")?;
+        Ok(interrupts)
+    }
+
+    /// What is to be done if a signal comes before the run has started.
+    pub fn before_end(&self, action: impl FnOnce() + Send + 'static) {
+        *lock(&self.0) = Phase::Starting(Some(Box::new(action)));
+    }
+
+    /// The run has started.
+    pub fn started(&self, stop: Stop) {
+        *lock(&self.0) = Phase::Running(stop);
+    }
+}
+
+fn lock(phase: &Mutex<Phase>) -> MutexGuard<'_, Phase> {
+    phase.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// On another thread: where stderr is a pipe that is full, printing waits, and the second signal must
+/// not.
+fn announce(message: &'static str) {
+    let announced = std::thread::Builder::new().spawn(move || {
+        say(message);
+        tracing::info!("interrupted by a signal");
+    });
+    drop(announced); // Without threads the run ends silently.
+}
+
+/// Whether the program was started with this signal ignored.
+#[allow(unsafe_code)]
+fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: all bits zero is a valid `sigaction`; with no new action, the call only writes `old`.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut old) == 0
+            && old.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Ends the program without destructors of static objects: other threads still compute, and libtorch
@@ -98,13 +155,6 @@ fn interrupt_on_signals(stop: Stop, message: &'static str) -> std::io::Result<()
 fn exit_at_once(code: u8) -> ! {
     // SAFETY: does not return, and touches no memory of ours.
     unsafe { libc::_exit(code.into()) }
-}
-
-async fn next([interrupt, terminate]: &mut [Signal; 2]) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 /// Sends the program's log to a file, if one is given, and to the screen its warnings and what the

@@ -93,6 +93,11 @@ impl Progress {
         })))
     }
 
+    /// Whether a training step was done.
+    pub fn has_steps(&self) -> bool {
+        self.state().steps > 0
+    }
+
     /// Prints a verdict at the end of each epoch in which the trainer was starved.
     pub fn watch(&self, meters: Meters, workers: Workers) {
         self.state().watched = Some(Watched {

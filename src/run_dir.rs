@@ -1,11 +1,15 @@
 //! Run directories.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind::AlreadyExists;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rsflow_base::run_files::{CHECKPOINTS, LOG, RECIPE, last_checkpoint};
+use rsflow_base::run_files::{
+    BEST, CHECKPOINTS, EVENTS, LAST, LOG, METRICS, RECIPE, SKIPPED, TENSORBOARD, epochs_of,
+    last_checkpoint,
+};
+use rsflow_model::checkpoint::Checkpoint;
 
 use crate::files;
 
@@ -48,24 +52,32 @@ impl RunDir {
         if let Some(checkpoint) = &resume {
             ensure!(
                 checkpoint.is_file(),
-                "there is no checkpoint {} to resume from; leave --resume out to start a new run",
-                checkpoint.display()
+                "there is no checkpoint {} to resume from; {}",
+                checkpoint.display(),
+                match newest_sound(&path.join(CHECKPOINTS)) {
+                    Some(other) => instead(&other),
+                    None => "leave --resume out to start a new run".to_owned(),
+                }
             );
         }
         if resume.is_none() && !is_named_by_time && path.exists() {
             ensure!(path.is_dir(), "{} is not a folder", path.display());
-            let mut entries =
-                fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))?;
-            let way_out = match last_checkpoint(&path).exists() {
-                true => "--resume resumes it, another --run-dir starts a new run",
-                false => {
-                    "it holds no checkpoint to resume from: remove it, or name another --run-dir"
+            let way_out = || {
+                if last_checkpoint(&path).exists() {
+                    return "--resume resumes it, another --run-dir starts a new run".to_owned();
+                }
+                match newest_sound(&path.join(CHECKPOINTS)) {
+                    Some(other) => format!("its {LAST} is gone; {}", instead(&other)),
+                    None => "it holds no checkpoint to resume from: remove it, or name another \
+                             --run-dir"
+                        .to_owned(),
                 }
             };
             ensure!(
-                entries.next().is_none(),
-                "the run directory {} is not empty; {way_out}",
-                path.display()
+                is_empty(&path)?,
+                "the run directory {} is not empty; {}",
+                path.display(),
+                way_out()
             );
         }
         Ok(RunDir {
@@ -76,15 +88,27 @@ impl RunDir {
         })
     }
 
-    /// Makes the directory, unless it exists. One that is named by the start time belongs to this run
-    /// alone: a number is added where another run was started in the same second.
-    pub fn make(&mut self) -> Result<()> {
+    /// Makes the directory, unless it exists, and locks it against other runs for as long as the file
+    /// that is returned is open. One that is named by the start time belongs to this run alone: a number
+    /// is added where another run was started in the same second.
+    pub fn make(&mut self) -> Result<File> {
         self.try_to_make().with_context(|| {
             format!(
                 "cannot make the run directory {}; --run-dir names another",
                 self.path.display()
             )
-        })
+        })?;
+        let place = self.path.display();
+        let folder = File::open(&self.path).with_context(|| format!("cannot open {place}"))?;
+        // Some network file systems do not support locks; run without.
+        let locked = !matches!(folder.try_lock(), Err(TryLockError::WouldBlock));
+        // Another run may have had it until now, and left something in it.
+        let ours = locked && (self.resume.is_some() || is_empty(&self.path)?);
+        if !ours {
+            self.fresh = false;
+            bail!("another run uses the run directory {place}; --run-dir names another");
+        }
+        Ok(folder)
     }
 
     fn try_to_make(&mut self) -> std::io::Result<()> {
@@ -127,20 +151,101 @@ impl RunDir {
         })
     }
 
-    /// Removes the directory if this run made it.
-    pub fn discard(&self) {
-        if self.fresh {
-            let _ = fs::remove_dir_all(&self.path);
-            // `remove_dir` removes empty folders only.
-            let mut parent = self.path.parent();
-            while let Some(folder) = parent.filter(|folder| folder.starts_with("runs")) {
-                if fs::remove_dir(folder).is_err() {
-                    break;
-                }
-                parent = folder.parent();
+    /// What to remove if the run does not start; `None` for a resumed one. Call it after
+    /// [`RunDir::make`].
+    pub fn unused(&self) -> Option<Unused> {
+        self.resume.is_none().then(|| Unused {
+            path: self.path.clone(),
+            made: self.fresh,
+        })
+    }
+}
+
+/// The directory of a run that has not trained: what is in it would only have to be removed by the user
+/// before the next start. It was empty when this run locked it.
+#[derive(Clone)]
+pub struct Unused {
+    path: PathBuf,
+    /// Whether this run made the directory.
+    made: bool,
+}
+
+impl Unused {
+    /// Removes what a run writes before its first step, by name: what somebody else has put there stays.
+    /// Then the folders, if they are empty (`remove_dir` removes no others).
+    pub fn remove(&self) {
+        let checkpoints = self.path.join(CHECKPOINTS);
+        if checkpoints.exists() && fs::remove_dir(&checkpoints).is_err() {
+            return; // Something is in it.
+        }
+        for name in [LOG, METRICS, RECIPE, SKIPPED] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        let events = self.path.join(TENSORBOARD);
+        for entry in fs::read_dir(&events).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(EVENTS) {
+                let _ = fs::remove_file(entry.path());
             }
         }
+        let _ = fs::remove_dir(events);
+        if !self.made || fs::remove_dir(&self.path).is_err() {
+            return;
+        }
+        let mut parent = self.path.parent();
+        while let Some(folder) = parent.filter(|folder| folder.starts_with("runs")) {
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+            parent = folder.parent();
+        }
     }
+}
+
+fn is_empty(folder: &Path) -> Result<bool> {
+    let entries = fs::read_dir(folder);
+    let mut entries = entries.with_context(|| format!("cannot list {}", folder.display()))?;
+    Ok(entries.next().is_none())
+}
+
+/// Opens the checkpoint to resume from. Where it is damaged, the error names another one.
+pub fn open(path: &Path) -> Result<Checkpoint> {
+    Checkpoint::open(path).map_err(|error| {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        match newest_sound(folder) {
+            Some(other) => error.context(format!(
+                "cannot resume from {}; {}",
+                path.display(),
+                instead(&other)
+            )),
+            None => error,
+        }
+    })
+}
+
+/// The checkpoint of a folder that is furthest in its run, and whole.
+fn newest_sound(checkpoints: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(checkpoints).ok()?.flatten();
+    let found = entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let name = name.to_str()?;
+        if !matches!(name, LAST | BEST) && epochs_of(name).is_none() {
+            return None;
+        }
+        let checkpoint = Checkpoint::open(&entry.path()).ok()?;
+        let metadata = checkpoint.metadata();
+        // Of equal ones that of an epoch: it stays what it is.
+        let place = (metadata.epoch, metadata.step, epochs_of(name));
+        Some((place, entry.path()))
+    });
+    found.max().map(|(_, path)| path)
+}
+
+/// What to write to resume from another checkpoint.
+fn instead(checkpoint: &Path) -> String {
+    format!(
+        "the newest whole checkpoint in this folder resumes it: --resume {}",
+        checkpoint.display()
+    )
 }
 
 /// The directory of the run that wrote a checkpoint; a resumed run continues there.

@@ -1,5 +1,7 @@
 //! Where a run keeps its files: which directory is its own, and which is not.
 
+use std::fs;
+
 use crate::run::{command, run};
 use crate::workplace::{completed, rsflow, workplace};
 
@@ -79,4 +81,105 @@ fn a_used_run_directory_is_not_overwritten() {
         stderr.contains("out is not empty; --resume resumes it"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_finished_run_is_completed_from_any_of_its_checkpoints() {
+    let folder = workplace();
+    let one_epoch = ["--run-dir", "out", "--set", "trainer.epochs=1"];
+    let whole = completed(folder.path(), &one_epoch);
+    let out = folder.path().join("out");
+    let file = |name: &str| {
+        out.join("checkpoints")
+            .join(name)
+            .with_extension("safetensors")
+    };
+    let log = fs::read(out.join("metrics.jsonl")).unwrap();
+    let best = fs::read(file("best")).unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = run(folder.path(), &[&one_epoch[..], arguments].concat());
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let instead = "--resume out/checkpoints/epoch-001.safetensors";
+
+    // The last one is damaged, then gone.
+    let last = fs::read(file("last")).unwrap();
+    fs::remove_file(file("last")).unwrap();
+    fs::write(file("last"), &last[..last.len() / 2]).unwrap();
+    let stderr = refused(&["--resume"]);
+    for words in [
+        "cannot resume from out/checkpoints/last",
+        instead,
+        "truncated",
+    ] {
+        assert!(stderr.contains(words), "no {words} in {stderr}");
+    }
+    fs::remove_file(file("last")).unwrap();
+    for arguments in [&["--resume"][..], &[]] {
+        let stderr = refused(arguments);
+        assert!(stderr.contains(instead), "{stderr}");
+        assert!(!stderr.contains("remove it"), "{stderr}");
+    }
+
+    // With the best one too.
+    fs::remove_file(file("best")).unwrap();
+    let resume = [
+        &one_epoch[..],
+        &["--resume", "out/checkpoints/epoch-001.safetensors"],
+    ]
+    .concat();
+    assert_eq!(completed(folder.path(), &resume), whole);
+    assert_eq!(fs::read(file("last")).unwrap(), last);
+    assert_eq!(fs::read(file("best")).unwrap(), best);
+    assert_eq!(fs::read(out.join("metrics.jsonl")).unwrap(), log);
+}
+
+#[test]
+fn what_a_run_did_not_make_stays_where_it_is_refused() {
+    let folder = workplace();
+    let out = folder.path().join("out");
+    let no_data = ["--run-dir", "out", "--set", "val_files.root=/dev/null/none"];
+    // Made by the run; there, and empty; used by another run.
+    for (there, left) in [(false, false), (true, true)] {
+        if there {
+            fs::create_dir(&out).unwrap();
+        }
+        assert_eq!(run(folder.path(), &no_data).status.code(), Some(1));
+        assert_eq!(out.exists(), left);
+        assert!(!left || fs::read_dir(&out).unwrap().next().is_none());
+    }
+    let other = fs::File::open(&out).unwrap();
+    other.lock().unwrap();
+    let output = run(folder.path(), &["--run-dir", "out"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("another run uses the run directory out"),
+        "{stderr}"
+    );
+    assert!(fs::read_dir(&out).unwrap().next().is_none());
+}
+
+#[test]
+fn limits_of_the_system_are_errors() {
+    let folder = workplace();
+    let out = folder.path().join("out");
+    let rsflow = env!("CARGO_BIN_EXE_rsflow");
+    // Root has no limit of threads.
+    for (limit, words) in [("-n 11", "open files"), ("-n 14", "open files")] {
+        let output = std::process::Command::new("sh")
+            .args([
+                "-c",
+                &format!("ulimit {limit}; exec {rsflow} run recipe.ron --run-dir out"),
+            ])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{limit}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{limit}: {stderr}");
+        assert!(stderr.contains(words), "{limit}: {stderr}");
+        assert!(!out.exists(), "{limit}");
+    }
 }

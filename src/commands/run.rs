@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use rsflow_base::run_files;
-use rsflow_graph::{Options, Plan, Resume, RunContext, differences};
+use rsflow_graph::{Options, Plan, Resume, RunContext, Running, differences};
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::train::lookup::process_settings;
 
@@ -14,12 +14,15 @@ use super::recipes::plan;
 use super::usage::Usage;
 use crate::catalogue::CATALOGUE;
 use crate::cli::Run;
-use crate::process::{self, INTERRUPTED};
+use crate::process::{self, INTERRUPTED, Interrupts};
 use crate::progress::{Progress, Screen};
 use crate::run_dir::RunDir;
-use crate::{launch, skipped, table};
+use crate::{launch, run_dir, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
+    let interrupts = Interrupts::listen(
+        "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
+    )?;
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
     let world = launch::world()?;
     ensure!(
@@ -36,57 +39,73 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         arguments.resume.as_ref(),
     )?;
     let checkpoint = run_dir.resume.as_deref();
-    let checkpoint = checkpoint.map(Checkpoint::open).transpose()?;
+    let checkpoint = checkpoint.map(run_dir::open).transpose()?;
     let changes = match &checkpoint {
         Some(checkpoint) => changes(checkpoint, &plan, arguments.accept_changes)?,
         None => Vec::new(),
     };
-    run_dir.make()?;
+    let _locked = run_dir.make()?;
+    let unused = run_dir.unused();
+    if let Some(unused) = unused.clone() {
+        interrupts.before_end(move || unused.remove());
+    }
     let screen = Screen::new(std::io::stderr().is_terminal());
-    process::log(Some(&run_dir.log()), &screen)?;
-    tracing::info!(recipe = %arguments.recipe.display(), version = env!("CARGO_PKG_VERSION"), "started");
-    screen.line(&format!("run directory: {}", run_dir.path.display()));
-    if let Some(checkpoint) = &run_dir.resume {
-        screen.line(&format!("resuming from {}", checkpoint.display()));
-    }
-    for change in &changes {
-        tracing::warn!("the recipe was changed: {change}");
-    }
-
-    process::prepare(process_settings(&plan))?;
     let progress = Progress::new(screen.clone());
-    let options = Options {
-        run: RunContext {
-            world,
-            run_dir: Some(run_dir.path.clone()),
-            resume: checkpoint.map(Resume::new),
-            ..RunContext::default()
-        },
-        allocator: plan.allocator(),
-        taps: progress.taps(&plan),
-        ..Options::default()
+    let start = || {
+        process::log(Some(&run_dir.log()), &screen)?;
+        tracing::info!(recipe = %arguments.recipe.display(), version = env!("CARGO_PKG_VERSION"), "started");
+        screen.line(&format!("run directory: {}", run_dir.path.display()));
+        if let Some(checkpoint) = &run_dir.resume {
+            screen.line(&format!("resuming from {}", checkpoint.display()));
+        }
+        for change in &changes {
+            tracing::warn!("the recipe was changed: {change}");
+        }
+        process::prepare(process_settings(&plan))?;
+        if run_dir.resume.is_none() {
+            run_dir.write_recipe(plan.recipe_text())?;
+        }
+        let options = Options {
+            run: RunContext {
+                world,
+                run_dir: Some(run_dir.path.clone()),
+                resume: checkpoint.map(Resume::new),
+                ..RunContext::default()
+            },
+            allocator: plan.allocator(),
+            taps: progress.taps(&plan),
+            ..Options::default()
+        };
+        Ok(Running::start(&plan, options)?)
     };
-    let message = "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now";
-    let running = match process::start(&plan, options, message) {
+    let running = match start() {
         Ok(running) => running,
         Err(error) => {
             tracing::error!("{error}");
             // Nothing has begun: leave nothing behind that would have to be resumed or removed.
-            run_dir.discard();
-            return Err(error.into());
+            if let Some(unused) = unused {
+                unused.remove();
+            }
+            return Err(error);
         }
     };
+    interrupts.started(running.stop());
     tracing::info!(workers = %running.workers(), "selected worker count");
     progress.watch(running.meters(), running.workers().clone());
-    // Not before: a resume may have been refused.
-    run_dir.write_recipe(plan.recipe_text())?;
+    if run_dir.resume.is_some() {
+        // Not before: a resume may have been refused.
+        run_dir.write_recipe(plan.recipe_text())?;
+    }
     let result = running.wait();
     progress.end();
     let finished = match result {
         Ok(finished) => finished,
         Err(error) => {
             skipped::tell_and_keep(&error.skipped, &run_dir.path, &screen);
-            say_how_to_go_on(&screen, &run_dir.path);
+            match unused.filter(|_| error.skipped.is_empty() && !progress.has_steps()) {
+                Some(unused) => unused.remove(),
+                None => say_how_to_go_on(&screen, &run_dir.path),
+            }
             return Err(error.into());
         }
     };

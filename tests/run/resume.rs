@@ -17,13 +17,17 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
     completed(folder.path(), &["--run-dir", "whole"]);
     let whole = losses(&folder.path().join("whole"));
 
-    for name in ["INT", "TERM"] {
+    for name in ["INT", "TERM", "HUP", "QUIT"] {
         let mut child = command(folder.path(), &["--run-dir", name])
             .spawn()
             .unwrap();
         let out = folder.path().join(name);
         wait_for_lines(&out.join("metrics.jsonl"), 4);
         signal(&child, &format!("-{name}"));
+        if name == "HUP" {
+            // A closing terminal sends it twice.
+            signal(&child, "-HUP");
+        }
         let status = child.wait().unwrap();
         let mut stderr = String::new();
         child
@@ -48,6 +52,9 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
             "the current step was finished and logged"
         );
 
+        if ["HUP", "QUIT"].contains(&name) {
+            continue; // The same from here on.
+        }
         // Batches of another size cannot begin in mid-epoch; the attempt leaves all as it is.
         let other_size = ["--accept-changes", "--set", "train_batches.size=6"];
         let resume = ["--run-dir", name, "--resume"];

@@ -39,6 +39,8 @@ pub const SKIPPED: &str = "skipped.jsonl";
 pub const METRICS: &str = "metrics.jsonl";
 /// The folder of TensorBoard's events.
 pub const TENSORBOARD: &str = "tensorboard";
+/// TensorBoard reads files with this prefix.
+pub const EVENTS: &str = "events.out.tfevents.";
 /// The folder of the checkpoints, whose names follow.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// The newest checkpoint, from which `--resume` resumes.

@@ -25,6 +25,33 @@ use crate::stop::Stop;
 /// How long threads may take to end once the run is over.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Threads that carry messages.
+const DRIVERS: usize = 2;
+
+/// Starts so many threads at once and ends them. The runtime panics, or waits for ever, where it cannot
+/// start a thread.
+fn ensure_threads(count: usize) -> Result<()> {
+    let (hold, held) = crossbeam::channel::bounded::<()>(0);
+    let mut threads = Vec::with_capacity(count);
+    for number in 0..count {
+        let held = held.clone();
+        let thread = std::thread::Builder::new().spawn(move || {
+            let _ = held.recv();
+        });
+        threads.push(thread.with_context(|| {
+            format!(
+                "the system allows this process {number} more threads, the run needs {count}; raise the \
+                 limit (ulimit -u, or that of the container), or set a smaller `cpu_workers`"
+            )
+        })?);
+    }
+    drop(hold);
+    for thread in threads {
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
 /// What is running, and how it has failed so far.
 pub(super) struct Spawned {
     pub runtime: Runtime,
@@ -41,8 +68,10 @@ pub(super) struct Spawned {
 impl Spawned {
     /// A runtime with two driver threads, and a pool of `workers` threads.
     pub fn new(workers: usize, meters: Vec<Meter>, stop: Stop) -> Result<Self> {
+        // A node blocks on a thread of its own, or on one of the runtime's.
+        ensure_threads(workers + DRIVERS + meters.len())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(DRIVERS)
             .thread_name("driver")
             .enable_all()
             .build()

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use prost::Message;
-use rsflow_base::run_files::TENSORBOARD;
+use rsflow_base::run_files::{EVENTS, TENSORBOARD};
 use rsflow_graph::{
     Build, Incoming, Input, Journal, LogWriter, Node, NodeKind, Payload, Port, Report, Schema,
     Sink, Stage,
@@ -23,9 +23,6 @@ use serde::Deserialize;
 
 use super::{append, input, join, run_dir, with_hint};
 use crate::train::metrics::{Metric, Step, Table};
-
-/// TensorBoard reads files with this prefix, in the order of their names.
-const PREFIX: &str = "events.out.tfevents.";
 
 /// Writes the metrics of a run as TensorBoard event files to the folder `tensorboard` of the run
 /// directory. Show them with `tensorboard --logdir RUN_DIR`.
@@ -78,12 +75,12 @@ impl Events {
         let mut seconds = now() as u64;
         for entry in fs::read_dir(folder).with_context(cannot)? {
             let name = entry.with_context(cannot)?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            let number = name.to_str().and_then(|name| name.strip_prefix(EVENTS));
             let number = number.and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
             // The last in the order of names, even if the clock was set back.
             seconds = seconds.max(number.map_or(0, |number| number.saturating_add(1)));
         }
-        let path = folder.join(format!("{PREFIX}{seconds:010}.rsflow"));
+        let path = folder.join(format!("{EVENTS}{seconds:010}.rsflow"));
         let file = File::options()
             .append(true)
             .create_new(true)

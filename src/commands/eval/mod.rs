@@ -9,7 +9,7 @@ use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Running, Text};
+use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
@@ -55,7 +55,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         ..Options::default()
     };
     let message = "interrupted: finishing the current batch; press Ctrl-C again to quit now";
-    let finished = process::start(&plan, options, message).and_then(Running::wait);
+    let finished = process::start(&plan, options, message).and_then(|running| Ok(running.wait()?));
     progress.end();
     // Results are printed even if a file cannot be written.
     let table = progress.last_table();

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_graph::PROGRESS;
 
 use crate::checkpoint::{Checkpoint, FORMAT, Metadata, packed};
 use crate::nn::parameters::{Parameter, Role, join_problems};
@@ -162,8 +163,9 @@ pub(super) fn resume(
     saved
         .check_classes(&at.classes, "the data")
         .with_context(|| format!("cannot resume from {place}"))?;
-    // Of a finished run, what was left to do when it ended is done: its files, its last line.
-    let finished = saved.epoch == epochs && saved.validation.is_some();
+    // Of a finished run, what was left to do when it ended is done: its files, its last line. A changed
+    // recipe would have no effect.
+    let finished = saved.epoch == epochs && saved.validation.is_some() && saved.recipe == at.recipe;
     ensure!(
         saved.epoch < epochs || finished,
         "{place} has completed {} epochs, and the recipe has `epochs: {epochs}`; to train longer, give \
@@ -216,5 +218,12 @@ pub(super) fn resume(
         ..saved.clone()
     };
     tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");
+    if finished {
+        tracing::info!(
+            target: PROGRESS,
+            "all {epochs} epochs are done: nothing is left to train; to train longer, give \
+             `--set trainer.epochs=...` and `--accept-changes`"
+        );
+    }
     Ok(())
 }
