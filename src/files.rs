@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::whole_file;
 use serde::Serialize;
+
+use crate::commands::usage::Usage;
 
 /// Replaces a file atomically: `path` holds the old or the new content at any time. A link is
 /// followed; a pipe or device is written to directly.
@@ -18,8 +21,9 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     whole_file::write(path, |file| Ok(file.write_all(content)?))
 }
 
-/// Checks early that a file can be written there later. `option` is named in the error.
-pub fn check_place(path: &Path, option: &str) -> Result<()> {
+/// Refuses an output early, so that no results are lost at the end: what cannot be written there, a file
+/// that exists, unless `force`, and a file that the command reads. `option` is named in the error.
+pub fn check_output(path: &Path, option: &str, force: bool, inputs: &[&Path]) -> Result<()> {
     if is_stdout(Some(path)) {
         return Ok(());
     }
@@ -28,17 +32,34 @@ pub fn check_place(path: &Path, option: &str) -> Result<()> {
         Some(folder) => folder,
         None => path,
     };
-    let reason = if path.is_dir() {
-        "it is a folder"
-    } else if !folder.is_dir() {
-        "its folder does not exist"
-    } else {
-        return Ok(());
+    let cannot = |reason: &str| {
+        let path = path.display();
+        bail!("cannot write {path}: {reason}; {option} names another file")
     };
-    anyhow::bail!(
-        "cannot write {}: {reason}; {option} names another file",
-        path.display()
-    )
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => cannot("it is a folder"),
+        // A pipe or a device is written to.
+        Ok(there) if !there.is_file() => Ok(()),
+        Ok(there) => {
+            let is_same = |input: &&&Path| {
+                let input = fs::metadata(input);
+                input.is_ok_and(|input| (input.dev(), input.ino()) == (there.dev(), there.ino()))
+            };
+            if inputs.iter().any(|input| is_same(&input)) {
+                return cannot("this command reads it");
+            }
+            ensure!(
+                force,
+                Usage(format!(
+                    "{} is there already; --force replaces it",
+                    path.display()
+                ))
+            );
+            Ok(())
+        }
+        Err(_) if !folder.is_dir() => cannot("its folder does not exist"),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Whether the JSON goes to stdout; nothing else is written there then.

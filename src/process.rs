@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ, c_int};
+use rsflow_base::shown::lines;
 use rsflow_graph::{Options, PROGRESS, Plan, Running, Stop};
 use rsflow_model::nn::compute::{self, ProcessSettings};
 use signal_hook::iterator::Signals;
@@ -24,10 +25,10 @@ pub const WRONG: u8 = 2;
 /// Exit code: the user ended the run.
 pub const INTERRUPTED: u8 = 130;
 
-/// A line on stderr. If that is a pipe that nobody reads any more, the line is lost and nothing else
+/// A line on stderr, control characters in it escaped. If that is a pipe that nobody reads any more, the line is lost and nothing else
 /// happens (`eprintln!` would panic).
 pub fn say(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", lines(&line.to_string()));
 }
 
 /// Sets what computing needs of the process. Before any thread is started, so before a device is

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rsflow_base::shown::lines;
 use rsflow_graph::{Measured, Meters, Payload as _, Plan, Sink, Tap, Workers};
 use rsflow_model::train::metrics::{Metric, Row, Step, Table, Validating};
 
@@ -29,8 +30,9 @@ impl Screen {
         Screen { bars }
     }
 
-    /// Prints a line.
+    /// Prints a line, control characters in it escaped.
     pub fn line(&self, line: &str) {
+        let line = lines(line);
         // If stderr is closed there is nowhere to report it.
         let _ = self.clone().write_all(format!("{line}\n").as_bytes());
     }

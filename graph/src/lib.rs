@@ -79,4 +79,4 @@ pub use stop::Stop;
 pub use text::{Place, Text, line_column};
 pub use times::Times;
 pub use trace::{Level, Recorded, Slice, Trace};
-pub use words::{counted, did_you_mean, first_few, listed, one_of};
+pub use words::{counted, did_you_mean, first_few, listed, one_of, repeated};

@@ -5,7 +5,10 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+use rsflow_base::shown::lines;
+
 use crate::text::Text;
+use crate::words::counted;
 
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -54,6 +57,9 @@ impl Problem {
     }
 }
 
+/// How many problems are explained and printed; of the others the number.
+pub(crate) const SHOWN: usize = 50;
+
 /// Every problem of one recipe, ordered by place.
 #[derive(Clone, Debug)]
 pub struct Problems {
@@ -88,9 +94,14 @@ impl Problems {
         };
         let all = self.parts.iter();
         let all = all.flat_map(|(text, list)| list.iter().map(move |problem| (text, problem)));
-        let reports = all.map(|(text, problem)| render(&renderer, text, problem));
+        let shown = all.clone().take(SHOWN);
+        let reports = shown.map(|(text, problem)| render(&renderer, text, problem));
         let mut out = reports.collect::<Vec<_>>().join("\n\n");
         out.push('\n');
+        match all.count().saturating_sub(SHOWN) {
+            0 => {}
+            more => out += &format!("\nand {}\n", counted(more, "more problem")),
+        }
         out
     }
 }
@@ -132,14 +143,16 @@ fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
             );
         }
     }
-    let title = Level::ERROR.primary_title(&problem.message);
+    let message = lines(&problem.message);
+    let title = Level::ERROR.primary_title(&*message);
     let mut report = vec![
         Group::with_title(title)
             .element(snippet)
             .elements(elsewhere),
     ];
-    if let Some(help) = &problem.help {
-        report.push(Group::with_title(Level::HELP.secondary_title(help)));
+    let help = problem.help.as_deref().map(lines);
+    if let Some(help) = &help {
+        report.push(Group::with_title(Level::HELP.secondary_title(&**help)));
     }
     renderer.render(&report)
 }
@@ -153,7 +166,7 @@ fn labelled(
     if label.is_empty() {
         annotation
     } else {
-        annotation.label(label)
+        annotation.label(lines(label))
     }
 }
 

@@ -1,5 +1,10 @@
 //! Lists and counts in messages: "`a`, `b` and c", "2 cores", "did you mean ...?".
 
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use rsflow_base::shown::Shown as _;
+
 /// "1 core", "2 cores".
 pub fn counted(count: usize, noun: &str) -> String {
     match count {
@@ -29,7 +34,8 @@ pub fn first_few(names: &[impl AsRef<str>]) -> String {
 }
 
 fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    names.into_iter().map(|name| format!("`{name}`")).collect()
+    let names = names.into_iter();
+    names.map(|name| format!("`{}`", name.shown())).collect()
 }
 
 /// "a, b and c", with "and" or another word before the last; "none" if there is nothing.
@@ -43,7 +49,7 @@ pub(crate) fn joined(items: &[String], word: &str) -> String {
 
 /// ``did you mean `name`?`` for the nearest of `names`, if one is near.
 pub fn did_you_mean<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    nearest(found, names).map(|name| format!("did you mean `{name}`?"))
+    nearest(found, names).map(|name| format!("did you mean `{}`?", name.shown()))
 }
 
 /// The name with the smallest edit distance, if that is at most a third of the longer name.
@@ -51,15 +57,36 @@ pub(crate) fn nearest<'a>(
     found: &str,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    // The distance costs the product of both lengths, and what is longer is no misspelt name.
+    const LONGEST: usize = 200;
+    if found.len() > LONGEST {
+        return None;
+    }
     let found = found.to_lowercase();
-    let distances = names.into_iter().map(|name| {
-        let distance = strsim::damerau_levenshtein(&found, &name.to_lowercase());
-        (distance, name)
+    let allowed = |name: &str| name.len().max(found.len()).div_ceil(3);
+    let similar = names.into_iter().filter(|name| {
+        // A distance is at least the difference in characters, of which each has up to 4 bytes.
+        name.len() <= LONGEST && name.len().abs_diff(found.len()) <= 4 * allowed(name)
     });
-    distances
-        .filter(|&(distance, name)| distance <= name.len().max(found.len()).div_ceil(3))
+    similar
+        .map(|name| {
+            let distance = strsim::damerau_levenshtein(&found, &name.to_lowercase());
+            (distance, name)
+        })
+        .filter(|&(distance, name)| distance <= allowed(name))
         // At least one character of a short name is kept.
         .filter(|&(distance, name)| distance < name.len().min(found.len()))
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, name)| name)
+}
+
+/// The values that are there more than once, each once, in the order in which they repeat.
+pub fn repeated<T: Copy + Eq + Hash>(values: &[T]) -> Vec<T> {
+    let mut counts: HashMap<T, u32> = HashMap::new();
+    let second = |value: &&T| {
+        let count = counts.entry(**value).or_default();
+        *count += 1;
+        *count == 2
+    };
+    values.iter().filter(second).copied().collect()
 }

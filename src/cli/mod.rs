@@ -128,8 +128,8 @@ pub struct Eval {
     /// Writes the checkpoint with the calibrated batch norms in it
     #[arg(long, value_name = "FILE", requires = "calibrate")]
     pub store: Option<PathBuf>,
-    /// Replaces the file of --store if it exists
-    #[arg(long, requires = "store")]
+    /// Replaces the files of --store and --json if they exist
+    #[arg(long)]
     pub force: bool,
     /// The share of an image's short side that is kept [default: as in the training's validation]
     #[arg(long, value_name = "F", value_parser = fraction)]
@@ -222,6 +222,9 @@ pub struct Predict {
     /// Writes the predictions as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Replaces the file of --json if it exists
+    #[arg(long)]
+    pub force: bool,
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
@@ -319,6 +322,9 @@ pub struct Summary {
     /// Writes the numbers as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Replaces the file of --json if it exists
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `rsflow profile`.
@@ -356,6 +362,9 @@ pub struct Profile {
     /// Writes a timeline of every thread, in Chrome's trace event format
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Replaces the files of --json and --trace if they exist
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `rsflow bench`.
@@ -378,6 +387,9 @@ pub struct Bench {
     /// Writes all figures as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Replaces the file of --json if it exists
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What `rsflow bench` measures.
@@ -399,6 +411,9 @@ pub struct Doctor {
     /// Writes the report as JSON; `-` is stdout, in place of the text
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Replaces the file of --json if it exists
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Which half of a recipe is profiled.

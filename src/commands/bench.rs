@@ -43,7 +43,7 @@ struct Row {
 
 pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
-        files::check_place(path, "--json")?;
+        files::check_output(path, "--json", arguments.force, &[&arguments.recipe])?;
     }
     let screen = Screen::new(std::io::stderr().is_terminal());
     process::log(None, &screen)?;

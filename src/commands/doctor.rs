@@ -9,9 +9,12 @@ use rsflow_pipeline::pixels;
 use serde_json::json;
 
 use crate::cli::Doctor;
-use crate::files::{is_stdout, write_json};
+use crate::files::{check_output, is_stdout, write_json};
 
 pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
+    if let Some(path) = &arguments.json {
+        check_output(path, "--json", arguments.force, &[])?;
+    }
     let libtorch = rsflow_model::nn::compute::libtorch();
     let cuda = Cuda::open();
     let memory = memory();

@@ -8,11 +8,13 @@ use rsflow_model::checkpoint::{Checkpoint, packed, write_atomically};
 use rsflow_model::exchange::pth;
 use rsflow_model::nn::networks::Network;
 
-use super::usage::{Usage, refuse_to_replace};
+use super::usage::Usage;
 use crate::cli::{Export, Form};
+use crate::files::check_output;
 
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
-    refuse_to_replace(&arguments.out, arguments.force)?;
+    let inputs = [arguments.checkpoint.as_path()];
+    check_output(&arguments.out, "--out", arguments.force, &inputs)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let metadata = checkpoint.metadata();
     match arguments.to.unwrap_or(Form::Packed) {

@@ -12,8 +12,9 @@ use rsflow_model::nn::networks::Network;
 use rsflow_model::nn::summary::Summary;
 use rsflow_model::nn::switchable::check_resolutions;
 
-use super::usage::{Usage, refuse_to_replace};
+use super::usage::Usage;
 use crate::cli::Import;
+use crate::files::check_output;
 
 pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {
     let known = Network::by_name(&arguments.arch)
@@ -30,7 +31,7 @@ pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {
     if !problems.is_empty() {
         return Err(Usage(format!("--sizes: {}", problems.join("; "))).into());
     }
-    refuse_to_replace(&arguments.out, arguments.force)?;
+    check_output(&arguments.out, "--out", arguments.force, &[&arguments.file])?;
     let class_names = arguments.class_names.as_deref();
     let class_names = class_names.map(class_names_of).transpose()?;
     let imported = pth::import(&arguments.file, &network, &arguments.sizes, class_names)?;

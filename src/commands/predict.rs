@@ -13,13 +13,15 @@ use serde_json::json;
 
 use super::{preprocess, sizes};
 use crate::cli::{Computing, Predict};
-use crate::files::{check_place, is_stdout, write_json};
+use crate::files::{check_output, is_stdout, write_json};
 use crate::process::{self, say};
 use crate::table;
 
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
-        check_place(path, "--json")?;
+        let images = arguments.images.iter().map(|image| image.as_path());
+        let inputs: Vec<&Path> = images.chain([arguments.checkpoint.as_path()]).collect();
+        check_output(path, "--json", arguments.force, &inputs)?;
     }
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let metadata = checkpoint.metadata();

@@ -8,10 +8,13 @@ use rsflow_model::nn::summary::Summary;
 
 use super::recipes::{plan, the_trainer};
 use crate::cli;
-use crate::files::{is_stdout, write_json};
+use crate::files::{check_output, is_stdout, write_json};
 use crate::table::{grid, millions, thousands};
 
 pub fn run(arguments: &cli::Summary, out: &mut dyn Write) -> Result<ExitCode> {
+    if let Some(path) = &arguments.json {
+        check_output(path, "--json", arguments.force, &[&arguments.recipe])?;
+    }
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
     let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
     let summary = trainer.summary(&plan.incoming(planned))?;

@@ -1,6 +1,6 @@
 //! Errors of what was typed, and the exit codes of errors.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,7 +12,9 @@ use crate::process::{WRONG, say};
 /// Prints an error with its causes, and returns the exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(problems) = error.downcast_ref::<Problems>() {
-        say(problems.render(std::io::stderr().is_terminal()).trim_end());
+        // With colours, which `say` would escape; what is from outside was escaped in it.
+        let text = problems.render(std::io::stderr().is_terminal());
+        let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
         return ExitCode::from(WRONG);
     }
     say(format_args!("error: {error}"));
@@ -36,16 +38,5 @@ pub fn check_folder(folder: &Path) -> Result<()> {
         folder.is_dir(),
         Usage(format!("there is no folder {}", folder.display()))
     );
-    Ok(())
-}
-
-/// Refuses an output file that is there, unless it may be replaced.
-pub fn refuse_to_replace(path: &Path, force: bool) -> Result<(), Usage> {
-    if path.exists() && !force {
-        return Err(Usage(format!(
-            "{} is there already; --force replaces it",
-            path.display()
-        )));
-    }
     Ok(())
 }

@@ -1,7 +1,11 @@
 //! Resolves input references to edges.
 
+use std::collections::HashMap;
+
+use rsflow_base::shown::Shown as _;
+
 use crate::node::Port;
-use crate::problem::Problem;
+use crate::problem::{Problem, SHOWN};
 use crate::recipe::{Recipe, Reference, Written};
 use crate::words::{did_you_mean, listed};
 
@@ -25,6 +29,11 @@ pub(super) struct Links {
 
 pub(super) fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {
     let mut lacking = Vec::new();
+    // A name that is there twice refers to the first node.
+    let mut positions: HashMap<&str, usize> = HashMap::new();
+    for (position, node) in recipe.nodes.iter().enumerate() {
+        positions.entry(&node.name).or_insert(position);
+    }
     let of = recipe.nodes.iter().map(|reader| {
         let mut links = Vec::new();
         for input in &reader.inputs {
@@ -32,7 +41,8 @@ pub(super) fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {
                 .kind
                 .zip(input.port)
                 .and_then(|(kind, port)| kind.inputs.iter().find(|wanted| wanted.name == port));
-            match resolve_one(recipe, wanted, input) {
+            let explain = problems.len() < SHOWN;
+            match resolve_one(recipe, &positions, wanted, input, explain) {
                 Ok((from, output)) => links.push(Link {
                     port: input.port,
                     from,
@@ -65,11 +75,13 @@ pub(super) fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {
     }
 }
 
-/// `port` is the reader's input, if its kind is known.
+/// `port` is the reader's input, if its kind is known. Without `explain` an error has no help.
 fn resolve_one(
     recipe: &Recipe,
+    positions: &HashMap<&str, usize>,
     port: Option<&Port>,
     input: &Reference,
+    explain: bool,
 ) -> Result<(usize, Option<usize>), Box<Problem>> {
     let reference = input.name.as_str();
     let span = input.span.clone();
@@ -78,7 +90,12 @@ fn resolve_one(
         Some((name, output)) => (name, Some(output)),
         None => (reference, None),
     };
-    let Some(from) = recipe.nodes.iter().position(|node| node.name == name) else {
+    let Some(&from) = positions.get(name) else {
+        let problem = Problem::new(format!("there is no node `{}`", name.shown()), span)
+            .label("unknown node");
+        if !explain {
+            return Err(Box::new(problem));
+        }
         let fitting = recipe.nodes.iter().flat_map(|node| {
             let all = outputs(node);
             let fitting = all.iter().filter(|output| output.carries == wanted);
@@ -93,11 +110,7 @@ fn resolve_one(
         let help = did_you_mean(reference, fitting())
             .or_else(|| did_you_mean(name, all))
             .unwrap_or_else(|| format!("nodes that yield {wanted}: {}", listed(fitting())));
-        return Err(Box::new(
-            Problem::new(format!("there is no node `{name}`"), span)
-                .label("unknown node")
-                .help(help),
-        ));
+        return Err(Box::new(problem.help(help)));
     };
     let source = &recipe.nodes[from];
     let Some(source_kind) = source.kind else {
@@ -130,7 +143,7 @@ fn resolve_one(
                 let ports: Vec<String> = ports.collect();
                 let names = || ports.iter().map(String::as_str);
                 return Err(Box::new(
-                    Problem::new(format!("`{name}` has no output `{output}`"), span)
+                    Problem::new(format!("`{name}` has no output `{}`", output.shown()), span)
                         .label("unknown port")
                         .help(
                             did_you_mean(reference, names())

@@ -5,7 +5,7 @@ mod links;
 mod shape;
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::batch::{Allocator, PlainMemory};
@@ -184,7 +184,8 @@ fn propagate(
     let mut planned: Vec<Planned> = Vec::new();
     // The index in `planned` of a node without errors.
     let mut position: HashMap<usize, usize> = HashMap::new();
-    let in_cycles = (0..recipe.nodes.len()).filter(|index| !order.contains(index));
+    let ordered: HashSet<usize> = order.iter().copied().collect();
+    let in_cycles = (0..recipe.nodes.len()).filter(|index| !ordered.contains(index));
     for index in order.iter().copied().chain(in_cycles) {
         let written = &recipe.nodes[index];
         let (Some(node), Some(kind)) = (&written.node, written.kind) else {

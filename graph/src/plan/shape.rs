@@ -1,5 +1,7 @@
 //! Checks of the graph: cycles, unread outputs, inputs that would deadlock, two writers of one file.
 
+use std::collections::{HashMap, HashSet};
+
 use super::links::{Link, Links, outputs};
 use crate::problem::Problem;
 use crate::recipe::{Recipe, Written};
@@ -8,19 +10,34 @@ use crate::words::{listed, one_of};
 /// The nodes in topological order. Nodes of a cycle are reported and left out.
 pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>) -> Vec<usize> {
     let links = &links.of;
-    let mut order = Vec::new();
-    let mut placed = vec![false; links.len()];
-    loop {
-        let before = order.len();
-        for (index, inputs) in links.iter().enumerate() {
-            if !placed[index] && inputs.iter().all(|link| placed[link.from]) {
-                placed[index] = true;
-                order.push(index);
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); links.len()];
+    let mut missing: Vec<usize> = links.iter().map(Vec::len).collect();
+    for (reader, inputs) in links.iter().enumerate() {
+        for link in inputs {
+            readers[link.from].push(reader);
+        }
+    }
+    // As if one went through the recipe from its start, again and again, and took every node whose
+    // inputs were taken before: the round in which a node is taken.
+    let mut round = vec![0; links.len()];
+    let mut order: Vec<usize> = (0..links.len())
+        .filter(|&node| missing[node] == 0)
+        .collect();
+    let mut next = 0;
+    while let Some(&node) = order.get(next) {
+        for &reader in &readers[node] {
+            round[reader] = round[reader].max(round[node] + usize::from(reader < node));
+            missing[reader] -= 1;
+            if missing[reader] == 0 {
+                order.push(reader);
             }
         }
-        if order.len() == before {
-            break;
-        }
+        next += 1;
+    }
+    order.sort_by_key(|&node| (round[node], node));
+    let mut placed = vec![false; links.len()];
+    for &node in &order {
+        placed[node] = true;
     }
     // Every remaining node leads back to a cycle: walk upstream until a node repeats.
     let mut reported = vec![false; links.len()];
@@ -29,22 +46,27 @@ pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>)
             continue;
         }
         let mut walk = vec![start];
+        let mut seen = HashMap::from([(start, 0)]);
         let cycle = loop {
             let last = walk[walk.len() - 1];
-            let Some(next) = links[last]
-                .iter()
-                .map(|link| link.from)
-                .find(|&from| !placed[from])
-            else {
+            let mut inputs = links[last].iter().map(|link| link.from);
+            let Some(next) = inputs.find(|&from| !placed[from] && !reported[from]) else {
                 break None;
             };
-            if let Some(at) = walk.iter().position(|&seen| seen == next) {
+            if let Some(&at) = seen.get(&next) {
                 break Some(walk.split_off(at));
             }
+            seen.insert(next, walk.len());
             walk.push(next);
         };
+        for &index in &walk {
+            reported[index] = true;
+        }
         let Some(mut cycle) = cycle else { continue };
-        if cycle.iter().all(|&index| !reported[index]) {
+        for &index in &cycle {
+            reported[index] = true;
+        }
+        {
             // From upstream to downstream.
             cycle.reverse();
             let first = cycle.iter().enumerate().min_by_key(|(_, index)| **index);
@@ -64,37 +86,35 @@ pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>)
                 .help("connect one of them to another node"),
             );
         }
-        for index in walk.into_iter().chain(cycle) {
-            reported[index] = true;
-        }
     }
     order
 }
 
 /// Outputs without a reader, except those of `tapped` nodes.
 pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: &mut Vec<Problem>) {
-    let reads = |from: usize, output: usize| {
-        let mut all = links.of.iter().flatten();
-        all.any(|link| link.from == from && link.output.is_none_or(|position| position == output))
-    };
     if links.unknown {
         return;
     }
-    for (index, node) in recipe.nodes.iter().enumerate() {
-        if tapped.contains(&node.name.as_str()) {
-            continue;
-        }
+    // The outputs of each node that are read; `None`: some output.
+    let mut read: Vec<Vec<Option<usize>>> = vec![Vec::new(); recipe.nodes.len()];
+    for link in links.of.iter().flatten() {
+        read[link.from].push(link.output);
+    }
+    let tapped: HashSet<&str> = tapped.iter().copied().collect();
+    let mut names = HashSet::new();
+    for (node, read) in recipe.nodes.iter().zip(read) {
         // A duplicate name refers to the first node.
-        if recipe.nodes[..index]
-            .iter()
-            .any(|first| first.name == node.name)
-        {
+        if !names.insert(&node.name) || tapped.contains(node.name.as_str()) {
             continue;
         }
+        let is_read = |position: usize| {
+            let mut outputs = read.iter();
+            outputs.any(|output| output.is_none_or(|output| output == position))
+        };
         let outputs = outputs(node);
         for (position, port) in outputs.iter().enumerate() {
             // An input that is not connected elsewhere probably was meant to read this.
-            if reads(index, position) || links.lacking.contains(&port.carries) {
+            if is_read(position) || links.lacking.contains(&port.carries) {
                 continue;
             }
             let reference = match outputs {
@@ -134,26 +154,27 @@ pub(super) fn shared(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>
     // A node and all nodes upstream, the nearest first.
     let upstream = |start: usize| {
         let mut found = vec![start];
+        let mut is_found = HashSet::from([start]);
         let mut next = 0;
         while let Some(&node) = found.get(next) {
-            for link in &links.of[node] {
-                if !found.contains(&link.from) {
-                    found.push(link.from);
-                }
-            }
+            let inputs = links.of[node].iter().map(|link| link.from);
+            found.extend(inputs.filter(|&from| is_found.insert(from)));
             next += 1;
         }
-        found
+        (found, is_found)
     };
     for (reader, inputs) in recipe.nodes.iter().zip(&links.of) {
+        if inputs.len() < 2 {
+            continue;
+        }
         let written = |link: &Link| {
             let mut inputs = reader.inputs.iter();
             Some((inputs.find(|input| input.port == link.port)?, link.port?))
         };
         for (position, later) in inputs.iter().enumerate() {
-            let all = upstream(later.from);
+            let (all, _) = upstream(later.from);
             let both = inputs[..position].iter().find_map(|earlier| {
-                let others = upstream(earlier.from);
+                let (_, others) = upstream(earlier.from);
                 let source = all.iter().find(|node| others.contains(node))?;
                 Some((*source, written(earlier)?, written(later)?))
             });
@@ -189,18 +210,23 @@ pub(super) fn shared(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>
 
 /// Two nodes that write the same file.
 pub(super) fn one_writer(recipe: &Recipe, problems: &mut Vec<Problem>) {
-    let output_file = |node: &Written| node.kind.map_or("", |kind| kind.output_file);
-    for (index, node) in recipe.nodes.iter().enumerate() {
-        let file = output_file(node);
-        let mut before = recipe.nodes[..index].iter();
-        let first = before.find(|first| !file.is_empty() && output_file(first) == file);
-        problems.extend(first.map(|first| {
-            let names = listed([first.name.as_str(), &node.name]);
-            let message = format!("both {names} write `{file}` in the run directory");
+    let mut writers: HashMap<&str, &Written> = HashMap::new();
+    for node in &recipe.nodes {
+        let file = node.kind.map_or("", |kind| kind.output_file);
+        if file.is_empty() {
+            continue;
+        }
+        let first = *writers.entry(file).or_insert(node);
+        if std::ptr::eq(first, node) {
+            continue;
+        }
+        let names = listed([first.name.as_str(), &node.name]);
+        let message = format!("both {names} write `{file}` in the run directory");
+        problems.push(
             Problem::new(message, node.name_span.clone())
                 .label("writes it too")
                 .also(first.name_span.clone(), "writes it")
-                .help("remove one of them, and the nodes that only it reads")
-        }));
+                .help("remove one of them, and the nodes that only it reads"),
+        );
     }
 }

@@ -1,8 +1,10 @@
 //! Reads a recipe: the RON reader and serde decide what is valid, `syntax` and `validate` explain.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rsflow_base::shown::Shown as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Schema, json};
 
@@ -103,6 +105,7 @@ pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems>
         _ => return Err(Problems::new(text, problems)),
     };
     let mut nodes: Vec<Written> = Vec::new();
+    let mut first_of: HashMap<String, usize> = HashMap::new();
     for (key, value) in entries {
         let written = &whole[key.span.clone()];
         let name = match fields::options().from_str::<String>(written) {
@@ -122,7 +125,8 @@ pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems>
             Some(inside) if inside == name && !name.is_empty() => inner,
             _ => key.span.clone(),
         };
-        if let Some(first) = nodes.iter().find(|node| node.name == name) {
+        if let Some(&first) = first_of.get(&name) {
+            let first: &Written = &nodes[first];
             problems.push(
                 Problem::new(format!("two nodes are named `{name}`"), name_span.clone())
                     .label("the second one")
@@ -130,15 +134,17 @@ pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems>
                     .help("give each node a name of its own"),
             );
         }
-        if name.is_empty() || name.contains(['.', '=', '/', '\\']) || name.trim() != name {
+        let forbidden = |c: char| c.is_control() || ['.', '=', '/', '\\'].contains(&c);
+        if name.is_empty() || name.contains(forbidden) || name.trim() != name {
             let message = match name.as_str() {
                 "" => "a node needs a name".to_owned(),
-                _ => format!("`{name}` cannot be a node's name"),
+                _ => format!("`{}` cannot be a node's name", name.shown()),
             };
             problems.push(
                 Problem::new(message, name_span.clone()).help("use letters, digits, `_` and `-`"),
             );
         }
+        first_of.entry(name.clone()).or_insert(nodes.len());
         let read = read_node(&text, value, catalogue);
         problems.extend(read.problems);
         nodes.push(Written {

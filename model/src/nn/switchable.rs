@@ -1,6 +1,8 @@
 //! The resolution-switchable network: shared weights, private batch norms, and the learned ensemble
 //! of the resolutions.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -283,6 +285,9 @@ fn weighted_sum(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
 /// Upper bound that catches typos, which would otherwise allocate all memory.
 const MAX_RESOLUTION: u32 = 4096;
 
+/// Of a list of many resolutions the first problems say enough.
+const MAX_PROBLEMS: usize = 5;
+
 /// The problems of a list of resolutions for this network, one sentence each.
 ///
 /// # Errors
@@ -293,8 +298,12 @@ pub fn check_resolutions(network: &Network, resolutions: &[u32]) -> Result<Vec<S
     if resolutions.is_empty() {
         problems.push("a network needs at least one resolution".to_owned());
     }
-    for (position, &resolution) in resolutions.iter().enumerate() {
-        if resolutions[..position].contains(&resolution) {
+    let mut seen = HashSet::new();
+    for &resolution in resolutions {
+        if problems.len() >= MAX_PROBLEMS {
+            break;
+        }
+        if !seen.insert(resolution) {
             problems.push(format!("resolution {resolution} is listed twice"));
         }
         if resolution > MAX_RESOLUTION {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
     Allocator, Batch, Build, Incoming, Input, Node, NodeKind, Payload, Port, Ports, Received,
-    Report, Role, Schema, Sender, Stage, Thread,
+    Report, Role, Schema, Sender, Stage, Thread, repeated,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -97,17 +97,13 @@ impl Node for Evaluate {
                 );
             }
         }
-        for (position, (size, _)) in self.batch_norms.iter().enumerate() {
-            if self.batch_norms[..position]
-                .iter()
-                .any(|(of, _)| of == size)
-            {
-                report.parameter(
-                    "batch_norms",
-                    format!("size {size} is listed twice"),
-                    "remove one of the pairs",
-                );
-            }
+        let sizes: Vec<u32> = self.batch_norms.iter().map(|(size, _)| *size).collect();
+        for size in repeated(&sizes).into_iter().take(3) {
+            report.parameter(
+                "batch_norms",
+                format!("size {size} is listed twice"),
+                "remove one of the pairs",
+            );
         }
         let sizes = |port| {
             let mut found = inputs.iter().filter(|input| input.port == port);

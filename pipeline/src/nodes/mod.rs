@@ -34,7 +34,7 @@ pub use shapes_folder::ShapesFolder;
 
 use std::path::Path;
 
-use rsflow_graph::{Incoming, MAX_SIZE, Port, Preprocess, Report, Schema};
+use rsflow_graph::{Incoming, MAX_SIZE, Port, Preprocess, Report, Schema, repeated};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -89,26 +89,29 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
             "such as `sizes: [224, 192, 160, 128, 96]`",
         );
     }
-    for (position, &size) in sizes.iter().enumerate() {
-        if size == 0 {
-            report.parameter(
-                "sizes",
-                "`sizes` must not contain 0",
-                "sizes are at least 1 pixel",
-            );
-        } else if size > MAX_SIZE {
-            report.parameter(
-                "sizes",
-                format!("size {size} is too large"),
-                format!("sizes are at most {MAX_SIZE} pixels"),
-            );
-        } else if sizes[..position].contains(&size) {
-            report.parameter(
-                "sizes",
-                format!("size {size} is listed twice"),
-                "remove one",
-            );
-        }
+    // Of many mistakes in one list the first few say enough.
+    const TOLD: usize = 3;
+    if sizes.contains(&0) {
+        report.parameter(
+            "sizes",
+            "`sizes` must not contain 0",
+            "sizes are at least 1 pixel",
+        );
+    }
+    for size in sizes.iter().filter(|&&size| size > MAX_SIZE).take(TOLD) {
+        report.parameter(
+            "sizes",
+            format!("size {size} is too large"),
+            format!("sizes are at most {MAX_SIZE} pixels"),
+        );
+    }
+    let valid = |size: &u32| (1..=MAX_SIZE).contains(size);
+    for size in repeated(sizes).into_iter().filter(valid).take(TOLD) {
+        report.parameter(
+            "sizes",
+            format!("size {size} is listed twice"),
+            "remove one",
+        );
     }
 }
 

@@ -15,11 +15,11 @@ use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
 use serde_json::json;
 
-use super::usage::{Usage, refuse_to_replace};
+use super::usage::Usage;
 use super::{preprocess, sizes};
 use crate::catalogue;
 use crate::cli::Eval;
-use crate::files::{check_place, is_stdout, write_json};
+use crate::files::{check_output, is_stdout, write_json};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
 use crate::table;
@@ -31,11 +31,10 @@ const EVALUATION: &str = "evaluation";
 pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let images = Images::find(&arguments.data, Half::Val, "--data")?;
     if let Some(path) = &arguments.json {
-        check_place(path, "--json")?;
+        check_output(path, "--json", arguments.force, &[&arguments.checkpoint])?;
     }
     if let Some(store) = &arguments.store {
-        check_place(store, "--store")?;
-        refuse_to_replace(store, arguments.force)?;
+        check_output(store, "--store", arguments.force, &[&arguments.checkpoint])?;
     }
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let metadata = checkpoint.metadata();

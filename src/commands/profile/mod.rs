@@ -92,10 +92,10 @@ fn check_output_paths(arguments: &Profile) -> Result<()> {
             !is_stdout(Some(path)),
             Usage("--trace needs the name of a file".to_owned())
         );
-        files::check_place(path, "--trace")?;
+        files::check_output(path, "--trace", arguments.force, &[&arguments.recipe])?;
     }
     match &arguments.json {
-        Some(path) => files::check_place(path, "--json"),
+        Some(path) => files::check_output(path, "--json", arguments.force, &[&arguments.recipe]),
         None => Ok(()),
     }
 }
