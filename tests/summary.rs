@@ -97,7 +97,7 @@ fn the_json_has_every_number_exactly() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("summary.json");
     std::fs::write(&file, "what was there").unwrap();
-    let table = summarized(&[recipe, "--json", file.to_str().unwrap()]);
+    let table = summarized(&[recipe, "--force", "--json", file.to_str().unwrap()]);
     assert_eq!(table, summarized(&[recipe]));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), to_stdout);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -160,7 +160,7 @@ fn mistakes_are_told() {
         (
             &nowhere,
             1,
-            "cannot write no/such/folder.json; --json names another file",
+            "cannot write no/such/folder.json: its folder does not exist; --json names another file",
         ),
     ];
     for (arguments, code, words) in cases {

@@ -32,6 +32,9 @@ Examples:
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the current step, saves a
 checkpoint and exits; --resume continues from there, bit for bit. A second Ctrl-C exits at once.
+SIGTERM, SIGQUIT and a terminal that closes do the same as Ctrl-C. best.safetensors is the epoch with
+the highest top-1 of the first resolution in `sizes`, then the highest mean of all. --resume of a
+finished run completes what it had left to do when it was killed.
 The environment variable RSFLOW_LOG sets the level of run.log: RSFLOW_LOG=debug, or for one crate
 RSFLOW_LOG=info,rsflow_model=debug. The default is info.
 
