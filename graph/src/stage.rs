@@ -47,6 +47,8 @@ pub struct Contents {
     pub last_group: u64,
     /// What a user knows the data by: the folder or archive.
     pub origin: String,
+    /// A hash of the names of classes and samples, in their order; `None` where a source has no names.
+    pub names_hash: Option<u64>,
 }
 
 impl Contents {

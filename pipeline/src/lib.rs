@@ -16,3 +16,6 @@ pub mod nodes;
 pub mod pixels;
 pub mod preprocess;
 pub mod shapes;
+
+pub use files::read_image;
+pub use listing::{PassedOver, images_in};

@@ -1,12 +1,12 @@
 //! The class of each image: from the devkit's ground truth, or from a list of names and classes.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
+use rsflow_base::input_file;
 
 use super::meta_mat;
 
@@ -16,6 +16,10 @@ const GROUND_TRUTH: &str = "data/ILSVRC2012_validation_ground_truth.txt";
 
 /// Upper bound of these files in bytes, which have 1 MB: a small archive must not fill the memory.
 const MAX_FILE: u64 = 64 << 20;
+/// Upper bound of the unpacked devkit, which has 5 MB.
+const MAX_DEVKIT: u64 = 128 << 20;
+/// Upper bound of a list; one of all images of ImageNet has 50 MB.
+const MAX_LIST: u64 = 256 << 20;
 
 #[derive(Debug)]
 pub struct Labels {
@@ -45,7 +49,7 @@ impl Labels {
     pub fn from_devkit(devkit: &Path) -> Result<Labels> {
         let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
             let file = devkit.join(name);
-            let bytes = fs::read(&file).with_context(|| {
+            let bytes = input_file::read(&file, MAX_FILE).with_context(|| {
                 format!(
                     "cannot read {}; the devkit is the folder that \
                      ILSVRC2012_devkit_t12.tar.gz unpacks to",
@@ -64,9 +68,9 @@ impl Labels {
     pub fn from_devkit_archive(devkit: &Path) -> Result<Labels> {
         let place = devkit.display();
         let (mut meta, mut truth) = (None, None);
-        let file = fs::File::open(devkit).with_context(|| format!("cannot open {place}"))?;
+        let file = input_file::open(devkit).with_context(|| format!("cannot open {place}"))?;
         let damaged = || format!("cannot read {place}; download the devkit again");
-        let mut tar = tar::Archive::new(MultiGzDecoder::new(file));
+        let mut tar = tar::Archive::new(MultiGzDecoder::new(file).take(MAX_DEVKIT));
         for entry in tar.entries().with_context(damaged)? {
             let mut entry = entry.with_context(damaged)?;
             let path = entry.path().with_context(damaged)?.into_owned();
@@ -128,7 +132,7 @@ impl Labels {
     /// A file that cannot be read or lists nothing; a line in another format; a duplicate name; a name
     /// or class that is not a valid file name.
     pub fn from_list(file: &Path) -> Result<Labels> {
-        let text = fs::read_to_string(file)
+        let text = input_file::read_to_string(file, MAX_LIST)
             .with_context(|| format!("cannot read the list {}", file.display()))?;
         let text = text.trim_start_matches('\u{feff}');
         let lines = (1..).zip(text.lines().map(str::trim));

@@ -7,7 +7,7 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::ZlibDecoder;
-use rsflow_graph::listed;
+use rsflow_graph::{first_few, listed};
 
 /// A class of ImageNet, or a group of classes.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub(super) struct Synset {
 /// Upper bound of a decompressed element in bytes; the real file's have 1 MB. A small file must not fill
 /// the memory.
 const MAX_INFLATED: u64 = 64 << 20;
+/// MATLAB's limits: characters of a name, fields of a struct.
+const MAX_NAME: usize = 63;
+const MAX_FIELDS: usize = 4096;
 
 /// Reads the variable `synsets` of a file.
 ///
@@ -50,10 +53,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Synset>> {
         }
         others.push(variable.name);
     }
-    bail!(
-        "no variable `synsets`; the file has: {}",
-        listed(others.iter().map(String::as_str))
-    )
+    let found = match others.as_slice() {
+        [] => "none".to_owned(),
+        others => first_few(others),
+    };
+    bail!("no variable `synsets`; the file has: {found}")
 }
 
 fn synsets(variable: &Matrix) -> Result<Vec<Synset>> {
@@ -89,7 +93,13 @@ fn field_names(rest: &mut &[u8]) -> Result<Vec<String>> {
     let mut length = next(rest)?.data;
     let length = take_u32(&mut length)? as usize;
     ensure!(length > 0, "the field names of `synsets` have length 0");
-    let names = next(rest)?.data.chunks(length).map(|padded| {
+    let names = next(rest)?.data.chunks(length);
+    ensure!(
+        names.len() <= MAX_FIELDS,
+        "`synsets` has {} fields",
+        names.len()
+    );
+    let names = names.map(|padded| {
         let name = padded.split(|&byte| byte == 0).next().unwrap_or_default();
         String::from_utf8_lossy(name).into_owned()
     });
@@ -204,7 +214,7 @@ fn matrix(element: Element) -> Result<Matrix> {
         class,
         rows: *shape.first().context("a matrix has no shape")?,
         cells: cells.context("a matrix is too large")?,
-        name: String::from_utf8_lossy(name).into_owned(),
+        name: String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]).into_owned(),
         contents,
     })
 }

@@ -1,33 +1,34 @@
-//! Indexes a tar, so that its images can be read in place.
+//! A tar, its index, and what is listed of it.
 //!
-//! The headers are read once, in order. The index is saved beside the archive as
+//! The headers are read once, in order (`scan`). The index is saved beside the archive as
 //! `NAME.tar.rsflow-index`, or in the user's cache folder where that cannot be written. It is valid as
 //! long as the archive's size, times and inode are unchanged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::ops::Range;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::input_file;
 use rsflow_graph::did_you_mean;
 use serde::{Deserialize, Serialize};
 
 use super::index_file::{self, Stamp};
 use super::names::split;
-use super::progress::Progress;
-use super::{Bytes, Listing, Names, join, lossy, read_part};
-use crate::files::{first_few, is_image};
+use super::passed_over::PassedOver;
+use super::scan::{normalize, scan};
+use super::{Bytes, Listing, Names, in_brackets, join, lossy, read_part};
+use crate::files::{first_few, hidden_part};
 
 pub struct Archive {
     pub(super) path: PathBuf,
-    file: File,
-    length: u64,
+    pub(super) file: File,
+    pub(super) length: u64,
 }
 
 /// Which files of an archive are indexed.
@@ -42,19 +43,22 @@ pub enum Within {
 /// The folders and images of an archive.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Index {
-    /// Paths of all folders, sorted. The top level of the archive is the empty path.
-    folders: Names,
+    /// Paths of the folders that have an entry of their own or hold a file, sorted; not those above
+    /// them.
+    pub(super) folders: Names,
     /// Paths of all images, sorted by folder, then by name.
-    images: Names,
+    pub(super) images: Names,
     /// Offset and length in bytes of each image.
-    parts: Vec<(u64, u64)>,
+    pub(super) parts: Vec<(u64, u64)>,
     /// Paths and types of the entries that cannot be read in place.
-    others: Vec<(Vec<u8>, Other)>,
+    pub(super) others: Vec<(Vec<u8>, Other)>,
+    /// Paths of all other files, sorted, and whether each is a FIFO or a device.
+    pub(super) passed_over: Vec<(Vec<u8>, bool)>,
 }
 
 /// The type of an entry whose content is not stored as contiguous bytes.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
-enum Other {
+pub(super) enum Other {
     SymbolicLink,
     HardLink,
     Sparse,
@@ -75,15 +79,17 @@ impl Archive {
     /// A file that does not exist, cannot be read or is compressed.
     pub fn open(path: &Path, advice: &str) -> Result<Self> {
         let place = path.display();
-        let file = match File::open(path) {
+        let file = match input_file::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 bail!("there is no file {place}; {advice}")
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                bail!("{place}: {error}; {advice}")
             }
             file => file.with_context(|| format!("cannot open {place}"))?,
         };
         let metadata = file.metadata();
         let metadata = metadata.with_context(|| format!("cannot open {place}"))?;
-        ensure!(metadata.is_file(), "{place} is not a file; {advice}");
         let archive = Archive {
             path: path.to_owned(),
             file,
@@ -150,7 +156,7 @@ impl Archive {
             tracing::info!(archive = %place, images = cached.index.images.len(), "index found");
             return Ok(cached.index);
         }
-        let index = self.read_index(within)?;
+        let index = scan(self, within)?;
         tracing::info!(archive = %place, images = index.images.len(), "indexed");
         let after = Stamp::of(&self.file.metadata().with_context(cannot)?);
         ensure!(
@@ -175,251 +181,6 @@ impl Archive {
         }
         Ok(cached.index)
     }
-
-    fn read_index(&self, within: Within) -> Result<Index> {
-        let mut scan = Scan {
-            archive: self,
-            within,
-            folders: BTreeSet::from([Vec::new()]),
-            images: Vec::new(),
-            others: BTreeMap::new(),
-            progress: Progress::new(),
-        };
-        scan.tar(0..self.length, None)?;
-        Ok(scan.index())
-    }
-}
-
-/// The state of indexing.
-struct Scan<'a> {
-    archive: &'a Archive,
-    within: Within,
-    folders: BTreeSet<Vec<u8>>,
-    /// In the order of the archive.
-    images: Vec<(Vec<u8>, (u64, u64))>,
-    others: BTreeMap<Vec<u8>, Other>,
-    progress: Progress,
-}
-
-/// The block size of a tar in bytes. A tar ends with two zero blocks.
-const BLOCK: u64 = 512;
-
-impl Scan<'_> {
-    /// Reads all headers of a tar. `class` is the name of a tar within the archive.
-    fn tar(&mut self, bytes: Range<u64>, class: Option<&[u8]>) -> Result<()> {
-        let place = match class {
-            None => self.archive.path.display().to_string(),
-            Some(class) => {
-                let tar = format!("{}.tar", String::from_utf8_lossy(class));
-                join(&self.archive.path, Path::new(&tar))
-            }
-        };
-        let mut tar = tar::Archive::new(Window {
-            file: &self.archive.file,
-            bytes: bytes.clone(),
-            at: bytes.start,
-        });
-        // The expected offset of the next header.
-        let mut end = bytes.start;
-        for entry in tar.entries_with_seek()? {
-            let entry = entry.map_err(|error| match end + BLOCK > bytes.end {
-                true => anyhow::Error::new(error).context(truncated(&place, &bytes, "in a header")),
-                false => anyhow::Error::new(error).context(format!(
-                    "{place} is damaged or not a tar: invalid header at byte {end}; download or \
-                     create it again"
-                )),
-            })?;
-            let start = bytes.start + entry.raw_file_position();
-            // The size of a sparse file is not its stored size.
-            let stored = match entry.header().entry_type().is_gnu_sparse() {
-                true => entry.header().entry_size()?,
-                false => entry.size(),
-            };
-            let stop = start.checked_add(stored).filter(|&stop| stop <= bytes.end);
-            let stop = stop.with_context(|| {
-                let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-                let wanted = start.saturating_add(stored);
-                let why = format!("but `{name}` is stored from byte {start} to {wanted}");
-                truncated(&place, &bytes, &why)
-            })?;
-            end = stop.next_multiple_of(BLOCK);
-            self.entry(&place, entry, start..stop, class)?;
-            let (path, length) = (self.archive.path.display(), self.archive.length.max(1));
-            self.progress
-                .report(|| format!("indexing {path}: {} %", stop.saturating_mul(100) / length));
-        }
-        ensure!(
-            end + BLOCK <= bytes.end,
-            truncated(&place, &bytes, "without an end-of-archive marker")
-        );
-        Ok(())
-    }
-
-    fn entry(
-        &mut self,
-        place: &str,
-        mut entry: tar::Entry<impl Read>,
-        bytes: Range<u64>,
-        class: Option<&[u8]>,
-    ) -> Result<()> {
-        let path = entry.path_bytes().into_owned();
-        let shown = || String::from_utf8_lossy(&path).into_owned();
-        let kind = kind_of(&mut entry)
-            .with_context(|| format!("{place}: cannot read the header of `{}`", shown()))?;
-        let Some(kind) = kind else { return Ok(()) };
-        if let (Kind::File, None, Some(class)) = (kind, class, self.inner(&path)) {
-            self.folder(class);
-            return self.tar(bytes, Some(class));
-        }
-        let is_image = kind != Kind::Folder && is_image(as_path(&path));
-        let Some(path) = normalize(class, &path) else {
-            ensure!(
-                !is_image,
-                "{place}: `{}` is outside of the archive; create it with relative paths without `..`",
-                shown()
-            );
-            return Ok(());
-        };
-        // As when a tar is extracted, an entry replaces an earlier one of the same name.
-        self.others.remove(&path);
-        match kind {
-            Kind::Folder => self.folder(&path),
-            Kind::File => {
-                self.folder(split(&path).0);
-                if is_image {
-                    let part = (bytes.start, bytes.end - bytes.start);
-                    self.images.push((path, part));
-                }
-            }
-            // Whatever its name, a symbolic link could point to a folder of images.
-            Kind::Other(other) if is_image || other == Other::SymbolicLink => {
-                self.others.insert(path, other);
-            }
-            Kind::Other(_) => {}
-        }
-        Ok(())
-    }
-
-    /// The name without `.tar` of a tar within the archive, if those are indexed.
-    fn inner<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
-        let name = split(path).1.strip_suffix(b".tar")?;
-        (self.within == Within::Tars && !name.is_empty()).then_some(name)
-    }
-
-    /// Adds a folder and its parents.
-    fn folder(&mut self, path: &[u8]) {
-        let mut path = path;
-        while !self.folders.contains(path) {
-            self.folders.insert(path.to_owned());
-            path = split(path).0;
-        }
-    }
-
-    fn index(mut self) -> Index {
-        self.images
-            .sort_by(|(a, _), (b, _)| split(a).cmp(&split(b)));
-        // The last entry of a name wins, unless a link replaced it later.
-        self.images.dedup_by(|next, kept| {
-            let is_duplicate = next.0 == kept.0;
-            if is_duplicate {
-                kept.1 = next.1;
-            }
-            is_duplicate
-        });
-        self.images
-            .retain(|(path, _)| !self.others.contains_key(path));
-        Index {
-            folders: self.folders.iter().collect(),
-            images: self.images.iter().map(|(path, _)| path).collect(),
-            parts: self.images.iter().map(|(_, part)| *part).collect(),
-            others: self.others.into_iter().collect(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Folder,
-    File,
-    Other(Other),
-}
-
-/// `None` for types that a data set does not use: devices, pipes, comments.
-fn kind_of(entry: &mut tar::Entry<impl Read>) -> io::Result<Option<Kind>> {
-    let kind = entry.header().entry_type();
-    // The PAX format of sparse files.
-    let mut pax = entry.pax_extensions()?.into_iter().flatten().flatten();
-    let is_sparse = kind.is_gnu_sparse() || pax.any(|pax| pax.key_bytes().starts_with(SPARSE));
-    let is_file = kind.is_file() || kind.is_contiguous();
-    Ok(match () {
-        () if is_sparse => Some(Kind::Other(Other::Sparse)),
-        () if kind.is_symlink() => Some(Kind::Other(Other::SymbolicLink)),
-        () if kind.is_hard_link() => Some(Kind::Other(Other::HardLink)),
-        // The oldest tars mark folders by a trailing `/` only.
-        () if kind.is_dir() || (is_file && entry.path_bytes().ends_with(b"/")) => {
-            Some(Kind::Folder)
-        }
-        () if is_file => Some(Kind::File),
-        () => None,
-    })
-}
-
-const SPARSE: &[u8] = b"GNU.sparse.";
-
-fn truncated(place: &str, bytes: &Range<u64>, why: &str) -> String {
-    let end = bytes.end;
-    format!("{place} is truncated: it ends at byte {end}, {why}; download or create it again")
-}
-
-fn as_path(path: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(path))
-}
-
-/// Normalizes a path within the archive: removes `.` and empty parts. `None` if it is absolute or has
-/// `..`.
-fn normalize(class: Option<&[u8]>, path: &[u8]) -> Option<Vec<u8>> {
-    if path.starts_with(b"/") {
-        return None;
-    }
-    let parts = class.into_iter().chain(path.split(|&byte| byte == b'/'));
-    let parts: Vec<&[u8]> = parts
-        .filter(|part| !part.is_empty() && *part != b".")
-        .collect();
-    let is_outside = parts.iter().any(|part| *part == b"..");
-    (!is_outside).then(|| parts.join(&b'/'))
-}
-
-/// A part of a file as a seekable reader.
-struct Window<'a> {
-    file: &'a File,
-    bytes: Range<u64>,
-    /// The position in the file.
-    at: u64,
-}
-
-impl Read for Window<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.bytes.end.saturating_sub(self.at);
-        let wanted = buffer
-            .len()
-            .min(usize::try_from(left).unwrap_or(usize::MAX));
-        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for Window<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(offset) => self.bytes.start.checked_add(offset),
-            SeekFrom::End(offset) => self.bytes.end.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.at.checked_add_signed(offset),
-        };
-        let at = at.filter(|&at| at >= self.bytes.start);
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at - self.bytes.start)
-    }
 }
 
 impl Index {
@@ -428,25 +189,37 @@ impl Index {
         &self,
         mut path: impl FnMut(&[u8]) -> Result<(Vec<u8>, Vec<u8>)>,
     ) -> Result<Index> {
-        let images = self.images.iter().zip(&self.parts);
-        let images = images.map(|(image, part)| Ok((path(split(image).1)?, *part)));
-        let mut images: Vec<_> = images.collect::<Result<_>>()?;
+        let (mut images, mut passed_over) = (Vec::new(), self.passed_over.clone());
+        for (image, part) in self.images.iter().zip(&self.parts) {
+            match hidden_part(image) {
+                None => images.push((path(split(image).1)?, *part)),
+                Some(_) => passed_over.push((image.to_owned(), false)),
+            }
+        }
         images.sort();
         let folders: BTreeSet<&[u8]> = images.iter().map(|((class, _), _)| &class[..]).collect();
         let paths = images
             .iter()
             .map(|((class, name), _)| [&class[..], name].join(&b'/'));
         Ok(Index {
-            folders: [&[][..]].into_iter().chain(folders).collect(),
+            folders: folders.into_iter().collect(),
             images: paths.collect(),
             parts: images.iter().map(|(_, part)| *part).collect(),
             others: self.others.clone(),
+            passed_over,
         })
+    }
+
+    #[cfg(test)]
+    pub fn folders(&self) -> usize {
+        self.folders.len()
     }
 
     /// The folders whose subfolders have images: one of them is the parent of the class folders.
     pub fn candidates(&self) -> BTreeSet<&[u8]> {
-        let folders = self.images.iter().map(|image| split(image).0);
+        let images = self.images.iter();
+        let images = images.filter(|image| hidden_part(image).is_none());
+        let folders = images.map(|image| split(image).0);
         let folders = folders.filter(|folder| !folder.is_empty());
         folders.map(|folder| split(folder).0).collect()
     }
@@ -477,16 +250,41 @@ impl Listing {
                 .starts_with(b"/")
                 .then_some(folder.len() + 1),
         };
-        let inside = |path: &'_ [u8]| below_folder(path).map(|start| path[start..].to_owned());
+        // A path below the folder that is not hidden; the others are counted.
+        let mut hidden = BTreeSet::new();
+        let mut inside = |path: &'_ [u8]| {
+            let path = &path[below_folder(path)?..];
+            if let Some(part) = hidden_part(path) {
+                hidden.insert(part.to_owned());
+                return None;
+            }
+            Some(path.to_owned())
+        };
 
-        let folders = index.folders.iter().filter_map(inside);
-        let classes: BTreeSet<Vec<u8>> = folders
-            .filter(|folder| !folder.is_empty() && !folder.contains(&b'/'))
-            .collect();
+        let mut passed_over = PassedOver::default();
+        for (path, is_special) in &index.passed_over {
+            match inside(path) {
+                Some(_) if *is_special => passed_over.special += 1,
+                Some(path) => passed_over.file(Path::new(OsStr::from_bytes(&path))),
+                None => {}
+            }
+        }
+        let mut classes = BTreeSet::new();
+        for folder in index.folders.iter() {
+            let class = inside(folder).map(|mut folder| {
+                folder.truncate(
+                    folder
+                        .iter()
+                        .position(|&byte| byte == b'/')
+                        .unwrap_or(folder.len()),
+                );
+                folder
+            });
+            classes.extend(class.filter(|class| !class.is_empty()));
+        }
         let classes: Names = classes.into_iter().collect();
-        ensure!(classes.len() > 0, no_folder(&place, &shown, index));
         let others = index.others.iter();
-        let others = others.filter(|(path, _)| below_folder(path).is_some());
+        let others = others.filter(|(path, _)| inside(path).is_some());
         let others: Vec<_> = others.collect();
         if let Some((_, kind)) = others.first() {
             let paths = others.iter().filter(|(_, other)| other == kind);
@@ -507,28 +305,38 @@ impl Listing {
         // Sorted by class, and within a class in the order of the index.
         let mut images: Vec<(u32, usize)> = Vec::new();
         for (at, path) in index.images.iter().enumerate() {
-            let Some(start) = below_folder(path) else {
+            let Some(path) = inside(path) else { continue };
+            let Some(end) = path.iter().position(|&byte| byte == b'/') else {
+                passed_over.unclassed();
                 continue;
             };
-            let mut parts = path[start..].splitn(2, |&byte| byte == b'/');
-            // An image outside of the class folders has no class.
-            let (Some(class), Some(_)) = (parts.next(), parts.next()) else {
-                continue;
-            };
-            let class = classes.find_sorted(class);
+            let class = classes.find_sorted(&path[..end]);
             let class = class.with_context(|| format!("the index of {place} lacks a folder"))?;
             images.push((u32::try_from(class).context("too many classes")?, at));
         }
+        passed_over.hidden = hidden.len() as u64;
+        ensure!(
+            classes.len() > 0,
+            "{}{}",
+            no_folder(&place, &shown, index),
+            in_brackets(&passed_over)
+        );
         images.sort();
+        let start = if folder.is_empty() {
+            0
+        } else {
+            folder.len() + 1
+        };
         let paths = images.iter().filter_map(|&(_, at)| index.images.get(at));
         let parts = images.iter().filter_map(|&(_, at)| index.parts.get(at));
         let listing = Listing {
             classes: lossy(&classes),
             labels: images.iter().map(|&(class, _)| class).collect(),
-            names: paths.filter_map(inside).collect(),
+            names: paths.map(|path| &path[start..]).collect(),
+            passed_over,
             bytes: Bytes::Parts {
                 parts: parts.copied().collect(),
-                folder: as_path(&folder).to_owned(),
+                folder: PathBuf::from(OsStr::from_bytes(&folder)),
                 archive,
             },
             origin,
@@ -561,7 +369,7 @@ fn shown<'a>(folders: impl IntoIterator<Item = &'a &'a [u8]>) -> Vec<String> {
 }
 
 /// The error if `folder` has no class folders.
-fn no_folder(place: &str, folder: &str, index: &Index) -> anyhow::Error {
+fn no_folder(place: &str, folder: &str, index: &Index) -> String {
     let candidates = shown(&index.candidates());
     let meant = did_you_mean(folder, candidates.iter().map(String::as_str));
     let there = match candidates.as_slice() {
@@ -574,5 +382,5 @@ fn no_folder(place: &str, folder: &str, index: &Index) -> anyhow::Error {
         "" => String::new(),
         folder => format!("`{folder}` of "),
     };
-    anyhow::anyhow!("{folder}{place} holds no class folders; {meant}{there}")
+    format!("{folder}{place} holds no class folders; {meant}{there}")
 }

@@ -16,9 +16,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::index_file::{self, Stamp};
+use super::passed_over::PassedOver;
 use super::progress::Progress;
-use super::{Bytes, Listing, Names, lossy};
-use crate::files::is_image;
+use super::{Bytes, Listing, Names, in_brackets, lossy};
+use crate::files::{is_hidden, is_image};
 
 impl Listing {
     /// Lists the images of a folder of class folders. With a folder `cache`, the listing is cached
@@ -57,6 +58,7 @@ impl Listing {
         }
         let found = Listing {
             origin: place.to_string(),
+            passed_over: listing.passed,
             classes: lossy(&listing.classes),
             labels: listing.labels,
             names: listing.names,
@@ -64,6 +66,20 @@ impl Listing {
         };
         found.check(&listing.classes)
     }
+}
+
+/// The images of a folder and its subfolders, sorted by folder, then by name, and what else it holds.
+///
+/// # Errors
+/// As [`Listing::of_folder`], but for class folders.
+pub fn images_in(folder: &Path) -> Result<(Vec<PathBuf>, PassedOver)> {
+    let whole = fs::canonicalize(folder).with_context(|| cannot_list(folder))?;
+    let mut walk = Walk::new(folder, &whole);
+    let above = walk.folders.len().checked_sub(1);
+    walk.images(PathBuf::new(), false, above)?;
+    let names = walk.listing.names.iter();
+    let images = names.map(|name| folder.join(OsStr::from_bytes(name)));
+    Ok((images.collect(), walk.listing.passed))
 }
 
 fn cannot_list(folder: &Path) -> String {
@@ -79,6 +95,7 @@ struct CachedListing {
     classes: Names,
     names: Names,
     labels: Vec<u32>,
+    passed: PassedOver,
     /// Everything whose change can change the listing: all folders, broken links, and links to files
     /// that may become links to folders.
     watched: Names,
@@ -147,15 +164,20 @@ impl<'a> Walk<'a> {
         let place = self.root.display();
         let root = self.enter(Path::new(""), self.folders.len().checked_sub(1))?;
         let above = self.folders.len();
-        let mut classes = self.entries(Path::new(""))?.folders;
+        let entries = self.entries(Path::new(""))?;
+        for _ in &entries.images {
+            self.listing.passed.unclassed();
+        }
+        let mut classes = entries.folders;
         ensure!(
             !classes.is_empty(),
-            "{place} holds no class folders; images are expected as {place}/CLASS/IMAGE.jpg"
+            "{place} holds no class folders; images are expected as {place}/CLASS/IMAGE.jpg{}",
+            in_brackets(&self.listing.passed)
         );
         classes.sort_by(|a, b| a.0.cmp(&b.0));
         for (label, (class, kind)) in classes.into_iter().enumerate() {
             let label = u32::try_from(label).context("too many classes")?;
-            self.class(PathBuf::from(&class), kind, root)?;
+            self.images(PathBuf::from(&class), kind.is_symlink(), Some(root))?;
             self.listing.classes.push(class.as_bytes());
             self.listing.labels.resize(self.listing.names.len(), label);
             self.folders.truncate(above);
@@ -163,19 +185,22 @@ impl<'a> Walk<'a> {
         Ok(self.listing)
     }
 
-    /// Adds the images of one class, sorted by folder, then by name, as Python's `sorted(os.walk(...))`.
-    fn class(&mut self, class: PathBuf, kind: FileType, root: usize) -> Result<()> {
+    /// Adds the images of a folder and its subfolders, sorted by folder, then by name, as Python's
+    /// `sorted(os.walk(...))`.
+    fn images(&mut self, folder: PathBuf, is_link: bool, parent: Option<usize>) -> Result<()> {
         let mut images: Vec<(PathBuf, Vec<OsString>)> = Vec::new();
         // Not recursive, because folders can be nested deeply.
-        let mut ahead = vec![(class, kind, root)];
-        while let Some((path, kind, parent)) = ahead.pop() {
-            let folder = self.enter(&path, Some(parent))?;
-            if kind.is_symlink() {
+        let mut ahead = vec![(folder, is_link, parent)];
+        while let Some((path, is_link, parent)) = ahead.pop() {
+            let folder = self.enter(&path, parent)?;
+            if is_link {
                 self.check_loop(folder)?;
             }
             let entries = self.entries(&path)?;
             let folders = entries.folders.into_iter();
-            ahead.extend(folders.map(|(name, kind)| (path.join(name), kind, folder)));
+            ahead.extend(
+                folders.map(|(name, kind)| (path.join(name), kind.is_symlink(), Some(folder))),
+            );
             images.push((path, entries.images));
         }
         images.sort_by(|a, b| a.0.as_os_str().cmp(b.0.as_os_str()));
@@ -233,6 +258,10 @@ impl<'a> Walk<'a> {
         for entry in fs::read_dir(&whole).with_context(|| cannot_list(&whole))? {
             let entry = entry.with_context(|| cannot_list(&whole))?;
             let name = entry.file_name();
+            if is_hidden(name.as_bytes()) {
+                self.listing.passed.hidden += 1;
+                continue;
+            }
             let kind = entry.file_type().with_context(|| cannot_list(&whole))?;
             let target = match kind.is_symlink() {
                 false => kind,
@@ -243,8 +272,12 @@ impl<'a> Walk<'a> {
             };
             if target.is_dir() {
                 entries.folders.push((name, kind));
-            } else if target.is_file() && is_image(Path::new(&name)) {
+            } else if !target.is_file() {
+                self.listing.passed.special += 1;
+            } else if is_image(Path::new(&name)) {
                 entries.images.push(name);
+            } else {
+                self.listing.passed.file(Path::new(&name));
             }
         }
         let (images, root) = (self.listing.names.len(), self.root);

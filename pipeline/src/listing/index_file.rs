@@ -11,13 +11,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use etcetera::BaseStrategy as _;
-use rsflow_base::whole_file;
+use rsflow_base::{input_file, whole_file};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// Magic number and version. A new layout of the content needs a new version.
-const MAGIC: &[u8; 16] = b"rsflow listing 1";
+const MAGIC: &[u8; 16] = b"rsflow listing 2";
+
+/// Upper bound of an index file; ImageNet's training images take 60 MB.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Identifies the state of a file or folder. Adding, removing or renaming an entry of a folder changes
 /// the folder's times; users cannot set `ctime`.
@@ -61,7 +64,7 @@ pub(super) fn path_for(cache: &Path, set: &Path) -> PathBuf {
 
 /// Loads an index file; `None` if there is none or it is invalid.
 pub(super) fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let bytes = fs::read(path).ok()?;
+    let bytes = input_file::read(path, MAX_BYTES).ok()?;
     let content = decode(&bytes);
     if content.is_none() {
         tracing::warn!(file = %path.display(), "index file is damaged or of another version, rebuilding");

@@ -1,6 +1,7 @@
 //! A compact list of names.
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 /// A list of byte strings in one buffer, a third of the memory of a million separate paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,15 @@ impl Names {
             None => 0,
         };
         self.bytes.get(start..end)
+    }
+
+    /// Adds the names to a hash, which depends on their order.
+    pub fn hash(&self, hash: &mut Xxh3) {
+        hash.update(&(self.ends.len() as u64).to_le_bytes());
+        for end in &self.ends {
+            hash.update(&end.to_le_bytes());
+        }
+        hash.update(&self.bytes);
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {

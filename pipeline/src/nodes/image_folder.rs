@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use rsflow_base::home;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::listed::Listed;
+use super::listed::{Listed, Reading};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
-use super::{check_root, output};
+use super::{check_path, output};
 use crate::images::EncodedImage;
 use crate::listing::{Listing, cache_folder};
 
@@ -47,20 +48,24 @@ impl Node for ImageFolder {
     }
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        check_root(&self.root, report);
+        check_path("root", "data/imagenette/train", &self.root, report);
         check_source(self.on_error, self.read_timeout, report);
         vec![Schema::default()]
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let cache = self.listing_cache.then(cache_folder).flatten();
-        let listing = Listing::of_folder(&self.root, cache.as_deref(), SystemTime::now())?;
-        Ok(Stage::source(Listed {
+        let root = home::expand(&self.root)?;
+        let listing = Listing::of_folder(&root, cache.as_deref(), SystemTime::now())?;
+        Ok(Listed::stage(
+            build,
             listing,
-            order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
-            on_error: self.on_error.into(),
-            read_timeout: read_timeout(self.read_timeout),
-        }))
+            Reading {
+                shuffle: self.shuffle,
+                on_error: self.on_error.into(),
+                read_timeout: read_timeout(self.read_timeout),
+            },
+        ))
     }
 }
 

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Result;
+use rsflow_base::home;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::listed::Listed;
-use super::output;
+use super::listed::{Listed, Reading};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
+use super::{check_path, output};
 use crate::images::EncodedImage;
 use crate::listing::{Archive, Index, Listing, Within, cache_folder};
 
@@ -65,26 +66,24 @@ impl Node for ImageTar {
     }
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        if self.path.as_os_str().is_empty() {
-            report.parameter(
-                "path",
-                "`path` must not be empty",
-                "such as `path: \"data/imagenette2.tar\"`",
-            );
-        }
+        check_path("path", "data/imagenette2.tar", &self.path, report);
         check_source(self.on_error, self.read_timeout, report);
         vec![Schema::default()]
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let archive = open(&self.path)?;
+        let archive = open(&home::expand(&self.path)?)?;
         let index = index(&archive)?;
-        Ok(Stage::source(Listed {
-            listing: Listing::of_archive(archive, &index, self.folder.as_deref())?,
-            order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
-            on_error: self.on_error.into(),
-            read_timeout: read_timeout(self.read_timeout),
-        }))
+        let listing = Listing::of_archive(archive, &index, self.folder.as_deref())?;
+        Ok(Listed::stage(
+            build,
+            listing,
+            Reading {
+                shuffle: self.shuffle,
+                on_error: self.on_error.into(),
+                read_timeout: read_timeout(self.read_timeout),
+            },
+        ))
     }
 }
 

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_base::home;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::listed::Listed;
+use super::listed::{Listed, Reading};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
-use super::{Split, check_root, output};
+use super::{Split, check_path, output};
 use crate::files::first_few;
 use crate::imagenet::Labels;
 use crate::images::EncodedImage;
@@ -55,21 +56,26 @@ impl Node for ImageNetArchives {
     }
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        check_root(&self.root, report);
+        check_path("root", "data/imagenet", &self.root, report);
         check_source(self.on_error, self.read_timeout, report);
         vec![Schema::default()]
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        Ok(Stage::source(Listed {
-            listing: match self.split {
-                Split::Train => train(&self.root)?,
-                Split::Val => val(&self.root)?,
+        let root = home::expand(&self.root)?;
+        let listing = match self.split {
+            Split::Train => train(&root)?,
+            Split::Val => val(&root)?,
+        };
+        Ok(Listed::stage(
+            build,
+            listing,
+            Reading {
+                shuffle: self.shuffle,
+                on_error: self.on_error.into(),
+                read_timeout: read_timeout(self.read_timeout),
             },
-            order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
-            on_error: self.on_error.into(),
-            read_timeout: read_timeout(self.read_timeout),
-        }))
+        ))
     }
 }
 

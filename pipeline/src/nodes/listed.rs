@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rand::seq::SliceRandom as _;
-use rsflow_graph::{Contents, Context, OnError, Source, random};
+use rsflow_graph::{Build, Contents, Context, OnError, PROGRESS, Source, Stage, counted, random};
 
 use crate::images::EncodedImage;
-use crate::listing::Listing;
+use crate::listing::{Listing, in_brackets};
 
 /// What makes reading faster.
 pub(super) const TUNING_HINT: &str = "a faster disk helps";
@@ -22,11 +22,43 @@ pub(super) const REMOVED: &[(&str, &str)] = &[(
 
 /// A listing at work.
 pub(super) struct Listed {
-    pub listing: Listing,
+    listing: Listing,
+    /// See [`Listing::hash`].
+    hash: u64,
     /// Seed and node name, if each epoch is shuffled.
-    pub order: Option<(u64, String)>,
+    order: Option<(u64, String)>,
+    on_error: OnError,
+    read_timeout: Option<Duration>,
+}
+
+/// How a listing is read.
+pub(super) struct Reading {
+    pub shuffle: bool,
     pub on_error: OnError,
     pub read_timeout: Option<Duration>,
+}
+
+impl Listed {
+    /// The stage of a node that reads a listing. Tells the user what is read and what is not.
+    pub fn stage(build: &Build, listing: Listing, reading: Reading) -> Stage {
+        let images = counted(listing.len() as usize, "image");
+        let classes = match listing.classes.len() {
+            1 => "1 class".to_owned(),
+            count => format!("{count} classes"),
+        };
+        let passed_over = in_brackets(&listing.passed_over);
+        tracing::info!(target: PROGRESS, "{}: {images}, {classes}{passed_over}", build.node);
+        if let Some(warning) = listing.one_level_too_high() {
+            tracing::warn!("{}: {warning}", build.node);
+        }
+        Stage::source(Listed {
+            hash: listing.hash(),
+            listing,
+            order: reading.shuffle.then(|| (build.seed, build.node.to_owned())),
+            on_error: reading.on_error,
+            read_timeout: reading.read_timeout,
+        })
+    }
 }
 
 impl Source for Listed {
@@ -39,6 +71,7 @@ impl Source for Listed {
             group: 1,
             last_group: 1,
             origin: self.listing.origin.clone(),
+            names_hash: Some(self.hash),
             ..Contents::default()
         }
     }

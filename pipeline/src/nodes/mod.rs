@@ -34,6 +34,7 @@ pub use shapes_folder::ShapesFolder;
 
 use std::path::Path;
 
+use rsflow_base::home;
 use rsflow_graph::{Incoming, MAX_SIZE, Port, Preprocess, Report, Schema, repeated};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -69,14 +70,13 @@ enum Split {
     Val,
 }
 
-/// Checks the parameter `root`.
-fn check_root(root: &Path, report: &mut Report) {
-    if root.as_os_str().is_empty() {
-        report.parameter(
-            "root",
-            "`root` must not be empty",
-            "such as `root: \"data/imagenette/train\"`",
-        );
+/// Checks a parameter that is the path of a folder or file.
+fn check_path(field: &str, example: &str, path: &Path, report: &mut Report) {
+    let help = format!("such as `{field}: {example:?}`");
+    if path.as_os_str().is_empty() {
+        report.parameter(field, format!("`{field}` must not be empty"), help);
+    } else if let Err(error) = home::expand(path) {
+        report.parameter(field, error.to_string(), help);
     }
 }
 

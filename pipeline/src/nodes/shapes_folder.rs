@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use rsflow_base::home;
 use rsflow_graph::{
     Build, Incoming, Input, Node, NodeKind, OnError, PROGRESS, Payload, Port, Report, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::listed::Listed;
+use super::listed::{Listed, Reading};
 use super::policy::{default_read_timeout, read_timeout};
-use super::{Split, check_root, output};
+use super::{Split, check_path, output};
 use crate::images::EncodedImage;
 use crate::listing::Listing;
 use crate::shapes::{self, ShapesParameters};
@@ -66,7 +67,7 @@ impl Node for ShapesFolder {
     }
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        check_root(&self.root, report);
+        check_path("root", "data/shapes", &self.root, report);
         for (field, images) in [
             ("train_images", self.train_images),
             ("val_images", self.val_images),
@@ -79,13 +80,14 @@ impl Node for ShapesFolder {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
+        let root = home::expand(&self.root)?;
         let mut said = 0;
-        shapes::generate(&self.root, &self.parameters(), &mut |done, total| {
+        shapes::generate(&root, &self.parameters(), &mut |done, total| {
             // A line for every quarter: it takes seconds.
             let quarter = done * 4 / total.max(1);
             if quarter > said || done == 1 {
                 said = quarter;
-                let root = self.root.display();
+                let root = root.display();
                 tracing::info!(
                     target: PROGRESS,
                     "making the image set in {root}: {done} of {total}"
@@ -96,12 +98,16 @@ impl Node for ShapesFolder {
             Split::Train => "train",
             Split::Val => "val",
         };
-        Ok(Stage::source(Listed {
-            listing: Listing::of_folder(&self.root.join(half), None, SystemTime::now())?,
-            order: self.shuffle.then(|| (build.seed, build.node.to_owned())),
-            on_error: OnError::Fail,
-            read_timeout: read_timeout(default_read_timeout()),
-        }))
+        let listing = Listing::of_folder(&root.join(half), None, SystemTime::now())?;
+        Ok(Listed::stage(
+            build,
+            listing,
+            Reading {
+                shuffle: self.shuffle,
+                on_error: OnError::Fail,
+                read_timeout: read_timeout(default_read_timeout()),
+            },
+        ))
     }
 }
 

@@ -83,6 +83,15 @@ fn errors_of_a_tar_name_the_cause() {
         let tar = packed(&two_classes());
         write(folder, tar[..bytes].to_vec())
     };
+    // A first entry of 3 GB.
+    let hole = |folder: &Path, kind: EntryType| {
+        let mut header = header(kind, 3 << 30);
+        header.set_cksum();
+        let node = write(folder, header.as_bytes().to_vec());
+        let file = fs::File::options().write(true).open(folder.join("x.tar"));
+        file.unwrap().set_len((3 << 30) + 2048).unwrap();
+        node
+    };
     // Entries come in reverse: b/2.jpg, then a/1.jpg.
     let second = 512 + image(1).len().next_multiple_of(512);
     let end = second + 512 + image(0).len().next_multiple_of(512);
@@ -95,7 +104,66 @@ fn errors_of_a_tar_name_the_cause() {
         (
             "a folder",
             &|folder| tar_node(folder),
-            &["DIR is not a file"],
+            &["DIR: it is a folder, not a file"],
+        ),
+        (
+            "a FIFO",
+            &|folder| {
+                let fifo = folder.join("x.tar");
+                let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+                assert!(made.unwrap().success());
+                tar_node(&fifo)
+            },
+            &["DIR/x.tar: it is a FIFO, not a file"],
+        ),
+        (
+            "a long name of 3 GB, which takes no space on the disk",
+            &|folder| hole(folder, EntryType::GNULongName),
+            &["DIR/x.tar: the entry at byte 0 has a name or attributes of more than the limit"],
+        ),
+        (
+            "a long target of a link",
+            &|folder| hole(folder, EntryType::GNULongLink),
+            &["DIR/x.tar: the entry at byte 0 has a name or attributes of more than the limit"],
+        ),
+        (
+            "pax records",
+            &|folder| hole(folder, EntryType::XHeader),
+            &["DIR/x.tar: the entry at byte 0 has a name or attributes of more than the limit"],
+        ),
+        (
+            "pax records for all entries",
+            &|folder| hole(folder, EntryType::XGlobalHeader),
+            &["DIR/x.tar: the entry at byte 0 has a name or attributes of more than the limit"],
+        ),
+        (
+            "a sparse map without an end",
+            &|folder| {
+                let mut header = header(EntryType::GNUSparse, 0);
+                header.as_gnu_mut().unwrap().isextended = [1];
+                header.set_cksum();
+                let mut more = [0; 512];
+                more[504] = 1;
+                write(
+                    folder,
+                    [header.as_bytes().as_slice(), &more.repeat(2100)].concat(),
+                )
+            },
+            &["DIR/x.tar: the entry at byte 0 has a name or attributes of more than the limit"],
+        ),
+        (
+            "a path of 70 KB",
+            &|folder| {
+                let mut tar = pack(&two_classes());
+                let path = "a/".repeat(35_000);
+                tar.append_data(&mut header(EntryType::Directory, 0), &path, [].as_slice())
+                    .unwrap();
+                write(folder, tar.into_inner().unwrap())
+            },
+            &[
+                &format!("DIR/x.tar: the entry at byte {end} has a path of 7"),
+                "the limit is 65536",
+            ],
         ),
         (
             "compressed",

@@ -85,6 +85,34 @@ fn hostile_folders_are_read_or_named() {
             &["the symbolic link DIR/a/3.jpg is broken; fix it or remove it"],
         ),
         (
+            "two classes that look the same",
+            &|root| {
+                unpack(
+                    &tree(["caf\u{e9}/1.jpg".as_bytes(), "cafe\u{301}/2.jpg".as_bytes()]),
+                    root,
+                );
+                folder_node(root, false)
+            },
+            &[
+                "DIR/cafe\u{301} and DIR/caf\u{e9} are written alike",
+                "(`cafe\\u{301}` and `caf\\u{e9}`)",
+            ],
+        ),
+        (
+            "nothing but other files",
+            &|root| {
+                unpack(
+                    &tree([b"a/1.avif".as_slice(), b"a/2.AVIF", b"a/._3.jpg"]),
+                    root,
+                );
+                folder_node(root, false)
+            },
+            &[
+                "class folders without an image in DIR: `a`;",
+                "(2 other files passed over: 2 .avif; 1 hidden name)",
+            ],
+        ),
+        (
             "a file in the root's place",
             &|root| {
                 fs::write(root.join("x"), "").unwrap();

@@ -30,7 +30,10 @@ fn imagenet() -> TempDir {
             class.insert(format!("{wnid}_{number}.JPEG").into(), bytes.clone());
             train.insert(format!("{wnid}/{wnid}_{number}.JPEG").into(), bytes);
         }
+        // What macOS adds.
+        class.insert(format!("._{wnid}_9.JPEG").into(), b"none".to_vec());
         tars.insert(format!("{wnid}.tar").into(), packed(&class));
+        tars.insert(format!("._{wnid}.tar").into(), b"none".to_vec());
     }
     for number in 1..=8 {
         let (id, wnid) = WNIDS[number % 3];
@@ -41,6 +44,7 @@ fn imagenet() -> TempDir {
             image(number),
         );
     }
+    flat.insert(format!("._{}", val_image(1)).into(), b"none".to_vec());
     unpack(&train, &folder.path().join("train"));
     unpack(&val, &folder.path().join("val"));
     let write = |name: &str, bytes| fs::write(folder.path().join(name), bytes).unwrap();

@@ -119,5 +119,15 @@ pub fn awkward(long: &str) -> Tree {
     ];
     let mut tree = tree(paths);
     tree.insert(b"set/train/a/notes.txt".to_vec(), b"mine".to_vec());
+    for hidden in [
+        "a/._z.png",
+        "a/.ipynb_checkpoints/z-checkpoint.png",
+        ".ipynb_checkpoints/1.jpg",
+        "__MACOSX/a/z.png",
+        ".DS_Store",
+    ] {
+        let path = format!("set/train/{hidden}");
+        tree.insert(path.into_bytes(), b"none of mine".to_vec());
+    }
     tree
 }
