@@ -99,6 +99,8 @@ pub struct Schema {
     /// How a network is to be measured on such images: begun by the decoder, completed by a centre
     /// crop. Random crops pass it on as it is. `None` for what is not made of images.
     pub preprocess: Option<Preprocess>,
+    /// Whether the last batch of an epoch is dropped if it is not full.
+    pub drops_last: bool,
 }
 
 /// A connected input, for [`Node::plan`].
@@ -122,16 +124,30 @@ pub struct Report<'a> {
     pub(crate) text: &'a str,
     pub(crate) node: Range<usize>,
     pub(crate) found: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
 }
 
 impl Report<'_> {
     /// Adds an error at the parameter `field`, or at the node's kind where the field is not given. A
     /// dot reaches into a value (`network.depth`).
     pub fn parameter(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
+        let span = self.span(field);
+        self.found.push(Problem::new(message, span).help(help));
+    }
+
+    /// Adds a warning at the parameter `field`: the recipe runs, but perhaps not as it was meant.
+    pub fn warning(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
+        let warning = Problem::new(message, self.span(field)).help(help);
+        self.warnings.push(Problem {
+            is_warning: true,
+            ..warning
+        });
+    }
+
+    fn span(&self, field: &str) -> Range<usize> {
         let body = &self.text[self.node.clone()];
         let span = fields::value_span(body, field).unwrap_or_else(|| fields::kind_span(body));
-        let span = self.node.start + span.start..self.node.start + span.end;
-        self.found.push(Problem::new(message, span).help(help));
+        self.node.start + span.start..self.node.start + span.end
     }
 
     /// The number that the parameter `field` holds must be within `limits`. Upper limits catch typos

@@ -22,6 +22,8 @@ pub struct Problem {
     pub also: Vec<(Range<usize>, String)>,
     /// What to write instead.
     pub help: Option<String>,
+    /// Whether the recipe runs in spite of it.
+    pub is_warning: bool,
 }
 
 impl Problem {
@@ -32,6 +34,7 @@ impl Problem {
             label: String::new(),
             also: Vec::new(),
             help: None,
+            is_warning: false,
         }
     }
 
@@ -143,8 +146,12 @@ fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
             );
         }
     }
+    let level = match problem.is_warning {
+        true => Level::WARNING,
+        false => Level::ERROR,
+    };
     let message = lines(&problem.message);
-    let title = Level::ERROR.primary_title(&*message);
+    let title = level.primary_title(&*message);
     let mut report = vec![
         Group::with_title(title)
             .element(snippet)

@@ -154,7 +154,8 @@ pub trait Source: Send + Sync + 'static {
         OnError::Fail
     }
 
-    /// How long a fetch may take before it counts as failed; `None`: no limit.
+    /// How long a fetch may take before it counts as failed; `None`: no limit. A sample that took longer
+    /// once is not fetched again in the run.
     fn read_timeout(&self) -> Option<Duration> {
         None
     }

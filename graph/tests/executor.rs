@@ -159,7 +159,7 @@ fn skipped_items_are_named_and_replaced() {
         ),
         (
             "source",
-            "read timed out after 0.2 s",
+            "read timed out before",
             &[
                 "source.hang=[11, 12]",
                 "source.skip=2",
@@ -205,6 +205,8 @@ fn skipped_items_are_named_and_replaced() {
 fn what_cannot_be_skipped_any_more_ends_the_run() {
     let all: Vec<u64> = (0..50).collect();
     let all = format!("noise.fail={all:?}");
+    let hang: Vec<u64> = (0..70).collect();
+    let hang = format!("source.hang={hang:?}");
     for (overrides, words) in [
         (
             ["noise.fail=[11, 12]", "noise.skip=1"].as_slice(),
@@ -221,6 +223,16 @@ fn what_cannot_be_skipped_any_more_ends_the_run() {
                 "cpu_workers=1",
             ],
             "source (Count): number 11: read timed out after 0.2 s",
+        ),
+        (
+            &[
+                &hang,
+                "source.to=100",
+                "source.skip=100",
+                "source.read_timeout=50",
+                "cpu_workers=8",
+            ],
+            "source (Count): cannot replace the threads whose reads hang, of `number ",
         ),
     ] {
         let (result, _) = collect::<Numbers>(&plan(CHAIN, overrides), "learn", 0);

@@ -45,6 +45,7 @@ use crate::ports::Outlet;
 use crate::shard::Shard;
 use crate::stage::{AnyFold, AnyGroup, OnError};
 use crate::stop::Stop;
+use crate::words::first_few;
 
 /// The driver of a segment.
 pub(crate) struct Drive {
@@ -166,7 +167,8 @@ impl Drive {
         in_flight: &mut VecDeque<InFlight>,
         timeout: Duration,
     ) -> Result<(), Failure> {
-        let Some((meter, _)) = self.segment.source() else {
+        let segment = &self.segment;
+        let Some((meter, _)) = segment.source() else {
             return Ok(());
         };
         for item in in_flight {
@@ -176,18 +178,24 @@ impl Drive {
             let Some(stalled) = job.watch.expire(timeout) else {
                 continue;
             };
-            self.pool
-                .replace(stalled.worker)
-                .map_err(|error| Failure::new(meter.node(), None, error))?;
+            segment.note_timeout(stalled.key);
+            self.pool.replace(stalled.worker).map_err(|error| {
+                let error = error.context(format!(
+                    "cannot replace the threads whose reads hang, of {}: check the disk or the network, or \
+                     remove these files; then resume",
+                    first_few(&segment.timeouts())
+                ));
+                Failure::new(meter.node(), None, error)
+            })?;
             let error = anyhow::anyhow!(
                 "read timed out after {} s: the disk or the network does not respond; check it, or \
                  raise `read_timeout` (`None` disables it)",
                 timeout.as_secs_f64()
             );
             let error = error.context(Blame(meter.clone()));
-            if self.segment.on_error(meter) == OnError::Fail {
+            if segment.on_error(meter) == OnError::Fail {
                 // At once, not by way of the pool: every worker may be stuck in a read.
-                return self.segment.replacement(stalled.key, error).map(drop);
+                return segment.replacement(stalled.key, error).map(drop);
             }
             *job = self.job(stalled.key, Err(error), stalled.slot);
         }

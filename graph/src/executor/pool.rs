@@ -132,7 +132,7 @@ impl PoolHandle {
         stuck.push(old.thread);
         ensure!(
             stuck.len() <= MAX_STUCK,
-            "more than {MAX_STUCK} reads are stuck; check the disk or the network"
+            "more than {MAX_STUCK} threads hang"
         );
         Ok(())
     }

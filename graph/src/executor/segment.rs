@@ -4,10 +4,11 @@
 //! Keeping an item on one worker keeps its bytes in that core's cache; time and errors are still
 //! attributed to each node.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use rand::RngExt as _;
 use rsflow_base::keyed;
 
@@ -31,6 +32,9 @@ pub(crate) struct Segment {
     pub maps: Vec<(Meter, Arc<dyn AnyMap>)>,
     pub fold: Option<(Meter, Arc<dyn AnyFold>)>,
     pub skipped: Arc<SkipLog>,
+    /// Samples of the own source whose reads timed out. They are not read again: each read would wait
+    /// for the timeout and leave one more thread behind.
+    pub timed_out: Mutex<BTreeSet<u32>>,
 }
 
 /// Where a segment's items come from.
@@ -50,13 +54,45 @@ pub(super) enum Start {
 }
 
 impl Segment {
-    /// The source that its items come from; `None` if something between regroups them.
-    pub(super) fn source(&self) -> Option<(&Meter, &Arc<dyn AnySource>)> {
+    /// The segment that begins with the source that its items come from; `None` if something between
+    /// regroups them.
+    fn reader(&self) -> Option<&Segment> {
         match &self.head {
-            Head::Source(meter, source) => Some((meter, source)),
-            Head::Channel(Some(upstream)) if upstream.fold.is_none() => upstream.source(),
+            Head::Source(..) => Some(self),
+            Head::Channel(Some(upstream)) if upstream.fold.is_none() => upstream.reader(),
             Head::Channel(_) => None,
         }
+    }
+
+    /// The source of [`Segment::reader`].
+    pub(super) fn source(&self) -> Option<(&Meter, &Arc<dyn AnySource>)> {
+        match &self.reader()?.head {
+            Head::Source(meter, source) => Some((meter, source)),
+            Head::Channel(_) => None,
+        }
+    }
+
+    /// Notes that the read of an item's sample timed out.
+    pub(super) fn note_timeout(&self, key: Key) {
+        if let (Some(reader), Some(sample)) = (self.reader(), self.sample(key)) {
+            let timed_out = reader.timed_out.lock();
+            timed_out
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(sample);
+        }
+    }
+
+    /// The samples whose reads timed out, described.
+    pub(super) fn timeouts(&self) -> Vec<String> {
+        let (Some(reader), Some((_, source))) = (self.reader(), self.source()) else {
+            return Vec::new();
+        };
+        let timed_out = reader.timed_out.lock();
+        let timed_out = timed_out.unwrap_or_else(PoisonError::into_inner);
+        timed_out
+            .iter()
+            .map(|&sample| source.describe(sample))
+            .collect()
     }
 
     /// The sample of a key. Computed from the key alone when an error needs it, so that items need
@@ -102,6 +138,14 @@ impl Segment {
         let mut item = match (start, &self.head) {
             (Start::Item(item), _) => item,
             (Start::Sample(sample), Head::Source(meter, source)) => {
+                let timed_out = self.timed_out.lock();
+                if timed_out
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(&sample)
+                {
+                    let error = anyhow!("its read timed out before, so it is not read again");
+                    return Err(error.context(Blame(meter.clone())));
+                }
                 let item = watch.read(key, slot, || {
                     self.step(meter, key, |context| source.fetch(sample, context))
                 })?;

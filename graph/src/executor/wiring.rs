@@ -1,6 +1,6 @@
 //! Groups a plan's nodes into segments and connects them with channels.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
@@ -113,6 +113,7 @@ impl Wiring<'_> {
                 maps: Vec::new(),
                 fold: None,
                 skipped: Arc::clone(&spawned.skipped),
+                timed_out: Mutex::default(),
             };
             // The segment that a map or fold belongs to.
             let mut joined = || match from {

@@ -24,6 +24,7 @@ pub struct Plan {
     pub(crate) cpu_workers: Option<usize>,
     /// In topological order.
     pub(crate) nodes: Vec<Planned>,
+    warnings: Problems,
 }
 
 /// A node of a plan.
@@ -83,7 +84,8 @@ impl Plan {
         unread(&recipe, &links, tapped, &mut problems);
         shared(&recipe, &links, &mut problems);
         one_writer(&recipe, &mut problems);
-        let planned = propagate(&recipe, &links, &order, &mut problems);
+        let mut warnings = Vec::new();
+        let planned = propagate(&recipe, &links, &order, &mut problems, &mut warnings);
         if !problems.is_empty() {
             return Err(Problems::new(recipe.text, problems));
         }
@@ -92,6 +94,7 @@ impl Plan {
             seed: recipe.seed,
             cpu_workers: recipe.cpu_workers,
             nodes: planned,
+            warnings: Problems::new(recipe.text, warnings),
         })
     }
 
@@ -100,6 +103,11 @@ impl Plan {
         let names: Vec<String> = recipe.nodes.iter().map(|node| node.name.clone()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Self::with_taps(recipe, &names)
+    }
+
+    /// What its user may not have meant; empty if nothing is suspicious.
+    pub fn warnings(&self) -> &Problems {
+        &self.warnings
     }
 
     /// In topological order.
@@ -180,6 +188,7 @@ fn propagate(
     links: &Links,
     order: &[usize],
     problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
 ) -> Vec<Planned> {
     let mut planned: Vec<Planned> = Vec::new();
     // The index in `planned` of a node without errors.
@@ -222,6 +231,7 @@ fn propagate(
             text: recipe.text.resolved(),
             node: written.span.clone(),
             found: Vec::new(),
+            warnings: Vec::new(),
         };
         let outputs = node.plan(&incoming, &mut report);
         let edges: Option<Vec<Edge>> = edges.into_iter().collect();
@@ -244,6 +254,7 @@ fn propagate(
             });
         }
         problems.append(&mut report.found);
+        warnings.append(&mut report.warnings);
         let Some(edges) = edges.filter(|_| is_valid) else {
             continue;
         };

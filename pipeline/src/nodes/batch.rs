@@ -46,7 +46,11 @@ impl Node for Batch {
         let (size, prefetch) = (self.size as u64, self.prefetch as u64);
         report.limit("size", size, 1..=MAX_BATCH, "such as `size: 256`");
         report.limit("prefetch", prefetch, 1..=MAX_PREFETCH, "2 is the default");
-        inputs.iter().map(|input| input.schema.clone()).collect()
+        let schema = |input: &Incoming| Schema {
+            drops_last: self.drop_last,
+            ..input.schema.clone()
+        };
+        inputs.iter().map(schema).collect()
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {

@@ -18,6 +18,7 @@ impl CenterCrop {
         Schema {
             resolutions: self.sizes.clone(),
             preprocess: Some(self.by),
+            ..Schema::default()
         }
     }
 }
