@@ -1,6 +1,6 @@
 //! What a checkpoint says about itself.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use rsflow_graph::Preprocess;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -69,6 +69,13 @@ pub struct Metadata {
     /// Samples of each of them, of all processes together; `None` in files of formats 1 and 2.
     #[serde(default)]
     pub samples_per_epoch: Option<u64>,
+    /// A hash of the names of the training images and their classes, in their order; `None` in files
+    /// from before this was kept, and from other programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_names: Option<String>,
+    /// The same of the validation images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_names: Option<String>,
     /// The seed of the run.
     pub seed: u64,
     /// The best validation so far; `None` before the first.
@@ -136,6 +143,8 @@ impl Metadata {
             step: 0,
             steps_per_epoch: None,
             samples_per_epoch: None,
+            training_names: None,
+            validation_names: None,
             seed: 0,
             best: None,
             validation: None,
@@ -180,30 +189,6 @@ impl Metadata {
         let hints = self.network.hints()?;
         let float32 = hints.float32 || self.trained_in_float32;
         Ok(ComputeHints { float32, ..hints })
-    }
-
-    /// Makes sure that data has the classes of the network. `origin` is what a user
-    /// knows the data by.
-    ///
-    /// # Errors
-    /// They differ; the message names one that does.
-    pub fn check_classes(&self, classes: &[String], origin: &str) -> Result<()> {
-        ensure!(
-            self.classes.len() == classes.len(),
-            "the network has {} classes, but {origin} has {}",
-            self.classes.len(),
-            classes.len()
-        );
-        // Empty names are not known.
-        let mut pairs = self.classes.iter().zip(classes).enumerate();
-        if let Some((index, (ours, theirs))) =
-            pairs.find(|(_, (ours, theirs))| !ours.is_empty() && ours != theirs)
-        {
-            bail!(
-                "the network was trained on other classes than {origin} holds: class {index} is `{ours}`, not `{theirs}`"
-            );
-        }
-        Ok(())
     }
 
     /// The resolutions whose batch norms it has.

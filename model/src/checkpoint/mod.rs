@@ -10,6 +10,7 @@
 //! reads the header alone; [`Checkpoint::network`] and [`Checkpoint::load`] read the tensors of a
 //! network.
 
+mod classes;
 mod file;
 mod load;
 mod metadata;
@@ -19,6 +20,7 @@ mod snapshot;
 use safetensors::Dtype;
 use tch::Kind;
 
+pub use classes::{ClassMap, ClassOrder, match_classes};
 pub use file::Checkpoint;
 pub use metadata::{Best, FORMAT, ImageInput, LossScaleState, Metadata, Row, Validated};
 pub(crate) use snapshot::is_finite;

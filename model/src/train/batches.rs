@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use rsflow_graph::{Allocator, Batch, Memory, PlainMemory};
+use rsflow_graph::{Allocator, Batch, Contents, Incoming, Memory, PlainMemory, Report};
 use tch::Device;
 
+use crate::checkpoint::ClassMap;
 use crate::nn::compute::{DeviceChoice, Pinned};
 use crate::nn::transfer::HostBatch;
 
@@ -19,6 +20,64 @@ impl HostBatch for Batch {
         sides
             .map(|(position, side)| (side, self.pixels(position)))
             .collect()
+    }
+}
+
+/// A batch with the labels of a network whose classes are in another order than the data's.
+#[derive(Clone, Debug)]
+pub struct Labelled {
+    batch: Batch,
+    /// `None`: the batch's own.
+    labels: Option<Vec<i64>>,
+}
+
+impl Labelled {
+    pub fn new(batch: &Batch, classes: &ClassMap) -> Self {
+        Labelled {
+            labels: classes.labels(batch.labels()),
+            batch: batch.clone(),
+        }
+    }
+}
+
+impl HostBatch for Labelled {
+    fn labels(&self) -> &[i64] {
+        self.labels
+            .as_deref()
+            .unwrap_or_else(|| self.batch.labels())
+    }
+
+    fn images(&self) -> Vec<(u32, &[u8])> {
+        self.batch.images()
+    }
+}
+
+/// Warns where the input `port`, which accuracy is measured with, may lack the last batch of an epoch.
+pub fn check_dropped(inputs: &[Incoming], port: &str, report: &mut Report) {
+    let mut inputs = inputs.iter();
+    if let Some(input) = inputs.find(|input| input.port == port && input.schema.drops_last) {
+        report.warning(
+            port,
+            format!(
+                "`{}` drops the last batch if it is not full: the accuracy may be that of a part of the images",
+                input.node
+            ),
+            format!("write `drop_last: false` in `{}`", input.node),
+        );
+    }
+}
+
+/// The same when the number of images is known.
+pub fn warn_of_dropped_images(contents: &Contents) {
+    let full = contents.items_per_epoch.saturating_sub(1) * contents.group;
+    let measured = full + contents.last_group;
+    if contents.shard.world == 1 && measured < contents.samples {
+        tracing::warn!(
+            "`drop_last: true` leaves out {} of the {} images of {}: the accuracy is that of the others",
+            contents.samples - measured,
+            contents.samples,
+            contents.origin
+        );
     }
 }
 

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::home;
 use rsflow_graph::{
-    Allocator, Batch, Build, Incoming, Input, Node, NodeKind, Payload, Port, Ports, Received,
-    Report, Role, Schema, Sender, Stage, Thread, repeated,
+    Allocator, Batch, Build, Incoming, Input, Node, NodeKind, PROGRESS, Payload, Port, Ports,
+    Received, Report, Role, Schema, Sender, Stage, Thread, first_few, repeated,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tch::Tensor;
 
-use crate::checkpoint::{Checkpoint, Metadata, Snapshot, is_finite, write_atomically};
+use crate::checkpoint::{
+    Checkpoint, ClassMap, ClassOrder, Metadata, Snapshot, is_finite, match_classes,
+    write_atomically,
+};
 use crate::nn::compute::{
     DeviceChoice, ExecConfig, Precision, ProcessSettings, adopt_thread_count,
 };
@@ -21,6 +25,7 @@ use crate::nn::layers::Mode;
 use crate::nn::parameters::Parameter;
 use crate::nn::switchable::{BatchNorms, SwitchableNetwork};
 use crate::nn::transfer::DeviceTransfer;
+use crate::train::batches::Labelled;
 use crate::train::metrics::{Metric, Table, Validating};
 use crate::train::validation::Validation;
 use crate::train::{batches, check_threads, cores_of};
@@ -40,6 +45,10 @@ pub struct Evaluate {
     /// that is in no pair has its own, or those of the nearest resolution.
     #[serde(default)]
     batch_norms: Vec<(u32, u32)>,
+    /// The order of class folders for a network whose class names are not known: `Text` as torchvision
+    /// sorts them (0, 1, 10, 2), or `Numeric` (0, 1, 2, 10). Known names are matched by name.
+    #[serde(default)]
+    class_order: ClassOrder,
     /// Batches of training images at sizes that were not trained: each of these gets batch norms
     /// of its own, with the scales and shifts of the resolution that it would run with, and with
     /// statistics of these images.
@@ -76,6 +85,15 @@ impl Node for Evaluate {
         if self.checkpoint.as_os_str().is_empty() {
             report.parameter("checkpoint", "the file has no name", "name a checkpoint");
         }
+        for (field, path) in [
+            ("checkpoint", Some(&self.checkpoint)),
+            ("store", self.store.as_ref()),
+        ] {
+            if let Some(Err(error)) = path.map(|path| home::expand(path)) {
+                report.parameter(field, error.to_string(), "name a file");
+            }
+        }
+        batches::check_dropped(inputs, "input", report);
         check_threads(self.threads, report);
         if self.calibration_images == Some(0) {
             report.parameter(
@@ -137,6 +155,17 @@ impl Node for Evaluate {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
+        let settings = Evaluate {
+            checkpoint: home::expand(&self.checkpoint)?,
+            store: self.store.as_deref().map(home::expand).transpose()?,
+            ..self.clone()
+        };
+        settings.open(build)
+    }
+}
+
+impl Evaluate {
+    fn open(self, build: &Build) -> Result<Stage> {
         let sizes = |port| {
             let mut found = build.schemas.iter().filter(|(of, _)| *of == port);
             found.next().map(|(_, schema)| schema.resolutions.clone())
@@ -145,8 +174,23 @@ impl Node for Evaluate {
         let calibrated = sizes("calibrate").unwrap_or_default();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let metadata = checkpoint.metadata();
+        let mut classes = ClassMap::identity();
         for (port, contents) in build.inputs {
-            metadata.check_classes(&contents.classes, &contents.origin)?;
+            let (data, origin) = (&contents.classes, &contents.origin);
+            let map = match_classes(&metadata.classes, data, origin, self.class_order)?;
+            if *port == "input" {
+                if map.missing > 0 {
+                    tracing::info!(
+                        target: PROGRESS,
+                        "evaluating {} of {} classes: {}",
+                        data.len(),
+                        metadata.classes.len(),
+                        first_few(data)
+                    );
+                }
+                batches::warn_of_dropped_images(contents);
+                classes = map;
+            }
             ensure!(
                 contents.items_per_epoch > 0,
                 "{} is too small for a single batch of `{port}`",
@@ -185,17 +229,16 @@ impl Node for Evaluate {
         })?;
         let batches = build.inputs.iter().find(|(port, _)| *port == "input");
         Ok(Stage::thread(Evaluation {
-            settings: self.clone(),
+            classes,
             transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
             batches: batches.map_or(0, |(_, contents)| contents.items_per_epoch),
             net,
             calibrated,
             checkpoint,
+            settings: self,
         }))
     }
-}
 
-impl Evaluate {
     /// What its computation needs of the process.
     pub fn process_settings(&self) -> ProcessSettings {
         ProcessSettings {
@@ -260,6 +303,8 @@ struct Evaluation {
     checkpoint: Checkpoint,
     net: SwitchableNetwork,
     transfer: DeviceTransfer,
+    /// The network's classes of the data.
+    classes: ClassMap,
     /// Sizes whose statistics are measured first.
     calibrated: Vec<u32>,
     /// Batches to measure with.
@@ -375,9 +420,12 @@ impl Evaluation {
                 return Ok(None);
             }
             match batches.receive()? {
-                Received::Item(_, batch) => validation
-                    .add(&self.net, &self.transfer, &batch)
-                    .with_context(|| format!("batch {} cannot be measured", done + 1))?,
+                Received::Item(_, batch) => {
+                    let batch = Labelled::new(&batch, &self.classes);
+                    validation
+                        .add(&self.net, &self.transfer, &batch)
+                        .with_context(|| format!("batch {} cannot be measured", done + 1))?;
+                }
                 Received::EndOfEpoch(_) => return Ok(Some(validation)),
                 Received::Closed => return Ok(None),
             }

@@ -1,12 +1,12 @@
 //! Validation: top-1, top-5 and loss of every resolution and of the ensemble.
 
 use anyhow::Result;
-use rsflow_graph::Batch;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::nn::layers::Mode;
 use crate::nn::switchable::SwitchableNetwork;
-use crate::nn::transfer::DeviceTransfer;
+use crate::nn::transfer::{DeviceTransfer, HostBatch};
+use crate::train::batches::Labelled;
 use crate::train::metrics::Row;
 
 /// Sums over the batches so far. They stay on the device until [`Validation::rows`].
@@ -58,7 +58,7 @@ impl Validation {
         &mut self,
         net: &SwitchableNetwork,
         transfer: &DeviceTransfer,
-        batch: &Batch,
+        batch: &Labelled,
     ) -> Result<()> {
         let (images, labels) = transfer.batch(batch, net.classes())?;
         let mut pass = net.pass(Mode::Evaluate)?;

@@ -9,10 +9,13 @@ mod loss_watch;
 mod session;
 mod start;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::home;
+use rsflow_base::nfc::nfc;
 use rsflow_graph::{
     Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Preprocess,
     Report, Role, Schema, Stage,
@@ -192,6 +195,16 @@ impl Node for Trainer {
                 );
             }
         }
+        if let Some(path) = &self.start_from
+            && let Err(error) = home::expand(path)
+        {
+            report.parameter(
+                "start_from",
+                error.to_string(),
+                "such as `start_from: \"best.safetensors\"`",
+            );
+        }
+        batches::check_dropped(inputs, "validate", report);
         vec![Schema::default(), Schema::default()]
     }
 
@@ -327,17 +340,11 @@ impl Trainer {
             train.classes.len()
         );
         let only_in = |a: &Contents, b: &Contents| {
-            a.classes
-                .iter()
-                .find(|class| !b.classes.contains(class))
-                .cloned()
+            let names: HashSet<_> = b.classes.iter().map(|class| nfc(class)).collect();
+            let missing = a.classes.iter().find(|class| !names.contains(&nfc(class)));
+            missing.map(|class| format!("`{class}` is only in {}", a.origin))
         };
-        if train.classes != validate.classes {
-            let example = match (only_in(train, validate), only_in(validate, train)) {
-                (Some(class), _) => format!("`{class}` is only in {}", train.origin),
-                (None, Some(class)) => format!("`{class}` is only in {}", validate.origin),
-                (None, None) => "they are in another order".to_owned(),
-            };
+        if let Some(example) = only_in(train, validate).or_else(|| only_in(validate, train)) {
             bail!(
                 "{} holds {} classes and {} holds {}, and they differ: {example}; both need the same class folders",
                 train.origin,
@@ -346,6 +353,7 @@ impl Trainer {
                 validate.classes.len()
             );
         }
+        batches::warn_of_dropped_images(validate);
         for contents in [train, validate] {
             ensure!(
                 contents.items_per_epoch > 0,

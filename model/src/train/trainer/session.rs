@@ -11,11 +11,14 @@ use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
 use super::start::{Lengths, resume, start_from};
 use super::{Trainer, preprocess, resolutions};
-use crate::checkpoint::{Best, Checkpoint, Metadata, Row, Snapshot, Validated};
+use crate::checkpoint::{
+    Best, Checkpoint, ClassMap, ClassOrder, Metadata, Row, Snapshot, Validated, match_classes,
+};
 use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
 use crate::nn::parameters::WeightInit;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
+use crate::train::batches::Labelled;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
 use crate::train::metrics::{Checkpointed, Losses, Metric, Step, Table, Validating};
@@ -33,6 +36,9 @@ pub(super) struct Session {
     at: Metadata,
     lengths: Lengths,
     validation_batches: u64,
+    /// The network's classes of the training and of the validation data.
+    training_classes: ClassMap,
+    validation_classes: ClassMap,
     /// A checkpoint is wanted every so many steps.
     save_every: Option<u64>,
     loss: LossWatch,
@@ -99,6 +105,8 @@ impl Session {
             trained_in_float32: compute.compute_dtype == Kind::Float,
             steps_per_epoch: Some(train.items_per_epoch),
             samples_per_epoch: Some(train.samples),
+            training_names: train.names_hash.map(|hash| format!("{hash:016x}")),
+            validation_names: validate.names_hash.map(|hash| format!("{hash:016x}")),
             seed: build.seed,
             recipe: build.recipe.to_owned(),
             ..Metadata::new(settings.network.clone(), classes, resolutions)
@@ -109,13 +117,14 @@ impl Session {
             samples_per_epoch: train.samples,
             batch: train.group * u64::from(build.run.world.size),
         };
-        match (resumed, &settings.start_from) {
-            (Some(checkpoint), _) => {
-                resume(checkpoint, &mut at, &net, &mut optimizer, lengths)?;
-            }
-            (None, Some(path)) => start_from(path, &net, &at)?,
-            (None, None) => {}
-        }
+        let training_classes = match (resumed, &settings.start_from) {
+            (Some(checkpoint), _) => resume(checkpoint, &mut at, &net, &mut optimizer, lengths)?,
+            (None, Some(path)) => start_from(path, &net, &mut at)?,
+            (None, None) => ClassMap::identity(),
+        };
+        let origin = &validate.origin;
+        let validation_classes =
+            match_classes(&at.classes, &validate.classes, origin, ClassOrder::Text)?;
         let demands = build.demands.iter();
         let save_every = demands
             .filter(|(port, _)| *port == "checkpoints")
@@ -131,6 +140,8 @@ impl Session {
             at,
             lengths,
             validation_batches: validate.items_per_epoch,
+            training_classes,
+            validation_classes,
             save_every,
         })
     }
@@ -149,7 +160,8 @@ impl Session {
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
         #[cfg(debug_assertions)]
         injected_failure(self.at.step + 1)?;
-        let (images, labels) = self.transfer.batch(batch, self.net.classes())?;
+        let batch = Labelled::new(batch, &self.training_classes);
+        let (images, labels) = self.transfer.batch(&batch, self.net.classes())?;
         let step = self.settings.step();
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         step(net, optimizer, &images, &labels, self.settings.distill, lr)
@@ -296,9 +308,12 @@ impl Session {
         let mut done = 0;
         loop {
             match batches.receive()? {
-                Received::Item(_, batch) => validation
-                    .add(&self.net, &self.transfer, &batch)
-                    .map_err(|error| self.failed_validation(error))?,
+                Received::Item(_, batch) => {
+                    let batch = Labelled::new(&batch, &self.validation_classes);
+                    validation
+                        .add(&self.net, &self.transfer, &batch)
+                        .map_err(|error| self.failed_validation(error))?;
+                }
                 Received::EndOfEpoch(_) => return Ok(Some(validation)),
                 Received::Closed => return Ok(None),
             }

@@ -4,9 +4,12 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_base::home;
 use rsflow_graph::PROGRESS;
 
-use crate::checkpoint::{Checkpoint, FORMAT, Metadata, packed};
+use crate::checkpoint::{
+    Checkpoint, ClassMap, ClassOrder, FORMAT, Metadata, match_classes, packed,
+};
 use crate::nn::parameters::{Parameter, Role, join_problems};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::Normalize;
@@ -24,9 +27,26 @@ fn other_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> Stri
 /// What to do with a checkpoint that a run cannot go on from.
 const ANEW: &str = "; a new run can start from its weights: `start_from` in the recipe's trainer";
 
+/// The map of data that has all of the network's classes.
+fn all_classes(network: &[String], data: &[String]) -> Result<ClassMap> {
+    let map = match_classes(network, data, "the data", ClassOrder::Text)?;
+    ensure!(
+        map.missing == 0,
+        "the network has {} classes, but the data has {}",
+        network.len(),
+        data.len()
+    );
+    Ok(map)
+}
+
 /// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
-/// of itself.
-pub(super) fn start_from(path: &Path, net: &SwitchableNetwork, to: &Metadata) -> Result<()> {
+/// of itself; it gets the order of the network's classes.
+pub(super) fn start_from(
+    path: &Path,
+    net: &SwitchableNetwork,
+    to: &mut Metadata,
+) -> Result<ClassMap> {
+    let path = &home::expand(path)?;
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
     let place = path.display();
@@ -35,7 +55,7 @@ pub(super) fn start_from(path: &Path, net: &SwitchableNetwork, to: &Metadata) ->
         same_network || to.network.can_start_from(&saved.network),
         other_network(path, saved, to)
     );
-    let same_classes = saved.check_classes(&to.classes, "the data");
+    let same_classes = all_classes(&saved.classes, &to.classes);
     if let Err(difference) = &same_classes {
         tracing::warn!("{place}: {difference}; the classifier starts at random");
     }
@@ -98,7 +118,11 @@ pub(super) fn start_from(path: &Path, net: &SwitchableNetwork, to: &Metadata) ->
     }
     checkpoint.load_with(net, |norm| saved.batch_norm_for(norm), wanted)?;
     tracing::info!(checkpoint = %place, "started from its weights");
-    Ok(())
+    let classes = same_classes.unwrap_or_else(|_| ClassMap::identity());
+    if !classes.is_identity() {
+        to.classes.clone_from(&saved.classes);
+    }
+    Ok(classes)
 }
 
 /// As a recipe has it.
@@ -124,7 +148,7 @@ pub(super) fn resume(
     net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
     lengths: Lengths,
-) -> Result<()> {
+) -> Result<ClassMap> {
     let Lengths {
         epochs,
         steps_per_epoch,
@@ -160,8 +184,7 @@ pub(super) fn resume(
         saved.batch_norms,
         at.batch_norms
     );
-    saved
-        .check_classes(&at.classes, "the data")
+    let classes = all_classes(&saved.classes, &at.classes)
         .with_context(|| format!("cannot resume from {place}"))?;
     // Of a finished run, what was left to do when it ended is done: its files, its last line. A changed
     // recipe would have no effect.
@@ -190,6 +213,27 @@ pub(super) fn resume(
         "{place} was saved within an epoch of {saved_steps} steps ({saved_samples} images), this recipe \
          has {steps_per_epoch} steps ({samples_per_epoch} images) per epoch; {hint}"
     );
+    if differ(&saved.training_names, &at.training_names) {
+        ensure!(
+            !within,
+            "{place} was saved within an epoch, and the training images or their classes were renamed, \
+             replaced or moved since then (there are {samples_per_epoch}, as before); {hint}"
+        );
+        let before = match saved_samples == samples_per_epoch {
+            true => "as before, but not with the same names".to_owned(),
+            false => format!("and were {saved_samples}"),
+        };
+        tracing::warn!(
+            "the training images are not those that {place} was trained on: they are {samples_per_epoch}, \
+             {before}"
+        );
+    }
+    if differ(&saved.validation_names, &at.validation_names) {
+        tracing::warn!(
+            "the validation images are not those that {place} was validated on: its accuracies, and which \
+             checkpoint is the best, do not compare with what follows"
+        );
+    }
     checkpoint.load(net)?;
     optimizer
         .load_momentum(checkpoint.momentum()?)
@@ -199,7 +243,12 @@ pub(super) fn resume(
     }
     *at = Metadata {
         recipe: std::mem::take(&mut at.recipe),
-        classes: std::mem::take(&mut at.classes),
+        classes: match classes.is_identity() {
+            true => std::mem::take(&mut at.classes),
+            false => saved.classes.clone(),
+        },
+        training_names: at.training_names.take(),
+        validation_names: at.validation_names.take(),
         format: FORMAT,
         network: at.network.clone(),
         preprocess: at.preprocess,
@@ -225,5 +274,10 @@ pub(super) fn resume(
              `--set trainer.epochs=...` and `--accept-changes`"
         );
     }
-    Ok(())
+    Ok(classes)
+}
+
+/// Whether two hashes of names are known and differ.
+fn differ(saved: &Option<String>, now: &Option<String>) -> bool {
+    saved.is_some() && now.is_some() && saved != now
 }
