@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST};
 use rsflow_base::whole_file;
 use serde::Serialize;
 
@@ -60,6 +61,28 @@ pub fn check_output(path: &Path, option: &str, force: bool, inputs: &[&Path]) ->
         Err(_) if !folder.is_dir() => cannot("its folder does not exist"),
         Err(_) => Ok(()),
     }
+}
+
+/// The checkpoint that a path names: a file, or of a run directory (or its folder of checkpoints) the
+/// best one, else the last. `tell` gets which one it is.
+pub fn checkpoint_of(path: &Path, tell: impl Fn(&str)) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let folders = [path.join(CHECKPOINTS), path.to_owned()];
+    let candidates = folders
+        .iter()
+        .flat_map(|folder| [BEST, LAST].map(|name| folder.join(name)));
+    let found = candidates.into_iter().find(|file| file.is_file());
+    let found = found.with_context(|| {
+        Usage(format!(
+            "--checkpoint: {} is a folder without {CHECKPOINTS}/{BEST} or {CHECKPOINTS}/{LAST}; name a \
+             checkpoint or a run directory",
+            path.display()
+        ))
+    })?;
+    tell(&format!("checkpoint: {}", found.display()));
+    Ok(found)
 }
 
 /// Whether the JSON goes to stdout; nothing else is written there then.

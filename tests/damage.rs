@@ -1,6 +1,7 @@
 //! Damaged, missing and unreadable images: what ends a run, what is passed over, what is said.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -282,22 +283,28 @@ fn shards_of_the_images_have_the_crops_of_a_single_process() {
 /// What is done to an image while a run is at work.
 type Spoil = fn(&Path);
 
-/// A file that nobody writes to: whoever opens it waits.
+/// A file with a lease on it, as file servers take: whoever opens it waits for this process.
 fn hang(image: &Path) {
-    let pipe = image.with_extension("pipe");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .unwrap()
-            .success()
-    );
-    std::fs::rename(pipe, image).unwrap();
+    /// Of Linux, on every processor.
+    const F_SETSIG: libc::c_int = 10;
+    let leased = image.with_extension("leased");
+    std::fs::copy(image, &leased).unwrap();
+    let file = std::fs::File::open(&leased).unwrap();
+    // SAFETY: it changes what the kernel knows of the open file, nothing in memory.
+    #[allow(unsafe_code)]
+    let taken = unsafe {
+        // A signal without an effect; the default one would end the process.
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGWINCH) == 0
+            && libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0
+    };
+    assert!(taken, "{}", std::io::Error::last_os_error());
+    std::mem::forget(file);
+    std::fs::rename(leased, image).unwrap();
 }
 
 #[test]
 fn an_image_that_cannot_be_read_any_more_ends_a_run_or_is_replaced() {
-    let cases: [(Spoil, &[&str]); 4] = [
+    let cases: [(Spoil, &[&str]); 5] = [
         (
             |image| std::fs::remove_file(image).unwrap(),
             &[
@@ -310,7 +317,10 @@ fn an_image_that_cannot_be_read_any_more_ends_a_run_or_is_replaced() {
                 std::fs::remove_file(image).unwrap();
                 std::fs::create_dir(image).unwrap();
             },
-            &["cannot read the file: check its disk", "directory"],
+            &[
+                "cannot read the file: remove it",
+                "it is a folder, not a file",
+            ],
         ),
         (
             |image| {
@@ -319,6 +329,18 @@ fn an_image_that_cannot_be_read_any_more_ends_a_run_or_is_replaced() {
                 std::os::unix::fs::symlink("/proc/self/mem", image).unwrap();
             },
             &["cannot read the file: check its disk", "Input/output error"],
+        ),
+        (
+            |image| {
+                let pipe = image.with_extension("pipe");
+                let made = Command::new("mkfifo").arg(&pipe).status();
+                assert!(made.unwrap().success());
+                std::fs::rename(pipe, image).unwrap();
+            },
+            &[
+                "cannot read the file: remove it",
+                "it is a FIFO, not a file",
+            ],
         ),
         (hang, &["read timed out after 0.5 s", "`read_timeout`"]),
     ];

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::workplace::{RECIPE, cascaded, completed, done, rsflow, shared_workplace, workplace};
 
 /// A workplace in which a run has been completed in `out`. Tests only add files to it.
-fn trained() -> &'static Path {
+pub fn trained() -> &'static Path {
     static TRAINED: OnceLock<PathBuf> = OnceLock::new();
     TRAINED.get_or_init(|| {
         shared_workplace("evaluate", |folder| {
@@ -18,7 +18,7 @@ fn trained() -> &'static Path {
     })
 }
 
-const LAST: &str = "out/checkpoints/last.safetensors";
+pub const LAST: &str = "out/checkpoints/last.safetensors";
 
 /// The rounding depends on these.
 const AS_IN_TRAINING: [&str; 4] = ["--batch", "10", "--threads", "1"];
@@ -375,7 +375,7 @@ fn what_cannot_be_measured_is_told() {
         (
             eval(LAST, &["few"]),
             1,
-            &["the network has 8 classes, but few has 1"],
+            &["few has a class that the network was not trained on: `a`;"],
         ),
         (
             eval(LAST, &["shapes", "--sizes", "48", "16"]),

@@ -6,6 +6,7 @@ mod damage;
 mod effects;
 mod evaluate;
 mod exchange;
+mod folders;
 mod hostile;
 mod machine;
 mod prepare_val;

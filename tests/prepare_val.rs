@@ -120,6 +120,38 @@ fn note() -> (String, String) {
     ("notes.txt".to_owned(), "mine".to_owned())
 }
 
+/// Names as in Hugging Face's copy, the devkit as it is downloaded, and a list with numbers.
+#[test]
+fn other_forms_of_names_and_labels_are_understood() {
+    let folder = workplace();
+    let folder = folder.path();
+    let kit = fs::File::create(folder.join("kit.tar.gz")).unwrap();
+    let kit = flate2::write::GzEncoder::new(kit, flate2::Compression::fast());
+    let mut tar = tar::Builder::new(kit);
+    tar.append_dir_all("ILSVRC2012_devkit_t12", folder.join("devkit"))
+        .unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+    let mut list = String::new();
+    for (number, (id, class)) in (1..).zip(CLASSES) {
+        let name = image(number).replace(".JPEG", &format!("_{class}.JPEG"));
+        list += &format!("{name} {id}\n");
+        let val = folder.join("val");
+        fs::rename(val.join(image(number)), val.join(name)).unwrap();
+    }
+    fs::write(folder.join("list.txt"), list).unwrap();
+    let (code, out, err) = run(folder, &[LIST, &["--out", "numbers", "--link"]].concat());
+    assert_eq!(code, Some(0), "{out} {err}");
+    assert!(
+        err.contains("warning: the classes in list.txt are numbers"),
+        "{err}"
+    );
+
+    let (code, out, err) = run(folder, &["val", "--devkit", "kit.tar.gz"]);
+    assert_eq!((code, out.as_str()), (Some(0), SORTED), "{err}");
+    let first = "val/n02100735/ILSVRC2012_val_00000001_n02100735.JPEG";
+    assert_eq!(fs::read_to_string(folder.join(first)).unwrap(), "image 1");
+}
+
 #[test]
 fn images_move_into_the_folders_of_their_classes_and_stay_there() {
     type Line = fn(&str, &str) -> String;

@@ -197,8 +197,10 @@ fn an_interrupt_keeps_what_was_measured() {
         .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    stderr.read_line(&mut line).unwrap();
-    assert!(line.starts_with("profiling "), "{line}");
+    while !line.starts_with("profiling ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0);
+    }
     run::signal(&child, "-INT");
     let stderr = std::io::read_to_string(stderr).unwrap();
     let output = child.wait_with_output().unwrap();

@@ -24,7 +24,7 @@ pub(crate) fn is_image(name: &Path) -> bool {
 
 /// Whether the name of a file or folder is hidden, or of a folder that a system adds by itself: macOS
 /// to zip archives, Synology's servers to shares, file systems to their top.
-pub(crate) fn is_hidden(name: &[u8]) -> bool {
+pub fn is_hidden(name: &[u8]) -> bool {
     name.starts_with(b".") || matches!(name, b"__MACOSX" | b"@eaDir" | b"lost+found")
 }
 
@@ -42,18 +42,18 @@ pub(crate) fn hidden_part(path: &[u8]) -> Option<&[u8]> {
 }
 
 /// Upper bound of an image file. Real ones are far smaller; many are in memory at once.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+pub const MAX_IMAGE_BYTES: u64 = 1 << 30;
 
-/// Reads an image's file.
+/// Reads the file of an image that was listed.
 ///
 /// # Errors
 /// A file that cannot be read or is too large; a folder, FIFO, socket or device.
-pub fn read_image(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>> {
     let file = input_file::open(path).map_err(cannot_read)?;
     let length = file.metadata().map_err(cannot_read)?.len();
     let mut bytes = memory(length)?;
     // The length is only a hint: the file may be growing.
-    let mut file = file.take(MAX_FILE_BYTES);
+    let mut file = file.take(MAX_IMAGE_BYTES);
     file.read_to_end(&mut bytes).map_err(cannot_read)?;
     Ok(bytes)
 }
@@ -61,8 +61,8 @@ pub fn read_image(path: &Path) -> Result<Vec<u8>> {
 /// Allocates memory for an image's file.
 pub(crate) fn memory(length: u64) -> Result<Vec<u8>> {
     ensure!(
-        length <= MAX_FILE_BYTES,
-        "the file has {length} bytes, the limit for an image is {MAX_FILE_BYTES}; remove it"
+        length <= MAX_IMAGE_BYTES,
+        "the file has {length} bytes, the limit for an image is {MAX_IMAGE_BYTES}; remove it"
     );
     let mut bytes = Vec::new();
     bytes

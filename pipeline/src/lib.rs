@@ -17,5 +17,5 @@ pub mod pixels;
 pub mod preprocess;
 pub mod shapes;
 
-pub use files::read_image;
+pub use files::{MAX_IMAGE_BYTES, is_hidden};
 pub use listing::{PassedOver, images_in};

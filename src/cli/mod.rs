@@ -2,9 +2,13 @@
 
 mod examples;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use rsflow_base::home;
+use rsflow_model::checkpoint::ClassOrder;
 use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
 use examples::*;
@@ -83,16 +87,17 @@ pub struct Overrides {
 #[derive(Debug, Args)]
 pub struct Run {
     /// The recipe
+    #[arg(value_parser = path())]
     pub recipe: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub overrides: Overrides,
     /// Where to keep the run's files [default: runs/RECIPE/START_TIME]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub run_dir: Option<PathBuf>,
     /// Resume from a checkpoint [default: the run directory's last; without --run-dir, that of the
     /// recipe's latest run]
-    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, value_parser = path())]
     pub resume: Option<Option<PathBuf>>,
     /// Resume although the recipe differs from the one that the checkpoint was made with; the
     /// differences become warnings. Network, batch norms, resolutions and classes cannot change
@@ -103,13 +108,17 @@ pub struct Run {
 /// `rsflow eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// The checkpoint
-    #[arg(long, value_name = "FILE")]
+    /// The checkpoint, or a run directory for its best one
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub checkpoint: PathBuf,
     /// A folder with val/ (and train/, for --calibrate) in it or one that holds the class folders, a tar
     /// of such a folder, or the folder of ImageNet's archives
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path())]
     pub data: PathBuf,
+    /// The order of class folders for a network whose class names are not known: text (0, 1, 10, 2), as
+    /// torchvision sorts them, or numeric (0, 1, 2, 10). Known classes are matched by name
+    #[arg(long, value_name = "ORDER", default_value = "text", value_parser = class_order)]
+    pub class_order: ClassOrder,
     /// Sizes to evaluate at, in pixels [default: those that it was trained at]
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S")]
     pub sizes: Vec<u32>,
@@ -120,13 +129,13 @@ pub struct Eval {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub calibrate: Option<u64>,
     /// The training images, in what --data takes [default: train/ beside val/]
-    #[arg(long, value_name = "PATH", requires = "calibrate")]
+    #[arg(long, value_name = "PATH", requires = "calibrate", value_parser = path())]
     pub calibration_data: Option<PathBuf>,
     /// Seed of the images that --calibrate draws, and of their crops
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Writes the checkpoint with the calibrated batch norms in it
-    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    #[arg(long, value_name = "FILE", requires = "calibrate", value_parser = path())]
     pub store: Option<PathBuf>,
     /// Replaces the files of --store and --json if they exist
     #[arg(long)]
@@ -144,7 +153,7 @@ pub struct Eval {
     #[command(flatten)]
     pub compute: Computing,
     /// Writes the table as JSON; `-` is stdout, in place of the table
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
 }
 
@@ -173,6 +182,14 @@ fn device(text: &str) -> Result<DeviceChoice, String> {
     }
 }
 
+fn class_order(text: &str) -> Result<ClassOrder, String> {
+    match text {
+        "text" => Ok(ClassOrder::Text),
+        "numeric" => Ok(ClassOrder::Numeric),
+        _ => Err("expected text or numeric".to_owned()),
+    }
+}
+
 fn precision(text: &str) -> Result<Precision, String> {
     Ok(match text {
         "auto" => Precision::Auto,
@@ -181,6 +198,14 @@ fn precision(text: &str) -> Result<Precision, String> {
         "bfloat16" | "bf16" => Precision::BFloat16,
         "float16" | "fp16" => Precision::Float16,
         _ => return Err("expected auto, float32, tf32, bfloat16 or float16".to_owned()),
+    })
+}
+
+/// A path, in which a leading `~` is the home folder.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|path| match path.is_empty() {
+        true => Err(anyhow!("it must not be empty")),
+        false => home::expand(Path::new(&path)),
     })
 }
 
@@ -201,8 +226,8 @@ fn fraction(text: &str) -> Result<f64, String> {
 /// `rsflow predict`.
 #[derive(Debug, Args)]
 pub struct Predict {
-    /// The checkpoint
-    #[arg(long, value_name = "FILE")]
+    /// The checkpoint, or a run directory for its best one
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub checkpoint: PathBuf,
     /// Resolution of the input, in pixels
     #[arg(long, value_name = "S")]
@@ -220,13 +245,13 @@ pub struct Predict {
     #[command(flatten)]
     pub compute: Computing,
     /// Writes the predictions as JSON; `-` is stdout, in place of the table
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
     /// Replaces the file of --json if it exists
     #[arg(long)]
     pub force: bool,
-    /// The images
-    #[arg(required = true, value_name = "IMAGE")]
+    /// The images; a folder for all images in it and its subfolders, `-` for one from stdin
+    #[arg(required = true, value_name = "IMAGE", value_parser = path())]
     pub images: Vec<PathBuf>,
 }
 
@@ -234,7 +259,7 @@ pub struct Predict {
 #[derive(Debug, Args)]
 pub struct Import {
     /// The file that PyTorch wrote: a .pth.tar or .pth, zipped or from before PyTorch 1.6
-    #[arg(value_name = "PTH_TAR")]
+    #[arg(value_name = "PTH_TAR", value_parser = path())]
     pub file: PathBuf,
     /// The network: resnet18 to resnet152, resnext50_32x4d, resnext101_32x8d, mobilenet_v2, or
     /// mobilenet_v2_x0.5 with a width multiplier
@@ -245,10 +270,10 @@ pub struct Import {
     pub sizes: Vec<u32>,
     /// The names of the classes: a file with one on each line, or a folder with one folder for
     /// each [default: not known]
-    #[arg(long, value_name = "FILE_OR_DIR")]
+    #[arg(long, value_name = "FILE_OR_DIR", value_parser = path())]
     pub class_names: Option<PathBuf>,
     /// The checkpoint to write
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: PathBuf,
     /// Replaces the file if it exists
     #[arg(long)]
@@ -259,6 +284,7 @@ pub struct Import {
 #[derive(Debug, Args)]
 pub struct Export {
     /// The checkpoint
+    #[arg(value_parser = path())]
     pub checkpoint: PathBuf,
     /// The format to write
     #[arg(long, value_enum, required_unless_present = "packed")]
@@ -267,7 +293,7 @@ pub struct Export {
     #[arg(long, conflicts_with = "to")]
     pub packed: bool,
     /// The file to write
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: PathBuf,
     /// Prefix of every tensor name
     #[arg(long, value_name = "PREFIX", default_value = "")]
@@ -291,7 +317,7 @@ pub enum Form {
 #[derive(Debug, Args)]
 pub struct Check {
     /// The recipes
-    #[arg(required = true, value_name = "RECIPE")]
+    #[arg(required = true, value_name = "RECIPE", value_parser = path())]
     pub recipes: Vec<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -302,6 +328,7 @@ pub struct Check {
 #[derive(Debug, Args)]
 pub struct Graph {
     /// The recipe
+    #[arg(value_parser = path())]
     pub recipe: PathBuf,
     /// The format to write to stdout
     #[arg(long, value_enum, default_value_t = Format::Mermaid)]
@@ -315,12 +342,13 @@ pub struct Graph {
 #[derive(Debug, Args)]
 pub struct Summary {
     /// The recipe
+    #[arg(value_parser = path())]
     pub recipe: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub overrides: Overrides,
     /// Writes the numbers as JSON; `-` is stdout, in place of the table
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
     /// Replaces the file of --json if it exists
     #[arg(long)]
@@ -331,6 +359,7 @@ pub struct Summary {
 #[derive(Debug, Args)]
 pub struct Profile {
     /// The recipe
+    #[arg(value_parser = path())]
     pub recipe: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -357,10 +386,10 @@ pub struct Profile {
     #[arg(long, value_name = "[EPOCH:]SAMPLE", requires = "digest", conflicts_with = "start", value_parser = position)]
     pub skip: Option<(u64, u64)>,
     /// Writes all figures as JSON; `-` is stdout, in place of the table
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
     /// Writes a timeline of every thread, in Chrome's trace event format
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub trace: Option<PathBuf>,
     /// Replaces the files of --json and --trace if they exist
     #[arg(long)]
@@ -371,6 +400,7 @@ pub struct Profile {
 #[derive(Debug, Args)]
 pub struct Bench {
     /// The recipe
+    #[arg(value_parser = path())]
     pub recipe: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -385,7 +415,7 @@ pub struct Bench {
     #[arg(long, value_name = "N", default_value = "5", value_parser = seconds)]
     pub seconds: f64,
     /// Writes all figures as JSON; `-` is stdout, in place of the table
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
     /// Replaces the file of --json if it exists
     #[arg(long)]
@@ -409,7 +439,7 @@ pub enum BenchPart {
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Writes the report as JSON; `-` is stdout, in place of the text
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
     /// Replaces the file of --json if it exists
     #[arg(long)]
@@ -457,17 +487,17 @@ pub enum Format {
 #[command(group = ArgGroup::new("labels").required(true))]
 pub struct PrepareVal {
     /// The folder with the images
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_parser = path())]
     pub images: PathBuf,
-    /// The unpacked devkit, which holds data/ILSVRC2012_validation_ground_truth.txt and
-    /// data/meta.mat
-    #[arg(long, value_name = "FOLDER", group = "labels")]
+    /// The devkit, as downloaded (ILSVRC2012_devkit_t12.tar.gz) or unpacked: it holds
+    /// data/ILSVRC2012_validation_ground_truth.txt and data/meta.mat
+    #[arg(long, value_name = "FOLDER", group = "labels", value_parser = path())]
     pub devkit: Option<PathBuf>,
     /// A list of file names and classes, instead of the devkit
-    #[arg(long, value_name = "FILE", group = "labels")]
+    #[arg(long, value_name = "FILE", group = "labels", value_parser = path())]
     pub classes: Option<PathBuf>,
     /// Where to put the class folders [default: DIR]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_parser = path())]
     pub out: Option<PathBuf>,
     /// Leave the images where they are: class folders get hard links, or symbolic links on another
     /// file system

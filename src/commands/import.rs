@@ -5,12 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_base::input_file;
 use rsflow_graph::did_you_mean;
 use rsflow_model::checkpoint::write_atomically;
 use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum};
 use rsflow_model::nn::networks::Network;
 use rsflow_model::nn::summary::Summary;
 use rsflow_model::nn::switchable::check_resolutions;
+use rsflow_pipeline::is_hidden;
 
 use super::usage::Usage;
 use crate::cli::Import;
@@ -40,6 +42,9 @@ pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Upper bound of a list of class names, in bytes.
+const MAX_NAMES: u64 = 64 << 20;
+
 /// The class names: the lines of a file, or the names of a folder's subfolders.
 fn class_names_of(path: &Path) -> Result<Vec<String>> {
     let cannot = || format!("cannot read class names from {}", path.display());
@@ -47,13 +52,13 @@ fn class_names_of(path: &Path) -> Result<Vec<String>> {
     if path.is_dir() {
         for entry in std::fs::read_dir(path).with_context(cannot)? {
             let entry = entry.with_context(cannot)?;
-            if entry.path().is_dir() {
+            if entry.path().is_dir() && !is_hidden(entry.file_name().as_encoded_bytes()) {
                 names.push(entry.file_name().to_string_lossy().into_owned());
             }
         }
         names.sort();
     } else {
-        let text = std::fs::read_to_string(path).with_context(cannot)?;
+        let text = input_file::read_to_string(path, MAX_NAMES).with_context(cannot)?;
         names.extend(text.lines().map(|line| line.trim().to_owned()));
     }
     ensure!(

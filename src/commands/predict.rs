@@ -1,33 +1,46 @@
 //! `rsflow predict`: classifies images at one resolution.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
-use rsflow_graph::Preprocess;
+use anyhow::{Context as _, Result, ensure};
+use rsflow_base::input_file;
+use rsflow_graph::{Preprocess, counted};
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::predictor::{Prediction, Predictor};
+use rsflow_pipeline::MAX_IMAGE_BYTES;
 use serde_json::json;
 
+use super::usage::Usage;
 use super::{preprocess, sizes};
 use crate::cli::{Computing, Predict};
-use crate::files::{check_output, is_stdout, write_json};
+use crate::files::{check_output, checkpoint_of, is_stdout, write_json};
 use crate::process::{self, say};
 use crate::table;
 
+/// The name of an image that comes from stdin.
+const STDIN: &str = "-";
+
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
-    if let Some(path) = &arguments.json {
-        let images = arguments.images.iter().map(|image| image.as_path());
-        let inputs: Vec<&Path> = images.chain([arguments.checkpoint.as_path()]).collect();
-        check_output(path, "--json", arguments.force, &inputs)?;
+    let images = images(&arguments.images)?;
+    let path = checkpoint_of(&arguments.checkpoint, |line| say(line))?;
+    if let Some(json) = &arguments.json {
+        let inputs = images.iter().chain([&path]);
+        let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+        check_output(json, "--json", arguments.force, &inputs)?;
     }
-    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    let checkpoint = Checkpoint::open(&path)?;
     let metadata = checkpoint.metadata();
     let named = arguments.batch_norm.map(|norm| (arguments.size, norm));
     let named = named.as_slice();
-    sizes::check(metadata, &arguments.checkpoint, &[arguments.size], named)?;
+    sizes::check(metadata, &path, &[arguments.size], named)?;
+    if metadata.classes.iter().all(String::is_empty) {
+        say(
+            "the names of the classes are not known: they are numbered from 0 (`import --class-names` keeps names)",
+        );
+    }
     if let Some(line) = sizes::tell_borrowed(metadata, arguments.size, named) {
         say(line);
     }
@@ -48,7 +61,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut predicted = Vec::new();
-    for path in &arguments.images {
+    for path in &images {
         match predict(&predictor, path, &by, top) {
             Ok(predictions) => predicted.push((path, predictions)),
             Err(error) => {
@@ -73,26 +86,45 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         let header = ["image", "class", "probability %"];
         writeln!(out, "{}", table::grid(&header, rows))?;
     }
-    if let Some(path) = &arguments.json {
+    if let Some(json) = &arguments.json {
         let images = predicted
             .iter()
             .map(|(image, predictions)| json!({ "image": image, "predictions": predictions }));
         let value = json!({
-            "checkpoint": arguments.checkpoint,
+            "checkpoint": path,
             "size": arguments.size,
             "batch_norm": norm,
             "images": images.collect::<Vec<_>>(),
         });
-        write_json(path, &value, out)?;
+        write_json(json, &value, out)?;
     }
     if failed > 0 {
-        say(format_args!(
-            "{failed} of {} images failed",
-            arguments.images.len()
-        ));
+        say(format_args!("{failed} of {} images failed", images.len()));
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The images that were named: files, those of folders, stdin.
+fn images(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for path in named {
+        if !path.is_dir() {
+            all.push(path.clone());
+            continue;
+        }
+        let (images, passed_over) = rsflow_pipeline::images_in(path)?;
+        let passed_over = match passed_over.to_string() {
+            text if text.is_empty() => text,
+            text => format!(" ({text})"),
+        };
+        let count = counted(images.len(), "image");
+        let line = format!("{}: {count}{passed_over}", path.display());
+        ensure!(!images.is_empty(), Usage(line));
+        say(line);
+        all.extend(images);
+    }
+    Ok(all)
 }
 
 fn predict(
@@ -101,7 +133,11 @@ fn predict(
     by: &Preprocess,
     top: usize,
 ) -> Result<Vec<Prediction>> {
-    let bytes = std::fs::read(path).context("cannot read the file")?;
+    let bytes = match path == Path::new(STDIN) {
+        false => input_file::read(path, MAX_IMAGE_BYTES),
+        true => input_file::read_all(std::io::stdin().lock(), 0, MAX_IMAGE_BYTES),
+    };
+    let bytes = bytes.context("cannot read the file")?;
     let pixels = rsflow_pipeline::preprocess::pixels(by, &bytes, predictor.size())?;
     predictor.predict(&pixels, top)
 }

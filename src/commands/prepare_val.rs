@@ -4,10 +4,11 @@ use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
-use rsflow_pipeline::imagenet::{self, Action, How, Labels, Sorting, Task};
+use rsflow_pipeline::imagenet::{self, Action, How, Label, Labels, Sorting, Task};
 
 use super::usage::{Usage, check_folder};
 use crate::cli::PrepareVal;
+use crate::process::say;
 use crate::progress::{Count, Screen};
 
 pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
@@ -15,8 +16,12 @@ pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
     check_folder(images)?;
     let labels = match (&arguments.devkit, &arguments.classes) {
         (Some(devkit), _) => {
-            check_folder(devkit)?;
-            Labels::from_devkit(devkit)?
+            if devkit.is_file() {
+                Labels::from_devkit_archive(devkit)?
+            } else {
+                check_folder(devkit)?;
+                Labels::from_devkit(devkit)?
+            }
         }
         (None, Some(list)) => {
             ensure!(
@@ -27,6 +32,14 @@ pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
         }
         (None, None) => bail!(Usage("--devkit or --classes is needed".to_owned())),
     };
+    let is_number = |label: &Label| label.class.bytes().all(|byte| byte.is_ascii_digit());
+    if labels.images.iter().all(is_number) {
+        say(format_args!(
+            "warning: the classes in {} are numbers, and so will be the folders; --devkit gives them ImageNet's \
+             names (n01440764), as in the training images",
+            labels.file.display()
+        ));
+    }
     let task = Task {
         images: images.clone(),
         classes: arguments.out.as_ref().unwrap_or(images).clone(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use rsflow_base::input_file;
 use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text};
 use rsflow_model::train::lookup::trainer_of;
 use rsflow_model::train::trains::Trains;
@@ -10,6 +11,9 @@ use rsflow_model::train::trains::Trains;
 use super::usage::Usage;
 use crate::catalogue::CATALOGUE;
 use crate::cli::Overrides;
+
+/// Upper bound of a recipe, in bytes.
+const MAX_RECIPE: u64 = 16 << 20;
 
 /// Reads and checks a recipe.
 pub fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {
@@ -39,7 +43,7 @@ pub fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'
 
 /// Reads a recipe.
 pub fn recipe(path: &Path, overrides: &Overrides) -> Result<Recipe> {
-    let text = std::fs::read_to_string(path)
+    let text = input_file::read_to_string(path, MAX_RECIPE)
         .with_context(|| Usage(format!("cannot read the recipe {}", path.display())))?;
     // Some editors begin a file with an invisible mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

@@ -253,13 +253,22 @@ fn images_of(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(images)
 }
 
-/// The label of an image, by its name or by its name without extension.
+/// The label of an image, by its name or by its name without extension. In Hugging Face's copy of
+/// ImageNet the class follows the name: `ILSVRC2012_val_00000001_n01751748.JPEG`.
 fn label_of<'a>(image: &str, by_name: &HashMap<&str, &'a Label>) -> Option<&'a Label> {
     let by_stem = || {
-        let stem = Path::new(image).file_stem()?;
+        let stem = Path::new(image).file_stem()?.to_str()?;
         // `a.png` in the list does not mean a file `a.png.jpg`.
-        let stem = (!is_image(Path::new(stem))).then_some(stem)?;
-        by_name.get(stem.to_str()?)
+        if is_image(Path::new(stem)) {
+            return None;
+        }
+        let with_class = || {
+            let (name, class) = stem.rsplit_once('_')?;
+            let whole = format!("{name}{}", &image[stem.len()..]);
+            let label = by_name.get(name).or_else(|| by_name.get(whole.as_str()));
+            label.filter(|label| label.class == class)
+        };
+        by_name.get(stem).or_else(with_class)
     };
     by_name.get(image).or_else(by_stem).copied()
 }

@@ -15,12 +15,14 @@ use super::{check_path, output};
 use crate::images::EncodedImage;
 use crate::listing::{Listing, cache_folder};
 
-/// Images in one folder per class. Classes are the sorted folder names; within a class, images are
-/// sorted by path. Each epoch is one pass over all of them.
+/// Images in one folder per class. Classes are the folder names, sorted as text (1, 10, 2); within a
+/// class, images are sorted by path. Each epoch is one pass over all of them. Hidden names (`.x`) and
+/// files with other endings than .jpg, .jpeg, .jpe, .jfif, .png, .bmp, .webp, .tif, .tiff, .ppm, .pgm,
+/// .pbm, .pnm and .gif are passed over, and counted at the start.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageFolder {
-    /// The folder that holds the class folders.
+    /// The folder that holds the class folders; `~` is the home folder.
     root: PathBuf,
     /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
@@ -33,7 +35,7 @@ pub struct ImageFolder {
     #[serde(default = "yes")]
     listing_cache: bool,
     /// Timeout for reading one file, in seconds. A file that takes longer counts as unreadable, so a
-    /// disk that hangs does not hang the run. `None` for no limit.
+    /// disk that hangs does not hang the run; it is not read again in the run. `None` for no limit.
     #[serde(default = "default_read_timeout")]
     read_timeout: Option<f64>,
 }

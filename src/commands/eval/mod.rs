@@ -6,6 +6,7 @@
 mod data;
 
 use std::io::{IsTerminal as _, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -19,7 +20,7 @@ use super::usage::Usage;
 use super::{preprocess, sizes};
 use crate::catalogue;
 use crate::cli::Eval;
-use crate::files::{check_output, is_stdout, write_json};
+use crate::files::{check_output, checkpoint_of, is_stdout, write_json};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
 use crate::table;
@@ -30,17 +31,18 @@ const EVALUATION: &str = "evaluation";
 
 pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let images = Images::find(&arguments.data, Half::Val, "--data")?;
-    if let Some(path) = &arguments.json {
-        check_output(path, "--json", arguments.force, &[&arguments.checkpoint])?;
-    }
-    if let Some(store) = &arguments.store {
-        check_output(store, "--store", arguments.force, &[&arguments.checkpoint])?;
-    }
-    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
-    let metadata = checkpoint.metadata();
     let screen = Screen::new(std::io::stderr().is_terminal());
     process::log(None, &screen)?;
-    let recipe = recipe(arguments, &images, metadata, &screen)?;
+    let path = checkpoint_of(&arguments.checkpoint, |line| screen.line(line))?;
+    if let Some(json) = &arguments.json {
+        check_output(json, "--json", arguments.force, &[&path])?;
+    }
+    if let Some(store) = &arguments.store {
+        check_output(store, "--store", arguments.force, &[&path])?;
+    }
+    let checkpoint = Checkpoint::open(&path)?;
+    let metadata = checkpoint.metadata();
+    let recipe = recipe(arguments, &path, &images, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);
     let plan = Plan::with_taps(
         Recipe::parse(text, catalogue::EVALUATION, &[])?,
@@ -64,13 +66,13 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
                 out,
                 "{}\n{} ({} epochs), {} images",
                 table::render(table),
-                arguments.checkpoint.display(),
+                path.display(),
                 metadata.epoch,
                 table.images
             )?;
         }
-        if let Some(path) = &arguments.json {
-            write_json(path, &as_json(arguments, metadata, table), out)?;
+        if let Some(json) = &arguments.json {
+            write_json(json, &as_json(&path, metadata, table), out)?;
         }
     }
     if finished?.interrupted {
@@ -87,9 +89,9 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 /// Keys may be added in time; none goes or changes its meaning.
-fn as_json(arguments: &Eval, metadata: &Metadata, table: &Table) -> serde_json::Value {
+fn as_json(checkpoint: &Path, metadata: &Metadata, table: &Table) -> serde_json::Value {
     json!({
-        "checkpoint": arguments.checkpoint,
+        "checkpoint": checkpoint,
         "epochs": metadata.epoch,
         "images": table.images,
         "rows": table.rows,
@@ -100,6 +102,7 @@ fn as_json(arguments: &Eval, metadata: &Metadata, table: &Table) -> serde_json::
 /// The recipe that measures what was asked for.
 fn recipe(
     arguments: &Eval,
+    checkpoint: &Path,
     images: &Images,
     metadata: &Metadata,
     screen: &Screen,
@@ -109,12 +112,7 @@ fn recipe(
         [] => &metadata.resolutions,
         sizes => sizes,
     };
-    sizes::check(
-        metadata,
-        &arguments.checkpoint,
-        sizes,
-        &arguments.batch_norm,
-    )?;
+    sizes::check(metadata, checkpoint, sizes, &arguments.batch_norm)?;
     let untrained = sizes.iter().filter(|s| !metadata.resolutions.contains(s));
     let untrained: Vec<u32> = untrained.copied().collect();
     let calibrate = arguments.calibrate.filter(|_| !untrained.is_empty());
@@ -139,7 +137,8 @@ fn recipe(
     ];
     let mut fields = vec![
         r#"input: "val_batches""#.to_owned(),
-        format!("checkpoint: {:?}", arguments.checkpoint),
+        format!("checkpoint: {checkpoint:?}"),
+        format!("class_order: {:?}", arguments.class_order),
         format!("batch_norms: {:?}", arguments.batch_norm),
     ];
     fields.extend(arguments.threads.map(|n| format!("threads: {n}")));
