@@ -19,8 +19,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 /// Magic number and version. A new layout of the content needs a new version.
 const MAGIC: &[u8; 16] = b"rsflow listing 2";
 
-/// Upper bound of an index file; ImageNet's training images take 60 MB.
-const MAX_BYTES: u64 = 4 << 30;
+/// Upper bound of an index file; that of ImageNet's training images has 60 MB.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Identifies the state of a file or folder. Adding, removing or renaming an entry of a folder changes
 /// the folder's times; users cannot set `ctime`.

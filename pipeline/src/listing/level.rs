@@ -37,7 +37,8 @@ impl Listing {
         // An image in a class folder itself is `CLASS/IMAGE`.
         let mut names = self.names.iter();
         let is_nested = names.all(|name| name.iter().filter(|&&byte| byte == b'/').count() > 1);
-        if !are_parts && !(is_nested && self.classes.len() == 1) {
+        let is_around_all = is_nested && self.classes.len() == 1;
+        if !(are_parts || is_around_all) {
             return None;
         }
         let classes = listed(self.classes.iter().map(String::as_str));

@@ -34,8 +34,14 @@ impl Names {
     /// Adds the names to a hash, which depends on their order.
     pub fn hash(&self, hash: &mut Xxh3) {
         hash.update(&(self.ends.len() as u64).to_le_bytes());
-        for end in &self.ends {
-            hash.update(&end.to_le_bytes());
+        // Many at once: a million updates of 8 bytes take ten times as long.
+        let mut buffer = Vec::new();
+        for ends in self.ends.chunks(1024) {
+            buffer.clear();
+            for end in ends {
+                buffer.extend_from_slice(&end.to_le_bytes());
+            }
+            hash.update(&buffer);
         }
         hash.update(&self.bytes);
     }
