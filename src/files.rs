@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST};
+use rsflow_base::shown::Shown as _;
 use rsflow_base::whole_file;
 use serde::Serialize;
 
@@ -81,7 +82,7 @@ pub fn checkpoint_of(path: &Path, tell: impl Fn(&str)) -> Result<PathBuf> {
             path.display()
         ))
     })?;
-    tell(&format!("checkpoint: {}", found.display()));
+    tell(&format!("checkpoint: {}", found.shown()));
     Ok(found)
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::input_file;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Preprocess, counted};
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
@@ -119,7 +120,7 @@ fn images(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
             text => format!(" ({text})"),
         };
         let count = counted(images.len(), "image");
-        let line = format!("{}: {count}{passed_over}", path.display());
+        let line = format!("{}: {count}{passed_over}", path.shown());
         ensure!(!images.is_empty(), Usage(line));
         say(line);
         all.extend(images);

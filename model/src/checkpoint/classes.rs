@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Result, bail, ensure};
 use rsflow_base::nfc::nfc;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{did_you_mean, first_few};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,8 +78,9 @@ pub fn match_classes(
     for (class, name) in (0_i64..).zip(network) {
         if let Some(other) = index.insert(nfc(name), class) {
             bail!(
-                "the network's classes {other} and {class} are both named `{name}`, so {origin} cannot be \
-                 matched by name"
+                "the network's classes {other} and {class} are both named `{}`, so {origin} cannot be \
+                 matched by name",
+                name.shown()
             );
         }
     }
@@ -125,8 +127,10 @@ fn match_by_order(
     let differs = |ours: &str, theirs: &str| !ours.is_empty() && nfc(ours) != nfc(theirs);
     if let Some((class, (ours, theirs))) = pairs.find(|(_, (ours, theirs))| differs(ours, theirs)) {
         bail!(
-            "the network was trained on other classes than {origin} holds: class {class} is `{ours}`, not \
-             `{theirs}`"
+            "the network was trained on other classes than {origin} holds: class {class} is `{}`, not \
+             `{}`",
+            ours.shown(),
+            theirs.shown()
         );
     }
     let numbers: Option<Vec<u64>> = data.iter().map(|name| name.parse().ok()).collect();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::listed;
 
 use super::Listing;
@@ -42,9 +43,10 @@ impl Listing {
             return None;
         }
         let classes = listed(self.classes.iter().map(String::as_str));
+        let origin = self.origin.shown();
         let found = match self.classes.len() {
-            1 => format!("the only class folder in {} is {classes}", self.origin),
-            _ => format!("the class folders in {} are {classes}", self.origin),
+            1 => format!("the only class folder in {origin} is {classes}"),
+            _ => format!("the class folders in {origin} are {classes}"),
         };
         parts.sort();
         let meant = parts.first().filter(|_| is_nested);
@@ -52,7 +54,7 @@ impl Listing {
             Some((_, meant)) => format!(
                 "{found}, and {} images are in folders of their own: {} was probably meant",
                 if parts.len() == 1 { "its" } else { "their" },
-                self.place(Path::new(meant))
+                self.place(Path::new(meant)).shown()
             ),
             None => format!(
                 "{found}, which look like the parts of a data set: each of them should hold class folders"

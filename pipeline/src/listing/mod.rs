@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::nfc::{nfc, spelled_out};
+use rsflow_base::shown::Shown as _;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use archive::{Archive, Index, Within};
@@ -171,10 +172,10 @@ impl Listing {
             bail!(
                 "{} and {} are written alike, but with other characters (`{}` and `{}`); move the images \
                  into one of them, or rename one",
-                self.place(Path::new(other)),
-                self.place(Path::new(class)),
-                spelled_out(other),
-                spelled_out(class)
+                self.place(Path::new(other)).shown(),
+                self.place(Path::new(class)).shown(),
+                spelled_out(other).shown(),
+                spelled_out(class).shown()
             );
         }
         Ok(())
