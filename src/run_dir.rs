@@ -62,6 +62,11 @@ impl RunDir {
         }
         if resume.is_none() && !is_named_by_time && path.exists() {
             ensure!(path.is_dir(), "{} is not a folder", path.display());
+            ensure!(
+                !is_locked(&path),
+                "another run uses the run directory {}; --run-dir names another",
+                path.display()
+            );
             let way_out = || {
                 if last_checkpoint(&path).exists() {
                     return "--resume resumes it, another --run-dir starts a new run".to_owned();
@@ -100,8 +105,7 @@ impl RunDir {
         })?;
         let place = self.path.display();
         let folder = File::open(&self.path).with_context(|| format!("cannot open {place}"))?;
-        // Some network file systems do not support locks; run without.
-        let locked = !matches!(folder.try_lock(), Err(TryLockError::WouldBlock));
+        let locked = !is_busy(&folder);
         // Another run may have had it until now, and left something in it.
         let ours = locked && (self.resume.is_some() || is_empty(&self.path)?);
         if !ours {
@@ -199,6 +203,17 @@ impl Unused {
             parent = folder.parent();
         }
     }
+}
+
+/// Whether another run uses the directory.
+fn is_locked(folder: &Path) -> bool {
+    File::open(folder).is_ok_and(|folder| is_busy(&folder))
+}
+
+/// Locks the directory, if no other run has locked it. Some network file systems do not support locks;
+/// run without.
+fn is_busy(folder: &File) -> bool {
+    matches!(folder.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 fn is_empty(folder: &Path) -> Result<bool> {
