@@ -146,7 +146,7 @@ impl SizedImages {
                     picture: plan,
                     sizes,
                 } => {
-                    resize_scratch(picture, plan.output_bytes());
+                    resize_scratch(picture, plan.output_bytes())?;
                     make(plan, picture)?;
                     slots.write(slot, label, |position, out| {
                         let mut sample =

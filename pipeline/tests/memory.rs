@@ -166,6 +166,20 @@ fn bmp(width: i32, height: i32) -> Vec<u8> {
     .concat()
 }
 
+fn gif(canvas: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
+    let sides = |(width, height): (u16, u16)| [width.to_le_bytes(), height.to_le_bytes()].concat();
+    [
+        b"GIF89a".as_slice(),
+        &sides(canvas),
+        &[0x80, 0, 0, 0, 0, 0, 255, 255, 255],
+        b",\0\0\0\0",
+        &sides(frame),
+        &[0, 2, 2, 0x44, 1, 0],
+        b";",
+    ]
+    .concat()
+}
+
 /// Small hostile files are refused before memory is allocated for the size that they claim.
 #[test]
 fn bombs_are_refused_before_they_take_memory() {
@@ -205,7 +219,7 @@ fn bombs_are_refused_before_they_take_memory() {
         (
             "PNG of a long row",
             png(100_000_000, 1, 16, 6, &[0; 1000]),
-            "too much memory",
+            "cannot hold 100000000x1 pixels",
         ),
         ("TIFF", tiff(&strip(60_000, 60_000, 8, 3, 1)), too_large),
         (
@@ -228,7 +242,11 @@ fn bombs_are_refused_before_they_take_memory() {
             tiff(&grey),
             "65535 samples per pixel",
         ),
-        ("TIFF, a billion strips", tiff(&many), "too much memory"),
+        (
+            "TIFF, a billion strips",
+            tiff(&many),
+            "tag 273 of the TIFF has no valid value",
+        ),
         (
             "TIFF, a wide tile",
             tile(u32::MAX, 16),
@@ -237,7 +255,7 @@ fn bombs_are_refused_before_they_take_memory() {
         (
             "TIFF, a high tile",
             tile(16, u32::MAX),
-            "tiles of 16x4294967295",
+            "cannot hold 16x1 pixels",
         ),
         ("WebP, lossless", riff(&[(b"VP8L", lossless)]), too_large),
         (
@@ -253,12 +271,12 @@ fn bombs_are_refused_before_they_take_memory() {
         (
             "WebP, a frame beyond its canvas",
             riff(&[(b"VP8X", canvas(0, 1, 1)), (b"VP8 ", lossy(16_000, 11_000))]),
-            "a frame of 16000x11000",
+            "a WebP frame of 1x1 holds an image of 16000x11000",
         ),
         (
             "WebP, an animation's frame",
             animation(),
-            "a frame of 16000x11000",
+            "a WebP frame of 1x1 holds an image of 16000x11000",
         ),
         ("BMP", bmp(60_000, 60_000), too_large),
         ("PPM", b"P6 60000 60000 255 ".to_vec(), too_large),
@@ -273,24 +291,168 @@ fn bombs_are_refused_before_they_take_memory() {
     }
 }
 
-/// Within the limit, a claimed size may allocate a bounded multiple of its pixels.
+/// A size within the limit that the file's bytes cannot hold takes no memory.
 #[test]
-fn memory_is_bounded_by_the_limit_on_pixels() {
-    const PIXELS: u64 = 1 << 20;
-    let limits = Limits { max_pixels: PIXELS };
+fn claims_beyond_the_bytes_of_a_file_take_no_memory() {
+    let canvas_only = [
+        (b"VP8X", canvas(0, 13_000, 13_000)),
+        (b"VP8 ", lossy(13_000, 13_000)),
+    ];
+    let mut runs = bmp(13_000, 13_000);
+    (runs[28], runs[30]) = (8, 1);
+    let mut jpeg = Vec::new();
+    jpeg_encoder::Encoder::new(&mut jpeg, 50)
+        .encode(&[1, 2, 3], 1, 1, jpeg_encoder::ColorType::Rgb)
+        .unwrap();
+    let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]);
+    jpeg[frame.unwrap() + 5..][..4].copy_from_slice(&[50, 200, 50, 200]);
     let cases = [
-        ("PNG", png(1 << 10, 1 << 10, 16, 6, &[0; 1000])),
-        ("TIFF", tiff(&strip(1 << 10, 1 << 10, 16, 4, 1))),
-        ("TIFF, compressed", tiff(&strip(1 << 10, 1 << 10, 16, 4, 5))),
-        ("WebP, lossy", riff(&[(b"VP8 ", lossy(1 << 10, 1 << 10))])),
-        ("BMP", bmp(1 << 10, 1 << 10)),
-        ("PPM", b"P6 1024 1024 65535 ".to_vec()),
+        ("BMP of 54 bytes", bmp(13_000, 13_000)),
+        ("BMP, runs", runs),
+        ("PGM of 29 bytes", b"P5 13000 13000 255 1234567890".to_vec()),
+        ("PPM, plain", b"P3 13000 13000 255 1 2 3 4 5 6".to_vec()),
+        ("PBM", b"P4 13000 13000 123456".to_vec()),
+        ("PNG", png(13_000, 13_000, 8, 2, &[0; 1000])),
+        ("PNG, one bit", png(13_000, 13_000, 1, 0, &[0; 1000])),
+        ("GIF", gif((13_000, 13_000), (13_000, 13_000))),
+        ("GIF, a canvas", gif((13_000, 13_000), (1, 1))),
+        ("GIF, a frame", gif((1, 1), (13_000, 13_000))),
+        ("WebP", riff(&[(b"VP8 ", lossy(13_000, 13_000))])),
+        ("WebP, a canvas", riff(&canvas_only)),
+        ("TIFF", tiff(&strip(13_000, 13_000, 8, 3, 1))),
+        ("TIFF, LZW", tiff(&strip(13_000, 13_000, 8, 3, 5))),
+        ("TIFF, deflate", tiff(&strip(13_000, 13_000, 8, 3, 8))),
+        ("TIFF, PackBits", tiff(&strip(13_000, 13_000, 8, 3, 32_773))),
+        ("TIFF, Group 4", tiff(&strip(13_000, 13_000, 1, 1, 4))),
+        ("JPEG", jpeg),
     ];
     for (name, bytes) in cases {
-        let (result, most) = watched(|| decode(&mut Decoder::new(), &bytes, &limits));
-        println!("{name}: {result:?} ({most} bytes)");
-        assert!(result.is_err(), "{name}");
-        assert!(most < 20 * PIXELS as isize, "{name}: {most} bytes");
+        let (result, most) = watched(|| decode(&mut Decoder::new(), &bytes, &Limits::default()));
+        let message = result.unwrap_err().to_string();
+        println!("{name}: {message} ({most} bytes)");
+        let expected = ["truncated: ", "cannot hold", "pixels"];
+        assert!(
+            expected.iter().all(|part| message.contains(part)),
+            "{name}: {message:?}"
+        );
+        assert!(most < 1 << 20, "{name}: {most} bytes");
+    }
+}
+
+/// The figure that [`Limits::max_pixels`] documents.
+#[test]
+fn memory_is_bounded_by_the_limit_on_pixels() {
+    const BYTES_PER_PIXEL: isize = 20;
+    const SIDE: u32 = 1 << 10;
+    // For headers, windows and tables.
+    const REST: isize = 1 << 20;
+    let pixels = (SIDE * SIDE) as usize;
+    let noise: Vec<u8> = (0..8 * pixels as u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let webp = |colour: image::ExtendedColorType, channels: usize| {
+        let mut bytes = Vec::new();
+        let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut bytes);
+        encoder
+            .encode(&noise[..channels * pixels], SIDE, SIDE, colour)
+            .unwrap();
+        bytes
+    };
+    let animated = |still: Vec<u8>| {
+        let sides = [
+            &(SIDE - 1).to_le_bytes()[..3],
+            &(SIDE - 1).to_le_bytes()[..3],
+        ]
+        .concat();
+        let head = [&[0; 6], sides.as_slice(), &[0; 4]].concat();
+        riff(&[
+            (b"VP8X", canvas(0x12, SIDE, SIDE)),
+            (b"ANIM", vec![0; 6]),
+            (b"ANMF", [&head, &still[12..]].concat()),
+        ])
+    };
+    let rgba = webp(image::ExtendedColorType::Rgba8, 4);
+    let lossy = std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images/lossy_alpha.webp"),
+    );
+    let rows = |channels: usize| {
+        let row = [&[0], &noise[..SIDE as usize * channels]].concat();
+        row.repeat(SIDE as usize)
+    };
+    let strips = |bits: u32, samples: u32, planar: bool| {
+        let plane = (SIDE * SIDE * bits / 8) as usize;
+        let (strips, length) = match planar {
+            true => (samples as usize, plane),
+            false => (1, plane * samples as usize),
+        };
+        let mut file = [
+            b"II*\0".as_slice(),
+            &(8 + (strips * length) as u32).to_le_bytes(),
+        ]
+        .concat();
+        file.extend(noise.iter().cycle().take(strips * length));
+        let after = file.len() as u32 + 2 + 12 * 10 + 4;
+        let list = if strips == 1 { 8 } else { after };
+        let lengths = if strips == 1 {
+            length as u32
+        } else {
+            after + 4 * strips as u32
+        };
+        let entries: [Entry; 10] = [
+            (256, 4, 1, SIDE),
+            (257, 4, 1, SIDE),
+            (258, 3, 1, bits),
+            (259, 3, 1, 1),
+            (262, 3, 1, if samples < 3 { 1 } else { 2 }),
+            (273, 4, strips as u32, list),
+            (277, 3, 1, samples),
+            (278, 4, 1, SIDE),
+            (279, 4, strips as u32, lengths),
+            (284, 3, 1, if planar { 2 } else { 1 }),
+        ];
+        file.extend(&tiff(&entries)[8..8 + 2 + 12 * 10]);
+        file.extend([0; 4]);
+        (0..strips).for_each(|at| file.extend(((8 + at * length) as u32).to_le_bytes()));
+        (0..strips).for_each(|_| file.extend((length as u32).to_le_bytes()));
+        file
+    };
+    let plain = |head: &str, bytes: usize| {
+        [
+            format!("{head} {SIDE} {SIDE} 255\n").as_bytes(),
+            &noise[..bytes * pixels],
+        ]
+        .concat()
+    };
+    let side = SIDE as i32;
+    let cases = [
+        ("PNG, RGBA of 16 bits", png(SIDE, SIDE, 16, 6, &rows(8))),
+        ("PNG, RGB", png(SIDE, SIDE, 8, 2, &rows(3))),
+        ("PNG, one bit", png(8 * SIDE, SIDE / 8, 1, 0, &rows(1))),
+        (
+            "WebP, lossless RGB",
+            webp(image::ExtendedColorType::Rgb8, 3),
+        ),
+        ("WebP, an animation", animated(rgba.clone())),
+        ("WebP, lossless RGBA", rgba),
+        ("WebP, lossy", lossy.unwrap()),
+        (
+            "BMP",
+            [bmp(side, side), noise[..3 * pixels].to_vec()].concat(),
+        ),
+        ("PPM", plain("P6", 3)),
+        ("TIFF, six samples of 16 bits", strips(16, 6, false)),
+        ("TIFF, six planes of 16 bits", strips(16, 6, true)),
+        ("TIFF, grey", strips(8, 1, false)),
+    ];
+    for (name, bytes) in cases {
+        let (result, most) = watched(|| decode(&mut Decoder::new(), &bytes, &Limits::default()));
+        let header = result.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let count = (header.width * header.height) as isize;
+        println!("{name}: {:.2} bytes per pixel", most as f64 / count as f64);
+        assert!(
+            most < BYTES_PER_PIXEL * count + REST,
+            "{name}: {most} bytes"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ pub enum ImageError {
     #[error("the file is empty")]
     Empty,
     /// The first bytes are not those of a supported format.
-    #[error("not a JPEG, PNG, WebP, TIFF, BMP or Netpbm file; it looks like {looks_like}")]
+    #[error("not a JPEG, PNG, WebP, TIFF, BMP, GIF or Netpbm file; it looks like {looks_like}")]
     UnknownFormat { looks_like: String },
     #[error("the image size in the header is {width}x{height}, both must be at least 1")]
     ZeroSide { width: u32, height: u32 },
@@ -30,6 +30,9 @@ pub enum ImageError {
     /// A valid file of a kind that is not supported.
     #[error("unsupported: {reason}")]
     Unsupported { reason: String },
+    /// The memory for the image cannot be had.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
     /// The requested region is empty or not within the image.
     #[error(
         "region {}x{} at ({}, {}) is outside the {width}x{height} image",
@@ -40,6 +43,23 @@ pub enum ImageError {
         width: u32,
         height: u32,
     },
+}
+
+/// An allocation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "out of memory: {bytes} bytes are needed for the pixels; `max_pixels` limits the size of images"
+)]
+pub struct OutOfMemory {
+    pub bytes: usize,
+}
+
+/// Damage at an unknown place.
+pub(super) fn damaged(reason: impl Into<String>) -> ImageError {
+    ImageError::Damaged {
+        reason: reason.into(),
+        offset: None,
+    }
 }
 
 fn at_byte(offset: Option<u64>) -> String {

@@ -12,11 +12,18 @@
 //! tolerance of JPEG decoders) to Pillow's `Image.open(file).convert("RGB")`. Two exceptions: 16-bit grey
 //! keeps the upper 8 bits, where Pillow clips nearly everything to white; and the orientation of a TIFF
 //! is applied only on request, see [`Orientation`], as for every other format.
+//!
+//! Memory follows the bytes of a file, not its claims: a size that the file's bytes cannot hold is
+//! refused before anything is allocated (see [`Limits::max_pixels`]), and memory that cannot be had is an
+//! error of the image.
 
+mod bmp;
+mod claim;
 mod error;
+mod gif;
 mod jpeg;
+mod netpbm;
 mod orientation;
-mod other;
 mod png;
 mod resize;
 mod tiff;
@@ -27,7 +34,8 @@ pub mod lighting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use error::ImageError;
+use error::damaged;
+pub use error::{ImageError, OutOfMemory};
 pub use orientation::Orientation;
 pub use resize::{Filter, ResizeError, ResizePlan, Resizer, kernel};
 
@@ -81,6 +89,8 @@ pub enum Format {
     Png,
     /// BMP, plain or run-length encoded, with or without a palette.
     Bmp,
+    /// GIF; of an animation the first frame.
+    Gif,
     /// WebP, lossy or lossless; of an animation the first frame.
     WebP,
     /// TIFF and BigTIFF, 1 to 16 bits, in strips or tiles; the first image of the file.
@@ -126,8 +136,13 @@ impl Header {
 /// Limits on the size of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest accepted width times height. A few bytes can claim any size, and the memory for it
-    /// (up to 20 bytes per pixel, depending on the format) is allocated before the file proves too short.
+    /// The largest accepted width times height. It bounds the memory of a worker: decoding takes at most
+    /// 20 bytes per pixel, 3 of them for the result (3 more if it is turned upright).
+    ///
+    /// Images take that much only if the file can hold so many pixels. Without compression it has to have
+    /// all their bytes; otherwise at least one byte for so many pixels of 8-bit grey: 1,024 in JPEG, 1,032
+    /// in PNG (and in TIFF with deflate), 2,731 in GIF (and in TIFF with LZW), 65,536 in WebP.
+    /// Run-length encoded BMP can skip 255 rows with 4 bytes.
     pub max_pixels: u64,
 }
 
@@ -191,10 +206,11 @@ pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     let header = match format(bytes)? {
         Format::Jpeg => jpeg::header(bytes)?,
         Format::Png => guarded(|| png::header(bytes))?,
-        Format::Tiff => guarded(|| tiff::header(bytes))?,
-        format @ (Format::Bmp | Format::WebP | Format::Netpbm) => {
-            guarded(|| other::header(bytes, format))?
-        }
+        Format::Tiff => tiff::header(bytes)?,
+        Format::Bmp => guarded(|| bmp::header(bytes))?,
+        Format::Gif => guarded(|| gif::header(bytes))?,
+        Format::WebP => guarded(|| webp::header(bytes))?,
+        Format::Netpbm => netpbm::header(bytes)?,
     };
     let (width, height) = (header.width, header.height);
     if width == 0 || height == 0 {
@@ -210,8 +226,9 @@ pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     Ok(header)
 }
 
-/// The magic numbers of TIFF and BigTIFF in either byte order.
-const TIFF: [&[u8]; 4] = [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"];
+/// The magic numbers of TIFF and BigTIFF in either byte order. The two in the middle are wrong, but known,
+/// and Pillow reads them too.
+const TIFF: [&[u8]; 6] = [b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+"];
 
 /// Whether the byte may follow Netpbm's magic number: white space, or the start of a comment.
 fn is_netpbm_space(byte: u8) -> bool {
@@ -228,6 +245,8 @@ fn format(bytes: &[u8]) -> Result<Format, ImageError> {
         Ok(Format::Bmp)
     } else if webp::is_webp(bytes) {
         Ok(Format::WebP)
+    } else if bytes.starts_with(b"GIF87a") || bytes.starts_with(b"GIF89a") {
+        Ok(Format::Gif)
     } else if TIFF.iter().any(|magic| bytes.starts_with(magic)) {
         Ok(Format::Tiff)
     } else if matches!(bytes, [b'P', b'1'..=b'6', next, ..] if is_netpbm_space(*next)) {
@@ -244,10 +263,18 @@ fn format(bytes: &[u8]) -> Result<Format, ImageError> {
 /// Describes the start of a file of unknown format, for the error message; a failed download is most
 /// often a page of HTML or zero bytes.
 fn describe(bytes: &[u8]) -> String {
-    const KNOWN: [(&[u8], &str); 9] = [
-        (b"GIF8", "a GIF image, which is not supported"),
+    const KNOWN: [(&[u8], &str); 14] = [
         (b"P7\n", "a PAM image, which is not supported"),
-        (b"\0\0\x01\0", "an icon"),
+        (b"Pf\n", "a PFM image, which is not supported"),
+        (b"PF\n", "a PFM image, which is not supported"),
+        (b"\0\0\x01\0", "an icon, which is not supported"),
+        (b"8BPS", "a Photoshop document, which is not supported"),
+        (b"\xff\x0a", "a JPEG XL image, which is not supported"),
+        (b"\0\0\0\x0cJXL ", "a JPEG XL image, which is not supported"),
+        (
+            b"\0\0\0\x0cjP  ",
+            "a JPEG 2000 image, which is not supported",
+        ),
         (b"%PDF", "a PDF document"),
         (b"PK\x03\x04", "a ZIP archive"),
         (b"\x1f\x8b", "a gzip archive"),
@@ -261,7 +288,7 @@ fn describe(bytes: &[u8]) -> String {
         }
     }
     if bytes.get(4..8) == Some(b"ftyp") {
-        return "an AVIF, HEIF or MP4 file".to_owned();
+        return "an AVIF, HEIF or MP4 file, which is not supported".to_owned();
     }
     let start = &bytes[..bytes.len().min(24)];
     let text = start
@@ -329,17 +356,19 @@ impl Decoder {
                 height: header.height,
             });
         }
+        claim::check(bytes, header)?;
         let Scratch { rgb, raw, jpeg } = &mut self.scratch;
         // Frees what a giant image before left, see `give_back`.
-        reset(raw, 0);
+        reset(raw, 0)?;
         let whole = |()| header.whole();
         let covers = match header.format {
             Format::Jpeg => jpeg::decode(bytes, header, region, verify, jpeg, rgb)?,
             Format::Png => guarded(|| png::decode(bytes, header, rgb, raw)).map(whole)?,
-            Format::Tiff => guarded(|| tiff::decode(bytes, header, rgb, raw)).map(whole)?,
-            Format::Bmp | Format::WebP | Format::Netpbm => {
-                guarded(|| other::decode(bytes, header, rgb, raw)).map(whole)?
-            }
+            Format::Tiff => tiff::decode(bytes, header, rgb, raw).map(whole)?,
+            Format::Bmp => guarded(|| bmp::decode(bytes, header, rgb, raw)).map(whole)?,
+            Format::Gif => guarded(|| gif::decode(bytes, header, rgb, raw)).map(whole)?,
+            Format::WebP => guarded(|| webp::decode(bytes, header, rgb, raw)).map(whole)?,
+            Format::Netpbm => netpbm::decode(bytes, header, rgb).map(whole)?,
         };
         Ok(Pixels { bytes: rgb, covers })
     }
@@ -351,19 +380,29 @@ const WORTH_KEEPING: usize = 64 << 20;
 
 /// Resizes `buffer` to `length` bytes of unspecified content, for memory that is written before it is
 /// read.
-pub(crate) fn resize_scratch(buffer: &mut Vec<u8>, length: usize) {
+pub(crate) fn resize_scratch(buffer: &mut Vec<u8>, length: usize) -> Result<(), OutOfMemory> {
     give_back(buffer, length);
+    let more = length.saturating_sub(buffer.len());
+    let reserved = buffer.try_reserve(more);
+    reserved.map_err(|_| OutOfMemory { bytes: length })?;
     buffer.resize(length, 0);
+    Ok(())
 }
 
 /// Resizes `buffer` to `length` zero bytes.
 ///
 /// Zeroing costs about 1 % of decoding and guarantees that pixels of one image never appear in another,
 /// whatever a library leaves unwritten.
-fn reset(buffer: &mut Vec<u8>, length: usize) {
+fn reset(buffer: &mut Vec<u8>, length: usize) -> Result<(), OutOfMemory> {
     buffer.clear();
-    give_back(buffer, length);
-    buffer.resize(length, 0);
+    resize_scratch(buffer, length)
+}
+
+/// Fails if `bytes` cannot be allocated now: before a library allocates them, which would abort the
+/// program.
+fn probe(bytes: usize) -> Result<(), OutOfMemory> {
+    let reserved = Vec::<u8>::new().try_reserve_exact(bytes);
+    reserved.map_err(|_| OutOfMemory { bytes })
 }
 
 /// Frees memory beyond `length` if the buffer exceeds [`WORTH_KEEPING`].
@@ -418,8 +457,8 @@ mod tests {
             (b"<!DOCTYPE html><html><head>", "HTML or XML"),
             (b"\n  <html>", "HTML or XML"),
             (b"404 not found", "text: \"404 not found\""),
-            (b"GIF89a\x01\0\x01\0", "a GIF image, which is not supported"),
-            (b"P6 is no image", "decoding Pnm"),
+            (b"P7\nWIDTH 1", "a PAM image, which is not supported"),
+            (b"P6 is no image", "the width in the Netpbm header"),
             (&[0; 100], "zero bytes"),
             (&[0xff, 0xd8], "a truncated or damaged JPEG image"),
             (&[1, 2, 3, 0xfe], "the bytes 01 02 03 fe"),

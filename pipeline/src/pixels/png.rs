@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Transformations};
 
-use super::{Colour, Format, Header, ImageError, byte_size, reset, to_rgb};
+use super::{Colour, Format, Header, ImageError, byte_size, damaged, probe, reset, to_rgb};
 
 /// Limit of the library's memory besides the pixels: rows, and chunks that it keeps.
 const LIBRARY_BYTES: usize = 256 << 20;
@@ -41,6 +41,23 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
     })
 }
 
+/// The bytes of a row's samples, rounded down.
+fn row_bytes(bytes: &[u8], header: &Header) -> u64 {
+    let depth = bytes.get(24).copied().map_or(1, u64::from);
+    let channels = match header.colour {
+        Colour::Grey | Colour::Palette => 1,
+        Colour::GreyAlpha => 2,
+        Colour::Rgb | Colour::Cmyk => 3,
+        Colour::Rgba => 4,
+    };
+    u64::from(header.width) * depth * channels / 8
+}
+
+/// The least number of bytes of the uncompressed image data.
+pub(super) fn data_bytes(bytes: &[u8], header: &Header) -> u64 {
+    row_bytes(bytes, header).saturating_mul(u64::from(header.height))
+}
+
 /// Decodes the whole image into `rgb`.
 pub(super) fn decode(
     bytes: &[u8],
@@ -49,6 +66,9 @@ pub(super) fn decode(
     raw: &mut Vec<u8>,
 ) -> Result<(), ImageError> {
     let explain = |error| explain(error, bytes);
+    // The library keeps two rows and a window of 32 KiB.
+    let rows = usize::try_from(2 * row_bytes(bytes, header)).unwrap_or(usize::MAX);
+    probe(rows.min(LIBRARY_BYTES))?;
     let mut decoder = decoder(bytes);
     // Expand palettes and 1, 2 and 4 bits to 8; keep the upper 8 of 16 bits, as Pillow.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
@@ -56,13 +76,10 @@ pub(super) fn decode(
     // The library panics on a palette of any other length.
     let palette = reader.info().palette.as_deref().unwrap_or_default();
     if !palette.len().is_multiple_of(3) || palette.len() > 3 * 256 {
-        return Err(ImageError::Damaged {
-            reason: format!(
-                "the palette has {} bytes, expected 3 for each of up to 256 colours",
-                palette.len()
-            ),
-            offset: None,
-        });
+        return Err(damaged(format!(
+            "the palette has {} bytes, expected 3 for each of up to 256 colours",
+            palette.len()
+        )));
     }
     let (colour, depth) = reader.output_color_type();
     let (width, height) = (reader.info().width, reader.info().height);
@@ -70,11 +87,11 @@ pub(super) fn decode(
         return Err(ImageError::damaged("the header changed", 8));
     }
     let channels = colour.samples();
-    reset(rgb, byte_size(header, 3)?);
+    reset(rgb, byte_size(header, 3)?)?;
     if colour == ColorType::Rgb {
         reader.next_frame(rgb).map_err(explain)?;
     } else {
-        reset(raw, byte_size(header, channels)?);
+        reset(raw, byte_size(header, channels)?)?;
         reader.next_frame(raw).map_err(explain)?;
         to_rgb(raw, channels, rgb);
     }
@@ -90,9 +107,6 @@ fn explain(error: DecodingError, bytes: &[u8]) -> ImageError {
         DecodingError::LimitsExceeded => {
             ImageError::unsupported("a PNG that needs too much memory to decode")
         }
-        other => ImageError::Damaged {
-            reason: other.to_string(),
-            offset: None,
-        },
+        other => damaged(other.to_string()),
     }
 }

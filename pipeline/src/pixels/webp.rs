@@ -1,7 +1,11 @@
-//! The chunks of a WebP file: checks that the `image` crate, which decodes the file ([`super::other`]),
-//! does not make.
+//! WebP, with the `image-webp` crate; of an animation the first frame on a transparent canvas.
 
-use super::{Header, ImageError};
+use std::borrow::Cow;
+use std::io::{Cursor, ErrorKind};
+
+use image_webp::{DecodingError, WebPDecoder};
+
+use super::{Colour, Format, Header, ImageError, byte_size, damaged, probe, reset, to_rgb};
 
 /// Bytes of a chunk's name and length.
 const HEAD: usize = 8;
@@ -9,6 +13,9 @@ const HEAD: usize = 8;
 const START: usize = 12;
 /// Bytes before the chunks of an animation's frame.
 const FRAME_HEAD: usize = 16;
+/// The most bytes per pixel that the library allocates: a lossless frame and the canvas, or a lossy frame
+/// (planes and RGBA) and the canvas.
+const LIBRARY_BYTES: usize = 10;
 
 pub(super) fn is_webp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"RIFF") && bytes.get(8..START) == Some(b"WEBP")
@@ -18,7 +25,7 @@ pub(super) fn is_webp(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// A file that is shorter than its header claims.
-pub(super) fn container(bytes: &[u8]) -> Result<&[u8], ImageError> {
+fn container(bytes: &[u8]) -> Result<&[u8], ImageError> {
     let length = bytes.get(4..8).map_or(usize::MAX, |field| {
         let field = [field[0], field[1], field[2], field[3]];
         (u32::from_le_bytes(field) as usize).saturating_add(HEAD)
@@ -31,47 +38,110 @@ pub(super) fn container(bytes: &[u8]) -> Result<&[u8], ImageError> {
     })
 }
 
-/// Checks that every chunk is complete and that no lossy frame is larger than the image: the library
-/// allocates memory for the claimed size of a frame before it compares.
-pub(super) fn check(container: &[u8], header: &Header) -> Result<(), ImageError> {
+/// Reads the header.
+fn open(bytes: &[u8]) -> Result<WebPDecoder<Cursor<&[u8]>>, ImageError> {
+    let decoder = WebPDecoder::new(Cursor::new(container(bytes)?));
+    decoder.map_err(|error| explain(error, bytes))
+}
+
+pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
+    let decoder = open(bytes)?;
+    let (width, height) = decoder.dimensions();
+    Ok(Header {
+        format: Format::WebP,
+        width,
+        height,
+        colour: if decoder.has_alpha() {
+            Colour::Rgba
+        } else {
+            Colour::Rgb
+        },
+    })
+}
+
+/// Decodes the whole image into `rgb`.
+pub(super) fn decode(
+    bytes: &[u8],
+    header: &Header,
+    rgb: &mut Vec<u8>,
+    raw: &mut Vec<u8>,
+) -> Result<(), ImageError> {
+    check(container(bytes)?, header)?;
+    let unblended = unblended(bytes);
+    let bytes = unblended.as_ref();
+    let explain = |error| explain(error, bytes);
+    let mut decoder = open(bytes)?;
+    if decoder.dimensions() != (header.width, header.height) {
+        return Err(damaged("the header changed"));
+    }
+    reset(rgb, byte_size(header, 3)?)?;
+    if decoder.has_alpha() {
+        reset(raw, byte_size(header, 4)?)?;
+        probe(byte_size(header, LIBRARY_BYTES)?)?;
+        decoder.read_image(raw).map_err(explain)?;
+        to_rgb(raw, 4, rgb);
+        return Ok(());
+    }
+    probe(byte_size(header, LIBRARY_BYTES)?)?;
+    decoder.read_image(rgb).map_err(explain)
+}
+
+/// Checks that every chunk is complete and that lossy images have the size of their frame: the library
+/// allocates memory for the claimed size before it compares, or does not compare.
+fn check(container: &[u8], header: &Header) -> Result<(), ImageError> {
     for chunk in Chunks(container.get(START..).unwrap_or_default()) {
         let (name, body) = chunk?;
-        check_frame(name, body, header)?;
-        if &name == b"ANMF" {
-            for chunk in Chunks(body.get(FRAME_HEAD..).unwrap_or_default()) {
+        check_size(name, body, (header.width, header.height))?;
+        if &name == b"ANMF" && body.len() >= FRAME_HEAD {
+            // Sides minus one, of three bytes each, after the position.
+            let side =
+                |at: usize| u32::from_le_bytes([body[at], body[at + 1], body[at + 2], 0]) + 1;
+            for chunk in Chunks(&body[FRAME_HEAD..]) {
                 let (name, body) = chunk?;
-                check_frame(name, body, header)?;
+                check_size(name, body, (side(6), side(9)))?;
             }
         }
     }
     Ok(())
 }
 
-fn check_frame(name: [u8; 4], body: &[u8], header: &Header) -> Result<(), ImageError> {
+fn check_size(name: [u8; 4], body: &[u8], frame: (u32, u32)) -> Result<(), ImageError> {
     // A tag and a start code of three bytes each, then width and height in the lower 14 bits.
     if &name == b"VP8 "
         && let Some(&[w0, w1, h0, h1]) = body.get(6..10).and_then(|sides| sides.first_chunk())
     {
         let [width, height] =
             [[w0, w1], [h0, h1]].map(|side| u32::from(u16::from_le_bytes(side) & 0x3fff));
-        if width > header.width || height > header.height {
-            return Err(ImageError::Damaged {
-                reason: format!(
-                    "a WebP image of {}x{} has a frame of {width}x{height}",
-                    header.width, header.height
-                ),
-                offset: None,
-            });
+        if (width, height) != frame {
+            return Err(damaged(format!(
+                "a WebP frame of {}x{} holds an image of {width}x{height}",
+                frame.0, frame.1
+            )));
         }
     }
     Ok(())
 }
 
-pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
+/// The file with a first frame of an animation that is not blended with the canvas: as libwebp, which draws
+/// it as it is, where the library multiplies its colours by alpha.
+fn unblended(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const FLAGS: usize = FRAME_HEAD - 1;
+    const NO_BLENDING: u8 = 2;
+    let frame = chunk(bytes, b"ANMF").filter(|frame| frame.len() > FLAGS);
+    let Some(frame) = frame.filter(|frame| frame[FLAGS] & NO_BLENDING == 0) else {
+        return Cow::Borrowed(bytes);
+    };
+    let at = frame.as_ptr().addr() - bytes.as_ptr().addr() + FLAGS;
+    let mut copy = bytes.to_vec();
+    copy[at] |= NO_BLENDING;
+    Cow::Owned(copy)
+}
+
+/// The body of the first chunk of a name.
+pub(super) fn chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
     let chunks = Chunks(container(bytes).ok()?.get(START..)?);
-    let (_, body) = chunks.flatten().find(|(name, _)| name == b"EXIF")?;
-    // The standard has no prefix here, but some writers add that of JPEG files.
-    Some(body.strip_prefix(b"Exif\0\0").unwrap_or(body))
+    let mut chunks = chunks.flatten();
+    Some(chunks.find(|(found, _)| found == name)?.1)
 }
 
 /// Iterates over chunks: name and body.
@@ -96,5 +166,23 @@ impl<'a> Iterator for Chunks<'a> {
         // Chunks are padded to an even length.
         self.0 = rest.get(length + length % 2..).unwrap_or_default();
         Some(Ok(([a, b, c, d], body)))
+    }
+}
+
+fn explain(error: DecodingError, bytes: &[u8]) -> ImageError {
+    match error {
+        DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            ImageError::truncated("the WebP is incomplete", bytes.len())
+        }
+        DecodingError::UnsupportedFeature(feature) => {
+            ImageError::unsupported(format!("a WebP: {feature}"))
+        }
+        DecodingError::ImageTooLarge | DecodingError::MemoryLimitExceeded => {
+            ImageError::unsupported("a WebP of more than 16384 pixels a side")
+        }
+        DecodingError::VersionNumberInvalid(version) => {
+            ImageError::unsupported(format!("a WebP of lossless version {version}"))
+        }
+        other => damaged(format!("the WebP: {other}")),
     }
 }

@@ -7,6 +7,7 @@ use rsflow_pipeline::pixels::{Decoder, Format, Header, ImageError, Limits, Rect,
 
 mod damage;
 mod formats;
+mod generated;
 mod resize;
 
 #[path = "../../../tests/fixtures/mod.rs"]

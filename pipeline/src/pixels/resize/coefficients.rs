@@ -5,6 +5,8 @@
 //! to 22 fraction bits. This is Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, in its order of
 //! operations, so that every weight is identical.
 
+use crate::pixels::OutOfMemory;
+
 /// Fraction bits of a weight.
 pub(super) const PRECISION_BITS: u32 = 22;
 /// One half: added to a sum of products, makes the right shift round.
@@ -24,6 +26,16 @@ pub(super) struct AxisWeights {
 }
 
 impl AxisWeights {
+    /// Allocates the memory for [`AxisWeights::compute`], which grows with the source's side.
+    pub fn reserve(&mut self, source: u32, scaled: u32, size: u32) -> Result<(), OutOfMemory> {
+        let length = size as usize * max_taps(source, scaled);
+        let more = length.saturating_sub(self.fixed_weights.len());
+        let reserved = self.fixed_weights.try_reserve(more);
+        reserved.map_err(|_| OutOfMemory {
+            bytes: length * size_of::<i32>(),
+        })
+    }
+
     /// Computes the weights of the output pixels `offset..offset + size` for a resize of `source`
     /// pixels to `scaled`.
     // Inlined into callers that are compiled for wider vectors.
@@ -32,7 +44,7 @@ impl AxisWeights {
         let scale = f64::from(source) / f64::from(scaled);
         let support = scale.max(1.0);
         let inverse = 1.0 / support;
-        self.max_taps = (2.0 * support) as usize + 2;
+        self.max_taps = max_taps(source, scaled);
         self.bounds.clear();
         self.fixed_weights.resize(size as usize * self.max_taps, 0);
         for (step, block) in self
@@ -116,6 +128,13 @@ impl AxisWeights {
         }
         (start as usize, width as usize)
     }
+}
+
+/// A bound on the source pixels of an output pixel.
+#[inline(always)]
+fn max_taps(source: u32, scaled: u32) -> usize {
+    let scale = f64::from(source) / f64::from(scaled);
+    (2.0 * scale.max(1.0)) as usize + 2
 }
 
 /// The integer part of a number from 0 to 2^31, in a form that compilers vectorize.

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use self::coefficients::AxisWeights;
 use self::rows::Rows;
-use super::{Pixels, Rect, resize_scratch};
+use super::{OutOfMemory, Pixels, Rect, resize_scratch};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Filter {
@@ -74,6 +74,9 @@ pub enum ResizeError {
     /// An input or output buffer is not `[size, size, 3]`; lengths in bytes.
     #[error("buffer holds {found} bytes, expected {expected}")]
     WrongLength { expected: usize, found: usize },
+    /// The memory for the first pass cannot be had.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// Resizes images. Holds scratch memory, so use one per worker thread.
@@ -112,7 +115,7 @@ impl Resizer {
     ) -> Result<(), ResizeError> {
         check(pixels, plan, out)?;
         match plan.filter {
-            Filter::Bilinear => self.bilinear(pixels, plan, out),
+            Filter::Bilinear => self.bilinear(pixels, plan, out)?,
             Filter::Cubic => self.cubic(pixels, plan, out),
         }
         Ok(())
@@ -159,13 +162,19 @@ impl Resizer {
         }
     }
 
-    fn bilinear(&mut self, pixels: Pixels<'_>, plan: &ResizePlan, out: &mut [u8]) {
+    fn bilinear(
+        &mut self,
+        pixels: Pixels<'_>,
+        plan: &ResizePlan,
+        out: &mut [u8],
+    ) -> Result<(), OutOfMemory> {
         let part = plan.source;
         let size = plan.size as usize;
         for (axis, source, scaled, offset) in [
             (&mut self.x, part.width, plan.scaled.0, plan.window.0),
             (&mut self.y, part.height, plan.scaled.1, plan.window.1),
         ] {
+            axis.reserve(source, scaled, plan.size)?;
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Avx512(avx512) => avx512.compute(axis, source, scaled, offset, plan.size),
@@ -184,18 +193,19 @@ impl Resizer {
         let mut intermediate = std::mem::take(&mut self.intermediate);
         if height_first(plan) {
             let width = source.width;
-            resize_scratch(&mut intermediate, width * size);
+            resize_scratch(&mut intermediate, width * size)?;
             self.vertical(source, &mut intermediate);
             let tall = Rows::new(&intermediate, width, width, size);
             self.horizontal(tall, plan.flip, out);
         } else {
             let width = size * 3;
-            resize_scratch(&mut intermediate, width * height);
+            resize_scratch(&mut intermediate, width * height)?;
             self.horizontal(source, plan.flip, &mut intermediate);
             let wide = Rows::new(&intermediate, width, width, height);
             self.vertical(wide, out);
         }
         self.intermediate = intermediate;
+        Ok(())
     }
 
     /// Resizes rows in width.

@@ -1,13 +1,11 @@
-//! The EXIF orientation of an image, read and applied.
-//!
-//! Finds the EXIF block here and lets the `image` crate read the tag from it. The crate `kamadak-exif` is
-//! no replacement: without an EXIF block it scans a JPEG's entropy-coded data to the end of the file, it
-//! copies every segment (a TIFF as a whole), and it parses all tags, where this runs for each image of an
-//! epoch and needs one.
+//! The orientation of an image, read as by Pillow's `exif_transpose` and applied.
+
+mod metadata;
 
 use tracing::debug;
 
-use super::{Decoder, Format, Header, ImageError, Pixels, Rect, Verify, reset, webp};
+use super::{Decoder, Format, Header, ImageError, OutOfMemory, Pixels, Rect, Verify, reset};
+use metadata::Metadata;
 
 /// How an image is stored relative to its upright form. The stored position of the upright pixel
 /// `(x, y)`: swap `x` and `y` if `transposed`, then count `x` from the right if `mirrored` and `y` from
@@ -22,27 +20,17 @@ pub struct Orientation {
 }
 
 impl Orientation {
-    /// The orientation in the file's EXIF block (JPEG's APP1, PNG's eXIf, WebP's EXIF) or TIFF tag.
+    /// The orientation in the file's EXIF block (JPEG's APP1, PNG's eXIf or raw profile, WebP's EXIF) or
+    /// TIFF tag, or else in its XMP packet.
     ///
     /// Upright if there is none or if the block is damaged, which does not damage the image itself.
     #[must_use]
     pub fn of(bytes: &[u8], format: Format) -> Self {
-        let block = match format {
-            Format::Jpeg => jpeg_exif(bytes),
-            Format::Png => png_exif(bytes),
-            Format::WebP => webp::exif(bytes),
-            // EXIF blocks have the format of a TIFF file.
-            Format::Tiff => Some(bytes),
-            Format::Bmp | Format::Netpbm => None,
-        };
-        let Some(block) = block else {
-            return Self::default();
-        };
-        let tag = image::metadata::Orientation::from_exif_chunk(block);
-        if tag.is_none() {
-            debug!("the EXIF block has no valid orientation; assuming that the image is upright");
+        let number = Metadata::find(bytes, format).orientation();
+        if number == Some(0) {
+            debug!("the image has no valid orientation; assuming that it is upright");
         }
-        Self::from_exif(tag.map_or(1, image::metadata::Orientation::to_exif))
+        Self::from_exif(number.unwrap_or(1))
     }
 
     /// From EXIF's value, 1 to 8; any other means 1.
@@ -101,10 +89,10 @@ impl Orientation {
     }
 
     /// Copies the pixels of `region`, in stored coordinates and within `pixels`, upright into `to`.
-    fn copy(self, pixels: Pixels<'_>, region: Rect, to: &mut Vec<u8>) {
+    fn copy(self, pixels: Pixels<'_>, region: Rect, to: &mut Vec<u8>) -> Result<(), OutOfMemory> {
         let covers = pixels.covers();
         let (width, height) = self.turn_pair((region.width, region.height));
-        reset(to, width as usize * height as usize * 3);
+        reset(to, width as usize * height as usize * 3)?;
         let (stored, _) = pixels.bytes().as_chunks::<3>();
         let (upright, _) = to.as_chunks_mut::<3>();
         for (y, row) in (0..height).zip(upright.chunks_exact_mut(width as usize)) {
@@ -124,6 +112,7 @@ impl Orientation {
                 *pixel = stored[v as usize * covers.width as usize + u as usize];
             }
         }
+        Ok(())
     }
 }
 
@@ -143,7 +132,7 @@ impl Decoder {
         verify: Verify,
     ) -> Result<Pixels<'_>, ImageError> {
         if orientation == Orientation::default() {
-            reset(&mut self.upright, 0);
+            reset(&mut self.upright, 0)?;
             return self.decode(bytes, upright, region, verify);
         }
         if !upright.whole().contains(&region) {
@@ -157,49 +146,11 @@ impl Decoder {
         let place = orientation.region(region, &stored);
         let mut turned = std::mem::take(&mut self.upright);
         let pixels = self.decode(bytes, &stored, place, verify)?;
-        orientation.copy(pixels, place, &mut turned);
+        orientation.copy(pixels, place, &mut turned)?;
         self.upright = turned;
         Ok(Pixels {
             bytes: &self.upright,
             covers: region,
         })
-    }
-}
-
-/// The EXIF block of a JPEG: the content after `Exif\0\0` of the first such APP1 segment before the scan.
-fn jpeg_exif(bytes: &[u8]) -> Option<&[u8]> {
-    const APP1: u8 = 0xe1;
-    const SOS: u8 = 0xda;
-    let mut rest = bytes.get(2..)?;
-    loop {
-        let &[0xff, marker, high, low] = rest.first_chunk()? else {
-            return None;
-        };
-        if marker == 0xff {
-            rest = &rest[1..];
-            continue;
-        }
-        let end = 2 + usize::from(u16::from_be_bytes([high, low]));
-        let body = rest.get(4..end)?;
-        match marker {
-            APP1 if body.starts_with(b"Exif\0\0") => return body.get(6..),
-            SOS => return None,
-            _ => rest = &rest[end..],
-        }
-    }
-}
-
-/// The `eXIf` chunk of a PNG, which may also follow the pixels.
-fn png_exif(bytes: &[u8]) -> Option<&[u8]> {
-    let mut rest = bytes.get(8..)?;
-    loop {
-        let &[l0, l1, l2, l3, a, b, c, d] = rest.first_chunk()?;
-        let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-        let body = rest.get(8..8 + length)?;
-        if &[a, b, c, d] == b"eXIf" {
-            return Some(body);
-        }
-        // A chunk has 12 bytes besides its body: length, name and checksum.
-        rest = rest.get(12 + length..)?;
     }
 }

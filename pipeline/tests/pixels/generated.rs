@@ -1,0 +1,229 @@
+//! A thousand small files of all kinds, compared with Pillow.
+//!
+//! `generated/generate.py` makes the files and the table; its first lines describe the columns.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
+use rsflow_pipeline::pixels::{Decoder, ImageError, Limits, Orientation, Verify, header};
+
+use crate::difference;
+
+/// A line of a table, with its bytes.
+struct Entry {
+    name: String,
+    bytes: Vec<u8>,
+    stored: Expected,
+    upright: Expected,
+    /// The RGB bytes of `stored`, or of `upright` for a TIFF, where the kind is compared within a tolerance.
+    pixels: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Expected {
+    Refused,
+    Unknown,
+    /// The size and the CRC-32 of the RGB bytes.
+    Pixels(u32, u32, u32),
+}
+
+impl Expected {
+    fn parse(column: &str) -> Self {
+        match column {
+            "refused" => Self::Refused,
+            "-" => Self::Unknown,
+            pixels => {
+                let (size, sum) = pixels.split_once(' ').unwrap();
+                let (width, height) = size.split_once('x').unwrap();
+                let sum = u32::from_str_radix(sum, 16).unwrap();
+                Self::Pixels(width.parse().unwrap(), height.parse().unwrap(), sum)
+            }
+        }
+    }
+}
+
+/// Reads `NAME.txt` and `NAME.bin`.
+fn entries(name: &str) -> Vec<Entry> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pixels/generated");
+    let table = fs::read_to_string(folder.join(name).with_extension("txt")).unwrap();
+    let archive = fs::read(folder.join(name).with_extension("bin")).unwrap();
+    let mut rest = archive.as_slice();
+    let mut take = |length: &str| rest.split_off(..length.parse().unwrap()).unwrap().to_vec();
+    let entries = table.lines().map(|line| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [name, bytes, stored, upright, pixels] = columns[..] else {
+            panic!("{line:?}");
+        };
+        Entry {
+            name: name.to_owned(),
+            bytes: take(bytes),
+            stored: Expected::parse(stored),
+            upright: Expected::parse(upright),
+            pixels: Some(take(pixels))
+                .filter(|pixels| !pixels.is_empty())
+                .map(|pixels| {
+                    let mut expanded = Vec::new();
+                    let mut stream = flate2::read::ZlibDecoder::new(pixels.as_slice());
+                    stream.read_to_end(&mut expanded).unwrap();
+                    expanded
+                }),
+        }
+    });
+    let entries = entries.collect();
+    assert!(rest.is_empty());
+    entries
+}
+
+/// Kinds that are not Pillow's pixels, by a part of their names: the largest difference.
+const DIFFERENT: [(&str, u8); 3] = [
+    // The library's IDCT, upsampling and colour conversion.
+    ("jpeg/rgb_progressive", 24),
+    ("jpeg/l_progressive", 1),
+    ("jpeg/cmyk", 1),
+];
+
+/// Kinds that Pillow reads and that are refused, by a part of their names, with a part of the message.
+const REFUSED: [(&str, &str); 12] = [
+    ("gif/no_palette", "no color table"),
+    (
+        "tiff/grey_signed",
+        "unsupported: a TIFF with signed samples",
+    ),
+    ("tiff/pillow_i.", "unsupported: a TIFF with signed samples"),
+    (
+        "tiff/pillow_f.",
+        "unsupported: a TIFF with floating-point samples",
+    ),
+    ("tiff/lab", "unsupported: a TIFF with L*a*b* colours"),
+    ("tiff/ycbcr", "unsupported: a TIFF with YCbCr colours"),
+    (
+        "tiff/pillow_ycbcr",
+        "unsupported: a TIFF with YCbCr colours",
+    ),
+    ("tiff/subsampled", "unsupported: a TIFF with YCbCr colours"),
+    (
+        "group3",
+        "unsupported: a TIFF with CCITT Group 3 compression",
+    ),
+    (
+        "tiff_ccitt",
+        "unsupported: a TIFF with CCITT run-length compression",
+    ),
+    ("rgb_jpeg", "unsupported: a TIFF with JPEG compression"),
+    ("rgb_", "compression"),
+];
+
+/// Kinds that Pillow refuses or reads wrongly, and that are read, by parts of their names.
+const MORE_THAN_PILLOW: [(&[&str], &str); 10] = [
+    (&["bmp/32bit_odd"], "masks of ten bits"),
+    (&["tiff/three_bits"], "samples of three bits"),
+    (
+        &["tiff/", "_fill_order"],
+        "reversed bits with some depths and extra samples",
+    ),
+    (&["tiff/grey_associated"], "the mode La has no conversion"),
+    (
+        &["tiff/", "16_planar"],
+        "without compression, planes of 16 bits are read as 8",
+    ),
+    (
+        &["tiff/rgba_untold_planar"],
+        "with compression, unmarked alpha is taken as associated",
+    ),
+    (&["tiff/", "x_planar"], "extra samples in planes"),
+    (&["tiff/", "_alpha_planar"], "extra samples in planes"),
+    (
+        &["tiff/", "_associated", "_planar"],
+        "extra samples in planes",
+    ),
+    (&["tiff/", "_extra_planar"], "extra samples in planes"),
+];
+
+#[test]
+fn generated_files_are_decoded_as_by_pillow() {
+    let mut failures = Vec::new();
+    let (mut count, mut refused) = (0, 0);
+    for entry in entries("files") {
+        count += 1;
+        match compare(&entry) {
+            Ok(decoded) => refused += u32::from(!decoded),
+            Err(failure) => failures.push(format!("{}: {failure}", entry.name)),
+        }
+    }
+    println!("{count} files, {refused} refused");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(count > 1300, "only {count} files");
+}
+
+/// Whether the file was decoded, or else rightly refused.
+fn compare(entry: &Entry) -> Result<bool, String> {
+    let is = |part: &str| entry.name.contains(part);
+    let known = MORE_THAN_PILLOW
+        .iter()
+        .any(|(parts, _)| parts.iter().all(|part| is(part)));
+    let header = match header(&entry.bytes, &Limits::default()) {
+        Ok(header) => header,
+        Err(error) => return refusal(entry, &error),
+    };
+    let orientation = Orientation::of(&entry.bytes, header.format);
+    let turned = match &entry.upright {
+        Expected::Unknown => &entry.stored,
+        turned => turned,
+    };
+    let cases = [
+        (&entry.stored, Orientation::default(), header),
+        (turned, orientation, orientation.turn(header)),
+    ];
+    let mut decoder = Decoder::new();
+    for (expected, orientation, header) in cases {
+        // Pillow always turns a TIFF.
+        if *expected == Expected::Unknown {
+            continue;
+        }
+        let whole = header.whole();
+        let decoded =
+            decoder.decode_upright(&entry.bytes, &header, orientation, whole, Verify::Full);
+        let found = match decoded {
+            Ok(pixels) => pixels.bytes(),
+            Err(error) => return refusal(entry, &error),
+        };
+        let mut sum = flate2::Crc::new();
+        sum.update(found);
+        if *expected == Expected::Pixels(header.width, header.height, sum.sum()) {
+            continue;
+        }
+        let most = DIFFERENT
+            .iter()
+            .find(|(part, _)| is(part))
+            .map_or(0, |different| different.1);
+        match &entry.pixels {
+            _ if known => {}
+            Some(pixels) if pixels.len() == found.len() => {
+                let (worst, mean) = difference(found, pixels);
+                if worst > most {
+                    return Err(format!("off by {worst}, on average {mean:.3}"));
+                }
+            }
+            _ => {
+                return Err(format!(
+                    "{}x{} is not {expected:?}",
+                    header.width, header.height
+                ));
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// A refusal is right where Pillow refuses too, and in the kinds of [`REFUSED`].
+fn refusal(entry: &Entry, error: &ImageError) -> Result<bool, String> {
+    let message = error.to_string();
+    let mut known = REFUSED.iter().filter(|(part, _)| entry.name.contains(part));
+    let expected = known.any(|(_, part)| message.contains(part));
+    if message.contains("panicked") || !expected && entry.stored != Expected::Refused {
+        Err(message)
+    } else {
+        Ok(false)
+    }
+}
