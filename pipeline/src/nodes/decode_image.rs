@@ -14,9 +14,9 @@ use crate::images::{EncodedImage, LazyImage};
 use crate::pixels::Verify;
 use crate::preprocess;
 
-/// Decodes JPEG, PNG, WebP, TIFF, BMP and Netpbm (PPM, PGM, PBM) to RGB. The format is detected from
+/// Decodes JPEG, PNG, WebP, TIFF, BMP, GIF and Netpbm (PPM, PGM, PBM) to RGB. The format is detected from
 /// the first bytes, not from the name; grey, CMYK, YCCK and palettes become RGB as in Pillow, transparency
-/// is dropped. Decoding is put off until the crop is known.
+/// is dropped; of an animation the first frame is read. Decoding is put off until the crop is known.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeImage {
@@ -26,11 +26,12 @@ pub struct DecodeImage {
     /// the crop, of other files the whole image.
     #[serde(default)]
     verify: VerifyDamage,
-    /// Images with more pixels than this are refused.
+    /// Images with more pixels than this are refused. It bounds the memory of a worker: decoding takes at
+    /// most 20 bytes per pixel.
     #[serde(default = "default_max_pixels")]
     max_pixels: u64,
-    /// Whether images are turned as their EXIF orientation says (JPEG, PNG, WebP, TIFF). The reference
-    /// ignores it.
+    /// Whether images are turned as their EXIF or XMP orientation says (JPEG, PNG, WebP, TIFF). The
+    /// reference ignores it.
     #[serde(default)]
     exif_orientation: bool,
     /// What becomes of a damaged image.

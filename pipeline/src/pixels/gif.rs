@@ -92,6 +92,10 @@ fn explain(error: DecodingError, bytes: &[u8]) -> ImageError {
         DecodingError::OutOfMemory | DecodingError::MemoryLimit => {
             OutOfMemory { bytes: bytes.len() }.into()
         }
+        // The error's kind is the library's secret. Pillow takes the indices for levels of grey.
+        DecodingError::Format(error) if error.to_string().contains("color table") => {
+            ImageError::unsupported("a GIF without a palette")
+        }
         other => damaged(format!("the GIF: {other}")),
     }
 }

@@ -9,6 +9,9 @@ use super::{Colour, Format, Header, ImageError, byte_size, damaged, probe, reset
 /// Limit of the library's memory besides the pixels: rows, and chunks that it keeps.
 const LIBRARY_BYTES: usize = 256 << 20;
 
+/// A bound on the library's buffer of expanded data.
+const WINDOW_BYTES: usize = 1 << 20;
+
 fn decoder(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
     let mut options = DecodeOptions::default();
     // Verify the checksum of the pixels. (By default only those of the chunks are verified.)
@@ -66,9 +69,9 @@ pub(super) fn decode(
     raw: &mut Vec<u8>,
 ) -> Result<(), ImageError> {
     let explain = |error| explain(error, bytes);
-    // The library keeps two rows and a window of 32 KiB.
+    // The library keeps two rows and a window.
     let rows = usize::try_from(2 * row_bytes(bytes, header)).unwrap_or(usize::MAX);
-    probe(rows.min(LIBRARY_BYTES))?;
+    probe(rows.saturating_add(WINDOW_BYTES).min(LIBRARY_BYTES))?;
     let mut decoder = decoder(bytes);
     // Expand palettes and 1, 2 and 4 bits to 8; keep the upper 8 of 16 bits, as Pillow.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);

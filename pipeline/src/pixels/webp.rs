@@ -5,7 +5,9 @@ use std::io::{Cursor, ErrorKind};
 
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::{Colour, Format, Header, ImageError, byte_size, damaged, probe, reset, to_rgb};
+use super::{
+    Colour, Format, Header, ImageError, OutOfMemory, byte_size, damaged, probe, reset, to_rgb,
+};
 
 /// Bytes of a chunk's name and length.
 const HEAD: usize = 8;
@@ -13,8 +15,8 @@ const HEAD: usize = 8;
 const START: usize = 12;
 /// Bytes before the chunks of an animation's frame.
 const FRAME_HEAD: usize = 16;
-/// The most bytes per pixel that the library allocates: a lossless frame and the canvas, or a lossy frame
-/// (planes and RGBA) and the canvas.
+/// A bound on the bytes per pixel that the library allocates: RGBA of a frame and of the canvas of an
+/// animation, and the planes of a lossy frame.
 const LIBRARY_BYTES: usize = 10;
 
 pub(super) fn is_webp(bytes: &[u8]) -> bool {
@@ -67,7 +69,7 @@ pub(super) fn decode(
     raw: &mut Vec<u8>,
 ) -> Result<(), ImageError> {
     check(container(bytes)?, header)?;
-    let unblended = unblended(bytes);
+    let unblended = unblended(bytes)?;
     let bytes = unblended.as_ref();
     let explain = |error| explain(error, bytes);
     let mut decoder = open(bytes)?;
@@ -124,17 +126,19 @@ fn check_size(name: [u8; 4], body: &[u8], frame: (u32, u32)) -> Result<(), Image
 
 /// The file with a first frame of an animation that is not blended with the canvas: as libwebp, which draws
 /// it as it is, where the library multiplies its colours by alpha.
-fn unblended(bytes: &[u8]) -> Cow<'_, [u8]> {
+fn unblended(bytes: &[u8]) -> Result<Cow<'_, [u8]>, OutOfMemory> {
     const FLAGS: usize = FRAME_HEAD - 1;
     const NO_BLENDING: u8 = 2;
     let frame = chunk(bytes, b"ANMF").filter(|frame| frame.len() > FLAGS);
     let Some(frame) = frame.filter(|frame| frame[FLAGS] & NO_BLENDING == 0) else {
-        return Cow::Borrowed(bytes);
+        return Ok(Cow::Borrowed(bytes));
     };
     let at = frame.as_ptr().addr() - bytes.as_ptr().addr() + FLAGS;
-    let mut copy = bytes.to_vec();
+    let mut copy = Vec::new();
+    reset(&mut copy, bytes.len())?;
+    copy.copy_from_slice(bytes);
     copy[at] |= NO_BLENDING;
-    Cow::Owned(copy)
+    Ok(Cow::Owned(copy))
 }
 
 /// The body of the first chunk of a name.

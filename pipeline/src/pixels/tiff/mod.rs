@@ -12,6 +12,7 @@ pub(super) use directory::Directory;
 use codec::{Compression, expand};
 use directory::Numbers;
 
+use super::claim::too_short;
 use super::{Colour, Format, Header, ImageError, byte_size, damaged, reset};
 
 /// The most samples per pixel, as in Pillow.
@@ -60,7 +61,7 @@ struct Image<'a> {
     /// Strips are tiles that are as wide as the image.
     tile: (usize, usize),
     offsets: Numbers<'a>,
-    /// Missing in some files without compression.
+    /// Of the compressed data; missing in some files without compression.
     lengths: Option<Numbers<'a>>,
     colour_map: Option<Numbers<'a>>,
 }
@@ -262,8 +263,9 @@ impl<'a> Image<'a> {
             || ImageError::truncated("a strip or tile of the TIFF is missing", bytes.len());
         let start = self.offsets.get(index).ok_or_else(missing)?;
         let stored = match &self.lengths {
+            // Some writers do not fill in the lengths, and libtiff corrects them.
+            _ if self.compression == Compression::None => length as u64,
             Some(lengths) => lengths.get(index).ok_or_else(missing)?,
-            None if self.compression == Compression::None => length as u64,
             None => {
                 return Err(damaged(
                     "the TIFF does not say how long its strips or tiles are",
@@ -329,6 +331,12 @@ pub(super) fn decode(
     );
     let planes = if image.planar { image.samples } else { 1 };
     let row_bytes = image.tile_row_bytes()?;
+    // Each row of the image is in one row of tiles.
+    let expanded = [row_bytes, image.height, across, planes];
+    let expanded = expanded.into_iter().fold(1, usize::saturating_mul) as u64;
+    if expanded > (bytes.len() as u64).saturating_mul(image.compression.expansion()) {
+        return Err(too_short(bytes.len(), header));
+    }
     check_lengths(&image, bytes, (across, down), planes, row_bytes)?;
 
     // The samples of the whole image if they come plane by plane, or else of a row.
