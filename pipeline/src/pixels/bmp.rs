@@ -96,6 +96,9 @@ fn fields(bytes: &[u8]) -> Result<Fields<'_>, ImageError> {
                 after += 12;
             }
             let masks = [file.u32(at)?, file.u32(at + 4)?, file.u32(at + 8)?, alpha];
+            if !masks.iter().all(|&mask| is_mask(mask, bits)) {
+                return Err(damaged("the BMP has invalid bit masks"));
+            }
             match masks {
                 [0, 0, 0, 0] => Coding::Masks([0xff_0000, 0xff00, 0xff, 0]),
                 _ => Coding::Masks(masks),
@@ -199,7 +202,7 @@ pub(super) fn decode(
     }
     for ((_, to), from) in ordered(&mut rows, fields.top_down).zip(data.chunks_exact(row_bytes)) {
         match fields.coding {
-            Coding::Masks([0xff_0000, 0xff00, 0xff, _]) if fields.bits >= 24 => {
+            Coding::Masks([0xff_0000, 0xff00, 0xff, _]) => {
                 let pixels = from.chunks_exact(fields.bits / 8);
                 let pairs = to.iter_mut().zip(pixels);
                 pairs.for_each(|(to, from)| *to = [from[2], from[1], from[0]]);
@@ -237,6 +240,12 @@ fn ordered<'a, T>(
     })
 }
 
+/// Whether the bits of a mask are consecutive and within a pixel of `bits` bits.
+fn is_mask(mask: u32, bits: u32) -> bool {
+    let ones = mask >> mask.trailing_zeros().min(31);
+    ones & ones.wrapping_add(1) == 0 && u64::from(mask) >> bits == 0
+}
+
 /// The channel of a pixel, rounded down to 8 bits as by Pillow.
 fn masked(pixel: u32, mask: u32) -> u8 {
     let shift = mask.trailing_zeros().min(31);
@@ -260,7 +269,13 @@ fn unpack_runs(bytes: &[u8], fields: &Fields, to: &mut [u8]) -> Result<(), Image
     let cut = || ImageError::truncated("the runs of the BMP end early", bytes.len());
     let width = fields.width as usize;
     let four = fields.coding == Coding::Rle4;
-    let nibble = |byte: u8, index: usize| if index % 2 == 0 { byte >> 4 } else { byte & 15 };
+    let nibble = |byte: u8, index: usize| {
+        if index.is_multiple_of(2) {
+            byte >> 4
+        } else {
+            byte & 15
+        }
+    };
     let (mut from, mut at) = (fields.start, 0);
     while at < to.len() {
         let code = bytes.get(from..from + 2).ok_or_else(cut)?;

@@ -6,6 +6,8 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
+use rand::{RngExt as _, SeedableRng as _};
+use rand_xoshiro::Xoshiro256PlusPlus;
 use rsflow_pipeline::pixels::{Decoder, ImageError, Limits, Orientation, Verify, header};
 
 use crate::difference;
@@ -131,7 +133,7 @@ const MORE_THAN_PILLOW: [(&[&str], &str); 10] = [
         "without compression, planes of 16 bits are read as 8",
     ),
     (
-        &["tiff/rgba_untold_planar"],
+        &["tiff/rgba_unmarked_planar"],
         "with compression, unmarked alpha is taken as associated",
     ),
     (&["tiff/", "x_planar"], "extra samples in planes"),
@@ -228,5 +230,36 @@ fn refusal(entry: &Entry, error: &ImageError) -> Result<bool, String> {
         Err(message)
     } else {
         Ok(false)
+    }
+}
+
+/// Random changes may give another image or an error, but no library panics.
+#[test]
+fn no_change_of_generated_files_panics() {
+    const ROUNDS: usize = 8;
+    let limits = Limits {
+        max_pixels: 1 << 20,
+    };
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(13);
+    for entry in TABLES.into_iter().flat_map(entries) {
+        for round in 0..ROUNDS {
+            let mut changed = entry.bytes.clone();
+            // Half of the changes hit headers.
+            let end = changed.len().min([100, usize::MAX][round % 2]);
+            for _ in 0..rng.random_range(1..4) {
+                changed[rng.random_range(0..end)] = rng.random();
+            }
+            let result = header(&changed, &limits).and_then(|header| {
+                let orientation = Orientation::of(&changed, header.format);
+                let upright = orientation.turn(header);
+                let whole = upright.whole();
+                let mut decoder = Decoder::new();
+                let decoded =
+                    decoder.decode_upright(&changed, &upright, orientation, whole, Verify::Full);
+                decoded.map(|_| ())
+            });
+            let message = result.map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(!message.contains("panicked"), "{} {round}", entry.name);
+        }
     }
 }

@@ -262,14 +262,15 @@ impl<'a> Image<'a> {
         let missing =
             || ImageError::truncated("a strip or tile of the TIFF is missing", bytes.len());
         let start = self.offsets.get(index).ok_or_else(missing)?;
-        let stored = match &self.lengths {
+        let declared = self.lengths.as_ref().map(|lengths| lengths.get(index));
+        let stored = match declared {
             // Some writers do not fill in the lengths, and libtiff corrects them.
-            _ if self.compression == Compression::None => length as u64,
-            Some(lengths) => lengths.get(index).ok_or_else(missing)?,
+            _ if self.compression == Compression::None => {
+                declared.flatten().unwrap_or(0).max(length as u64)
+            }
+            Some(declared) => declared.ok_or_else(missing)?,
             None => {
-                return Err(damaged(
-                    "the TIFF does not say how long its strips or tiles are",
-                ));
+                return Err(damaged("the TIFF has no lengths of its strips or tiles"));
             }
         };
         let end = start.checked_add(stored).ok_or_else(missing)?;
@@ -434,14 +435,18 @@ fn undo_predictor(row: &mut [u8], image: &Image) {
         }
         return;
     }
-    let (read, write): (fn([u8; 2]) -> u16, fn(u16) -> [u8; 2]) = if image.big_endian {
-        (u16::from_be_bytes, u16::to_be_bytes)
-    } else {
-        (u16::from_le_bytes, u16::to_le_bytes)
+    let flip = |sample: u16| {
+        if image.big_endian {
+            sample.to_be()
+        } else {
+            sample.to_le()
+        }
     };
     let (row, _) = row.as_chunks_mut::<2>();
     for at in step..row.len() {
-        row[at] = write(read(row[at]).wrapping_add(read(row[at - step])));
+        let [left, difference] =
+            [row[at - step], row[at]].map(|bytes| flip(u16::from_ne_bytes(bytes)));
+        row[at] = flip(left.wrapping_add(difference)).to_ne_bytes();
     }
 }
 

@@ -7,7 +7,7 @@ another, and `files.txt`, a line of columns per file:
 
 `stored` is the size and the CRC-32 of the RGB bytes of `convert("RGB")` (of 16-bit grey, the upper 8 bits
 of Pillow's 16), or `refused`; `upright` is the same after `exif_transpose` where that differs. Both are `-`
-where Pillow does not tell: it always turns a TIFF. `pixels` is the number of bytes that follow the file in
+where Pillow does not show it: it always turns a TIFF. `pixels` is the number of bytes that follow the file in
 `files.bin`: the RGB bytes of `stored`, compressed by zlib, for kinds that are compared within a tolerance.
 """
 

@@ -104,6 +104,9 @@ def bmps():
         packed = struct.pack("<IIII", *masks)
         for header in [56, 108, 124]:
             add(f"bmp/32bit_{name}_{header}.bmp", bmp(rows, 14, 32, 3, masks=packed, header=header))
+    rows = pack(samples(14, 9, 2), 8)
+    for name, masks in [("wide", (0xFF0000, 0xFF00, 0xFF)), ("gaps", (0xA000, 0x7E0, 0x1F))]:
+        add(f"bmp/16bit_{name}_masks.bmp", bmp(rows, 14, 16, 3, masks=struct.pack("<III", *masks)))
     rows = pack(samples(14, 9, 1, 200), 8)
     add("bmp/few_colours.bmp", bmp(rows, 14, 8, colours=quads(palette(201))))
     grey = quads(bytes(value for level in range(256) for value in (level,) * 3))
