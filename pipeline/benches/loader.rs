@@ -16,7 +16,7 @@ use rsflow_graph::{
     Build, Catalogue, Incoming, Input, Kind, Node, NodeKind, Options, Payload, PlainMemory, Plan,
     Pool, Port, Recipe, Report, Running, Schema, Sink, Slots, Stage, Text,
 };
-use rsflow_pipeline::images::{EncodedImage, LazyImage, Outputs, SizedImages};
+use rsflow_pipeline::images::{EncodedImage, Extraneous, LazyImage, Outputs, SizedImages};
 use rsflow_pipeline::nodes::{Batch, DecodeImage, ImageFolder, RandomResizedCrop, Resize};
 use rsflow_pipeline::pixels::{Limits, Orientation, Verify, crop, header};
 use schemars::JsonSchema;
@@ -237,6 +237,7 @@ fn work(
                 header,
                 orientation: Orientation::default(),
                 verify: Verify::Region,
+                extraneous: Extraneous::default(),
                 meter: meter.clone(),
             },
             region,

@@ -6,12 +6,14 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::Result;
 use rsflow_graph::{Meter, Payload, Slots};
 
 use crate::pixels::{
-    Decoder, Header, Orientation, Rect, ResizePlan, Resizer, Verify, lighting, resize_scratch,
+    Decoder, Header, ImageError, Orientation, Rect, ResizePlan, Resizer, Verify, lighting,
+    resize_scratch,
 };
 
 /// The bytes of an image file, and its class.
@@ -38,12 +40,72 @@ pub struct LazyImage {
     pub header: Header,
     pub orientation: Orientation,
     pub verify: Verify,
+    pub extraneous: Extraneous,
     /// The meter of the decoding node, to which the time of decoding is attributed.
     pub meter: Meter,
 }
 
 impl Payload for LazyImage {
     const NAME: &'static str = "images";
+}
+
+/// What becomes of an image with [extraneous bytes](crate::pixels::Pixels::extraneous_bytes).
+#[derive(Clone)]
+pub enum Extraneous {
+    Count(Arc<ExtraneousCount>),
+    Refuse,
+}
+
+/// Counts the images with extraneous bytes that a node decodes, for the log.
+#[derive(Default)]
+pub struct ExtraneousCount {
+    images: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Default for Extraneous {
+    fn default() -> Self {
+        Self::Count(Arc::default())
+    }
+}
+
+impl Extraneous {
+    fn check(&self, bytes: u64) -> Result<(), ImageError> {
+        match self {
+            _ if bytes == 0 => Ok(()),
+            Self::Count(count) => {
+                count.add(bytes);
+                Ok(())
+            }
+            Self::Refuse => Err(ImageError::Damaged {
+                reason: format!("{bytes} bytes in the JPEG are neither blocks nor segments"),
+                offset: None,
+            }),
+        }
+    }
+}
+
+impl ExtraneousCount {
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+        if self.images.fetch_add(1, Relaxed) == 0 {
+            tracing::warn!(
+                bytes,
+                "a JPEG has extraneous bytes, which were skipped as by libjpeg; more are counted until \
+                 the end; `extraneous_bytes: Refuse` of the decoder names the files"
+            );
+        }
+    }
+}
+
+impl Drop for ExtraneousCount {
+    /// At the end of the run.
+    fn drop(&mut self) {
+        let (images, bytes) = (*self.images.get_mut(), *self.bytes.get_mut());
+        if images > 0 {
+            tracing::info!(images, bytes, "decoded JPEGs with extraneous bytes");
+        }
+    }
 }
 
 /// An image and a region of it.
@@ -132,6 +194,7 @@ impl SizedImages {
                         image.verify,
                     )?)
                 })?;
+            image.extraneous.check(pixels.extraneous_bytes())?;
             let mut make = |rendition: &ResizePlan, out: &mut [u8]| {
                 self.meter
                     .measure(|| Ok(resizer.resize(pixels, rendition, out)?))?;

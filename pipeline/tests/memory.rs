@@ -194,6 +194,26 @@ fn gif(canvas: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
     .concat()
 }
 
+/// The headers of a JPEG of one component, and `data` as its scan.
+fn jpeg(width: u16, height: u16, frame: u8, data: &[u8]) -> Vec<u8> {
+    let [w1, w0] = width.to_be_bytes();
+    let [h1, h0] = height.to_be_bytes();
+    // Tables of one code, of one bit: DC differences of 0 and ends of blocks.
+    let huffman = |kind: u8| [&[0xff, 0xc4, 0, 20, kind, 1], [0; 16].as_slice()].concat();
+    let end = if frame == 0xc2 { 0 } else { 63 };
+    [
+        [0xff, 0xd8, 0xff, 0xdb, 0, 67, 0].as_slice(),
+        &[1; 64],
+        &[0xff, frame, 0, 11, 8, h1, h0, w1, w0, 1, 1, 0x11, 0],
+        &huffman(0),
+        &huffman(0x10),
+        &[0xff, 0xda, 0, 8, 1, 1, 0, 0, end, 0],
+        data,
+        &[0xff, 0xd9],
+    ]
+    .concat()
+}
+
 /// Small hostile files are refused before memory is allocated for the size that they claim.
 #[test]
 fn bombs_are_refused_before_they_take_memory() {
@@ -228,7 +248,30 @@ fn bombs_are_refused_before_they_take_memory() {
             (325, 4, 1, 16),
         ])
     };
-    let cases: [(&str, Vec<u8>, &str); 16] = [
+    // For each AC coefficient ten scans, a bit each.
+    let scan = |k: u8, al: u8| {
+        let ah = if al == 9 { 0 } else { al + 1 };
+        [0xff, 0xda, 0, 8, 1, 1, 0, k, k, ah << 4 | al, 0x7f]
+    };
+    let scans = (1..64).flat_map(|k| (0..10).rev().flat_map(move |al| scan(k, al)));
+    let scans: Vec<u8> = std::iter::once(0x7f).chain(scans).collect();
+    let cases: [(&str, Vec<u8>, &str); 20] = [
+        (
+            "JPEG, many scans",
+            jpeg(8, 8, 0xc2, &scans),
+            "more than 500 scans",
+        ),
+        ("JPEG", jpeg(65_500, 65_500, 0xc0, &[0; 100]), too_large),
+        (
+            "JPEG, sequential",
+            jpeg(12_000, 12_000, 0xc1, &[0; 1000]),
+            "cannot hold",
+        ),
+        (
+            "JPEG, progressive",
+            jpeg(12_000, 12_000, 0xc2, &[0; 1000]),
+            "cannot hold",
+        ),
         ("PNG", png(60_000, 60_000, 8, 2, &[0; 1000]), too_large),
         (
             "PNG of a long row",

@@ -45,9 +45,13 @@ fn photograph() -> Vec<u8> {
 
 /// A folder with that photograph.
 fn folder() -> TempDir {
+    folder_with(&photograph())
+}
+
+fn folder_with(jpeg: &[u8]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("class")).unwrap();
-    fs::write(folder.path().join("class/1.jpg"), photograph()).unwrap();
+    fs::write(folder.path().join("class/1.jpg"), jpeg).unwrap();
     folder
 }
 
@@ -272,4 +276,50 @@ fn what_no_image_can_be_made_by_is_refused() {
         assert!(error.starts_with(field), "{error}");
     }
     assert!(side(24).reaches(24) && !side(24).reaches(25) && usual.reaches(4096));
+}
+
+/// A crop that never reaches the damage does not hide it.
+#[test]
+fn the_first_epoch_finds_all_damage() {
+    let (width, height) = (64, 600);
+    let noise: Vec<u8> = (0..width * height)
+        .map(|i: u32| (i * i / 7) as u8)
+        .collect();
+    let mut jpeg = Vec::new();
+    let encoder = jpeg_encoder::Encoder::new(&mut jpeg, 80);
+    let colour = jpeg_encoder::ColorType::Luma;
+    encoder
+        .encode(&noise, width as u16, height as u16, colour)
+        .unwrap();
+    let end = jpeg.len() - 2;
+    jpeg.drain(end - 40..end);
+    let folder = folder_with(&jpeg);
+    // 7 by 7 pixels somewhere in the first 500 rows.
+    let nodes = r#"
+        "images": DecodeImage(input: "files"),
+        "crops": RandomResizedCrop(input: "images", scale: (0.001, 0.0012)),
+        "sizes": Resize(input: "crops", sizes: [24, 17])"#;
+    let error = run(&planned(&folder, nodes)).unwrap_err();
+    let reason = "JPEG data ends before the last block";
+    assert!(error.contains(reason), "{error}");
+}
+
+#[test]
+fn extraneous_bytes_are_skipped_or_refused() {
+    let mut jpeg = photograph();
+    jpeg.splice(jpeg.len() - 2..jpeg.len() - 2, [0x12, 0x34, 0x56]);
+    let folder = folder_with(&jpeg);
+    let nodes = |field: &str| {
+        format!(
+            r#""images": DecodeImage(input: "files"{field}),
+               "sizes": ResizeAndCenterCrop(input: "images", sizes: [24, 17])"#
+        )
+    };
+    let expected = alone(&Preprocess::default());
+    for field in ["", ", extraneous_bytes: Skip"] {
+        assert_eq!(run(&planned(&folder, &nodes(field))), expected, "{field}");
+    }
+    let error = run(&planned(&folder, &nodes(", extraneous_bytes: Refuse"))).unwrap_err();
+    let reason = "3 bytes in the JPEG are neither blocks nor segments";
+    assert!(error.contains(reason), "{error}");
 }

@@ -134,7 +134,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const JPEG: &str = "own decoder for baseline files, zune-jpeg for progressive and CMYK files";
+const JPEG: &str = "own decoder, with libjpeg-turbo's pixels";
 
 /// The instruction sets that this program or libtorch uses, the widest last.
 fn simd() -> Vec<&'static str> {

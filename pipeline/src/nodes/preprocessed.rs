@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::center_crop::CenterCrop;
 use super::{check_sizes, input, output};
-use crate::images::{EncodedImage, LazyImage, SizedImages};
+use crate::images::{EncodedImage, Extraneous, LazyImage, SizedImages};
 use crate::pixels::Verify;
 use crate::preprocess;
 
@@ -57,26 +57,33 @@ impl Node for Preprocessed {
     }
 
     fn build(&self, _: &Build) -> Result<Stage> {
-        Ok(Stage::map(Preprocessing(self.center_crop())))
+        Ok(Stage::map(Preprocessing {
+            crop: self.center_crop(),
+            extraneous: Extraneous::default(),
+        }))
     }
 }
 
-struct Preprocessing(CenterCrop);
+struct Preprocessing {
+    crop: CenterCrop,
+    extraneous: Extraneous,
+}
 
 impl Map for Preprocessing {
     type In = EncodedImage;
     type Out = SizedImages;
 
     fn apply(&self, encoded: EncodedImage, context: &Context) -> Result<SizedImages> {
-        let (header, orientation) = preprocess::open(&self.0.by, &encoded.bytes)?;
+        let (header, orientation) = preprocess::open(&self.crop.by, &encoded.bytes)?;
         let image = LazyImage {
             header,
             orientation,
             encoded,
             verify: Verify::default(),
+            extraneous: self.extraneous.clone(),
             meter: context.meter.clone(),
         };
-        self.0.apply(image, context)
+        self.crop.apply(image, context)
     }
 }
 

@@ -8,8 +8,8 @@
 //! Everything here is plain data and pure functions. A [`Decoder`] and a [`Resizer`] hold scratch
 //! memory only (use one of each per worker thread); their results do not depend on earlier calls.
 //!
-//! Pixels are RGB, 8 bits per channel, `[height, width, 3]` without padding, and equal (within the
-//! tolerance of JPEG decoders) to Pillow's `Image.open(file).convert("RGB")`. Two exceptions: 16-bit grey
+//! Pixels are RGB, 8 bits per channel, `[height, width, 3]` without padding, and equal to Pillow's
+//! `Image.open(file).convert("RGB")`. Two exceptions: 16-bit grey
 //! keeps the upper 8 bits, where Pillow clips nearly everything to white; and the orientation of a TIFF
 //! is applied only on request, see [`Orientation`], as for every other format.
 //!
@@ -156,8 +156,8 @@ impl Default for Limits {
 
 /// How much of a file is checked for damage.
 ///
-/// Damage in the decoded bytes and truncation are errors either way. The two differ where only a region
-/// is decoded: in sequential JPEGs with one scan.
+/// Damage in the decoded bytes and truncation are errors either way. The two differ in sequential JPEGs
+/// with one scan, of which the rows below the region are not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
     /// Only the data that the region needs.
@@ -172,6 +172,7 @@ pub enum Verify {
 pub struct Pixels<'a> {
     bytes: &'a [u8],
     covers: Rect,
+    extraneous_bytes: u64,
 }
 
 impl<'a> Pixels<'a> {
@@ -181,7 +182,11 @@ impl<'a> Pixels<'a> {
     #[must_use]
     pub fn new(bytes: &'a [u8], covers: Rect) -> Option<Self> {
         let expected = u64::from(covers.width) * u64::from(covers.height) * 3;
-        (expected > 0 && bytes.len() as u64 == expected).then_some(Self { bytes, covers })
+        (expected > 0 && bytes.len() as u64 == expected).then_some(Self {
+            bytes,
+            covers,
+            extraneous_bytes: 0,
+        })
     }
 
     /// RGB, `[covers.height, covers.width, 3]`.
@@ -195,6 +200,13 @@ impl<'a> Pixels<'a> {
     #[must_use]
     pub fn covers(&self) -> Rect {
         self.covers
+    }
+
+    /// Number of bytes between the blocks and markers of a JPEG that are neither, and were skipped. Only
+    /// [`Verify::Full`] finds all.
+    #[must_use]
+    pub fn extraneous_bytes(&self) -> u64 {
+        self.extraneous_bytes
     }
 }
 
@@ -361,8 +373,12 @@ impl Decoder {
         // Frees what a giant image before left, see `give_back`.
         reset(raw, 0)?;
         let whole = |()| header.whole();
+        let mut extraneous_bytes = 0;
         let covers = match header.format {
-            Format::Jpeg => jpeg::decode(bytes, header, region, verify, jpeg, rgb)?,
+            Format::Jpeg => {
+                extraneous_bytes = jpeg::decode(bytes, header, region, verify, jpeg, rgb)?;
+                region
+            }
             Format::Png => guarded(|| png::decode(bytes, header, rgb, raw)).map(whole)?,
             Format::Tiff => tiff::decode(bytes, header, rgb, raw).map(whole)?,
             Format::Bmp => guarded(|| bmp::decode(bytes, header, rgb, raw)).map(whole)?,
@@ -370,7 +386,11 @@ impl Decoder {
             Format::WebP => guarded(|| webp::decode(bytes, header, rgb, raw)).map(whole)?,
             Format::Netpbm => netpbm::decode(bytes, header, rgb).map(whole)?,
         };
-        Ok(Pixels { bytes: rgb, covers })
+        Ok(Pixels {
+            bytes: rgb,
+            covers,
+            extraneous_bytes,
+        })
     }
 }
 

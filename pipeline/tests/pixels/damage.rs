@@ -14,7 +14,8 @@ fn every_truncation_is_detected() {
         let bytes = read(&path);
         let jpeg = bytes.starts_with(&[0xff, 0xd8]);
         let end = end_of_image(&bytes);
-        for length in 0..end {
+        // Of long files not every length, which would take long.
+        for length in (0..end).step_by(1 + end / 800) {
             let cut = &bytes[..length];
             assert!(decode(cut).is_err(), "{} cut to {length}", path.display());
             if jpeg && length + 2 < end {
@@ -89,7 +90,7 @@ fn errors_name_the_damage() {
     }
     let jpeg = "baseline_420_restart.jpg";
     let progressive = "progressive_420.jpg";
-    let cases: [(&str, &str, Change, &str); 18] = [
+    let cases: [(&str, &str, Change, &str); 20] = [
         ("empty", jpeg, |b| b.clear(), "the file is empty"),
         ("zeros", jpeg, |b| b.fill(0), "looks like zero bytes"),
         (
@@ -121,10 +122,31 @@ fn errors_name_the_damage() {
             "data ends before the last block (at byte",
         ),
         (
-            "a byte too many",
-            jpeg,
-            |b| b.insert(b.len() - 2, 0x55),
+            "a row too many",
+            "baseline_420.jpg",
+            |b| {
+                let at = find(b, 0xc0);
+                b[at + 6] = 32;
+            },
             "data continues after the last block",
+        ),
+        (
+            "no quantization table",
+            jpeg,
+            |b| {
+                let at = find(b, 0xdb);
+                b[at + 1] = 0xfe;
+            },
+            "no quantization table 0 before this scan",
+        ),
+        (
+            "another quantization table",
+            progressive,
+            |b| {
+                let at = find(b, 0xc2);
+                b[at + 12] = 3;
+            },
+            "no quantization table 3 before this scan",
         ),
         (
             "a restart out of order",
@@ -250,15 +272,7 @@ fn no_change_of_bytes_panics() {
 /// Valid files that cannot be decoded correctly are errors.
 #[test]
 fn unsupported_files_are_refused() {
-    let cases = [
-        ("first_channel_coarse.jpg", "first component is subsampled"),
-        ("palette_of_49_bytes.png", "the palette has 49 bytes"),
-        (
-            "sampling_2x2_scan_per_channel.jpg",
-            "one scan per component",
-        ),
-        ("sampling_3x1.jpg", "a sampling factor of 3"),
-    ];
+    let cases = [("palette_of_49_bytes.png", "the palette has 49 bytes")];
     for (file, expected) in cases {
         let error = decode(&read(&fixtures().join("images/refused").join(file))).unwrap_err();
         assert!(error.to_string().contains(expected), "{file}: {error}");

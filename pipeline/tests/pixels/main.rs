@@ -8,6 +8,7 @@ use rsflow_pipeline::pixels::{Decoder, Format, Header, ImageError, Limits, Rect,
 mod damage;
 mod formats;
 mod generated;
+mod jpegs;
 mod resize;
 
 #[path = "../../../tests/fixtures/mod.rs"]

@@ -29,8 +29,8 @@ pub(super) struct BitReader<'a> {
 pub(super) enum EntropyError {
     /// The data ends before the last block.
     Truncated,
-    /// The data continues after the last block.
-    TrailingData,
+    /// Further blocks follow the last one.
+    TooManyBlocks,
     /// No Huffman code starts with these bits.
     InvalidCode,
     /// The table has this symbol, but it is not valid here.
@@ -42,6 +42,9 @@ pub(super) enum EntropyError {
     /// A DC coefficient beyond the range of 8-bit samples.
     DcOutOfRange,
 }
+
+/// The reason where data of further blocks follows the last one.
+pub(super) const TOO_MANY_BLOCKS: &str = "JPEG data continues after the last block";
 
 impl<'a> BitReader<'a> {
     /// Reads from byte `at` of the file to the next marker. `scratch` is memory to reuse, see
@@ -139,15 +142,24 @@ impl<'a> BitReader<'a> {
         Ok(())
     }
 
-    /// Checks that all data was consumed. Returns the offset of the marker (or the end of the file)
-    /// that ends the segment.
-    pub(super) fn finish(&self) -> Result<usize, EntropyError> {
-        self.check_overrun()?;
-        // The last byte is padded with fewer than eight bits.
-        if self.length - self.consumed() >= 8 {
-            return Err(EntropyError::TrailingData);
-        }
-        Ok(self.end)
+    /// Number of whole bytes that were not consumed. (The last byte is padded with fewer than eight
+    /// bits.)
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.length.saturating_sub(self.consumed()) / 8
+    }
+
+    /// Whether the rest of the byte that was read last is ones, as encoders pad the end of a segment.
+    pub(super) fn is_padded(&mut self) -> bool {
+        self.refill();
+        let rest = self.consumed().wrapping_neg() as u32 % 8;
+        self.peek(rest) == (1 << rest) - 1
+    }
+
+    /// Whether all whole bytes that were not consumed are zero.
+    pub(super) fn rest_is_zero(&self) -> bool {
+        let end = self.length / 8;
+        let rest = self.data.get(end - self.unread_bytes()..end);
+        rest.unwrap_or_default().iter().all(|&byte| byte == 0)
     }
 
     /// The offset of the marker (or the end of the file) that ends the segment.
@@ -178,7 +190,7 @@ impl<'a> BitReader<'a> {
                 );
             }
             EntropyError::Truncated => "JPEG data ends before the last block",
-            EntropyError::TrailingData => "JPEG data continues after the last block",
+            EntropyError::TooManyBlocks => TOO_MANY_BLOCKS,
             EntropyError::InvalidCode => "invalid Huffman code",
             EntropyError::InvalidSymbol => "invalid Huffman symbol",
             EntropyError::TooManyCoefficients => "too many coefficients in a JPEG block",
@@ -207,7 +219,7 @@ mod tests {
         }
         assert_eq!(seen[..3], [0x12, 0xff, 0x34]);
         assert!(seen[3..].iter().all(|&byte| byte == 0x56));
-        assert_eq!(bits.finish().unwrap(), bytes.len() - 2);
+        assert_eq!((bits.unread_bytes(), bits.end()), (0, bytes.len() - 2));
         bits.refill();
         bits.read_bits(1);
         assert!(matches!(bits.check_overrun(), Err(EntropyError::Truncated)));

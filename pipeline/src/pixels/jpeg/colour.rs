@@ -1,5 +1,5 @@
 //! From component planes to rows of RGB: components at half the resolution are interpolated (libjpeg's
-//! "fancy upsampling"), then YCbCr is converted in 16-bit fixed point. Every value equals libjpeg's, and
+//! "fancy upsampling"), others are replicated, then YCbCr is converted in 16-bit fixed point. Every value equals libjpeg's, and
 //! so Pillow's.
 
 /// Upsamples rows of a component. Holds scratch memory only.
@@ -12,26 +12,23 @@ pub(super) struct Upsampler {
     row: Vec<u8>,
 }
 
-/// The source rows of an output row.
+/// The source rows of an output row, with a neighbour at both ends.
 #[derive(Clone, Copy)]
 pub(super) struct SourceRows<'a> {
     /// The nearer source row.
     pub near: &'a [u8],
-    /// With vertical subsampling: the farther source row, and whether it is above `near`.
-    pub far: Option<(&'a [u8], bool)>,
+    /// With vertical subsampling: the farther source row.
+    pub far: Option<&'a [u8]>,
 }
 
 impl Upsampler {
     /// libjpeg-turbo's `h1v2_fancy_upsample`: weights 3/4 and 1/4 for the nearer and the farther row.
-    /// The bias of 1 for the upper and 2 for the lower output row rounds halves down and up in turn.
-    /// Returns as many columns as `source` has.
-    pub(super) fn h1v2_fancy<'a>(&'a mut self, source: SourceRows<'a>) -> &'a [u8] {
-        let Some((far, above)) = source.far else {
-            return source.near;
-        };
+    /// The bias of 1 where the farther row is above, and 2 where it is below, rounds halves down and up
+    /// in turn.
+    pub(super) fn h1v2_fancy(&mut self, near: &[u8], far: &[u8], above: bool) -> &[u8] {
         self.row.clear();
         let bias = if above { 1 } else { 2 };
-        let both = source.near.iter().zip(far);
+        let both = near.iter().zip(far);
         self.row.extend(
             both.map(|(&near, &far)| ((3 * u16::from(near) + u16::from(far) + bias) >> 2) as u8),
         );
@@ -50,7 +47,7 @@ impl Upsampler {
                 self.sums.extend(near.map(|&near| u16::from(near)));
                 ((1, 2), 2)
             }
-            Some((far, _)) => {
+            Some(far) => {
                 let both = near.zip(far);
                 self.sums
                     .extend(both.map(|(&near, &far)| 3 * u16::from(near) + u16::from(far)));
@@ -62,14 +59,12 @@ impl Upsampler {
         self.pairs.as_flattened()
     }
 
-    /// libjpeg's `h2v1_upsample`, without interpolation, which it uses for components of at most two
-    /// columns. Returns two columns for each of `source` except its first and last.
-    pub(super) fn h2v1_replicate(&mut self, source: SourceRows) -> &[u8] {
-        self.pairs.clear();
-        let inner = source.near.get(1..source.near.len().saturating_sub(1));
-        self.pairs
-            .extend(inner.unwrap_or_default().iter().map(|&value| [value; 2]));
-        self.pairs.as_flattened()
+    /// libjpeg's `int_upsample`, without interpolation: each sample `times` times.
+    pub(super) fn replicate(&mut self, source: &[u8], times: usize) -> &[u8] {
+        self.row.clear();
+        let repeated = |&sample| std::iter::repeat_n(sample, times);
+        self.row.extend(source.iter().flat_map(repeated));
+        &self.row
     }
 }
 
@@ -117,6 +112,26 @@ pub(super) fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let green = y + ((GREEN_BY_CB * cb + GREEN_BY_CR * cr + HALF) >> 16);
     let blue = y + ((BLUE_BY_CB * cb + HALF) >> 16);
     [red, green, blue].map(|value| value.clamp(0, 255) as u8)
+}
+
+/// Converts a row of CMYK, or of YCCK, whose inks are coded as YCbCr, to RGB by Pillow's rules: stored
+/// values are inverted (as Adobe writes them, with or without its marker), and each channel is
+/// `black * (1 - ink)` in 8-bit arithmetic.
+pub(super) fn rgb_from_cmyk(inks: [&[u8]; 3], black: &[u8], is_ycck: bool, rgb: &mut [u8]) {
+    let [first, second, third] = inks;
+    let inks = first.iter().zip(second).zip(third).zip(black);
+    for (pixel, (((&a, &b), &c), &black)) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(inks) {
+        let inks = match is_ycck {
+            true => ycbcr_to_rgb([a, b, c]).map(|value| 255 - value),
+            false => [a, b, c],
+        };
+        let left = u32::from(black);
+        *pixel = inks.map(|ink| {
+            let product = (255 - u32::from(ink)) * left + 128;
+            let share = ((product >> 8) + product) >> 8;
+            left.saturating_sub(share) as u8
+        });
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -239,14 +254,19 @@ mod tests {
             far: None,
         };
         assert_eq!(upsampler.h2_fancy(alone), [10, 20, 40, 60, 80, 90]);
-        assert_eq!(upsampler.h2v1_replicate(alone), [10, 10, 50, 50, 90, 90]);
-        assert_eq!(upsampler.h1v2_fancy(alone), near);
-        let below = |above| SourceRows {
-            near: &near,
-            far: Some((&far, above)),
-        };
-        assert_eq!(upsampler.h1v2_fancy(below(true)), [15, 15, 45, 75, 75]);
+        assert_eq!(
+            upsampler.h1v2_fancy(&near, &far, true),
+            [15, 15, 45, 75, 75]
+        );
         // Sums 60, 60, 180, 300, 300.
-        assert_eq!(upsampler.h2_fancy(below(false)), [15, 22, 38, 52, 68, 75]);
+        let both = SourceRows {
+            near: &near,
+            far: Some(&far),
+        };
+        assert_eq!(upsampler.h2_fancy(both), [15, 22, 38, 52, 68, 75]);
+        assert_eq!(
+            upsampler.replicate(&near[1..3], 3),
+            [10, 10, 10, 50, 50, 50]
+        );
     }
 }

@@ -234,7 +234,7 @@ impl Pair {
 
 /// EXTEND of ITU-T T.81, F.2.2.1: of the values of a size, the lower half are negative.
 #[inline]
-fn extend(stored: u32, size: u32) -> i32 {
+pub(super) fn extend(stored: u32, size: u32) -> i32 {
     let negative = size > 0 && stored >> (size - 1) == 0;
     let value = stored as i32;
     if negative {
@@ -327,6 +327,11 @@ pub(super) struct Block(pub(super) [i16; 128]);
 
 impl Block {
     pub(super) const ZERO: Self = Self([0; 128]);
+
+    pub(super) fn coefficients(&self) -> &[i16; 64] {
+        // There are always 64.
+        self.0.first_chunk().unwrap_or(&[0; 64])
+    }
 
     pub(super) fn clear(&mut self) {
         self.0[..64].fill(0);
@@ -443,9 +448,6 @@ pub(super) fn max_dc(quant: u16, al: u8) -> i32 {
     let step = i32::from(quant.max(1)) << al;
     1024 / step + 2
 }
-
-/// Replaces a table that the file never defined: every code is invalid.
-pub(super) static UNDEFINED_TABLE: Table = Table::EMPTY;
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,6 @@
 //! fixed point, with the rounding of libjpeg's `jpeg_idct_islow`. Every sample equals libjpeg's, and so
 //! Pillow's.
 
-use super::huffman::Block;
 use super::tables::QuantTable;
 
 /// The constants of the transform in units of 1 / 8192, named by value (libjpeg's `FIX_...`).
@@ -30,7 +29,7 @@ const PASS1_SHIFT: i32 = CONST_BITS - PASS1_BITS;
 const PASS2_SHIFT: i32 = CONST_BITS + PASS1_BITS + 3;
 
 /// Dequantizes and transforms a block of coefficients to 8x8 samples, in row-major order.
-pub(super) fn idct(Block(block): &Block, QuantTable(quant): &QuantTable) -> [u8; 64] {
+pub(super) fn idct(block: &[i16; 64], QuantTable(quant): &QuantTable) -> [u8; 64] {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
@@ -40,12 +39,12 @@ pub(super) fn idct(Block(block): &Block, QuantTable(quant): &QuantTable) -> [u8;
 }
 
 /// The value of all samples of a block whose AC coefficients are zero.
-pub(super) fn idct_dc_only(Block([dc, ..]): &Block, QuantTable([quant, ..]): &QuantTable) -> u8 {
+pub(super) fn idct_dc_only(dc: i16, QuantTable([quant, ..]): &QuantTable) -> u8 {
     let dc = i32::from(dc.wrapping_mul(*quant as i16));
     (((dc + 4) >> 3) + 128).clamp(0, 255) as u8
 }
 
-fn plain(block: &[i16; 128], quant: &[u16; 64]) -> [u8; 64] {
+fn plain(block: &[i16; 64], quant: &[u16; 64]) -> [u8; 64] {
     let mut lines = [[0_i32; 8]; 8];
     for column in 0..8 {
         let column_values = std::array::from_fn(|row| {
@@ -114,7 +113,7 @@ mod avx2 {
     use super::{CONST_BITS, PASS1_SHIFT, PASS2_SHIFT, constant::*};
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn idct(block: &[i16; 128], quant: &[u16; 64]) -> [u8; 64] {
+    pub(super) fn idct(block: &[i16; 64], quant: &[u16; 64]) -> [u8; 64] {
         let rows = std::array::from_fn(|row| {
             // SAFETY: the eight 16-bit values from `row * 8` are within the 64 of each array.
             let (stored, quant) = unsafe {
@@ -223,7 +222,7 @@ mod tests {
     use super::*;
 
     /// Typical coefficients: fewer and smaller towards the high frequencies.
-    fn block(random: &mut Xoshiro256PlusPlus) -> [i16; 128] {
+    fn block(random: &mut Xoshiro256PlusPlus) -> [i16; 64] {
         std::array::from_fn(|i| {
             let i = i % 64;
             let frequency = i16::try_from(i / 8 + i % 8).unwrap();
@@ -244,10 +243,10 @@ mod tests {
             let quant = std::array::from_fn(|_| random.random_range(1..4));
             let expected = plain(&block, &quant);
             let quant = QuantTable(quant);
-            assert_eq!(idct(&Block(block), &quant), expected, "{block:?}");
-            let mut dc = Block::ZERO;
-            dc.0[0] = block[0];
-            assert_eq!(idct(&dc, &quant), [idct_dc_only(&dc, &quant); 64]);
+            assert_eq!(idct(&block, &quant), expected, "{block:?}");
+            let mut dc = [0; 64];
+            dc[0] = block[0];
+            assert_eq!(idct(&dc, &quant), [idct_dc_only(dc[0], &quant); 64]);
         }
     }
 

@@ -1,7 +1,10 @@
 //! The marker segments of a JPEG file.
+//!
+//! Bytes between segments that are no marker are skipped and counted, as in libjpeg (`next_marker`).
 
 use smallvec::SmallVec;
 
+use super::bits::TOO_MANY_BLOCKS;
 use crate::pixels::ImageError;
 
 pub(super) const SOI: u8 = 0xd8;
@@ -21,6 +24,8 @@ pub(super) struct Segments<'a> {
     bytes: &'a [u8],
     /// The offset of the next segment.
     pub(super) at: usize,
+    /// Number of bytes so far that are neither segments nor entropy-coded data.
+    pub(super) extraneous: u64,
 }
 
 pub(super) struct Segment<'a> {
@@ -33,46 +38,80 @@ pub(super) struct Segment<'a> {
 
 impl<'a> Segments<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self {
+            bytes,
+            at: 0,
+            extraneous: 0,
+        }
+    }
+
+    fn end(&self) -> ImageError {
+        ImageError::truncated(
+            "no end-of-image marker (EOI) in the JPEG stream",
+            self.bytes.len(),
+        )
+    }
+
+    /// Reads the code of the next marker, after any bytes that are no marker.
+    pub(super) fn next_marker(&mut self) -> Result<u8, ImageError> {
+        loop {
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let skipped = memchr::memchr(0xff, rest).ok_or_else(|| self.end())?;
+            // A marker's code may be preceded by any number of 0xff fill bytes.
+            let fill = rest[skipped..].iter().take_while(|&&byte| byte == 0xff);
+            let code = skipped + fill.count();
+            let marker = *rest.get(code).ok_or_else(|| self.end())?;
+            self.at += code + 1;
+            // A zero byte after 0xff makes it data.
+            let is_data = marker == 0;
+            self.extraneous += if is_data { code + 1 } else { skipped } as u64;
+            if !is_data {
+                return Ok(marker);
+            }
+        }
     }
 
     pub(super) fn next(&mut self) -> Result<Segment<'a>, ImageError> {
-        let end = || {
-            ImageError::truncated(
-                "no end-of-image marker (EOI) in the JPEG stream",
-                self.bytes.len(),
-            )
+        let marker = self.next_marker()?;
+        let length = match marker {
+            SOI | EOI | TEM => 0,
+            // Between segments, a restart marker is at most a last one that no block follows.
+            _ if RST.contains(&marker) => match self.bytes.get(self.at..) {
+                Some([] | [0xff] | [0xff, 1..=0xff, ..]) | None => 0,
+                _ => return Err(ImageError::damaged(TOO_MANY_BLOCKS, self.at)),
+            },
+            0x02..=0xbf => {
+                let reason = format!("invalid JPEG marker {marker:02x}");
+                return Err(ImageError::damaged(reason, self.at - 1));
+            }
+            0xde | 0xdf | 0xf0..=0xfd => {
+                let reason = format!("a JPEG with the extension marker {marker:02x}");
+                return Err(ImageError::unsupported(reason));
+            }
+            _ => self.length(marker)?,
         };
-        let mut at = self.at;
-        if *self.bytes.get(at).ok_or_else(end)? != 0xff {
-            return Err(ImageError::damaged("expected a JPEG marker", at));
-        }
-        // A marker's code may be preceded by any number of 0xff fill bytes.
-        while *self.bytes.get(at).ok_or_else(end)? == 0xff {
-            at += 1;
-        }
-        let marker = self.bytes[at];
-        at += 1;
-        let standalone = matches!(marker, SOI | EOI | TEM) || RST.contains(&marker);
-        let length = if standalone {
-            0
-        } else {
-            let field = self.bytes.get(at..at + 2).ok_or_else(end)?;
-            let length = usize::from(u16::from_be_bytes([field[0], field[1]]));
-            at += 2;
-            length.checked_sub(2).ok_or_else(|| {
-                ImageError::damaged(
-                    format!("JPEG segment {marker:02x} has an invalid length of {length}"),
-                    at - 2,
-                )
-            })?
-        };
-        let body = self.bytes.get(at..at + length).ok_or_else(end)?;
-        self.at = at + length;
+        let offset = self.at;
+        let body = self.bytes.get(offset..offset + length);
+        let body = body.ok_or_else(|| self.end())?;
+        self.at += length;
         Ok(Segment {
             marker,
             body,
-            offset: at,
+            offset,
+        })
+    }
+
+    /// Reads the length field of a segment. It counts its own two bytes.
+    fn length(&mut self, marker: u8) -> Result<usize, ImageError> {
+        let field = self.bytes.get(self.at..self.at + 2);
+        let field = field.ok_or_else(|| self.end())?;
+        let length = usize::from(u16::from_be_bytes([field[0], field[1]]));
+        self.at += 2;
+        length.checked_sub(2).ok_or_else(|| {
+            ImageError::damaged(
+                format!("JPEG segment {marker:02x} has an invalid length of {length}"),
+                self.at - 2,
+            )
         })
     }
 }
@@ -104,6 +143,28 @@ impl Frame {
         (horizontal.max().unwrap_or(1), vertical.max().unwrap_or(1))
     }
 
+    /// The width and height of a component in blocks.
+    pub(super) fn blocks(&self, component: usize) -> (u32, u32) {
+        let (max, own) = (
+            self.max_sampling_factors(),
+            self.components[component].sampling,
+        );
+        let count = |pixels: u32, own: u32, max: u32| (pixels * own).div_ceil(8 * max);
+        (
+            count(self.width, own.0, max.0),
+            count(self.height, own.1, max.1),
+        )
+    }
+
+    /// The width and height of the image in MCUs of a scan with several components.
+    pub(super) fn mcus(&self) -> (u32, u32) {
+        let max = self.max_sampling_factors();
+        (
+            self.width.div_ceil(8 * max.0),
+            self.height.div_ceil(8 * max.1),
+        )
+    }
+
     /// Parses a start of frame; `None` for any other segment.
     pub(super) fn parse(segment: &Segment) -> Result<Option<Self>, ImageError> {
         let progressive = match segment.marker {
@@ -113,6 +174,7 @@ impl Frame {
             0xc5 | 0xc6 | 0xcd | 0xce => {
                 return Err(ImageError::unsupported("a hierarchical JPEG"));
             }
+            0xc8 => return Err(ImageError::unsupported("a JPEG with an extended frame")),
             0xc9 | 0xca => return Err(ImageError::unsupported("a JPEG with arithmetic coding")),
             _ => return Ok(None),
         };
@@ -179,7 +241,10 @@ pub(super) struct AppMarkers {
 impl AppMarkers {
     pub(super) fn read_segment(&mut self, segment: &Segment) {
         match segment.marker {
-            APP0 if segment.body.starts_with(b"JFIF\0") => self.jfif = true,
+            // libjpeg wants all of its fields.
+            APP0 if segment.body.len() >= 14 && segment.body.starts_with(b"JFIF\0") => {
+                self.jfif = true;
+            }
             APP14 if segment.body.starts_with(b"Adobe") => {
                 self.adobe_transform = segment.body.get(11).copied().or(self.adobe_transform);
             }

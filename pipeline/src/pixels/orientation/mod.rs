@@ -146,11 +146,13 @@ impl Decoder {
         let place = orientation.region(region, &stored);
         let mut turned = std::mem::take(&mut self.upright);
         let pixels = self.decode(bytes, &stored, place, verify)?;
+        let extraneous_bytes = pixels.extraneous_bytes;
         orientation.copy(pixels, place, &mut turned)?;
         self.upright = turned;
         Ok(Pixels {
             bytes: &self.upright,
             covers: region,
+            extraneous_bytes,
         })
     }
 }
