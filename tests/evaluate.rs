@@ -350,7 +350,7 @@ fn what_cannot_be_measured_is_told() {
         (
             eval("text.safetensors", &["shapes"]),
             1,
-            &["text.safetensors", "not a checkpoint"],
+            &["text.safetensors", "not a safetensors file"],
         ),
         (
             eval("cut.safetensors", &["shapes"]),

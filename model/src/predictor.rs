@@ -1,10 +1,12 @@
 //! Classification of single images at one resolution.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use tch::Kind;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, OVERFLOW, is_finite};
 use crate::nn::compute::ExecConfig;
 use crate::nn::layers::Mode;
 use crate::nn::switchable::SwitchableNetwork;
@@ -17,6 +19,7 @@ pub struct Predictor {
     transfer: DeviceTransfer,
     size: u32,
     classes: Vec<String>,
+    checkpoint: PathBuf,
 }
 
 /// A class and its probability.
@@ -49,6 +52,7 @@ impl Predictor {
             transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
             size,
             classes: metadata.classes.clone(),
+            checkpoint: checkpoint.path().to_owned(),
         })
     }
 
@@ -61,10 +65,15 @@ impl Predictor {
     /// first.
     ///
     /// # Errors
-    /// A wrong number of bytes.
+    /// A wrong number of bytes; outputs that are not finite.
     pub fn predict(&self, pixels: &[u8], top: usize) -> Result<Vec<Prediction>> {
         let images = self.transfer.pixels(pixels, 1, self.size)?;
         let logits = self.net.logits(&images, 0, Mode::Evaluate)?;
+        ensure!(
+            is_finite(&logits)?,
+            "{}: the outputs of the network are not finite: {OVERFLOW}",
+            self.checkpoint.display()
+        );
         let probabilities = logits.f_to_kind(Kind::Double)?.f_softmax(-1, None)?;
         let top = top.min(self.classes.len()) as i64;
         let (values, indices) = probabilities.f_topk(top, -1, true, true)?;

@@ -149,12 +149,25 @@ pub struct Eval {
     /// Threads that libtorch computes with on the CPU [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub verify: Verify,
     /// Device and precision.
     #[command(flatten)]
     pub compute: Computing,
     /// Writes the table as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
+}
+
+/// How much of a checkpoint is checked.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// First reads all of the checkpoint and checks it: every tensor, those that are not needed here
+    /// too, must have its checksum (not in files from before there were any), its shape and finite
+    /// values
+    #[arg(long)]
+    pub verify: bool,
 }
 
 /// Device and precision.
@@ -241,6 +254,9 @@ pub struct Predict {
     /// The share of an image's short side that is kept [default: as in the training's validation]
     #[arg(long, value_name = "F", value_parser = fraction)]
     pub fraction: Option<f64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub verify: Verify,
     /// Device and precision.
     #[command(flatten)]
     pub compute: Computing,
@@ -258,16 +274,21 @@ pub struct Predict {
 /// `rsflow import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// The file that PyTorch wrote: a .pth.tar or .pth, zipped or from before PyTorch 1.6
+    /// The file that PyTorch wrote: a .pth.tar, .pth or .ckpt, zipped or from before PyTorch 1.6, or
+    /// a .safetensors
     #[arg(value_name = "PTH_TAR", value_parser = path())]
     pub file: PathBuf,
-    /// The network: resnet18 to resnet152, resnext50_32x4d, resnext101_32x8d, mobilenet_v2, or
-    /// mobilenet_v2_x0.5 with a width multiplier
+    /// The network: resnet18 to resnet152, resnext50_32x4d, resnext101_32x8d or mobilenet_v2, whose
+    /// width is that of the tensors; or mobilenet_v2_x0.5 with a width multiplier
     #[arg(long, value_name = "ARCH")]
     pub arch: String,
     /// The resolutions, in the order of the file's batch norms, usually the largest first
     #[arg(long, required = true, num_args = 1.., value_delimiter = ',', value_name = "S")]
     pub sizes: Vec<u32>,
+    /// The key of the weights in the file, such as model_ema [default: state_dict, model,
+    /// model_state_dict, net, network or module, else the whole file or its only key with weights]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
     /// The names of the classes: a file with one on each line, or a folder with one folder for
     /// each [default: not known]
     #[arg(long, value_name = "FILE_OR_DIR", value_parser = path())]
@@ -298,6 +319,9 @@ pub struct Export {
     /// Prefix of every tensor name
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub prefix: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub verify: Verify,
     /// Replaces the file if it exists
     #[arg(long)]
     pub force: bool,

@@ -4,18 +4,20 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
-use rsflow_model::checkpoint::{Checkpoint, packed, write_atomically};
+use rsflow_model::checkpoint::{packed, write_atomically};
 use rsflow_model::exchange::pth;
 use rsflow_model::nn::networks::Network;
 
+use super::checkpoint;
 use super::usage::Usage;
 use crate::cli::{Export, Form};
 use crate::files::check_output;
+use crate::process::say;
 
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
     let inputs = [arguments.checkpoint.as_path()];
     check_output(&arguments.out, "--out", arguments.force, &inputs)?;
-    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    let checkpoint = checkpoint::open(&arguments.checkpoint, &arguments.verify, |line| say(line))?;
     let metadata = checkpoint.metadata();
     match arguments.to.unwrap_or(Form::Packed) {
         Form::Packed => {

@@ -1,8 +1,9 @@
 //! One file per subcommand; here is which of them runs. What they share: `recipes` (reading and
-//! checking a recipe) and `usage` (errors of what was typed, exit codes).
+//! checking a recipe), `checkpoint` (opening one) and `usage` (errors of what was typed, exit codes).
 
 mod bench;
 mod check;
+mod checkpoint;
 mod doctor;
 mod eval;
 mod export;

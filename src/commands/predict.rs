@@ -8,14 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Preprocess, counted};
-use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::MAX_IMAGE_BYTES;
 use serde_json::json;
 
 use super::usage::Usage;
-use super::{preprocess, sizes};
+use super::{checkpoint, preprocess, sizes};
 use crate::cli::{Computing, Predict};
 use crate::files::{check_output, checkpoint_of, is_stdout, write_json};
 use crate::process::{self, say};
@@ -32,7 +31,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
         check_output(json, "--json", arguments.force, &inputs)?;
     }
-    let checkpoint = Checkpoint::open(&path)?;
+    let checkpoint = checkpoint::open(&path, &arguments.verify, |line| say(line))?;
     let metadata = checkpoint.metadata();
     let named = arguments.batch_norm.map(|norm| (arguments.size, norm));
     let named = named.as_slice();

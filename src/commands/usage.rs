@@ -19,12 +19,21 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     say(format_args!("error: {error}"));
     for cause in error.chain().skip(1) {
-        say(format_args!("  caused by: {cause}"));
+        say(format_args!(
+            "  caused by: {}",
+            without_frames(&cause.to_string())
+        ));
     }
     if error.downcast_ref::<Usage>().is_some() {
         return ExitCode::from(WRONG);
     }
     ExitCode::FAILURE
+}
+
+/// An error of libtorch without the functions of C++ that it came through.
+fn without_frames(text: &str) -> &str {
+    let end = text.find("\nException raised from").unwrap_or(text.len());
+    text[..end].trim_end()
 }
 
 /// The command line is wrong: exit code 2.

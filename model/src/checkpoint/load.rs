@@ -1,12 +1,27 @@
 //! Loading networks and momentum buffers from a checkpoint.
 
-use anyhow::{Context, Result, bail, ensure};
-use tch::Tensor;
+use std::collections::HashMap;
 
-use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, packed};
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Kind, Tensor};
+
+use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, kind_of, packed};
 use crate::nn::compute::ExecConfig;
-use crate::nn::parameters::{Parameter, WeightInit};
-use crate::nn::switchable::{ALPHA, SwitchableNetwork};
+use crate::nn::parameters::{Declaration, Parameter, WeightInit, join_problems, quoted};
+use crate::nn::switchable::{ALPHA, SwitchableNetwork, declare};
+
+/// The dtypes of the tensors of a network.
+const FLOATS: [Kind; 4] = [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16];
+
+/// Where a tensor of a network is in a checkpoint.
+pub(super) enum Place {
+    /// It is the tensor of this name.
+    Tensor(String),
+    /// It is quantized, and its codes are there.
+    Codes,
+    /// It is not there, and only training needs it.
+    Absent,
+}
 
 impl Checkpoint {
     /// The network at some resolutions, which need not be those of the checkpoint, loaded and
@@ -38,6 +53,9 @@ impl Checkpoint {
     ) -> Result<SwitchableNetwork> {
         let Metadata { network, .. } = &self.metadata;
         let classes = self.metadata.classes.len().try_into()?;
+        let shapes = declare(network, classes, resolutions, batch_norms)
+            .and_then(|declared| self.places(&declared, &source));
+        shapes.with_context(|| self.cannot_load())?;
         let mut net = SwitchableNetwork::with_batch_norms(
             network,
             classes,
@@ -73,12 +91,13 @@ impl Checkpoint {
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
-        self.load_inner(net, source, wanted).with_context(|| {
-            format!(
-                "cannot load the network from the checkpoint {}",
-                self.path.display()
-            )
-        })
+        self.load_inner(net, source, wanted)
+            .with_context(|| self.cannot_load())
+    }
+
+    fn cannot_load(&self) -> String {
+        let path = self.path.display();
+        format!("cannot load the network from the checkpoint {path}")
     }
 
     fn load_inner(
@@ -87,40 +106,114 @@ impl Checkpoint {
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
+        let declared = declare(
+            net.network(),
+            net.classes(),
+            net.resolutions(),
+            net.batch_norms(),
+        )?;
+        // The parameters are in the order in which they were declared.
+        let (declared, parameters): (Vec<Declaration>, Vec<&Parameter>) = declared
+            .into_iter()
+            .zip(net.parameters().iter())
+            .filter(|(_, parameter)| wanted(parameter))
+            .unzip();
+        let places = self.places(&declared, source)?;
+        let mut tensors: HashMap<&str, Tensor> = HashMap::new();
+        for ((declaration, parameter), place) in declared.iter().zip(parameters).zip(places) {
+            let tensor = match place {
+                Place::Absent => continue,
+                Place::Codes => packed::unpack(self, declaration)?,
+                Place::Tensor(name) if name == ALPHA => {
+                    self.alpha_for(&self.read_tensor(&name)?, net.resolutions())?
+                }
+                Place::Tensor(name) => self.read_tensor(&name)?,
+            };
+            tensors.insert(&parameter.name, tensor);
+        }
+        // Those that are not loaded keep their values.
+        let all = net.parameters().iter().map(|parameter| {
+            let name = parameter.name.as_str();
+            (name, tensors.get(name).unwrap_or(&parameter.tensor))
+        });
+        net.parameters().load(all)
+    }
+
+    /// Where the tensors of a network are in the file, by its header alone; `source` as in
+    /// [`Checkpoint::network_with`].
+    ///
+    /// # Errors
+    /// A batch norm that the checkpoint does not have; all missing and mis-shaped tensors, and those
+    /// of other dtypes.
+    pub(super) fn places(
+        &self,
+        declared: &[Declaration],
+        source: impl Fn(u32) -> u32,
+    ) -> Result<Vec<Place>> {
         let available = self.metadata.batch_norm_resolutions();
-        let mut needed = net
-            .batch_norms()
-            .iter()
-            .map(|&resolution| source(resolution));
+        let mut needed = declared.iter().filter_map(|of| of.resolution).map(&source);
         if let Some(missing) = needed.find(|resolution| !available.contains(resolution)) {
             bail!("it has no batch norms of resolution {missing}, but of {available:?}");
         }
-        let mut tensors = Vec::new();
-        for parameter in net.parameters().iter() {
-            let absent = self.metadata.packed && !parameter.role.is_needed_for_inference();
-            if absent || !wanted(parameter) {
-                tensors.push((parameter.name.as_str(), parameter.tensor.shallow_clone()));
-                continue;
-            }
-            let name = match parameter.resolution {
-                Some(resolution) => parameter.name_with_batch_norm(source(resolution)),
-                None => parameter.name.clone(),
-            };
-            if !self.contains(&name) {
-                if let Some(weight) = packed::unpack(self, parameter)? {
-                    tensors.push((parameter.name.as_str(), weight));
-                }
-                // `Parameters::load` reports all missing tensors together.
-                continue;
-            }
-            let mut tensor = self.read_tensor(&name)?;
-            if name == ALPHA {
-                tensor = self.alpha_for(&tensor, net.resolutions())?;
-            }
-            tensors.push((parameter.name.as_str(), tensor));
+        let mut problems = Vec::new();
+        let places = declared.iter().map(|declaration| {
+            let place = self.place(declaration, &source);
+            place.unwrap_or_else(|problem| {
+                problems.push(problem);
+                Place::Absent
+            })
+        });
+        let places = places.collect();
+        ensure!(
+            problems.is_empty(),
+            "the tensors do not fit the network: {}",
+            join_problems(&problems)
+        );
+        Ok(places)
+    }
+
+    fn place(
+        &self,
+        declaration: &Declaration,
+        source: impl Fn(u32) -> u32,
+    ) -> Result<Place, String> {
+        if self.metadata.packed && !declaration.role.is_needed_for_inference() {
+            return Ok(Place::Absent);
         }
-        net.parameters()
-            .load(tensors.iter().map(|(name, tensor)| (*name, tensor)))
+        let name = match declaration.resolution {
+            Some(resolution) => declaration.name_with_batch_norm(source(resolution)),
+            None => declaration.name.clone(),
+        };
+        let Some(info) = self.file.info(&name) else {
+            return match packed::codes(self, declaration) {
+                Some(codes) => codes.map(|()| Place::Codes),
+                None => Err(format!("{} is missing", quoted(&name))),
+            };
+        };
+        let shape = match name.as_str() {
+            ALPHA => vec![self.metadata.resolutions.len() as i64],
+            _ => declaration.shape.clone(),
+        };
+        if !self.has_shape(&name, &shape) {
+            let (name, actual) = (quoted(&name), &info.shape);
+            return Err(format!(
+                "{name} must have the shape {shape:?}, not {actual:?}"
+            ));
+        }
+        let kind = kind_of(info.dtype);
+        if !kind.is_some_and(|kind| FLOATS.contains(&kind)) {
+            let (name, dtype) = (quoted(&name), info.dtype);
+            return Err(format!(
+                "{name} must be of floating-point numbers, not {dtype}"
+            ));
+        }
+        Ok(Place::Tensor(name))
+    }
+
+    /// Whether a tensor has this shape, by the header.
+    pub(super) fn has_shape(&self, name: &str, shape: &[i64]) -> bool {
+        let actual = self.file.info(name).map(|info| info.shape.iter());
+        actual.is_some_and(|actual| actual.map(|&size| size as i64).eq(shape.iter().copied()))
     }
 
     /// The alphas of these resolutions; the initial value, 1, for those that were not trained.

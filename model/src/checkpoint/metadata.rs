@@ -1,13 +1,16 @@
 //! What a checkpoint says about itself.
 
-use anyhow::{Context as _, Result};
+use std::fmt::Display;
+
+use anyhow::{Result, ensure};
 use rsflow_graph::Preprocess;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::nn::compute::ComputeHints;
 use crate::nn::networks::Network;
-use crate::nn::switchable::BatchNorms;
+use crate::nn::parameters::join_problems;
+use crate::nn::switchable::{BatchNorms, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
 
 /// The version of the format that this program writes, and the newest that it reads. 2: quantized
@@ -96,15 +99,15 @@ fn yes() -> bool {
 
 /// Refuses what no image can be made by, with the name of the key, which serde does not tell.
 fn checked_preprocess<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Preprocess>, D::Error> {
-    let Some(value) = Option::<serde_json::Value>::deserialize(from)? else {
-        return Ok(None);
+    let wrong = |error: &dyn Display| {
+        let error = format!("`preprocess` is damaged, or written by a newer program: {error}");
+        D::Error::custom(error)
     };
-    let preprocess = serde_json::from_value(value).map_err(anyhow::Error::new);
-    let checked = preprocess.and_then(|by: Preprocess| by.check().map(|()| by));
-    let checked = checked.context("`preprocess` is damaged, or written by a newer program");
-    checked
-        .map(Some)
-        .map_err(|error| D::Error::custom(format!("{error:#}")))
+    let by = Option::<Preprocess>::deserialize(from).map_err(|error| wrong(&error))?;
+    match by.map(|by| by.check()).transpose() {
+        Ok(_) => Ok(by),
+        Err(error) => Err(wrong(&format_args!("{error:#}"))),
+    }
 }
 
 fn nan_for_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
@@ -122,7 +125,68 @@ pub struct ImageInput {
     pub channels: Channels,
 }
 
+/// The largest number of resolutions of a checkpoint, trained and calibrated.
+const MAX_RESOLUTIONS: usize = 256;
+/// Upper bound of the numbers of epochs, steps and samples: up to it sums and products with lengths
+/// of a run do not overflow.
+const MAX_COUNT: u64 = 1 << 53;
+
 impl Metadata {
+    /// Refuses what no network can be built or run from.
+    ///
+    /// # Errors
+    /// The message names the key.
+    pub(super) fn check(&self) -> Result<()> {
+        let problems = self.network.check().into_iter().map(|(_, problem)| problem);
+        let problems: Vec<String> = problems.collect();
+        ensure!(problems.is_empty(), "`network`: {}", problems.join("; "));
+        ensure!(!self.classes.is_empty(), "`classes` is empty");
+        let resolutions = [&self.resolutions[..], &self.calibrated].concat();
+        ensure!(
+            resolutions.len() <= MAX_RESOLUTIONS,
+            "it has {} resolutions, more than {MAX_RESOLUTIONS}",
+            resolutions.len()
+        );
+        ensure!(!self.resolutions.is_empty(), "`resolutions` is empty");
+        let problems = check_resolutions(&self.network, &resolutions)?;
+        ensure!(problems.is_empty(), "{}", join_problems(&problems));
+        if let Some(Normalize { mean, std }) = &self.normalize {
+            // The dtype that images are normalized in.
+            ensure!(
+                mean.iter().all(|&mean| (mean as f32).is_finite()),
+                "`normalize.mean` must be finite, not {mean:?}"
+            );
+            ensure!(
+                std.iter()
+                    .all(|&std| std as f32 > 0.0 && (std as f32).is_finite()),
+                "`normalize.std` must be positive and finite, not {std:?}"
+            );
+        }
+        if let Some(LossScaleState { scale, steps }) = self.loss_scale {
+            ensure!(
+                scale > 0.0 && scale.is_finite() && steps >= 0,
+                "`loss_scale` must be positive, not {scale} since {steps} steps"
+            );
+        }
+        let old_step = self.old_step_in_epoch.unwrap_or(0);
+        let steps = self.steps_per_epoch.unwrap_or(0);
+        let samples = self.samples_per_epoch.unwrap_or(0);
+        for (key, count) in [
+            ("epoch", self.epoch),
+            ("sample_in_epoch", self.sample_in_epoch),
+            ("step_in_epoch", old_step),
+            ("step", self.step),
+            ("steps_per_epoch", steps),
+            ("samples_per_epoch", samples),
+        ] {
+            ensure!(
+                count <= MAX_COUNT,
+                "`{key}` is {count}, more than {MAX_COUNT}"
+            );
+        }
+        Ok(())
+    }
+
     /// That of a network which has not been trained yet.
     pub fn new(network: Network, classes: Vec<String>, resolutions: Vec<u32>) -> Self {
         Self {

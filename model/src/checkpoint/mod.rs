@@ -2,13 +2,15 @@
 //!
 //! The tensors are those of the network, under their parameter names, and `momentum/NAME`, the
 //! momentum buffer of the parameter `NAME`. A packed checkpoint (see [`packed`]) has codes in place
-//! of quantized weights. The header's `__metadata__` has one key, `rsflow`, whose value is
-//! [`Metadata`] as JSON.
+//! of quantized weights. The key `rsflow` of the header's `__metadata__` holds [`Metadata`] as JSON,
+//! two further ones hold checksums; see [`tensor_file`].
 //!
 //! Writing has two halves: [`Snapshot::take`] copies everything to host memory on the training
 //! thread, [`write_atomically`] writes it to disk on another thread. Reading, [`Checkpoint::open`]
 //! reads the header alone; [`Checkpoint::network`] and [`Checkpoint::load`] read the tensors of a
-//! network.
+//! network. A tensor is read only if the header says that it has the shape that the network needs,
+//! and nothing is allocated for a network before. What is read is checked: checksums, finite values,
+//! variances. [`Checkpoint::verify`] checks all of a file.
 
 mod classes;
 mod file;
@@ -16,6 +18,9 @@ mod load;
 mod metadata;
 pub mod packed;
 mod snapshot;
+mod tensor_file;
+mod values;
+mod verify;
 
 use safetensors::Dtype;
 use tch::Kind;
@@ -23,14 +28,16 @@ use tch::Kind;
 pub use classes::{ClassMap, ClassOrder, match_classes};
 pub use file::Checkpoint;
 pub use metadata::{Best, FORMAT, ImageInput, LossScaleState, Metadata, Row, Validated};
-pub(crate) use snapshot::is_finite;
 pub use snapshot::{Snapshot, write_atomically};
+pub(crate) use tensor_file::{TensorFile, kind_of};
+pub(crate) use values::{check as check_values, is_finite};
 
-const METADATA_KEY: &str = "rsflow";
+pub(crate) const METADATA_KEY: &str = "rsflow";
+/// Why finite weights may have outputs that are not, and what to do.
+pub(crate) const OVERFLOW: &str = "its weights are too large for the precision that it computes \
+                                   in; try `--precision float32`, or use another checkpoint";
 /// Prefix of the name of a parameter's momentum buffer.
 pub(crate) const MOMENTUM_PREFIX: &str = "momentum/";
-/// The file begins with the length of the header, u64 little-endian.
-const LENGTH_BYTES: usize = 8;
 
 /// The dtypes of tensors in a checkpoint, in the order of the file: the widest first, so that all
 /// tensors are aligned.

@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use super::{Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::nn::layers::basis_name;
-use crate::nn::parameters::{Parameter, Role};
+use crate::nn::parameters::{Declaration, Parameter, Role, quoted};
 use crate::nn::quantizers::packed;
 use crate::nn::switchable;
 
@@ -35,17 +35,18 @@ pub fn pack(checkpoint: &Checkpoint) -> Result<Snapshot> {
         declarations.iter().any(|d| d.role == Role::Basis),
         "{network} is not quantized, so there is nothing to pack"
     );
+    checkpoint.places(&declarations, |norm| norm)?;
     let mut tensors = Vec::new();
     for declaration in declarations
         .iter()
         .filter(|d| d.role.is_needed_for_inference())
     {
-        let tensor = read(checkpoint, &declaration.name)?;
+        let tensor = checkpoint.read_tensor(&declaration.name)?;
         let basis = basis_name(declaration.role, &declaration.name);
         match basis.filter(|(_, basis)| declarations.iter().any(|d| d.name == *basis)) {
             None => tensors.push((declaration.name.clone(), tensor)),
             Some((path, basis)) => {
-                let codes = packed::pack(&tensor, &read(checkpoint, &basis)?)?;
+                let codes = packed::pack(&tensor, &checkpoint.read_tensor(&basis)?)?;
                 tensors.push((codes_name(path), codes));
             }
         }
@@ -61,23 +62,33 @@ pub fn pack(checkpoint: &Checkpoint) -> Result<Snapshot> {
     )
 }
 
-/// The quantized weight from its codes in a checkpoint; `None` if the checkpoint does not have
-/// them.
+/// Whether the codes in the place of a weight have the shape that it needs, by the header alone;
+/// `None` if there are none.
+pub(super) fn codes(checkpoint: &Checkpoint, weight: &Declaration) -> Option<Result<(), String>> {
+    let (path, basis) = basis_name(weight.role, &weight.name)?;
+    let codes = codes_name(path);
+    let actual = &checkpoint.file.info(&codes)?.shape;
+    let basis = checkpoint.file.info(&basis)?.shape.last();
+    let bits = basis.copied().unwrap_or_default();
+    let row = weight.numel().div_ceil(8) as i64;
+    let fits = checkpoint.has_shape(&codes, &[bits as i64, row]);
+    Some(fits.then_some(()).ok_or_else(|| {
+        let codes = quoted(&codes);
+        format!("{codes} must have the shape [{bits}, {row}], not {actual:?}")
+    }))
+}
+
+/// The quantized weight from its codes in a checkpoint.
 ///
 /// # Errors
 /// Codes and basis do not match the weight; an I/O error.
-pub fn unpack(checkpoint: &Checkpoint, parameter: &Parameter) -> Result<Option<Tensor>> {
-    let Some((path, basis)) = basis_name(parameter.role, &parameter.name) else {
-        return Ok(None);
-    };
-    let codes = codes_name(path);
-    if !checkpoint.contains(&codes) {
-        return Ok(None);
-    }
-    let (codes, basis) = (read(checkpoint, &codes)?, read(checkpoint, &basis)?);
-    packed::unpack(&codes, &basis, &parameter.tensor.size())
-        .with_context(|| format!("the codes of {:?} make no weight", parameter.name))
-        .map(Some)
+pub(super) fn unpack(checkpoint: &Checkpoint, weight: &Declaration) -> Result<Tensor> {
+    let names = basis_name(weight.role, &weight.name);
+    let (path, basis) = names.context("it is not a weight that is quantized")?;
+    let codes = checkpoint.read_tensor(&codes_name(path))?;
+    let basis = checkpoint.read_tensor(&basis)?;
+    packed::unpack(&codes, &basis, &weight.shape)
+        .with_context(|| format!("the codes of {} make no weight", quoted(&weight.name)))
 }
 
 /// Whether a checkpoint has codes in the place of this weight.
@@ -88,9 +99,4 @@ pub fn contains(checkpoint: &Checkpoint, parameter: &Parameter) -> bool {
 
 fn codes_name(path: &str) -> String {
     format!("{path}.codes")
-}
-
-fn read(checkpoint: &Checkpoint, name: &str) -> Result<Tensor> {
-    let mut tensors = checkpoint.read([name])?;
-    tensors.pop().with_context(|| format!("no tensor {name:?}"))
 }

@@ -1,15 +1,15 @@
 //! A checkpoint in memory, and writing it to a file.
 
-use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata as Header, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use tch::Tensor;
 
-use super::{DTYPES, LENGTH_BYTES, METADATA_KEY, MOMENTUM_PREFIX, Metadata};
+use super::tensor_file::beginning;
+use super::{DTYPES, METADATA_KEY, MOMENTUM_PREFIX, Metadata, values};
 use crate::nn::parameters::Parameters;
 use rsflow_base::whole_file;
 
@@ -27,8 +27,8 @@ impl Snapshot {
     /// for the device.
     ///
     /// # Errors
-    /// A dtype that checkpoints do not have; a value that is not finite, so that a run can be
-    /// resumed from every checkpoint.
+    /// A dtype that checkpoints do not have; a value that is not finite or a negative variance, so
+    /// that a run can be resumed from every checkpoint.
     pub fn take<'a>(
         metadata: Metadata,
         parameters: &Parameters,
@@ -77,14 +77,8 @@ impl Snapshot {
             .map(|(_, t)| t.f_reshape([-1]))
             .collect::<Result<Vec<_>, _>>()?;
         let joined = Tensor::f_cat(&flat, 0)?;
-        if !is_finite(&joined)? {
-            for (name, tensor) in &tensors {
-                ensure!(
-                    is_finite(tensor)?,
-                    "{name:?} holds values that are not finite"
-                );
-            }
-        }
+        // On the device, all at once: hardly ever is it worth a look at each tensor.
+        let finite = values::is_finite(&joined)?;
         let (start, size) = (self.bytes.len(), dtype.bitsize() / 8);
         self.bytes.resize(start + joined.numel() * size, 0);
         joined.f_copy_data_u8(&mut self.bytes[start..], joined.numel())?;
@@ -92,6 +86,9 @@ impl Snapshot {
         for (name, tensor) in tensors {
             let shape: Vec<usize> = tensor.size().into_iter().map(|d| d as usize).collect();
             let end = begin + shape.iter().product::<usize>() * size;
+            if !finite || values::is_variance(&name) {
+                values::check(&name, dtype, &self.bytes[begin..end])?;
+            }
             self.tensors.push((
                 name,
                 TensorInfo {
@@ -109,20 +106,11 @@ impl Snapshot {
         &self.metadata
     }
 
-    fn header(&self) -> Result<Vec<u8>> {
-        let metadata = serde_json::to_string(&self.metadata)?;
-        let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
-        let mut header = serde_json::to_vec(&Header::new(Some(metadata), self.tensors.clone())?)?;
-        // Padded, so that the tensors are aligned.
-        header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
-        Ok(header)
-    }
-
     fn write(&self, file: &mut dyn Write) -> Result<()> {
-        let header = self.header()?;
+        let metadata = serde_json::to_string(&self.metadata)?;
+        let beginning = beginning(METADATA_KEY, metadata, &self.tensors, &self.bytes)?;
         let mut writer = BufWriter::new(file);
-        writer.write_all(&(header.len() as u64).to_le_bytes())?;
-        writer.write_all(&header)?;
+        writer.write_all(&beginning)?;
         writer.write_all(&self.bytes)?;
         Ok(writer.flush()?)
     }
@@ -135,14 +123,4 @@ impl Snapshot {
 pub fn write_atomically(snapshot: &Snapshot, path: &Path) -> Result<()> {
     whole_file::write(path, |file| snapshot.write(file))
         .with_context(|| format!("cannot write the checkpoint {}", path.display()))
-}
-
-/// Whether all values are finite. One pass without a temporary tensor: minimum and maximum are NaN
-/// if any value is.
-pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool> {
-    if tensor.numel() == 0 {
-        return Ok(true);
-    }
-    let (min, max) = tensor.f_aminmax(None, false)?;
-    Ok(min.f_double_value(&[])?.is_finite() && max.f_double_value(&[])?.is_finite())
 }

@@ -89,6 +89,22 @@ impl Declaration {
     pub fn numel(&self) -> u64 {
         self.shape.iter().product::<i64>().unsigned_abs()
     }
+
+    /// Its name in the batch norm of another resolution; its own name if all resolutions share it.
+    pub fn name_with_batch_norm(&self, resolution: u32) -> String {
+        name_with_batch_norm(&self.name, self.resolution, resolution)
+    }
+}
+
+fn name_with_batch_norm(name: &str, private_to: Option<u32>, resolution: u32) -> String {
+    let parts = name.rsplit_once('.').and_then(|(path, part)| {
+        let (layer, _) = path.rsplit_once('.')?;
+        Some((layer, part))
+    });
+    match (private_to, parts) {
+        (Some(_), Some((layer, part))) => format!("{layer}.{resolution}.{part}"),
+        _ => name.to_owned(),
+    }
 }
 
 /// The initial values of all tensors of a network.
@@ -116,14 +132,7 @@ pub struct Parameter {
 impl Parameter {
     /// Its name in the batch norm of another resolution; its own name if all resolutions share it.
     pub fn name_with_batch_norm(&self, resolution: u32) -> String {
-        let parts = self.name.rsplit_once('.').and_then(|(path, part)| {
-            let (layer, _) = path.rsplit_once('.')?;
-            Some((layer, part))
-        });
-        match (self.resolution, parts) {
-            (Some(_), Some((layer, part))) => format!("{layer}.{resolution}.{part}"),
-            _ => self.name.clone(),
-        }
+        name_with_batch_norm(&self.name, self.resolution, resolution)
     }
 }
 
@@ -299,6 +308,23 @@ pub(crate) fn join_problems(problems: &[String]) -> String {
         text.push_str(&format!("; and {} more", problems.len() - SHOWN));
     }
     text
+}
+
+/// A text from a file, for a message: without its middle if it is long.
+pub(crate) fn shorten(text: &str) -> String {
+    const SHOWN: usize = 160;
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(SHOWN / 2).collect();
+    let end: String = text.chars().skip(length - SHOWN / 4).collect();
+    format!("{start} ... ({length} characters) ... {end}")
+}
+
+/// A name from a file, for a message: shortened, in quotes, its control characters escaped.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("{:?}", shorten(name))
 }
 
 fn draw(init: Init, seed: u64, name: &str, elements: u64, row: u64) -> Vec<f32> {

@@ -1,11 +1,13 @@
 //! The cost of a network, counted without allocating a tensor.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::nn::layers::{self, cost};
 use crate::nn::networks::Network;
-use crate::nn::parameters::Declaration;
+use crate::nn::parameters::{Declaration, Role};
 use crate::nn::quantizers::packed;
 
 /// The cost of a network at all its resolutions. The field names are JSON keys.
@@ -80,10 +82,14 @@ impl Summary {
     ) -> Result<Self> {
         let layers = network.layers(classes)?;
         let tensors = layers::declare(&layers, batch_norms);
+        let bases = tensors.iter().filter(|tensor| tensor.role == Role::Basis);
+        let bases: HashMap<&str, &[i64]> = bases
+            .map(|basis| (basis.name.as_str(), &basis.shape[..]))
+            .collect();
         let bits = |weight: &Declaration| {
             let (_, basis) = layers::basis_name(weight.role, &weight.name)?;
-            let basis = tensors.iter().find(|tensor| tensor.name == basis)?;
-            basis.shape.last().map(|bits| bits.unsigned_abs())
+            let shape = bases.get(basis.as_str())?;
+            shape.last().map(|bits| bits.unsigned_abs())
         };
         let packed_bytes = |includes: &dyn Fn(u32) -> bool| {
             let needed = tensors.iter().filter(|tensor| {

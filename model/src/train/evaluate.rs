@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use crate::checkpoint::{
-    Checkpoint, ClassMap, ClassOrder, Metadata, Snapshot, is_finite, match_classes,
+    Checkpoint, ClassMap, ClassOrder, Metadata, OVERFLOW, Snapshot, is_finite, match_classes,
     write_atomically,
 };
 use crate::nn::compute::{
@@ -323,10 +323,22 @@ impl Thread for Evaluation {
             return Ok(());
         };
         let metadata = self.checkpoint.metadata();
+        let rows = validation.rows(&self.net)?;
+        if let Some(row) = rows.iter().find(|row| !row.loss.is_finite()) {
+            let place = match row.resolution {
+                Some(resolution) => format!("at {resolution}"),
+                None => "of the ensemble".to_owned(),
+            };
+            bail!(
+                "{}: the loss {place} is {}: {OVERFLOW}",
+                self.settings.checkpoint.display(),
+                row.loss
+            );
+        }
         metrics.send(Metric::Final(Table {
             epoch: metadata.epoch.saturating_sub(1),
             step: metadata.step,
-            rows: validation.rows(&self.net)?,
+            rows,
             images: validation.images(),
             seconds: began.elapsed().as_secs_f64(),
         }));

@@ -11,13 +11,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Text};
-use rsflow_model::checkpoint::{Checkpoint, Metadata};
+use rsflow_model::checkpoint::Metadata;
 use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
 use serde_json::json;
 
 use super::usage::Usage;
-use super::{preprocess, sizes};
+use super::{checkpoint, preprocess, sizes};
 use crate::catalogue;
 use crate::cli::Eval;
 use crate::files::{check_output, checkpoint_of, is_stdout, write_json};
@@ -40,7 +40,8 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(store) = &arguments.store {
         check_output(store, "--store", arguments.force, &[&path])?;
     }
-    let checkpoint = Checkpoint::open(&path)?;
+    let tell = |line: &str| screen.line(line);
+    let checkpoint = checkpoint::open(&path, &arguments.verify, tell)?;
     let metadata = checkpoint.metadata();
     let recipe = recipe(arguments, &path, &images, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);

@@ -17,17 +17,18 @@ pub struct Operations {
 
 impl Operations {
     fn add(&mut self, other: Operations) {
-        self.multiply_adds += other.multiply_adds;
-        self.bit_operations += other.bit_operations;
+        self.multiply_adds = self.multiply_adds.saturating_add(other.multiply_adds);
+        self.bit_operations = self.bit_operations.saturating_add(other.bit_operations);
     }
 
     fn of(multiply_adds: i64, weight_bits: Option<u32>, activation_bits: u64) -> Self {
         let multiply_adds = multiply_adds.unsigned_abs();
         Operations {
             multiply_adds,
+            // At most 2^10 times 2^63: of the largest networks and images it may not fit.
             bit_operations: multiply_adds
-                * weight_bits.map_or(FULL_PRECISION, u64::from)
-                * activation_bits,
+                .saturating_mul(weight_bits.map_or(FULL_PRECISION, u64::from))
+                .saturating_mul(activation_bits),
         }
     }
 }

@@ -65,10 +65,17 @@ pub fn unpack(codes: &Tensor, basis: &Tensor, shape: &[i64]) -> Result<Tensor> {
             code << 1 | i64::from(digit)
         })
     };
-    let codes: Vec<i64> = (0..numel as usize).map(code).collect();
     no_grad(|| {
-        let codes = Tensor::f_from_slice(&codes)?.f_view([out_channels, -1])?;
         let levels = levels_by_code(basis, LOW_CODE).context("invalid weight quantizer")?;
-        Ok(levels.f_gather(1, &codes, false)?.f_view(shape)?)
+        let per_channel = numel as usize / (out_channels.max(1) as usize);
+        // One channel at a time: indices have 64 bits where a code has one to eight.
+        let rows = (0..out_channels).map(|channel| {
+            let first = channel as usize * per_channel;
+            let codes: Vec<i64> = (first..first + per_channel).map(code).collect();
+            let levels = levels.f_select(0, channel)?;
+            Ok(levels.f_index_select(0, &Tensor::f_from_slice(&codes)?)?)
+        });
+        let rows: Vec<Tensor> = rows.collect::<Result<_>>()?;
+        Ok(Tensor::f_cat(&rows, 0)?.f_view(shape)?)
     })
 }

@@ -1,0 +1,47 @@
+//! Checking all of a checkpoint.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Checkpoint, MOMENTUM_PREFIX};
+use crate::nn::parameters::{join_problems, quoted};
+use crate::nn::switchable::declare;
+
+impl Checkpoint {
+    /// Reads everything: every tensor of the network at all resolutions and every momentum buffer
+    /// must be there, with the network's shape, the checksum of the header (if it has some) and
+    /// finite values. Nothing is kept.
+    ///
+    /// # Errors
+    /// What is wrong, with the path.
+    pub fn verify(&self) -> Result<()> {
+        self.verify_inner()
+            .with_context(|| format!("the checkpoint {} is not sound", self.path.display()))
+    }
+
+    fn verify_inner(&self) -> Result<()> {
+        let metadata = &self.metadata;
+        let classes = metadata.classes.len().try_into()?;
+        let norms = metadata.batch_norm_resolutions();
+        let declared = declare(&metadata.network, classes, &metadata.resolutions, &norms)?;
+        self.places(&declared, |norm| norm)?;
+        let mut problems = Vec::new();
+        for declaration in &declared {
+            let name = format!("{MOMENTUM_PREFIX}{}", declaration.name);
+            if let Some(info) = self.file.info(&name)
+                && !self.has_shape(&name, &declaration.shape)
+            {
+                problems.push(format!(
+                    "{} must have the shape {:?}, not {:?}",
+                    quoted(&name),
+                    declaration.shape,
+                    info.shape
+                ));
+            }
+        }
+        ensure!(problems.is_empty(), "{}", join_problems(&problems));
+        for name in self.names() {
+            self.read_bytes(&name)?;
+        }
+        Ok(())
+    }
+}
