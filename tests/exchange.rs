@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rsflow_model::checkpoint::Checkpoint;
+use rsflow_model::checkpoint::{Checkpoint, Snapshot, write_atomically};
 use serde_json::Value;
 
 use crate::workplace::{done, rsflow, workplace};
@@ -71,7 +71,8 @@ fn a_checkpoint_of_the_reference_is_trained_on_and_goes_back() {
     let report = import(folder, &["--out", "mine.safetensors"]);
     for line in [
         "a checkpoint of the reference implementation",
-        "mobilenetv2_x0.25, 10 classes, 679 tensors",
+        "MobileNetV2(width: 0.25), 10 classes, 679 tensors",
+        "weights     those of \"state_dict\"",
         "epochs      7",
         "best        71.5 % top-1 at 128, 80.25 % on average",
         "momentum    none",
@@ -145,6 +146,53 @@ fn classes_get_names_from_a_file_or_a_folder() {
         let checkpoint = Checkpoint::open(&folder.join("mine.safetensors")).unwrap();
         assert_eq!(checkpoint.metadata().classes[9], last);
     }
+}
+
+/// Finite weights, but so large that the outputs are not.
+#[test]
+fn outputs_that_are_not_finite_are_no_result() {
+    let folder = ten_classes();
+    let folder = folder.path();
+    import(folder, &["--out", "mine.safetensors"]);
+    let [mine, huge] = ["mine.safetensors", "huge.safetensors"].map(|name| folder.join(name));
+    let checkpoint = Checkpoint::open(&mine).unwrap();
+    let names = checkpoint.names();
+    let tensors = checkpoint.read(names.iter().map(String::as_str)).unwrap();
+    for (name, tensor) in names.iter().zip(&tensors) {
+        if name == "classifier.1.weight" {
+            let _ = tensor.shallow_clone().f_fill_(1e38).unwrap();
+        }
+    }
+    let named = names.iter().cloned().zip(&tensors).collect();
+    let snapshot = Snapshot::from_tensors(checkpoint.metadata().clone(), named).unwrap();
+    write_atomically(&snapshot, &huge).unwrap();
+
+    let verify = |file: &str| {
+        let common = ["predict", "--verify", "--size", "96", "data/class0/0.jpg"];
+        rsflow(folder, &[&common[..], &["--checkpoint", file]].concat())
+    };
+    let said = verify("mine.safetensors").stderr;
+    let said = String::from_utf8_lossy(&said);
+    let sound = "mine.safetensors is sound: 679 tensors have their checksums";
+    assert!(said.contains(sound), "{said}");
+    let eval = ["eval", "--data", "data", "--checkpoint", "huge.safetensors"];
+    for output in [rsflow(folder, &eval), verify("huge.safetensors")] {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(output.stdout.is_empty());
+        assert!(
+            said.contains("its weights are too large for the precision"),
+            "{said}"
+        );
+        assert!(said.contains("huge.safetensors"), "{said}");
+    }
+    let mut bytes = std::fs::read(&mine).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(folder.join("flipped.safetensors"), bytes).unwrap();
+    let said = verify("flipped.safetensors").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("flipped.safetensors is not sound"), "{said}");
+    assert!(said.contains("its checksum differs"), "{said}");
 }
 
 #[test]
@@ -228,6 +276,19 @@ fn what_cannot_be_exchanged_is_told() {
             import("text.pth", arch, &fits, &[]),
             1,
             &["cannot import text.pth", "not a PyTorch checkpoint"],
+        ),
+        (
+            import(&theirs, arch, &fits, &["--key", "model_ema"]),
+            1,
+            &["no weights under the key \"model_ema\"", "\"state_dict\""],
+        ),
+        (
+            vec!["predict", "--checkpoint", &theirs, "--size", "96", "x.jpg"],
+            1,
+            &[
+                "checkpoint.pth.tar",
+                "`rsflow import` makes a checkpoint of it",
+            ],
         ),
         (
             import("none.pth", arch, &fits, &[]),

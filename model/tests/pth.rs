@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rsflow_model::checkpoint::{Checkpoint, write_atomically};
 use rsflow_model::exchange::pth::names::reference_name;
-use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum, Pth};
+use rsflow_model::exchange::pth::{self, Import, Imported, Layout, Momentum, Pth};
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::{self, Mode};
 use rsflow_model::nn::networks::{MobileNetV2, Network};
@@ -16,7 +16,9 @@ use rsflow_model::nn::switchable::SwitchableNetwork;
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
+mod counting;
 mod filled;
+mod foreign;
 use filled::{fill, unit, values};
 
 const SIZES: [u32; 3] = [128, 112, 96];
@@ -31,6 +33,21 @@ fn case(file: &str) -> PathBuf {
         .join(file)
 }
 
+fn import(
+    path: &Path,
+    network: &Network,
+    resolutions: &[u32],
+    class_names: Option<&[String]>,
+) -> anyhow::Result<Imported> {
+    let what = Import {
+        network,
+        resolutions,
+        class_names,
+        key: None,
+    };
+    pth::import(path, what)
+}
+
 /// Imports a file and opens the checkpoint that was made of it.
 fn imported(
     file: &Path,
@@ -38,7 +55,7 @@ fn imported(
     sizes: &[u32],
     folder: &Path,
 ) -> (Imported, Checkpoint) {
-    let imported = pth::import(file, network, sizes, None).unwrap();
+    let imported = import(file, network, sizes, None).unwrap();
     let path = folder.join("imported.safetensors");
     write_atomically(&imported.snapshot, &path).unwrap();
     (imported, Checkpoint::open(&path).unwrap())
@@ -270,7 +287,7 @@ fn refusal(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.pth");
     fs::write(&path, bytes).unwrap();
-    match pth::import(&path, &network(), &SIZES, None) {
+    match import(&path, &network(), &SIZES, None) {
         Ok(_) => "imported".to_owned(),
         Err(error) => format!("{error:#}"),
     }
@@ -462,7 +479,7 @@ fn files_that_do_not_fit_are_refused_by_name() {
         ),
         (
             bare(&[("epoch", write::int(3))], &[]),
-            &[r#""epoch" of its state dict is not a tensor"#],
+            &[r#"it has no state dict: no tensors, but "epoch""#],
         ),
         (
             write::zip(&write::int(3), &storages(&[])),
@@ -476,7 +493,8 @@ fn files_that_do_not_fit_are_refused_by_name() {
         }
     }
     let names = Some(vec!["cat".to_owned()]);
-    let error = pth::import(&case("checkpoint.pth.tar"), &network(), &SIZES, names).unwrap_err();
+    let names = names.as_deref();
+    let error = import(&case("checkpoint.pth.tar"), &network(), &SIZES, names).unwrap_err();
     assert!(format!("{error:#}").contains("it has 10 classes, but the list of names has 1"));
 }
 
@@ -619,7 +637,7 @@ fn damaged_files_are_refused_whatever_they_claim() {
         ),
         (
             fs::read(case("expected.safetensors")).unwrap(),
-            "not a PyTorch checkpoint",
+            "its tensors do not fit",
         ),
     ];
     for (bytes, expected) in cases {

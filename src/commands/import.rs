@@ -36,9 +36,15 @@ pub fn run(arguments: &Import, out: &mut dyn Write) -> Result<ExitCode> {
     check_output(&arguments.out, "--out", arguments.force, &[&arguments.file])?;
     let class_names = arguments.class_names.as_deref();
     let class_names = class_names.map(class_names_of).transpose()?;
-    let imported = pth::import(&arguments.file, &network, &arguments.sizes, class_names)?;
+    let what = pth::Import {
+        network: &network,
+        resolutions: &arguments.sizes,
+        class_names: class_names.as_deref(),
+        key: arguments.key.as_deref(),
+    };
+    let imported = pth::import(&arguments.file, what)?;
     write_atomically(&imported.snapshot, &arguments.out)?;
-    report(arguments, &imported, out)?;
+    report(arguments, &network, &imported, out)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -69,7 +75,12 @@ fn class_names_of(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn report(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Result<()> {
+fn report(
+    arguments: &Import,
+    asked: &Network,
+    imported: &Imported,
+    out: &mut dyn Write,
+) -> Result<()> {
     let metadata = imported.snapshot.metadata();
     let sizes = &metadata.resolutions;
     let classes = metadata.classes.len();
@@ -80,10 +91,24 @@ fn report(arguments: &Import, imported: &Imported, out: &mut dyn Write) -> Resul
         Layout::Reference => writeln!(out, "{file}: a checkpoint of the reference implementation")?,
         Layout::Torchvision => writeln!(out, "{file}: weights of a network with one resolution")?,
     }
+    if let Some(key) = &imported.key {
+        let others = match imported.other_keys.join(", ") {
+            others if others.is_empty() => others,
+            others => format!("; also there: {others} (--key chooses)"),
+        };
+        writeln!(out, "  weights     those of {key}{others}")?;
+    }
+    if !imported.prefix.is_empty() {
+        writeln!(out, "  names       without the prefix {}", imported.prefix)?;
+    }
+    let tensors = imported.tensors;
+    let width = match network == asked {
+        true => "",
+        false => " (its width is that of the tensors)",
+    };
     writeln!(
         out,
-        "  network     {}, {classes} classes, {} tensors",
-        arguments.arch, imported.tensors
+        "  network     {network}{width}, {classes} classes, {tensors} tensors"
     )?;
     writeln!(out, "  parameters  {parameters} at {sizes:?}")?;
     if imported.layout == Layout::Reference {

@@ -1,17 +1,21 @@
-//! A `.pth` file of PyTorch to a checkpoint.
+//! A file of PyTorch's weights to a checkpoint.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use safetensors::Dtype;
 use tch::{Kind, Tensor};
 
-use super::container::{Pth, Tensors};
+use super::container::{Pth, Root, Tensors, dtype_name};
+use super::export::bytes;
+use super::momentum;
 use super::names::{reference_name, torchvision_name};
-use super::pickle::{TensorRef, Value};
-use crate::checkpoint::{Best, MOMENTUM_PREFIX, Metadata, Snapshot};
+use super::pickle::TensorRef;
+use super::state_dict::StateDict;
+use crate::checkpoint::{Best, Metadata, Snapshot, check_values};
 use crate::nn::networks::Network;
-use crate::nn::parameters::{Declaration, Role, join_problems};
+use crate::nn::parameters::{Declaration, Role, join_problems, quoted};
 use crate::nn::switchable::{ALPHA, check_resolutions, declare};
 use crate::nn::transfer::Normalize;
 
@@ -40,8 +44,18 @@ pub struct Imported {
     pub layout: Layout,
     /// Tensors of the network in the file.
     pub tensors: usize,
+    /// The key that they are saved under, in quotes; `None`: the file is the state dict.
+    pub key: Option<String>,
+    /// Other keys that hold weights, in quotes.
+    pub other_keys: Vec<String>,
+    /// What all names of tensors began with.
+    pub prefix: String,
     pub momentum: Momentum,
 }
+
+/// A file may take its weights from one storage several times, but not make of a few bytes a large
+/// network: the weights have at most this many times the bytes of the file.
+const MAX_REUSE: u64 = 4;
 
 /// The normalization that torchvision's weights were trained with.
 const IMAGENET: Normalize = Normalize {
@@ -49,50 +63,81 @@ const IMAGENET: Normalize = Normalize {
     std: [0.229, 0.224, 0.225],
 };
 
-/// Imports a file of `torch.save`: a checkpoint of the reference implementation, with epoch, best
-/// accuracies and momentum buffers if it has them; or the state dict of a torchvision network,
-/// whose batch norms every resolution gets a copy of. `resolutions` are in the order of the
-/// reference's batch norms `bn_0`, `bn_1`, ... `class_names` are in the order of the logits; by
-/// default they are empty. Tensors are converted to float32.
+/// What to make of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Import<'a> {
+    /// The network. If its width is the default one, it is that of the tensors.
+    pub network: &'a Network,
+    /// In the order of the reference's batch norms `bn_0`, `bn_1`, ...
+    pub resolutions: &'a [u32],
+    /// In the order of the logits; by default they are empty.
+    pub class_names: Option<&'a [String]>,
+    /// The key of the weights in the file; by default it is found.
+    pub key: Option<&'a str>,
+}
+
+/// Imports a file of `torch.save` or a safetensors file: a checkpoint of the reference
+/// implementation, with epoch, best accuracies and momentum buffers if it has them; or the state
+/// dict of a torchvision network, whose batch norms every resolution gets a copy of. Tensors are
+/// converted to float32.
 ///
 /// # Errors
-/// As [`Pth::open`]; all tensors that are missing, unknown or mis-shaped; the numbers of
-/// resolutions and batch norms, or of names and classes, differ. The message names the path.
-pub fn import(
-    path: &Path,
-    network: &Network,
-    resolutions: &[u32],
-    class_names: Option<Vec<String>>,
-) -> Result<Imported> {
+/// As [`Pth::open`]; no weights, or weights under several keys; all tensors that are missing,
+/// unknown or mis-shaped; those that are not of floating-point numbers, not finite, or negative
+/// variances; the numbers of resolutions and batch norms, or of names and classes, differ. The
+/// message names the path.
+pub fn import(path: &Path, what: Import) -> Result<Imported> {
     Pth::open(path)
-        .and_then(|mut file| import_inner(&mut file, network, resolutions, class_names))
+        .and_then(|mut file| import_inner(&mut file, what))
         .with_context(|| format!("cannot import {}", path.display()))
 }
 
-fn import_inner(
-    file: &mut Pth,
-    network: &Network,
-    resolutions: &[u32],
-    class_names: Option<Vec<String>>,
-) -> Result<Imported> {
+fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
+    let Import {
+        network,
+        resolutions,
+        class_names,
+        key,
+    } = what;
     let problems = check_resolutions(network, resolutions)?;
     ensure!(problems.is_empty(), "{}", problems.join("; "));
+    let length = file.length();
     let (root, mut tensors) = file.contents();
-    let state = StateDict::find(root)?;
-    let layout = state.layout();
+    let own = first_parts(network)?;
+    let state = StateDict::find(&root, key, |part| own.contains(part))?;
+    let layout = layout(&state);
     if layout == Layout::Reference {
-        let batch_norms = state.batch_norms();
+        let batch_norms = batch_norms(&state);
         ensure!(
             batch_norms == resolutions.len(),
             "its layers have {batch_norms} batch norms each, one for each resolution it was trained at, but {} sizes were given: {resolutions:?}",
             resolutions.len()
         );
     }
-    let classes = state.classes(layout, network, resolutions)?;
+    let network = &network.with_width_of(|name| {
+        let theirs = match layout {
+            Layout::Reference => reference_name(network, name, None, resolutions),
+            Layout::Torchvision => torchvision_name(name, None),
+        };
+        Some(state.find_one(&theirs?)?.shape.to_vec())
+    });
+    let classes = classes(&state, layout, network, resolutions)?;
     let expected = expected_tensors(layout, network, classes, resolutions)?;
-    state.check(network, &expected)?;
+    check(&state, network, &expected)?;
+    let bytes = state.tensors.iter().map(|(_, tensor)| {
+        let numel = tensor.shape.iter().product::<i64>().unsigned_abs();
+        numel.saturating_mul(tensor.dtype.elt_size_in_bytes() as u64)
+    });
+    let bytes = bytes.fold(0, u64::saturating_add);
+    ensure!(
+        bytes <= length.saturating_mul(MAX_REUSE),
+        "its tensors share their memory: they have {bytes} bytes, the file {length}"
+    );
 
-    let names = class_names.unwrap_or_else(|| vec![String::new(); classes as usize]);
+    let names = match class_names {
+        Some(names) => names.to_vec(),
+        None => vec![String::new(); classes as usize],
+    };
     ensure!(
         names.len() == classes as usize,
         "it has {classes} classes, but the list of names has {}",
@@ -103,16 +148,17 @@ fn import_inner(
     let mut momentum = Momentum::Imported(0);
     match layout {
         Layout::Reference => {
-            metadata.epoch = epoch(root)?;
-            metadata.best = best(root, metadata.epoch, &mut tensors)?;
-            (momentum_buffers, momentum) = state.momentum(root, &expected, &mut tensors)?;
+            metadata.epoch = epoch(&root)?;
+            metadata.best = best(&root, metadata.epoch, &mut tensors)?;
+            (momentum_buffers, momentum) =
+                momentum::read(&state, root.get("optimizer"), &expected, &mut tensors)?;
         }
         Layout::Torchvision => metadata.normalize = Some(IMAGENET),
     }
     let mut all = Vec::new();
     for expected in &expected {
         let tensor = match &expected.theirs {
-            Some(theirs) => read(&mut tensors, theirs, state.get(theirs)?)?,
+            Some(theirs) => read_weight(&mut tensors, theirs, state.get(theirs)?)?,
             // alpha, in a file of torchvision: its initial value.
             None => Tensor::f_ones(&expected.shape, (Kind::Float, tch::Device::Cpu))?,
         };
@@ -125,23 +171,54 @@ fn import_inner(
         snapshot,
         layout,
         tensors: state.tensors.len(),
+        key: state.key,
+        other_keys: state.others,
+        prefix: state.prefix,
         momentum,
     })
 }
 
-fn read(tensors: &mut Tensors, name: &str, tensor: TensorRef) -> Result<Tensor> {
+/// The first parts, up to a dot, of the names of the network's tensors in any layout.
+fn first_parts(network: &Network) -> Result<HashSet<String>> {
+    let mut parts = HashSet::new();
+    for declared in declare(network, 1, &[0], &[0])? {
+        for layout in [Layout::Reference, Layout::Torchvision] {
+            let name = their_name(layout, network, &declared, &[0]);
+            let part = name.and_then(|name| name.split('.').next().map(str::to_owned));
+            parts.extend(part);
+        }
+    }
+    Ok(parts)
+}
+
+/// A tensor of any dtype, in float32.
+pub(super) fn read(tensors: &mut Tensors, name: &str, tensor: TensorRef) -> Result<Tensor> {
     tensors
         .get(tensor)
         .and_then(|tensor| Ok(tensor.f_to_kind(Kind::Float)?))
-        .with_context(|| format!("cannot read {name:?}"))
+        .with_context(|| format!("cannot read {}", quoted(name)))
+}
+
+/// A tensor of a network or of an optimizer, in float32.
+pub(super) fn read_weight(tensors: &mut Tensors, name: &str, tensor: TensorRef) -> Result<Tensor> {
+    let floats = [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16];
+    ensure!(
+        floats.contains(&tensor.dtype),
+        "{} has the dtype {}, but weights are floating-point numbers",
+        quoted(name),
+        dtype_name(tensor.dtype)
+    );
+    let tensor = read(tensors, name, tensor)?;
+    check_values(name, Dtype::F32, &bytes(&tensor)?)?;
+    Ok(tensor)
 }
 
 /// A tensor of the network.
-struct Expected {
-    ours: String,
+pub(super) struct Expected {
+    pub ours: String,
     /// Its name in the file; `None` if a file of this layout does not have it.
-    theirs: Option<String>,
-    shape: Vec<i64>,
+    pub theirs: Option<String>,
+    pub shape: Vec<i64>,
 }
 
 fn expected_tensors(
@@ -173,201 +250,86 @@ fn their_name(
     }
 }
 
-/// The tensors of a state dict, in the order of the file, by their names without the prefix
-/// `module.` that `DataParallel` adds to all of them.
-struct StateDict<'a> {
-    tensors: Vec<(&'a str, TensorRef<'a>)>,
-    positions: HashMap<&'a str, usize>,
+fn layout(state: &StateDict) -> Layout {
+    if batch_norms(state) > 0 || state.find_one(ALPHA).is_some() {
+        Layout::Reference
+    } else {
+        Layout::Torchvision
+    }
 }
 
-impl<'a> StateDict<'a> {
-    fn find(root: Value<'a>) -> Result<Self> {
-        let state = root.get("state_dict").unwrap_or(root);
-        let entries: Vec<_> = state
-            .entries()
-            .context("it has no state dict: neither its `state_dict` nor itself is a dict")?
-            // Only momentum=None would need it.
-            .filter(|(key, _)| {
-                let key = key.text();
-                !key.is_some_and(|key| key.ends_with(".num_batches_tracked"))
-            })
-            .collect();
-        let names = entries.iter().map(|(key, _)| key.text());
-        let prefixed = names
-            .clone()
-            .all(|n| n.is_some_and(|n| n.starts_with("module.")));
-        let mut tensors = Vec::new();
-        for ((_, value), name) in entries.iter().zip(names) {
-            let name = name.context("its state dict has a key that is not a string")?;
-            let tensor = value
-                .tensor()
-                .with_context(|| format!("{name:?} of its state dict is not a tensor"))?;
-            let bare = name.strip_prefix("module.").filter(|_| prefixed);
-            tensors.push((bare.unwrap_or(name), tensor));
-        }
-        let named = tensors.iter().enumerate();
-        let positions = named.map(|(at, (name, _))| (*name, at)).collect();
-        Ok(StateDict { tensors, positions })
-    }
+/// The number of private batch norms of a layer: `bn_0`, `bn_1`, ...
+fn batch_norms(state: &StateDict) -> usize {
+    let parts = state.names().flat_map(|name| name.split('.'));
+    let numbers = parts.filter_map(|part| part.strip_prefix("bn_"));
+    numbers.collect::<HashSet<_>>().len()
+}
 
-    fn names(&self) -> impl Iterator<Item = &'a str> {
-        self.tensors.iter().map(|(name, _)| *name)
-    }
-
-    fn find_one(&self, name: &str) -> Option<TensorRef<'a>> {
-        Some(self.tensors.get(*self.positions.get(name)?)?.1)
-    }
-
-    fn get(&self, name: &str) -> Result<TensorRef<'a>> {
-        self.find_one(name)
-            .with_context(|| format!("{name:?} is missing"))
-    }
-
-    fn layout(&self) -> Layout {
-        if self.batch_norms() > 0 || self.find_one(ALPHA).is_some() {
-            Layout::Reference
-        } else {
-            Layout::Torchvision
-        }
-    }
-
-    /// The number of private batch norms of a layer: `bn_0`, `bn_1`, ...
-    fn batch_norms(&self) -> usize {
-        let parts = self.names().flat_map(|name| name.split('.'));
-        let numbers = parts.filter_map(|part| part.strip_prefix("bn_"));
-        numbers.collect::<HashSet<_>>().len()
-    }
-
-    /// The number of classes: the rows of the classifier.
-    fn classes(&self, layout: Layout, network: &Network, resolutions: &[u32]) -> Result<u32> {
-        let declared = declare(network, 1, resolutions, resolutions)?;
-        let mut classifier = declared
-            .iter()
-            .filter(|d| matches!(d.role, Role::LinearWeight | Role::LinearBias))
-            .filter_map(|d| self.find_one(&their_name(layout, network, d, resolutions)?));
-        // Without a classifier any number will do: `check` reports that it is missing.
-        let rows = classifier
-            .next()
-            .map_or(Some(1), |t| t.shape.first().copied());
-        let classes = rows.and_then(|rows| u32::try_from(rows).ok());
-        classes
-            .filter(|&classes| classes > 0)
-            .with_context(|| format!("its classifier has {rows:?} rows, one for each class"))
-    }
-
-    /// Checks that the file has the expected tensors, with their shapes, and no others.
-    fn check(&self, network: &Network, expected: &[Expected]) -> Result<()> {
-        let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
-        let mut known = HashSet::new();
-        for expected in expected {
-            // In torchvision's layout the batch norms of all resolutions have one name.
-            let theirs = expected.theirs.as_deref();
-            let Some(theirs) = theirs.filter(|&theirs| known.insert(theirs)) else {
-                continue;
-            };
-            match self.find_one(theirs) {
-                None => missing.push(format!("{theirs:?}")),
-                Some(tensor) if tensor.shape != expected.shape => misshaped.push(format!(
-                    "{theirs:?} must have the shape {:?}, not {:?}",
-                    expected.shape, tensor.shape
-                )),
-                Some(_) => {}
-            }
-        }
-        let unknown = self.names().filter(|name| !known.contains(name));
-        let unknown: Vec<String> = unknown.map(|name| format!("{name:?}")).collect();
-        let problems: Vec<String> = [
-            ("Missing", missing),
-            ("Shape mismatch", misshaped),
-            ("Not in the network", unknown),
-        ]
+/// The number of classes: the rows of the classifier.
+fn classes(
+    state: &StateDict,
+    layout: Layout,
+    network: &Network,
+    resolutions: &[u32],
+) -> Result<u32> {
+    let declared = declare(network, 1, resolutions, resolutions)?;
+    let mut classifier = declared
         .iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(what, names)| format!("{what}: {}", join_problems(names)))
-        .collect();
-        ensure!(
-            problems.is_empty(),
-            "its tensors do not fit {network:?}; is it another network? {}",
-            problems.join(". ")
-        );
-        Ok(())
-    }
+        .filter(|d| matches!(d.role, Role::LinearWeight | Role::LinearBias))
+        .filter_map(|d| state.find_one(&their_name(layout, network, d, resolutions)?));
+    // Without a classifier any number will do: `check` reports that it is missing.
+    let rows = classifier
+        .next()
+        .map_or(Some(1), |t| t.shape.first().copied());
+    let classes = rows.and_then(|rows| u32::try_from(rows).ok());
+    classes.filter(|&classes| classes > 0).with_context(|| {
+        let rows = rows.map_or_else(|| "no".to_owned(), |rows| rows.to_string());
+        format!("its classifier has {rows} rows, one for each class")
+    })
+}
 
-    /// The momentum buffers under their names in a snapshot. The optimizer numbers the trainable
-    /// tensors in the order of the state dict.
-    fn momentum(
-        &self,
-        root: Value<'a>,
-        expected: &[Expected],
-        tensors: &mut Tensors,
-    ) -> Result<(Vec<(String, Tensor)>, Momentum)> {
-        let skipped = |why: String| Ok((Vec::new(), Momentum::Skipped(why)));
-        let Some(optimizer) = root.get("optimizer") else {
-            return Ok((Vec::new(), Momentum::Imported(0)));
+/// Checks that the file has the expected tensors, with their shapes, and no others.
+fn check(state: &StateDict, network: &Network, expected: &[Expected]) -> Result<()> {
+    let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
+    let mut known = HashSet::new();
+    for expected in expected {
+        // In torchvision's layout the batch norms of all resolutions have one name.
+        let theirs = expected.theirs.as_deref();
+        let Some(theirs) = theirs.filter(|&theirs| known.insert(theirs)) else {
+            continue;
         };
-        let groups = optimizer.get("param_groups").and_then(Value::items);
-        let groups: Vec<Value> = groups.map(Iterator::collect).unwrap_or_default();
-        let [group] = groups[..] else {
-            return skipped(format!(
-                "the optimizer has {} parameter groups, so the order of the parameters is unknown",
-                groups.len()
-            ));
-        };
-        let ids = group.get("params").and_then(Value::items);
-        let ids: Vec<Option<i128>> = ids
-            .map(|ids| ids.map(Value::int).collect())
-            .unwrap_or_default();
-        let trainable: Vec<&str> = self
-            .names()
-            .filter(|name| !name.ends_with(".running_mean") && !name.ends_with(".running_var"))
-            .collect();
-        if ids.len() != trainable.len() {
-            return skipped(format!(
-                "the optimizer has {} parameters, the network {}",
-                ids.len(),
-                trainable.len()
-            ));
+        match state.find_one(theirs) {
+            None => missing.push(quoted(theirs)),
+            Some(tensor) if tensor.shape != expected.shape => misshaped.push(format!(
+                "{} must have the shape {:?}, not {:?}",
+                quoted(theirs),
+                expected.shape,
+                tensor.shape
+            )),
+            Some(_) => {}
         }
-        let states = optimizer.get("state").and_then(Value::entries);
-        let states: HashMap<Option<i128>, Value> = states
-            .map(|states| states.map(|(id, state)| (id.int(), state)).collect())
-            .unwrap_or_default();
-        let ours: HashMap<&str, &Expected> = expected
-            .iter()
-            .filter_map(|expected| Some((expected.theirs.as_deref()?, expected)))
-            .collect();
-        let mut momentum = Vec::new();
-        let mut problems = Vec::new();
-        for (id, theirs) in ids.iter().zip(trainable) {
-            let state = states
-                .get(id)
-                .and_then(|state| state.get("momentum_buffer"));
-            let (Some(buffer), Some(expected)) = (state.and_then(Value::tensor), ours.get(theirs))
-            else {
-                continue;
-            };
-            if buffer.shape != expected.shape {
-                problems.push(format!(
-                    "that of {theirs:?} must have the shape {:?}, not {:?}",
-                    expected.shape, buffer.shape
-                ));
-                continue;
-            }
-            let tensor = read(tensors, &format!("the momentum of {theirs}"), buffer)?;
-            momentum.push((format!("{MOMENTUM_PREFIX}{}", expected.ours), tensor));
-        }
-        ensure!(
-            problems.is_empty(),
-            "the optimizer's momentum does not fit the network: {}",
-            join_problems(&problems)
-        );
-        let imported = Momentum::Imported(momentum.len());
-        Ok((momentum, imported))
     }
+    let unknown = state.names().filter(|name| !known.contains(name));
+    let unknown: Vec<String> = unknown.map(quoted).collect();
+    let problems: Vec<String> = [
+        ("Missing", missing),
+        ("Shape mismatch", misshaped),
+        ("Not in the network", unknown),
+    ]
+    .iter()
+    .filter(|(_, names)| !names.is_empty())
+    .map(|(what, names)| format!("{what}: {}", join_problems(names)))
+    .collect();
+    ensure!(
+        problems.is_empty(),
+        "its tensors do not fit {network}; is it another network? {}",
+        problems.join(". ")
+    );
+    Ok(())
 }
 
 /// The number of finished epochs.
-fn epoch(root: Value) -> Result<u64> {
+fn epoch(root: &Root) -> Result<u64> {
     let Some(epoch) = root.get("epoch") else {
         return Ok(0);
     };
@@ -376,7 +338,7 @@ fn epoch(root: Value) -> Result<u64> {
 }
 
 /// The best validation. The reference does not store its epoch: the last finished one is taken.
-fn best(root: Value, epoch: u64, tensors: &mut Tensors) -> Result<Option<Best>> {
+fn best(root: &Root, epoch: u64, tensors: &mut Tensors) -> Result<Option<Best>> {
     let mut number = |key: &str| -> Result<Option<f64>> {
         let Some(value) = root.get(key) else {
             return Ok(None);

@@ -114,6 +114,34 @@ impl Family for MobileNetV2 {
     }
 }
 
+impl MobileNetV2 {
+    /// The width with the fewest decimals, at most four, whose layers have these numbers of output
+    /// channels; networks of all such widths are equal. `rows` are those of weights, by name.
+    pub(super) fn width_of(rows: impl Fn(&str) -> Option<i64>) -> Option<f64> {
+        let convolutions = |width| MobileNetV2 { width }.layers(1).into_iter();
+        let fits = |width: f64| {
+            let valid = MobileNetV2 { width }.check().is_empty();
+            valid
+                && convolutions(width).all(|layer| match layer {
+                    Layer::Conv(conv) => {
+                        rows(&format!("{}.weight", conv.name)) == Some(conv.out_channels)
+                    }
+                    _ => true,
+                })
+        };
+        // The widest stage, whose channels are rounded by less than 8, or by a tenth.
+        let (widest, channels) = ("features.17.conv.2.weight", STAGES[6].1);
+        let rows = rows(widest)? as f64;
+        (0..=4).find_map(|decimals| {
+            let steps = 10_f64.powi(decimals);
+            let first = ((rows / 1.1 - 8.0) / channels * steps).max(0.0).floor() as u32;
+            let last = ((rows + 8.0) / channels * steps).ceil() as u32;
+            let mut widths = (first..=last).map(|step| f64::from(step) / steps);
+            widths.find(|&width| fits(width))
+        })
+    }
+}
+
 /// Rounds to the nearest multiple of 8, at least 8 and at least 0.9 times the channels:
 /// `_make_divisible` of torchvision.
 fn round_channels(channels: f64) -> i64 {

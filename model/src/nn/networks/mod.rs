@@ -164,6 +164,28 @@ impl Network {
         })
     }
 
+    /// The network with the width of tensors whose shapes are known, by our names, if its own width
+    /// is the default one and some width fits.
+    pub fn with_width_of(&self, shape_of: impl Fn(&str) -> Option<Vec<i64>>) -> Self {
+        let rows = |name: &str| shape_of(name)?.first().copied();
+        let width = match self {
+            Network::ResNet(ResNet { depth, width }) if *width == resnet::default_width() => {
+                let width = rows("conv1.weight").and_then(|rows| rows.try_into().ok());
+                width.map(|width| {
+                    let depth = *depth;
+                    Network::ResNet(ResNet { depth, width })
+                })
+            }
+            Network::MobileNetV2(MobileNetV2 { width: 1.0 }) => {
+                let width = MobileNetV2::width_of(rows);
+                width.map(|width| Network::MobileNetV2(MobileNetV2 { width }))
+            }
+            _ => None,
+        };
+        let valid = width.filter(|network| network.check().is_empty());
+        valid.unwrap_or_else(|| self.clone())
+    }
+
     /// The errors in its fields.
     pub fn check(&self) -> Vec<FieldError> {
         self.family().check()

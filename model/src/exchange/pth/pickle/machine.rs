@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Global, Id, Object, Storage, Value, View};
+use crate::nn::parameters::shorten;
 
-/// Maximum number of objects, and depth of the stack.
-const MAX_OBJECTS: usize = 1 << 22;
+/// Maximum number of objects, items of containers and memo entries, together; and depth of the
+/// stack. A pickle has one for each byte at most, and none takes more than 64 bytes, so that a
+/// short pickle cannot take much memory and a long one not more than this many.
+const MAX_CELLS: usize = 1 << 21;
 const MAX_DIMENSIONS: usize = 8;
 /// Maximum bytes of a number: numpy's scalars have 8, PyTorch's magic number 10.
 const MAX_NUMBER_BYTES: usize = 16;
@@ -22,6 +25,7 @@ pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Object>, Id, usize)> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        cells: 0,
     };
     loop {
         let at = machine.at;
@@ -40,8 +44,10 @@ struct Machine<'a> {
     objects: Vec<Object>,
     stack: Vec<Id>,
     /// The heights of the stack at the open marks.
-    marks: Vec<usize>,
+    marks: Vec<u32>,
     memo: HashMap<u32, Id>,
+    /// Objects, items of containers and memo entries so far.
+    cells: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -60,8 +66,8 @@ impl<'a> Machine<'a> {
             b'.' => return Ok(Some(self.pop()?)),
             // MARK, POP, POP_MARK, DUP
             b'(' => {
-                ensure!(self.marks.len() < MAX_OBJECTS, "it is too large");
-                self.marks.push(self.stack.len());
+                ensure!(self.marks.len() < MAX_CELLS, "it is too large");
+                self.marks.push(self.stack.len().try_into()?);
             }
             b'0' => {
                 self.pop()?;
@@ -110,9 +116,20 @@ impl<'a> Machine<'a> {
             // EMPTY_LIST, EMPTY_TUPLE, EMPTY_DICT
             b']' | b')' => self.push(Object::List(Vec::new()))?,
             b'}' => self.push(Object::Dict(Vec::new()))?,
+            // EMPTY_SET, ADDITEMS, FROZENSET
+            0x8f => self.push(Object::Inert)?,
+            0x90 => {
+                self.pop_to_mark()?;
+                self.top()?;
+            }
+            0x91 => {
+                self.pop_to_mark()?;
+                self.push(Object::Inert)?;
+            }
             // TUPLE, TUPLE1, TUPLE2, TUPLE3
             b't' => {
                 let items = self.pop_to_mark()?;
+                self.count(items.len())?;
                 self.push(Object::List(items))?;
             }
             0x85 => self.push_tuple(1)?,
@@ -158,7 +175,7 @@ impl<'a> Machine<'a> {
             b'c' | b'i' => {
                 let (module, name) = (self.read_line()?, self.read_line()?);
                 let global = find_global(module, name)?;
-                ensure!(opcode == b'c', "an instance of {module}.{name}");
+                ensure!(opcode == b'c', "an instance of {}", shown(module, name));
                 self.push(Object::Global(global))?;
             }
             0x93 => {
@@ -171,7 +188,7 @@ impl<'a> Machine<'a> {
                 let global = find_global(text(module)?, text(name)?)?;
                 self.push(Object::Global(global))?;
             }
-            // BINPERSID, REDUCE, BUILD
+            // BINPERSID, REDUCE, NEWOBJ, NEWOBJ_EX, BUILD
             b'Q' => {
                 let persistent_id = self.pop()?;
                 let storage = self.storage(persistent_id)?;
@@ -181,6 +198,15 @@ impl<'a> Machine<'a> {
                 let arguments = self.pop()?;
                 let function = self.pop()?;
                 self.reduce(function, arguments)?;
+            }
+            0x81 | 0x92 => {
+                // Its arguments; those by name too.
+                self.pop()?;
+                if opcode == 0x92 {
+                    self.pop()?;
+                }
+                let class = self.pop()?;
+                self.new_object(class)?;
             }
             b'b' => {
                 let state = self.pop()?;
@@ -231,13 +257,20 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, object: Object) -> Result<()> {
-        ensure!(self.objects.len() < MAX_OBJECTS, "it is too large");
+        self.count(1)?;
+        let id = Id(self.objects.len().try_into()?);
         self.objects.push(object);
-        self.push_id(self.objects.len() - 1)
+        self.push_id(id)
+    }
+
+    fn count(&mut self, cells: usize) -> Result<()> {
+        self.cells += cells;
+        ensure!(self.cells <= MAX_CELLS, "it is too large");
+        Ok(())
     }
 
     fn push_id(&mut self, id: Id) -> Result<()> {
-        ensure!(self.stack.len() < MAX_OBJECTS, "it is too large");
+        ensure!(self.stack.len() < MAX_CELLS, "it is too large");
         self.stack.push(id);
         Ok(())
     }
@@ -255,12 +288,13 @@ impl<'a> Machine<'a> {
     fn push_tuple(&mut self, count: usize) -> Result<()> {
         let mut items = (0..count).map(|_| self.pop()).collect::<Result<Vec<_>>>()?;
         items.reverse();
+        self.count(count)?;
         self.push(Object::List(items))
     }
 
     fn top(&self) -> Result<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
-        let top = self.stack.get(floor..).and_then(<[Id]>::last);
+        let top = self.stack.get(floor as usize..).and_then(<[Id]>::last);
         top.copied().context("pickle stack underflow")
     }
 
@@ -272,22 +306,26 @@ impl<'a> Machine<'a> {
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
         let mark = self.marks.pop().context("pickle stack underflow")?;
-        Ok(self.stack.split_off(mark))
+        Ok(self.stack.split_off(mark as usize))
     }
 
     fn append(&mut self, items: Vec<Id>) -> Result<()> {
+        self.count(items.len())?;
         let list = self.top()?;
-        match &mut self.objects[list] {
+        match &mut self.objects[list.at()] {
             Object::List(list) => list.extend(items),
+            Object::Inert => {}
             _ => bail!("appends to a value that is not a list"),
         }
         Ok(())
     }
 
     fn set(&mut self, items: &[Id]) -> Result<()> {
+        self.count(items.len())?;
         let dict = self.top()?;
         let (pairs, rest) = items.as_chunks::<2>();
-        match &mut self.objects[dict] {
+        match &mut self.objects[dict.at()] {
+            Object::Inert => {}
             Object::Dict(entries) if rest.is_empty() => {
                 entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
             }
@@ -298,7 +336,7 @@ impl<'a> Machine<'a> {
 
     fn memoize(&mut self, index: u32) -> Result<()> {
         let top = self.top()?;
-        ensure!(self.memo.len() < MAX_OBJECTS, "it is too large");
+        self.count(1)?;
         self.memo.insert(index, top);
         Ok(())
     }
@@ -308,8 +346,12 @@ impl<'a> Machine<'a> {
         self.push_id(id.context("it gets a memo entry that does not exist")?)
     }
 
+    fn object(&self, id: Id) -> &Object {
+        &self.objects[id.at()]
+    }
+
     fn list(&self, id: Id) -> Result<&[Id]> {
-        match &self.objects[id] {
+        match self.object(id) {
             Object::List(items) => Ok(items),
             _ => bail!("expected a list or a tuple"),
         }
@@ -324,13 +366,13 @@ impl<'a> Machine<'a> {
             }
             [tag, class, key, _, numel, view]
                 if self.value(tag).text() == Some("storage")
-                    && matches!(self.objects[view], Object::None) =>
+                    && matches!(self.object(view), Object::None) =>
             {
                 (class, key, numel)
             }
             _ => bail!("a storage has an unknown description"),
         };
-        let Object::Global(Global::StorageOf(dtype)) = self.objects[class] else {
+        let Object::Global(Global::StorageOf(dtype)) = *self.object(class) else {
             bail!("a storage has an unknown class");
         };
         let numel = self.value(numel).int().and_then(|n| n.try_into().ok());
@@ -344,16 +386,23 @@ impl<'a> Machine<'a> {
 
     /// Calls a global: the opcode REDUCE.
     fn reduce(&mut self, function: Id, arguments: Id) -> Result<()> {
-        let Object::Global(function) = self.objects[function] else {
+        let Object::Global(function) = *self.object(function) else {
             bail!("calls a non-callable");
         };
         let arguments = self.list(arguments)?;
         let result = match (function, arguments) {
+            (Global::Inert, _) => Object::Inert,
             (Global::OrderedDict, []) => Object::Dict(Vec::new()),
-            (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => Object::Tensor(
-                Box::new(self.rebuild_tensor(storage, offset, shape, strides)?),
-            ),
-            (Global::RebuildParameter, &[same, ..])
+            // `_rebuild_tensor_v2` also has whether a gradient is wanted, hooks for it and, if there
+            // are any, properties.
+            (Global::RebuildTensor, &[storage, offset, shape, strides, ref rest @ ..])
+                if rest.len() <= 3 =>
+            {
+                let mut view = self.rebuild_tensor(storage, offset, shape, strides)?;
+                view.properties = rest.get(2).copied().filter(|&of| !self.is_empty(of));
+                Object::Tensor(Box::new(view))
+            }
+            (Global::RebuildParameter, &[same, _, _])
             | (Global::Size, &[same])
             | (Global::Device, &[same, ..]) => return self.push_id(same),
             (Global::Encode, &[text, ..]) => {
@@ -361,28 +410,55 @@ impl<'a> Machine<'a> {
                     .value(text)
                     .text()
                     .context("encodes a value that is not a string")?;
-                ensure!(text.len() <= 2 * MAX_NUMBER_BYTES, "a number is too long");
                 let bytes = text.chars().map(|c| u8::try_from(u32::from(c)));
-                Object::Bytes(bytes.collect::<Result<_, _>>()?)
+                match text.len() <= 2 * MAX_NUMBER_BYTES {
+                    true => Object::Bytes(bytes.collect::<Result<_, _>>()?),
+                    // Those of an array.
+                    false => Object::Inert,
+                }
             }
             (Global::NumpyDtype, &[code, ..]) => {
-                let code = self.value(code).text().unwrap_or("?");
-                let known = ["f8", "f4", "i8"].into_iter().find(|&known| known == code);
-                Object::Dtype(known.with_context(|| format!("unsupported numpy dtype {code:?}"))?)
+                let code = self.value(code).text();
+                let known = ["f8", "f4", "i8"].into_iter();
+                let known = known.into_iter().find(|&known| code == Some(known));
+                known.map_or(Object::Inert, Object::Dtype)
             }
             (Global::NumpyScalar, &[dtype, bytes]) => {
-                match (&self.objects[dtype], &self.objects[bytes]) {
+                match (self.object(dtype), self.object(bytes)) {
+                    (Object::Inert, _) => Object::Inert,
                     (Object::Dtype(code), Object::Bytes(bytes)) => numpy_scalar(code, bytes)?,
                     _ => bail!("a numpy scalar has an unknown description"),
                 }
             }
-            (function, _) => bail!("{function:?} is called with unknown arguments"),
+            (function, arguments) => bail!(
+                "{} is called with {} arguments of unknown meaning",
+                function.name(),
+                arguments.len()
+            ),
         };
         self.push(result)
     }
 
+    /// Makes an object without calling anything: the opcodes NEWOBJ and NEWOBJ_EX.
+    fn new_object(&mut self, class: Id) -> Result<()> {
+        match self.object(class) {
+            Object::Global(Global::Inert) => self.push(Object::Inert),
+            Object::Global(Global::OrderedDict) => self.push(Object::Dict(Vec::new())),
+            _ => bail!("makes an object of a value that is no class"),
+        }
+    }
+
+    /// Whether it is None or a dict without entries.
+    fn is_empty(&self, id: Id) -> bool {
+        match self.object(id) {
+            Object::None => true,
+            Object::Dict(entries) => entries.is_empty(),
+            _ => false,
+        }
+    }
+
     fn rebuild_tensor(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<View> {
-        let Object::Storage(storage) = self.objects[storage] else {
+        let Object::Storage(storage) = *self.object(storage) else {
             bail!("a tensor has no storage");
         };
         let int = |id: Id| -> Result<i64> {
@@ -404,6 +480,7 @@ impl<'a> Machine<'a> {
             offset: int(offset)?,
             shape: ints(shape)?,
             strides: ints(strides)?,
+            properties: None,
         };
         ensure!(
             view.shape.len() == view.strides.len(),
@@ -427,8 +504,8 @@ impl<'a> Machine<'a> {
     /// there) and the details of a numpy dtype are ignored.
     fn build(&mut self, state: Id) -> Result<()> {
         let target = self.top()?;
-        match &self.objects[target] {
-            Object::Dict(_) => Ok(()),
+        match self.object(target) {
+            Object::Dict(_) | Object::Inert => Ok(()),
             Object::Dtype(_) => {
                 let order = self.list(state)?.get(1);
                 let order = order.and_then(|&order| self.value(order).text());
@@ -446,10 +523,18 @@ impl<'a> Machine<'a> {
 fn find_global(module: &str, name: &str) -> Result<Global> {
     Global::find(module, name).with_context(|| {
         format!(
-            "it holds {module}.{name}, which is neither a tensor nor a plain value; nothing of \
-             the file was executed"
+            "it holds {}, which is neither a tensor nor a plain value; nothing of the file was \
+             executed. Load it in Python and save `model.state_dict()` alone",
+            shown(module, name)
         )
     })
+}
+
+/// The name of a class, for a message.
+fn shown(module: &str, name: &str) -> String {
+    shorten(&format!("{module}.{name}"))
+        .escape_debug()
+        .to_string()
 }
 
 /// A little-endian integer in two's complement, of any number of bytes up to [`MAX_NUMBER_BYTES`].

@@ -1,9 +1,10 @@
 //! Parser of the pickles of `torch.save`. Executes nothing.
 //!
 //! A pickle is a program for a stack machine. This one can only build plain values and descriptions
-//! of tensors: any other global than those of [`Global::find`] is an error. Objects are in one list
-//! and refer to each other by index, so nothing recurses, however deep the nesting. The number of
-//! objects is bounded, and nothing is allocated for a length before that many bytes were found.
+//! of tensors; of a few classes that stand beside tensors (options, paths, arrays) it knows the name
+//! alone. Any other global than those of [`Global::find`] is an error. Objects are in one list and
+//! refer to each other by index, so nothing recurses, however deep the nesting. The number of objects
+//! is bounded, and nothing is allocated for a length before that many bytes were found.
 
 mod machine;
 
@@ -12,11 +13,21 @@ use std::collections::HashMap;
 use anyhow::{Result, ensure};
 use tch::Kind;
 
+use crate::nn::parameters::quoted;
+
 /// Maximum length of a pickle in bytes. That of a ResNet-152 with five resolutions and its
 /// optimizer has less than one million.
-pub const MAX_BYTES: u64 = 1 << 26;
+pub const MAX_BYTES: u64 = 1 << 25;
+
 /// Index into the list of objects.
-type Id = usize;
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Id(u32);
+
+impl Id {
+    fn at(self) -> usize {
+        self.0 as usize
+    }
+}
 
 #[derive(Debug)]
 enum Object {
@@ -35,6 +46,8 @@ enum Object {
     Global(Global),
     /// The type code of a numpy dtype.
     Dtype(&'static str),
+    /// What programs write beside their tensors and nobody here asks for: options, paths, arrays.
+    Inert,
 }
 
 /// A storage, shared by one or several tensors.
@@ -51,6 +64,8 @@ struct View {
     offset: i64,
     shape: Vec<i64>,
     strides: Vec<i64>,
+    /// What else it is, such as a negated or conjugated view; `None`: nothing else.
+    properties: Option<Id>,
 }
 
 /// A tensor of a pickle: a strided view of a storage. Its elements are within the storage, and not
@@ -67,6 +82,8 @@ pub struct TensorRef<'a> {
     pub shape: &'a [i64],
     /// In elements.
     pub strides: &'a [i64],
+    /// What else it is, so that its values are not those of its storage.
+    pub properties: Option<Value<'a>>,
 }
 
 /// The Python globals that a pickle may use.
@@ -81,6 +98,8 @@ enum Global {
     NumpyScalar,
     NumpyDtype,
     Encode,
+    /// A class whose objects are passed over.
+    Inert,
 }
 
 impl Global {
@@ -107,8 +126,43 @@ impl Global {
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Global::NumpyScalar,
             ("numpy", "dtype") => Global::NumpyDtype,
             ("_codecs", "encode") => Global::Encode,
+            ("argparse", "Namespace")
+            | ("collections", "defaultdict" | "Counter")
+            | (
+                "builtins" | "__builtin__",
+                "set" | "frozenset" | "dict" | "list" | "int" | "float",
+            )
+            | ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct")
+            | ("numpy", "ndarray")
+            | (
+                "pathlib" | "pathlib._local",
+                "Path" | "PosixPath" | "PurePosixPath" | "WindowsPath" | "PureWindowsPath",
+            )
+            | (
+                "lightning_fabric.utilities.data"
+                | "lightning.fabric.utilities.data"
+                | "pytorch_lightning.utilities.parsing"
+                | "lightning.pytorch.utilities.parsing",
+                "AttributeDict",
+            ) => Global::Inert,
             _ => return None,
         })
+    }
+
+    /// For messages.
+    fn name(self) -> &'static str {
+        match self {
+            Global::OrderedDict => "OrderedDict",
+            Global::RebuildTensor => "_rebuild_tensor",
+            Global::RebuildParameter => "_rebuild_parameter",
+            Global::Size => "torch.Size",
+            Global::Device => "torch.device",
+            Global::StorageOf(_) => "a storage",
+            Global::NumpyScalar => "numpy's scalar",
+            Global::NumpyDtype => "numpy.dtype",
+            Global::Encode => "encode",
+            Global::Inert => "a class",
+        }
     }
 }
 
@@ -153,7 +207,8 @@ impl Pickle {
                 let this = (storage.dtype, storage.numel);
                 ensure!(
                     *all.entry(key).or_insert(this) == this,
-                    "the storage {key:?} has two dtypes or sizes in the pickle"
+                    "the storage {} has two dtypes or sizes in the pickle",
+                    quoted(key)
                 );
             }
         }
@@ -171,7 +226,7 @@ impl Pickle {
 impl<'a> Value<'a> {
     fn object(self) -> &'a Object {
         // Ids come from the list itself, from which nothing is removed.
-        self.objects.get(self.id).unwrap_or(&Object::None)
+        self.objects.get(self.id.at()).unwrap_or(&Object::None)
     }
 
     fn at(self, id: Id) -> Self {
@@ -241,6 +296,7 @@ impl<'a> Value<'a> {
                 offset: view.offset,
                 shape: &view.shape,
                 strides: &view.strides,
+                properties: view.properties.map(|id| self.at(id)),
             }),
             _ => None,
         }
