@@ -2,6 +2,7 @@
 
 mod counting;
 mod hostile;
+mod mutants;
 mod small;
 
 use std::fs;

@@ -19,6 +19,7 @@ use tch::{Kind, Tensor};
 mod counting;
 mod filled;
 mod foreign;
+mod mutants;
 use filled::{fill, unit, values};
 
 const SIZES: [u32; 3] = [128, 112, 96];

@@ -16,8 +16,8 @@ pub fn open(path: &Path, by: &Verify, tell: impl FnOnce(&str)) -> Result<Checkpo
         tell(&match checkpoint.has_sums() {
             true => format!("{path} is sound: {tensors} tensors have their checksums"),
             false => format!(
-                "{path} has no checksums, which are written since version 0.2; the shapes and values \
-                 of its {tensors} tensors are possible"
+                "{path} has no checksums, an earlier version wrote it; shapes and values of its \
+                 {tensors} tensors are sound"
             ),
         });
     }

@@ -8,9 +8,9 @@ use rsflow_model::nn::layers;
 use rsflow_model::nn::networks::Network;
 
 use super::super::counting::watched;
-use super::super::refusal;
 use super::super::write::{self, Code};
-use super::{state, storages};
+use super::super::{mutants, refusal};
+use super::{dict, import, object, state, storages};
 
 #[test]
 fn few_bytes_take_little_memory() {
@@ -94,6 +94,28 @@ fn few_bytes_take_little_memory() {
         class_names: None,
         key: None,
     };
-    let said = format!("{:#}", pth::import(&path, what).unwrap_err());
+    let said = format!("{:#}", pth::import(&path, what).err().unwrap());
     assert!(said.contains("its tensors share their memory"), "{said}");
+}
+
+#[test]
+fn mutants_of_a_pickle_are_imported_or_refused() {
+    let weights = state();
+    let options = write::dict(&[("lr", write::int(1)), ("out", write::text("runs"))]);
+    let code = write::dict(&[
+        ("state_dict", dict(&weights, "module.")),
+        ("args", object("argparse", "Namespace", options)),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mutant.pth");
+    mutants::each(&code, |mutant| {
+        let file = write::zip(mutant, &storages(&weights));
+        fs::write(&path, &file).unwrap();
+        let (read, memory) = watched(|| import(&path, None));
+        assert!(memory <= 64 * file.len() + (1 << 20), "{memory} bytes");
+        if let Err(error) = read {
+            let said = format!("{error:#}");
+            assert!(said.len() < 3000 && !said.contains("frame #"), "{said}");
+        }
+    });
 }

@@ -262,10 +262,10 @@ fn weights_are_found_in_what_programs_write_around_them() {
     let imported = import(&path, None).unwrap();
     assert_eq!(imported.prefix, "model.");
     check(&imported, &weights, folder.path());
-    let said = import(&path, Some("model")).unwrap_err();
+    let said = import(&path, Some("model")).err().unwrap();
     assert!(format!("{said:#}").contains("leave --key out"), "{said:#}");
     fs::write(&path, &file[..file.len() - 1]).unwrap();
-    let said = format!("{:#}", import(&path, None).unwrap_err());
+    let said = format!("{:#}", import(&path, None).err().unwrap());
     assert!(said.contains("the file is truncated"), "{said}");
 }
 
@@ -459,7 +459,7 @@ fn a_file_without_one_state_dict_says_what_it_has() {
     ];
     for (code, key, expected) in cases {
         fs::write(&path, write::zip(&code, &storages(&weights))).unwrap();
-        let said = format!("{:#}", import(&path, key).unwrap_err());
+        let said = format!("{:#}", import(&path, key).err().unwrap());
         for part in expected {
             assert!(said.contains(part), "{part:?} is not in: {said:.3000}");
         }
@@ -527,7 +527,7 @@ fn an_exported_network_of_any_width_comes_back() {
             [&before, &after].map(|file| values(&file.read([name.as_str()]).unwrap()[0]).unwrap());
         assert_eq!(before, after, "{name}");
     }
-    let said = format!("{:#}", pth::import(&first, what).unwrap_err());
+    let said = format!("{:#}", pth::import(&first, what).err().unwrap());
     assert!(
         said.contains("it is a checkpoint of rsflow already"),
         "{said}"

@@ -13,8 +13,8 @@ use tch::Kind;
 use tempfile::TempDir;
 
 use super::counting::{peak, watched};
-use super::metadata;
 use super::small::resnet;
+use super::{metadata, mutants};
 
 const SIZES: [u32; 2] = [64, 32];
 
@@ -167,19 +167,20 @@ fn damage_elsewhere_does_not_matter_and_verify_finds_it() {
     assert!(said.contains("not finite"), "{said}");
 }
 
+/// The network at its own resolutions, and the momentum.
+fn read_all(path: &Path) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let sizes = &checkpoint.metadata().resolutions;
+    checkpoint.network(sizes, sizes, ExecConfig::cpu(Kind::Float))?;
+    checkpoint.momentum()?;
+    Ok(())
+}
+
 /// What a file that was changed says, however it is read, and that it takes little memory. `expected`
 /// must be in the message.
 fn refused(path: &Path, bytes: &[u8], expected: &str) {
     fs::write(path, bytes).unwrap();
-    let read = || {
-        let checkpoint = Checkpoint::open(path)?;
-        let sizes = &checkpoint.metadata().resolutions;
-        let compute = ExecConfig::cpu(Kind::Float);
-        checkpoint.network(sizes, sizes, compute)?;
-        checkpoint.momentum()?;
-        anyhow::Ok(())
-    };
-    let (said, memory) = watched(read);
+    let (said, memory) = watched(|| read_all(path));
     let said = format!("{:#}", said.expect_err(expected));
     assert!(said.contains(expected), "{expected:?} is not in: {said}");
     assert!(said.contains("hostile.safetensors"), "{said}");
@@ -561,4 +562,29 @@ fn hostile_checkpoints_are_refused_by_name_in_little_memory() {
     }
     let more = peak() - before;
     assert!(more < 400 << 20, "{more} bytes more");
+}
+
+#[test]
+fn mutants_of_a_checkpoint_are_read_or_refused() {
+    let (folder, path) = sound();
+    let bytes = old(&fs::read(&path).unwrap(), |_| {});
+    let path = folder.path().join("mutant.safetensors");
+    let (header, _) = parts(&bytes);
+    let header = 8 + header.to_string().len();
+    mutants::each(&bytes[..header], |mutant| {
+        let length = (mutant.len() as u64 - mutant.len().min(8) as u64).to_le_bytes();
+        // In most the length is right, so that more than the length is read.
+        let start = match mutant.len() % 8 {
+            0 => mutant.to_vec(),
+            _ => [&length[..], &mutant[mutant.len().min(8)..]].concat(),
+        };
+        let file = [&start, &bytes[header..]].concat();
+        fs::write(&path, &file).unwrap();
+        let (read, memory) = watched(|| read_all(&path));
+        assert!(memory <= 32 * file.len() + (1 << 20), "{memory} bytes");
+        if let Err(error) = read {
+            let said = format!("{error:#}");
+            assert!(said.len() < 3000 && !said.contains("frame #"), "{said}");
+        }
+    });
 }
