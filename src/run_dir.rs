@@ -222,9 +222,10 @@ fn is_empty(folder: &Path) -> Result<bool> {
     Ok(entries.next().is_none())
 }
 
-/// Opens the checkpoint to resume from. Where it is damaged, the error names another one.
+/// Opens the checkpoint to resume from, and makes sure that all of it is sound. Where it is not, the error
+/// names another one.
 pub fn open(path: &Path) -> Result<Checkpoint> {
-    Checkpoint::open(path).map_err(|error| {
+    open_sound(path).map_err(|error| {
         let folder = path.parent().unwrap_or(Path::new(""));
         match newest_sound(folder) {
             Some(other) => error.context(format!(
@@ -237,7 +238,13 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     })
 }
 
-/// The checkpoint of a folder that is furthest in its run, and whole.
+fn open_sound(path: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(path)?;
+    checkpoint.verify()?;
+    Ok(checkpoint)
+}
+
+/// The sound checkpoint of a folder that is furthest in its run.
 fn newest_sound(checkpoints: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(checkpoints).ok()?.flatten();
     let found = entries.filter_map(|entry| {
@@ -249,10 +256,12 @@ fn newest_sound(checkpoints: &Path) -> Option<PathBuf> {
         let checkpoint = Checkpoint::open(&entry.path()).ok()?;
         let metadata = checkpoint.metadata();
         // Of equal ones that of an epoch: it stays what it is.
-        let place = (metadata.epoch, metadata.step, epochs_of(name));
-        Some((place, entry.path()))
+        Some((metadata.epoch, metadata.step, epochs_of(name), entry.path()))
     });
-    found.max().map(|(_, path)| path)
+    let mut found: Vec<_> = found.collect();
+    found.sort();
+    let paths = found.into_iter().rev().map(|(.., path)| path);
+    paths.into_iter().find(|path| open_sound(path).is_ok())
 }
 
 /// What to write to resume from another checkpoint.
