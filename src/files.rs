@@ -35,7 +35,7 @@ pub fn check_output(path: &Path, option: &str, force: bool, inputs: &[&Path]) ->
         None => path,
     };
     let cannot = |reason: &str| {
-        let path = path.display();
+        let path = path.shown();
         bail!("cannot write {path}: {reason}; {option} names another file")
     };
     match fs::metadata(path) {
@@ -54,7 +54,7 @@ pub fn check_output(path: &Path, option: &str, force: bool, inputs: &[&Path]) ->
                 force,
                 Usage(format!(
                     "{} is there already; --force replaces it",
-                    path.display()
+                    path.shown()
                 ))
             );
             Ok(())
@@ -79,7 +79,7 @@ pub fn checkpoint_of(path: &Path, tell: impl Fn(&str)) -> Result<PathBuf> {
         Usage(format!(
             "--checkpoint: {} is a folder without {CHECKPOINTS}/{BEST} or {CHECKPOINTS}/{LAST}; name a \
              checkpoint or a run directory",
-            path.display()
+            path.shown()
         ))
     })?;
     tell(&format!("checkpoint: {}", found.shown()));
@@ -99,5 +99,5 @@ pub fn write_json(path: &Path, value: &impl Serialize, out: &mut dyn Write) -> R
         return Ok(out.write_all(text.as_bytes())?);
     }
     replace(path, text.as_bytes())
-        .with_context(|| format!("cannot write {}; --json names another file", path.display()))
+        .with_context(|| format!("cannot write {}; --json names another file", path.shown()))
 }

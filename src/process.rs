@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ, c_int};
+use rsflow_base::shown::Shown as _;
 use rsflow_base::shown::lines;
 use rsflow_graph::{Options, PROGRESS, Plan, Running, Stop};
 use rsflow_model::nn::compute::{self, ProcessSettings};
@@ -166,7 +167,7 @@ pub fn log(file: Option<&Path>, screen: &Screen) -> Result<()> {
             .create(true)
             .append(true)
             .open(path)
-            .with_context(|| format!("cannot write {}", path.display()))
+            .with_context(|| format!("cannot write {}", path.shown()))
     });
     let to_file = file.transpose()?.map(|file| {
         let filter = EnvFilter::builder()

@@ -9,6 +9,7 @@ use rsflow_base::run_files::{
     BEST, CHECKPOINTS, EVENTS, LAST, LOG, METRICS, RECIPE, SKIPPED, TENSORBOARD, epochs_of,
     last_checkpoint,
 };
+use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::Checkpoint;
 
 use crate::files;
@@ -53,7 +54,7 @@ impl RunDir {
             ensure!(
                 checkpoint.is_file(),
                 "there is no checkpoint {} to resume from; {}",
-                checkpoint.display(),
+                checkpoint.shown(),
                 match newest_sound(&path.join(CHECKPOINTS)) {
                     Some(other) => instead(&other),
                     None => "leave --resume out to start a new run".to_owned(),
@@ -61,11 +62,11 @@ impl RunDir {
             );
         }
         if resume.is_none() && !is_named_by_time && path.exists() {
-            ensure!(path.is_dir(), "{} is not a folder", path.display());
+            ensure!(path.is_dir(), "{} is not a folder", path.shown());
             ensure!(
                 !is_locked(&path),
                 "another run uses the run directory {}; --run-dir names another",
-                path.display()
+                path.shown()
             );
             let way_out = || {
                 if last_checkpoint(&path).exists() {
@@ -81,7 +82,7 @@ impl RunDir {
             ensure!(
                 is_empty(&path)?,
                 "the run directory {} is not empty; {}",
-                path.display(),
+                path.shown(),
                 way_out()
             );
         }
@@ -100,10 +101,10 @@ impl RunDir {
         self.try_to_make().with_context(|| {
             format!(
                 "cannot make the run directory {}; --run-dir names another",
-                self.path.display()
+                self.path.shown()
             )
         })?;
-        let place = self.path.display();
+        let place = self.path.shown();
         let folder = File::open(&self.path).with_context(|| format!("cannot open {place}"))?;
         let locked = !is_busy(&folder);
         // Another run may have had it until now, and left something in it.
@@ -129,7 +130,7 @@ impl RunDir {
                 }
                 Err(error) if error.kind() != AlreadyExists => return Err(error),
                 Err(_) if self.is_named_by_time => {
-                    let name = wanted.file_name().unwrap_or_default().display();
+                    let name = wanted.file_name().unwrap_or_default().shown();
                     self.path = wanted.with_file_name(format!("{name}-{number}"));
                 }
                 Err(_) if self.path.is_dir() => break,
@@ -150,7 +151,7 @@ impl RunDir {
         files::replace(&path, text.as_bytes()).with_context(|| {
             format!(
                 "cannot write {}; --run-dir names another place",
-                path.display()
+                path.shown()
             )
         })
     }
@@ -218,7 +219,7 @@ fn is_busy(folder: &File) -> bool {
 
 fn is_empty(folder: &Path) -> Result<bool> {
     let entries = fs::read_dir(folder);
-    let mut entries = entries.with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut entries = entries.with_context(|| format!("cannot list {}", folder.shown()))?;
     Ok(entries.next().is_none())
 }
 
@@ -230,7 +231,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         match newest_sound(folder) {
             Some(other) => error.context(format!(
                 "cannot resume from {}; {}",
-                path.display(),
+                path.shown(),
                 instead(&other)
             )),
             None => error,
@@ -268,7 +269,7 @@ fn newest_sound(checkpoints: &Path) -> Option<PathBuf> {
 fn instead(checkpoint: &Path) -> String {
     format!(
         "the newest whole checkpoint in this folder resumes it: --resume {}",
-        checkpoint.display()
+        checkpoint.shown()
     )
 }
 
@@ -299,7 +300,7 @@ fn latest(runs: &Path) -> Result<PathBuf> {
         Some((_, path)) => Ok(path),
         None => bail!(
             "no run in {} has a checkpoint to resume from; --run-dir names a run",
-            runs.display()
+            runs.shown()
         ),
     }
 }

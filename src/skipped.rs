@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use rsflow_base::run_files::SKIPPED;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::Skipped;
 use serde_json::{Value, json};
 
@@ -31,7 +32,7 @@ pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     screen.line(&format!(
         "{}; {} lists all:",
         summary(skipped),
-        path.display()
+        path.shown()
     ));
     list(&skipped[..skipped.len().min(SHOWN)], screen);
     if skipped.len() > SHOWN {
@@ -39,7 +40,7 @@ pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     }
     // Not worth failing a run that has ended.
     if let Err(error) = write(skipped, &path) {
-        tracing::warn!("cannot write {}: {error}", path.display());
+        tracing::warn!("cannot write {}: {error}", path.shown());
     }
 }
 

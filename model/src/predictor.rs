@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use rsflow_base::shown::Shown as _;
 use serde::Serialize;
 use tch::Kind;
 
@@ -72,7 +73,7 @@ impl Predictor {
         ensure!(
             is_finite(&logits)?,
             "{}: the outputs of the network are not finite: {OVERFLOW}",
-            self.checkpoint.display()
+            self.checkpoint.shown()
         );
         let probabilities = logits.f_to_kind(Kind::Double)?.f_softmax(-1, None)?;
         let top = top.min(self.classes.len()) as i64;

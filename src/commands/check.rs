@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use rsflow_base::shown::Shown as _;
 
 use super::recipes::plan;
 use super::usage::report;
@@ -19,7 +20,7 @@ pub fn run(arguments: &Check, out: &mut dyn Write) -> Result<ExitCode> {
                     let colour = std::io::stderr().is_terminal();
                     say(plan.warnings().render(colour).trim_end());
                 }
-                writeln!(out, "{}: ok, {} nodes", path.display(), plan.nodes().len())?;
+                writeln!(out, "{}: ok, {} nodes", path.shown(), plan.nodes().len())?;
             }
             Err(error) => {
                 report(&error);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::Checkpoint;
 
 use crate::cli::Verify;
@@ -12,7 +13,7 @@ pub fn open(path: &Path, by: &Verify, tell: impl FnOnce(&str)) -> Result<Checkpo
     let checkpoint = Checkpoint::open(path)?;
     if by.verify {
         checkpoint.verify()?;
-        let (path, tensors) = (path.display(), checkpoint.names().len());
+        let (path, tensors) = (path.shown(), checkpoint.names().len());
         tell(&match checkpoint.has_sums() {
             true => format!("{path} is sound: {tensors} tensors have their checksums"),
             false => format!(

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::{packed, write_atomically};
 use rsflow_model::exchange::pth;
 use rsflow_model::nn::networks::Network;
@@ -28,13 +29,13 @@ pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
                 )
             );
             let snapshot = packed::pack(&checkpoint)
-                .with_context(|| format!("cannot pack {}", arguments.checkpoint.display()))?;
+                .with_context(|| format!("cannot pack {}", arguments.checkpoint.shown()))?;
             write_atomically(&snapshot, &arguments.out)?;
             let size = |path| Ok::<_, std::io::Error>(std::fs::metadata(path)?.len() as f64 / 1e6);
             writeln!(
                 out,
                 "{}: {}, {:.2} MB (the checkpoint has {:.2} MB)",
-                arguments.out.display(),
+                arguments.out.shown(),
                 metadata.network,
                 size(&arguments.out)?,
                 size(&arguments.checkpoint)?
@@ -50,7 +51,7 @@ pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
             writeln!(
                 out,
                 "{}: {count} tensors; bn_0, bn_1, ... are {:?}",
-                arguments.out.display(),
+                arguments.out.shown(),
                 metadata.resolutions
             )?;
         }

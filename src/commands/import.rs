@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::input_file;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::did_you_mean;
 use rsflow_model::checkpoint::write_atomically;
 use rsflow_model::exchange::pth::{self, Imported, Layout, Momentum};
@@ -53,7 +54,7 @@ const MAX_NAMES: u64 = 64 << 20;
 
 /// The class names: the lines of a file, or the names of a folder's subfolders.
 fn class_names_of(path: &Path) -> Result<Vec<String>> {
-    let cannot = || format!("cannot read class names from {}", path.display());
+    let cannot = || format!("cannot read class names from {}", path.shown());
     let mut names = Vec::new();
     if path.is_dir() {
         for entry in std::fs::read_dir(path).with_context(cannot)? {
@@ -70,7 +71,7 @@ fn class_names_of(path: &Path) -> Result<Vec<String>> {
     ensure!(
         !names.is_empty() && names.iter().all(|name| !name.is_empty()),
         "{} must hold one class name on each line, or one folder for each class",
-        path.display()
+        path.shown()
     );
     Ok(names)
 }
@@ -84,7 +85,7 @@ fn report(
     let metadata = imported.snapshot.metadata();
     let sizes = &metadata.resolutions;
     let classes = metadata.classes.len();
-    let file = arguments.file.display();
+    let file = arguments.file.shown();
     let network = &metadata.network;
     let parameters = Summary::new(network, classes.try_into()?, sizes, sizes)?.total_parameters;
     match imported.layout {
@@ -129,7 +130,7 @@ fn report(
             Momentum::Skipped(why) => writeln!(out, "  momentum    left out: {why}")?,
         }
     }
-    let written = arguments.out.display();
+    let written = arguments.out.shown();
     match imported.layout {
         Layout::Reference => writeln!(
             out,

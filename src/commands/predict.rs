@@ -66,13 +66,13 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
             Ok(predictions) => predicted.push((path, predictions)),
             Err(error) => {
                 failed += 1;
-                say(format_args!("error: {}: {error:#}", path.display()));
+                say(format_args!("error: {}: {error:#}", path.shown()));
             }
         }
     }
     if !is_stdout(arguments.json.as_deref()) && !predicted.is_empty() {
         let rows = predicted.iter().flat_map(|(image, predictions)| {
-            let names = std::iter::once(image.display().to_string());
+            let names = std::iter::once(image.shown().to_string());
             let names = names.chain(std::iter::repeat(String::new()));
             names.zip(predictions).map(|(image, prediction)| {
                 let class = match prediction.class.as_str() {

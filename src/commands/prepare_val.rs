@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
+use rsflow_base::shown::Shown as _;
 use rsflow_pipeline::imagenet::{self, Action, How, Label, Labels, Sorting, Task};
 
 use super::usage::{Usage, check_folder};
@@ -26,7 +27,7 @@ pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
         (None, Some(list)) => {
             ensure!(
                 list.is_file(),
-                Usage(format!("there is no file {}", list.display()))
+                Usage(format!("there is no file {}", list.shown()))
             );
             Labels::from_list(list)?
         }
@@ -37,7 +38,7 @@ pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
         say(format_args!(
             "warning: the classes in {} are numbers, and so will be the folders; --devkit gives them ImageNet's \
              names (n01440764), as in the training images",
-            labels.file.display()
+            labels.file.shown()
         ));
     }
     let task = Task {
@@ -61,7 +62,7 @@ pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
         imagenet::carry_out(&sorting, &mut |done| count.done(done))?;
     }
     let summary = summary(&sorting, &task, arguments.dry_run);
-    writeln!(out, "{}: {summary}", task.classes.display())?;
+    writeln!(out, "{}: {summary}", task.classes.shown())?;
     Ok(ExitCode::SUCCESS)
 }
 

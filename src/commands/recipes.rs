@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_base::input_file;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text};
 use rsflow_model::train::lookup::trainer_of;
 use rsflow_model::train::trains::Trains;
@@ -33,7 +34,7 @@ pub fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'
             let kinds = CATALOGUE.0.iter().filter(trains).map(|kind| kind.name);
             bail!(Usage(format!(
                 "expected one trainer, but {} has {}; see `rsflow nodes {}`",
-                recipe.display(),
+                recipe.shown(),
                 trainers.len(),
                 kinds.collect::<Vec<_>>().join("` or `rsflow nodes ")
             )))
@@ -44,9 +45,9 @@ pub fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'
 /// Reads a recipe.
 pub fn recipe(path: &Path, overrides: &Overrides) -> Result<Recipe> {
     let text = input_file::read_to_string(path, MAX_RECIPE)
-        .with_context(|| Usage(format!("cannot read the recipe {}", path.display())))?;
+        .with_context(|| Usage(format!("cannot read the recipe {}", path.shown())))?;
     // Some editors begin a file with an invisible mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let text = Text::new(path.display().to_string(), text);
+    let text = Text::new(path.shown().to_string(), text);
     Ok(Recipe::parse(text, CATALOGUE, &overrides.set)?)
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use rsflow_base::run_files;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Options, Plan, Resume, RunContext, Running, differences};
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::train::lookup::process_settings;
@@ -53,10 +54,10 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let progress = Progress::new(screen.clone());
     let start = || {
         process::log(Some(&run_dir.log()), &screen)?;
-        tracing::info!(recipe = %arguments.recipe.display(), version = env!("CARGO_PKG_VERSION"), "started");
-        screen.line(&format!("run directory: {}", run_dir.path.display()));
+        tracing::info!(recipe = %arguments.recipe.shown(), version = env!("CARGO_PKG_VERSION"), "started");
+        screen.line(&format!("run directory: {}", run_dir.path.shown()));
         if let Some(checkpoint) = &run_dir.resume {
-            screen.line(&format!("resuming from {}", checkpoint.display()));
+            screen.line(&format!("resuming from {}", checkpoint.shown()));
         }
         for change in &changes {
             tracing::warn!("the recipe was changed: {change}");
@@ -154,7 +155,7 @@ fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<S
         "the recipe is not the one that {} was made with\n  {}\n\
          help: revert the changes (recipe.ron in the run directory is the recipe as it ran); \
          `--accept-changes` resumes with them",
-        checkpoint.path().display(),
+        checkpoint.path().shown(),
         changes.join("\n  ")
     )))
 }
@@ -165,9 +166,9 @@ fn say_how_to_go_on(screen: &Screen, run_dir: &Path) {
     if last.exists() {
         screen.line(&format!(
             "{} is complete; to resume: rsflow run {} --run-dir {} --resume",
-            last.display(),
-            run_dir.join(run_files::RECIPE).display(),
-            run_dir.display()
+            last.shown(),
+            run_dir.join(run_files::RECIPE).shown(),
+            run_dir.shown()
         ));
     }
 }

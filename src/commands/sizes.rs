@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::Metadata;
 use rsflow_model::nn::switchable::check_resolutions;
 
@@ -24,7 +25,7 @@ pub fn check(
         let problem = if !sizes.contains(size) {
             format!("{size} is not one of the sizes {sizes:?}")
         } else if !norms.contains(norm) {
-            format!("{} has batch norms of {norms:?}", checkpoint.display())
+            format!("{} has batch norms of {norms:?}", checkpoint.shown())
         } else {
             continue;
         };

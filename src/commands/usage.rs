@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::Problems;
 
 use crate::process::{WRONG, say};
@@ -45,7 +46,7 @@ pub struct Usage(pub String);
 pub fn check_folder(folder: &Path) -> Result<()> {
     ensure!(
         folder.is_dir(),
-        Usage(format!("there is no folder {}", folder.display()))
+        Usage(format!("there is no folder {}", folder.shown()))
     );
     Ok(())
 }

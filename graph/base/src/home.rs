@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::shown::Shown as _;
 use anyhow::{Context as _, Result, bail};
 
 /// The path with a leading `~` replaced by the home folder.
@@ -19,7 +20,7 @@ fn expand_with(path: &Path, home: Option<PathBuf>) -> Result<PathBuf> {
     let Some(first) = first.filter(|first| first.as_encoded_bytes().starts_with(b"~")) else {
         return Ok(path.to_owned());
     };
-    let (name, shown) = (first.display(), path.display());
+    let (name, shown) = (first.shown(), path.shown());
     if first != "~" {
         bail!(
             "{shown}: the home folder of another user (`{name}`) is not looked up; write its path, or \

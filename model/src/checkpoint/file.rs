@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rsflow_base::shown::Shown as _;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use tch::Tensor;
@@ -28,7 +29,7 @@ impl Checkpoint {
     /// the path.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_inner(path)
-            .with_context(|| format!("cannot read the checkpoint {}", path.display()))
+            .with_context(|| format!("cannot read the checkpoint {}", path.shown()))
     }
 
     fn open_inner(path: &Path) -> Result<Self> {
@@ -87,7 +88,7 @@ impl Checkpoint {
     pub fn read<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Tensor>> {
         let tensors = names.into_iter().map(|name| self.read_tensor(name));
         let tensors: Result<_> = tensors.collect();
-        tensors.with_context(|| format!("cannot read the checkpoint {}", self.path.display()))
+        tensors.with_context(|| format!("cannot read the checkpoint {}", self.path.shown()))
     }
 
     /// Whether there is a tensor of this name.

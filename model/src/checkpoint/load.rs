@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use rsflow_base::shown::Shown as _;
 use tch::{Kind, Tensor};
 
 use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, kind_of, packed};
@@ -64,7 +65,7 @@ impl Checkpoint {
             compute,
             WeightInit::Zeros,
         )
-        .with_context(|| format!("cannot build the network of {}", self.path.display()))?;
+        .with_context(|| format!("cannot build the network of {}", self.path.shown()))?;
         self.load_with(&net, source, |_| true)?;
         net.freeze()?;
         Ok(net)
@@ -96,7 +97,7 @@ impl Checkpoint {
     }
 
     fn cannot_load(&self) -> String {
-        let path = self.path.display();
+        let path = self.path.shown();
         format!("cannot load the network from the checkpoint {path}")
     }
 

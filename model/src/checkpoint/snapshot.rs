@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use rsflow_base::shown::Shown as _;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use tch::Tensor;
@@ -122,5 +123,5 @@ impl Snapshot {
 /// An I/O error, with the path.
 pub fn write_atomically(snapshot: &Snapshot, path: &Path) -> Result<()> {
     whole_file::write(path, |file| snapshot.write(file))
-        .with_context(|| format!("cannot write the checkpoint {}", path.display()))
+        .with_context(|| format!("cannot write the checkpoint {}", path.shown()))
 }

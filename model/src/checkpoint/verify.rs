@@ -1,6 +1,7 @@
 //! Checking all of a checkpoint.
 
 use anyhow::{Context, Result, ensure};
+use rsflow_base::shown::Shown as _;
 
 use super::{Checkpoint, MOMENTUM_PREFIX};
 use crate::nn::parameters::{join_problems, quoted};
@@ -15,7 +16,7 @@ impl Checkpoint {
     /// What is wrong, with the path.
     pub fn verify(&self) -> Result<()> {
         self.verify_inner()
-            .with_context(|| format!("the checkpoint {} is not sound", self.path.display()))
+            .with_context(|| format!("the checkpoint {} is not sound", self.path.shown()))
     }
 
     fn verify_inner(&self) -> Result<()> {

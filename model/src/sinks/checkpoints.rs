@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rsflow_base::run_files::{ABANDONED, BEST, CHECKPOINTS, LAST, epochs_of, of_epoch};
+use rsflow_base::shown::Shown as _;
 use rsflow_base::{disk, whole_file};
 use rsflow_graph::{
     Build, Demand, Incoming, Input, Journal, Node, NodeKind, Payload, Port, Report, Schema, Sink,
@@ -106,7 +107,7 @@ struct CheckpointWriter {
 
 impl CheckpointWriter {
     fn open(folder: PathBuf, keep: usize, journal: Journal) -> Result<Self> {
-        let cannot = || format!("cannot write checkpoints to {}", folder.display());
+        let cannot = || format!("cannot write checkpoints to {}", folder.shown());
         fs::create_dir_all(&folder).with_context(cannot)?;
         let locked = File::open(&folder).with_context(cannot)?;
         lock(&locked, &folder)?;
@@ -189,8 +190,8 @@ impl CheckpointWriter {
                     "the best checkpoint so far, of epoch {}, is neither in {} nor beside {}: {BEST} is \
                      written when an epoch beats it",
                     best.epoch + 1,
-                    self.folder.display(),
-                    resumed.path().display()
+                    self.folder.shown(),
+                    resumed.path().shown()
                 );
                 Ok(())
             }
@@ -214,7 +215,7 @@ impl CheckpointWriter {
             best = item.best,
             seconds = start.elapsed().as_secs_f64(),
             "wrote the checkpoint {}",
-            path.display(),
+            path.shown(),
         );
         let Some(epochs) = item.end_of_epoch else {
             return Ok(());
@@ -232,14 +233,14 @@ impl CheckpointWriter {
     /// Makes the names in the folder survive a power failure.
     fn sync(&self) -> Result<()> {
         disk::sync_folder_of(&self.folder.join(LAST))
-            .with_context(|| format!("cannot write the folder {}", self.folder.display()))
+            .with_context(|| format!("cannot write the folder {}", self.folder.shown()))
     }
 
     /// Removes the checkpoints of epochs up to `newest` except the newest `keep`. Later ones belong
     /// to an abandoned run; this run will replace them when it gets there.
     fn prune(&self, newest: u64) -> Result<()> {
         let names = names(&self.folder)
-            .with_context(|| format!("cannot read the folder {}", self.folder.display()))?;
+            .with_context(|| format!("cannot read the folder {}", self.folder.shown()))?;
         let mut epochs: Vec<u64> = names.iter().filter_map(|name| epochs_of(name)).collect();
         epochs.retain(|epoch| *epoch <= newest);
         epochs.sort_unstable();
@@ -248,10 +249,10 @@ impl CheckpointWriter {
             match disk::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| {
-                        format!("cannot remove the old checkpoint {}", path.display())
+                        format!("cannot remove the old checkpoint {}", path.shown())
                     });
                 }
-                _ => tracing::info!("removed the old checkpoint {}", path.display()),
+                _ => tracing::info!("removed the old checkpoint {}", path.shown()),
             }
         }
         Ok(())
@@ -290,5 +291,5 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
 /// Hard-links (or copies) the file `from` to `to`, replacing it atomically if it exists.
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     whole_file::link_or_copy(from, to)
-        .with_context(|| format!("cannot write the checkpoint {}", to.display()))
+        .with_context(|| format!("cannot write the checkpoint {}", to.shown()))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rsflow_base::run_files::METRICS;
+use rsflow_base::shown::Shown as _;
 use rsflow_base::{disk, whole_file};
 use rsflow_graph::{
     Build, Incoming, Input, Journal, LogWriter, Node, NodeKind, Payload, Port, Report, Schema,
@@ -134,7 +135,7 @@ fn remove_unfinished(path: &Path) -> std::io::Result<()> {
 }
 
 fn cannot(path: &Path) -> String {
-    format!("cannot write {}", path.display())
+    format!("cannot write {}", path.shown())
 }
 
 fn open_locked(path: &Path) -> Result<File> {

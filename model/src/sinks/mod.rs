@@ -19,6 +19,7 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use rsflow_base::disk;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Build, Journal, LogWriter, Port};
 
 /// The one input that every sink has.
@@ -44,7 +45,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
         Err(TryLockError::WouldBlock) => bail!(
             "{} is being written by another run; stop that run, or choose another run directory with \
              `--run-dir`",
-            path.display()
+            path.shown()
         ),
         // Some network file systems do not support locks; run without.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
@@ -61,7 +62,7 @@ fn append(file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = disk::set_len(file, length);
     }
     written
-        .with_context(|| format!("cannot write {}", path.display()))
+        .with_context(|| format!("cannot write {}", path.shown()))
         .map_err(with_hint)
 }
 
@@ -73,20 +74,20 @@ fn join(journal: &Journal, file: &File, path: &Path) -> Result<LogWriter> {
 
 /// Forces a log to the disk, and makes sure that it still has its name.
 fn sync(file: &File, path: &Path) -> Result<()> {
-    let cannot = || format!("cannot write {}", path.display());
+    let cannot = || format!("cannot write {}", path.shown());
     let ours = file.metadata().with_context(cannot)?;
     if !ours.is_file() {
         return Ok(()); // A pipe or a device.
     }
     disk::sync(file).with_context(cannot)?;
     let named = fs::metadata(path).with_context(|| {
-        let path = path.display();
+        let path = path.shown();
         format!("{path} was removed while the run was writing to it")
     })?;
     ensure!(
         (named.dev(), named.ino()) == (ours.dev(), ours.ino()),
         "{} was replaced by another file while the run was writing to it",
-        path.display()
+        path.shown()
     );
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use prost::Message;
 use rsflow_base::run_files::{EVENTS, TENSORBOARD};
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
     Build, Incoming, Input, Journal, LogWriter, Node, NodeKind, Payload, Port, Report, Schema,
     Sink, Stage,
@@ -70,7 +71,7 @@ struct Events {
 impl Events {
     /// Creates an event file.
     fn open(folder: &Path, journal: &Journal) -> Result<Self> {
-        let cannot = || format!("cannot write events to {}", folder.display());
+        let cannot = || format!("cannot write events to {}", folder.shown());
         fs::create_dir_all(folder).with_context(cannot)?;
         let mut seconds = now() as u64;
         for entry in fs::read_dir(folder).with_context(cannot)? {
@@ -85,7 +86,7 @@ impl Events {
             .append(true)
             .create_new(true)
             .open(&path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+            .with_context(|| format!("cannot write {}", path.shown()))?;
         let events = Self {
             writer: join(journal, &file, &path)?,
             path,

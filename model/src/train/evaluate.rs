@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::home;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
     Allocator, Batch, Build, Incoming, Input, Node, NodeKind, PROGRESS, Payload, Port, Ports,
     Received, Report, Role, Schema, Sender, Stage, Thread, first_few, repeated,
@@ -200,7 +201,7 @@ impl Evaluate {
         if let Some(size) = calibrated.iter().find(|s| metadata.resolutions.contains(s)) {
             bail!(
                 "{} was trained at {size}: its batch norms are not to be calibrated; leave that size out",
-                self.checkpoint.display()
+                self.checkpoint.shown()
             );
         }
         self.check_store(metadata)?;
@@ -257,7 +258,7 @@ impl Evaluate {
         ensure!(
             metadata.batch_norms == BatchNorms::Private,
             "calibrated batch norms can only be stored beside private ones, and {} has shared ones; leave `store` out",
-            self.checkpoint.display()
+            self.checkpoint.shown()
         );
         ensure!(
             store.canonicalize().ok() != self.checkpoint.canonicalize().ok(),
@@ -269,7 +270,7 @@ impl Evaluate {
         ensure!(
             folder.is_none_or(|folder| folder.is_dir()),
             "the folder of {} does not exist; create it, or name another file",
-            store.display()
+            store.shown()
         );
         Ok(())
     }
@@ -331,7 +332,7 @@ impl Thread for Evaluation {
             };
             bail!(
                 "{}: the loss {place} is {}: {OVERFLOW}",
-                self.settings.checkpoint.display(),
+                self.settings.checkpoint.shown(),
                 row.loss
             );
         }

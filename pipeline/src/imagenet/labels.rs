@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use rsflow_base::input_file;
+use rsflow_base::shown::Shown as _;
 
 use super::meta_mat;
 
@@ -53,7 +54,7 @@ impl Labels {
                 format!(
                     "cannot read {}; the devkit is the folder that \
                      ILSVRC2012_devkit_t12.tar.gz unpacks to",
-                    file.display()
+                    file.shown()
                 )
             });
             Ok((file, bytes?))
@@ -66,7 +67,7 @@ impl Labels {
     /// # Errors
     /// A missing, damaged or wrong file; an unknown class ID.
     pub fn from_devkit_archive(devkit: &Path) -> Result<Labels> {
-        let place = devkit.display();
+        let place = devkit.shown();
         let (mut meta, mut truth) = (None, None);
         let file = input_file::open(devkit).with_context(|| format!("cannot open {place}"))?;
         let damaged = || format!("cannot read {place}; download the devkit again");
@@ -98,17 +99,17 @@ impl Labels {
         (file, text): (PathBuf, Vec<u8>),
         way_out: &str,
     ) -> Result<Labels> {
-        let classes = classes(&content)
-            .with_context(|| format!("cannot use {}; {way_out}", meta.display()))?;
+        let classes =
+            classes(&content).with_context(|| format!("cannot use {}; {way_out}", meta.shown()))?;
         let text = String::from_utf8(text)
-            .with_context(|| format!("cannot use {}; {way_out}", file.display()))?;
+            .with_context(|| format!("cannot use {}; {way_out}", file.shown()))?;
         let images = (1..).zip(text.trim_end().lines()).map(|(line, words)| {
             let class = words.trim().parse().ok().and_then(|id| classes.get(&id));
             let class = class.with_context(|| {
                 format!(
                     "{}:{line}: `{}` is not the number of one of the {} classes in meta.mat; \
                      {way_out}",
-                    file.display(),
+                    file.shown(),
                     words.trim(),
                     classes.len()
                 )
@@ -133,7 +134,7 @@ impl Labels {
     /// or class that is not a valid file name.
     pub fn from_list(file: &Path) -> Result<Labels> {
         let text = input_file::read_to_string(file, MAX_LIST)
-            .with_context(|| format!("cannot read the list {}", file.display()))?;
+            .with_context(|| format!("cannot read the list {}", file.shown()))?;
         let text = text.trim_start_matches('\u{feff}');
         let lines = (1..).zip(text.lines().map(str::trim));
         let mut lines = lines
@@ -143,11 +144,11 @@ impl Labels {
         let mut images = Vec::new();
         let mut seen = HashMap::new();
         for (line, words) in lines {
-            let label = label(line, words).with_context(|| format!("{}:{line}", file.display()))?;
+            let label = label(line, words).with_context(|| format!("{}:{line}", file.shown()))?;
             if let Some(before) = seen.insert(label.name.clone(), line) {
                 bail!(
                     "{}:{line}: `{}` is already in line {before}; remove one of them",
-                    file.display(),
+                    file.shown(),
                     label.name
                 );
             }
@@ -156,7 +157,7 @@ impl Labels {
         ensure!(
             !images.is_empty(),
             "{} lists no image; its lines should be `NAME CLASS`",
-            file.display()
+            file.shown()
         );
         let file = file.to_owned();
         Ok(Labels { file, images })

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::shown::Shown as _;
 
 use super::place;
 use super::{Label, Labels};
@@ -62,7 +63,7 @@ pub enum Action {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (from, to) = (self.from.display(), self.to.display());
+        let (from, to) = (self.from.shown(), self.to.shown());
         match self.action {
             Action::Move => write!(f, "move {from} to {to}"),
             Action::Link => write!(f, "link {from} to {to}"),
@@ -118,16 +119,16 @@ pub fn plan(task: &Task, labels: &Labels) -> Result<Sorting> {
     ensure!(
         missing.len() < known,
         "{} holds none of the {known} images of {} (their names end in {})",
-        task.images.display(),
-        labels.file.display(),
+        task.images.shown(),
+        labels.file.shown(),
         EXTENSIONS.join(", ")
     );
     ensure!(
         missing.is_empty() || task.allow_missing,
         "{} lacks {} of the {known} images of {}: {}; --allow-missing continues without them",
-        task.images.display(),
+        task.images.shown(),
         missing.len(),
-        labels.file.display(),
+        labels.file.shown(),
         first_few(&missing)
     );
     Ok(Sorting {
@@ -183,7 +184,7 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
     for image in images_of(&task.images)? {
         match label_of(&image, &by_name) {
             Some(label) => enter(&mut found.flat, labels, label, image)?,
-            None => unknown.push(task.images.join(image).display().to_string()),
+            None => unknown.push(task.images.join(image).shown().to_string()),
         }
     }
     let classes: BTreeSet<&str> = labels
@@ -199,17 +200,17 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
         ensure!(
             folder.is_dir(),
             "{} is not a folder, but it has the name of a class folder; remove it",
-            folder.display()
+            folder.shown()
         );
         // Else an image would be its own duplicate.
         ensure!(
             !same_file::is_same_file(&folder, &task.images).unwrap_or(false),
             "the class folder {} is a link to {}; remove the link",
-            folder.display(),
-            task.images.display()
+            folder.shown(),
+            task.images.shown()
         );
         for image in images_of(&folder)? {
-            let path = folder.join(&image).display().to_string();
+            let path = folder.join(&image).shown().to_string();
             match label_of(&image, &by_name) {
                 None => unknown.push(path),
                 Some(label) if label.class != class => elsewhere.push((path, label)),
@@ -218,7 +219,7 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
         }
     }
 
-    let file = labels.file.display();
+    let file = labels.file.shown();
     ensure!(
         unknown.is_empty(),
         "{file} names {} images, but not {} that are here: {}; remove them, or complete the list",
@@ -233,7 +234,7 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
             label.class,
             label.line,
             elsewhere.len(),
-            task.images.display()
+            task.images.shown()
         );
     }
     Ok(found)
@@ -241,7 +242,7 @@ fn find<'a>(task: &Task, labels: &'a Labels) -> Result<Found<'a>> {
 
 /// The names of the images in a folder, without hidden files.
 fn images_of(folder: &Path) -> Result<BTreeSet<String>> {
-    let place = || format!("cannot list {}", folder.display());
+    let place = || format!("cannot list {}", folder.shown());
     let mut images = BTreeSet::new();
     for entry in fs::read_dir(folder).with_context(place)? {
         let path = entry.with_context(place)?.path();
@@ -290,14 +291,14 @@ fn two_images(labels: &Labels, label: &Label, one: &str, other: &str) -> anyhow:
     anyhow::anyhow!(
         "both `{one}` and `{other}` could be the `{}` of {}:{}; remove one",
         label.name,
-        labels.file.display(),
+        labels.file.shown(),
         label.line
     )
 }
 
 /// Checks that the file at the target path has the content of the image.
 fn check_duplicate(from: &Path, to: &Path) -> Result<()> {
-    let (image, duplicate) = (from.display(), to.display());
+    let (image, duplicate) = (from.shown(), to.shown());
     let same = place::is_same(from, to)
         .with_context(|| format!("cannot compare {image} with {duplicate}"))?;
     ensure!(
@@ -312,8 +313,8 @@ fn check_free(from: &Path, to: &Path) -> Result<()> {
     ensure!(
         to.symlink_metadata().is_err(),
         "{} is not a file or is a broken link, so {} cannot get this name; remove it",
-        to.display(),
-        from.display()
+        to.shown(),
+        from.shown()
     );
     Ok(())
 }

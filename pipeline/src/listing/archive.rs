@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::input_file;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::did_you_mean;
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +79,7 @@ impl Archive {
     /// # Errors
     /// A file that does not exist, cannot be read or is compressed.
     pub fn open(path: &Path, advice: &str) -> Result<Self> {
-        let place = path.display();
+        let place = path.shown();
         let file = match input_file::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 bail!("there is no file {place}; {advice}")
@@ -124,7 +125,7 @@ impl Archive {
         read_part(&self.file, start, length).with_context(|| {
             format!(
                 "cannot read {length} bytes from byte {start} of {} on",
-                self.path.display()
+                self.path.shown()
             )
         })
     }
@@ -136,7 +137,7 @@ impl Archive {
     /// # Errors
     /// A file that is not a tar, is damaged or truncated; an image whose path is outside of the archive.
     pub fn index(&self, within: Within, cache: Option<&Path>, now: SystemTime) -> Result<Index> {
-        let place = self.path.display();
+        let place = self.path.shown();
         let cannot = || format!("cannot read {place}");
         let stamp = Stamp::of(&self.file.metadata().with_context(cannot)?);
         let mut beside = self.path.clone().into_os_string();

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::shown::Shown as _;
 use serde::{Deserialize, Serialize};
 
 use super::index_file::{self, Stamp};
@@ -30,7 +31,7 @@ impl Listing {
     /// A folder that does not exist, cannot be listed or has no class folders; a class without an
     /// image; a symbolic link to a folder that contains it; an image that is a broken link.
     pub fn of_folder(root: &Path, cache: Option<&Path>, now: SystemTime) -> Result<Self> {
-        let place = root.display();
+        let place = root.shown();
         let there = fs::metadata(root);
         ensure!(
             !there.is_err_and(|error| error.kind() == ErrorKind::NotFound) && !root.is_file(),
@@ -53,7 +54,7 @@ impl Listing {
         {
             tracing::warn!(
                 "cannot cache the listing of {place} in {}: {error:#}",
-                file.display()
+                file.shown()
             );
         }
         let found = Listing {
@@ -85,7 +86,7 @@ pub fn images_in(folder: &Path) -> Result<(Vec<PathBuf>, PassedOver)> {
 fn cannot_list(folder: &Path) -> String {
     format!(
         "cannot list {}; let this user read it, shorten its path, or remove it",
-        folder.display()
+        folder.shown()
     )
 }
 
@@ -161,7 +162,7 @@ impl<'a> Walk<'a> {
     }
 
     fn classes(mut self) -> Result<CachedListing> {
-        let place = self.root.display();
+        let place = self.root.shown();
         let root = self.enter(Path::new(""), self.folders.len().checked_sub(1))?;
         let above = self.folders.len();
         let entries = self.entries(Path::new(""))?;
@@ -243,8 +244,8 @@ impl<'a> Walk<'a> {
             ensure!(
                 above.identity != link.identity,
                 "the symbolic link {} points back to {}, which contains it; remove the link",
-                link.path.display(),
-                above.path.display()
+                link.path.shown(),
+                above.path.shown()
             );
             parent = above.parent;
         }
@@ -282,7 +283,7 @@ impl<'a> Walk<'a> {
         }
         let (images, root) = (self.listing.names.len(), self.root);
         self.progress
-            .report(|| format!("listing {}: {images} images so far", root.display()));
+            .report(|| format!("listing {}: {images} images so far", root.shown()));
         Ok(entries)
     }
 
@@ -292,7 +293,7 @@ impl<'a> Walk<'a> {
     fn follow(&mut self, folder: &Path, name: &OsStr) -> Result<Option<FileType>> {
         let path = folder.join(name);
         let link = self.root.join(&path);
-        let (is_image, shown) = (is_image(&path), link.display());
+        let (is_image, shown) = (is_image(&path), link.shown());
         match fs::metadata(&link) {
             Ok(target) => {
                 if !target.is_dir() && !is_image {

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use etcetera::BaseStrategy as _;
+use rsflow_base::shown::Shown as _;
 use rsflow_base::{input_file, whole_file};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,7 @@ pub(super) fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let bytes = input_file::read(path, MAX_BYTES).ok()?;
     let content = decode(&bytes);
     if content.is_none() {
-        tracing::warn!(file = %path.display(), "index file is damaged or of another version, rebuilding");
+        tracing::warn!(file = %path.shown(), "index file is damaged or of another version, rebuilding");
     }
     content
 }

@@ -105,7 +105,7 @@ impl Listing {
     /// A path in the data set, for messages.
     fn place(&self, path: &Path) -> String {
         match &self.bytes {
-            Bytes::Files(root) => root.join(path).display().to_string(),
+            Bytes::Files(root) => root.join(path).shown().to_string(),
             Bytes::Parts {
                 archive, folder, ..
             } => join(&archive.path, &folder.join(path)),
@@ -197,7 +197,7 @@ fn lossy(names: &Names) -> Arc<[String]> {
 
 /// A path within an archive, for messages.
 fn join(archive: &Path, path: &Path) -> String {
-    format!("{}: {}", archive.display(), path.display())
+    format!("{}: {}", archive.shown(), path.shown())
 }
 
 /// Reads a part of a file. Does not move the file's position, so threads can share it.

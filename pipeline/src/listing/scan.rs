@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_base::shown::Shown as _;
 
 use super::archive::{Archive, Index, Other, Within};
 use super::join;
@@ -57,7 +58,7 @@ impl Scan<'_> {
     /// Reads all headers of a tar. `class` is the name of a tar within the archive.
     fn tar(&mut self, bytes: Range<u64>, class: Option<&[u8]>) -> Result<()> {
         let place = match class {
-            None => self.archive.path.display().to_string(),
+            None => self.archive.path.shown().to_string(),
             Some(class) => {
                 let tar = format!("{}.tar", String::from_utf8_lossy(class));
                 join(&self.archive.path, Path::new(&tar))
@@ -109,7 +110,7 @@ impl Scan<'_> {
             let read = self.entry(&place, header, entry, start..stop, class);
             ensure!(read.is_ok() || left.get() > 0, too_long(header));
             read?;
-            let (path, length) = (self.archive.path.display(), self.archive.length.max(1));
+            let (path, length) = (self.archive.path.shown(), self.archive.length.max(1));
             self.progress
                 .report(|| format!("indexing {path}: {} %", stop.saturating_mul(100) / length));
         }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::home;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -107,7 +108,7 @@ fn val(root: &Path) -> Result<Listing> {
     ensure!(
         devkit.exists(),
         "there is no file {}; {}",
-        devkit.display(),
+        devkit.shown(),
         way_out("the classes of the validation images")
     );
     let labels = Labels::from_devkit_archive(&devkit)?;
@@ -118,7 +119,7 @@ fn val(root: &Path) -> Result<Listing> {
 
 /// Puts each image into its class's folder.
 fn into_classes(index: &Index, labels: &Labels, archive: &Path) -> Result<Index> {
-    let (place, file) = (archive.display(), labels.file.display());
+    let (place, file) = (archive.shown(), labels.file.shown());
     let images = labels.images.iter();
     let mut classes: HashMap<&str, &str> = images
         .map(|label| (label.name.as_str(), label.class.as_str()))

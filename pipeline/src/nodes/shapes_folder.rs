@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_base::home;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
     Build, Incoming, Input, Node, NodeKind, OnError, PROGRESS, Payload, Port, Report, Schema, Stage,
 };
@@ -87,7 +88,7 @@ impl Node for ShapesFolder {
             let quarter = done * 4 / total.max(1);
             if quarter > said || done == 1 {
                 said = quarter;
-                let root = root.display();
+                let root = root.shown();
                 tracing::info!(
                     target: PROGRESS,
                     "making the image set in {root}: {done} of {total}"

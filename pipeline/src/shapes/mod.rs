@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use rsflow_base::keyed;
+use rsflow_base::shown::Shown as _;
 use thiserror::Error;
 
 use self::picture::{CLASSES, paint};
@@ -95,7 +96,7 @@ pub enum ShapesError {
     #[error(
         "{} holds a generated image set with {found}, expected {expected}; delete that folder or \
          choose another",
-        root.display()
+        root.shown()
     )]
     OtherSet {
         root: PathBuf,
@@ -104,10 +105,10 @@ pub enum ShapesError {
     },
     #[error(
         "{} exists and is not a generated image set; choose another folder",
-        root.display()
+        root.shown()
     )]
     NotASet { root: PathBuf },
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}", path.shown())]
     Write { path: PathBuf, source: io::Error },
 }
 

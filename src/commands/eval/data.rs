@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rsflow_base::shown::Shown as _;
 use rsflow_pipeline::nodes::{ImageNetArchives, ImageTar};
 
 use crate::commands::usage::Usage;
@@ -54,7 +55,7 @@ impl Images {
                 Half::Val.archive()
             ))
         };
-        let place = path.display();
+        let place = path.shown();
         if path.is_dir() {
             let inside = path.join(half.folder());
             if inside.is_dir() {
@@ -167,10 +168,10 @@ fn last_part(folder: &str) -> &str {
 impl fmt::Display for Images {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Images::Folder(root) => write!(f, "{}", root.display()),
-            Images::Tar { path, folder } => write!(f, "{}: {folder}", path.display()),
+            Images::Folder(root) => write!(f, "{}", root.shown()),
+            Images::Tar { path, folder } => write!(f, "{}: {folder}", path.shown()),
             Images::ImageNet { root, half } => {
-                write!(f, "{}", root.join(half.archive()).display())
+                write!(f, "{}", root.join(half.archive()).shown())
             }
         }
     }

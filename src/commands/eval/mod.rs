@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Text};
 use rsflow_model::checkpoint::Metadata;
 use rsflow_model::train::lookup::process_settings;
@@ -67,7 +68,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
                 out,
                 "{}\n{} ({} epochs), {} images",
                 table::render(table),
-                path.display(),
+                path.shown(),
                 metadata.epoch,
                 table.images
             )?;
@@ -83,7 +84,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.store {
         screen.line(&format!(
             "{} has the calibrated batch norms too",
-            path.display()
+            path.shown()
         ));
     }
     Ok(ExitCode::SUCCESS)
@@ -151,7 +152,7 @@ fn recipe(
             None => images.training_beside().with_context(|| {
                 Usage(format!(
                     "--calibrate needs training images: {} has no val/ and train/ in it; --calibration-data names a folder",
-                    arguments.data.display()
+                    arguments.data.shown()
                 ))
             })?,
         };

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Plan, Planned, Position, Role, RunContext, Trace, did_you_mean, listed};
 
 use super::recipes::{plan, recipe};
@@ -104,12 +105,8 @@ fn write_trace(path: &Path, trace: &Trace, screen: &Screen) -> Result<()> {
     let recorded = trace.take();
     let mut text = Vec::new();
     trace::write(&recorded, &mut text)?;
-    files::replace(path, &text).with_context(|| {
-        format!(
-            "cannot write {}; --trace names another file",
-            path.display()
-        )
-    })?;
+    files::replace(path, &text)
+        .with_context(|| format!("cannot write {}; --trace names another file", path.shown()))?;
     let events = recorded.slices.len() + recorded.levels.len();
     let dropped = match recorded.dropped {
         0 => String::new(),
@@ -117,7 +114,7 @@ fn write_trace(path: &Path, trace: &Trace, screen: &Screen) -> Result<()> {
     };
     screen.line(&format!(
         "{} has {events} events{dropped}; open it in https://ui.perfetto.dev",
-        path.display()
+        path.shown()
     ));
     Ok(())
 }
@@ -183,7 +180,7 @@ fn data_job(arguments: &Profile) -> Result<Job> {
             let source = source.with_context(|| {
                 Usage(format!(
                     "{} has no trainer with training batches: --until names a data node",
-                    arguments.recipe.display()
+                    arguments.recipe.shown()
                 ))
             })?;
             source.id.name.clone()
@@ -238,7 +235,7 @@ fn trainer_job(arguments: &Profile, batches: Batches) -> Result<Job> {
     let trainer = plan.trainers().next().with_context(|| {
         Usage(format!(
             "{} has no trainer: --until names a data node to profile",
-            arguments.recipe.display()
+            arguments.recipe.shown()
         ))
     })?;
     Ok(job(Part::trainer(&plan, trainer, batches)?, arguments))

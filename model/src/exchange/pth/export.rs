@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use rsflow_base::shown::Shown as _;
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
 use tch::{Kind, Tensor};
@@ -43,7 +44,7 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let content = serialize(views, Some(metadata))?;
     whole_file::write(path, |file| Ok(file.write_all(&content)?))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+        .with_context(|| format!("cannot write {}", path.shown()))?;
     Ok(tensors.len())
 }
 

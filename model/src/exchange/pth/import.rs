@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rsflow_base::shown::Shown as _;
 use safetensors::Dtype;
 use tch::{Kind, Tensor};
 
@@ -89,7 +90,7 @@ pub struct Import<'a> {
 pub fn import(path: &Path, what: Import) -> Result<Imported> {
     Pth::open(path)
         .and_then(|mut file| import_inner(&mut file, what))
-        .with_context(|| format!("cannot import {}", path.display()))
+        .with_context(|| format!("cannot import {}", path.shown()))
 }
 
 fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use anyhow::{Result, bail};
+use rsflow_base::shown::Shown as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -198,7 +199,7 @@ pub fn libtorch() -> Libtorch {
     Libtorch {
         built_for: native::libtorch_version(),
         version,
-        folder: folder.map(|folder| folder.display().to_string()),
+        folder: folder.map(|folder| folder.shown().to_string()),
         onednn: tch::utils::has_mkldnn(),
     }
 }

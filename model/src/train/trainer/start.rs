@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::home;
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::PROGRESS;
 
 use crate::checkpoint::{
@@ -20,7 +21,7 @@ fn other_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> Stri
     let (saved, wanted) = (&saved.network, &wanted.network);
     format!(
         "{} holds {saved}, the recipe says {wanted}",
-        checkpoint.display()
+        checkpoint.shown()
     )
 }
 
@@ -49,7 +50,7 @@ pub(super) fn start_from(
     let path = &home::expand(path)?;
     let checkpoint = Checkpoint::open(path)?;
     let saved = checkpoint.metadata();
-    let place = path.display();
+    let place = path.shown();
     let same_network = to.network.is_compatible_with(&saved.network);
     ensure!(
         same_network || to.network.can_start_from(&saved.network),
@@ -156,7 +157,7 @@ pub(super) fn resume(
         batch,
     } = lengths;
     let (path, saved) = (checkpoint.path(), checkpoint.metadata());
-    let place = path.display();
+    let place = path.shown();
     ensure!(
         at.network.is_compatible_with(&saved.network),
         "{}{}",
