@@ -137,7 +137,8 @@ impl Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The largest accepted width times height. It bounds the memory of a worker: decoding takes at most
-    /// 20 bytes per pixel, 3 of them for the result (3 more if it is turned upright).
+    /// 20 bytes per pixel, 3 of them for the result (3 more if it is turned upright; for PNGs of a few very
+    /// long rows up to 256 MB more).
     ///
     /// Images take that much only if the file can hold so many pixels. Without compression it has to have
     /// all their bytes; otherwise at least one byte for so many pixels of 8-bit grey: 1,024 in JPEG, 1,032
@@ -402,9 +403,12 @@ const WORTH_KEEPING: usize = 64 << 20;
 /// read.
 pub(crate) fn resize_scratch(buffer: &mut Vec<u8>, length: usize) -> Result<(), OutOfMemory> {
     give_back(buffer, length);
-    let more = length.saturating_sub(buffer.len());
-    let reserved = buffer.try_reserve(more);
-    reserved.map_err(|_| OutOfMemory { bytes: length })?;
+    if buffer.capacity() < length {
+        // Not grown, which would hold both the old and the new memory, and perhaps twice as much.
+        *buffer = Vec::new();
+        let reserved = buffer.try_reserve_exact(length);
+        reserved.map_err(|_| OutOfMemory { bytes: length })?;
+    }
     buffer.resize(length, 0);
     Ok(())
 }
