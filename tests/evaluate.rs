@@ -436,8 +436,8 @@ fn what_cannot_be_measured_is_told() {
                     LAST,
                 ],
             ),
-            2,
-            &["is there already; --force replaces it"],
+            1,
+            &["cannot write out/checkpoints/last.safetensors: this command reads it"],
         ),
         (
             eval(
@@ -454,7 +454,7 @@ fn what_cannot_be_measured_is_told() {
                 ],
             ),
             1,
-            &["`store` names the checkpoint itself"],
+            &["this command reads it; --store names another file"],
         ),
         (
             predict(&["--size", "8", image]),

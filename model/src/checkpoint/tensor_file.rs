@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rsflow_base::input_file;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Error as _, MapAccess, Visitor};
@@ -60,11 +61,7 @@ impl TensorFile {
     /// # Errors
     /// The file cannot be read, is truncated or damaged, or is not a safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
-        let kind = std::fs::metadata(path)?;
-        // A pipe would be waited for.
-        ensure!(kind.is_file() || kind.is_dir(), "it is not a file");
-        ensure!(!kind.is_dir(), "it is a folder, not a file");
-        let mut file = File::open(path)?;
+        let mut file = input_file::open(path)?;
         let length = file.metadata()?.len();
         let mut start = Vec::new();
         file.by_ref()

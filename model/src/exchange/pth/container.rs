@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use rsflow_base::input_file;
 use tch::{Kind, Tensor};
 use zip::ZipArchive;
 
@@ -96,9 +97,7 @@ impl Pth {
     /// safetensors file, or its pickle has other values than tensors, containers, strings and
     /// numbers.
     pub fn open(path: &Path) -> Result<Self> {
-        // A pipe would be waited for.
-        ensure!(std::fs::metadata(path)?.is_file(), "it is not a file");
-        let mut file = File::open(path)?;
+        let mut file = input_file::open(path)?;
         let mut start = Vec::new();
         file.by_ref().take(16).read_to_end(&mut start)?;
         file.seek(SeekFrom::Start(0))?;
