@@ -8,14 +8,11 @@ from PIL import Image
 SIZES = [(1, 1), (7, 5), (8, 8), (9, 17), (16, 16), (17, 9), (23, 31), (33, 12), (40, 24)]
 
 entries = {}
-with_pixels = set()
 
 
-def add(name, data, pixels=False):
+def add(name, data):
     assert name not in entries, name
     entries[name] = bytes(data)
-    if pixels:
-        with_pixels.add(name)
 
 
 def seeded(*key):

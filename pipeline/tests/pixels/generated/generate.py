@@ -3,12 +3,11 @@
 Run by hand with Pillow 13, in this folder: `python generate.py`. Writes `files.bin`, the files one after
 another, and `files.txt`, a line of columns per file:
 
-    name  bytes  stored  upright  pixels
+    name  bytes  stored  upright
 
 `stored` is the size and the CRC-32 of the RGB bytes of `convert("RGB")` (of 16-bit grey, the upper 8 bits
 of Pillow's 16), or `refused`; `upright` is the same after `exif_transpose` where that differs. Both are `-`
-where Pillow does not show it: it always turns a TIFF. `pixels` is the number of bytes that follow the file in
-`files.bin`: the RGB bytes of `stored`, compressed by zlib, for kinds that are compared within a tolerance.
+where Pillow does not show it: it always turns a TIFF.
 """
 
 import io
@@ -22,7 +21,7 @@ import orientations
 import pngs
 import rasters
 import tiffs
-from common import entries, with_pixels
+from common import entries
 
 
 def described(image):
@@ -67,9 +66,8 @@ def main():
             turned = described(upright)
         if name.endswith(".tif") and ("orientation" in name):
             stored, turned = "-", stored
-        pixels = zlib.compress(image.tobytes(), 9) if image and name in with_pixels else b""
-        archive += data + pixels
-        lines.append("\t".join([name, str(len(data)), stored, turned, str(len(pixels))]))
+        archive += data
+        lines.append("\t".join([name, str(len(data)), stored, turned]))
     with open("files.txt", "w") as table:
         table.write("\n".join(lines) + "\n")
     with open("files.bin", "wb") as to:

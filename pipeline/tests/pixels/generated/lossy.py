@@ -10,7 +10,6 @@ from common import SIZES, add, pack, picture, saved
 def jpegs():
     for mode in ["L", "RGB", "CMYK"]:
         for progressive in [False, True]:
-            loose = progressive or mode == "CMYK"
             kind = f"jpeg/{mode.lower()}_{'progressive' if progressive else 'sequential'}"
             for index, (width, height) in enumerate(SIZES):
                 for subsampling in [0, 1, 2] if mode == "RGB" else [0]:
@@ -23,7 +22,7 @@ def jpegs():
                         optimize=index % 2 == 1,
                         restart_marker_blocks=[0, 1, 3, 0, 2][index % 5],
                     )
-                    add(f"{kind}_{width}x{height}_{subsampling}.jpg", data, loose)
+                    add(f"{kind}_{width}x{height}_{subsampling}.jpg", data)
     for width in range(1, 18):
         for height in [1, 2, 15, 17][width % 2 :: 2]:
             add(
