@@ -69,7 +69,7 @@ const ENDING: [c_int; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 ///
 /// Before the run has started, a signal ends the program. Then the first one has the run finish its step
 /// and save a checkpoint, and a second one ends the program at once; but not SIGHUP, which a closing
-/// terminal sends twice. A signal that was ignored when the program was started (`nohup`) stays so.
+/// terminal sends twice. Under `nohup` SIGHUP is ignored.
 pub struct Interrupts(Arc<Mutex<Phase>>);
 
 enum Phase {
@@ -84,7 +84,10 @@ impl Interrupts {
     /// # Errors
     /// The system has no more file descriptors or threads.
     pub fn listen(message: &'static str) -> Result<Self> {
-        let wanted = ENDING.into_iter().filter(|&signal| !is_ignored(signal));
+        // Not SIGINT and SIGQUIT: a shell ignores them for what it starts in the background, where a
+        // script may well send them.
+        let is_wanted = |signal: &c_int| *signal != SIGHUP || !is_ignored(SIGHUP);
+        let wanted = ENDING.into_iter().filter(is_wanted);
         // A write beyond the limit of file sizes then fails, and is reported as what it is.
         let mut signals =
             Signals::new(wanted.chain([SIGXFSZ])).context("cannot listen to signals")?;

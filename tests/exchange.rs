@@ -297,8 +297,8 @@ fn what_cannot_be_exchanged_is_told() {
         ),
         (
             export("there.safetensors", "pth-names", "there.safetensors"),
-            2,
-            &["there.safetensors is there already; --force replaces it"],
+            1,
+            &["cannot write there.safetensors: this command reads it"],
         ),
         (
             export("text.pth", "pth-names", "new.safetensors"),

@@ -38,6 +38,7 @@ fn rewrite(folder: &Path, to: &str, change: impl FnOnce(&mut Value)) {
     let bytes = fs::read(folder.join(LAST)).unwrap();
     let (header, tensors) = bytes[8..].split_at(length_of(&bytes));
     let mut header: Value = serde_json::from_slice(header).unwrap();
+    without_sums(&mut header);
     let entry = &mut header["__metadata__"]["rsflow"];
     let mut metadata: Value = serde_json::from_str(entry.as_str().unwrap()).unwrap();
     change(&mut metadata);
@@ -46,6 +47,14 @@ fn rewrite(folder: &Path, to: &str, change: impl FnOnce(&mut Value)) {
     let length = (header.len() as u64).to_le_bytes();
     let whole = [&length[..], header.as_bytes(), tensors].concat();
     fs::write(folder.join(to), whole).unwrap();
+}
+
+/// As in files from before there were checksums.
+pub fn without_sums(header: &mut Value) {
+    let metadata = header["__metadata__"].as_object_mut().unwrap();
+    for key in ["rsflow.header_sum", "rsflow.tensor_sums"] {
+        assert!(metadata.remove(key).is_some(), "{key}");
+    }
 }
 
 fn length_of(checkpoint: &[u8]) -> usize {

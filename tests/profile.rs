@@ -460,7 +460,7 @@ fn a_trace_follows_the_formats_rules() {
             &["cpu-0", "cpu-1", "trainer"],
         ),
     ] {
-        let trace = ["--trace", "trace.json"];
+        let trace = ["--force", "--trace", "trace.json"];
         profile(folder.path(), &[arguments, &trace].concat());
         let text = std::fs::read_to_string(folder.path().join("trace.json")).unwrap();
         let trace: Value = serde_json::from_str(&text).unwrap();

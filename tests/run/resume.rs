@@ -9,6 +9,7 @@ use rsflow_model::checkpoint::Checkpoint;
 use serde_json::Value;
 
 use super::{command, losses, run, signal, wait_for_lines, wait_until};
+use crate::preprocess::without_sums;
 use crate::workplace::{QUANTIZED, completed, workplace};
 
 #[test]
@@ -85,6 +86,7 @@ fn as_format_2(path: &Path) {
     let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
     let (header, tensors) = rest.split_at(length);
     let mut header: Value = serde_json::from_slice(header).unwrap();
+    without_sums(&mut header);
     let entry = &mut header["__metadata__"]["rsflow"];
     let mut metadata: Value = serde_json::from_str(entry.as_str().unwrap()).unwrap();
     let fields = metadata.as_object_mut().unwrap();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rsflow_base::run_files::{BEST, of_epoch};
 use rsflow_base::shown::Shown as _;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
@@ -73,6 +74,35 @@ impl Checkpoint {
     /// Whether it has checksums. Those of this program's earlier versions have none.
     pub fn has_sums(&self) -> bool {
         self.file.has_sums()
+    }
+
+    /// The file of the best checkpoint of its run so far, as the metadata names it: in the folder
+    /// `checkpoints` of the run that resumes from this one, or beside it. `None`: there was no validation
+    /// yet, or the file is gone.
+    pub fn find_best(&self, checkpoints: &Path) -> Option<PathBuf> {
+        let best = self.metadata.best?;
+        let is_it = |path: &PathBuf| {
+            let file = Checkpoint::open(path);
+            file.is_ok_and(|file| {
+                let Metadata {
+                    epoch,
+                    sample_in_epoch,
+                    best: its_best,
+                    ..
+                } = file.metadata;
+                its_best == Some(best) && (epoch, sample_in_epoch) == (best.epoch + 1, 0)
+            })
+        };
+        let of_epoch = of_epoch(best.epoch + 1);
+        let beside = self.path.parent().unwrap_or(Path::new(""));
+        let places = [
+            checkpoints.join(BEST),
+            checkpoints.join(&of_epoch),
+            beside.join(BEST),
+            beside.join(&of_epoch),
+            self.path.clone(),
+        ];
+        places.into_iter().find(is_it)
     }
 
     /// The names of all tensors, momentum buffers included, in the order of the file.

@@ -152,49 +152,16 @@ impl CheckpointWriter {
         self.prune(resumed.metadata().epoch)
     }
 
-    /// Makes the file of the best checkpoint the one that `resumed` names as its run's best.
+    /// Makes the file of the best checkpoint the one that `resumed` names as its run's best. Where that
+    /// is not there, the trainer starts without a best one.
     fn restore_best(&self, resumed: &Checkpoint) -> Result<()> {
-        let Some(best) = resumed.metadata().best else {
-            return Ok(());
-        };
-        let is_it = |path: &PathBuf| {
-            let file = Checkpoint::open(path);
-            file.is_ok_and(|file| {
-                let found = file.metadata();
-                found.best == Some(best)
-                    && (found.epoch, found.sample_in_epoch) == (best.epoch + 1, 0)
-            })
-        };
         let to = self.folder.join(BEST);
-        if is_it(&to) {
-            return Ok(());
-        }
-        // The resumed checkpoint may be in the folder of another run.
-        let theirs = resumed.path().parent().unwrap_or(Path::new(""));
-        let of_epoch = of_epoch(best.epoch + 1);
-        let found = [
-            self.folder.join(&of_epoch),
-            theirs.join(&of_epoch),
-            theirs.join(BEST),
-        ]
-        .into_iter()
-        .chain([resumed.path().to_owned()])
-        .find(is_it);
-        match found {
-            Some(from) => {
+        match resumed.find_best(&self.folder) {
+            Some(from) if from != to => {
                 let from = fs::canonicalize(from).context("cannot find the best checkpoint")?;
                 link_or_copy(&from, &to)
             }
-            None => {
-                tracing::warn!(
-                    "the best checkpoint so far, of epoch {}, is neither in {} nor beside {}: {BEST} is \
-                     written when an epoch beats it",
-                    best.epoch + 1,
-                    self.folder.shown(),
-                    resumed.path().shown()
-                );
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 

@@ -9,6 +9,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rsflow_pipeline::pixels::{Decoder, ImageError, Limits, Orientation, Verify, header};
 
+use crate::unpacked;
+
 /// A line of a table, with its bytes.
 struct Entry {
     name: String,
@@ -40,11 +42,11 @@ impl Expected {
     }
 }
 
-/// Reads `NAME.txt` and `NAME.bin`.
+/// Reads `NAME.txt` and `NAME.bin.gz`.
 fn entries(name: &str) -> Vec<Entry> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pixels/generated");
     let table = fs::read_to_string(folder.join(name).with_extension("txt")).unwrap();
-    let archive = fs::read(folder.join(name).with_extension("bin")).unwrap();
+    let archive = unpacked(&folder.join(name).with_extension("bin.gz"));
     let mut rest = archive.as_slice();
     let mut take = |length: &str| rest.split_off(..length.parse().unwrap()).unwrap().to_vec();
     let entries = table.lines().map(|line| {

@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rsflow_pipeline::pixels::{Decoder, Limits, Rect, Verify, header};
 
-use crate::{decode, read};
+use crate::{decode, read, unpacked};
 
 struct Jpeg {
     name: String,
@@ -17,7 +17,7 @@ struct Jpeg {
 
 fn jpegs() -> Vec<Jpeg> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pixels/jpegs");
-    let files = read(&folder.join("files.bin"));
+    let files = unpacked(&folder.join("files.bin.gz"));
     let table = String::from_utf8(read(&folder.join("files.txt"))).unwrap();
     let mut rest = files.as_slice();
     let all = table.lines().map(|line| {

@@ -1,8 +1,10 @@
 //! Decoding and resizing, compared with Pillow and OpenCV; and damaged files.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use rsflow_pipeline::pixels::{Decoder, Format, Header, ImageError, Limits, Rect, Verify, header};
 
 mod damage;
@@ -17,6 +19,15 @@ use fixtures::fixtures;
 
 fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn unpacked(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let packed = read(path);
+    GzDecoder::new(packed.as_slice())
+        .read_to_end(&mut bytes)
+        .unwrap();
+    bytes
 }
 
 /// The files of a folder, in order.

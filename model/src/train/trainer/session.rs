@@ -118,7 +118,10 @@ impl Session {
             batch: train.group * u64::from(build.run.world.size),
         };
         let training_classes = match (resumed, &settings.start_from) {
-            (Some(checkpoint), _) => resume(checkpoint, &mut at, &net, &mut optimizer, lengths)?,
+            (Some(checkpoint), _) => {
+                let run_dir = build.run.run_dir.as_deref();
+                resume(checkpoint, run_dir, &mut at, &net, &mut optimizer, lengths)?
+            }
             (None, Some(path)) => start_from(path, &net, &mut at)?,
             (None, None) => ClassMap::identity(),
         };

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::home;
+use rsflow_base::run_files::{BEST, CHECKPOINTS};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::PROGRESS;
 
 use crate::checkpoint::{
-    Checkpoint, ClassMap, ClassOrder, FORMAT, Metadata, match_classes, packed,
+    Best, Checkpoint, ClassMap, ClassOrder, FORMAT, Metadata, match_classes, packed,
 };
 use crate::nn::parameters::{Parameter, Role, join_problems};
 use crate::nn::switchable::SwitchableNetwork;
@@ -142,9 +143,28 @@ pub(super) struct Lengths {
     pub batch: u64,
 }
 
+/// The best validation so far, if its checkpoint is still there: else the best of the following epochs
+/// takes its place.
+fn best_at_hand(checkpoint: &Checkpoint, run_dir: Option<&Path>) -> Option<Best> {
+    let best = checkpoint.metadata().best?;
+    let folder = run_dir.unwrap_or(Path::new("")).join(CHECKPOINTS);
+    let found = checkpoint.find_best(&folder);
+    if found.is_none() {
+        tracing::warn!(
+            "the best checkpoint so far, of epoch {}, is neither in {} nor beside {}: {BEST} will be the \
+             best of the following epochs",
+            best.epoch + 1,
+            folder.shown(),
+            checkpoint.path().shown()
+        );
+    }
+    found.map(|_| best)
+}
+
 /// Puts the run where the checkpoint left it.
 pub(super) fn resume(
     checkpoint: &Checkpoint,
+    run_dir: Option<&Path>,
     at: &mut Metadata,
     net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
@@ -263,6 +283,7 @@ pub(super) fn resume(
         samples_per_epoch: at.samples_per_epoch,
         sample_in_epoch,
         old_step_in_epoch: None,
+        best: best_at_hand(checkpoint, run_dir),
         // Its own number, unless epochs had another length: the schedule continues from its epoch.
         step: saved.epoch * steps_per_epoch + sample_in_epoch.div_ceil(batch.max(1)),
         ..saved.clone()

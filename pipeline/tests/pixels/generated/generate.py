@@ -1,6 +1,6 @@
 """Generates small image files of all kinds, and what Pillow makes of them.
 
-Run by hand with Pillow 13, in this folder: `python generate.py`. Writes `files.bin`, the files one after
+Run by hand with Pillow 13, in this folder: `python generate.py`. Writes `files.bin.gz`, the files one after
 another, and `files.txt`, a line of columns per file:
 
     name  bytes  stored  upright
@@ -10,6 +10,7 @@ of Pillow's 16), or `refused`; `upright` is the same after `exif_transpose` wher
 where Pillow does not show it: it always turns a TIFF.
 """
 
+import gzip
 import io
 import warnings
 import zlib
@@ -70,8 +71,8 @@ def main():
         lines.append("\t".join([name, str(len(data)), stored, turned]))
     with open("files.txt", "w") as table:
         table.write("\n".join(lines) + "\n")
-    with open("files.bin", "wb") as to:
-        to.write(archive)
+    with open("files.bin.gz", "wb") as to:
+        to.write(gzip.compress(archive, 9, mtime=0))
     print(f"{len(lines)} files, {len(archive)} bytes, {sum('refused' in line for line in lines)} refused")
 
 

@@ -1,6 +1,6 @@
 """Writes kinds of JPEG that Pillow reads and cannot write, and what Pillow makes of them.
 
-Run by hand with Pillow 13, in this folder: `python generate.py`. Writes `files.bin`, the files one after
+Run by hand with Pillow 13, in this folder: `python generate.py`. Writes `files.bin.gz`, the files one after
 another, and `files.txt`, a line of columns per file:
 
     name  bytes  stored
@@ -10,6 +10,7 @@ begin with "lost" have lost data, which Pillow fills in and we refuse. The entro
 here, from the coefficients of random pictures.
 """
 
+import gzip
 import io
 import itertools
 import math
@@ -615,7 +616,7 @@ def main():
         assert name not in files, name
         files[name] = data
     here = Path(__file__).parent
-    (here / "files.bin").write_bytes(b"".join(files.values()))
+    (here / "files.bin.gz").write_bytes(gzip.compress(b"".join(files.values()), 9, mtime=0))
     lines = (f"{name}.jpg\t{len(data)}\t{stored(data)}\n" for name, data in files.items())
     (here / "files.txt").write_text("".join(lines))
 
