@@ -156,10 +156,10 @@ impl RunDir {
         })
     }
 
-    /// What to remove if the run does not start; `None` for a resumed one. Call it after
-    /// [`RunDir::make`].
+    /// What to remove if the run does not start; `None` where a run is resumed in its own directory. Call
+    /// it after [`RunDir::make`].
     pub fn unused(&self) -> Option<Unused> {
-        self.resume.is_none().then(|| Unused {
+        (self.resume.is_none() || self.fresh).then(|| Unused {
             path: self.path.clone(),
             made: self.fresh,
         })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
+use rsflow_base::shown::Shown as _;
 use rsflow_model::train::metrics::{Row, Table};
 
 /// One row for each resolution and one for the ensemble. A column names the batch norms where a
@@ -34,7 +35,9 @@ pub fn grid(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String 
     let mut grid = Grid::new();
     let line = LineStyle::none().fill('─').junction('─');
     grid.load_style(TableStyle::new().header_separator(line));
-    grid.set_header(header).add_rows(rows);
+    let shown = |row: Vec<String>| row.iter().map(|cell| cell.shown().into_owned()).collect();
+    grid.set_header(header)
+        .add_rows(rows.map::<Vec<String>, _>(shown));
     for column in grid.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }

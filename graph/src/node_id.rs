@@ -1,5 +1,6 @@
 //! What a node is called in errors, logs and measurements.
 
+use rsflow_base::shown::Shown as _;
 use std::fmt;
 
 /// Displayed as `name (Kind)`.
@@ -12,6 +13,6 @@ pub struct NodeId {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.kind)
+        write!(f, "{} ({})", self.name.shown(), self.kind)
     }
 }

@@ -134,8 +134,7 @@ pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems>
                     .help("give each node a name of its own"),
             );
         }
-        let forbidden = |c: char| c.is_control() || ['.', '=', '/', '\\'].contains(&c);
-        if name.is_empty() || name.contains(forbidden) || name.trim() != name {
+        if name.is_empty() || name.contains(['.', '=', '/', '\\']) || name.trim() != name {
             let message = match name.as_str() {
                 "" => "a node needs a name".to_owned(),
                 _ => format!("`{}` cannot be a node's name", name.shown()),
