@@ -39,7 +39,7 @@ impl Shown for Path {
 }
 
 /// A message of several lines, each as [`Shown`]. Names in it should be [`Shown`] themselves: here a line
-/// break cannot be told from one of the message.
+/// break cannot be distinguished from one of the message.
 pub fn lines(message: &str) -> Cow<'_, str> {
     if !message.chars().any(is_escaped) && message.len() <= LINE {
         return message.into();

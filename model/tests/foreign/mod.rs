@@ -136,7 +136,7 @@ fn weights_are_found_in_what_programs_write_around_them() {
     ]
     .concat();
     let set = [b"\x8f(", &write::int(1)[..], b"\x90"].concat();
-    // What is in the file; what is asked for; the key, the other keys and the prefix that are told.
+    // What is in the file; what is asked for; the key, the other keys and the prefix that are reported.
     type Case<'a> = (
         Code,
         Option<&'a str>,

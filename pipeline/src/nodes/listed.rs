@@ -39,7 +39,7 @@ pub(super) struct Reading {
 }
 
 impl Listed {
-    /// The stage of a node that reads a listing. Tells the user what is read and what is not.
+    /// The stage of a node that reads a listing. Reports what is read and what is not.
     pub fn stage(build: &Build, listing: Listing, reading: Reading) -> Stage {
         let images = counted(listing.len() as usize, "image");
         let classes = match listing.classes.len() {

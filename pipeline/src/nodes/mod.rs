@@ -90,7 +90,7 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
         );
     }
     // Of many mistakes in one list the first few say enough.
-    const TOLD: usize = 3;
+    const REPORTED: usize = 3;
     if sizes.contains(&0) {
         report.parameter(
             "sizes",
@@ -98,7 +98,7 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
             "sizes are at least 1 pixel",
         );
     }
-    for size in sizes.iter().filter(|&&size| size > MAX_SIZE).take(TOLD) {
+    for size in sizes.iter().filter(|&&size| size > MAX_SIZE).take(REPORTED) {
         report.parameter(
             "sizes",
             format!("size {size} is too large"),
@@ -106,7 +106,7 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
         );
     }
     let valid = |size: &u32| (1..=MAX_SIZE).contains(size);
-    for size in repeated(sizes).into_iter().filter(valid).take(TOLD) {
+    for size in repeated(sizes).into_iter().filter(valid).take(REPORTED) {
         report.parameter(
             "sizes",
             format!("size {size} is listed twice"),

@@ -7,7 +7,7 @@
 //!
 //! Bytes after the last block of a scan or restart interval may be extraneous: libjpeg skips them with a
 //! warning, and photographs with such bytes are common. But data that is out of sync and ends early
-//! leaves bytes behind, too. The two are told apart by reading on, see [`is_extraneous`].
+//! leaves bytes behind, too. The two are distinguished by reading on, see [`is_extraneous`].
 
 use smallvec::SmallVec;
 
