@@ -542,7 +542,7 @@ fn a_run_says_what_its_trainer_waited_for() {
     let data = |half: &str, sizes: &str| {
         format!(
             r#""{half}_files": ImageFolder(root: "shapes/{half}"),
-               "{half}_images": DecodeImage(input: "{half}_files"),
+               "{half}_images": DecodeImage(input: "{half}_files", verify: Full),
                {sizes},
                "{half}_batches": Batch(input: "{half}_sizes", size: 4),"#
         )
