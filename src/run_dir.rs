@@ -130,8 +130,9 @@ impl RunDir {
                 }
                 Err(error) if error.kind() != AlreadyExists => return Err(error),
                 Err(_) if self.is_named_by_time => {
-                    let name = wanted.file_name().unwrap_or_default().shown();
-                    self.path = wanted.with_file_name(format!("{name}-{number}"));
+                    let mut name = wanted.file_name().unwrap_or_default().to_owned();
+                    name.push(format!("-{number}"));
+                    self.path = wanted.with_file_name(name);
                 }
                 Err(_) if self.path.is_dir() => break,
                 Err(error) => return Err(error),

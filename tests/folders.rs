@@ -90,8 +90,12 @@ fn a_part_of_the_classes_is_matched_by_name() {
         let options = ["--threads", "1", "--json", "-"];
         let output = rsflow(folder.path(), &[&eval[..], &options].concat());
         let count = classes.len();
-        let told = format!("evaluating {count} of 8 classes: `");
-        said(&output, 0, &[&told, &format!("images, {count} classes\n")]);
+        let reported = format!("evaluating {count} of 8 classes: `");
+        said(
+            &output,
+            0,
+            &[&reported, &format!("images, {count} classes\n")],
+        );
         let table: Value = serde_json::from_slice(&output.stdout).unwrap();
         let hits = hits(&table["rows"], table["images"].as_f64().unwrap());
         for (sum, hits) in sums.iter_mut().zip(hits) {
@@ -131,13 +135,13 @@ fn the_folders_of_a_user_are_understood() {
         "--set",
         "val_files.root=~/shapes/val",
     ];
-    let told =
+    let reported =
         "train_files: 84 images, 8 classes (2 other files passed over: 2 .avif; 2 hidden names)";
     let output = at_home(&[&run[..], &set].concat());
-    said(&output, 0, &[told, "val_files: 24 images, 8 classes\n"]);
+    said(&output, 0, &[reported, "val_files: 24 images, 8 classes\n"]);
     assert!(!folder.join("~").exists());
     let log = fs::read_to_string(folder.join("out/run.log")).unwrap();
-    assert!(log.contains(told), "{log}");
+    assert!(log.contains(reported), "{log}");
 
     let val = folder.join("shapes/val");
     fs::rename(val.join("e\u{301}toiles"), val.join("\u{e9}toiles")).unwrap();

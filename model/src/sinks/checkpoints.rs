@@ -122,9 +122,9 @@ impl CheckpointWriter {
         })
     }
 
-    /// Completes what a run that was ended left to do, so that the folder is as [`rsflow_base::run_files`] promises:
-    /// the resumed checkpoint is the last one, which a further resume would take, the best one is that
-    /// which it names, and old ones are gone.
+    /// Completes what a run that was ended left to do, so that the folder is as
+    /// [`rsflow_base::run_files`] promises: the resumed checkpoint is the last one, which a further
+    /// resume would take, the best one is that which it names, and old ones are gone.
     ///
     /// Checkpoints later than it belong to the abandoned run: its last one is kept under another name,
     /// since there may be no other copy.
@@ -170,7 +170,7 @@ impl CheckpointWriter {
         if !self.journal.wait_for(item.metrics)? {
             tracing::warn!(
                 step = item.snapshot.metadata().step,
-                "a checkpoint is not written, for the log of what was before it is not"
+                "a checkpoint is not written: the log is no longer written, so it lacks lines from before it"
             );
             return Ok(());
         }

@@ -93,21 +93,21 @@ mod tests {
 
     #[test]
     fn what_is_passed_over_is_told_with_a_bounded_number_of_endings() {
-        let told = |names: &[&str]| {
+        let reported = |names: &[&str]| {
             let mut passed = PassedOver::default();
             for name in names {
                 passed.file(Path::new(name));
             }
             passed.to_string()
         };
-        assert_eq!(told(&[]), "");
-        assert_eq!(told(&["a.gif"; 9]), "9 other files passed over: 9 .gif");
+        assert_eq!(reported(&[]), "");
+        assert_eq!(reported(&["a.gif"; 9]), "9 other files passed over: 9 .gif");
         assert_eq!(
-            told(&["a.TXT", "b.txt", "README", "a.jpg.a long sentence"]),
+            reported(&["a.TXT", "b.txt", "README", "a.jpg.a long sentence"]),
             "4 other files passed over: 2 .txt, 2 without an ending"
         );
         assert_eq!(
-            told(&["1.a", "1.b", "1.c", "1.d", "1.e", "1.f", "2.f", "1.g"]),
+            reported(&["1.a", "1.b", "1.c", "1.d", "1.e", "1.f", "2.f", "1.g"]),
             "8 other files passed over: 2 .f, 1 .a, 1 .b, 1 .c, 1 .d, 2 with 2 other endings"
         );
         let others = PassedOver {
