@@ -99,8 +99,9 @@ fn fields(bytes: &[u8]) -> Result<Fields<'_>, ImageError> {
             if !masks.iter().all(|&mask| is_mask(mask, bits)) {
                 return Err(damaged("the BMP has invalid bit masks"));
             }
-            match masks {
-                [0, 0, 0, 0] => Coding::Masks([0xff_0000, 0xff00, 0xff, 0]),
+            match (masks, bits) {
+                ([0, 0, 0, 0], 24 | 32) => Coding::Masks([0xff_0000, 0xff00, 0xff, 0]),
+                ([0, 0, 0, 0], _) => return Err(damaged("the BMP has no bit masks")),
                 _ => Coding::Masks(masks),
             }
         }

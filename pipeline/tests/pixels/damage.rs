@@ -4,7 +4,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rsflow_pipeline::pixels::{Decoder, Format, Limits, Orientation, Rect, Verify, header};
 
-use crate::{decode, files, fixtures, is_decoded_in_part, read};
+use crate::{decode, files, fixtures, generated, is_decoded_in_part, read};
 
 /// Wherever a file is truncated, with or without an end-of-image marker appended, it is an error and not
 /// an image with a grey end.
@@ -244,28 +244,62 @@ fn errors_name_the_damage() {
 /// Random changes may give another image or an error, but no panic.
 #[test]
 fn no_change_of_bytes_panics() {
+    let fixtures = files(&fixtures().join("images"));
+    let fixtures: Vec<_> = fixtures.iter().map(|path| (read(path), 200)).collect();
+    let generated = generated::entries();
+    let generated = generated.into_iter().map(|entry| (entry.bytes, 20));
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(11);
-    for path in files(&fixtures().join("images")) {
-        let bytes = read(&path);
-        for _ in 0..200 {
+    for (bytes, tries) in fixtures.into_iter().chain(generated) {
+        for _ in 0..tries {
             let mut changed = bytes.clone();
             for _ in 0..rng.random_range(1..4) {
                 let at = rng.random_range(0..changed.len());
                 changed[at] = rng.random();
             }
-            // The changed header may claim an image that takes long to decode.
-            let limits = Limits {
-                max_pixels: 1 << 20,
-            };
-            if let Ok(header) = header(&changed, &limits) {
-                let orientation = Orientation::of(&changed, header.format);
-                let upright = orientation.turn(header);
-                let whole = upright.whole();
-                let mut decoder = Decoder::new();
-                let _ =
-                    decoder.decode_upright(&changed, &upright, orientation, whole, Verify::Full);
-            }
+            assert_no_panic(&changed);
         }
+    }
+}
+
+/// Fuzzing has found each of these.
+#[test]
+fn no_file_found_by_fuzzing_panics() {
+    // 1x1, of 16 bits with masks, all of which are 0.
+    let mut masks = vec![0; 0x4a];
+    masks[..2].copy_from_slice(b"BM");
+    for (at, byte) in [
+        (10, 0x42),
+        (14, 40),
+        (18, 1),
+        (22, 1),
+        (26, 1),
+        (28, 16),
+        (30, 3),
+    ] {
+        masks[at] = byte;
+    }
+    for file in [masks] {
+        assert!(decode(&file).is_err());
+        assert_no_panic(&file);
+    }
+}
+
+fn assert_no_panic(bytes: &[u8]) {
+    // The header may claim an image that takes long to decode.
+    let limits = Limits {
+        max_pixels: 1 << 20,
+    };
+    let Ok(header) = header(bytes, &limits) else {
+        return;
+    };
+    let orientation = Orientation::of(bytes, header.format);
+    let upright = orientation.turn(header);
+    let whole = upright.whole();
+    let mut decoder = Decoder::new();
+    let result = decoder.decode_upright(bytes, &upright, orientation, whole, Verify::Full);
+    // A panic of a decoder is caught and becomes an error.
+    if let Err(error) = result {
+        assert!(!error.to_string().contains("panicked"), "{header:?}");
     }
 }
 
