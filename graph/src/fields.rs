@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use ron::error::SpannedError;
-use ron::value::RawValue;
+use serde::de::IgnoredAny;
 
 /// RON options for recipes: an optional value needs no `Some(...)`, and a variant such as
 /// `ResNet(depth: 50)` only one pair of parentheses.
@@ -15,8 +15,8 @@ pub(crate) fn options() -> ron::Options {
 }
 
 /// Fails if a text is not valid RON.
-pub(crate) fn ron(text: &str) -> Result<&RawValue, SpannedError> {
-    options().from_str(text)
+pub(crate) fn ron(text: &str) -> Result<(), SpannedError> {
+    options().from_str(text).map(|IgnoredAny| ())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +152,16 @@ impl Value {
         }
     }
 
+    /// The value of the field `name`, alone.
+    pub fn take(self, text: &str, name: &str) -> Option<Value> {
+        let Shape::Fields(fields) = self.shape else {
+            return None;
+        };
+        let mut fields = fields.into_iter();
+        let field = fields.find(|field| &text[field.name.clone()] == name)?;
+        Some(field.value)
+    }
+
     /// The value of `path` (`field`, or `field.inner`).
     pub fn at(&self, text: &str, path: &str) -> Option<&Value> {
         path.split('.').try_fold(self, |value, name| {
@@ -163,7 +173,7 @@ impl Value {
     }
 }
 
-/// Parses a text that the RON reader accepts.
+/// Parses a text. Of texts that the RON reader does not accept, some have no shape; of the others one.
 pub(crate) fn shape(text: &str) -> Option<Value> {
     let tokens = tokens(text);
     let mut walk = Walk { tokens, at: 0 };
@@ -173,7 +183,8 @@ pub(crate) fn shape(text: &str) -> Option<Value> {
             walk.next()?;
         }
     }
-    walk.value()
+    let value = walk.value()?;
+    walk.peek(0).is_none().then_some(value)
 }
 
 struct Walk {
@@ -254,20 +265,6 @@ impl Walk {
     }
 }
 
-/// The name at the start of `Kind(...)`.
-pub(crate) fn kind_span(text: &str) -> Range<usize> {
-    let end = text
-        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .unwrap_or(text.len());
-    0..end
-}
-
-/// The range of the value of `path` (`field`, or `field.inner`) in `Kind(field: value)`.
-pub(crate) fn value_span(text: &str, path: &str) -> Option<Range<usize>> {
-    let shape = shape(text)?;
-    Some(shape.at(text, path)?.span.clone())
-}
-
 /// Where to write the value of `path` in `Kind(...)`: the range to replace, and the text before and
 /// after the value. It replaces the old value, or is a new field after the others.
 pub(crate) fn insertion(text: &str, path: &str) -> Option<(Range<usize>, String, String)> {
@@ -308,6 +305,11 @@ pub(crate) fn insertion(text: &str, path: &str) -> Option<(Range<usize>, String,
 mod tests {
     use super::*;
 
+    fn found<'a>(text: &'a str, path: &str) -> Option<&'a str> {
+        let span = shape(text)?.at(text, path)?.span.clone();
+        Some(&text[span])
+    }
+
     #[test]
     fn values_are_found() {
         let text =
@@ -325,18 +327,14 @@ mod tests {
             ("i", None),
             ("a.b", None),
         ] {
-            assert_eq!(
-                value_span(text, path).map(|span| &text[span]),
-                expected,
-                "{path}"
-            );
+            assert_eq!(found(text, path), expected, "{path}");
         }
-        assert_eq!(&text[kind_span(text)], "Kind");
+        assert_eq!(&text[shape(text).unwrap().head], "Kind");
     }
 
     #[test]
     fn attributes_are_no_value() {
         let text = "#![enable(implicit_some)]\n(a: 1)";
-        assert_eq!(value_span(text, "a").map(|span| &text[span]), Some("1"));
+        assert_eq!(found(text, "a"), Some("1"));
     }
 }

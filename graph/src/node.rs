@@ -16,7 +16,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::batch::Allocator;
 use crate::context::RunContext;
-use crate::fields;
+use crate::fields::{self, Value};
 use crate::preprocess::Preprocess;
 use crate::problem::Problem;
 use crate::stage::{Contents, Stage};
@@ -121,13 +121,24 @@ pub struct Demand {
 
 /// Collects the errors of a node in [`Node::plan`].
 pub struct Report<'a> {
-    pub(crate) text: &'a str,
-    pub(crate) node: Range<usize>,
+    text: &'a str,
+    /// `Kind(...)` in it.
+    node: &'a Value,
     pub(crate) found: Vec<Problem>,
     pub(crate) warnings: Vec<Problem>,
 }
 
-impl Report<'_> {
+impl<'a> Report<'a> {
+    /// Of the node `node` in a recipe's `text`.
+    pub(crate) fn new(text: &'a str, node: &'a Value) -> Self {
+        Report {
+            text,
+            node,
+            found: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Adds an error at the parameter `field`, or at the node's kind where the field is not given. A
     /// dot reaches into a value (`network.depth`).
     pub fn parameter(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
@@ -145,9 +156,8 @@ impl Report<'_> {
     }
 
     fn span(&self, field: &str) -> Range<usize> {
-        let body = &self.text[self.node.clone()];
-        let span = fields::value_span(body, field).unwrap_or_else(|| fields::kind_span(body));
-        self.node.start + span.start..self.node.start + span.end
+        let value = self.node.at(self.text, field);
+        value.map_or(&self.node.head, |value| &value.span).clone()
     }
 
     /// The number that the parameter `field` holds must be within `limits`. Upper limits catch typos

@@ -7,7 +7,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use rsflow_base::shown::lines;
 
-use crate::text::Text;
+use crate::text::{Place, Text};
 use crate::words::counted;
 
 #[derive(Clone, Debug)]
@@ -59,6 +59,10 @@ impl Problem {
         self
     }
 }
+
+/// How many bytes of a place are underlined, and how many of the text behind it are laid out: a line of
+/// megabytes would take as long as all else together.
+const LONGEST: usize = 4000;
 
 /// How many problems are explained and printed; of the others the number.
 pub(crate) const SHOWN: usize = 50;
@@ -115,37 +119,34 @@ fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
     let main = text
         .overridden_in(&problem.span)
         .map_or(written, |span| text.place(span));
-    let place = labelled(
-        AnnotationKind::Primary,
-        main.start..main.end,
-        &problem.label,
-    );
-    let mut snippet = Snippet::source(main.text).path(main.path).annotation(place);
-    let mut elsewhere = Vec::new();
+    let mut notes = Vec::new();
     if !std::ptr::eq(written.text, main.text) {
-        let range = written.start..written.end;
-        let note = labelled(
-            AnnotationKind::Context,
-            range,
-            "a part of this is overridden",
-        );
-        let snippet = Snippet::source(written.text).path(written.path);
-        elsewhere.push(snippet.annotation(note));
+        notes.push((written, "a part of this is overridden"));
     }
     for (span, label) in &problem.also {
-        let place = text.place(span.clone());
-        let note = labelled(AnnotationKind::Context, place.start..place.end, label);
-        // The file, or one argument of the command line: each has its own lines.
-        if std::ptr::eq(place.text, main.text) {
-            snippet = snippet.annotation(note);
-        } else {
-            elsewhere.push(
-                Snippet::source(place.text)
-                    .path(place.path)
-                    .annotation(note),
-            );
-        }
+        notes.push((text.place(span.clone()), label));
     }
+    // The file, or one argument of the command line: each has its own lines.
+    let (beside, elsewhere): (Vec<_>, Vec<_>) = notes
+        .into_iter()
+        .partition(|(place, _)| std::ptr::eq(place.text, main.text));
+    let end = beside.iter().map(|(place, _)| underlined_end(place)).max();
+    let snippet = Snippet::source(up_to(
+        main.text,
+        end.unwrap_or(0).max(underlined_end(&main)),
+    ))
+    .path(main.path)
+    .annotation(labelled(AnnotationKind::Primary, &main, &problem.label))
+    .annotations(
+        beside
+            .iter()
+            .map(|(place, label)| labelled(AnnotationKind::Context, place, label)),
+    );
+    let elsewhere = elsewhere.iter().map(|(place, label)| {
+        Snippet::source(up_to(place.text, underlined_end(place)))
+            .path(place.path)
+            .annotation(labelled(AnnotationKind::Context, place, label))
+    });
     let level = match problem.is_warning {
         true => Level::WARNING,
         false => Level::ERROR,
@@ -164,17 +165,30 @@ fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
     renderer.render(&report)
 }
 
-fn labelled(
+fn labelled<'a>(
     kind: AnnotationKind,
-    span: Range<usize>,
-    label: &str,
-) -> annotate_snippets::Annotation<'_> {
-    let annotation = kind.span(span);
+    place: &Place,
+    label: &'a str,
+) -> annotate_snippets::Annotation<'a> {
+    let annotation = kind.span(place.start..underlined_end(place));
     if label.is_empty() {
         annotation
     } else {
         annotation.label(lines(label))
     }
+}
+
+/// The end of what is underlined.
+fn underlined_end(place: &Place) -> usize {
+    let text = place.text.get(..place.end).unwrap_or(place.text);
+    up_to(text, place.start).len()
+}
+
+/// The text up to `at`, and [`LONGEST`] bytes more.
+fn up_to(text: &str, at: usize) -> &str {
+    let end = at.saturating_add(LONGEST).min(text.len());
+    let end = (end..=text.len()).find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(text.len())]
 }
 
 impl fmt::Display for Problems {

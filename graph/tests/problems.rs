@@ -144,3 +144,31 @@ fn a_node_of_unknown_kind_may_read_anything() {
     "#]],
     );
 }
+
+/// Each node of these is sound, and its text is read alone.
+#[test]
+fn what_is_around_sound_nodes_is_read() {
+    let nodes = r#"nodes: {"a": Count(to: 3), "d": Keep(input: "a")}"#;
+    let sound = format!("(seed: 1, {nodes})");
+    let planned = |text: String| {
+        let text = Text::new("r.ron", text);
+        Recipe::parse(text, CATALOGUE, &[]).and_then(Plan::new)
+    };
+    planned(sound.clone()).expect("a sound recipe");
+    planned(format!("#![enable(implicit_some)]\n{sound} // end")).expect("attributes, a comment");
+    for (text, words) in [
+        (format!("{sound} /* open"), "this comment is not closed"),
+        (format!("{sound})"), "unmatched `)`"),
+        (format!("{sound} x"), "the recipe ends before this"),
+        (format!("#![enable(no_such)]\n{sound}"), "no_such"),
+        (format!("#![enable]\n{sound}"), "attribute"),
+        (format!("(seed: 1., {nodes})"), "`seed`"),
+        (format!("(seed: 1 /* a /* b */, {nodes})"), "not closed"),
+        (format!("(seed: 1, cpu_workers: 'a, {nodes})"), "quote"),
+    ] {
+        let problems = planned(text.clone()).err();
+        let said = problems.map_or_else(String::new, |problems| problems.render(false));
+        println!("{said}");
+        assert!(said.contains(words), "{text}: {said:?}");
+    }
+}

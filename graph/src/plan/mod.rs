@@ -227,12 +227,7 @@ fn propagate(
                 }
             })
             .collect();
-        let mut report = Report {
-            text: recipe.text.resolved(),
-            node: written.span.clone(),
-            found: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let mut report = Report::new(recipe.text.resolved(), &written.value);
         let outputs = node.plan(&incoming, &mut report);
         let edges: Option<Vec<Edge>> = edges.into_iter().collect();
         if report.found.is_empty() && outputs.len() != kind.outputs.len() {

@@ -50,7 +50,7 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
                 let help = did_you_mean(name, names()).unwrap_or_else(all);
                 return wrong(format!("there is no node `{name}`"), span, help);
             };
-            (node.span.clone(), path)
+            (node.value.span.clone(), path)
         }
     };
     if path

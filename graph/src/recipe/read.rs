@@ -32,7 +32,7 @@ pub(crate) struct Written {
     pub name: String,
     pub name_span: Range<usize>,
     /// `Kind(...)`.
-    pub span: Range<usize>,
+    pub value: Value,
     pub kind: Option<&'static Kind>,
     /// `None` if it could not be read.
     pub node: Option<Arc<dyn Node>>,
@@ -74,108 +74,151 @@ fn schema() -> Schema {
 
 pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
     let whole = text.resolved();
-    if let Err(error) = fields::ron(whole) {
+    let contents = Contents::read(&text, catalogue);
+    // Of a sound recipe every part has been read by then. The whole text is read where that is not so:
+    // to explain its syntax.
+    if !contents.as_ref().is_ok_and(|contents| contents.is_sound)
+        && let Err(error) = fields::ron(whole)
+    {
         let problem = syntax(whole, &error);
         return Err(Problems::new(text, vec![problem]));
     }
-    let Some(shape) = fields::shape(whole) else {
-        let problem = Problem::new("a recipe is written `(nodes: {...})`", 0..0);
-        return Err(Problems::new(text, vec![problem]));
-    };
-    let schema = schema();
-    let mut validator = Validator::new(&text, &schema, None);
-    validator.object(&shape, &schema, "the recipe");
-    let mut problems = validator.found;
-    if !matches!(&whole[shape.head.clone()], "" | "Recipe") {
-        let problem = Problem::new(
-            "a recipe has no name in front of its `(`",
-            shape.head.clone(),
-        );
-        problems.push(problem.help("remove it"));
+    match contents {
+        Ok(contents) => Ok(Recipe {
+            text,
+            seed: contents.seed,
+            cpu_workers: contents.cpu_workers,
+            nodes: contents.nodes,
+            catalogue,
+            problems: contents.problems,
+        }),
+        Err(problems) => Err(Problems::new(text, problems)),
     }
-    if !matches!(shape.shape, Shape::Fields(_) | Shape::Tuple(_)) {
-        let help = "a recipe is written `(nodes: {...})`";
-        problems = problems
-            .into_iter()
-            .map(|problem| problem.help(help))
-            .collect();
-    }
-    let entries = match shape.at(whole, "nodes").map(|nodes| &nodes.shape) {
-        Some(Shape::Map(entries)) => entries,
-        _ => return Err(Problems::new(text, problems)),
-    };
-    let mut nodes: Vec<Written> = Vec::new();
-    let mut first_of: HashMap<String, usize> = HashMap::new();
-    for (key, value) in entries {
-        let written = &whole[key.span.clone()];
-        let name = match fields::options().from_str::<String>(written) {
-            Ok(name) => name,
-            Err(_) => {
-                let problem = Problem::new("a node's name must be in quotes", key.span.clone());
-                problems.push(match key.shape {
-                    Shape::Word => problem.help(format!("write `\"{written}\"`")),
-                    _ => problem,
-                });
-                written.to_owned()
-            }
-        };
-        // Without the quotes, where there are plain ones.
-        let inner = key.span.start + 1..key.span.end.saturating_sub(1);
-        let name_span = match whole.get(inner.clone()) {
-            Some(inside) if inside == name && !name.is_empty() => inner,
-            _ => key.span.clone(),
-        };
-        if let Some(&first) = first_of.get(&name) {
-            let first: &Written = &nodes[first];
-            problems.push(
-                Problem::new(format!("two nodes are named `{name}`"), name_span.clone())
-                    .label("the second one")
-                    .also(first.name_span.clone(), "the first one")
-                    .help("give each node a name of its own"),
-            );
-        }
-        if name.is_empty() || name.contains(['.', '=', '/', '\\']) || name.trim() != name {
-            let message = match name.as_str() {
-                "" => "a node needs a name".to_owned(),
-                _ => format!("`{}` cannot be a node's name", name.shown()),
-            };
-            problems.push(
-                Problem::new(message, name_span.clone()).help("use letters, digits, `_` and `-`"),
-            );
-        }
-        first_of.entry(name.clone()).or_insert(nodes.len());
-        let read = read_node(&text, value, catalogue);
-        problems.extend(read.problems);
-        nodes.push(Written {
-            name,
-            name_span,
-            span: value.span.clone(),
-            kind: read.kind,
-            node: read.node,
-            inputs: read.inputs,
-        });
-    }
-    if nodes.is_empty() {
-        let span = fields::value_span(whole, "nodes").unwrap_or(0..whole.len());
-        problems.push(
-            Problem::new("the recipe has no nodes", span)
-                .help("`rsflow nodes` lists the kinds of node that there are"),
-        );
-    }
-    Ok(Recipe {
-        seed: setting(whole, &shape, "seed").unwrap_or_default(),
-        cpu_workers: setting(whole, &shape, "cpu_workers").unwrap_or_default(),
-        nodes,
-        catalogue,
-        problems,
-        text,
-    })
 }
 
-/// `None` if it is missing or invalid.
-fn setting<T: DeserializeOwned>(whole: &str, shape: &Value, name: &str) -> Option<T> {
-    let span = shape.at(whole, name)?.span.clone();
-    fields::options().from_str(&whole[span]).ok()
+/// What a text says, if it is valid RON.
+struct Contents {
+    seed: u64,
+    cpu_workers: Option<usize>,
+    nodes: Vec<Written>,
+    problems: Vec<Problem>,
+    /// Whether all of the text is known to be valid.
+    is_sound: bool,
+}
+
+impl Contents {
+    /// Without a list of nodes, the problems.
+    fn read(text: &Text, catalogue: Catalogue) -> Result<Self, Vec<Problem>> {
+        let whole = text.resolved();
+        let Some(shape) = fields::shape(whole) else {
+            let problem = Problem::new("a recipe is written `(nodes: {...})`", 0..0);
+            return Err(vec![problem]);
+        };
+        let schema = schema();
+        let mut validator = Validator::new(text, &schema, None);
+        validator.object(&shape, &schema, "the recipe");
+        let mut problems = validator.found;
+        if !matches!(&whole[shape.head.clone()], "" | "Recipe") {
+            let problem = Problem::new(
+                "a recipe has no name in front of its `(`",
+                shape.head.clone(),
+            );
+            problems.push(problem.help("remove it"));
+        }
+        if !matches!(shape.shape, Shape::Fields(_) | Shape::Tuple(_)) {
+            let help = "a recipe is written `(nodes: {...})`";
+            problems = problems
+                .into_iter()
+                .map(|problem| problem.help(help))
+                .collect();
+        }
+        let seed = setting(whole, &shape, "seed");
+        // `None` within for all of the machine's cores.
+        let cpu_workers: Option<Option<usize>> = setting(whole, &shape, "cpu_workers");
+        // Attributes, and comments that are not closed, are in nothing that is read below.
+        let outside = whole.trim_start().starts_with('#') || whole[shape.span.end..].contains("/*");
+        let Some(Value {
+            shape: Shape::Map(entries),
+            span: all,
+            ..
+        }) = shape.take(whole, "nodes")
+        else {
+            return Err(problems);
+        };
+        let mut nodes: Vec<Written> = Vec::new();
+        let mut first_of: HashMap<String, usize> = HashMap::new();
+        for (key, value) in entries {
+            let written = &whole[key.span.clone()];
+            let name = match fields::options().from_str::<String>(written) {
+                Ok(name) => name,
+                Err(_) => {
+                    let problem = Problem::new("a node's name must be in quotes", key.span.clone());
+                    problems.push(match key.shape {
+                        Shape::Word => problem.help(format!("write `\"{written}\"`")),
+                        _ => problem,
+                    });
+                    written.to_owned()
+                }
+            };
+            // Without the quotes, where there are plain ones.
+            let inner = key.span.start + 1..key.span.end.saturating_sub(1);
+            let name_span = match whole.get(inner.clone()) {
+                Some(inside) if inside == name && !name.is_empty() => inner,
+                _ => key.span.clone(),
+            };
+            if let Some(&first) = first_of.get(&name) {
+                let first: &Written = &nodes[first];
+                problems.push(
+                    Problem::new(format!("two nodes are named `{name}`"), name_span.clone())
+                        .label("the second one")
+                        .also(first.name_span.clone(), "the first one")
+                        .help("give each node a name of its own"),
+                );
+            }
+            if name.is_empty() || name.contains(['.', '=', '/', '\\']) || name.trim() != name {
+                let message = match name.as_str() {
+                    "" => "a node needs a name".to_owned(),
+                    _ => format!("`{}` cannot be a node's name", name.shown()),
+                };
+                problems.push(
+                    Problem::new(message, name_span.clone())
+                        .help("use letters, digits, `_` and `-`"),
+                );
+            }
+            first_of.entry(name.clone()).or_insert(nodes.len());
+            let read = read_node(text, &value, catalogue);
+            problems.extend(read.problems);
+            nodes.push(Written {
+                name,
+                name_span,
+                value,
+                kind: read.kind,
+                node: read.node,
+                inputs: read.inputs,
+            });
+        }
+        if nodes.is_empty() {
+            problems.push(
+                Problem::new("the recipe has no nodes", all)
+                    .help("`rsflow nodes` lists the kinds of node that there are"),
+            );
+        }
+        Ok(Contents {
+            is_sound: !outside && problems.is_empty() && seed.is_some() && cpu_workers.is_some(),
+            seed: seed.unwrap_or_default(),
+            cpu_workers: cpu_workers.flatten(),
+            nodes,
+            problems,
+        })
+    }
+}
+
+/// The default if it is missing, `None` if it is invalid.
+fn setting<T: DeserializeOwned + Default>(whole: &str, shape: &Value, name: &str) -> Option<T> {
+    let Some(value) = shape.at(whole, name) else {
+        return Some(T::default());
+    };
+    fields::options().from_str(&whole[value.span.clone()]).ok()
 }
 
 struct ReadNode {

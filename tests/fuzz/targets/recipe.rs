@@ -1,13 +1,15 @@
-//! Any text as a recipe: read, planned, drawn, or told what is wrong with it. Nothing may panic.
+//! Any text as a recipe: read, planned, drawn, or refused with an explanation. Nothing may panic.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use ron::extensions::Extensions;
 use rsflow_graph::{Catalogue, Format, Kind, Plan, Recipe, Text, differences, draw};
 use rsflow_pipeline::nodes::{
     Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeImage, ImageFolder, ImageNetArchives, ImageTar, Lighting,
     RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
 };
+use serde::de::IgnoredAny;
 
 const KINDS: &[Kind] = &[
     Kind::of::<ImageFolder>(),
@@ -33,6 +35,12 @@ fuzz_target!(|bytes: &[u8]| {
     let set: Vec<String> = set.map(str::to_owned).into_iter().collect();
     differences(text, text, Catalogue(KINDS));
     let recipe = Recipe::parse(Text::new("fuzz.ron", text), Catalogue(KINDS), &set);
+    // What is read in parts is also valid as a whole.
+    if recipe.is_ok() {
+        let options = ron::Options::default();
+        let options = options.with_default_extension(Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES);
+        options.from_str::<IgnoredAny>(text).expect("a recipe is RON");
+    }
     let plan = recipe.and_then(Plan::new);
     match plan {
         Ok(plan) => {
