@@ -38,6 +38,11 @@ impl Shown for Path {
     }
 }
 
+/// A name in quotes, in which quotes are escaped, too.
+pub fn quoted(name: &str) -> String {
+    format!("{:?}", shortened(name.into(), NAME))
+}
+
 /// A message of several lines, each as [`Shown`]. Names in it should be [`Shown`] themselves: here a line
 /// break cannot be distinguished from one of the message.
 pub fn lines(message: &str) -> Cow<'_, str> {

@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rsflow_base::run_files::{BEST, of_epoch};
-use rsflow_base::shown::Shown as _;
+use rsflow_base::shown::{Shown as _, quoted};
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use tch::Tensor;
 
 use super::tensor_file::{IMPORT, TensorFile};
 use super::{FORMAT, METADATA_KEY, Metadata, kind_of, values};
-use crate::nn::parameters::{quoted, shorten};
 
 /// An open checkpoint whose header was read. Its tensors are read on demand.
 #[derive(Debug)]
@@ -148,7 +147,8 @@ impl Checkpoint {
 /// Parses the metadata, which may hold a text of any length where none is expected.
 fn parse<'t, T: Deserialize<'t>>(metadata: &'t str) -> Result<T> {
     serde_json::from_str(metadata).map_err(|error| {
-        let error = shorten(&error.to_string());
+        let error = error.to_string();
+        let error = error.shown();
         anyhow!("the header's `{METADATA_KEY}` entry is damaged: {error}")
     })
 }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use rsflow_base::shown::Shown as _;
+use rsflow_base::shown::{Shown as _, quoted};
 use tch::{Kind, Tensor};
 
 use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, kind_of, packed};
 use crate::nn::compute::ExecConfig;
-use crate::nn::parameters::{Declaration, Parameter, WeightInit, join_problems, quoted};
+use crate::nn::parameters::{Declaration, Parameter, WeightInit, join_problems};
 use crate::nn::switchable::{ALPHA, SwitchableNetwork, declare};
 
 /// The dtypes of the tensors of a network.

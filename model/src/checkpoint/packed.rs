@@ -5,11 +5,12 @@
 //! layout. The bases, `layer1.0.conv1.basis`, and tensors that are not quantized stay in float32.
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_base::shown::quoted;
 use tch::Tensor;
 
 use super::{Checkpoint, FORMAT, Metadata, Snapshot};
 use crate::nn::layers::basis_name;
-use crate::nn::parameters::{Declaration, Parameter, Role, quoted};
+use crate::nn::parameters::{Declaration, Parameter, Role};
 use crate::nn::quantizers::packed;
 use crate::nn::switchable;
 

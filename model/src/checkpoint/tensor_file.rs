@@ -16,6 +16,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rsflow_base::input_file;
+use rsflow_base::shown::{Shown as _, quoted};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Error as _, MapAccess, Visitor};
@@ -25,7 +26,6 @@ use tch::Kind;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::DTYPES;
-use crate::nn::parameters::{quoted, shorten};
 
 /// Maximum length of a header in bytes, as in the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
@@ -88,7 +88,8 @@ impl TensorFile {
         file.read_exact_at(&mut beginning, 0)?;
         let header = serde_json::from_slice(&beginning[LENGTH_BYTES..]);
         let Entries { texts, mut tensors } = header.map_err(|error| {
-            let error = shorten(&error.to_string());
+            let error = error.to_string();
+            let error = error.shown();
             anyhow!("the header is damaged, or the file is not a safetensors file: {error}")
         })?;
         check_header_sum(&mut beginning, &texts)?;

@@ -2,10 +2,9 @@
 //! is read.
 
 use anyhow::{Result, ensure};
+use rsflow_base::shown::quoted;
 use safetensors::Dtype;
 use tch::Tensor;
-
-use crate::nn::parameters::quoted;
 
 /// The end of the name of a batch norm's running variance, in checkpoints and in PyTorch's files.
 const VARIANCE: &str = ".running_var";

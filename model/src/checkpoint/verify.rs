@@ -1,10 +1,10 @@
 //! Checking all of a checkpoint.
 
 use anyhow::{Context, Result, ensure};
-use rsflow_base::shown::Shown as _;
+use rsflow_base::shown::{Shown as _, quoted};
 
 use super::{Checkpoint, MOMENTUM_PREFIX};
-use crate::nn::parameters::{join_problems, quoted};
+use crate::nn::parameters::join_problems;
 use crate::nn::switchable::declare;
 
 impl Checkpoint {

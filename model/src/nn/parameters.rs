@@ -310,23 +310,6 @@ pub(crate) fn join_problems(problems: &[String]) -> String {
     text
 }
 
-/// A text from a file, for a message: without its middle if it is long.
-pub(crate) fn shorten(text: &str) -> String {
-    const SHOWN: usize = 160;
-    let length = text.chars().count();
-    if length <= SHOWN {
-        return text.to_owned();
-    }
-    let start: String = text.chars().take(SHOWN / 2).collect();
-    let end: String = text.chars().skip(length - SHOWN / 4).collect();
-    format!("{start} ... ({length} characters) ... {end}")
-}
-
-/// A name from a file, for a message: shortened, in quotes, its control characters escaped.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("{:?}", shorten(name))
-}
-
 fn draw(init: Init, seed: u64, name: &str, elements: u64, row: u64) -> Vec<f32> {
     let mut random = keyed::for_tensor(seed, name);
     (0..elements)

@@ -10,12 +10,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use rsflow_base::input_file;
+use rsflow_base::shown::quoted;
 use tch::{Kind, Tensor};
 use zip::ZipArchive;
 
 use super::pickle::{MAX_BYTES, Pickle, TensorRef, Value};
 use crate::checkpoint::{METADATA_KEY, TensorFile, kind_of};
-use crate::nn::parameters::quoted;
 
 /// The magic number of the legacy format, pickled.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;

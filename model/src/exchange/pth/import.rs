@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rsflow_base::shown::Shown as _;
+use rsflow_base::shown::{Shown as _, quoted};
 use safetensors::Dtype;
 use tch::{Kind, Tensor};
 
@@ -16,7 +16,7 @@ use super::pickle::TensorRef;
 use super::state_dict::StateDict;
 use crate::checkpoint::{Best, Metadata, Snapshot, check_values};
 use crate::nn::networks::Network;
-use crate::nn::parameters::{Declaration, Role, join_problems, quoted};
+use crate::nn::parameters::{Declaration, Role, join_problems};
 use crate::nn::switchable::{ALPHA, check_resolutions, declare};
 use crate::nn::transfer::Normalize;
 

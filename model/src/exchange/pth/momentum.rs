@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
+use rsflow_base::shown::quoted;
 use tch::Tensor;
 
 use super::container::Tensors;
@@ -10,7 +11,7 @@ use super::import::{Expected, Momentum, read_weight};
 use super::pickle::Value;
 use super::state_dict::StateDict;
 use crate::checkpoint::MOMENTUM_PREFIX;
-use crate::nn::parameters::{join_problems, quoted};
+use crate::nn::parameters::join_problems;
 
 /// The momentum buffers under their names in a snapshot. The optimizer numbers the trainable
 /// tensors in the order of the state dict.

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use rsflow_base::shown::quoted;
 
 use super::container::Root;
 use super::pickle::{TensorRef, Value};
-use crate::nn::parameters::{join_problems, quoted};
+use crate::nn::parameters::join_problems;
 
 /// The keys that programs save weights under, in the order in which they are looked for: the
 /// reference, timm and Lightning; torchvision's reference scripts; PyTorch's tutorials; others.

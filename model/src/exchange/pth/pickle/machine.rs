@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Global, Id, Object, Storage, Value, View};
-use crate::nn::parameters::shorten;
+use rsflow_base::shown::Shown as _;
 
 /// Maximum number of objects, items of containers and memo entries, together; and depth of the
 /// stack. A pickle has one for each byte at most, and none takes more than 64 bytes, so that a
@@ -532,9 +532,7 @@ fn find_global(module: &str, name: &str) -> Result<Global> {
 
 /// The name of a class, for a message.
 fn shown(module: &str, name: &str) -> String {
-    shorten(&format!("{module}.{name}"))
-        .escape_debug()
-        .to_string()
+    format!("{module}.{name}").shown().into_owned()
 }
 
 /// A little-endian integer in two's complement, of any number of bytes up to [`MAX_NUMBER_BYTES`].

@@ -11,9 +11,8 @@ mod machine;
 use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
+use rsflow_base::shown::quoted;
 use tch::Kind;
-
-use crate::nn::parameters::quoted;
 
 /// Maximum length of a pickle in bytes. That of a ResNet-152 with five resolutions and its
 /// optimizer has less than one million.
