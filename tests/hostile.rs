@@ -81,6 +81,21 @@ fn a_recipe_of_any_size_is_checked() {
             nodes([format!("\"n\": Resize(input: \"m\", sizes: [{sizes}]),\n")]),
             "size 40 is listed twice",
         ),
+        ("open brackets", "(".repeat(1_000_000), "nested too deeply"),
+        (
+            "brackets in lines",
+            " (\n".repeat(300_000) + &")\n".repeat(300_000),
+            "nested too deeply",
+        ),
+        (
+            "lists in lists",
+            nodes([format!(
+                "\"n\": Resize(sizes: {}{}),\n",
+                "[".repeat(500_000),
+                "]".repeat(500_000)
+            )]),
+            "nested too deeply",
+        ),
         (
             "long names",
             nodes([decode(long.clone(), format!("{long}y"))]),

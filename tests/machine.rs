@@ -194,7 +194,20 @@ fn the_precision_follows_the_processor_only_where_it_is_left_to_it() {
     let folder = workplace();
     let run = |name: &str, precision: &str, bfloat16: &str| {
         let set = format!("trainer.precision={precision}");
-        let arguments = ["run", "recipe.ron", "--run-dir", name, "--set", &set];
+        let network = match name {
+            "depthwise" => "trainer.network=MobileNetV2(width: 0.1)",
+            _ => "trainer.network=ResNet(depth: 18, width: 8)",
+        };
+        let arguments = [
+            "run",
+            "recipe.ron",
+            "--run-dir",
+            name,
+            "--set",
+            &set,
+            "--set",
+            network,
+        ];
         let mut run = program(folder.path(), &arguments);
         run.args(["--set", "trainer.epochs=1"]);
         let output = run.env(CPU_BFLOAT16, bfloat16).output().unwrap();
@@ -216,6 +229,12 @@ fn the_precision_follows_the_processor_only_where_it_is_left_to_it() {
             stderr.contains(&format!("computing on {expected}")),
             "{name}: {stderr}"
         );
+    }
+    let (code, stderr) = run("depthwise", "Auto", "yes");
+    assert_eq!(code, Some(0), "{stderr}");
+    let words = "`precision: Auto` is Float32: on processors depthwise convolutions are slower";
+    for words in [words, "computing on CPU, float32, channels last"] {
+        assert!(stderr.contains(words), "{stderr}");
     }
     let (code, stderr) = run("maybe", "Auto", "maybe");
     assert_eq!(code, Some(1), "{stderr}");

@@ -176,7 +176,11 @@ impl Value {
 /// Parses a text. Of texts that the RON reader does not accept, some have no shape; of the others one.
 pub(crate) fn shape(text: &str) -> Option<Value> {
     let tokens = tokens(text);
-    let mut walk = Walk { tokens, at: 0 };
+    let mut walk = Walk {
+        tokens,
+        at: 0,
+        depth: 0,
+    };
     // Attributes such as `#![enable(...)]`.
     while walk.take('#') {
         while !walk.take(']') {
@@ -190,7 +194,12 @@ pub(crate) fn shape(text: &str) -> Option<Value> {
 struct Walk {
     tokens: Vec<(Token, Range<usize>)>,
     at: usize,
+    /// Values around the one that is parsed.
+    depth: usize,
 }
+
+/// Values within each other, more than the RON reader allows: a text must not exhaust the stack.
+const DEEPEST: usize = 200;
 
 impl Walk {
     fn peek(&self, ahead: usize) -> Option<Token> {
@@ -209,6 +218,13 @@ impl Walk {
     }
 
     fn value(&mut self) -> Option<Value> {
+        self.depth += 1;
+        let value = (self.depth <= DEEPEST).then(|| self.shallow_value())?;
+        self.depth -= 1;
+        value
+    }
+
+    fn shallow_value(&mut self) -> Option<Value> {
         let (first, span) = self.next()?;
         let head = match first {
             Token::Word => span.clone(),

@@ -83,7 +83,9 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
         "",
         match (std::env::var_os(CPU_BFLOAT16).is_some(), bfloat16) {
             (false, true) => {
-                "has instructions for bfloat16: `precision: Auto` is BFloat16 here".to_owned()
+                "has instructions for bfloat16: `precision: Auto` is BFloat16 here, but Float32 \
+                 for depthwise convolutions"
+                    .to_owned()
             }
             (false, false) => {
                 "no instructions for bfloat16: `precision: Auto` is Float32 here".to_owned()

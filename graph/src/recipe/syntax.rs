@@ -51,6 +51,10 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
             let found = &text[here.clone()];
             Problem::new(format!("unexpected `{found}`"), here.clone()).label("expected a value")
         }
+        (RonError::ExceededRecursionLimit, _, Some((_, here))) => {
+            Problem::new("values are nested too deeply", here.clone())
+                .label("more than a hundred values are around this one")
+        }
         (RonError::TrailingCharacters, _, Some((_, here))) => {
             Problem::new("the recipe ends before this", here.clone())
                 .label("nothing may follow the last `)`")
@@ -85,6 +89,9 @@ pub(super) fn unpaired(text: &str, error: &SpannedError) -> Option<Problem> {
     unbalanced(text, &tokens, stop)
 }
 
+/// Brackets within each other that people write.
+const NESTED: usize = 100;
+
 /// The first bracket without a partner, if the reader stopped after it.
 ///
 /// By brackets alone, the only `)` here closes `Batch(`, and `Recipe(` is not closed. By indentation
@@ -113,9 +120,11 @@ fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Opti
         '[' => ']',
         _ => '}',
     };
+    let line_ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
     // The indentation of the line of `at`, and whether `at` is its first token.
     let indent = |at: usize| {
-        let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..];
+        let before = line_ends.partition_point(|&end| end < at).checked_sub(1);
+        let line = &text[before.map_or(0, |before| line_ends[before] + 1)..];
         let width = line.len() - line.trim_start_matches([' ', '\t']).len();
         (width, line.len() - width == text.len() - at)
     };
@@ -139,7 +148,7 @@ fn unbalanced(text: &str, tokens: &[(Token, Range<usize>)], stop: usize) -> Opti
             let fits =
                 |(open, at): &(char, usize)| partner(*open) == mark && indent(*at).0 == width;
             if let Some(last) = last.filter(|last| is_first && !fits(last))
-                && open.iter().any(fits)
+                && open.iter().rev().take(NESTED).any(fits)
             {
                 suspect = suspect.or(Some((last, at)));
             }

@@ -244,15 +244,20 @@ impl Metadata {
         }
     }
 
-    /// As its network's, but float32 if it was trained so, for its accuracy is
-    /// known of that.
+    /// As its network's, but for the precision, which is that of the training where the device has it:
+    /// the accuracy is known of that.
     ///
     /// # Errors
     /// As [`Network::hints`].
     pub fn hints(&self) -> Result<ComputeHints> {
         let hints = self.network.hints()?;
         let float32 = hints.float32 || self.trained_in_float32;
-        Ok(ComputeHints { float32, ..hints })
+        let slow_bfloat16 = false;
+        Ok(ComputeHints {
+            float32,
+            slow_bfloat16,
+            ..hints
+        })
     }
 
     /// The resolutions whose batch norms it has.

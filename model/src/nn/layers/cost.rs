@@ -110,6 +110,15 @@ pub fn is_mostly_pointwise(layers: &[Layer]) -> bool {
     2 * pointwise > all
 }
 
+/// Whether any convolution is depthwise: as many groups as channels.
+pub fn has_depthwise(layers: &[Layer]) -> bool {
+    layers.iter().any(|layer| match layer {
+        Layer::Conv(conv) => conv.groups > 1 && conv.groups == conv.in_channels,
+        Layer::Residual { branch, shortcut } => has_depthwise(branch) || has_depthwise(shortcut),
+        _ => false,
+    })
+}
+
 /// The side of the smallest feature map that a batch norm gets, for an image of `resolution` x
 /// `resolution` pixels.
 pub fn min_batch_norm_side(layers: &[Layer], resolution: u32) -> i64 {

@@ -151,16 +151,19 @@ impl Network {
         self.family().reference_path(path)
     }
 
-    /// float32 if it is quantized, since a lower precision would round the levels; channels-last if
-    /// more than half of its convolutions are 1x1.
+    /// float32 if it is quantized, since a lower precision would round the levels; slow in bfloat16 on
+    /// processors if it has depthwise convolutions; channels-last if more than half of its convolutions
+    /// are 1x1.
     ///
     /// # Errors
     /// As [`Network::layers`].
     pub fn hints(&self) -> Result<ComputeHints> {
         let quantized = self.is_quantized();
+        let layers = self.layers(1)?;
         Ok(ComputeHints {
             float32: quantized,
-            channels_last: !quantized && cost::is_mostly_pointwise(&self.layers(1)?),
+            slow_bfloat16: cost::has_depthwise(&layers),
+            channels_last: !quantized && cost::is_mostly_pointwise(&layers),
         })
     }
 

@@ -301,7 +301,12 @@ impl Trainer {
         let follows = self.precision == Precision::Auto && !saved.is_imported();
         let own = self.network.hints()?;
         let float32 = own.float32 || follows && saved.trained_in_float32;
-        let compute = self.compute_with(ComputeHints { float32, ..own })?;
+        let hints = ComputeHints {
+            float32,
+            slow_bfloat16: own.slow_bfloat16 && !follows,
+            ..own
+        };
+        let compute = self.compute_with(hints)?;
         if follows && !saved.trained_in_float32 && compute.compute_dtype == Kind::Float {
             let before = match saved.loss_scale {
                 Some(_) => Precision::Float16,
