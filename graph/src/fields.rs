@@ -173,7 +173,7 @@ impl Value {
     }
 }
 
-/// Parses a text. Of texts that the RON reader does not accept, some have no shape; of the others one.
+/// Parses a text. One that the RON reader accepts has a shape; another one may have one.
 pub(crate) fn shape(text: &str) -> Option<Value> {
     let tokens = tokens(text);
     let mut walk = Walk {
