@@ -53,7 +53,7 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
         }
         (RonError::ExceededRecursionLimit, _, Some((_, here))) => {
             Problem::new("values are nested too deeply", here.clone())
-                .label("more than a hundred values are around this one")
+                .label("values within this one cannot be read")
         }
         (RonError::TrailingCharacters, _, Some((_, here))) => {
             Problem::new("the recipe ends before this", here.clone())

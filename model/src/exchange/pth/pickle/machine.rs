@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use rsflow_base::shown::Shown as _;
 
 use super::{Global, Id, Object, Storage, Value, View};
-use rsflow_base::shown::Shown as _;
 
 /// Maximum number of objects, items of containers and memo entries, together; and depth of the
 /// stack. A pickle has one for each byte at most, and none takes more than 64 bytes, so that a
