@@ -3,7 +3,13 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 2] = ["native/shim.cpp", "native/quantize.cpp"];
+const SHIM: [&str; 5] = [
+    "native/shim.cpp",
+    "native/quantize.cpp",
+    "native/gpu/kernels.cpp",
+    "native/gpu/norm.cpp",
+    "native/gpu/pool.cpp",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -54,7 +54,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         deterministic: false,
         threads: None,
     }))?;
-    let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?;
+    let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?.with_kernels();
     let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
     let sizes = [arguments.size];
     let by = preprocess::like_training(metadata, &sizes, arguments.fraction, |line| say(line));

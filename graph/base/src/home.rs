@@ -1,7 +1,9 @@
-//! `~`, the home folder, in paths that a user gives: quotes and `--option=~/x` keep the shell from
-//! replacing it.
+//! The user's folders: `~` in paths that a user gives, since quotes and `--option=~/x` keep the shell from
+//! replacing it, and where caches are kept.
 
 use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy as _;
 
 use crate::shown::Shown as _;
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +14,12 @@ use anyhow::{Context as _, Result, bail};
 /// `~user`; no home folder.
 pub fn expand(path: &Path) -> Result<PathBuf> {
     expand_with(path, std::env::home_dir())
+}
+
+/// This program's cache folder, in `$XDG_CACHE_HOME` or `~/.cache`. `None` without a home folder.
+pub fn cache_folder() -> Option<PathBuf> {
+    let strategy = etcetera::base_strategy::choose_base_strategy().ok()?;
+    Some(strategy.cache_dir().join("rsflow"))
 }
 
 fn expand_with(path: &Path, home: Option<PathBuf>) -> Result<PathBuf> {

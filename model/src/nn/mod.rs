@@ -11,12 +11,14 @@
 //! - [`summary`]: parameters, multiply-adds and bytes, counted from the layers.
 //! - [`switchable`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`compute`]: the device, the precision and the memory format.
+//! - [`kernels`]: our kernels for GPUs.
 //! - [`transfer`]: images from host memory to the device.
 //! - `native`: functions of libtorch that tch does not bind.
 //! - [`field_error`]: errors in the fields of a recipe's value.
 
 pub mod compute;
 pub mod field_error;
+pub mod kernels;
 pub mod layers;
 #[allow(unsafe_code)]
 pub(crate) mod native;

@@ -219,7 +219,8 @@ impl Evaluate {
                 }
             })
             .collect();
-        let compute = ExecConfig::resolve(self.device, self.precision, metadata.hints()?)?;
+        let compute =
+            ExecConfig::resolve(self.device, self.precision, metadata.hints()?)?.with_kernels();
         compute.log(false);
         let net = checkpoint.network_with(&sizes_measured, &norms, compute, |norm| {
             if calibrated.contains(&norm) {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use etcetera::BaseStrategy as _;
+
 use rsflow_base::shown::Shown as _;
 use rsflow_base::{input_file, whole_file};
 use serde::de::DeserializeOwned;
@@ -49,12 +49,6 @@ impl Stamp {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.changed.0 + 2 > now.as_secs() as i64
     }
-}
-
-/// This program's cache folder, in `$XDG_CACHE_HOME` or `~/.cache`. `None` without a home folder.
-pub fn cache_folder() -> Option<PathBuf> {
-    let strategy = etcetera::base_strategy::choose_base_strategy().ok()?;
-    Some(strategy.cache_dir().join("rsflow"))
 }
 
 /// The path of a data set's index file in the cache folder.

@@ -38,7 +38,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 pub use archive::{Archive, Index, Within};
 pub use folder::images_in;
-pub use index_file::cache_folder;
 pub use names::Names;
 pub use passed_over::PassedOver;
 

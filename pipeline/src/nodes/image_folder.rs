@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_base::home;
+use rsflow_base::home::cache_folder;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use super::listed::{Listed, Reading};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{check_path, output};
 use crate::images::EncodedImage;
-use crate::listing::{Listing, cache_folder};
+use crate::listing::Listing;
 
 /// Images in one folder per class. Classes are the folder names, sorted as text (1, 10, 2); within a
 /// class, images are sorted by path. Each epoch is one pass over all of them. Hidden names (`.x`) and

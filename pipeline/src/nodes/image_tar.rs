@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rsflow_base::home;
+use rsflow_base::home::cache_folder;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use super::listed::{Listed, Reading};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{check_path, output};
 use crate::images::EncodedImage;
-use crate::listing::{Archive, Index, Listing, Within, cache_folder};
+use crate::listing::{Archive, Index, Listing, Within};
 
 /// Images in one folder per class, in a tar that is not unpacked: what `ImageFolder` would read after
 /// unpacking, in the same order. The first use indexes the archive and keeps the index beside it as

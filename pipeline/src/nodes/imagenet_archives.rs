@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::home;
+use rsflow_base::home::cache_folder;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
 use schemars::JsonSchema;
@@ -17,7 +18,7 @@ use super::{Split, check_path, output};
 use crate::files::first_few;
 use crate::imagenet::Labels;
 use crate::images::EncodedImage;
-use crate::listing::{Archive, Index, Listing, Within, cache_folder};
+use crate::listing::{Archive, Index, Listing, Within};
 
 const DEVKIT: &str = "ILSVRC2012_devkit_t12.tar.gz";
 

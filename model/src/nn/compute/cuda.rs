@@ -153,19 +153,33 @@ fn load(name: &str, flags: c_int) -> Result<Library, String> {
 }
 
 /// NVIDIA's driver; see its header `cuda.h`.
-struct Driver {
+pub(in crate::nn) struct Driver {
     library: Library,
 }
 
 impl Driver {
-    /// Calls a function of it, of the type `F`, and turns its code into an error.
-    fn call<F: Copy>(&self, name: &str, call: impl FnOnce(F) -> c_int) -> Result<()> {
+    /// The driver that [`Cuda::open`] opened.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open() -> Result<Self> {
+        let library = load(DRIVER, RTLD_NOW).map_err(|reason| anyhow!("{reason}"))?;
+        Ok(Driver { library })
+    }
+
+    /// A function of it, which must be of the type `F`; it stays valid, as the driver stays loaded.
+    pub fn function<F: Copy>(&self, name: &str) -> Result<F> {
         let symbol = format!("{name}\0");
         // SAFETY: the caller names the type that the driver's header declares.
         let function = unsafe { self.library.get::<F>(symbol.as_bytes()) };
         let function =
             function.map_err(|error| anyhow!("the NVIDIA driver has no {name}: {error}"))?;
-        let code = call(*function);
+        Ok(*function)
+    }
+
+    /// Calls a function of it, of the type `F`, and turns its code into an error.
+    pub fn call<F: Copy>(&self, name: &str, call: impl FnOnce(F) -> c_int) -> Result<()> {
+        let code = call(self.function(name)?);
         ensure!(
             code == 0,
             "the NVIDIA driver does not work: {name} says {}{}",

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 pub use crate::nn::native::FailureKind;
+pub(super) use cuda::Driver;
 pub use cuda::{Cuda, Gpu};
 pub use failure::{failure_kind, is_out_of_memory};
 pub use pinned::Pinned;
@@ -233,6 +234,8 @@ pub struct ExecConfig {
     /// The memory format of weights and activations: channels last (NHWC) or contiguous (NCHW). Shapes
     /// are `[batch, channels, height, width]` either way.
     pub channels_last: bool,
+    /// Whether [our kernels](crate::nn::kernels) compute batch norms and max pooling, where they can.
+    pub kernels: bool,
 }
 
 impl ExecConfig {
@@ -244,6 +247,7 @@ impl ExecConfig {
             compute_dtype: dtype,
             tf32: false,
             channels_last: false,
+            kernels: false,
         }
     }
 
@@ -309,6 +313,7 @@ impl ExecConfig {
                 // The kernels for half precision want it on every device.
                 _ => true,
             },
+            kernels: false,
         })
     }
 
@@ -359,6 +364,7 @@ impl fmt::Display for ExecConfig {
         } else {
             "channels first"
         };
-        write!(f, ", {dtype}, {layout}")
+        let kernels = if self.kernels { ", own kernels" } else { "" };
+        write!(f, ", {dtype}, {layout}{kernels}")
     }
 }

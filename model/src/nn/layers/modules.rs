@@ -5,6 +5,7 @@ use tch::{Tensor, no_grad};
 
 use super::{BATCH_NORM_EPSILON, Conv, Layer, Mode, Padding};
 use crate::nn::compute::ExecConfig;
+use crate::nn::kernels::{self, Activation, BatchNorm, Statistics};
 use crate::nn::parameters::Parameters;
 use crate::nn::quantizers::{self, Basis, Fit, Gradient, Levels};
 
@@ -16,10 +17,7 @@ enum Module {
         /// Index into the shared weights.
         weight: usize,
     },
-    BatchNorm {
-        name: String,
-        by_resolution: Vec<BatchNorm>,
-    },
+    Norm(Norm),
     Relu,
     Relu6,
     QuantizedRelu {
@@ -41,6 +39,8 @@ enum Module {
     Residual {
         branch: Vec<Module>,
         shortcut: Vec<Module>,
+        /// The batch norm at the branch's end, with the activation of the sum.
+        norm: Option<Norm>,
     },
     GlobalAveragePool,
     Linear {
@@ -51,13 +51,12 @@ enum Module {
     },
 }
 
-/// The batch norm of one resolution.
+/// A batch norm, and the activation that follows it.
 #[derive(Debug)]
-struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+struct Norm {
+    name: String,
+    by_resolution: Vec<BatchNorm>,
+    activation: Activation,
 }
 
 /// The weight of a convolution, or the weight or the bias of the classifier.
@@ -291,8 +290,15 @@ fn build(
             updates: parameters.tensor(&format!("{path}.basis_updates"))?,
         })
     };
-    let modules = layers.iter().map(|layer| {
-        Ok(match layer {
+    let mut modules = Vec::with_capacity(layers.len());
+    for layer in layers {
+        if let Some(activation) = activation(layer)
+            && let Some(norm) = modules.last_mut().and_then(Module::takes_activation)
+        {
+            norm.activation = activation;
+            continue;
+        }
+        modules.push(match layer {
             Layer::Conv(conv) => {
                 let basis = conv.bits.map(|_| basis(&conv.name)).transpose()?;
                 Module::Conv {
@@ -317,10 +323,11 @@ fn build(
                         running_var: part("running_var")?,
                     })
                 });
-                Module::BatchNorm {
+                Module::Norm(Norm {
                     name: name.clone(),
                     by_resolution: by_resolution.collect::<Result<_>>()?,
-                }
+                    activation: Activation::None,
+                })
             }
             Layer::Relu => Module::Relu,
             Layer::Relu6 => Module::Relu6,
@@ -335,19 +342,51 @@ fn build(
             },
             Layer::AveragePool { kernel } => Module::AveragePool { kernel: *kernel },
             Layer::PadChannels { added } => Module::PadChannels { added: *added },
-            Layer::Residual { branch, shortcut } => Module::Residual {
-                branch: build(branch, batch_norms, parameters, shared)?,
-                shortcut: build(shortcut, batch_norms, parameters, shared)?,
-            },
+            Layer::Residual { branch, shortcut } => {
+                let mut branch = build(branch, batch_norms, parameters, shared)?;
+                // What is added to the output of a batch norm that has no activation of its own, the
+                // batch norm can add.
+                let norm = branch.pop_if(|last| last.takes_activation().is_some());
+                Module::Residual {
+                    branch,
+                    shortcut: build(shortcut, batch_norms, parameters, shared)?,
+                    norm: norm.and_then(|norm| match norm {
+                        Module::Norm(norm) => Some(norm),
+                        _ => None,
+                    }),
+                }
+            }
             Layer::GlobalAveragePool => Module::GlobalAveragePool,
             Layer::Linear(linear) => Module::Linear {
                 weight: shared.push_weight(&linear.name, "weight", None, parameters)?,
                 bias: shared.push_weight(&linear.name, "bias", None, parameters)?,
                 name: linear.name.clone(),
             },
-        })
-    });
-    modules.collect()
+        });
+    }
+    Ok(modules)
+}
+
+impl Module {
+    /// The batch norm at its end, if an activation that follows can be that of the batch norm.
+    fn takes_activation(&mut self) -> Option<&mut Norm> {
+        let norm = match self {
+            Module::Norm(norm)
+            | Module::Residual {
+                norm: Some(norm), ..
+            } => norm,
+            _ => return None,
+        };
+        (norm.activation == Activation::None).then_some(norm)
+    }
+}
+
+fn activation(layer: &Layer) -> Option<Activation> {
+    match layer {
+        Layer::Relu => Some(Activation::Relu),
+        Layer::Relu6 => Some(Activation::Relu6),
+        _ => None,
+    }
 }
 
 impl Pass<'_> {
@@ -365,23 +404,7 @@ impl Pass<'_> {
             let y = match module {
                 Module::Conv { conv, weight } => conv2d(conv, x, &self.weights[*weight])
                     .with_context(|| format!("in the convolution {:?}", conv.name))?,
-                Module::BatchNorm {
-                    name,
-                    by_resolution,
-                } => {
-                    let batch_norm = &by_resolution[resolution];
-                    x.f_batch_norm(
-                        Some(&batch_norm.weight),
-                        Some(&batch_norm.bias),
-                        Some(&batch_norm.running_mean),
-                        Some(&batch_norm.running_var),
-                        self.mode != Mode::Evaluate,
-                        self.mode.momentum(),
-                        BATCH_NORM_EPSILON,
-                        true,
-                    )
-                    .with_context(|| format!("in the batch norm {name:?}"))?
-                }
+                Module::Norm(norm) => self.norm(norm, x, None, resolution)?,
                 // In place where the tensor is ours, as in torchvision: the backward pass of a
                 // convolution, a batch norm or a sum does not need its output, and it saves a third
                 // of the memory of activations.
@@ -416,7 +439,7 @@ impl Pass<'_> {
                     kernel,
                     stride,
                     padding,
-                } => max_pool(x, *kernel, *stride, *padding)?,
+                } => self.max_pool(x, *kernel, *stride, *padding)?,
                 Module::AveragePool { kernel } => {
                     let (ceil_mode, count_include_pad) = (true, false);
                     x.f_avg_pool2d(
@@ -429,12 +452,17 @@ impl Pass<'_> {
                     )?
                 }
                 Module::PadChannels { added } => x.f_constant_pad_nd([0, 0, 0, 0, 0, *added])?,
-                Module::Residual { branch, shortcut } => {
-                    let mut sum = self.run(branch, x, resolution, fits)?;
-                    if shortcut.is_empty() {
-                        sum.f_add_(x)?
-                    } else {
-                        sum.f_add_(&self.run(shortcut, x, resolution, fits)?)?
+                Module::Residual {
+                    branch,
+                    shortcut,
+                    norm,
+                } => {
+                    let mut branch = self.run(branch, x, resolution, fits)?;
+                    // Without layers it is x.
+                    let shortcut = self.run(shortcut, x, resolution, fits)?;
+                    match norm {
+                        Some(norm) => self.norm(norm, &branch, Some(&shortcut), resolution)?,
+                        None => branch.f_add_(&shortcut)?,
                     }
                 }
                 Module::GlobalAveragePool => x.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?,
@@ -445,6 +473,45 @@ impl Pass<'_> {
             own = Some(y);
         }
         Ok(own.unwrap_or_else(|| input.shallow_clone()))
+    }
+
+    /// A batch norm with its activation, after the addition of `residual` if there is one.
+    fn norm(
+        &self,
+        norm: &Norm,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        resolution: usize,
+    ) -> Result<Tensor> {
+        let tensors = &norm.by_resolution[resolution];
+        let statistics = Statistics {
+            of_batch: self.mode != Mode::Evaluate,
+            momentum: self.mode.momentum(),
+            epsilon: BATCH_NORM_EPSILON,
+        };
+        let compute = || {
+            if self.modules.compute.kernels {
+                let y = kernels::batch_norm(x, tensors, residual, norm.activation, statistics)?;
+                if let Some(y) = y {
+                    return Ok(y);
+                }
+            }
+            kernels::composed(x, tensors, residual, norm.activation, statistics)
+        };
+        compute().with_context(|| format!("in the batch norm {:?}", norm.name))
+    }
+
+    fn max_pool(&self, x: &Tensor, kernel: i64, stride: i64, padding: Padding) -> Result<Tensor> {
+        let [rows, columns] = pad_amounts(x, padding, kernel, stride)?;
+        if self.modules.compute.kernels {
+            let (_, _, height, width) = x.size4()?;
+            let out = [height, width].map(|side| padding.output(side, kernel, stride));
+            let y = kernels::max_pool(x, kernel, stride, [rows.0, columns.0], out)?;
+            if let Some(y) = y {
+                return Ok(y);
+            }
+        }
+        max_pool(x, kernel, stride, [rows, columns])
     }
 }
 
@@ -468,8 +535,12 @@ fn conv2d(conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Ok(x.f_conv2d(weight, none, stride, padding, [1, 1], conv.groups)?)
 }
 
-fn max_pool(x: &Tensor, kernel: i64, stride: i64, padding: Padding) -> Result<Tensor> {
-    let [rows, columns] = pad_amounts(x, padding, kernel, stride)?;
+fn max_pool(
+    x: &Tensor,
+    kernel: i64,
+    stride: i64,
+    [rows, columns]: [(i64, i64); 2],
+) -> Result<Tensor> {
     // Padding after the map alone means that the last window reaches beyond it, which libtorch's
     // ceil_mode does too.
     let symmetric = rows.0 == rows.1 && columns.0 == columns.1;

@@ -26,6 +26,7 @@ use tch::Kind;
 
 use crate::checkpoint::Metadata;
 use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision, ProcessSettings};
+use crate::nn::kernels::Fused;
 use crate::nn::networks::Network;
 use crate::nn::parameters::WeightInit;
 use crate::nn::summary::Summary;
@@ -94,6 +95,11 @@ pub struct Trainer {
     /// always does, for the same number of `threads`.
     #[serde(default)]
     deterministic: bool,
+    /// On GPUs with half precision: compute batch norms, the additions and activations behind them, and
+    /// max pooling with kernels of this program (`Auto`), which are compiled for the GPU at first use and
+    /// must agree with libtorch's operators there; or with libtorch's operators (`Off`).
+    #[serde(default)]
+    fused: Fused,
     /// Keep the activations of one resolution at a time, to fit larger batches into memory: all
     /// resolutions but the first run forward twice, which takes longer.
     #[serde(default)]
@@ -323,6 +329,10 @@ impl Trainer {
 
     fn compute_with(&self, hints: ComputeHints) -> Result<ExecConfig> {
         let compute = ExecConfig::resolve(self.device, self.precision, hints)?;
+        let compute = match self.fused {
+            Fused::Auto => compute.with_kernels(),
+            Fused::Off => compute,
+        };
         compute.log(self.deterministic);
         Ok(compute)
     }

@@ -1,0 +1,95 @@
+//! Our kernels for GPUs: batch norm with the residual's addition and the activation, and max pooling, in
+//! channels last.
+//!
+//! They are CUDA C++ (`native/gpu/kernels.cu`), compiled at first use for the GPU that is there, and used
+//! only if they agree with libtorch's own operators on that machine ([`trial`]). Where they are not, a
+//! network computes the same with libtorch's operators.
+//!
+//! - `operators`: the operators, and which kernels they use.
+//! - `program`: from the text to a program of the GPU, by NVRTC, kept in the user's cache.
+//! - `driver`: the program, loaded by NVIDIA's driver.
+//! - [`trial`]: the comparison.
+
+#[allow(unsafe_code)]
+mod driver;
+#[allow(unsafe_code)]
+mod operators;
+#[allow(unsafe_code)]
+mod program;
+mod trial;
+
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+use crate::nn::compute::{Cuda, ExecConfig};
+pub use operators::{
+    Activation, BatchNorm, Launch, Statistics, batch_norm, drop_kernels, kernel_names, max_pool,
+    use_kernels,
+};
+pub use program::{Architecture, Compiler};
+pub use trial::{composed, trial};
+
+/// Whether a network uses our kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Fused {
+    /// Where there are any, and they work.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl ExecConfig {
+    /// The same with [our kernels](crate::nn::kernels), where there are any for it: on a GPU, with half
+    /// precision. The first call of a process compiles them, or finds them in the user's cache, and tries
+    /// them; where that fails it says so once, and libtorch's operators are used.
+    pub fn with_kernels(self) -> ExecConfig {
+        let Device::Cuda(gpu) = self.device else {
+            return self;
+        };
+        if !self.channels_last || !matches!(self.compute_dtype, Kind::BFloat16 | Kind::Half) {
+            return self;
+        }
+        // The GPU and dtype that were tried, and how it went.
+        static TRIED: Mutex<Vec<(usize, Kind, bool)>> = Mutex::new(Vec::new());
+        let Ok(mut tried) = TRIED.lock() else {
+            return self;
+        };
+        let known = tried
+            .iter()
+            .find(|&&(on, kind, _)| (on, kind) == (gpu, self.compute_dtype));
+        let kernels = match known {
+            Some(&(.., works)) => works,
+            None => {
+                let prepared = prepare(gpu, self.compute_dtype);
+                if let Err(error) = &prepared {
+                    tracing::warn!(
+                        "batch norms and poolings are computed by libtorch's operators, which are slower: \
+                         {error:#}"
+                    );
+                }
+                tried.push((gpu, self.compute_dtype, prepared.is_ok()));
+                prepared.is_ok()
+            }
+        };
+        ExecConfig { kernels, ..self }
+    }
+}
+
+/// Loads the kernels onto a GPU and tries them.
+fn prepare(gpu: usize, kind: Kind) -> Result<()> {
+    let cuda = Cuda::open()?;
+    let capability = cuda.gpus.get(gpu).context("there is no such GPU")?;
+    let architecture = Architecture(capability.capability);
+    // libtorch makes its context of the GPU the thread's.
+    let _ = tch::Tensor::f_zeros([1], (kind, Device::Cuda(gpu)))?;
+    let program = program::cached(architecture, || {
+        Compiler::of_libtorch()?.compile(architecture)
+    })?;
+    driver::load(&program, gpu)?;
+    trial(Device::Cuda(gpu), kind).inspect_err(|_| drop_kernels())
+}

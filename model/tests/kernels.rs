@@ -1,0 +1,346 @@
+//! Our kernels for GPUs, run on the CPU by the emulation, and their compilation.
+
+use std::sync::Once;
+
+use rsflow_model::nn::compute::ExecConfig;
+use rsflow_model::nn::kernels::{
+    Activation, Architecture, BatchNorm, Compiler, Statistics, batch_norm, composed, kernel_names,
+    max_pool, trial, use_kernels,
+};
+use tch::{Device, Kind, Tensor, no_grad};
+
+/// Has the emulation's kernels used for tensors on the CPU.
+fn emulate() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let functions = kernel_names().into_iter().map(rsflow_emulation::kernel);
+        let functions: Vec<_> = functions.collect();
+        // SAFETY: they are the kernels of these names, and are never unloaded.
+        unsafe { use_kernels(rsflow_emulation::LAUNCH, &functions, None) }.unwrap();
+    });
+}
+
+fn channels_last(x: &Tensor) -> Tensor {
+    let compute = ExecConfig {
+        channels_last: true,
+        ..ExecConfig::cpu(Kind::Float)
+    };
+    compute.to_memory_format(x.shallow_clone()).unwrap()
+}
+
+/// What a batch norm is computed of: values, and the gradient of its output.
+struct Case {
+    x: Tensor,
+    residual: Option<Tensor>,
+    norm: [Tensor; 4],
+    dy: Tensor,
+    of_batch: bool,
+}
+
+impl Case {
+    /// Output, running statistics and gradients, in float64.
+    fn run(
+        &self,
+        kind: Kind,
+        compute: impl Fn(&Tensor, &BatchNorm, Option<&Tensor>, Statistics) -> Tensor,
+    ) -> Vec<Tensor> {
+        let leaf = |x: &Tensor, kind| {
+            let own = channels_last(&x.to_kind(kind)).detach();
+            own.copy().set_requires_grad(self.of_batch)
+        };
+        let own = if kind == Kind::Double {
+            Kind::Double
+        } else {
+            Kind::Float
+        };
+        let x = leaf(&self.x, kind);
+        let residual = self.residual.as_ref().map(|residual| leaf(residual, kind));
+        let [weight, bias, mean, var] = &self.norm;
+        let norm = BatchNorm {
+            weight: leaf(weight, own),
+            bias: leaf(bias, own),
+            running_mean: mean.to_kind(own).copy(),
+            running_var: var.to_kind(own).copy(),
+        };
+        let statistics = Statistics {
+            of_batch: self.of_batch,
+            momentum: 0.1,
+            epsilon: 1e-5,
+        };
+        let y = compute(&x, &norm, residual.as_ref(), statistics);
+        let mut all = vec![y.detach()];
+        if self.of_batch {
+            let product = (&y * self.dy.to_kind(kind)).sum(Kind::Double);
+            let sources: Vec<&Tensor> = [&x, &norm.weight, &norm.bias]
+                .into_iter()
+                .chain(&residual)
+                .collect();
+            all.extend(Tensor::run_backward(&[product], &sources, false, false));
+        }
+        all.extend([norm.running_mean, norm.running_var]);
+        all.iter().map(|x| x.to_kind(Kind::Double)).collect()
+    }
+}
+
+/// The largest difference, relative to the largest value.
+fn off(a: &Tensor, b: &Tensor) -> f64 {
+    let largest = b.abs().max().double_value(&[]).max(1e-30);
+    let off = (a - b).abs().max().double_value(&[]) / largest;
+    if off.is_nan() { f64::INFINITY } else { off }
+}
+
+/// The share of values that differ by more than the rounding of `kind`. Where the activation's edge is met
+/// within it, a gradient may go either way.
+fn outliers(a: &Tensor, b: &Tensor, tolerance: f64) -> f64 {
+    let largest = b.abs().max().double_value(&[]).max(1e-30);
+    let beyond = (a - b).abs().gt(tolerance * largest);
+    beyond
+        .to_kind(Kind::Double)
+        .mean(Kind::Double)
+        .double_value(&[])
+}
+
+/// Forward and backward, all types, shapes from a single pixel on, with everything that can be fused,
+/// against the same composed of libtorch's operators in float64.
+#[test]
+fn batch_norms_are_those_of_float64() {
+    emulate();
+    tch::manual_seed(17);
+    let shapes: [[i64; 4]; 9] = [
+        [2, 8, 1, 1],
+        [3, 16, 5, 7],
+        [2, 24, 9, 9], // 3 vectors a row: threads are left over
+        [5, 64, 14, 14],
+        [1, 320, 7, 7],  // two columns of blocks, with 20 vectors
+        [2, 1032, 3, 3], // five, and the last one not full
+        [2, 2048, 4, 4],
+        [4, 8, 112, 112], // all blocks have rows, and groups of them
+        [64, 8, 1, 1],
+    ];
+    for shape in shapes {
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            for (residual, activation, of_batch) in [
+                (false, Activation::None, true),
+                (false, Activation::Relu, true),
+                (false, Activation::Relu6, true),
+                (true, Activation::None, true),
+                (true, Activation::Relu, true),
+                (true, Activation::Relu6, true),
+                (true, Activation::Relu, false),
+                (false, Activation::Relu6, false),
+            ] {
+                let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Double, Device::Cpu));
+                let values = |scale: f64| (random(&shape) * scale).to_kind(kind);
+                let channels = &shape[1..2];
+                let case = Case {
+                    x: values(3.0) + 2.0,
+                    residual: residual.then(|| values(1.0)),
+                    norm: [
+                        random(channels) * 0.3 + 2.0,
+                        random(channels),
+                        random(channels),
+                        random(channels).square() + 0.5,
+                    ],
+                    dy: channels_last(&values(1.0)),
+                    of_batch,
+                };
+                let ours = case.run(kind, |x, norm, residual, statistics| {
+                    let y = batch_norm(x, norm, residual, activation, statistics).unwrap();
+                    y.expect("there are kernels for it")
+                });
+                let reference = case.run(Kind::Double, |x, norm, residual, statistics| {
+                    composed(x, norm, residual, activation, statistics).unwrap()
+                });
+                let tolerance = match kind {
+                    Kind::Float => 2e-6,
+                    Kind::BFloat16 => 4e-3,
+                    _ => 5e-4,
+                };
+                assert_eq!(ours.len(), reference.len());
+                for (i, (a, b)) in ours.iter().zip(&reference).enumerate() {
+                    let what =
+                        format!("{shape:?} {kind:?} {residual} {activation:?} {of_batch}: {i}");
+                    assert_eq!(a.size(), b.size(), "{what}");
+                    // Two values a channel become 1 and -1, however near they are: rounding counts for
+                    // more, and the gradients are nearly 0, made of large ones.
+                    if shape[0] * shape[2] * shape[3] < 4 {
+                        assert!(
+                            i != 0 || off(a, b) < 100.0 * tolerance,
+                            "{what}: {}",
+                            off(a, b)
+                        );
+                        continue;
+                    }
+                    let share = outliers(a, b, tolerance);
+                    assert!(share < 2e-3, "{what}: {share} are off, by {}", off(a, b));
+                }
+            }
+        }
+    }
+}
+
+/// Means that are large beside the deviation, and variances of any size: no worse than libtorch.
+#[test]
+fn statistics_do_not_cancel() {
+    emulate();
+    tch::manual_seed(18);
+    for (offset, deviation) in [
+        (0.0, 1.0),
+        (1e3, 1.0),
+        (1e5, 1.0),
+        (-1e8, 1e3),
+        (0.0, 1e-12),
+        (0.0, 1e15),
+        (7.0, 0.0),
+    ] {
+        let shape = [6, 16, 23, 31];
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Double, Device::Cpu));
+        let x = (random(&shape) * deviation + offset).to_kind(Kind::Float);
+        let channels = || Tensor::zeros([16], (Kind::Double, Device::Cpu));
+        let case = Case {
+            x,
+            residual: None,
+            norm: [channels() + 1.0, channels(), channels(), channels()],
+            dy: channels_last(&random(&shape)),
+            of_batch: true,
+        };
+        let ours = case.run(Kind::Float, |x, norm, _, statistics| {
+            let y = batch_norm(x, norm, None, Activation::None, statistics).unwrap();
+            y.expect("there are kernels for it")
+        });
+        let theirs = |kind| {
+            case.run(kind, |x, norm, _, statistics| {
+                composed(x, norm, None, Activation::None, statistics).unwrap()
+            })
+        };
+        let (reference, libtorch) = (theirs(Kind::Double), theirs(Kind::Float));
+        for (i, ours) in ours.iter().enumerate() {
+            let (mut own, other) = (off(ours, &reference[i]), off(&libtorch[i], &reference[i]));
+            if i == 4 {
+                // A mean near 0 is as exact as the values that it is made of.
+                let largest = reference[i].abs().max().double_value(&[]);
+                own *= largest / largest.max(0.1 * deviation);
+            }
+            assert!(
+                own <= 1.2 * other + 1e-6,
+                "{offset} {deviation}: {i} is off by {own}, libtorch's by {other}"
+            );
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_stay_so() {
+    emulate();
+    for bad in [f64::NAN, f64::INFINITY] {
+        let mut x = Tensor::randn([2, 8, 5, 5], (Kind::Float, Device::Cpu));
+        let _ = x.get(1).get(3).get(2).get(2).fill_(bad);
+        let zeros = || Tensor::zeros([8], (Kind::Float, Device::Cpu));
+        let norm = BatchNorm {
+            weight: zeros() + 1.0,
+            bias: zeros(),
+            running_mean: zeros(),
+            running_var: zeros(),
+        };
+        let statistics = Statistics {
+            of_batch: true,
+            momentum: 0.1,
+            epsilon: 1e-5,
+        };
+        x = channels_last(&x);
+        let y = batch_norm(&x, &norm, None, Activation::Relu, statistics).unwrap();
+        let y = y.expect("there are kernels for it");
+        let of_channel = |channel| y.select(1, channel).isnan().any().int64_value(&[]);
+        assert_eq!([of_channel(3), of_channel(2)], [1, 0], "{bad}");
+        assert!(norm.running_mean.double_value(&[3]).is_nan() || bad.is_infinite());
+    }
+}
+
+#[test]
+fn max_pooling_is_libtorchs() {
+    emulate();
+    tch::manual_seed(19);
+    for (shape, kernel, stride, padding, ceil) in [
+        ([2, 16, 12, 9], 3, 2, 1, false),
+        ([1, 8, 7, 8], 3, 2, 0, true), // windows that reach beyond the map
+        ([2, 24, 8, 8], 2, 2, 0, false),
+        ([1, 8, 5, 5], 5, 1, 2, false),
+        ([1, 8, 1, 1], 3, 2, 1, false),
+    ] {
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            // Few different values: ties.
+            let x = Tensor::randint(5, shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+            let mut x = channels_last(&x);
+            if kind == Kind::Float {
+                let _ = x.get(0).get(0).get(0).get(0).fill_(f64::NAN);
+            }
+            let run = |pool: &dyn Fn(&Tensor) -> Tensor| {
+                let x = x.detach().copy().set_requires_grad(true);
+                let y = pool(&x);
+                let weights = Tensor::arange(y.numel() as i64, (Kind::Float, Device::Cpu));
+                let weights = weights
+                    .remainder(7.0)
+                    .view_as(&y.contiguous())
+                    .to_kind(kind);
+                let dx = Tensor::run_backward(&[(&y * weights).sum(kind)], &[&x], false, false);
+                let numbers = |x: &Tensor| x.nan_to_num(-1.0, 0.0, 0.0).to_kind(Kind::Double);
+                (numbers(&y.detach()), numbers(&dx[0]))
+            };
+            let (reference, reference_dx) =
+                run(&|x| x.max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], ceil));
+            let out = [reference.size()[2], reference.size()[3]];
+            let (y, dx) = run(&|x| {
+                let y = max_pool(x, kernel, stride, [padding; 2], out).unwrap();
+                y.expect("there are kernels for it")
+            });
+            assert_eq!(y, reference, "{shape:?} {kernel} {kind:?}");
+            assert_eq!(dx, reference_dx, "{shape:?} {kernel} {kind:?}");
+            x = x.detach();
+            assert!(x.defined());
+        }
+    }
+}
+
+/// What a GPU is tried with before a run.
+#[test]
+fn the_trial_passes() {
+    emulate();
+    for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+        trial(Device::Cpu, kind).unwrap();
+    }
+}
+
+/// Inputs that no kernel is for are left to libtorch.
+#[test]
+fn other_inputs_have_no_kernel() {
+    emulate();
+    let options = (Kind::Float, Device::Cpu);
+    for x in [
+        channels_last(&Tensor::zeros([2, 6, 5, 5], options)), // no whole vectors
+        Tensor::zeros([2, 8, 5, 5], options),                 // channels first
+        channels_last(&Tensor::zeros([2, 8, 5, 5], (Kind::Double, Device::Cpu))),
+        Tensor::zeros([2, 8], options),
+    ] {
+        no_grad(|| assert!(max_pool(&x, 3, 2, [1, 1], [3, 3]).unwrap().is_none()));
+    }
+}
+
+/// Compiled for every GPU that the program may meet. `RSFLOW_NVRTC` is the path of the compiler's library.
+#[test]
+fn the_kernels_compile() {
+    let Some(path) = std::env::var_os("RSFLOW_NVRTC") else {
+        eprintln!("skipped: RSFLOW_NVRTC is not set");
+        return;
+    };
+    let compiler = Compiler::open(path.as_ref()).unwrap();
+    for capability in [(8, 0), (9, 0), (10, 0)] {
+        let program = compiler.compile(Architecture(capability)).unwrap();
+        assert!(program.starts_with(b"\x7fELF"), "{capability:?}");
+        for name in kernel_names() {
+            let name = name.to_bytes();
+            assert!(program.windows(name.len()).any(|part| part == name));
+        }
+    }
+    let error = compiler.compile(Architecture((1, 0))).unwrap_err();
+    assert!(format!("{error:#}").contains("sm_10"), "{error:#}");
+}
