@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 5] = [
+const SHIM: [&str; 6] = [
     "native/shim.cpp",
     "native/quantize.cpp",
+    "native/gpu/graph.cpp",
     "native/gpu/kernels.cpp",
     "native/gpu/norm.cpp",
     "native/gpu/pool.cpp",

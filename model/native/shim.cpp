@@ -106,12 +106,14 @@ extern "C" const char* rsflow_set_arithmetic(bool tf32, bool deterministic) {
 
 // One step of SGD on `count` parameters. `momentum_buffers` has `count` too, and is ignored if
 // `momentum` is 0. `overflow` may be null; where it is 1, the step is skipped.
+// `lr_on_device` may be null; else it is a float scalar that is used in place of `lr`.
 // The fused kernel walks the storages in memory order and does not check that the strides agree, so
 // they are checked here: a gradient with other strides than its parameter is copied first.
 extern "C" const char* rsflow_fused_sgd(const at::Tensor* const* parameters,
                                         const at::Tensor* const* gradients,
                                         const at::Tensor* const* momentum_buffers,
-                                        std::size_t count, double lr, double momentum,
+                                        std::size_t count, double lr,
+                                        const at::Tensor* lr_on_device, double momentum,
                                         double weight_decay, bool nesterov,
                                         const at::Tensor* overflow) {
   return catch_exceptions([&] {
@@ -130,9 +132,16 @@ extern "C" const char* rsflow_fused_sgd(const at::Tensor* const* parameters,
       TORCH_CHECK(same_strides(p[i], m[i]),
                   "a momentum buffer has other strides than its parameter");
     }
-    at::_fused_sgd_(p, g, m, weight_decay, momentum, lr, /*dampening=*/0.0, nesterov,
-                    /*maximize=*/false, /*is_first_step=*/false, /*grad_scale=*/{},
-                    overflow == nullptr ? std::nullopt : std::make_optional(*overflow));
+    const auto found_inf = overflow == nullptr ? std::nullopt : std::make_optional(*overflow);
+    const auto step = [&](const auto& rate) {
+      at::_fused_sgd_(p, g, m, weight_decay, momentum, rate, /*dampening=*/0.0, nesterov,
+                      /*maximize=*/false, /*is_first_step=*/false, /*grad_scale=*/{}, found_inf);
+    };
+    if (lr_on_device == nullptr) {
+      step(lr);
+    } else {
+      step(*lr_on_device);
+    }
   });
 }
 
@@ -160,15 +169,18 @@ extern "C" const char* rsflow_synchronize(int gpu) {
   return catch_exceptions([&] { c10::impl::VirtualGuardImpl(GPU).synchronizeDevice(gpu); });
 }
 
-// Bytes of a GPU's memory: the peak allocated to tensors since the last call, and the total.
-extern "C" const char* rsflow_take_peak_memory(int gpu, std::uint64_t* peak, std::uint64_t* total) {
+// Bytes of a GPU's memory: the peak allocated to tensors since the last call with `take`, and the total.
+extern "C" const char* rsflow_peak_memory(int gpu, bool take, std::uint64_t* peak,
+                                          std::uint64_t* total) {
   return catch_exceptions([&] {
     auto* const allocator = c10::getDeviceAllocator(GPU);
     constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
     const auto allocated = allocator->getDeviceStats(gpu).allocated_bytes[all];
     deref(peak) = static_cast<std::uint64_t>(allocated.peak);
     deref(total) = allocator->getMemoryInfo(gpu).second;
-    allocator->resetPeakStats(gpu);
+    if (take) {
+      allocator->resetPeakStats(gpu);
+    }
   });
 }
 

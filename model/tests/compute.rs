@@ -6,12 +6,15 @@ use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::switchable::SwitchableNetwork;
-use rsflow_model::train::distillation::Distill;
+use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
 use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
+use rsflow_model::train::steps::Steps;
 use tch::{Kind, Tensor};
 
+mod emulated;
 mod small;
+use emulated::emulate;
 use small::{all_values, resnet, sgd, values};
 
 const SIZES: [u32; 3] = [48, 40, 32];
@@ -64,7 +67,15 @@ impl Training {
     fn step(&mut self, how: StepFunction, lr: f64) -> f64 {
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         let (images, labels) = (&self.images, &self.labels);
-        let loss = how(net, optimizer, images, labels, Distill::EnsembleTopDown, lr).unwrap();
+        let loss = how(
+            net,
+            optimizer,
+            images,
+            labels,
+            Distill::EnsembleTopDown,
+            lr.into(),
+        )
+        .unwrap();
         loss.total.double_value(&[])
     }
 
@@ -146,6 +157,116 @@ fn the_layout_does_not_change_what_is_computed() {
         }
         let (off, name) = difference(a, b);
         assert!(off < 1e-8, "{network}: {name} is off by {off}");
+    }
+}
+
+/// With our kernels a network's logits and gradients are as near to those of float64 as with libtorch's.
+#[test]
+fn our_kernels_do_not_change_what_is_computed() {
+    emulate();
+    for network in [
+        resnet(18, 4),
+        resnet(50, 4),
+        Network::MobileNetV2(MobileNetV2 { width: 0.25 }),
+    ] {
+        let results = [
+            (Kind::Double, false),
+            (Kind::Float, false),
+            (Kind::Float, true),
+        ];
+        let [exact, theirs, ours] = results.map(|(dtype, kernels)| {
+            let compute = ExecConfig {
+                channels_last: true,
+                kernels,
+                ..ExecConfig::cpu(dtype)
+            };
+            let training = Training::new(&network, compute);
+            let Training {
+                net,
+                images,
+                labels,
+                ..
+            } = &training;
+            let mut pass = net.pass(Mode::Train).unwrap();
+            let logits = (0..)
+                .zip(images)
+                .map(|(i, images)| pass.logits(images, i).unwrap());
+            let logits: Vec<Tensor> = logits.collect();
+            let ensemble = net.ensemble(&logits).unwrap();
+            let loss = loss(&logits, &ensemble, labels, Distill::EnsembleTopDown).unwrap();
+            let gradients = net.parameters().gradients(&loss.total).unwrap();
+            let running = net.logits(&images[1], 1, Mode::Evaluate).unwrap();
+            let all = logits.iter().chain(&gradients).chain([&running]);
+            all.map(values).collect::<Vec<Vec<f64>>>()
+        });
+        // The median of all tensors: of so few values, single ones near 0 decide over whole gradients.
+        let off = |of: &[Vec<f64>]| {
+            let each = of.iter().zip(&exact).map(|(of, exact)| {
+                let squares = of.iter().zip(exact).map(|(a, b)| (a - b).powi(2));
+                let size: f64 = exact.iter().map(|a| a * a).sum();
+                (squares.sum::<f64>() / size).sqrt()
+            });
+            let mut each: Vec<f64> = each.collect();
+            each.sort_by(f64::total_cmp);
+            each[each.len() / 2]
+        };
+        let (ours_off, theirs_off) = (off(&ours), off(&theirs));
+        assert!(
+            ours_off < 2.0 * theirs_off + 1e-5,
+            "{network}: {ours_off}, libtorch's operators {theirs_off}"
+        );
+        assert_ne!(theirs, ours, "{network}: our kernels were not used");
+    }
+}
+
+/// Steps that are replayed, with plain calls in place of a graph: the same bits, also around batches of
+/// another size.
+#[test]
+fn replayed_steps_are_the_same() {
+    for (network, how, compute_dtype, recorded) in [
+        (
+            resnet(18, 4),
+            training_step as StepFunction,
+            Kind::Float,
+            true,
+        ),
+        (resnet(18, 4), recomputing_training_step, Kind::Half, true),
+        (
+            quantized(QuantizedMode::PreActivation, 2),
+            training_step,
+            Kind::Float,
+            false,
+        ),
+    ] {
+        let compute = compute(compute_dtype, compute_dtype == Kind::Half);
+        let mut usual = Training::new(&network, compute);
+        let mut replayed = Training::new(&network, compute);
+        let mut steps = Steps::with_plain_calls(how, Distill::EnsembleTopDown).unwrap();
+        for step in 0..7 {
+            // The fourth batch is a smaller one; all have images of their own.
+            let take = |images: &Tensor| {
+                let rolled = images.roll([step], [0]);
+                rolled.narrow(0, 0, if step == 3 { 5 } else { 8 })
+            };
+            let lr = 0.01 / (step + 1) as f64;
+            // As on the device.
+            let as_float = f64::from(lr as f32);
+            let inputs: Vec<Tensor> = usual.images.iter().map(take).collect();
+            let labels = take(&usual.labels);
+            let distill = Distill::EnsembleTopDown;
+            let (net, optimizer) = (&usual.net, &mut usual.optimizer);
+            let a = how(net, optimizer, &inputs, &labels, distill, as_float.into()).unwrap();
+            let (net, optimizer) = (&replayed.net, &mut replayed.optimizer);
+            let b = steps.step(net, optimizer, &inputs, &labels, lr).unwrap();
+            let (a, b) = (a.total.double_value(&[]), b.total.double_value(&[]));
+            assert_eq!(a, b, "{network}, step {step}");
+            assert_eq!(
+                steps.is_recorded(),
+                recorded && step > 0,
+                "{network}, step {step}"
+            );
+        }
+        assert_eq!(usual.values(), replayed.values(), "{network}");
     }
 }
 

@@ -1,24 +1,14 @@
 //! Our kernels for GPUs, run on the CPU by the emulation, and their compilation.
 
-use std::sync::Once;
-
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::kernels::{
     Activation, Architecture, BatchNorm, Compiler, Statistics, batch_norm, composed, kernel_names,
-    max_pool, trial, use_kernels,
+    max_pool, trial,
 };
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Has the emulation's kernels used for tensors on the CPU.
-fn emulate() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let functions = kernel_names().into_iter().map(rsflow_emulation::kernel);
-        let functions: Vec<_> = functions.collect();
-        // SAFETY: they are the kernels of these names, and are never unloaded.
-        unsafe { use_kernels(rsflow_emulation::LAUNCH, &functions, None) }.unwrap();
-    });
-}
+mod emulated;
+use emulated::emulate;
 
 fn channels_last(x: &Tensor) -> Tensor {
     let compute = ExecConfig {

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: a libtorch at `.libtorch/torch`, found if possible, installed if not.
 
 mod libtorch;
+mod nvrtc;
 mod tools;
 
 use std::cell::LazyCell;
@@ -15,6 +16,7 @@ use std::process::{self, Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use self::libtorch::{Libtorch, RELEASE};
+pub use self::nvrtc::nvrtc;
 use self::tools::Room;
 use crate::workspace::Workspace;
 
@@ -225,13 +227,7 @@ fn install(workspace: &Workspace, set: &Set) -> Result<Libtorch> {
     let folder = workspace.libtorch_folder();
     let site = folder.join(set.folder);
     let stage = folder.join("installing");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    // The lock goes with the process: one that was killed leaves none behind.
-    let lock = File::create(folder.join("lock"))?;
-    if lock.try_lock().is_err() {
-        eprintln!("setup: waiting for another setup that is installing libtorch");
-        lock.lock()?;
-    }
+    let _lock = lock(&folder)?;
     if let Ok(libtorch) = Libtorch::inspect(&site.join("torch")) {
         return Ok(libtorch);
     }
@@ -253,6 +249,18 @@ fn install(workspace: &Workspace, set: &Set) -> Result<Libtorch> {
     clear(&stage)?;
     installed?;
     Libtorch::inspect(&site.join("torch"))
+}
+
+/// Keeps other setups of this checkout from installing anything, until it is dropped.
+fn lock(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // The lock goes with the process: one that was killed leaves none behind.
+    let lock = File::create(folder.join("lock"))?;
+    if lock.try_lock().is_err() {
+        eprintln!("setup: waiting for another setup that is installing");
+        lock.lock()?;
+    }
+    Ok(lock)
 }
 
 /// Has pip install some packages into the folder `site` of `stage`.
@@ -284,9 +292,10 @@ fn pip(stage: &Path, packages: &[&str]) -> Result<()> {
         .context("cannot start python3")?;
     ensure!(
         status.success(),
-        "pip could not install libtorch {RELEASE}, for the reason above; \
+        "pip could not install {}, for the reason above; \
          it needs the network and a Linux with glibc 2.28 or newer; \
          without them set LIBTORCH to an unpacked libtorch {RELEASE}",
+        packages.join(" "),
     );
     Ok(())
 }

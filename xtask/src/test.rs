@@ -13,7 +13,8 @@ use crate::workspace::Workspace;
 
 /// Set up, then check the formatting, lint, test, and check every recipe.
 ///
-/// The steps: `cargo fmt`, `cargo clippy` (a warning fails), all tests of all packages, the tests
+/// The steps: `cargo fmt`, `cargo clippy` (a warning fails), all tests of all packages (the kernels for
+/// GPUs are compiled, for which NVIDIA's compiler is installed into .libtorch/), the tests
 /// that compute a second time as on a processor of the other kind, and `rsflow check` on every
 /// recipe in recipes/. Each step's output is shown, with one line at its end that says how long it
 /// took. A step that fails does not stop the others; the last lines list the steps and tests that
@@ -28,8 +29,14 @@ pub struct Arguments {}
 /// What `rsflow_model::nn::compute` reads in place of asking the processor.
 const CPU_BFLOAT16: &str = "RSFLOW_CPU_BFLOAT16";
 
+/// Where `the_kernels_compile` finds the compiler.
+const NVRTC: &str = "RSFLOW_NVRTC";
+
 /// Long tests of the program in which no network is trained or measured.
 const NOT_COMPUTING: [&str; 2] = ["broken::", "prepare_val::"];
+
+/// Tests that choose their own precision, so that a second round shows nothing.
+const OWN_PRECISION: [&str; 1] = ["kernels"];
 
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
@@ -48,6 +55,7 @@ pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
     steps.run("test", || {
         let mut tests = workspace.cargo();
         tests.args(["test", "--workspace", "--no-fail-fast"]);
+        tests.env(NVRTC, setup::nvrtc(workspace)?);
         pass(tests.env_remove(CPU_BFLOAT16))
     });
     steps.run(&as_other, || {
@@ -55,7 +63,8 @@ pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
         // Targets in place of packages: another choice of packages means other features, and with
         // them another build of half the dependencies.
         tests.args(["test", "--workspace", "--no-fail-fast", "--lib"]);
-        for target in computing_tests(workspace)? {
+        let computing = computing_tests(workspace)?.into_iter();
+        for target in computing.filter(|target| !OWN_PRECISION.contains(&target.as_str())) {
             tests.args(["--test", &target]);
         }
         tests.arg("--");

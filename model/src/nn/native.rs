@@ -20,6 +20,7 @@ unsafe extern "C" {
         momentum_buffers: *const *const c_void,
         count: usize,
         lr: f64,
+        lr_on_device: *const c_void,
         momentum: f64,
         weight_decay: f64,
         nesterov: bool,
@@ -33,7 +34,12 @@ unsafe extern "C" {
     ) -> *const c_char;
     fn rsflow_pinned(bytes: usize, output: *mut *mut c_void) -> *const c_char;
     fn rsflow_synchronize(gpu: c_int) -> *const c_char;
-    fn rsflow_take_peak_memory(gpu: c_int, peak: *mut u64, total: *mut u64) -> *const c_char;
+    fn rsflow_peak_memory(gpu: c_int, take: bool, peak: *mut u64, total: *mut u64)
+    -> *const c_char;
+    fn rsflow_graph_begin(gpu: c_int, graph: *mut *mut c_void) -> *const c_char;
+    fn rsflow_graph_end(graph: *mut c_void) -> *const c_char;
+    fn rsflow_graph_replay(graph: *mut c_void) -> *const c_char;
+    fn rsflow_graph_delete(graph: *mut c_void);
     fn rsflow_empty_cache() -> *const c_char;
     fn rsflow_copy_stream_new(gpu: c_int, stream: *mut *mut c_void) -> *const c_char;
     fn rsflow_copy_stream_delete(stream: *mut c_void);
@@ -96,10 +102,24 @@ pub struct SgdGroup<'a> {
     pub momentum_buffers: Vec<&'a Tensor>,
 }
 
+/// A learning rate.
+#[derive(Clone, Copy, Debug)]
+pub enum Rate<'a> {
+    Value(f64),
+    /// A float scalar on the device of the parameters, which kernels read when they run.
+    OnDevice(&'a Tensor),
+}
+
+impl From<f64> for Rate<'_> {
+    fn from(lr: f64) -> Self {
+        Rate::Value(lr)
+    }
+}
+
 /// The hyperparameters of a step of [`fused_sgd`], as `train::optimizer::Sgd` defines them.
 #[derive(Clone, Copy, Debug)]
-pub struct SgdStep {
-    pub lr: f64,
+pub struct SgdStep<'a> {
+    pub lr: Rate<'a>,
     pub momentum: f64,
     pub weight_decay: f64,
     pub nesterov: bool,
@@ -124,6 +144,10 @@ pub fn fused_sgd(group: &SgdGroup, step: SgdStep, overflow: Option<&Tensor>) -> 
     }
     let [parameters, gradients, momentum_buffers] =
         [&group.parameters, &group.gradients, &group.momentum_buffers].map(|list| pointers(list));
+    let (lr, lr_on_device) = match step.lr {
+        Rate::Value(lr) => (lr, ptr::null()),
+        Rate::OnDevice(lr) => (0.0, lr.as_ptr().cast()),
+    };
     // SAFETY: the pointers are of live tensors, the lengths were checked above, and the lists
     // outlive the call. The C++ side checks shapes, dtypes and strides.
     let message = unsafe {
@@ -132,7 +156,8 @@ pub fn fused_sgd(group: &SgdGroup, step: SgdStep, overflow: Option<&Tensor>) -> 
             gradients.as_ptr(),
             momentum_buffers.as_ptr(),
             count,
-            step.lr,
+            lr,
+            lr_on_device,
             step.momentum,
             step.weight_decay,
             step.nesterov,
@@ -242,9 +267,18 @@ pub fn synchronize(gpu: usize) -> Result<()> {
 
 /// Bytes of a GPU's memory: the peak allocated to tensors since the last call, and the total.
 pub fn take_peak_memory(gpu: usize) -> Result<(u64, u64)> {
+    peak(gpu, true)
+}
+
+/// The same, without a new start.
+pub fn peak_memory(gpu: usize) -> Result<(u64, u64)> {
+    peak(gpu, false)
+}
+
+fn peak(gpu: usize, take: bool) -> Result<(u64, u64)> {
     let (mut peak, mut total) = (0, 0);
     // SAFETY: both pointers outlive the call.
-    to_result(unsafe { rsflow_take_peak_memory(gpu as c_int, &mut peak, &mut total) })?;
+    to_result(unsafe { rsflow_peak_memory(gpu as c_int, take, &mut peak, &mut total) })?;
     Ok((peak, total))
 }
 
@@ -321,6 +355,52 @@ impl Drop for CopyStream {
         let _ = self.wait();
         // SAFETY: we own the pointer, and do not use it again.
         unsafe { rsflow_copy_stream_delete(self.0) }
+    }
+}
+
+/// A CUDA graph: kernels that were recorded once and are started again all at once, with the same
+/// tensors.
+#[derive(Debug)]
+pub struct Graph(*mut c_void);
+
+// SAFETY: the C++ object is not bound to a thread once its recording has ended, and its functions take
+// `&mut self`.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Records what `work` starts on a GPU; nothing of it runs. What it returns is computed by
+    /// [`Graph::replay`]. `work` may not wait for the GPU or read from it.
+    ///
+    /// # Errors
+    /// Those of `work`; something in it cannot be recorded.
+    pub fn record<T>(gpu: usize, work: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+        let mut graph = ptr::null_mut();
+        // SAFETY: the pointer outlives the call.
+        to_result(unsafe { rsflow_graph_begin(gpu as c_int, &mut graph) })?;
+        let graph = Graph(graph);
+        let result = work();
+        // SAFETY: we own the pointer, and this is the thread that began.
+        let ended = to_result(unsafe { rsflow_graph_end(graph.0) });
+        // The first error is the cause.
+        let result = result?;
+        ended?;
+        Ok((graph, result))
+    }
+
+    /// Starts what was recorded.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn replay(&mut self) -> Result<()> {
+        // SAFETY: we own the pointer.
+        to_result(unsafe { rsflow_graph_replay(self.0) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: we own the pointer, and do not use it again.
+        unsafe { rsflow_graph_delete(self.0) }
     }
 }
 

@@ -10,17 +10,15 @@ use crate::nn::compute::ExecConfig;
 use crate::nn::layers::Mode;
 use crate::nn::native;
 use crate::nn::switchable::SwitchableNetwork;
-use crate::train::distillation::Distill;
 use crate::train::optimizer::RunningOptimizer;
-use crate::train::step::StepFunction;
+use crate::train::steps::Steps;
 
 /// A network with random weights, and its training step.
 #[derive(Debug)]
 pub struct Benchmark {
     pub(super) compute: ExecConfig,
     pub(super) net: SwitchableNetwork,
-    pub(super) step: StepFunction,
-    pub(super) distill: Distill,
+    pub(super) steps: Steps,
     pub(super) lr: f64,
     /// `None` once inference was measured: the network is frozen then.
     pub(super) optimizer: Option<RunningOptimizer>,
@@ -75,12 +73,12 @@ impl Benchmark {
         let count = i64::try_from(batch).context("a batch of that size")?;
         let classes = i64::from(self.net.classes());
         let labels = Tensor::f_randint(classes, [count], (Kind::Int64, self.compute.device))?;
-        let (step, distill, lr) = (self.step, self.distill, self.lr);
+        let (steps, lr) = (&mut self.steps, self.lr);
         let (net, compute) = (&self.net, self.compute);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
         measure(compute, time, 3, || {
-            step(net, optimizer, &images, &labels, distill, lr).map(drop)
+            steps.step(net, optimizer, &images, &labels, lr).map(drop)
         })
     }
 

@@ -51,6 +51,22 @@ pub struct Loss {
     pub distillation: Option<Tensor>,
 }
 
+impl Loss {
+    /// The same tensors.
+    pub fn shallow_clone(&self) -> Self {
+        Loss {
+            total: self.total.shallow_clone(),
+            cross_entropy: self
+                .cross_entropy
+                .iter()
+                .map(Tensor::shallow_clone)
+                .collect(),
+            ensemble_cross_entropy: self.ensemble_cross_entropy.shallow_clone(),
+            distillation: self.distillation.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
 /// The loss of a batch. `logits` has `[batch, classes]` for each resolution, `ensemble` is their
 /// [`SwitchableNetwork::ensemble`](crate::nn::switchable::SwitchableNetwork::ensemble), `labels` are int64 `[batch]` in
 /// `0..classes`.

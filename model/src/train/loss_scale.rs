@@ -40,6 +40,11 @@ impl LossScale {
         })
     }
 
+    /// Its state, on the device.
+    pub fn tensors(&self) -> [&Tensor; 2] {
+        [&self.scale, &self.steps]
+    }
+
     /// Waits for the device.
     pub fn state(&self) -> Result<LossScaleState> {
         Ok(LossScaleState {

@@ -3,7 +3,8 @@
 //! - [`trainer`]: the node `RsNet`, which trains. [`evaluate`]: the node `Evaluate`, which evaluates a
 //!   checkpoint.
 //! - [`step`]: one training step, from images to updated weights. [`distillation`]: its loss.
-//!   [`optimizer`], [`schedule`], [`loss_scale`]: the update.
+//!   [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
+//!   recorded and replayed.
 //! - [`validation`]: accuracy and loss at every resolution.
 //! - [`metrics`]: losses, accuracies and checkpoints for the sinks and the command.
 //! - [`trains`]: what the command asks of a node that trains; [`lookup`]: which nodes do. [`benchmark`]: the speed of its steps.
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod schedule;
 pub mod step;
+pub mod steps;
 pub mod trainer;
 pub mod trains;
 pub mod validation;

@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use crate::checkpoint::LossScaleState;
 use crate::nn::field_error::{self, FieldError};
+pub use crate::nn::native::Rate;
 use crate::nn::native::{self, SgdGroup, SgdStep};
 use crate::nn::parameters::{Parameters, Role, join_problems};
 use crate::train::loss_scale::LossScale;
@@ -179,7 +180,8 @@ impl RunningOptimizer {
     ///
     /// # Errors
     /// Not one gradient per parameter.
-    pub fn step(&mut self, gradients: Vec<Tensor>, lr: f64) -> Result<()> {
+    pub fn step<'a>(&mut self, gradients: Vec<Tensor>, lr: impl Into<Rate<'a>>) -> Result<()> {
+        let lr = lr.into();
         ensure!(
             gradients.len() == self.states.len(),
             "{} parameters were given {} gradients",
@@ -226,6 +228,15 @@ impl RunningOptimizer {
             }
             Ok(())
         })
+    }
+
+    /// The tensors that a step changes, without the parameters.
+    pub fn state(&self) -> impl Iterator<Item = &Tensor> {
+        let momentum = self
+            .states
+            .iter()
+            .filter_map(|state| state.momentum_buffer.as_ref());
+        momentum.chain(self.loss_scale.iter().flat_map(LossScale::tensors))
     }
 
     /// The momentum buffers by parameter name; parameters that never had a gradient have none.

@@ -7,11 +7,17 @@ use crate::nn::layers::Mode;
 use crate::nn::parameters::Role;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::{self, Distill, Loss};
-use crate::train::optimizer::RunningOptimizer;
+use crate::train::optimizer::{Rate, RunningOptimizer};
 
 /// [`training_step`] or [`recomputing_training_step`].
-pub type StepFunction =
-    fn(&SwitchableNetwork, &mut RunningOptimizer, &[Tensor], &Tensor, Distill, f64) -> Result<Loss>;
+pub type StepFunction = fn(
+    &SwitchableNetwork,
+    &mut RunningOptimizer,
+    &[Tensor],
+    &Tensor,
+    Distill,
+    Rate,
+) -> Result<Loss>;
 
 /// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
 /// bases. `images` has `[batch, 3, s, s]` for each resolution in the network's order; `labels` are
@@ -28,7 +34,7 @@ pub fn training_step(
     images: &[Tensor],
     labels: &Tensor,
     distill: Distill,
-    lr: f64,
+    lr: Rate,
 ) -> Result<Loss> {
     let mut pass = net.pass(Mode::Train)?;
     let logits = (0..)
@@ -57,7 +63,7 @@ pub fn recomputing_training_step(
     images: &[Tensor],
     labels: &Tensor,
     distill: Distill,
-    lr: f64,
+    lr: Rate,
 ) -> Result<Loss> {
     // Uses the batch's statistics, as training does, and leaves the running statistics as they are.
     let mut first_run = net.pass(Mode::Calibrate { share: 0.0 })?;

@@ -125,7 +125,7 @@ fn one_step(
             &images,
             &labels,
             settings.distill,
-            0.0,
+            0.0.into(),
         )?;
     }
     Ok(())

@@ -38,6 +38,7 @@ use crate::train::metrics::{Checkpointed, Metric};
 use crate::train::optimizer::Optimizer;
 use crate::train::schedule::Schedule;
 use crate::train::step::{StepFunction, recomputing_training_step, training_step};
+use crate::train::steps::{CudaGraph, Steps};
 use crate::train::trains::Trains;
 use crate::train::{batches, check_threads};
 use session::Session;
@@ -100,6 +101,11 @@ pub struct Trainer {
     /// must agree with libtorch's operators there; or with libtorch's operators (`Off`).
     #[serde(default)]
     fused: Fused,
+    /// On GPUs: record a training step as a CUDA graph and replay it (`Auto`), which starts all its kernels
+    /// at once, or start them one by one (`Off`). A graph is used if it agrees with a step that runs as
+    /// usual, and there is memory for both. Steps of quantized networks are not recorded.
+    #[serde(default)]
+    cuda_graph: CudaGraph,
     /// Keep the activations of one resolution at a time, to fit larger batches into memory: all
     /// resolutions but the first run forward twice, which takes longer.
     #[serde(default)]
@@ -268,8 +274,7 @@ impl Trains for Trainer {
         Ok(Benchmark {
             compute,
             net,
-            step: self.step(),
-            distill: self.distill,
+            steps: self.steps(compute)?,
             lr: self.optimizer.lr(),
             optimizer: Some(optimizer),
         })
@@ -343,6 +348,11 @@ impl Trainer {
             false => training_step,
             true => recomputing_training_step,
         }
+    }
+
+    /// What does the steps on the device.
+    fn steps(&self, compute: ExecConfig) -> Result<Steps> {
+        Steps::new(self.step(), self.distill, compute.device, self.cuda_graph)
     }
 
     /// Compares the recipe with the data.

@@ -24,6 +24,7 @@ use crate::train::distillation::Loss;
 use crate::train::metrics::{Checkpointed, Losses, Metric, Step, Table, Validating};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::schedule::TrainingLength;
+use crate::train::steps::Steps;
 use crate::train::validation::Validation;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
@@ -31,6 +32,7 @@ pub(super) struct Session {
     settings: Trainer,
     net: SwitchableNetwork,
     optimizer: RunningOptimizer,
+    steps: Steps,
     transfer: DeviceTransfer,
     /// The run's position, as checkpoints store it.
     at: Metadata,
@@ -134,6 +136,7 @@ impl Session {
             .filter_map(|(_, demand)| demand.every_steps)
             .min();
         Ok(Session {
+            steps: settings.steps(compute)?,
             transfer: DeviceTransfer::new(compute, settings.normalize, settings.channels)?,
             settings: settings.clone(),
             net,
@@ -165,9 +168,8 @@ impl Session {
         injected_failure(self.at.step + 1)?;
         let batch = Labelled::new(batch, &self.training_classes);
         let (images, labels) = self.transfer.batch(&batch, self.net.classes())?;
-        let step = self.settings.step();
         let (net, optimizer) = (&self.net, &mut self.optimizer);
-        step(net, optimizer, &images, &labels, self.settings.distill, lr)
+        self.steps.step(net, optimizer, &images, &labels, lr)
     }
 
     fn train_epoch(
