@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Everything that is to be measured on a GPU, in one go: a folder of tables, and what they come from.
+# Everything that is to be measured on a GPU, in one go: a folder of tables, and what they come from. Each
+# table is printed as soon as it is there, the most important first. A call that takes too long is ended
+# and named, and what was measured until then is kept.
 #
 #   xtask/gpu.sh OUT
 #
@@ -10,14 +12,17 @@
 #   AGAINST    another program's step, which prints `N images/s` and maybe `peak N GiB`; {arch}, {batch},
 #              {sizes}, {classes}, {device} and {mode} are filled in: "python3 step.py --arch {arch} ..."
 #   COMPARE    our precisions, each with a mode of it that is measured in turn, or none:
-#              BFloat16:bf16_cl BFloat16:bf16_cl_compile TensorFloat32:none Float32:fp32
+#              BFloat16:bf16_cl BFloat16:bf16_cl_compile
 #   NETWORKS   resnet50:256 resnet18:256 mobilenet_v2:256, that is names and batches
 #   SIZES      224,192,160,128,96
 #   DATA       a folder with train/ and val/, of ten classes, for whole runs; left out without it
 #   DEVICE     Cuda(0)
 #   PRECISIONS BFloat16 Float32: of the whole runs
-#   ROUNDS     3
-#   SECONDS_EACH  10: how long a step is measured
+#   SMALL      resnet18:32, and its sizes in SMALL_SIZES (128,112,96,80,64): where kernels are short
+#   ROUNDS     1
+#   SECONDS_EACH  3: how long a step is measured
+#   CALL_LIMIT 60: seconds after which a call is ended
+#   TIME       570: seconds after which no more calls begin
 #   EPOCHS     5: of the whole runs; at least 2
 #   LIMIT      steps of the loss comparison, at most two epochs (50)
 #
@@ -31,22 +36,40 @@ set -euo pipefail
 out=${1:?"usage: xtask/gpu.sh OUT"}
 rsflow=${RSFLOW:-target/release/rsflow}
 against=${AGAINST:-}
-compare=${COMPARE:-BFloat16:bf16_cl BFloat16:bf16_cl_compile TensorFloat32:none Float32:fp32}
+compare=${COMPARE:-BFloat16:bf16_cl BFloat16:bf16_cl_compile}
 networks=${NETWORKS:-resnet50:256 resnet18:256 mobilenet_v2:256}
 sizes=${SIZES:-224,192,160,128,96}
 data=${DATA:-}
 device=${DEVICE:-Cuda(0)}
 precisions=${PRECISIONS:-BFloat16 Float32}
-rounds=${ROUNDS:-3}
-seconds=${SECONDS_EACH:-10}
+small=${SMALL:-resnet18:32}
+small_sizes=${SMALL_SIZES:-128,112,96,80,64}
+rounds=${ROUNDS:-1}
+seconds=${SECONDS_EACH:-3}
+call_limit=${CALL_LIMIT:-60}
+time=${TIME:-570}
 epochs=${EPOCHS:-5}
 limit=${LIMIT:-50}
 recipe=recipes/imagenette_resnet18.ron
 gpu=${device//[^0-9]/}
 mkdir -p "$out"
 
-say() { echo "gpu.sh: $*" >&2; }
+exec 3>&2 # what is said is seen, also where errors go to a file
+say() { echo "gpu.sh: $*" >&3; }
 trap 'say "that failed; the end of $out/errors.txt:"; tail -n 5 "$out/errors.txt" >&2' ERR
+
+# Runs a command, as long as a call may take and there is time for.
+call() {
+  local most=$((time - SECONDS)) code=0
+  ((most < call_limit)) || most=$call_limit
+  if ((most < 5)); then
+    say "no time is left for: $*"
+    return 1
+  fi
+  timeout -k 3 "$most" "$@" || code=$?
+  ((code != 124 && code != 137)) || say "ended after $most s: $*"
+  return $code
+}
 
 depth() { local name=${1#resnet}; echo "${name%%_*}"; }
 
@@ -76,8 +99,8 @@ ours() {
   local name=${1%:*} batch=${1#*:}
   shift
   set_options "$name" "$@"
-  "$rsflow" bench "$recipe" "${options[@]}" --only step --batch "$batch" --seconds "$seconds" \
-    >"$out/last.txt" 2>>"$out/errors.txt" || { echo "failed -"; return; }
+  call "$rsflow" bench "$recipe" "${options[@]}" --only step --batch "$batch" --seconds "$seconds" \
+    >"$out/last.txt" 2>>"$out/errors.txt" || { echo "failed -"; return 0; }
   awk '/^ *training step .* MiB/ { memory = $(NF - 1) }
        / images\/s$/ { speed = $(NF - 1) }
        END { print speed, memory }' "$out/last.txt"
@@ -91,7 +114,7 @@ theirs() {
   command=${command//\{arch\}/$name} command=${command//\{batch\}/$batch}
   command=${command//\{sizes\}/${sizes//,/ }} command=${command//\{classes\}/10}
   command=${command//\{device\}/$place} command=${command//\{mode\}/$2}
-  bash -c "$command" >"$out/last.txt" 2>>"$out/errors.txt" || { echo "failed -"; return; }
+  call bash -c "$command" >"$out/last.txt" 2>>"$out/errors.txt" || { echo "failed -"; return 0; }
   awk '{ for (i = 2; i <= NF; i++) {
            if ($i ~ /^images\/s/) speed = $(i - 1)
            if ($i ~ /^GiB/) memory = $(i - 1) * 1024 } }
@@ -161,25 +184,49 @@ say "what there is: $out/doctor.txt"
 "$rsflow" doctor >"$out/doctor.txt"
 
 say "steps: $out/steps.tsv, $out/steps.txt"
-steps >"$out/steps.tsv"
-medians "$out/steps.tsv" >"$out/steps.txt"
+steps | tee "$out/steps.tsv"
+medians "$out/steps.tsv" | tee "$out/steps.txt"
 
-say "what recomputing, determinism and quantizers cost: $out/variants.txt"
 first=${networks%% *}
 precision=${precisions%% *}
+
+# $1: network:batch, $2: overrides, separated by spaces.
+variant() {
+  local overrides
+  read -ra overrides <<<"$2"
+  echo "$1 $precision ${2:-as it is}: $(ours "$1" "trainer.precision=$precision" "${overrides[@]}") (images/s, MiB)"
+}
+
+say "what our kernels and CUDA graphs bring: $out/fused.txt"
+for what in $networks; do
+  for overrides in "" trainer.cuda_graph=Off trainer.fused=Off "trainer.fused=Off trainer.cuda_graph=Off"; do
+    variant "$what" "$overrides"
+  done
+done | tee "$out/fused.txt"
+
+say "where kernels are short, at $small_sizes: $out/small.txt"
 {
-  for override in recompute=false recompute=true deterministic=true; do
-    echo "$first $precision $override: $(ours "$first" "trainer.precision=$precision" "trainer.$override") (images/s, MiB)"
+  large_sizes=$sizes sizes=$small_sizes
+  for overrides in "" trainer.cuda_graph=Off "trainer.fused=Off trainer.cuda_graph=Off"; do
+    variant "$small" "$overrides"
   done
-  for what in resnet18 resnet18_w2a32 resnet18_w2a2; do
-    echo "$what:${first#*:} Float32: $(ours "$what:${first#*:}" trainer.precision=Float32) (images/s, MiB)"
+  [[ -z $against ]] || echo "$small another program: $(theirs "$small" "${compare##*:}") (images/s, MiB)"
+  sizes=$large_sizes
+} | tee "$out/small.txt"
+
+say "what recomputing, determinism and quantizers cost: $out/variants.txt"
+{
+  variant "$first" trainer.recompute=true
+  variant "$first" trainer.deterministic=true
+  for what in resnet18_w2a32 resnet18_w2a2; do
+    variant "$what:${first#*:}" trainer.precision=Float32
   done
-} >"$out/variants.txt"
+} | tee "$out/variants.txt"
 
 say "inference: $out/inference.txt"
 set_options "${first%:*}" "trainer.precision=$precision"
-"$rsflow" bench "$recipe" "${options[@]}" --only inference --seconds "$seconds" \
-  --json "$out/inference.json" >"$out/inference.txt" 2>>"$out/errors.txt"
+call "$rsflow" bench "$recipe" "${options[@]}" --only inference --seconds "$seconds" --force \
+  --json "$out/inference.json" 2>>"$out/errors.txt" | tee "$out/inference.txt" || say "no inference"
 
 if command -v nvidia-smi >/dev/null && [[ $device != Cpu ]]; then
   say "how busy the GPU is during steps: $out/busy.txt"
@@ -188,18 +235,19 @@ if command -v nvidia-smi >/dev/null && [[ $device != Cpu ]]; then
   watcher=$!
   # Before the steps come the start and up to 2 s of large matrix products, behind them the end: so long
   # that the last third, but for its last second, is steps alone.
-  seconds=$(awk "BEGIN { print 3 * $seconds }") ours "$first" "trainer.precision=$precision" >/dev/null
+  seconds=$((3 * seconds + 6)) ours "$first" "trainer.precision=$precision" >/dev/null
   kill $watcher
   awk '{ v[NR] = $1 } END { for (i = int(2 * NR / 3) + 1; i <= NR - 10; i++) { s += v[i]; n++ }
-       if (n) printf "%.1f %% of the time, mean of %d samples\n", s / n, n }' "$out/busy.csv" >"$out/busy.txt"
+       if (n) printf "%.1f %% of the time, mean of %d samples\n", s / n, n }' "$out/busy.csv" | tee "$out/busy.txt"
 fi
 
 if [[ -n $data ]]; then
   roots=(--set "train_files.root=$data/train" --set "val_files.root=$data/val")
   say "fed by real images: $out/whole.txt"
   set_options "${first%:*}" "trainer.precision=$precision" "train_batches.size=${first#*:}"
-  "$rsflow" bench "$recipe" "${options[@]}" "${roots[@]}" --only step --only pipeline --only whole \
-    --seconds "$seconds" --json "$out/whole.json" >"$out/whole.txt" 2>>"$out/errors.txt"
+  call "$rsflow" bench "$recipe" "${options[@]}" "${roots[@]}" --only step --only pipeline --only whole \
+    --seconds "$seconds" --force --json "$out/whole.json" 2>>"$out/errors.txt" | tee "$out/whole.txt" ||
+    say "no figures with real images"
 
   for precision in $precisions; do
     say "a run of $epochs epochs in $precision: $out/run-$precision.txt"
@@ -229,4 +277,3 @@ fi
 
 rm -f "$out/last.txt"
 say "done"
-cat "$out/steps.txt" "$out/variants.txt"

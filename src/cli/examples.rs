@@ -17,7 +17,7 @@ Environment:
   RSFLOW_CPU_BFLOAT16   yes or no: overrides what the processor is found to have
   CUDA_VISIBLE_DEVICES  which GPUs may be used
   OMP_NUM_THREADS       threads on the CPU where `threads` is left out
-  XDG_CACHE_HOME        where listings of image folders are kept; ~/.cache if not set
+  XDG_CACHE_HOME        where listings and compiled kernels are kept; ~/.cache if not set
 
 Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong, 130 interrupted";
 

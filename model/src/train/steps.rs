@@ -12,7 +12,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::nn::compute::{FailureKind, failure_kind};
 use crate::nn::native::{self, Graph};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::{Distill, Loss};
@@ -65,22 +64,23 @@ enum Replay {
 }
 
 impl Steps {
-    /// Steps of a network on `device`.
+    /// Steps of a network. Those of quantized networks are not recorded.
     ///
     /// # Errors
     /// The device fails.
     pub fn new(
         step: StepFunction,
         distill: Distill,
-        device: Device,
+        net: &SwitchableNetwork,
         graph: CudaGraph,
     ) -> Result<Self> {
+        let device = net.parameters().device();
         let on_gpu = device.is_cuda();
         Ok(Steps {
             step,
             distill,
             state: match graph {
-                CudaGraph::Auto if on_gpu => State::Waiting(vec![]),
+                CudaGraph::Auto if on_gpu => State::waiting(net),
                 _ => State::Usual,
             },
             lr: on_gpu.then(|| scalar(device)).transpose()?,
@@ -91,11 +91,15 @@ impl Steps {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn with_plain_calls(step: StepFunction, distill: Distill) -> Result<Self> {
+    pub fn with_plain_calls(
+        step: StepFunction,
+        distill: Distill,
+        net: &SwitchableNetwork,
+    ) -> Result<Self> {
         Ok(Steps {
             step,
             distill,
-            state: State::Waiting(vec![]),
+            state: State::waiting(net),
             lr: Some(scalar(Device::Cpu)?),
         })
     }
@@ -149,15 +153,9 @@ impl Steps {
                     step(net, optimizer, images, labels, distill, rate)
                 };
                 let recorded = |optimizer: &mut RunningOptimizer| {
-                    record(
-                        net,
-                        optimizer,
-                        images,
-                        labels,
-                        |optimizer, images, labels| {
-                            step(net, optimizer, images, labels, distill, rate)
-                        },
-                    )
+                    record(optimizer, images, labels, |optimizer, images, labels| {
+                        step(net, optimizer, images, labels, distill, rate)
+                    })
                 };
                 let (loss, recorded) = twice(net, optimizer, usual, recorded)?;
                 self.state = match recorded {
@@ -180,6 +178,15 @@ impl Steps {
                 }
                 step(net, optimizer, images, labels, distill, rate)
             }
+        }
+    }
+}
+
+impl State {
+    fn waiting(net: &SwitchableNetwork) -> State {
+        match net.network().is_quantized() {
+            true => State::Usual,
+            false => State::Waiting(vec![]),
         }
     }
 }
@@ -218,16 +225,11 @@ fn copy(tensor: &Tensor) -> Result<Tensor> {
 
 /// Records a step, and replays it once.
 fn record(
-    net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
     images: &[Tensor],
     labels: &Tensor,
     step: impl Fn(&mut RunningOptimizer, &[Tensor], &Tensor) -> Result<Loss>,
 ) -> Result<Recorded> {
-    ensure!(
-        !net.network().is_quantized(),
-        "those of quantized networks cannot be"
-    );
     let images = images.iter().map(copy).collect::<Result<Vec<_>>>()?;
     let labels = copy(labels)?;
     let replay = match labels.device() {
@@ -316,9 +318,11 @@ fn twice(
     let after = Kept::of(net, optimizer)?;
     before.restore()?;
     let recorded = match recorded(optimizer) {
-        // Only a new process can use the GPU again.
-        Err(error) if failure_kind(&error) == Some(FailureKind::Device) => return Err(error),
-        Err(error) => Err(error),
+        // What cannot be recorded is an error of the device, too, but one after which it still works.
+        Err(error) => match net.parameters().device() {
+            Device::Cuda(gpu) if native::synchronize(gpu).is_err() => return Err(error),
+            _ => Err(error),
+        },
         Ok(recorded) => after
             .agrees(&before, &Kept::of(net, optimizer)?)
             .map(|()| recorded),

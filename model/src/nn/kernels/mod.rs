@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use crate::nn::compute::{Cuda, ExecConfig};
+use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
 pub use operators::{
     Activation, BatchNorm, Launch, Statistics, batch_norm, drop_kernels, kernel_names, max_pool,
     use_kernels,
@@ -67,9 +67,15 @@ impl ExecConfig {
             None => {
                 let prepared = prepare(gpu, self.compute_dtype);
                 if let Err(error) = &prepared {
+                    let hint = match failure_kind(error) {
+                        Some(FailureKind::Device) => {
+                            ". After an error of a GPU only a new process can use it: set `fused: Off`"
+                        }
+                        _ => "",
+                    };
                     tracing::warn!(
                         "batch norms and poolings are computed by libtorch's operators, which are slower: \
-                         {error:#}"
+                         {error:#}{hint}"
                     );
                 }
                 tried.push((gpu, self.compute_dtype, prepared.is_ok()));

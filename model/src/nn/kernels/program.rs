@@ -244,3 +244,62 @@ fn open_builtins() {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_compiled_once_for_each_architecture() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = Some(cache.path());
+        let old = Architecture((8, 0));
+        let compiled = |architecture, program: &[u8]| {
+            cached_in(cache, architecture, || Ok(program.to_vec())).unwrap()
+        };
+        let found = |architecture| cached_in(cache, architecture, || bail!("not found")).ok();
+
+        assert_eq!(found(old), None);
+        assert_eq!(compiled(old, b"first"), b"first");
+        assert_eq!(found(old).as_deref(), Some(&b"first"[..]));
+        assert_eq!(found(Architecture((9, 0))), None);
+
+        // Every change of the file is noticed, and the program made anew.
+        let entry = fs::read_dir(cache.unwrap()).unwrap().next().unwrap();
+        let path = entry.unwrap().path();
+        let sound = fs::read(&path).unwrap();
+        for damage in 0..=sound.len() {
+            let mut bytes = sound.clone();
+            match bytes.get_mut(damage) {
+                Some(byte) => *byte ^= 1,
+                None => bytes.truncate(sound.len() - 1),
+            }
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(found(old), None, "{damage}");
+        }
+        assert_eq!(compiled(old, b"again"), b"again");
+        assert_eq!(found(old).as_deref(), Some(&b"again"[..]));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_compiled_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for cache in [None, Some(file.path())] {
+            for _ in 0..2 {
+                let program = cached_in(cache, Architecture((9, 0)), || Ok(vec![7]));
+                assert_eq!(program.unwrap(), [7]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_compiler_is_told() {
+        let error = Compiler::open(Path::new("/nowhere/libnvrtc.so")).unwrap_err();
+        assert!(
+            error.to_string().contains("NVRTC cannot be loaded"),
+            "{error}"
+        );
+    }
+}

@@ -273,8 +273,8 @@ impl Trains for Trainer {
         let optimizer = self.optimizer.start(net.parameters())?;
         Ok(Benchmark {
             compute,
+            steps: self.steps(&net)?,
             net,
-            steps: self.steps(compute)?,
             lr: self.optimizer.lr(),
             optimizer: Some(optimizer),
         })
@@ -350,9 +350,9 @@ impl Trainer {
         }
     }
 
-    /// What does the steps on the device.
-    fn steps(&self, compute: ExecConfig) -> Result<Steps> {
-        Steps::new(self.step(), self.distill, compute.device, self.cuda_graph)
+    /// What does the steps of a network.
+    fn steps(&self, net: &SwitchableNetwork) -> Result<Steps> {
+        Steps::new(self.step(), self.distill, net, self.cuda_graph)
     }
 
     /// Compares the recipe with the data.

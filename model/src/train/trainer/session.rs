@@ -136,7 +136,7 @@ impl Session {
             .filter_map(|(_, demand)| demand.every_steps)
             .min();
         Ok(Session {
-            steps: settings.steps(compute)?,
+            steps: settings.steps(&net)?,
             transfer: DeviceTransfer::new(compute, settings.normalize, settings.channels)?,
             settings: settings.clone(),
             net,
