@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 6] = [
+const SHIM: [&str; 7] = [
     "native/shim.cpp",
     "native/quantize.cpp",
+    "native/cpu/norm.cpp",
     "native/gpu/graph.cpp",
     "native/gpu/kernels.cpp",
     "native/gpu/norm.cpp",
@@ -42,6 +43,8 @@ fn main() {
         .flag(root.join("include"))
         .flag("-isystem")
         .flag(root.join("include/torch/csrc/api/include"))
+        // Functions that take vectors are inlined, so how they are passed does not matter.
+        .flag_if_supported("-Wno-psabi")
         .files(SHIM)
         .compile("rsflow_native");
 }

@@ -1,21 +1,26 @@
-//! Our kernels for GPUs, run on the CPU by the emulation, and their compilation.
+//! Our kernels: those for the CPU, and those for GPUs, run on the CPU by the emulation.
 
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::kernels::{
-    Activation, Architecture, BatchNorm, Compiler, Statistics, batch_norm, composed, kernel_names,
-    max_pool, trial,
+    Activation, Architecture, BatchNorm, Compiler, Statistics, batch_norm_of_cpu,
+    batch_norm_of_gpu, composed, kernel_names, max_pool, trial,
 };
 use tch::{Device, Kind, Tensor, no_grad};
 
 mod emulated;
 use emulated::emulate;
 
-fn channels_last(x: &Tensor) -> Tensor {
+fn in_layout(x: &Tensor, channels_last: bool) -> Tensor {
     let compute = ExecConfig {
-        channels_last: true,
+        channels_last,
         ..ExecConfig::cpu(Kind::Float)
     };
-    compute.to_memory_format(x.shallow_clone()).unwrap()
+    let x = compute.to_memory_format(x.shallow_clone()).unwrap();
+    if channels_last { x } else { x.contiguous() }
+}
+
+fn channels_last(x: &Tensor) -> Tensor {
+    in_layout(x, true)
 }
 
 /// What a batch norm is computed of: values, and the gradient of its output.
@@ -25,6 +30,7 @@ struct Case {
     norm: [Tensor; 4],
     dy: Tensor,
     of_batch: bool,
+    channels_last: bool,
 }
 
 impl Case {
@@ -35,7 +41,7 @@ impl Case {
         compute: impl Fn(&Tensor, &BatchNorm, Option<&Tensor>, Statistics) -> Tensor,
     ) -> Vec<Tensor> {
         let leaf = |x: &Tensor, kind| {
-            let own = channels_last(&x.to_kind(kind)).detach();
+            let own = in_layout(&x.to_kind(kind), self.channels_last).detach();
             own.copy().set_requires_grad(self.of_batch)
         };
         let own = if kind == Kind::Double {
@@ -90,25 +96,20 @@ fn outliers(a: &Tensor, b: &Tensor, tolerance: f64) -> f64 {
         .double_value(&[])
 }
 
+/// [`batch_norm_of_gpu`] or [`batch_norm_of_cpu`].
+type Operator = fn(
+    &Tensor,
+    &BatchNorm,
+    Option<&Tensor>,
+    Activation,
+    Statistics,
+) -> anyhow::Result<Option<Tensor>>;
+
 /// Forward and backward, all types, shapes from a single pixel on, with everything that can be fused,
 /// against the same composed of libtorch's operators in float64.
-#[test]
-fn batch_norms_are_those_of_float64() {
-    emulate();
-    tch::manual_seed(17);
-    let shapes: [[i64; 4]; 9] = [
-        [2, 8, 1, 1],
-        [3, 16, 5, 7],
-        [2, 24, 9, 9], // 3 vectors a row: threads are left over
-        [5, 64, 14, 14],
-        [1, 320, 7, 7],  // two columns of blocks, with 20 vectors
-        [2, 1032, 3, 3], // five, and the last one not full
-        [2, 2048, 4, 4],
-        [4, 8, 112, 112], // all blocks have rows, and groups of them
-        [64, 8, 1, 1],
-    ];
-    for shape in shapes {
-        for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+fn compare_with_float64(operator: Operator, shapes: &[[i64; 4]], kinds: &[Kind], last: bool) {
+    for &shape in shapes {
+        for &kind in kinds {
             for (residual, activation, of_batch) in [
                 (false, Activation::None, true),
                 (false, Activation::Relu, true),
@@ -131,11 +132,12 @@ fn batch_norms_are_those_of_float64() {
                         random(channels),
                         random(channels).square() + 0.5,
                     ],
-                    dy: channels_last(&values(1.0)),
+                    dy: in_layout(&values(1.0), last),
                     of_batch,
+                    channels_last: last,
                 };
                 let ours = case.run(kind, |x, norm, residual, statistics| {
-                    let y = batch_norm(x, norm, residual, activation, statistics).unwrap();
+                    let y = operator(x, norm, residual, activation, statistics).unwrap();
                     y.expect("there are kernels for it")
                 });
                 let reference = case.run(Kind::Double, |x, norm, residual, statistics| {
@@ -148,8 +150,9 @@ fn batch_norms_are_those_of_float64() {
                 };
                 assert_eq!(ours.len(), reference.len());
                 for (i, (a, b)) in ours.iter().zip(&reference).enumerate() {
-                    let what =
-                        format!("{shape:?} {kind:?} {residual} {activation:?} {of_batch}: {i}");
+                    let what = format!(
+                        "{shape:?} {kind:?} {last} {residual} {activation:?} {of_batch}: {i}"
+                    );
                     assert_eq!(a.size(), b.size(), "{what}");
                     // Two values a channel become 1 and -1, however near they are: rounding counts for
                     // more, and the gradients are nearly 0, made of large ones.
@@ -161,6 +164,15 @@ fn batch_norms_are_those_of_float64() {
                         );
                         continue;
                     }
+                    // Of many values one is so near the activation's edge that its gradient goes the
+                    // other way. That moves the sums over its channel, and by them the channel's dx.
+                    let rows = (shape[0] * shape[2] * shape[3]) as f64;
+                    let tolerance = match i {
+                        1 if rows > 1e4 => 10.0 * tolerance,
+                        2 | 3 if rows > 1e4 => 3.0 / rows.sqrt(),
+                        2 | 3 => 10.0 * tolerance,
+                        _ => tolerance,
+                    };
                     let share = outliers(a, b, tolerance);
                     assert!(share < 2e-3, "{what}: {share} are off, by {}", off(a, b));
                 }
@@ -169,11 +181,60 @@ fn batch_norms_are_those_of_float64() {
     }
 }
 
+#[test]
+fn batch_norms_of_gpus_are_those_of_float64() {
+    emulate();
+    tch::manual_seed(17);
+    let shapes = [
+        [2, 8, 1, 1],
+        [3, 16, 5, 7],
+        [2, 24, 9, 9], // 3 vectors a row: threads are left over
+        [5, 64, 14, 14],
+        [1, 320, 7, 7],  // two columns of blocks, with 20 vectors
+        [2, 1032, 3, 3], // five, and the last one not full
+        [2, 2048, 4, 4],
+        [4, 8, 112, 112], // all blocks have rows, and groups of them
+        [64, 8, 1, 1],
+    ];
+    let kinds = [Kind::Float, Kind::BFloat16, Kind::Half];
+    compare_with_float64(batch_norm_of_gpu, &shapes, &kinds, true);
+}
+
+#[test]
+fn batch_norms_of_the_cpu_are_those_of_float64() {
+    tch::manual_seed(20);
+    let shapes = [
+        [2, 8, 1, 1],
+        [7, 1, 1, 1],
+        [3, 5, 5, 7],
+        [2, 24, 9, 9],
+        [5, 64, 14, 14],
+        [2, 33, 3, 3],
+        [1, 2048, 4, 4],
+        [2, 3, 112, 112],
+        [16, 64, 64, 64], // results that go past the caches
+    ];
+    for last in [false, true] {
+        let kinds = [Kind::Float, Kind::BFloat16];
+        compare_with_float64(batch_norm_of_cpu, &shapes, &kinds, last);
+    }
+}
+
 /// Means that are large beside the deviation, and variances of any size: no worse than libtorch.
 #[test]
 fn statistics_do_not_cancel() {
     emulate();
     tch::manual_seed(18);
+    for (operator, last) in [
+        (batch_norm_of_gpu as Operator, true),
+        (batch_norm_of_cpu, true),
+        (batch_norm_of_cpu, false),
+    ] {
+        statistics_are_exact(operator, last);
+    }
+}
+
+fn statistics_are_exact(operator: Operator, last: bool) {
     for (offset, deviation) in [
         (0.0, 1.0),
         (1e3, 1.0),
@@ -191,11 +252,12 @@ fn statistics_do_not_cancel() {
             x,
             residual: None,
             norm: [channels() + 1.0, channels(), channels(), channels()],
-            dy: channels_last(&random(&shape)),
+            dy: in_layout(&random(&shape), last),
             of_batch: true,
+            channels_last: last,
         };
         let ours = case.run(Kind::Float, |x, norm, _, statistics| {
-            let y = batch_norm(x, norm, None, Activation::None, statistics).unwrap();
+            let y = operator(x, norm, None, Activation::None, statistics).unwrap();
             y.expect("there are kernels for it")
         });
         let theirs = |kind| {
@@ -212,7 +274,7 @@ fn statistics_do_not_cancel() {
                 own *= largest / largest.max(0.1 * deviation);
             }
             assert!(
-                own <= 1.2 * other + 1e-6,
+                own <= 1.2 * other + 3e-6,
                 "{offset} {deviation}: {i} is off by {own}, libtorch's by {other}"
             );
         }
@@ -222,7 +284,12 @@ fn statistics_do_not_cancel() {
 #[test]
 fn values_that_are_not_finite_stay_so() {
     emulate();
-    for bad in [f64::NAN, f64::INFINITY] {
+    for (operator, bad) in [
+        (batch_norm_of_gpu as Operator, f64::NAN),
+        (batch_norm_of_gpu, f64::INFINITY),
+        (batch_norm_of_cpu, f64::NAN),
+        (batch_norm_of_cpu, f64::INFINITY),
+    ] {
         let mut x = Tensor::randn([2, 8, 5, 5], (Kind::Float, Device::Cpu));
         let _ = x.get(1).get(3).get(2).get(2).fill_(bad);
         let zeros = || Tensor::zeros([8], (Kind::Float, Device::Cpu));
@@ -238,7 +305,7 @@ fn values_that_are_not_finite_stay_so() {
             epsilon: 1e-5,
         };
         x = channels_last(&x);
-        let y = batch_norm(&x, &norm, None, Activation::Relu, statistics).unwrap();
+        let y = operator(&x, &norm, None, Activation::Relu, statistics).unwrap();
         let y = y.expect("there are kernels for it");
         let of_channel = |channel| y.select(1, channel).isnan().any().int64_value(&[]);
         assert_eq!([of_channel(3), of_channel(2)], [1, 0], "{bad}");

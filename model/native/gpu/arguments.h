@@ -21,7 +21,7 @@ constexpr int THREADS = 256;
 // Partial results that one block combines.
 constexpr int GROUP = 32;
 
-// The numbers are those of `Activation` in `src/nn/native.rs`.
+// The numbers are those of `Activation` in `src/nn/kernels/operators.rs`.
 enum Activation : int { NONE = 0, RELU = 1, RELU6 = 2 };
 
 // How the values, [rows, channels], are shared out. A vector is 16 bytes. The block (i, j) has `width`

@@ -1,5 +1,5 @@
 // Batch norm, the residual's addition and the activation in one operator, called by
-// `src/nn/native.rs`. The kernels are in `kernels.cu`.
+// `src/nn/kernels/operators.rs`. The kernels are in `kernels.cu`.
 //
 // With mean m and variance v over all n values of a channel (of the batch, or running ones):
 //
@@ -209,7 +209,7 @@ bool needs_gradient(const at::Tensor& tensor) { return tensor.requires_grad(); }
 // then the activation. `weight`, `bias` and the running statistics are float [channels]. `training`: with
 // the statistics of the batch, which change the running ones. `output` stays null where there are no
 // kernels for such an input.
-extern "C" const char* rsflow_batch_norm(const at::Tensor* input, const at::Tensor* weight,
+extern "C" const char* rsflow_batch_norm_gpu(const at::Tensor* input, const at::Tensor* weight,
                                          const at::Tensor* bias, const at::Tensor* running_mean,
                                          const at::Tensor* running_var, const at::Tensor* residual,
                                          int activation, bool training, double momentum,

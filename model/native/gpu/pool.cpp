@@ -1,4 +1,4 @@
-// Max pooling in channels last, called by `src/nn/native.rs`. It keeps a byte for each output. The kernels
+// Max pooling in channels last, called by `src/nn/kernels/operators.rs`. It keeps a byte for each output. The kernels
 // are in `kernels.cu`.
 
 #include <cstdint>

@@ -1,9 +1,9 @@
-//! Our kernels for GPUs: batch norm with the residual's addition and the activation, and max pooling, in
-//! channels last.
+//! Our kernels: batch norm with the residual's addition and the activation, and on GPUs max pooling, too.
 //!
-//! They are CUDA C++ (`native/gpu/kernels.cu`), compiled at first use for the GPU that is there, and used
-//! only if they agree with libtorch's own operators on that machine ([`trial`]). Where they are not, a
-//! network computes the same with libtorch's operators.
+//! Those for the CPU are C++ (`native/cpu`). Those for GPUs are CUDA C++ (`native/gpu/kernels.cu`) for
+//! channels last, compiled at first use for the GPU that is there, and used only if they agree with
+//! libtorch's own operators on that machine ([`trial`]). Where there are none, a network computes the same
+//! with libtorch's operators.
 //!
 //! - `operators`: the operators, and which kernels they use.
 //! - `program`: from the text to a program of the GPU, by NVRTC, kept in the user's cache.
@@ -27,8 +27,8 @@ use tch::{Device, Kind};
 
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
 pub use operators::{
-    Activation, BatchNorm, Launch, Statistics, batch_norm, drop_kernels, kernel_names, max_pool,
-    use_kernels,
+    Activation, BatchNorm, Launch, Statistics, batch_norm, batch_norm_of_cpu, batch_norm_of_gpu,
+    drop_kernels, kernel_names, max_pool, use_kernels,
 };
 pub use program::{Architecture, Compiler};
 pub use trial::{composed, trial};
@@ -44,12 +44,14 @@ pub enum Fused {
 }
 
 impl ExecConfig {
-    /// The same with [our kernels](crate::nn::kernels), where there are any for it: on a GPU, with half
-    /// precision. The first call of a process compiles them, or finds them in the user's cache, and tries
-    /// them; where that fails it says so once, and libtorch's operators are used.
+    /// The same with [our kernels](crate::nn::kernels), where there are any for it: on the CPU in float32
+    /// and bfloat16, on a GPU in half precision. For a GPU the first call of a process compiles them, or
+    /// finds them in the user's cache, and tries them; where that fails it says so once, and libtorch's
+    /// operators are used.
     pub fn with_kernels(self) -> ExecConfig {
         let Device::Cuda(gpu) = self.device else {
-            return self;
+            let kernels = matches!(self.compute_dtype, Kind::Float | Kind::BFloat16);
+            return ExecConfig { kernels, ..self };
         };
         if !self.channels_last || !matches!(self.compute_dtype, Kind::BFloat16 | Kind::Half) {
             return self;

@@ -8,6 +8,21 @@ use tch::Tensor;
 
 use crate::nn::native::to_result;
 
+/// As both functions of the C++ side are declared.
+type BatchNormFunction = unsafe extern "C" fn(
+    input: *const c_void,
+    weight: *const c_void,
+    bias: *const c_void,
+    running_mean: *const c_void,
+    running_var: *const c_void,
+    residual: *const c_void,
+    activation: c_int,
+    training: bool,
+    momentum: f64,
+    epsilon: f64,
+    output: *mut *mut c_void,
+) -> *const c_char;
+
 unsafe extern "C" {
     fn rsflow_kernel_name(index: usize) -> *const c_char;
     fn rsflow_use_kernels(
@@ -16,7 +31,20 @@ unsafe extern "C" {
         gpu: c_int,
     ) -> *const c_char;
     fn rsflow_drop_kernels();
-    fn rsflow_batch_norm(
+    fn rsflow_batch_norm_gpu(
+        input: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        running_mean: *const c_void,
+        running_var: *const c_void,
+        residual: *const c_void,
+        activation: c_int,
+        training: bool,
+        momentum: f64,
+        epsilon: f64,
+        output: *mut *mut c_void,
+    ) -> *const c_char;
+    fn rsflow_batch_norm_cpu(
         input: *const c_void,
         weight: *const c_void,
         bias: *const c_void,
@@ -159,11 +187,68 @@ pub fn batch_norm(
     activation: Activation,
     statistics: Statistics,
 ) -> Result<Option<Tensor>> {
+    let of_gpu = batch_norm_of_gpu(x, norm, residual, activation, statistics)?;
+    match of_gpu {
+        None => batch_norm_of_cpu(x, norm, residual, activation, statistics),
+        found => Ok(found),
+    }
+}
+
+/// The same with the kernels of [`use_kernels`]: in channels last, float32, bfloat16 or float16.
+///
+/// # Errors
+/// As [`batch_norm`].
+pub fn batch_norm_of_gpu(
+    x: &Tensor,
+    norm: &BatchNorm,
+    residual: Option<&Tensor>,
+    activation: Activation,
+    statistics: Statistics,
+) -> Result<Option<Tensor>> {
+    call(
+        rsflow_batch_norm_gpu,
+        x,
+        norm,
+        residual,
+        activation,
+        statistics,
+    )
+}
+
+/// The same on the CPU: in both layouts, float32 or bfloat16.
+///
+/// # Errors
+/// As [`batch_norm`].
+pub fn batch_norm_of_cpu(
+    x: &Tensor,
+    norm: &BatchNorm,
+    residual: Option<&Tensor>,
+    activation: Activation,
+    statistics: Statistics,
+) -> Result<Option<Tensor>> {
+    call(
+        rsflow_batch_norm_cpu,
+        x,
+        norm,
+        residual,
+        activation,
+        statistics,
+    )
+}
+
+fn call(
+    function: BatchNormFunction,
+    x: &Tensor,
+    norm: &BatchNorm,
+    residual: Option<&Tensor>,
+    activation: Activation,
+    statistics: Statistics,
+) -> Result<Option<Tensor>> {
     let mut output = ptr::null_mut();
     // SAFETY: the pointers are of live tensors, or null where that is allowed. The C++ side checks shapes,
     // dtypes and devices.
     let message = unsafe {
-        rsflow_batch_norm(
+        function(
             x.as_ptr().cast(),
             norm.weight.as_ptr().cast(),
             norm.bias.as_ptr().cast(),
