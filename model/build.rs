@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 7] = [
+const SHIM: [&str; 8] = [
     "native/shim.cpp",
     "native/quantize.cpp",
     "native/cpu/norm.cpp",
+    "native/gpu/depthwise.cpp",
     "native/gpu/graph.cpp",
     "native/gpu/kernels.cpp",
     "native/gpu/norm.cpp",

@@ -71,7 +71,10 @@ using namespace emulated;
 #define __launch_bounds__(threads)
 #define __syncthreads barrier
 
+// In the order of `TEXT` in `src/nn/kernels/program.rs`.
 #include "../native/gpu/kernels.cu"
+#include "../native/gpu/depthwise.cu"
+#include "../native/gpu/entry_points.cu"
 
 namespace emulated {
 

@@ -3,8 +3,12 @@
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::kernels::{
     Activation, Architecture, BatchNorm, Compiler, Statistics, batch_norm_of_cpu,
-    batch_norm_of_gpu, composed, kernel_names, max_pool, trial,
+    batch_norm_of_gpu, composed, depthwise, kernel_names, max_pool, trial,
 };
+use rsflow_model::nn::layers::{Mode, Padding};
+use rsflow_model::nn::networks::{MobileNetV2, Network};
+use rsflow_model::nn::parameters::WeightInit;
+use rsflow_model::nn::switchable::SwitchableNetwork;
 use tch::{Device, Kind, Tensor, no_grad};
 
 mod emulated;
@@ -358,6 +362,156 @@ fn max_pooling_is_libtorchs() {
     }
 }
 
+/// A depthwise convolution by libtorch, which pads both sides of a dimension alike.
+fn libtorch_depthwise(x: &Tensor, weight: &Tensor, stride: i64, pads: [(i64, i64); 2]) -> Tensor {
+    let [rows, columns] = pads;
+    let x = x.constant_pad_nd([columns.0, columns.1, rows.0, rows.1]);
+    let groups = weight.size()[0];
+    let none = None::<&Tensor>;
+    x.f_conv2d(weight, none, [stride; 2], [0, 0], [1, 1], groups)
+        .unwrap()
+}
+
+/// Forward and backward, all types, against libtorch in float64.
+#[test]
+fn depthwise_convolutions_are_those_of_float64() {
+    emulate();
+    tch::manual_seed(20);
+    let shapes: [[i64; 4]; 11] = [
+        [1, 8, 1, 1],
+        [3, 16, 1, 6],
+        [2, 8, 2, 2],
+        [2, 24, 5, 3],
+        [5, 32, 7, 7],
+        [3, 16, 9, 14], // strips that are not full
+        [1, 264, 8, 8], // two columns of blocks, three for the weight's gradient; the last one not full
+        [1, 960, 4, 5],
+        [2, 144, 14, 13],
+        [2, 32, 56, 56],
+        [2, 8, 41, 150], // several blocks, and several chunks for a thread of the sum
+    ];
+    for shape in shapes {
+        for (stride, padding) in [
+            (1, Padding::Symmetric(1)),
+            (2, Padding::Symmetric(1)),
+            (2, Padding::Same), // at one side alone where that is even
+            (2, Padding::Symmetric(2)),
+        ] {
+            let sides = [shape[2], shape[3]];
+            let pads = sides.map(|side| padding.amounts(side, 3, stride));
+            let out = sides.map(|side| padding.output(side, 3, stride));
+            // Values that all types have.
+            let random = |shape: [i64; 4]| {
+                let values = Tensor::randn(shape, (Kind::Double, Device::Cpu));
+                channels_last(&values.to_kind(Kind::BFloat16))
+            };
+            let x = random(shape);
+            let weight = random([shape[1], 1, 3, 3]);
+            let dy = random([shape[0], shape[1], out[0], out[1]]);
+            let run = |kind, convolve: &dyn Fn(&Tensor, &Tensor) -> Tensor| {
+                let leaf = |x: &Tensor| x.to_kind(kind).copy().set_requires_grad(true);
+                let (x, weight) = (leaf(&x), leaf(&weight));
+                let y = convolve(&x, &weight);
+                let product = (&y * dy.to_kind(kind)).sum(Kind::Double);
+                let mut all = vec![y.detach()];
+                let sources = [&x, &weight];
+                all.extend(Tensor::run_backward(&[product], &sources, false, false));
+                all
+            };
+            let reference = run(Kind::Double, &|x, weight| {
+                libtorch_depthwise(x, weight, stride, pads)
+            });
+            for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+                let ours = run(kind, &|x, weight| {
+                    let padding = [pads[0].0, pads[1].0];
+                    let y = depthwise(x, weight, stride, padding, out).unwrap();
+                    y.expect("there are kernels for it")
+                });
+                let tolerance = match kind {
+                    Kind::Float => 2e-6,
+                    Kind::BFloat16 => 4e-3,
+                    _ => 5e-4,
+                };
+                for (i, (a, b)) in ours.iter().zip(&reference).enumerate() {
+                    let what = format!("{shape:?} {stride} {padding:?} {kind:?}: {i}");
+                    assert_eq!(a.size(), b.size(), "{what}");
+                    assert_eq!(a.kind(), kind, "{what}");
+                    let off = off(&a.to_kind(Kind::Double), b);
+                    assert!(off < tolerance, "{what}: off by {off}");
+                }
+            }
+        }
+    }
+}
+
+/// One of the two gradients alone, and none at all.
+#[test]
+fn depthwise_gradients_are_computed_where_they_are_needed() {
+    emulate();
+    tch::manual_seed(21);
+    let x = channels_last(&Tensor::randn([2, 8, 6, 6], (Kind::Float, Device::Cpu)));
+    let weight = Tensor::randn([8, 1, 3, 3], (Kind::Float, Device::Cpu));
+    let run = |of_x: bool, of_weight: bool| {
+        let x = x.detach().set_requires_grad(of_x);
+        let weight = weight.detach().set_requires_grad(of_weight);
+        let y = depthwise(&x, &weight, 2, [1, 1], [3, 3]).unwrap().unwrap();
+        assert_eq!(y.requires_grad(), of_x || of_weight);
+        let mut sources = Vec::new();
+        sources.extend(of_x.then_some(&x));
+        sources.extend(of_weight.then_some(&weight));
+        if sources.is_empty() {
+            return vec![];
+        }
+        Tensor::run_backward(&[y.square().sum(Kind::Float)], &sources, false, false)
+    };
+    let both = run(true, true);
+    assert_eq!(run(true, false)[0], both[0]);
+    assert_eq!(run(false, true)[0], both[1]);
+    assert!(run(false, false).is_empty());
+}
+
+/// A training step of a network with our kernels, against the same without them in float64.
+#[test]
+fn a_step_of_mobilenet_v2_is_that_of_float64() {
+    emulate();
+    tch::manual_seed(23);
+    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, Device::Cpu));
+    let step = |dtype: Kind, kernels: bool| {
+        let compute = ExecConfig {
+            channels_last: true,
+            kernels,
+            ..ExecConfig::cpu(dtype)
+        };
+        let network = Network::MobileNetV2(MobileNetV2 { width: 0.25 });
+        let init = WeightInit::Random { seed: 22 };
+        let net = SwitchableNetwork::new(&network, 5, &[64], compute, init).unwrap();
+        let images = channels_last(&images.to_kind(dtype));
+        let logits = net.logits(&images, 0, Mode::Train).unwrap();
+        let loss = logits.cross_entropy_for_logits(&Tensor::from_slice(&[0_i64, 1, 2, 3]));
+        let gradients = net.parameters().gradients(&loss).unwrap();
+        let names = net.parameters().trainable().map(|p| p.name.clone());
+        let named = names.zip(gradients).filter(|(name, _)| name != "alpha");
+        let all = [("logits".to_owned(), logits.detach())]
+            .into_iter()
+            .chain(named);
+        all.collect::<Vec<_>>()
+    };
+    let (ours, reference) = (step(Kind::Float, true), step(Kind::Double, false));
+    assert!(ours.len() > 100 && ours.len() == reference.len());
+    let norm = |x: &Tensor| x.norm().double_value(&[]);
+    for ((name, ours), (_, reference)) in ours.iter().zip(&reference) {
+        let off = norm(&(ours - reference));
+        // Single values may go either way at an activation's edge. Some gradients are 0: those of biases
+        // that the next batch norm takes away.
+        let tolerance = 0.01 * norm(reference) + 1e-4;
+        assert!(
+            off < tolerance,
+            "{name}: off by {off} of {}",
+            norm(reference)
+        );
+    }
+}
+
 /// What a GPU is tried with before a run.
 #[test]
 fn the_trial_passes() {
@@ -379,7 +533,22 @@ fn other_inputs_have_no_kernel() {
         Tensor::zeros([2, 8], options),
     ] {
         no_grad(|| assert!(max_pool(&x, 3, 2, [1, 1], [3, 3]).unwrap().is_none()));
+        if x.dim() == 4 {
+            let weight = Tensor::zeros([x.size()[1], 1, 3, 3], (x.kind(), Device::Cpu));
+            let y = depthwise(&x, &weight, 2, [1, 1], [3, 3]).unwrap();
+            assert!(y.is_none());
+        }
     }
+    let x = channels_last(&Tensor::zeros([2, 8, 5, 5], options));
+    let weight = |side: i64, kind| Tensor::zeros([8, 1, side, side], (kind, Device::Cpu));
+    let convolve = |weight: Tensor, stride| depthwise(&x, &weight, stride, [1, 1], [2, 2]);
+    let none = |weight, stride| convolve(weight, stride).unwrap().is_none();
+    assert!(none(weight(5, Kind::Float), 1) && none(weight(3, Kind::Half), 1));
+    assert!(none(weight(3, Kind::Float), 3) && !none(weight(3, Kind::Float), 2));
+    let far = depthwise(&x, &weight(3, Kind::Float), 1, [3, 3], [9, 9]).unwrap();
+    assert!(far.is_none());
+    let dense = Tensor::zeros([8, 8, 3, 3], options);
+    assert!(convolve(dense, 1).is_err());
 }
 
 /// Compiled for every GPU that the program may meet. `RSFLOW_NVRTC` is the path of the compiler's library.

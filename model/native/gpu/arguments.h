@@ -1,16 +1,20 @@
-// What the GPU kernels of `kernels.cu` are called, and their arguments: one struct each. Read by the
+// What the GPU kernels (`*.cu`) are called, and their arguments: one struct each. Read by the
 // compiler of the shim, and by NVRTC, which has no headers.
 
 #pragma once
 
 // Each kernel has a version for each type of values in memory.
-#define RSFLOW_KERNELS(K, type)      \
-  K(norm_statistics, Statistics, type) \
-  K(norm_forward, NormForward, type)   \
-  K(norm_sums, NormSums, type)         \
-  K(norm_backward, NormBackward, type) \
-  K(pool_forward, PoolForward, type)   \
-  K(pool_backward, PoolBackward, type)
+#define RSFLOW_KERNELS(K, type)                  \
+  K(norm_statistics, Statistics, type)           \
+  K(norm_forward, NormForward, type)             \
+  K(norm_sums, NormSums, type)                   \
+  K(norm_backward, NormBackward, type)           \
+  K(pool_forward, PoolForward, type)             \
+  K(pool_backward, PoolBackward, type)           \
+  K(depthwise_forward, DepthwiseForward, type)   \
+  K(depthwise_backward, DepthwiseBackward, type) \
+  K(depthwise_weight, DepthwiseWeight, type)     \
+  K(depthwise_weight_sum, DepthwiseWeightSum, type)
 #define RSFLOW_TYPES(T) T(f32) T(bf16) T(f16)
 
 namespace rsflow {
@@ -123,6 +127,53 @@ struct PoolBackward {
   const void* dy;
   const unsigned char* places;
   void* dx;
+};
+
+// Side of the kernel of a depthwise convolution.
+constexpr int SIDE = 3;
+// Columns of a map that a thread computes at once: a strip of a row.
+constexpr int STRIP = 4;
+// Groups of 4 channels whose sums a block of DepthwiseWeightSum adds up.
+constexpr int SUM_WIDTH = 8;
+
+// Depthwise convolution of [batch, height, width, channels]; what lies outside is 0. The rows of the tiles
+// are strips of a map, [batch, rows, strips]: of x for DepthwiseBackward, else of y.
+struct Depthwise {
+  Tiles tiles;
+  int strips;  // of a row
+  int height, width;
+  int out_height, out_width;
+  int stride;     // 1 or 2
+  int top, left;  // padding
+};
+
+struct DepthwiseForward {
+  Depthwise conv;
+  const void* x;
+  const void* weight;  // [SIDE, SIDE, channels]
+  void* y;
+};
+
+struct DepthwiseBackward {
+  Depthwise conv;
+  const void* dy;
+  const void* weight;  // [SIDE, SIDE, channels]
+  void* dx;
+};
+
+// The gradient of the weight: a sum for each chunk of the tiles.
+struct DepthwiseWeight {
+  Depthwise conv;
+  const void* x;
+  const void* dy;
+  float* partial;  // [chunks, SIDE, SIDE, channels]
+};
+
+struct DepthwiseWeightSum {
+  const float* partial;  // [chunks, SIDE, SIDE, channels]
+  int chunks;
+  int channels;
+  void* dweight;  // [channels, SIDE, SIDE]
 };
 
 }  // namespace gpu

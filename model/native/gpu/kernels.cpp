@@ -1,5 +1,6 @@
 #include "kernels.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -36,6 +37,10 @@ struct Table {
 std::atomic<const Table*> table{nullptr};
 
 constexpr std::int64_t COUNTERS = 65536;
+
+// Blocks that share a pass: a few for each multiprocessor of the largest GPUs. A constant, since sums
+// depend on it.
+constexpr std::int64_t BLOCKS = 1056;
 
 const Table& the_table() {
   const auto* const kernels = table.load(std::memory_order_acquire);
@@ -87,6 +92,26 @@ void launch(Kernel kernel, const at::Tensor& on, unsigned blocks_x, unsigned blo
                                   stream, list, nullptr);
   TORCH_CHECK(code == 0, "the kernel ", NAMES[index], " cannot be started: error ", code,
               " of the NVIDIA driver");
+}
+
+std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+Grid::Grid(std::int64_t rows, std::int64_t vectors, std::int64_t most_width, std::int64_t threads) {
+  columns = static_cast<unsigned>(divided_up(vectors, most_width));
+  const std::int64_t width = divided_up(vectors, columns);
+  const std::int64_t height = THREADS / width / threads;
+  const std::int64_t most = std::max<std::int64_t>(1, BLOCKS / columns);
+  const std::int64_t steps = std::max<std::int64_t>(4, divided_up(divided_up(rows, height), most));
+  const std::int64_t chunk = steps * height;
+  // Vectors have up to 8 values.
+  TORCH_CHECK(chunk <= INT32_MAX && vectors <= INT32_MAX / 8, rows, " rows of ", vectors,
+              " vectors are too many for our kernels");
+  tiles = {rows, static_cast<int>(vectors), static_cast<int>(width), static_cast<int>(chunk),
+           static_cast<int>(divided_up(rows, chunk))};
+}
+
+void Grid::run(Kernel of_f32, const at::Tensor& x, const void* arguments) const {
+  launch(kernel_for(of_f32, x), x, columns, static_cast<unsigned>(tiles.chunks), arguments);
 }
 
 unsigned* counters(const at::Tensor& on, std::int64_t count) {

@@ -1,6 +1,7 @@
 // Kernels for GPUs, channels last: batch norm with the residual's addition and the activation, and max
-// pooling. What they compute is stated in `arguments.h`. NVRTC compiles this text, after that file, on
-// the machine where it runs; the tests compile it for the CPU (`emulation`).
+// pooling. What they compute is stated in `arguments.h`. NVRTC compiles this text, after that file and
+// before the other ones (`TEXT` in `src/nn/kernels/program.rs`), on the machine where it runs; the tests
+// compile it for the CPU (`emulation`).
 //
 // They are bound by memory, so each value is read as part of a vector of 16 bytes, as few times as
 // possible. Everything is computed in float. No sum depends on the order in which blocks run, or on the
@@ -22,6 +23,9 @@ struct f32 {
     return make_uint4(__float_as_uint(from[0]), __float_as_uint(from[1]), __float_as_uint(from[2]),
                       __float_as_uint(from[3]));
   }
+  static __device__ __forceinline__ void store(void* to, int index, float value) {
+    static_cast<float*>(to)[index] = value;
+  }
 };
 
 // Two values of 16 bits in each word, the first one in its lower half.
@@ -37,6 +41,10 @@ struct Pairs {
   static __device__ __forceinline__ uint4 pack(const float* from) {
     return make_uint4(Pair::pack(from), Pair::pack(from + 2), Pair::pack(from + 4),
                       Pair::pack(from + 6));
+  }
+  static __device__ __forceinline__ void store(void* to, int index, float value) {
+    const float pair[2] = {value, 0};
+    static_cast<unsigned short*>(to)[index] = static_cast<unsigned short>(Pair::pack(pair));
   }
 };
 
@@ -665,11 +673,3 @@ __device__ __forceinline__ void pool_backward(const PoolBackward& a) {
 
 }  // namespace gpu
 }  // namespace rsflow
-
-#define RSFLOW_KERNEL(name, Arguments, type)                             \
-  extern "C" __global__ void __launch_bounds__(rsflow::gpu::THREADS)     \
-      rsflow_##name##_##type(const rsflow::gpu::Arguments arguments) {   \
-    rsflow::gpu::name<rsflow::gpu::type>(arguments);                     \
-  }
-#define RSFLOW_KERNELS_OF(type) RSFLOW_KERNELS(RSFLOW_KERNEL, type)
-RSFLOW_TYPES(RSFLOW_KERNELS_OF)

@@ -35,6 +35,20 @@ bool has_kernels_for(const at::Tensor& values);
 void launch(Kernel kernel, const at::Tensor& on, unsigned blocks_x, unsigned blocks_y,
             const void* arguments);
 
+// The blocks of a kernel that computes `rows` of `vectors`, `threads` for each vector, with at most `width`
+// vectors of a row in a block. It depends on nothing else, since sums depend on it.
+struct Grid {
+  Tiles tiles;
+  unsigned columns;
+
+  Grid(std::int64_t rows, std::int64_t vectors, std::int64_t width, std::int64_t threads = 1);
+
+  // Starts the version of a kernel for the type of `x`, on its device.
+  void run(Kernel of_f32, const at::Tensor& x, const void* arguments) const;
+};
+
+std::int64_t divided_up(std::int64_t a, std::int64_t b);
+
 // Counters for blocks: zeros, which every kernel leaves as zeros. At least `count`.
 unsigned* counters(const at::Tensor& on, std::int64_t count);
 

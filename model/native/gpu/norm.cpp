@@ -14,7 +14,6 @@
 // one for dx. It keeps x, the statistics, and, with both a residual and an activation, a bit for each
 // value; without a residual, x shows again what the activation did.
 
-#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -31,39 +30,15 @@ namespace {
 
 using namespace rsflow::gpu;
 
-// Blocks that share a pass: a few for each multiprocessor of the largest GPUs. A constant, since sums
-// depend on it.
-constexpr std::int64_t BLOCKS = 1056;
 // Vectors of a row that a block has at most: with those of bfloat16, 512 consecutive bytes.
 constexpr std::int64_t WIDTH = 32;
 
-std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// The tiles of a tensor, [batch, channels, height, width] in channels last.
-struct Grid {
-  Tiles tiles;
-  unsigned columns;
-
-  explicit Grid(const at::Tensor& x) {
-    const std::int64_t rows = x.size(0) * x.size(2) * x.size(3);
-    const std::int64_t vectors = x.size(1) / lanes(x);
-    columns = static_cast<unsigned>(divided_up(vectors, WIDTH));
-    const std::int64_t width = divided_up(vectors, columns);
-    const std::int64_t height = THREADS / width;
-    const std::int64_t most = std::max<std::int64_t>(1, BLOCKS / columns);
-    const std::int64_t steps = std::max<std::int64_t>(4, divided_up(divided_up(rows, height), most));
-    const std::int64_t chunk = steps * height;
-    TORCH_CHECK(chunk <= INT32_MAX && vectors * lanes(x) <= INT32_MAX, "an input of the shape ",
-                x.sizes(), " is too large");
-    tiles = {rows, static_cast<int>(vectors), static_cast<int>(width), static_cast<int>(chunk),
-             static_cast<int>(divided_up(rows, chunk))};
-  }
+// The blocks for a tensor, [batch, channels, height, width] in channels last.
+struct NormGrid : Grid {
+  explicit NormGrid(const at::Tensor& x)
+      : Grid(x.size(0) * x.size(2) * x.size(3), x.size(1) / lanes(x), WIDTH) {}
 
   std::int64_t groups() const { return divided_up(tiles.chunks, GROUP); }
-
-  void run(Kernel of_f32, const at::Tensor& x, const void* arguments) const {
-    launch(kernel_for(of_f32, x), x, columns, static_cast<unsigned>(tiles.chunks), arguments);
-  }
 
   // What blocks leave for each other.
   at::Tensor partial(const at::Tensor& x) const {
@@ -95,7 +70,7 @@ float* floats(const at::Tensor& of, std::int64_t row = 0) {
 
 Result forward(const Norm& norm, const at::Tensor& x, const at::Tensor& weight,
                const at::Tensor& bias, const at::Tensor& residual, bool keeps) {
-  const Grid grid(x);
+  const NormGrid grid(x);
   Result result;
   if (norm.training) {
     result.statistics = at::empty({2, x.size(1)}, weight.options());
@@ -158,7 +133,7 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     auto activation = static_cast<Activation>(context->saved_data["activation"].toInt());
     const auto dy =
         gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
-    const Grid grid(x);
+    const NormGrid grid(x);
     // The gradients of weight and bias, slope and offset.
     const auto sums = at::empty({4, x.size(1)}, weight.options());
     // Without a mask there is no residual, or no activation: then it is dy.

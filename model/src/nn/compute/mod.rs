@@ -234,7 +234,8 @@ pub struct ExecConfig {
     /// The memory format of weights and activations: channels last (NHWC) or contiguous (NCHW). Shapes
     /// are `[batch, channels, height, width]` either way.
     pub channels_last: bool,
-    /// Whether [our kernels](crate::nn::kernels) compute batch norms and max pooling, where they can.
+    /// Whether [our kernels](crate::nn::kernels) compute batch norms, max pooling and depthwise
+    /// convolutions, where they can.
     pub kernels: bool,
 }
 

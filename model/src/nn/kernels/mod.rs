@@ -1,9 +1,10 @@
-//! Our kernels: batch norm with the residual's addition and the activation, and on GPUs max pooling, too.
+//! Our kernels: batch norm with the residual's addition and the activation, and on GPUs max pooling and
+//! depthwise convolutions, too.
 //!
-//! Those for the CPU are C++ (`native/cpu`). Those for GPUs are CUDA C++ (`native/gpu/kernels.cu`) for
-//! channels last, compiled at first use for the GPU that is there, and used only if they agree with
-//! libtorch's own operators on that machine ([`trial`]). Where there are none, a network computes the same
-//! with libtorch's operators.
+//! Those for the CPU are C++ (`native/cpu`). Those for GPUs are CUDA C++ (`native/gpu/*.cu`) for channels
+//! last, compiled at first use for the GPU that is there, and used only if they agree with libtorch's own
+//! operators on that machine ([`trial`]). Where there are none, a network computes the same with
+//! libtorch's operators.
 //!
 //! - `operators`: the operators, and which kernels they use.
 //! - `program`: from the text to a program of the GPU, by NVRTC, kept in the user's cache.
@@ -28,7 +29,7 @@ use tch::{Device, Kind};
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
 pub use operators::{
     Activation, BatchNorm, Launch, Statistics, batch_norm, batch_norm_of_cpu, batch_norm_of_gpu,
-    drop_kernels, kernel_names, max_pool, use_kernels,
+    depthwise, drop_kernels, kernel_names, max_pool, use_kernels,
 };
 pub use program::{Architecture, Compiler};
 pub use trial::{composed, trial};
@@ -76,8 +77,8 @@ impl ExecConfig {
                         _ => "",
                     };
                     tracing::warn!(
-                        "batch norms and poolings are computed by libtorch's operators, which are slower: \
-                         {error:#}{hint}"
+                        "batch norms, poolings and depthwise convolutions are computed by libtorch's \
+                         operators, which may be slower: {error:#}{hint}"
                     );
                 }
                 tried.push((gpu, self.compute_dtype, prepared.is_ok()));

@@ -67,6 +67,16 @@ unsafe extern "C" {
         out_width: c_int,
         output: *mut *mut c_void,
     ) -> *const c_char;
+    fn rsflow_depthwise(
+        input: *const c_void,
+        weight: *const c_void,
+        stride: c_int,
+        top: c_int,
+        left: c_int,
+        out_height: c_int,
+        out_width: c_int,
+        output: *mut *mut c_void,
+    ) -> *const c_char;
 }
 
 /// Starts a kernel, as `cuLaunchKernel` does: blocks, threads of a block, bytes of shared memory, stream,
@@ -286,6 +296,38 @@ pub fn max_pool(
         rsflow_max_pool(
             x.as_ptr().cast(),
             int(kernel)?,
+            int(stride)?,
+            int(padding[0])?,
+            int(padding[1])?,
+            int(out[0])?,
+            int(out[1])?,
+            &mut output,
+        )
+    };
+    to_result(message)?;
+    Ok(tensor(output))
+}
+
+/// Convolution of each channel of `x`, `[batch, channels, height, width]`, with its own kernel of `weight`,
+/// `[channels, 1, 3, 3]`, with `padding` at the top and left that is 0, to `out`, its height and width.
+/// Computed in float32, rounded once. `None`: there are no kernels for such an input or weight.
+///
+/// # Errors
+/// Shapes that do not match; kernels outside the map; the device fails or is out of memory.
+pub fn depthwise(
+    x: &Tensor,
+    weight: &Tensor,
+    stride: i64,
+    padding: [i64; 2],
+    out: [i64; 2],
+) -> Result<Option<Tensor>> {
+    let int = |value: i64| c_int::try_from(value).context("the convolution is too large");
+    let mut output = ptr::null_mut();
+    // SAFETY: the pointers are of live tensors. The C++ side checks the rest.
+    let message = unsafe {
+        rsflow_depthwise(
+            x.as_ptr().cast(),
+            weight.as_ptr().cast(),
             int(stride)?,
             int(padding[0])?,
             int(padding[1])?,

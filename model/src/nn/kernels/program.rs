@@ -11,9 +11,11 @@ use rsflow_base::{home, input_file, whole_file};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// The text of the kernels. NVRTC reads no files.
-const TEXT: [&str; 2] = [
+const TEXT: [&str; 4] = [
     include_str!("../../../native/gpu/arguments.h"),
     include_str!("../../../native/gpu/kernels.cu"),
+    include_str!("../../../native/gpu/depthwise.cu"),
+    include_str!("../../../native/gpu/entry_points.cu"),
 ];
 /// Beside libtorch; linked to the NVRTC that it was built with, which lies elsewhere.
 const BESIDE_LIBTORCH: &str = "libcaffe2_nvrtc.so";

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::operators::{Activation, BatchNorm, Statistics, batch_norm, max_pool};
+use super::operators::{Activation, BatchNorm, Statistics, batch_norm, depthwise, max_pool};
 
 /// The shape of the trial: several blocks and groups of them, and some that are not full.
 const SHAPE: [i64; 4] = [5, 48, 53, 37];
@@ -13,8 +13,9 @@ const STATISTICS: Statistics = Statistics {
     epsilon: 1e-5,
 };
 
-/// Computes a batch norm with residual and activation, one without, and a max pooling of random values on
-/// a device, forward and backward, and compares with libtorch's operators in float32.
+/// Computes a batch norm with residual and activation, one without, a max pooling and depthwise
+/// convolutions of random values on a device, forward and backward, and compares with libtorch's operators
+/// in float32.
 ///
 /// # Errors
 /// They differ by more than rounding; there are no kernels for this device and dtype.
@@ -50,7 +51,49 @@ pub fn trial(device: Device, kind: Kind) -> Result<()> {
         Ok(x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?)
     })?;
     agree("a max pooling", &y, &reference)?;
-    agree("the gradient of a max pooling", &dx, &reference_dx)
+    agree("the gradient of a max pooling", &dx, &reference_dx)?;
+    for (stride, out) in [(1, [53, 37]), (2, [27, 19])] {
+        try_depthwise(&x, kind, stride, out)?;
+    }
+    Ok(())
+}
+
+/// Compares a depthwise convolution of `x`.
+fn try_depthwise(x: &Tensor, kind: Kind, stride: i64, out: [i64; 2]) -> Result<()> {
+    let channels = SHAPE[1];
+    // Small, so that sums over all pixels are within float16.
+    let weight =
+        no_grad(|| anyhow::Ok(random(&[channels, 9], x.device(), kind)?.f_mul_scalar(0.1)?))?;
+    let run = |kind, convolve: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>| {
+        let leaf = |tensor: &Tensor| {
+            let own = tensor.f_detach()?.f_to_kind(kind)?;
+            own.f_set_requires_grad(true)
+        };
+        let (x, weight) = (leaf(x)?, leaf(&weight)?);
+        let y = convolve(&x, &weight.f_view([channels, 1, 3, 3])?)?;
+        let product = y.f_square()?.f_sum(Kind::Float)?;
+        let mut all = vec![y.f_detach()?];
+        let gradients = Tensor::f_run_backward(&[product], &[&x, &weight], false, false)?;
+        all.extend(gradients);
+        anyhow::Ok(all)
+    };
+    let ours = run(kind, &|x, weight| {
+        depthwise(x, weight, stride, [1, 1], out)?.context("there are no kernels for it")
+    })?;
+    let reference = run(Kind::Float, &|x, weight| {
+        // Not in channels last: cuDNN would search for a kernel, for minutes.
+        let (x, none) = (x.f_contiguous()?, None::<&Tensor>);
+        Ok(x.f_conv2d(weight, none, [stride; 2], [1, 1], [1, 1], channels)?)
+    })?;
+    let of = [
+        "a depthwise convolution",
+        "the gradient of a depthwise convolution's input",
+        "the gradient of a depthwise convolution's weight",
+    ];
+    for ((what, ours), reference) in of.iter().zip(&ours).zip(&reference) {
+        agree(what, ours, reference)?;
+    }
+    Ok(())
 }
 
 /// The same as [`batch_norm`], by libtorch's operators.

@@ -402,7 +402,8 @@ impl Pass<'_> {
         for module in modules {
             let x = own.as_ref().unwrap_or(input);
             let y = match module {
-                Module::Conv { conv, weight } => conv2d(conv, x, &self.weights[*weight])
+                Module::Conv { conv, weight } => self
+                    .conv2d(conv, x, &self.weights[*weight])
                     .with_context(|| format!("in the convolution {:?}", conv.name))?,
                 Module::Norm(norm) => self.norm(norm, x, None, resolution)?,
                 // In place where the tensor is ours, as in torchvision: the backward pass of a
@@ -501,6 +502,21 @@ impl Pass<'_> {
         compute().with_context(|| format!("in the batch norm {:?}", norm.name))
     }
 
+    fn conv2d(&self, conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let depthwise = conv.groups == conv.in_channels && conv.groups == conv.out_channels;
+        let [rows, columns] = pad_amounts(x, conv.padding, conv.kernel, conv.stride)?;
+        if self.modules.compute.kernels && depthwise && conv.kernel == 3 {
+            let (_, _, height, width) = x.size4()?;
+            let out =
+                [height, width].map(|side| conv.padding.output(side, conv.kernel, conv.stride));
+            let y = kernels::depthwise(x, weight, conv.stride, [rows.0, columns.0], out)?;
+            if let Some(y) = y {
+                return Ok(y);
+            }
+        }
+        conv2d(conv, x, weight, [rows, columns])
+    }
+
     fn max_pool(&self, x: &Tensor, kernel: i64, stride: i64, padding: Padding) -> Result<Tensor> {
         let [rows, columns] = pad_amounts(x, padding, kernel, stride)?;
         if self.modules.compute.kernels {
@@ -521,8 +537,12 @@ fn pad_amounts(x: &Tensor, padding: Padding, kernel: i64, stride: i64) -> Result
     Ok([height, width].map(|side| padding.amounts(side, kernel, stride)))
 }
 
-fn conv2d(conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let [rows, columns] = pad_amounts(x, conv.padding, conv.kernel, conv.stride)?;
+fn conv2d(
+    conv: &Conv,
+    x: &Tensor,
+    weight: &Tensor,
+    [rows, columns]: [(i64, i64); 2],
+) -> Result<Tensor> {
     let padded;
     // libtorch's convolutions pad both sides of a dimension alike.
     let (x, padding) = if rows.0 == rows.1 && columns.0 == columns.1 {
