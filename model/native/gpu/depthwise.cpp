@@ -1,5 +1,5 @@
-// Depthwise convolutions of 3 by 3 in channels last, called by `src/nn/kernels/operators.rs`. The kernels are in
-// `depthwise.cu`.
+// Depthwise convolutions of 3 by 3 in channels last, called by `src/nn/kernels/operators.rs`. The kernels
+// are in `depthwise.cu`.
 //
 // They take the weight as [3, 3, channels], so that it is read in vectors too. Backward keeps that, and x.
 

@@ -11,7 +11,6 @@
 
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <c10/util/ScopeExit.h>
 
 #include "../guard.h"
 
@@ -69,8 +68,13 @@ class Graph {
 
   void end() {
     // A recording ends on the stream that it began on.
-    const auto leave = c10::make_scope_exit([&] { guard_.exchangeStream(before_); });
-    functions().end(memory_.data());
+    try {
+      functions().end(memory_.data());
+    } catch (...) {
+      guard_.exchangeStream(before_);
+      throw;
+    }
+    guard_.exchangeStream(before_);
   }
 
   void replay() { functions().replay(memory_.data()); }
@@ -86,18 +90,18 @@ class Graph {
 }  // namespace
 
 // Begins to record what this thread starts on a GPU.
-extern "C" const char* rsflow_graph_begin(int gpu, Graph** graph) {
+extern "C" const char* rsflow_cuda_graph_begin(int gpu, Graph** graph) {
   return catch_exceptions([&] { deref(graph) = new Graph(gpu); });
 }
 
 // Ends the recording, on the thread that began it.
-extern "C" const char* rsflow_graph_end(Graph* graph) {
+extern "C" const char* rsflow_cuda_graph_end(Graph* graph) {
   return catch_exceptions([&] { deref(graph).end(); });
 }
 
 // Starts what was recorded, on the current stream.
-extern "C" const char* rsflow_graph_replay(Graph* graph) {
+extern "C" const char* rsflow_cuda_graph_replay(Graph* graph) {
   return catch_exceptions([&] { deref(graph).replay(); });
 }
 
-extern "C" void rsflow_graph_delete(Graph* graph) { delete graph; }
+extern "C" void rsflow_cuda_graph_delete(Graph* graph) { delete graph; }

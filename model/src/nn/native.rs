@@ -36,10 +36,10 @@ unsafe extern "C" {
     fn rsflow_synchronize(gpu: c_int) -> *const c_char;
     fn rsflow_peak_memory(gpu: c_int, take: bool, peak: *mut u64, total: *mut u64)
     -> *const c_char;
-    fn rsflow_graph_begin(gpu: c_int, graph: *mut *mut c_void) -> *const c_char;
-    fn rsflow_graph_end(graph: *mut c_void) -> *const c_char;
-    fn rsflow_graph_replay(graph: *mut c_void) -> *const c_char;
-    fn rsflow_graph_delete(graph: *mut c_void);
+    fn rsflow_cuda_graph_begin(gpu: c_int, graph: *mut *mut c_void) -> *const c_char;
+    fn rsflow_cuda_graph_end(graph: *mut c_void) -> *const c_char;
+    fn rsflow_cuda_graph_replay(graph: *mut c_void) -> *const c_char;
+    fn rsflow_cuda_graph_delete(graph: *mut c_void);
     fn rsflow_empty_cache() -> *const c_char;
     fn rsflow_copy_stream_new(gpu: c_int, stream: *mut *mut c_void) -> *const c_char;
     fn rsflow_copy_stream_delete(stream: *mut c_void);
@@ -376,11 +376,11 @@ impl Graph {
     pub fn record<T>(gpu: usize, work: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
         let mut graph = ptr::null_mut();
         // SAFETY: the pointer outlives the call.
-        to_result(unsafe { rsflow_graph_begin(gpu as c_int, &mut graph) })?;
+        to_result(unsafe { rsflow_cuda_graph_begin(gpu as c_int, &mut graph) })?;
         let graph = Graph(graph);
         let result = work();
         // SAFETY: we own the pointer, and this is the thread that began.
-        let ended = to_result(unsafe { rsflow_graph_end(graph.0) });
+        let ended = to_result(unsafe { rsflow_cuda_graph_end(graph.0) });
         // The first error is the cause.
         let result = result?;
         ended?;
@@ -393,14 +393,14 @@ impl Graph {
     /// The device fails.
     pub fn replay(&mut self) -> Result<()> {
         // SAFETY: we own the pointer.
-        to_result(unsafe { rsflow_graph_replay(self.0) })
+        to_result(unsafe { rsflow_cuda_graph_replay(self.0) })
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: we own the pointer, and do not use it again.
-        unsafe { rsflow_graph_delete(self.0) }
+        unsafe { rsflow_cuda_graph_delete(self.0) }
     }
 }
 

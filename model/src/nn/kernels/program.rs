@@ -255,8 +255,8 @@ mod tests {
 
     #[test]
     fn a_program_is_compiled_once_for_each_architecture() {
-        let cache = tempfile::tempdir().unwrap();
-        let cache = Some(cache.path());
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Some(folder.path());
         let old = Architecture((8, 0));
         let compiled = |architecture, program: &[u8]| {
             cached_in(cache, architecture, || Ok(program.to_vec())).unwrap()
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(found(Architecture((9, 0))), None);
 
         // Every change of the file is noticed, and the program made anew.
-        let entry = fs::read_dir(cache.unwrap()).unwrap().next().unwrap();
+        let entry = fs::read_dir(&folder).unwrap().next().unwrap();
         let path = entry.unwrap().path();
         let sound = fs::read(&path).unwrap();
         for damage in 0..=sound.len() {

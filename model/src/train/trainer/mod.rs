@@ -96,10 +96,10 @@ pub struct Trainer {
     /// always does, for the same number of `threads`.
     #[serde(default)]
     deterministic: bool,
-    /// On GPUs with half precision: compute batch norms, the additions and activations behind them, max
-    /// pooling and depthwise convolutions with kernels of this program (`Auto`), which are compiled for
-    /// the GPU at first use and must agree with libtorch's operators there; or with libtorch's operators
-    /// (`Off`).
+    /// Compute batch norms, with the additions and activations behind them, with kernels of this program
+    /// where there are any (`Auto`: on the CPU in float32 and bfloat16, on GPUs in half precision, and
+    /// there max pooling and depthwise convolutions, too, if they agree with libtorch's operators), or with
+    /// libtorch's operators (`Off`).
     #[serde(default)]
     fused: Fused,
     /// On GPUs: record a training step as a CUDA graph and replay it (`Auto`), which starts all its kernels
