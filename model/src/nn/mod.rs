@@ -11,7 +11,7 @@
 //! - [`summary`]: parameters, multiply-adds and bytes, counted from the layers.
 //! - [`switchable`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`compute`]: the device, the precision and the memory format.
-//! - [`kernels`]: our kernels for GPUs.
+//! - [`kernels`]: our kernels for the CPU and for GPUs.
 //! - [`transfer`]: images from host memory to the device.
 //! - `native`: functions of libtorch that tch does not bind.
 //! - [`field_error`]: errors in the fields of a recipe's value.

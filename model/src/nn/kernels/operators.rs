@@ -1,4 +1,4 @@
-//! The operators that our kernels compute, by way of the C++ in `native/gpu`.
+//! The operators that our kernels compute, by way of the C++ in `native/cpu` and `native/gpu`.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
