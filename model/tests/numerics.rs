@@ -308,7 +308,7 @@ fn teachers_get_no_gradient_and_alpha_always_does() {
         let terms = loss(&z, &ensemble, &labels, distill).unwrap();
         let value = |t: &Tensor| t.f_double_value(&[]).unwrap();
         let distilled = terms.distillation.as_ref().map_or(0.0, value);
-        let sum = terms.cross_entropy.iter().map(value).sum::<f64>()
+        let sum = values(&terms.cross_entropy).iter().sum::<f64>()
             + value(&terms.ensemble_cross_entropy)
             + weight * distilled;
         assert!((value(&terms.total) - sum).abs() < 1e-6, "{distill:?}");

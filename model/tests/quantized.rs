@@ -177,7 +177,7 @@ fn run(folder: &Path) -> Result<()> {
             read(&loss.ensemble_cross_entropy),
             loss.distillation.as_ref().map_or(0.0, read),
         ];
-        found.extend(loss.cross_entropy.iter().map(read));
+        found.extend(Vec::<f64>::try_from(&loss.cross_entropy)?);
         let mut wanted = vec![step.loss, step.ensemble_cross_entropy, step.distillation];
         wanted.extend(&step.cross_entropy);
         close(

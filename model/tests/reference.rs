@@ -432,11 +432,7 @@ fn compare_loss(
         ]
     };
     let read = |tensor: &Tensor| tensor.f_double_value(&[]);
-    let cross_entropy = found
-        .cross_entropy
-        .iter()
-        .map(read)
-        .collect::<Result<Vec<_>, _>>()?;
+    let cross_entropy = Vec::<f64>::try_from(&found.cross_entropy)?;
     let distillation = found.distillation.as_ref().map_or(Ok(0.0), read)?;
     worst.compare(names[0], allowed, &[read(&found.total)?], &[expected.loss]);
     worst.compare(names[1], allowed, &cross_entropy, &expected.cross_entropy);

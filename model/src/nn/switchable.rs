@@ -270,16 +270,13 @@ pub fn declare(
 
 /// The sum of softmax(alpha)_j * detach(z_j).
 fn weighted_sum(alpha: &Tensor, logits: &[Tensor]) -> Result<Tensor> {
-    let weights = alpha.f_softmax(0, None)?;
-    let mut sum: Option<Tensor> = None;
-    for (position, logits) in (0..).zip(logits) {
-        let term = logits.f_detach()?.f_mul(&weights.f_select(0, position)?)?;
-        sum = Some(match sum {
-            None => term,
-            Some(sum) => sum.f_add(&term)?,
-        });
-    }
-    sum.context("an ensemble needs at least one resolution")
+    ensure!(
+        !logits.is_empty(),
+        "an ensemble needs at least one resolution"
+    );
+    let weights = alpha.f_softmax(0, None)?.f_view([-1, 1, 1])?;
+    let logits = Tensor::f_stack(logits, 0)?.f_detach()?;
+    Ok(logits.f_mul(&weights)?.f_sum_dim_intlist(0, false, None)?)
 }
 
 /// Upper bound that catches typos, which would otherwise allocate all memory.

@@ -37,17 +37,17 @@ impl Distill {
     }
 }
 
-/// The loss of a batch and its terms: scalar tensors on the device of the logits. Reading one waits
-/// for the device, so read them only to log them.
+/// The loss of a batch and its terms, on the device of the logits. Reading one waits for the device, so
+/// read them only to log them.
 #[derive(Debug)]
 pub struct Loss {
-    /// L. The others are detached.
+    /// L, a scalar. The others are detached.
     pub total: Tensor,
-    /// CE(z_j, y) for each resolution.
-    pub cross_entropy: Vec<Tensor>,
-    /// CE(z_ens, y).
+    /// CE(z_j, y) for each resolution, `[resolutions]`.
+    pub cross_entropy: Tensor,
+    /// CE(z_ens, y), a scalar.
     pub ensemble_cross_entropy: Tensor,
-    /// D, without its weight w; `None` without distillation.
+    /// D, without its weight w, a scalar; `None` without distillation.
     pub distillation: Option<Tensor>,
 }
 
@@ -56,11 +56,7 @@ impl Loss {
     pub fn shallow_clone(&self) -> Self {
         Loss {
             total: self.total.shallow_clone(),
-            cross_entropy: self
-                .cross_entropy
-                .iter()
-                .map(Tensor::shallow_clone)
-                .collect(),
+            cross_entropy: self.cross_entropy.shallow_clone(),
             ensemble_cross_entropy: self.ensemble_cross_entropy.shallow_clone(),
             distillation: self.distillation.as_ref().map(Tensor::shallow_clone),
         }
@@ -75,6 +71,9 @@ impl Loss {
 /// alpha alone, also without distillation. KL is summed over the classes and averaged over the
 /// batch.
 ///
+/// All terms are computed together, in a number of kernels that does not depend on the number of
+/// resolutions.
+///
 /// # Errors
 /// No logits; shapes that do not match; on the CPU, a label out of range.
 pub fn loss(
@@ -87,59 +86,57 @@ pub fn loss(
         !logits.is_empty(),
         "a loss needs the logits of at least one resolution"
     );
-    // Computed once for each resolution, for its cross-entropy and all its KL terms.
-    let students = logits
-        .iter()
-        .map(|z| Ok(z.f_log_softmax(-1, None)?))
-        .collect::<Result<Vec<_>>>()?;
+    let (batch, classes) = ensemble
+        .size2()
+        .context("logits must have two dimensions")?;
+    let labelled = labels.size1().context("labels must have one dimension")?;
+    ensure!(
+        labelled == batch,
+        "there are {labelled} labels for the logits of {batch} images"
+    );
+    let resolutions = logits.len() as i64;
+    // The ensemble, then the resolutions: [1 + resolutions, batch, classes].
+    let all: Vec<&Tensor> = std::iter::once(ensemble).chain(logits).collect();
+    let log_probabilities = Tensor::f_stack(&all, 0)?.f_log_softmax(-1, None)?;
 
-    let cross_entropy = |log_probabilities: &Tensor| {
-        log_probabilities.f_nll_loss(labels, None::<&Tensor>, Reduction::Mean, -100)
-    };
-    let cross_entropies = students
-        .iter()
-        .map(|s| Ok(cross_entropy(s)?))
-        .collect::<Result<Vec<_>>>()?;
-    let ensemble_cross_entropy = cross_entropy(&ensemble.f_log_softmax(-1, None)?)?;
+    let cross_entropies = log_probabilities
+        .f_view([-1, classes])?
+        .f_nll_loss(
+            &labels.f_repeat([1 + resolutions])?,
+            None::<&Tensor>,
+            Reduction::None,
+            -100,
+        )?
+        .f_view([1 + resolutions, batch])?
+        .f_mean_dim(1, false, None)?;
+    let mut total = cross_entropies.f_sum(None)?;
 
-    let mut total = sum(&cross_entropies)?.f_add(&ensemble_cross_entropy)?;
     let distillation = match distill {
         Distill::None => None,
         Distill::Ensemble | Distill::EnsembleTopDown => {
-            // The last resolution is no one's teacher.
-            let top_down = match distill {
-                Distill::EnsembleTopDown => &logits[..logits.len() - 1],
-                _ => &[],
+            let students = log_probabilities.f_narrow(0, 1, resolutions)?;
+            // Teacher 0 is the ensemble, teacher k + 1 is resolution k (if top-down). The last
+            // resolution is no one's teacher.
+            let count = match distill {
+                Distill::EnsembleTopDown => resolutions,
+                _ => 1,
             };
-            let teachers = std::iter::once(ensemble)
-                .chain(top_down)
-                .map(|z| Ok(z.f_detach()?.f_softmax(-1, None)?))
-                .collect::<Result<Vec<_>>>()?;
-            // Teacher 0 is the ensemble, teacher k + 1 is resolution k (if top-down): student j
-            // learns from the first j + 1.
-            let mut terms = Vec::new();
-            for (j, student) in students.iter().enumerate() {
-                for teacher in teachers.iter().take(j + 1) {
-                    terms.push(student.f_kl_div(teacher, Reduction::Sum, false)?);
-                }
-            }
-            let batch = labels.size1().context("labels must have one dimension")?;
-            let distillation = sum(&terms)?.f_div_scalar(batch)?;
+            let teachers = log_probabilities.f_narrow(0, 0, count)?.f_detach()?;
+            let terms = teachers
+                .f_exp()?
+                .f_mul(&teachers.f_sub(&students.f_unsqueeze(1)?)?)?
+                .f_sum_dim_intlist([2, 3].as_slice(), false, None)?;
+            // [student, teacher]: student j learns from the first j + 1.
+            let distillation = terms.f_tril(0)?.f_sum(None)?.f_div_scalar(batch)?;
             total = total.f_add(&distillation.f_mul_scalar(distill.weight(logits.len()))?)?;
             Some(distillation.f_detach()?)
         }
     };
+    let cross_entropies = cross_entropies.f_detach()?;
     Ok(Loss {
         total,
-        cross_entropy: cross_entropies
-            .iter()
-            .map(|t| Ok(t.f_detach()?))
-            .collect::<Result<_>>()?,
-        ensemble_cross_entropy: ensemble_cross_entropy.f_detach()?,
+        cross_entropy: cross_entropies.f_narrow(0, 1, resolutions)?,
+        ensemble_cross_entropy: cross_entropies.f_select(0, 0)?,
         distillation,
     })
-}
-
-fn sum(terms: &[Tensor]) -> Result<Tensor> {
-    Ok(Tensor::f_stack(terms, 0)?.f_sum(None)?)
 }

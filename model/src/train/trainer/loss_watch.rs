@@ -20,7 +20,9 @@ impl LossWatch {
     /// Takes the loss of a step, which counts from 1. Waits for nothing.
     pub fn record(&mut self, loss: &Loss, step: u64) -> Result<()> {
         let newest = tch::no_grad(|| -> Result<Tensor> {
-            let terms = Tensor::f_stack(&terms(loss), 0)?.f_to_kind(Kind::Double)?;
+            let terms = terms(loss).into_iter().map(|term| term.f_view([-1]));
+            let terms = Tensor::f_cat(&terms.collect::<Result<Vec<_>, _>>()?, 0)?;
+            let terms = terms.f_to_kind(Kind::Double)?;
             // Filled on the device: a copy from here would wait for it.
             let step = Tensor::f_full([1], step as f64, (Kind::Double, terms.device()))?;
             Ok(Tensor::f_cat(&[step, terms], 0)?)
@@ -58,9 +60,12 @@ impl LossWatch {
 
 /// What [`LossWatch`] holds of a loss; what not every loss has comes last.
 fn terms(loss: &Loss) -> Vec<&Tensor> {
-    let always = [&loss.total, &loss.ensemble_cross_entropy];
-    let terms = always.into_iter().chain(&loss.cross_entropy);
-    terms.chain(&loss.distillation).collect()
+    let always = [
+        &loss.total,
+        &loss.ensemble_cross_entropy,
+        &loss.cross_entropy,
+    ];
+    always.into_iter().chain(&loss.distillation).collect()
 }
 
 /// The term that is the first not to be finite, in the order in which they are computed, and its
@@ -86,13 +91,12 @@ mod tests {
 
     /// Total, ensemble, two resolutions, distillation.
     fn loss(values: [f64; 5]) -> Loss {
-        let [total, ensemble_cross_entropy, first, second, distillation] =
-            values.map(|value| Tensor::from(value as f32));
+        let [total, ensemble, first, second, distillation] = values.map(|value| value as f32);
         Loss {
-            total,
-            cross_entropy: vec![first, second],
-            ensemble_cross_entropy,
-            distillation: Some(distillation),
+            total: total.into(),
+            cross_entropy: Tensor::from_slice(&[first, second]),
+            ensemble_cross_entropy: ensemble.into(),
+            distillation: Some(distillation.into()),
         }
     }
 
