@@ -35,8 +35,9 @@ const NVRTC: &str = "RSFLOW_NVRTC";
 /// Long tests of the program in which no network is trained or measured.
 const NOT_COMPUTING: [&str; 2] = ["broken::", "prepare_val::"];
 
-/// Tests that choose their own precision, so that a second round shows nothing.
-const OWN_PRECISION: [&str; 1] = ["kernels"];
+/// Test targets in which `precision: Auto` is resolved. All others choose their own dtypes, so that a
+/// second round shows nothing.
+const RESOLVING: [&str; 2] = ["compute", "rsflow"];
 
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
@@ -63,9 +64,8 @@ pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
         // Targets in place of packages: another choice of packages means other features, and with
         // them another build of half the dependencies.
         tests.args(["test", "--workspace", "--no-fail-fast", "--lib"]);
-        let computing = computing_tests(workspace)?.into_iter();
-        for target in computing.filter(|target| !OWN_PRECISION.contains(&target.as_str())) {
-            tests.args(["--test", &target]);
+        for target in RESOLVING {
+            tests.args(["--test", target]);
         }
         tests.arg("--");
         for module in NOT_COMPUTING {
@@ -169,21 +169,6 @@ fn failed_test(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
-/// The names of the test targets that compute with libtorch: those of `model` and of the program.
-fn computing_tests(workspace: &Workspace) -> Result<Vec<String>> {
-    let folder = workspace.root.join("model/tests");
-    let mut targets = vec!["rsflow".to_owned()];
-    for entry in fs::read_dir(folder).context("cannot list model/tests/")? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.file_stem().unwrap_or_default();
-            targets.push(name.to_string_lossy().into_owned());
-        }
-    }
-    targets.sort();
-    Ok(targets)
-}
-
 /// Whether `precision: Auto` is bfloat16 on this processor.
 fn cpu_has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -224,6 +209,20 @@ mod tests {
             ("a run that says ... FAILED", None),
         ] {
             assert_eq!(failed_test(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_second_round_has_all_tests_that_resolve_a_precision() {
+        let workspace = Workspace::locate().unwrap();
+        for entry in fs::read_dir(workspace.root.join("model/tests")).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            assert!(
+                !text.contains("Precision") || RESOLVING.contains(&name.as_ref()),
+                "{name}"
+            );
         }
     }
 
