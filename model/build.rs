@@ -3,15 +3,13 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 8] = [
+const SHIM: [&str; 6] = [
+    "native/autograd.cpp",
     "native/shim.cpp",
-    "native/quantize.cpp",
     "native/cpu/norm.cpp",
-    "native/gpu/depthwise.cpp",
     "native/gpu/graph.cpp",
     "native/gpu/kernels.cpp",
     "native/gpu/norm.cpp",
-    "native/gpu/pool.cpp",
 ];
 
 fn main() {
@@ -44,6 +42,9 @@ fn main() {
         .flag(root.join("include"))
         .flag("-isystem")
         .flag(root.join("include/torch/csrc/api/include"))
+        // Of libtorch's headers full debug information takes as long as all else.
+        .debug(false)
+        .flag_if_supported("-g1")
         // Functions that take vectors are inlined, so how they are passed does not matter.
         .flag_if_supported("-Wno-psabi")
         .files(SHIM)

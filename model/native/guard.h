@@ -1,15 +1,18 @@
 // Shared by the functions of the shim: errors and pointers across the border to Rust.
 //
 // Tensors come as the at::Tensor behind tch's pointers. Each function returns null, or an error
-// message that stays valid until the thread's next call; `rsflow_failure_kind` returns its kind. No exception leaves a function: unwinding
-// C++ frames into Rust is undefined behaviour.
+// message that stays valid until the thread's next call; `rsflow_failure_kind` returns its kind. No
+// exception leaves a function: unwinding C++ frames into Rust is undefined behaviour.
 
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <string>
+#include <vector>
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
 namespace rsflow {
@@ -54,6 +57,17 @@ template <typename T>
 T& deref(T* pointer) {
   TORCH_CHECK(pointer != nullptr, "null pointer");
   return *pointer;
+}
+
+inline std::vector<at::Tensor> tensor_list(const at::Tensor* const* tensors, std::size_t count) {
+  std::vector<at::Tensor> list;
+  list.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto& tensor = deref(deref(tensors + i));
+    TORCH_CHECK(tensor.defined(), "undefined tensor");
+    list.push_back(tensor);
+  }
+  return list;
 }
 
 }  // namespace

@@ -26,17 +26,6 @@
 
 namespace {
 
-std::vector<at::Tensor> tensor_list(const at::Tensor* const* tensors, std::size_t count) {
-  std::vector<at::Tensor> list;
-  list.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto& tensor = deref(deref(tensors + i));
-    TORCH_CHECK(tensor.defined(), "undefined tensor");
-    list.push_back(tensor);
-  }
-  return list;
-}
-
 // Whether the same index leads to the same memory offset in both. The stride of a dimension of size
 // 1 is arbitrary and never used, so it is not compared.
 bool same_strides(const at::Tensor& a, const at::Tensor& b) {

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rsflow_base::shown::Shown as _;
 use serde::Serialize;
 use tch::Kind;
 
 use crate::checkpoint::{Checkpoint, OVERFLOW, is_finite};
 use crate::nn::compute::ExecConfig;
-use crate::nn::layers::Mode;
+use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
 
@@ -17,6 +17,7 @@ use crate::nn::transfer::DeviceTransfer;
 #[derive(Debug)]
 pub struct Predictor {
     net: SwitchableNetwork,
+    inference: Inference,
     transfer: DeviceTransfer,
     size: u32,
     classes: Vec<String>,
@@ -48,8 +49,10 @@ impl Predictor {
         compute: ExecConfig,
     ) -> Result<Self> {
         let metadata = checkpoint.metadata();
+        let net = checkpoint.network(&[size], &[batch_norm], compute)?;
         Ok(Self {
-            net: checkpoint.network(&[size], &[batch_norm], compute)?,
+            inference: Inference::new(&net, CudaGraph::Auto),
+            net,
             transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
             size,
             classes: metadata.classes.clone(),
@@ -67,11 +70,12 @@ impl Predictor {
     ///
     /// # Errors
     /// A wrong number of bytes; outputs that are not finite.
-    pub fn predict(&self, pixels: &[u8], top: usize) -> Result<Vec<Prediction>> {
+    pub fn predict(&mut self, pixels: &[u8], top: usize) -> Result<Vec<Prediction>> {
         let images = self.transfer.pixels(pixels, 1, self.size)?;
-        let logits = self.net.logits(&images, 0, Mode::Evaluate)?;
+        let logits = self.inference.logits(&self.net, &[0], &[images])?;
+        let logits = logits.first().context("a pass without logits")?;
         ensure!(
-            is_finite(&logits)?,
+            is_finite(logits)?,
             "{}: the outputs of the network are not finite: {OVERFLOW}",
             self.checkpoint.shown()
         );

@@ -2,9 +2,11 @@
 
 use rsflow_model::checkpoint::LossScaleState;
 use rsflow_model::nn::compute::{DeviceChoice, ExecConfig, Precision};
+use rsflow_model::nn::kernels::Kernels;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::WeightInit;
+use rsflow_model::nn::replay::Inference;
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
@@ -170,9 +172,9 @@ fn our_kernels_do_not_change_what_is_computed() {
         Network::MobileNetV2(MobileNetV2 { width: 0.25 }),
     ] {
         let results = [
-            (Kind::Double, false),
-            (Kind::Float, false),
-            (Kind::Float, true),
+            (Kind::Double, None),
+            (Kind::Float, None),
+            (Kind::Float, Some(Kernels::Gpu)),
         ];
         let [exact, theirs, ours] = results.map(|(dtype, kernels)| {
             let compute = ExecConfig {
@@ -268,6 +270,54 @@ fn replayed_steps_are_the_same() {
             );
         }
         assert_eq!(usual.values(), replayed.values(), "{network}");
+    }
+}
+
+/// Passes that are replayed, with plain calls in place of a graph: the logits of the images and weights that
+/// they are called with, also around batches of another size and at other resolutions.
+#[test]
+fn replayed_passes_are_the_same() {
+    for (network, recorded) in [
+        (resnet(18, 4), true),
+        (quantized(QuantizedMode::PreActivation, 2), false),
+    ] {
+        let mut training = Training::new(&network, compute(Kind::BFloat16, true));
+        let mut inference = Inference::with_plain_calls(&training.net);
+        let mut distinct = Vec::new();
+        for (call, (positions, batch)) in [
+            (vec![0, 1, 2], 8),
+            (vec![0, 1, 2], 8),
+            (vec![0, 1, 2], 5), // the last one of an epoch
+            (vec![0, 1, 2], 8),
+            (vec![2], 8),
+            (vec![0, 2], 8),
+            (vec![0, 1, 2], 8),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            if call == 3 {
+                training.step(training_step, 0.01);
+            }
+            let net = &training.net;
+            let images: Vec<Tensor> = positions
+                .iter()
+                .map(|&position| training.images[position].narrow(0, 0, batch))
+                .map(|images| images.roll([call as i64], [0]))
+                .collect();
+            let found = inference.logits(net, &positions, &images).unwrap();
+            assert_eq!(inference.is_recorded(), recorded && call > 0, "{network}");
+            assert_eq!(found.len(), positions.len());
+            for ((&position, images), found) in positions.iter().zip(&images).zip(&found) {
+                let expected = net.logits(images, position, Mode::Evaluate).unwrap();
+                let (expected, found) = (values(&expected), values(found));
+                assert_eq!(expected, found, "{network}, call {call}, {position}");
+                distinct.push(found);
+            }
+        }
+        let all = distinct.len();
+        distinct.dedup();
+        assert_eq!(distinct.len(), all);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::kernels::{
-    Activation, Architecture, BatchNorm, Compiler, Statistics, batch_norm_of_cpu,
-    batch_norm_of_gpu, composed, depthwise, kernel_names, max_pool, trial,
+    Activation, Architecture, BatchNorm, Compiler, Kernels, Statistics, batch_norm, composed,
+    depthwise, kernel_names, max_pool, trial,
 };
 use rsflow_model::nn::layers::{Mode, Padding};
 use rsflow_model::nn::networks::{MobileNetV2, Network};
@@ -100,18 +100,9 @@ fn outliers(a: &Tensor, b: &Tensor, tolerance: f64) -> f64 {
         .double_value(&[])
 }
 
-/// [`batch_norm_of_gpu`] or [`batch_norm_of_cpu`].
-type Operator = fn(
-    &Tensor,
-    &BatchNorm,
-    Option<&Tensor>,
-    Activation,
-    Statistics,
-) -> anyhow::Result<Option<Tensor>>;
-
 /// Forward and backward, all types, shapes from a single pixel on, with everything that can be fused,
 /// against the same composed of libtorch's operators in float64.
-fn compare_with_float64(operator: Operator, shapes: &[[i64; 4]], kinds: &[Kind], last: bool) {
+fn compare_with_float64(kernels: Kernels, shapes: &[[i64; 4]], kinds: &[Kind], last: bool) {
     for &shape in shapes {
         for &kind in kinds {
             for (residual, activation, of_batch) in [
@@ -141,7 +132,7 @@ fn compare_with_float64(operator: Operator, shapes: &[[i64; 4]], kinds: &[Kind],
                     channels_last: last,
                 };
                 let ours = case.run(kind, |x, norm, residual, statistics| {
-                    let y = operator(x, norm, residual, activation, statistics).unwrap();
+                    let y = batch_norm(kernels, x, norm, residual, activation, statistics).unwrap();
                     y.expect("there are kernels for it")
                 });
                 let reference = case.run(Kind::Double, |x, norm, residual, statistics| {
@@ -201,7 +192,7 @@ fn batch_norms_of_gpus_are_those_of_float64() {
         [64, 8, 1, 1],
     ];
     let kinds = [Kind::Float, Kind::BFloat16, Kind::Half];
-    compare_with_float64(batch_norm_of_gpu, &shapes, &kinds, true);
+    compare_with_float64(Kernels::Gpu, &shapes, &kinds, true);
 }
 
 #[test]
@@ -216,11 +207,12 @@ fn batch_norms_of_the_cpu_are_those_of_float64() {
         [2, 33, 3, 3],
         [1, 2048, 4, 4],
         [2, 3, 112, 112],
-        [16, 64, 64, 64], // results that go past the caches
     ];
     for last in [false, true] {
         let kinds = [Kind::Float, Kind::BFloat16];
-        compare_with_float64(batch_norm_of_cpu, &shapes, &kinds, last);
+        compare_with_float64(Kernels::Cpu, &shapes, &kinds, last);
+        // Results that go past the caches.
+        compare_with_float64(Kernels::Cpu, &[[16, 64, 64, 64]], &[Kind::Float], last);
     }
 }
 
@@ -229,16 +221,16 @@ fn batch_norms_of_the_cpu_are_those_of_float64() {
 fn statistics_do_not_cancel() {
     emulate();
     tch::manual_seed(18);
-    for (operator, last) in [
-        (batch_norm_of_gpu as Operator, true),
-        (batch_norm_of_cpu, true),
-        (batch_norm_of_cpu, false),
+    for (kernels, last) in [
+        (Kernels::Gpu, true),
+        (Kernels::Cpu, true),
+        (Kernels::Cpu, false),
     ] {
-        statistics_are_exact(operator, last);
+        statistics_are_exact(kernels, last);
     }
 }
 
-fn statistics_are_exact(operator: Operator, last: bool) {
+fn statistics_are_exact(kernels: Kernels, last: bool) {
     for (offset, deviation) in [
         (0.0, 1.0),
         (1e3, 1.0),
@@ -261,7 +253,7 @@ fn statistics_are_exact(operator: Operator, last: bool) {
             channels_last: last,
         };
         let ours = case.run(Kind::Float, |x, norm, _, statistics| {
-            let y = operator(x, norm, None, Activation::None, statistics).unwrap();
+            let y = batch_norm(kernels, x, norm, None, Activation::None, statistics).unwrap();
             y.expect("there are kernels for it")
         });
         let theirs = |kind| {
@@ -288,11 +280,11 @@ fn statistics_are_exact(operator: Operator, last: bool) {
 #[test]
 fn values_that_are_not_finite_stay_so() {
     emulate();
-    for (operator, bad) in [
-        (batch_norm_of_gpu as Operator, f64::NAN),
-        (batch_norm_of_gpu, f64::INFINITY),
-        (batch_norm_of_cpu, f64::NAN),
-        (batch_norm_of_cpu, f64::INFINITY),
+    for (kernels, bad) in [
+        (Kernels::Gpu, f64::NAN),
+        (Kernels::Gpu, f64::INFINITY),
+        (Kernels::Cpu, f64::NAN),
+        (Kernels::Cpu, f64::INFINITY),
     ] {
         let mut x = Tensor::randn([2, 8, 5, 5], (Kind::Float, Device::Cpu));
         let _ = x.get(1).get(3).get(2).get(2).fill_(bad);
@@ -309,7 +301,7 @@ fn values_that_are_not_finite_stay_so() {
             epsilon: 1e-5,
         };
         x = channels_last(&x);
-        let y = operator(&x, &norm, None, Activation::Relu, statistics).unwrap();
+        let y = batch_norm(kernels, &x, &norm, None, Activation::Relu, statistics).unwrap();
         let y = y.expect("there are kernels for it");
         let of_channel = |channel| y.select(1, channel).isnan().any().int64_value(&[]);
         assert_eq!([of_channel(3), of_channel(2)], [1, 0], "{bad}");
@@ -476,7 +468,7 @@ fn a_step_of_mobilenet_v2_is_that_of_float64() {
     emulate();
     tch::manual_seed(23);
     let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, Device::Cpu));
-    let step = |dtype: Kind, kernels: bool| {
+    let step = |dtype: Kind, kernels: Option<Kernels>| {
         let compute = ExecConfig {
             channels_last: true,
             kernels,
@@ -496,7 +488,10 @@ fn a_step_of_mobilenet_v2_is_that_of_float64() {
             .chain(named);
         all.collect::<Vec<_>>()
     };
-    let (ours, reference) = (step(Kind::Float, true), step(Kind::Double, false));
+    let (ours, reference) = (
+        step(Kind::Float, Some(Kernels::Gpu)),
+        step(Kind::Double, None),
+    );
     assert!(ours.len() > 100 && ours.len() == reference.len());
     let norm = |x: &Tensor| x.norm().double_value(&[]);
     for ((name, ours), (_, reference)) in ours.iter().zip(&reference) {

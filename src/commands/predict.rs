@@ -9,6 +9,7 @@ use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Preprocess, counted};
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
+use rsflow_model::nn::kernels::Fused;
 use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::MAX_IMAGE_BYTES;
 use serde_json::json;
@@ -54,15 +55,16 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         deterministic: false,
         threads: None,
     }))?;
-    let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?.with_kernels();
-    let predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
+    let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?;
+    let compute = compute.with_kernels(Fused::Auto);
+    let mut predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
     let sizes = [arguments.size];
     let by = preprocess::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut predicted = Vec::new();
     for path in &images {
-        match predict(&predictor, path, &by, top) {
+        match predict(&mut predictor, path, &by, top) {
             Ok(predictions) => predicted.push((path, predictions)),
             Err(error) => {
                 failed += 1;
@@ -128,7 +130,7 @@ fn images(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 fn predict(
-    predictor: &Predictor,
+    predictor: &mut Predictor,
     path: &Path,
     by: &Preprocess,
     top: usize,

@@ -1,19 +1,5 @@
-// Batch norm, the residual's addition and the activation in one operator, on the CPU, called by
-// `src/nn/kernels/operators.rs`. The calling convention is described in `guard.h`, the kernels are in
-// `norm_kernels.h`.
-//
-// With mean m and variance v over all n values of a channel (of the batch, or running ones):
-//
-//     z = gamma (x - m) / sqrt(v + epsilon) + beta + residual        y = activation(z)
-//
-// With dz = dy where the activation passes it on, and 0 elsewhere:
-//
-//     dbeta = sum dz        dgamma = sum dz (x - m) / sqrt(v + epsilon)        dresidual = dz
-//     dx = gamma / sqrt(v + epsilon) (dz - dbeta / n - (x - m) / sqrt(v + epsilon) dgamma / n)
-//
-// Forward takes one pass over memory for the statistics and one for y; backward one for the two sums and
-// one for dx. It keeps x, the statistics, and, with both a residual and an activation, a bit for each
-// value; without a residual, x shows again what the activation did.
+// Batch norm, the residual's addition and the activation in one operator, on the CPU; `../norm.h` says what
+// it computes. The kernels are in `norm_kernels.h`.
 //
 // The statistics are sums of the differences to a centre c, the mean of the first k values. Since
 // v >= k / n (m - c)^2, the sum of squares is at most n / k + 1 times n v, whatever the data: subtracting
@@ -34,11 +20,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <c10/core/GradMode.h>
 #include <c10/util/BFloat16.h>
-#include <torch/csrc/autograd/custom_function.h>
 
-#include "../guard.h"
+#include "../norm.h"
 
 #if !defined(RSFLOW_ONE_SET) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define SEVERAL_SETS
@@ -48,8 +32,7 @@
 
 namespace {
 
-// The numbers are those of `Activation` in `src/nn/kernels/operators.rs`.
-enum class Activation : int { NONE = 0, RELU = 1, RELU6 = 2 };
+using rsflow::Activation;
 
 enum Pass {
   STATISTICS,
@@ -244,30 +227,25 @@ void two_passes(const Shape& shape, const Job& job, std::optional<Pass> sum, Pas
   });
 }
 
-struct Norm {
-  at::Tensor running_mean, running_var;
-  bool training;
-  double momentum;
-  double epsilon;
-  Activation activation;
-};
+}  // namespace
 
-struct Result {
-  at::Tensor y;
-  at::Tensor x;  // in the memory format of y
-  // Mean, 1 / sqrt(variance + epsilon), and what rounding took from the mean: [3, channels].
-  at::Tensor statistics;
-  at::Tensor mask;  // undefined unless wanted and needed
-};
+namespace rsflow {
+namespace cpu {
 
-Result forward(const Norm& norm, const at::Tensor& input, const at::Tensor& weight,
-               const at::Tensor& bias, const at::Tensor& residual, bool keeps) {
+bool norms(const at::Tensor& x) {
+  const bool has_kernels = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+  return x.is_cpu() && has_kernels && x.dim() == 4 && x.numel() > 0;
+}
+
+// The statistics are the mean, 1 / sqrt(variance + epsilon), and what rounding took from the mean:
+// [3, channels].
+Normed forward(const Norm& norm, const at::Tensor& input, const at::Tensor& residual, bool keeps) {
   const Shape shape(input);
   const auto channels = shape.channels;
-  Result result;
+  Normed result;
   result.x = input.contiguous(shape.format());
   result.y = at::empty_like(result.x, {}, shape.format());
-  result.statistics = at::empty({3, channels}, weight.options());
+  result.statistics = at::empty({3, channels}, norm.weight.options());
   auto job = shape.job(result.x, norm.activation);
   const bool activates = norm.activation != Activation::NONE;
   at::Tensor added;
@@ -275,7 +253,7 @@ Result forward(const Norm& norm, const at::Tensor& input, const at::Tensor& weig
     added = residual.contiguous(shape.format());
     job.residual = added.const_data_ptr();
     if (activates && keeps) {
-      result.mask = at::empty({shape.runs() * job.mask_length}, weight.options().dtype(at::kByte));
+      result.mask = at::empty({shape.runs() * job.mask_length}, norm.weight.options().dtype(at::kByte));
       job.mask = result.mask.mutable_data_ptr<std::uint8_t>();
     }
   }
@@ -289,7 +267,7 @@ Result forward(const Norm& norm, const at::Tensor& input, const at::Tensor& weig
   job.shift = &factors[channels];
   float* const running_mean = norm.running_mean.mutable_data_ptr<float>();
   float* const running_var = norm.running_var.mutable_data_ptr<float>();
-  const float *gamma = weight.const_data_ptr<float>(), *beta = bias.const_data_ptr<float>();
+  const float *gamma = norm.weight.const_data_ptr<float>(), *beta = norm.bias.const_data_ptr<float>();
   const auto statistics = kernel_for(STATISTICS, shape.channels_last, shape.dtype);
   const double n = static_cast<double>(shape.rows());
   const auto apply = residual.defined() ? (activates ? FORWARD_ADD_ACTIVATE : FORWARD_ADD)
@@ -333,123 +311,56 @@ Result forward(const Norm& norm, const at::Tensor& input, const at::Tensor& weig
   return result;
 }
 
-struct BatchNorm : torch::autograd::Function<BatchNorm> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& input,
-                            const at::Tensor& weight, const at::Tensor& bias,
-                            const std::optional<at::Tensor>& residual, const Norm* norm) {
-    const auto result =
-        ::forward(*norm, input, weight, bias, residual.value_or(at::Tensor()), /*keeps=*/true);
-    context->save_for_backward({result.x, weight, bias, result.statistics, result.mask});
-    context->saved_data["training"] = norm->training;
-    context->saved_data["activation"] = static_cast<std::int64_t>(norm->activation);
-    context->saved_data["residual"] = residual.has_value();
-    return result.y;
+NormGradients backward(const Norm& norm, const Normed& kept, const at::Tensor& gradient) {
+  const auto &x = kept.x, &statistics = kept.statistics, &mask = kept.mask;
+  const auto &weight = norm.weight, &bias = norm.bias;
+  const auto activation = norm.activation;
+  const Shape shape(x);
+  const auto channels = shape.channels;
+  const auto dy = gradient.to(shape.dtype).contiguous(shape.format());
+  const auto dx = at::empty_like(x, {}, shape.format());
+  const auto dweight = at::empty_like(weight), dbias = at::empty_like(weight);
+  // Without a mask there is no residual, or no activation: then it is dy.
+  const auto dz = mask.defined() ? at::empty_like(x, {}, shape.format()) : dy;
+  const bool recomputes = !mask.defined() && activation != Activation::NONE;
+  auto job = shape.job(x, activation);
+  job.dy = dy.const_data_ptr();
+  job.dx = dx.mutable_data_ptr();
+  if (mask.defined()) {
+    job.mask = mask.mutable_data_ptr<std::uint8_t>();
+    job.dz = dz.mutable_data_ptr();
   }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    const auto &x = saved[0], &weight = saved[1], &bias = saved[2];
-    const auto &statistics = saved[3], &mask = saved[4];
-    if (!gradients[0].defined()) {
-      return torch::autograd::variable_list(5);
-    }
-    const Shape shape(x);
-    const auto channels = shape.channels;
-    const bool training = context->saved_data["training"].toBool();
-    const auto activation = static_cast<Activation>(context->saved_data["activation"].toInt());
-    const auto dy = gradients[0].to(shape.dtype).contiguous(shape.format());
-    const auto dx = at::empty_like(x, {}, shape.format());
-    const auto dweight = at::empty_like(weight), dbias = at::empty_like(weight);
-    // Without a mask there is no residual, or no activation: then it is dy.
-    const auto dz = mask.defined() ? at::empty_like(x, {}, shape.format()) : dy;
-    const bool recomputes = !mask.defined() && activation != Activation::NONE;
-    auto job = shape.job(x, activation);
-    job.dy = dy.const_data_ptr();
-    job.dx = dx.mutable_data_ptr();
-    if (mask.defined()) {
-      job.mask = mask.mutable_data_ptr<std::uint8_t>();
-      job.dz = dz.mutable_data_ptr();
-    }
-    const float* const mean = statistics.const_data_ptr<float>();
-    const float *inverse = mean + channels, *rest = inverse + channels;
-    const float *gamma = weight.const_data_ptr<float>(), *beta = bias.const_data_ptr<float>();
-    std::vector<float> factors(4 * channels);
-    float *scale = factors.data(), *shift = scale + channels;
-    float *slope = shift + channels, *offset = slope + channels;
-    job.mean = mean;
-    job.scale = scale;
-    job.shift = shift;
-    job.slope = slope;
-    job.offset = offset;
-    for (std::int64_t c = 0; c < channels; ++c) {
-      scale[c] = gamma[c] * inverse[c];
-      shift[c] = beta[c] - rest[c] * scale[c];
-    }
-    // Running statistics do not depend on x.
-    const double each = training ? 1 / static_cast<double>(shape.rows()) : 0;
-    float *to_weight = dweight.mutable_data_ptr<float>(), *to_bias = dbias.mutable_data_ptr<float>();
-    const auto finish = [&](std::int64_t c, double first, double second) {
-      const double sum = (second - rest[c] * first) * inverse[c];
-      to_bias[c] = static_cast<float>(first);
-      to_weight[c] = static_cast<float>(sum);
-      const double of_x = -scale[c] * inverse[c] * sum * each;
-      slope[c] = static_cast<float>(of_x);
-      offset[c] = static_cast<float>(-scale[c] * first * each - of_x * rest[c]);
-    };
-    const auto sum = mask.defined() ? SUMS_MASKED : recomputes ? SUMS_ACTIVATED : SUMS_OF_DY;
-    two_passes(shape, job, sum, recomputes ? BACKWARD_ACTIVATED : BACKWARD_PLAIN,
-               [](std::int64_t, std::int64_t) {}, finish);
-    const bool with_residual = context->saved_data["residual"].toBool();
-    return {dx, dweight, dbias, with_residual ? dz : at::Tensor(), at::Tensor()};
+  const float* const mean = statistics.const_data_ptr<float>();
+  const float *inverse = mean + channels, *rest = inverse + channels;
+  const float *gamma = weight.const_data_ptr<float>(), *beta = bias.const_data_ptr<float>();
+  std::vector<float> factors(4 * channels);
+  float *scale = factors.data(), *shift = scale + channels;
+  float *slope = shift + channels, *offset = slope + channels;
+  job.mean = mean;
+  job.scale = scale;
+  job.shift = shift;
+  job.slope = slope;
+  job.offset = offset;
+  for (std::int64_t c = 0; c < channels; ++c) {
+    scale[c] = gamma[c] * inverse[c];
+    shift[c] = beta[c] - rest[c] * scale[c];
   }
-};
-
-}  // namespace
-
-// Batch norm of `input`, [batch, channels, height, width], plus `residual` of that shape (null: nothing),
-// then the activation. `weight`, `bias` and the running statistics are float [channels]. `training`: with
-// the statistics of the batch, which change the running ones. `output` stays null where there are no
-// kernels for such an input.
-extern "C" const char* rsflow_batch_norm_cpu(const at::Tensor* input, const at::Tensor* weight,
-                                         const at::Tensor* bias, const at::Tensor* running_mean,
-                                         const at::Tensor* running_var, const at::Tensor* residual,
-                                         int activation, bool training, double momentum,
-                                         double epsilon, at::Tensor** output) {
-  return catch_exceptions([&] {
-    const auto& x = deref(input);
-    deref(output) = nullptr;
-    const bool has_kernels = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
-    if (!x.is_cpu() || !has_kernels || x.dim() != 4 || x.numel() == 0) {
-      return;
-    }
-    for (const auto* tensor : {weight, bias, running_mean, running_var}) {
-      if (deref(tensor).scalar_type() != at::kFloat) {
-        return;
-      }
-      TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) == x.size(1) && tensor->is_contiguous() &&
-                      tensor->is_cpu(),
-                  "a parameter of the shape ", tensor->sizes(), " on ", tensor->device(),
-                  " for an input of the shape ", x.sizes());
-    }
-    if (residual != nullptr) {
-      TORCH_CHECK(residual->is_cpu() && residual->sizes() == x.sizes() &&
-                      residual->scalar_type() == x.scalar_type(),
-                  "a residual of the shape ", residual->sizes(), " and dtype ",
-                  residual->scalar_type(), " for an input of the shape ", x.sizes(), " and dtype ",
-                  x.scalar_type());
-    }
-    TORCH_CHECK(activation >= 0 && activation <= 2, "no such activation");
-    const Norm norm{*running_mean, *running_var,        training, momentum,
-                    epsilon,       static_cast<Activation>(activation)};
-    const bool needs_gradient = x.requires_grad() || weight->requires_grad() ||
-                                bias->requires_grad() || (residual && residual->requires_grad());
-    const auto added = residual ? std::make_optional(*residual) : std::nullopt;
-    if (at::GradMode::is_enabled() && needs_gradient) {
-      *output = new at::Tensor(BatchNorm::apply(x, *weight, *bias, added, &norm));
-    } else {
-      *output = new at::Tensor(
-          forward(norm, x, *weight, *bias, added.value_or(at::Tensor()), /*keeps=*/false).y);
-    }
-  });
+  // Running statistics do not depend on x.
+  const double each = norm.training ? 1 / static_cast<double>(shape.rows()) : 0;
+  float *to_weight = dweight.mutable_data_ptr<float>(), *to_bias = dbias.mutable_data_ptr<float>();
+  const auto finish = [&](std::int64_t c, double first, double second) {
+    const double sum = (second - rest[c] * first) * inverse[c];
+    to_bias[c] = static_cast<float>(first);
+    to_weight[c] = static_cast<float>(sum);
+    const double of_x = -scale[c] * inverse[c] * sum * each;
+    slope[c] = static_cast<float>(of_x);
+    offset[c] = static_cast<float>(-scale[c] * first * each - of_x * rest[c]);
+  };
+  const auto sum = mask.defined() ? SUMS_MASKED : recomputes ? SUMS_ACTIVATED : SUMS_OF_DY;
+  two_passes(shape, job, sum, recomputes ? BACKWARD_ACTIVATED : BACKWARD_PLAIN,
+             [](std::int64_t, std::int64_t) {}, finish);
+  return {dx, dweight, dbias, dz};
 }
+
+}  // namespace cpu
+}  // namespace rsflow

@@ -19,7 +19,6 @@ namespace {
 
 using namespace rsflow::gpu;
 
-constexpr auto LAST = at::MemoryFormat::ChannelsLast;
 constexpr std::int64_t TAPS = SIDE * SIDE;
 // Vectors of a pixel that a block has at most.
 constexpr std::int64_t WIDTH = 32;

@@ -11,6 +11,9 @@
 namespace rsflow {
 namespace gpu {
 
+// Of all tensors that kernels take.
+constexpr auto LAST = at::MemoryFormat::ChannelsLast;
+
 // In the order of `rsflow_kernel_name`.
 enum class Kernel : int {
 #define RSFLOW_COUNT_KERNEL(name, Arguments, type) name##_##type,

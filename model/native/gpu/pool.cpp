@@ -15,8 +15,6 @@ namespace {
 
 using namespace rsflow::gpu;
 
-constexpr auto LAST = at::MemoryFormat::ChannelsLast;
-
 unsigned blocks(const at::Tensor& values) {
   const std::int64_t vectors = values.numel() / lanes(values);
   return static_cast<unsigned>((vectors + THREADS - 1) / THREADS);

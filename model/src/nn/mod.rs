@@ -12,6 +12,7 @@
 //! - [`switchable`]: a network that switches its resolution, and the ensemble of its resolutions.
 //! - [`compute`]: the device, the precision and the memory format.
 //! - [`kernels`]: our kernels for the CPU and for GPUs.
+//! - [`replay`]: passes that are recorded as a CUDA graph and replayed.
 //! - [`transfer`]: images from host memory to the device.
 //! - `native`: functions of libtorch that tch does not bind.
 //! - [`field_error`]: errors in the fields of a recipe's value.
@@ -25,6 +26,7 @@ pub(crate) mod native;
 pub mod networks;
 pub mod parameters;
 pub mod quantizers;
+pub mod replay;
 pub mod summary;
 pub mod switchable;
 pub mod transfer;

@@ -32,6 +32,12 @@ unsafe extern "C" {
         overflow: *const c_void,
         inverse_scale: *const c_void,
     ) -> *const c_char;
+    fn rsflow_cast(
+        tensors: *const *const c_void,
+        count: usize,
+        dtype: c_int,
+        outputs: *mut *mut c_void,
+    ) -> *const c_char;
     fn rsflow_pinned(bytes: usize, output: *mut *mut c_void) -> *const c_char;
     fn rsflow_synchronize(gpu: c_int) -> *const c_char;
     fn rsflow_peak_memory(gpu: c_int, take: bool, peak: *mut u64, total: *mut u64)
@@ -182,6 +188,30 @@ pub fn unscale(gradients: &[&Tensor], overflow: &Tensor, inverse_scale: &Tensor)
     })
 }
 
+/// Casts tensors of one floating-point dtype to another one in one call. Their gradients are cast together, too.
+///
+/// # Errors
+/// Tensors of several dtypes; another dtype; out of memory.
+pub fn cast(tensors: &[&Tensor], dtype: Kind) -> Result<Vec<Tensor>> {
+    let list = pointers(tensors);
+    let mut outputs = vec![ptr::null_mut(); list.len()];
+    // SAFETY: the pointers are of live tensors, and both lists have that length.
+    let message = unsafe {
+        rsflow_cast(
+            list.as_ptr(),
+            list.len(),
+            number_of(dtype)?,
+            outputs.as_mut_ptr(),
+        )
+    };
+    to_result(message)?;
+    let outputs = outputs.into_iter();
+    // SAFETY: without an error they are new tensors, which we own.
+    Ok(outputs
+        .map(|tensor| unsafe { Tensor::from_ptr(tensor.cast()) })
+        .collect())
+}
+
 /// The function whose derivative stands in for that of a quantizer, which is 0 almost everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gradient {
@@ -317,12 +347,7 @@ impl CopyStream {
             "{} values do not have the shape {shape:?}",
             values.len()
         );
-        // The numbers of `c10::ScalarType`.
-        let dtype = match T::KIND {
-            Kind::Uint8 => 0,
-            Kind::Int64 => 4,
-            other => bail!("tensors of dtype {other:?} are not copied"),
-        };
+        let dtype = number_of(T::KIND)?;
         let mut output = ptr::null_mut();
         // SAFETY: the slices are live, and their lengths were checked above.
         let message = unsafe {
@@ -404,6 +429,19 @@ impl Drop for Graph {
     }
 }
 
+/// The number of `c10::ScalarType`.
+fn number_of(dtype: Kind) -> Result<c_int> {
+    Ok(match dtype {
+        Kind::Uint8 => 0,
+        Kind::Int64 => 4,
+        Kind::Half => 5,
+        Kind::Float => 6,
+        Kind::Double => 7,
+        Kind::BFloat16 => 15,
+        other => bail!("the dtype {other:?} is not supported here"),
+    })
+}
+
 fn pointers(tensors: &[&Tensor]) -> Vec<*const c_void> {
     let pointers = tensors.iter().map(|tensor| tensor.as_ptr().cast());
     pointers.collect()
@@ -452,5 +490,45 @@ impl LibtorchError {
     /// As the type of the exception says.
     pub fn kind(&self) -> Option<FailureKind> {
         self.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    /// Values and gradients of [`cast`] are those of single casts, and what nothing depends on has no
+    /// gradient.
+    #[test]
+    fn casts_are_those_of_single_tensors() {
+        tch::manual_seed(3);
+        let leaves: Vec<Tensor> = [vec![3, 4], vec![2, 3, 5, 5], vec![7]]
+            .iter()
+            .map(|shape| Tensor::randn(shape, (Kind::Float, Device::Cpu)))
+            .map(|tensor| tensor.set_requires_grad(true))
+            .collect();
+        let single = |leaf: &Tensor| leaf.f_to_kind(Kind::BFloat16).unwrap();
+        let together = cast(&leaves.iter().collect::<Vec<_>>(), Kind::BFloat16).unwrap();
+        // The last one is not used.
+        let gradients = |cast: &[Tensor]| {
+            let sum = (cast[0].square().sum(Kind::Float)) + (cast[1].exp().sum(Kind::Float));
+            Tensor::run_backward(&[sum], &leaves.iter().collect::<Vec<_>>(), false, false)
+        };
+        let found = gradients(&together);
+        let expected = gradients(&leaves.iter().map(single).collect::<Vec<_>>());
+        for (position, leaf) in leaves.iter().enumerate() {
+            assert_eq!(together[position], single(leaf));
+            assert_eq!(found[position].defined(), position < 2);
+            if position < 2 {
+                assert_eq!(found[position].kind(), Kind::Float);
+                assert_eq!(found[position], expected[position]);
+            }
+        }
+        let double = Tensor::zeros([2], (Kind::Double, Device::Cpu));
+        assert!(cast(&[&leaves[0], &double], Kind::Half).is_err());
+        assert!(cast(&[], Kind::Half).unwrap().is_empty());
+        assert!(cast(&[&leaves[0]], Kind::Bool).is_err());
     }
 }

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::nn::compute::ExecConfig;
-use crate::nn::layers::Mode;
+use crate::nn::layers::cost;
 use crate::nn::native;
+use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::steps::Steps;
@@ -19,6 +20,7 @@ pub struct Benchmark {
     pub(super) compute: ExecConfig,
     pub(super) net: SwitchableNetwork,
     pub(super) steps: Steps,
+    pub(super) cuda_graph: CudaGraph,
     pub(super) lr: f64,
     /// `None` once inference was measured: the network is frozen then.
     pub(super) optimizer: Option<RunningOptimizer>,
@@ -31,6 +33,8 @@ pub struct Measured {
     pub median: Duration,
     /// Iterations, without the warm-up.
     pub iterations: usize,
+    /// When they began and ended.
+    pub period: (Instant, Instant),
     /// Peak memory in bytes: of all tensors on a GPU; on the CPU of the process since it started,
     /// `None` where the system does not report it.
     pub peak_memory: Option<u64>,
@@ -60,6 +64,23 @@ impl Benchmark {
     pub fn step_multiply_adds(&self) -> u64 {
         let costs = self.net.summary().resolutions.iter();
         3 * costs.map(|cost| cost.multiply_adds).sum::<u64>()
+    }
+
+    /// Bytes that a training step reads and writes for one image, by
+    /// [`step_traffic`](crate::nn::layers::cost::step_traffic).
+    ///
+    /// # Errors
+    /// As [`Network::layers`](crate::nn::networks::Network::layers).
+    pub fn step_bytes(&self) -> Result<u64> {
+        let layers = self.net.network().layers(self.net.classes())?;
+        let resolutions = self.net.resolutions().iter();
+        let values = resolutions.map(|&resolution| cost::step_traffic(&layers, resolution));
+        Ok(values.sum::<u64>() * self.compute.compute_dtype.elt_size_in_bytes() as u64)
+    }
+
+    /// Has the next steps recorded anew, if steps are replayed as a CUDA graph.
+    pub fn forget_recorded_steps(&mut self) {
+        self.steps.forget_recorded();
     }
 
     /// Measures training steps of `batch` images: at least three, for at least `time`.
@@ -93,8 +114,10 @@ impl Benchmark {
         if self.optimizer.take().is_some() {
             self.net.freeze()?;
         }
+        let mut inference = Inference::new(&self.net, self.cuda_graph);
         measure(self.compute, time, 3, || {
-            self.net.logits(&images, position, Mode::Evaluate).map(drop)
+            let images = std::slice::from_ref(&images);
+            inference.logits(&self.net, &[position], images).map(drop)
         })
     }
 
@@ -122,6 +145,24 @@ pub fn peak(compute: ExecConfig, time: Duration) -> Result<f64> {
     let (a, b) = (factor()?, factor()?);
     let measured = measure(compute, time, 5, || Ok(a.f_matmul(&b).map(drop)?))?;
     Ok((side as f64).powi(3) / measured.median.as_secs_f64())
+}
+
+/// The rate at which the device's memory is read and written, in bytes per second: that of a large copy.
+///
+/// # Errors
+/// The device fails or is out of memory.
+pub fn memory_rate(compute: ExecConfig, time: Duration) -> Result<f64> {
+    let bytes: i64 = match compute.device {
+        Device::Cuda(_) => 1 << 30,
+        _ => 1 << 28,
+    };
+    let options = (Kind::Uint8, compute.device);
+    let source = Tensor::f_ones([bytes], options)?;
+    let mut target = Tensor::f_zeros([bytes], options)?;
+    let measured = measure(compute, time, 5, || {
+        Ok(target.f_copy_(&source).map(drop)?)
+    })?;
+    Ok(2.0 * bytes as f64 / measured.median.as_secs_f64())
 }
 
 /// Repeats `act` for at least `time` and at least `least` times, after two iterations of warm-up.
@@ -154,6 +195,7 @@ fn measure(
     Ok(Measured {
         median: times[times.len() / 2],
         iterations: times.len(),
+        period: (began, Instant::now()),
         peak_memory: match gpu {
             Some(gpu) => Some(native::take_peak_memory(gpu)?.0),
             None => peak_of_process(),

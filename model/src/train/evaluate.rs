@@ -22,8 +22,10 @@ use crate::checkpoint::{
 use crate::nn::compute::{
     DeviceChoice, ExecConfig, Precision, ProcessSettings, adopt_thread_count,
 };
+use crate::nn::kernels::Fused;
 use crate::nn::layers::Mode;
 use crate::nn::parameters::Parameter;
+use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::switchable::{BatchNorms, SwitchableNetwork};
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::batches::Labelled;
@@ -71,6 +73,13 @@ pub struct Evaluate {
     /// `Float32` for a network that was trained in it.
     #[serde(default)]
     precision: Precision,
+    /// Kernels of this program where there are any (`Auto`), or libtorch's operators (`Off`), as the
+    /// trainer's `fused`.
+    #[serde(default)]
+    fused: Fused,
+    /// On GPUs: record a pass as a CUDA graph and replay it (`Auto`), or not (`Off`).
+    #[serde(default)]
+    cuda_graph: CudaGraph,
 }
 
 impl Node for Evaluate {
@@ -219,8 +228,8 @@ impl Evaluate {
                 }
             })
             .collect();
-        let compute =
-            ExecConfig::resolve(self.device, self.precision, metadata.hints()?)?.with_kernels();
+        let compute = ExecConfig::resolve(self.device, self.precision, metadata.hints()?)?;
+        let compute = compute.with_kernels(self.fused);
         compute.log(false);
         let net = checkpoint.network_with(&sizes_measured, &norms, compute, |norm| {
             if calibrated.contains(&norm) {
@@ -428,6 +437,7 @@ impl Evaluation {
         let members = members.filter(|(_, size)| trained.contains(size));
         let members = members.map(|(position, _)| position).collect();
         let mut validation = Validation::new(&self.net, members)?;
+        let mut inference = Inference::new(&self.net, self.settings.cuda_graph);
         let mut done = 0;
         loop {
             if ports.stopping() {
@@ -437,7 +447,7 @@ impl Evaluation {
                 Received::Item(_, batch) => {
                     let batch = Labelled::new(&batch, &self.classes);
                     validation
-                        .add(&self.net, &self.transfer, &batch)
+                        .add(&self.net, &mut inference, &self.transfer, &batch)
                         .with_context(|| format!("batch {} cannot be measured", done + 1))?;
                 }
                 Received::EndOfEpoch(_) => return Ok(Some(validation)),

@@ -1,32 +1,20 @@
 //! Training steps, one after the other: on a GPU recorded once as a CUDA graph and then replayed.
 //!
-//! A step starts some thousand kernels, and with small batches or networks the GPU waits for the next
-//! one. A graph starts all of them at once. It is bound to its tensors, so a batch is copied into those
-//! that were recorded, and the learning rate is a number on the device. The first step of a shape runs
-//! as usual: libraries choose their kernels, the optimizer makes its buffers. The next one is done twice
-//! from the same state, once as usual and once recorded, and if both do not agree, or something cannot
-//! be recorded, all steps run as usual. So do batches of another shape, such as the last one of an epoch.
+//! A step starts some thousand kernels. It is recorded as [`replay`](crate::nn::replay) describes, with
+//! the learning rate as a number on the device. The first step of a shape runs as usual: libraries choose
+//! their kernels, the optimizer makes its buffers. The next one is done twice from the same state, once as
+//! usual and once recorded, and if both do not agree, or something cannot be recorded, all steps run as
+//! usual. So do batches of another shape, such as the last one of an epoch.
 
-use anyhow::{Result, ensure};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::nn::native::{self, Graph};
+use crate::nn::native;
+use crate::nn::replay::{CudaGraph, Recording, copy, distance, shapes, unless_lost};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::{Distill, Loss};
 use crate::train::optimizer::{Rate, RunningOptimizer};
 use crate::train::step::StepFunction;
-
-/// Whether training steps on a GPU are recorded as a CUDA graph.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum CudaGraph {
-    /// Where it works, and there is memory for it.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
-}
 
 /// Does the steps of a run.
 #[derive(Debug)]
@@ -44,23 +32,8 @@ enum State {
     Usual,
     /// Nothing has been recorded yet. The shapes of the last batch.
     Waiting(Vec<Vec<i64>>),
-    Recorded(Box<Recorded>),
-}
-
-/// A step that was recorded, and the tensors that it is bound to.
-#[derive(Debug)]
-struct Recorded {
-    images: Vec<Tensor>,
-    labels: Tensor,
-    replay: Replay,
-}
-
-#[derive(Debug)]
-enum Replay {
-    /// The loss is computed anew each time, in the same tensors.
-    Graph(Graph, Loss),
-    /// In place of a graph, for tests: the step runs as usual, on the tensors that it is bound to.
-    Plain,
+    /// Its inputs are the images of each resolution, then the labels.
+    Recorded(Box<Recording<Loss>>),
 }
 
 impl Steps {
@@ -109,6 +82,13 @@ impl Steps {
         matches!(self.state, State::Recorded(_))
     }
 
+    /// Forgets the recorded step: the next one of its shape is recorded anew.
+    pub fn forget_recorded(&mut self) {
+        if self.is_recorded() {
+            self.state = State::Waiting(vec![]);
+        }
+    }
+
     /// A step; see [`training_step`](crate::train::step::training_step). The loss is valid until the
     /// next step.
     ///
@@ -130,38 +110,33 @@ impl Steps {
                 Rate::OnDevice(tensor)
             }
         };
+        let usual =
+            |optimizer: &mut RunningOptimizer| step(net, optimizer, images, labels, distill, rate);
+        let inputs = || -> Vec<Tensor> {
+            let inputs = images.iter().chain([labels]);
+            inputs.map(Tensor::shallow_clone).collect()
+        };
+        let on_inputs = |optimizer: &mut RunningOptimizer, inputs: &[Tensor]| {
+            let (labels, images) = inputs.split_last().context("a step needs labels")?;
+            let loss = step(net, optimizer, images, labels, distill, rate)?;
+            let total = loss.total.f_detach()?;
+            Ok(Loss { total, ..loss })
+        };
         match &mut self.state {
-            State::Recorded(recorded) if recorded.fits(images) => {
-                recorded.copy(images, labels)?;
-                match &mut recorded.replay {
-                    Replay::Graph(graph, loss) => {
-                        graph.replay()?;
-                        Ok(loss.shallow_clone())
-                    }
-                    Replay::Plain => step(
-                        net,
-                        optimizer,
-                        &recorded.images,
-                        &recorded.labels,
-                        distill,
-                        rate,
-                    ),
-                }
+            State::Recorded(recording) if recording.fits(&inputs()) => {
+                let loss = recording.replay(&inputs(), |inputs| on_inputs(optimizer, inputs))?;
+                Ok(loss.shallow_clone())
             }
             State::Waiting(before) if *before == shapes(images) => {
-                let usual = |optimizer: &mut RunningOptimizer| {
-                    step(net, optimizer, images, labels, distill, rate)
-                };
                 let recorded = |optimizer: &mut RunningOptimizer| {
-                    record(optimizer, images, labels, |optimizer, images, labels| {
-                        step(net, optimizer, images, labels, distill, rate)
-                    })
+                    ensure_twice_the_memory(labels.device())?;
+                    Recording::new(&inputs(), |inputs| on_inputs(optimizer, inputs))
                 };
-                let (loss, recorded) = twice(net, optimizer, usual, recorded)?;
-                self.state = match recorded {
-                    Ok(recorded) => {
+                let (loss, recording) = twice(net, optimizer, usual, recorded)?;
+                self.state = match recording {
+                    Ok(recording) => {
                         tracing::info!("training steps are replayed as a CUDA graph");
-                        State::Recorded(Box::new(recorded))
+                        State::Recorded(Box::new(recording))
                     }
                     Err(reason) => {
                         tracing::warn!(
@@ -176,7 +151,7 @@ impl Steps {
                 if let State::Waiting(before) = state {
                     *before = shapes(images);
                 }
-                step(net, optimizer, images, labels, distill, rate)
+                usual(optimizer)
             }
         }
     }
@@ -191,74 +166,22 @@ impl State {
     }
 }
 
-impl Recorded {
-    fn fits(&self, images: &[Tensor]) -> bool {
-        shapes(&self.images) == shapes(images)
-    }
-
-    fn copy(&mut self, images: &[Tensor], labels: &Tensor) -> Result<()> {
-        no_grad(|| {
-            for (own, images) in self.images.iter_mut().zip(images) {
-                own.f_copy_(images)?;
-            }
-            Ok(self.labels.f_copy_(labels)?)
-        })
-    }
-}
-
 fn scalar(device: Device) -> Result<Tensor> {
     Ok(Tensor::f_zeros([], (Kind::Float, device))?)
 }
 
-fn shapes(images: &[Tensor]) -> Vec<Vec<i64>> {
-    images.iter().map(Tensor::size).collect()
-}
-
-/// With the same strides, and without a gradient.
-fn copy(tensor: &Tensor) -> Result<Tensor> {
-    no_grad(|| {
-        let mut copy = tensor.f_empty_like()?;
-        copy.f_copy_(tensor)?;
-        Ok(copy)
-    })
-}
-
-/// Records a step, and replays it once.
-fn record(
-    optimizer: &mut RunningOptimizer,
-    images: &[Tensor],
-    labels: &Tensor,
-    step: impl Fn(&mut RunningOptimizer, &[Tensor], &Tensor) -> Result<Loss>,
-) -> Result<Recorded> {
-    let images = images.iter().map(copy).collect::<Result<Vec<_>>>()?;
-    let labels = copy(labels)?;
-    let replay = match labels.device() {
-        Device::Cuda(gpu) => {
-            // What a graph uses it keeps, and steps that run as usual need as much again.
-            let (peak, total) = native::peak_memory(gpu)?;
-            ensure!(
-                2 * peak <= total,
-                "that would take twice as much memory as a step, {} MiB, and there are {} MiB",
-                peak >> 20,
-                total >> 20
-            );
-            native::empty_cache()?;
-            let (mut graph, loss) = Graph::record(gpu, || step(optimizer, &images, &labels))?;
-            graph.replay()?;
-            native::synchronize(gpu)?;
-            let total = loss.total.f_detach()?;
-            Replay::Graph(graph, Loss { total, ..loss })
-        }
-        _ => {
-            step(optimizer, &images, &labels)?;
-            Replay::Plain
-        }
-    };
-    Ok(Recorded {
-        images,
-        labels,
-        replay,
-    })
+/// What a graph uses it keeps, and steps that run as usual need as much again.
+fn ensure_twice_the_memory(device: Device) -> Result<()> {
+    if let Device::Cuda(gpu) = device {
+        let (peak, total) = native::peak_memory(gpu)?;
+        ensure!(
+            2 * peak <= total,
+            "that would take twice as much memory as a step, {} MiB, and there are {} MiB",
+            peak >> 20,
+            total >> 20
+        );
+    }
+    Ok(())
 }
 
 /// Everything that a step changes: the tensors, and copies of what they had.
@@ -270,6 +193,10 @@ impl Kept {
         let tensors = parameters.chain(optimizer.state());
         let kept = tensors.map(|tensor| anyhow::Ok((tensor.shallow_clone(), copy(tensor)?)));
         Ok(Kept(kept.collect::<Result<_>>()?))
+    }
+
+    fn copies(&self) -> impl Iterator<Item = &Tensor> {
+        self.0.iter().map(|(_, copy)| copy)
     }
 
     fn restore(&self) -> Result<()> {
@@ -285,16 +212,7 @@ impl Kept {
     fn agrees(&self, before: &Kept, other: &Kept) -> Result<()> {
         // Of the change, which kernels whose sums have no fixed order compute a little differently.
         const TOLERANCE: f64 = 0.05;
-        let distance = |from: &Kept| -> Result<f64> {
-            let mut sum = 0.0;
-            for ((_, a), (_, b)) in self.0.iter().zip(&from.0) {
-                let difference = a
-                    .f_to_kind(Kind::Double)?
-                    .f_sub(&b.f_to_kind(Kind::Double)?)?;
-                sum += difference.f_square()?.f_sum(None)?.f_double_value(&[])?;
-            }
-            Ok(sum.sqrt())
-        };
+        let distance = |from: &Kept| no_grad(|| distance(self.copies(), from.copies()));
         let (change, off) = (distance(before)?, distance(other)?);
         ensure!(
             self.0.len() == other.0.len() && off <= TOLERANCE * change, // NaN is no agreement
@@ -311,22 +229,17 @@ fn twice(
     net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
     usual: impl FnOnce(&mut RunningOptimizer) -> Result<Loss>,
-    recorded: impl FnOnce(&mut RunningOptimizer) -> Result<Recorded>,
-) -> Result<(Loss, Result<Recorded>)> {
+    recorded: impl FnOnce(&mut RunningOptimizer) -> Result<Recording<Loss>>,
+) -> Result<(Loss, Result<Recording<Loss>>)> {
     let before = Kept::of(net, optimizer)?;
     let loss = usual(optimizer)?;
     let after = Kept::of(net, optimizer)?;
     before.restore()?;
-    let recorded = match recorded(optimizer) {
-        // What cannot be recorded is an error of the device, too, but one after which it still works.
-        Err(error) => match net.parameters().device() {
-            Device::Cuda(gpu) if native::synchronize(gpu).is_err() => return Err(error),
-            _ => Err(error),
-        },
-        Ok(recorded) => after
-            .agrees(&before, &Kept::of(net, optimizer)?)
-            .map(|()| recorded),
-    };
+    let recording = unless_lost(net.parameters().device(), recorded(optimizer))?;
+    let recording = recording.and_then(|recording| {
+        after.agrees(&before, &Kept::of(net, optimizer)?)?;
+        Ok(recording)
+    });
     after.restore()?;
-    Ok((loss, recorded))
+    Ok((loss, recording))
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tch::{Kind, Reduction, Tensor};
 
-use crate::nn::layers::Mode;
+use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::{DeviceTransfer, HostBatch};
 use crate::train::batches::Labelled;
@@ -50,22 +50,20 @@ impl Validation {
         })
     }
 
-    /// Adds a batch.
+    /// Adds a batch. `inference` is that of `net`.
     ///
     /// # Errors
     /// As [`DeviceTransfer::batch`].
     pub fn add(
         &mut self,
         net: &SwitchableNetwork,
+        inference: &mut Inference,
         transfer: &DeviceTransfer,
         batch: &Labelled,
     ) -> Result<()> {
         let (images, labels) = transfer.batch(batch, net.classes())?;
-        let mut pass = net.pass(Mode::Evaluate)?;
-        let mut logits = (0..)
-            .zip(&images)
-            .map(|(position, images)| pass.logits(images, position))
-            .collect::<Result<Vec<_>>>()?;
+        let positions: Vec<usize> = (0..images.len()).collect();
+        let mut logits = inference.logits(net, &positions, &images)?;
         if !self.members.is_empty() {
             logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);
         }

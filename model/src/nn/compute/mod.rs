@@ -28,6 +28,7 @@ pub use failure::{failure_kind, is_out_of_memory};
 pub use pinned::Pinned;
 pub use process::{ProcessSettings, adopt_thread_count, apply};
 
+use crate::nn::kernels::Kernels;
 use crate::nn::native;
 
 /// Where a network computes, as a recipe names it.
@@ -234,9 +235,8 @@ pub struct ExecConfig {
     /// The memory format of weights and activations: channels last (NHWC) or contiguous (NCHW). Shapes
     /// are `[batch, channels, height, width]` either way.
     pub channels_last: bool,
-    /// Whether [our kernels](crate::nn::kernels) compute batch norms, max pooling and depthwise
-    /// convolutions, where they can.
-    pub kernels: bool,
+    /// [Our kernels](crate::nn::kernels) that are used where they can be; `None`: libtorch's operators.
+    pub kernels: Option<Kernels>,
 }
 
 impl ExecConfig {
@@ -248,7 +248,7 @@ impl ExecConfig {
             compute_dtype: dtype,
             tf32: false,
             channels_last: false,
-            kernels: false,
+            kernels: None,
         }
     }
 
@@ -314,7 +314,7 @@ impl ExecConfig {
                 // The kernels for half precision want it on every device.
                 _ => true,
             },
-            kernels: false,
+            kernels: None,
         })
     }
 
@@ -365,7 +365,7 @@ impl fmt::Display for ExecConfig {
         } else {
             "channels first"
         };
-        let kernels = if self.kernels { ", own kernels" } else { "" };
+        let kernels = self.kernels.map_or("", |_| ", own kernels");
         write!(f, ", {dtype}, {layout}{kernels}")
     }
 }

@@ -28,8 +28,8 @@ use tch::{Device, Kind};
 
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
 pub use operators::{
-    Activation, BatchNorm, Launch, Statistics, batch_norm, batch_norm_of_cpu, batch_norm_of_gpu,
-    depthwise, drop_kernels, kernel_names, max_pool, use_kernels,
+    Activation, BatchNorm, Kernels, Launch, Statistics, batch_norm, depthwise, drop_kernels,
+    kernel_names, max_pool, use_kernels,
 };
 pub use program::{Architecture, Compiler};
 pub use trial::{composed, trial};
@@ -45,48 +45,49 @@ pub enum Fused {
 }
 
 impl ExecConfig {
-    /// The same with [our kernels](crate::nn::kernels), where there are any for it: on the CPU in float32
-    /// and bfloat16, on a GPU in half precision. For a GPU the first call of a process compiles them, or
-    /// finds them in the user's cache, and tries them; where that fails it says so once, and libtorch's
-    /// operators are used.
-    pub fn with_kernels(self) -> ExecConfig {
-        let Device::Cuda(gpu) = self.device else {
-            let kernels = matches!(self.compute_dtype, Kind::Float | Kind::BFloat16);
-            return ExecConfig { kernels, ..self };
-        };
-        if !self.channels_last || !matches!(self.compute_dtype, Kind::BFloat16 | Kind::Half) {
-            return self;
-        }
-        // The GPU and dtype that were tried, and how it went.
-        static TRIED: Mutex<Vec<(usize, Kind, bool)>> = Mutex::new(Vec::new());
-        let Ok(mut tried) = TRIED.lock() else {
-            return self;
-        };
-        let known = tried
-            .iter()
-            .find(|&&(on, kind, _)| (on, kind) == (gpu, self.compute_dtype));
-        let kernels = match known {
-            Some(&(.., works)) => works,
-            None => {
-                let prepared = prepare(gpu, self.compute_dtype);
-                if let Err(error) = &prepared {
-                    let hint = match failure_kind(error) {
-                        Some(FailureKind::Device) => {
-                            ". After an error of a GPU only a new process can use it: set `fused: Off`"
-                        }
-                        _ => "",
-                    };
-                    tracing::warn!(
-                        "batch norms, poolings and depthwise convolutions are computed by libtorch's \
-                         operators, which may be slower: {error:#}{hint}"
-                    );
-                }
-                tried.push((gpu, self.compute_dtype, prepared.is_ok()));
-                prepared.is_ok()
+    /// The same with [our kernels](crate::nn::kernels), unless `fused` is `Off`, where there are any for it:
+    /// on the CPU in float32 and bfloat16, on a GPU in half precision. For a GPU the first call of a process
+    /// compiles them, or finds them in the user's cache, and tries them; where that fails it says so once,
+    /// and libtorch's operators are used.
+    pub fn with_kernels(self, fused: Fused) -> ExecConfig {
+        let kernels = match (fused, self.device, self.compute_dtype) {
+            (Fused::Off, ..) => None,
+            (_, Device::Cuda(gpu), Kind::BFloat16 | Kind::Half) if self.channels_last => {
+                works(gpu, self.compute_dtype).then_some(Kernels::Gpu)
             }
+            (_, Device::Cpu, Kind::Float | Kind::BFloat16) => Some(Kernels::Cpu),
+            _ => None,
         };
         ExecConfig { kernels, ..self }
     }
+}
+
+/// Whether the kernels work on a GPU. Tries it once, and says so where they do not.
+fn works(gpu: usize, kind: Kind) -> bool {
+    // The GPU and dtype that were tried, and how it went.
+    static TRIED: Mutex<Vec<(usize, Kind, bool)>> = Mutex::new(Vec::new());
+    let Ok(mut tried) = TRIED.lock() else {
+        return false;
+    };
+    let known = tried.iter().find(|&&(on, of, _)| (on, of) == (gpu, kind));
+    if let Some(&(.., works)) = known {
+        return works;
+    }
+    let prepared = prepare(gpu, kind);
+    if let Err(error) = &prepared {
+        let hint = match failure_kind(error) {
+            Some(FailureKind::Device) => {
+                ". After an error of a GPU only a new process can use it: set `fused: Off`"
+            }
+            _ => "",
+        };
+        tracing::warn!(
+            "batch norms, poolings and depthwise convolutions are computed by libtorch's operators, \
+             which may be slower: {error:#}{hint}"
+        );
+    }
+    tried.push((gpu, kind, prepared.is_ok()));
+    prepared.is_ok()
 }
 
 /// Loads the kernels onto a GPU and tries them.

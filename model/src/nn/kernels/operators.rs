@@ -8,21 +8,6 @@ use tch::Tensor;
 
 use crate::nn::native::to_result;
 
-/// As both functions of the C++ side are declared.
-type BatchNormFunction = unsafe extern "C" fn(
-    input: *const c_void,
-    weight: *const c_void,
-    bias: *const c_void,
-    running_mean: *const c_void,
-    running_var: *const c_void,
-    residual: *const c_void,
-    activation: c_int,
-    training: bool,
-    momentum: f64,
-    epsilon: f64,
-    output: *mut *mut c_void,
-) -> *const c_char;
-
 unsafe extern "C" {
     fn rsflow_kernel_name(index: usize) -> *const c_char;
     fn rsflow_use_kernels(
@@ -31,7 +16,7 @@ unsafe extern "C" {
         gpu: c_int,
     ) -> *const c_char;
     fn rsflow_drop_kernels();
-    fn rsflow_batch_norm_gpu(
+    fn rsflow_batch_norm(
         input: *const c_void,
         weight: *const c_void,
         bias: *const c_void,
@@ -42,19 +27,7 @@ unsafe extern "C" {
         training: bool,
         momentum: f64,
         epsilon: f64,
-        output: *mut *mut c_void,
-    ) -> *const c_char;
-    fn rsflow_batch_norm_cpu(
-        input: *const c_void,
-        weight: *const c_void,
-        bias: *const c_void,
-        running_mean: *const c_void,
-        running_var: *const c_void,
-        residual: *const c_void,
-        activation: c_int,
-        training: bool,
-        momentum: f64,
-        epsilon: f64,
+        on_gpu: bool,
         output: *mut *mut c_void,
     ) -> *const c_char;
     fn rsflow_max_pool(
@@ -94,6 +67,15 @@ pub type Launch = unsafe extern "C" fn(
     *mut *mut c_void,
     *mut *mut c_void,
 ) -> c_int;
+
+/// Which of our kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those for the CPU: batch norm, in both memory formats, float32 or bfloat16.
+    Cpu,
+    /// Those for GPUs, of [`use_kernels`]: in channels last, float32, bfloat16 or float16.
+    Gpu,
+}
 
 /// What is computed of the sum of a batch norm and a residual.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,68 +168,12 @@ pub fn drop_kernels() {
 }
 
 /// activation(batch norm of `x` + `residual`), both `[batch, channels, height, width]`, in float32, rounded
-/// once. `None`: there are no kernels for such an input.
+/// once. `None`: there are no such kernels for such an input.
 ///
 /// # Errors
 /// Shapes that do not match; the device fails or is out of memory.
 pub fn batch_norm(
-    x: &Tensor,
-    norm: &BatchNorm,
-    residual: Option<&Tensor>,
-    activation: Activation,
-    statistics: Statistics,
-) -> Result<Option<Tensor>> {
-    let of_gpu = batch_norm_of_gpu(x, norm, residual, activation, statistics)?;
-    match of_gpu {
-        None => batch_norm_of_cpu(x, norm, residual, activation, statistics),
-        found => Ok(found),
-    }
-}
-
-/// The same with the kernels of [`use_kernels`]: in channels last, float32, bfloat16 or float16.
-///
-/// # Errors
-/// As [`batch_norm`].
-pub fn batch_norm_of_gpu(
-    x: &Tensor,
-    norm: &BatchNorm,
-    residual: Option<&Tensor>,
-    activation: Activation,
-    statistics: Statistics,
-) -> Result<Option<Tensor>> {
-    call(
-        rsflow_batch_norm_gpu,
-        x,
-        norm,
-        residual,
-        activation,
-        statistics,
-    )
-}
-
-/// The same on the CPU: in both layouts, float32 or bfloat16.
-///
-/// # Errors
-/// As [`batch_norm`].
-pub fn batch_norm_of_cpu(
-    x: &Tensor,
-    norm: &BatchNorm,
-    residual: Option<&Tensor>,
-    activation: Activation,
-    statistics: Statistics,
-) -> Result<Option<Tensor>> {
-    call(
-        rsflow_batch_norm_cpu,
-        x,
-        norm,
-        residual,
-        activation,
-        statistics,
-    )
-}
-
-fn call(
-    function: BatchNormFunction,
+    kernels: Kernels,
     x: &Tensor,
     norm: &BatchNorm,
     residual: Option<&Tensor>,
@@ -258,7 +184,7 @@ fn call(
     // SAFETY: the pointers are of live tensors, or null where that is allowed. The C++ side checks shapes,
     // dtypes and devices.
     let message = unsafe {
-        function(
+        rsflow_batch_norm(
             x.as_ptr().cast(),
             norm.weight.as_ptr().cast(),
             norm.bias.as_ptr().cast(),
@@ -269,6 +195,7 @@ fn call(
             statistics.of_batch,
             statistics.momentum,
             statistics.epsilon,
+            kernels == Kernels::Gpu,
             &mut output,
         )
     };

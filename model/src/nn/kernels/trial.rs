@@ -3,7 +3,9 @@
 use anyhow::{Context as _, Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::operators::{Activation, BatchNorm, Statistics, batch_norm, depthwise, max_pool};
+use super::operators::{
+    Activation, BatchNorm, Kernels, Statistics, batch_norm, depthwise, max_pool,
+};
 
 /// The shape of the trial: several blocks and groups of them, and some that are not full.
 const SHAPE: [i64; 4] = [5, 48, 53, 37];
@@ -23,7 +25,7 @@ pub fn trial(device: Device, kind: Kind) -> Result<()> {
     for (residual, activation) in [(true, Activation::Relu), (false, Activation::Relu6)] {
         let case = NormCase::new(device, kind, residual)?;
         let ours = case.run(kind, |x, norm, residual| {
-            let y = batch_norm(x, norm, residual, activation, STATISTICS)?;
+            let y = batch_norm(Kernels::Gpu, x, norm, residual, activation, STATISTICS)?;
             y.context("there are no kernels for it")
         })?;
         let reference = case.run(Kind::Float, |x, norm, residual| {

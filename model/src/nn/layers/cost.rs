@@ -91,6 +91,69 @@ fn count(layers: &[Layer], mut map: FeatureMap) -> (FeatureMap, Operations) {
     (map, sum)
 }
 
+/// The values that a training step reads and writes for one image of `resolution` x `resolution` pixels, if
+/// every operator reads each of its inputs once in each pass over them and writes each output once. Batch
+/// norm is one operator with the addition and the activation after it, and takes two passes over its input
+/// forward, for statistics and result, and two backward. Weights, statistics and what rests in caches do not
+/// count: the first are few beside the values of a batch, the last makes a step faster than this.
+pub fn step_traffic(layers: &[Layer], resolution: u32) -> u64 {
+    const IMAGE_CHANNELS: i64 = 3;
+    let image = (i64::from(resolution), IMAGE_CHANNELS);
+    traffic(layers, image).1.unsigned_abs()
+}
+
+/// The side and channels of the output of the layers, and the values that are moved.
+fn traffic(layers: &[Layer], mut map: (i64, i64)) -> ((i64, i64), i64) {
+    let values = |(side, channels): (i64, i64)| side * side * channels;
+    let mut sum = 0;
+    for layer in layers {
+        let input = map;
+        let side = |layer| {
+            let bits = FULL_PRECISION;
+            let map = FeatureMap {
+                side: input.0,
+                bits,
+            };
+            count(std::slice::from_ref(layer), map).0.side
+        };
+        sum += match layer {
+            // The result, the gradient of the input, that of the weight.
+            Layer::Conv(conv) => {
+                map = (side(layer), conv.out_channels);
+                3 * (values(input) + values(map))
+            }
+            // x twice, y; dy and x twice, dx.
+            Layer::BatchNorm { .. } => 8 * values(input),
+            // Of a batch norm before it.
+            Layer::Relu | Layer::Relu6 => 0,
+            // x, y; x, dy, dx.
+            Layer::QuantizedRelu { .. } => 5 * values(input),
+            Layer::Residual { branch, shortcut } => {
+                let (output, of_branch) = traffic(branch, map);
+                let (_, of_shortcut) = traffic(shortcut, map);
+                map = output;
+                // The shortcut's values, and the gradient that both get; both gradients of the input, and
+                // their sum.
+                of_branch + of_shortcut + 2 * values(output) + 3 * values(input)
+            }
+            Layer::MaxPool { .. } | Layer::AveragePool { .. } => {
+                map.0 = side(layer);
+                2 * (values(input) + values(map))
+            }
+            Layer::GlobalAveragePool => {
+                map.0 = 1;
+                2 * (values(input) + values(map))
+            }
+            Layer::PadChannels { added } => {
+                map.1 += added;
+                2 * (values(input) + values(map))
+            }
+            Layer::Linear(linear) => 3 * (linear.in_features + linear.out_features),
+        };
+    }
+    (map, sum)
+}
+
 /// Whether more than half of the convolutions have 1x1 kernels, which are matrix products over the
 /// channels.
 pub fn is_mostly_pointwise(layers: &[Layer]) -> bool {

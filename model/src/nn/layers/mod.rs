@@ -9,8 +9,10 @@
 
 pub mod cost;
 mod modules;
+mod pass;
 
-pub use modules::{Modules, Pass};
+pub use modules::Modules;
+pub use pass::Pass;
 
 use crate::nn::parameters::{Declaration, Init, Role};
 use crate::nn::quantizers::{activations, weights};

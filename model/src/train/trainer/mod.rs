@@ -29,6 +29,7 @@ use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision, Proc
 use crate::nn::kernels::Fused;
 use crate::nn::networks::Network;
 use crate::nn::parameters::WeightInit;
+use crate::nn::replay::CudaGraph;
 use crate::nn::summary::Summary;
 use crate::nn::switchable::{BatchNorms, SwitchableNetwork, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
@@ -38,7 +39,7 @@ use crate::train::metrics::{Checkpointed, Metric};
 use crate::train::optimizer::Optimizer;
 use crate::train::schedule::Schedule;
 use crate::train::step::{StepFunction, recomputing_training_step, training_step};
-use crate::train::steps::{CudaGraph, Steps};
+use crate::train::steps::Steps;
 use crate::train::trains::Trains;
 use crate::train::{batches, check_threads};
 use session::Session;
@@ -102,9 +103,10 @@ pub struct Trainer {
     /// libtorch's operators (`Off`).
     #[serde(default)]
     fused: Fused,
-    /// On GPUs: record a training step as a CUDA graph and replay it (`Auto`), which starts all its kernels
-    /// at once, or start them one by one (`Off`). A graph is used if it agrees with a step that runs as
-    /// usual, and there is memory for both. Steps of quantized networks are not recorded.
+    /// On GPUs: record a training step, and a pass of the validation, as a CUDA graph and replay it (`Auto`),
+    /// which starts all its kernels at once, or start them one by one (`Off`). A graph is used if it agrees
+    /// with a step that runs as usual, and there is memory for both. Those of quantized networks are not
+    /// recorded.
     #[serde(default)]
     cuda_graph: CudaGraph,
     /// Keep the activations of one resolution at a time, to fit larger batches into memory: all
@@ -275,6 +277,7 @@ impl Trains for Trainer {
         Ok(Benchmark {
             compute,
             steps: self.steps(&net)?,
+            cuda_graph: self.cuda_graph,
             net,
             lr: self.optimizer.lr(),
             optimizer: Some(optimizer),
@@ -335,10 +338,7 @@ impl Trainer {
 
     fn compute_with(&self, hints: ComputeHints) -> Result<ExecConfig> {
         let compute = ExecConfig::resolve(self.device, self.precision, hints)?;
-        let compute = match self.fused {
-            Fused::Auto => compute.with_kernels(),
-            Fused::Off => compute,
-        };
+        let compute = compute.with_kernels(self.fused);
         compute.log(self.deterministic);
         Ok(compute)
     }

@@ -16,6 +16,7 @@ use crate::checkpoint::{
 };
 use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
 use crate::nn::parameters::WeightInit;
+use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::batches::Labelled;
@@ -33,6 +34,8 @@ pub(super) struct Session {
     net: SwitchableNetwork,
     optimizer: RunningOptimizer,
     steps: Steps,
+    /// The passes of validations.
+    inference: Inference,
     transfer: DeviceTransfer,
     /// The run's position, as checkpoints store it.
     at: Metadata,
@@ -137,6 +140,7 @@ impl Session {
             .min();
         Ok(Session {
             steps: settings.steps(&net)?,
+            inference: Inference::new(&net, settings.cuda_graph),
             transfer: DeviceTransfer::new(compute, settings.normalize, settings.channels)?,
             settings: settings.clone(),
             net,
@@ -304,7 +308,7 @@ impl Session {
     }
 
     fn validate(
-        &self,
+        &mut self,
         batches: &mut Receiver<Batch>,
         outputs: &mut Outputs,
     ) -> Result<Option<Validation>> {
@@ -316,7 +320,7 @@ impl Session {
                 Received::Item(_, batch) => {
                     let batch = Labelled::new(&batch, &self.validation_classes);
                     validation
-                        .add(&self.net, &self.transfer, &batch)
+                        .add(&self.net, &mut self.inference, &self.transfer, &batch)
                         .map_err(|error| self.failed_validation(error))?;
                 }
                 Received::EndOfEpoch(_) => return Ok(Some(validation)),

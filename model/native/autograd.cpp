@@ -1,0 +1,8 @@
+// The operators with gradients, compiled together: libtorch's header for them takes the compiler longer
+// than all of their code.
+
+#include "cast.cpp"
+#include "gpu/depthwise.cpp"
+#include "gpu/pool.cpp"
+#include "norm.cpp"
+#include "quantize.cpp"

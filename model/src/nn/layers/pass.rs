@@ -1,0 +1,371 @@
+//! The forward pass through a list of layers.
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Tensor, no_grad};
+
+use super::modules::{Module, Modules, Norm, Shared, Weight};
+use super::{BATCH_NORM_EPSILON, Conv, Mode, Padding};
+use crate::nn::compute::ExecConfig;
+use crate::nn::kernels::{self, Kernels, Statistics};
+use crate::nn::native;
+use crate::nn::quantizers::{self, Fit, Gradient, Levels};
+
+/// Forward passes at one or several resolutions, all with the same weights and the same levels.
+#[derive(Debug)]
+pub struct Pass<'m> {
+    modules: &'m Modules,
+    mode: Mode,
+    /// For each resolution.
+    updates_activation_bases: Vec<bool>,
+    /// Quantized, in the compute dtype.
+    pub(super) weights: Vec<Tensor>,
+    /// For each quantized weight, in training.
+    weight_fits: Vec<Fit>,
+    /// For each activation quantizer.
+    levels: Vec<Levels>,
+    /// For each forward pass in training, the index of its resolution and the fit of each
+    /// activation quantizer (`None` if the resolution does not update the bases).
+    fits: Vec<(usize, Vec<Option<Fit>>)>,
+}
+
+impl<'m> Pass<'m> {
+    /// As [`Modules::pass`].
+    pub(super) fn begin(
+        modules: &'m Modules,
+        mode: Mode,
+        updates_activation_bases: Vec<bool>,
+    ) -> Result<Self> {
+        let Shared { weights, bases } = &modules.shared;
+        let mut pass = Pass {
+            modules,
+            mode,
+            updates_activation_bases,
+            weights: Vec::with_capacity(weights.len()),
+            weight_fits: Vec::new(),
+            levels: Vec::with_capacity(bases.len()),
+            fits: Vec::new(),
+        };
+        match &modules.frozen {
+            Some(_) if mode == Mode::Train => {
+                bail!("a frozen network cannot be trained")
+            }
+            Some(frozen) => pass
+                .weights
+                .extend(frozen.iter().map(Tensor::shallow_clone)),
+            None => pass.prepare_weights(weights)?,
+        }
+        for basis in bases {
+            pass.levels
+                .push(quantizers::activations::levels(&basis.value)?);
+        }
+        Ok(pass)
+    }
+
+    /// Quantizes the weights and casts them to the compute dtype.
+    fn prepare_weights(&mut self, weights: &[Weight]) -> Result<()> {
+        // Weights are cast together up to so many values. Their gradients come back together, too, and
+        // those of the last layers not much later than they are known.
+        const CAST_TOGETHER: usize = 1 << 20;
+        let ExecConfig {
+            dtype,
+            compute_dtype,
+            ..
+        } = self.modules.compute;
+        let mut together = Vec::new();
+        let mut values = 0;
+        for weight in weights {
+            let quantized = self.quantized(weight);
+            let quantized =
+                quantized.with_context(|| format!("in the weight of {:?}", weight.layer))?;
+            if compute_dtype == dtype {
+                self.weights.push(quantized);
+                continue;
+            }
+            values += quantized.numel();
+            together.push(quantized);
+            if values >= CAST_TOGETHER {
+                self.cast(&mut together)?;
+                values = 0;
+            }
+        }
+        self.cast(&mut together)
+    }
+
+    /// Appends the weights to those that are ready, in the compute dtype.
+    fn cast(&mut self, weights: &mut Vec<Tensor>) -> Result<()> {
+        let dtype = self.modules.compute.compute_dtype;
+        let list: Vec<&Tensor> = weights.iter().collect();
+        let cast = || native::cast(&list, dtype);
+        self.weights.extend(match self.mode {
+            Mode::Train => cast()?,
+            _ => no_grad(cast)?,
+        });
+        weights.clear();
+        Ok(())
+    }
+
+    /// The weight, quantized if it has a quantizer.
+    fn quantized(&mut self, weight: &Weight) -> Result<Tensor> {
+        let Weight { tensor, basis, .. } = weight;
+        let Some(basis) = basis else {
+            return Ok(tensor.shallow_clone());
+        };
+        let levels = || quantizers::weights::levels(&basis.value);
+        let gradient = Gradient::StraightThrough;
+        if self.mode != Mode::Train {
+            return no_grad(|| levels()?.quantize(tensor, gradient, false));
+        }
+        let (quantized, fit) = levels()?.quantize_with_statistics(tensor, gradient, false)?;
+        self.weight_fits.push(fit);
+        Ok(quantized)
+    }
+
+    /// Runs the layers on `[batch, channels, height, width]`, with the batch norms of the
+    /// resolution at `resolution_index`. The size of the images is not compared with that
+    /// resolution: images may be run with the batch norms of another. Images must be square if a
+    /// max pooling is padded as TensorFlow's `SAME`. Returns `[batch, classes]` in the dtype of the
+    /// parameters.
+    ///
+    /// # Errors
+    /// No such resolution; libtorch errors, with the name of the layer.
+    pub fn forward(&mut self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
+        ensure!(
+            resolution_index < self.modules.resolutions,
+            "there is no resolution {resolution_index}: the network has {}",
+            self.modules.resolutions
+        );
+        let mut fits = Vec::new();
+        fits.resize_with(self.levels.len(), || None);
+        let ExecConfig {
+            dtype,
+            compute_dtype,
+            ..
+        } = self.modules.compute;
+        let images = images.f_to_kind(compute_dtype)?;
+        let output = self.run(&self.modules.modules, &images, resolution_index, &mut fits)?;
+        let output = output.f_to_kind(dtype)?;
+        if self.mode == Mode::Train {
+            self.fits.push((resolution_index, fits));
+        }
+        Ok(output)
+    }
+
+    /// Updates the bases once for each resolution that was run, in the order of the resolutions:
+    /// the bases of weights for each, those of activations if the resolution updates them. Does
+    /// nothing unless the mode is [`Mode::Train`].
+    pub fn update_bases(mut self) -> Result<()> {
+        let Shared { weights, bases } = &self.modules.shared;
+        let quantized = weights.iter().filter_map(|weight| weight.basis.as_ref());
+        // All resolutions have the same weights, and so the same fit.
+        for (basis, fit) in quantized.zip(&self.weight_fits) {
+            let fitted = quantizers::weights::fit_basis(fit, &basis.value)?;
+            for _ in &self.fits {
+                basis.update(&fitted)?;
+            }
+        }
+        self.fits.sort_by_key(|(resolution, _)| *resolution);
+        for (index, basis) in bases.iter().enumerate() {
+            // All resolutions were quantized with the basis as it is now: it is the fallback of all
+            // fits, also after the first update.
+            let old = basis.value.f_detach_copy()?;
+            for (_, fits) in &self.fits {
+                if let Some(fit) = &fits[index] {
+                    basis.update(&quantizers::activations::fit_basis(fit, &old)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(
+        &self,
+        modules: &[Module],
+        input: &Tensor,
+        resolution: usize,
+        fits: &mut [Option<Fit>],
+    ) -> Result<Tensor> {
+        // None: still the caller's tensor, which must not be changed in place.
+        let mut own: Option<Tensor> = None;
+        for module in modules {
+            let x = own.as_ref().unwrap_or(input);
+            let y = match module {
+                Module::Conv { conv, weight } => self
+                    .conv2d(conv, x, &self.weights[*weight])
+                    .with_context(|| format!("in the convolution {:?}", conv.name))?,
+                Module::Norm(norm) => self.norm(norm, x, None, resolution)?,
+                // In place where the tensor is ours, as in torchvision: the backward pass of a
+                // convolution, a batch norm or a sum does not need its output, and it saves a third
+                // of the memory of activations.
+                Module::Relu => match own.take() {
+                    Some(mut own) => own.f_relu_()?,
+                    None => input.f_relu()?,
+                },
+                Module::Relu6 => match own.take() {
+                    Some(mut own) => own.f_relu6_()?,
+                    None => input.f_relu6()?,
+                },
+                Module::QuantizedRelu { name, quantizer } => {
+                    let levels = &self.levels[*quantizer];
+                    let (x, in_place) = match &own {
+                        Some(own) => (own, true),
+                        None => (input, false),
+                    };
+                    let updates = self.updates_activation_bases.get(resolution);
+                    if self.mode == Mode::Train && updates.is_some_and(|updates| *updates) {
+                        levels
+                            .quantize_with_statistics(x, Gradient::ClippedRelu, in_place)
+                            .map(|(y, fit)| {
+                                fits[*quantizer] = Some(fit);
+                                y
+                            })
+                    } else {
+                        levels.quantize(x, Gradient::ClippedRelu, in_place)
+                    }
+                    .with_context(|| format!("in the quantizer {name:?}"))?
+                }
+                Module::MaxPool {
+                    kernel,
+                    stride,
+                    padding,
+                } => self.max_pool(x, *kernel, *stride, *padding)?,
+                Module::AveragePool { kernel } => {
+                    let (ceil_mode, count_include_pad) = (true, false);
+                    x.f_avg_pool2d(
+                        [*kernel; 2],
+                        [*kernel; 2],
+                        [0, 0],
+                        ceil_mode,
+                        count_include_pad,
+                        None::<i64>,
+                    )?
+                }
+                Module::PadChannels { added } => x.f_constant_pad_nd([0, 0, 0, 0, 0, *added])?,
+                Module::Residual {
+                    branch,
+                    shortcut,
+                    norm,
+                } => {
+                    let mut branch = self.run(branch, x, resolution, fits)?;
+                    // Without layers it is x.
+                    let shortcut = self.run(shortcut, x, resolution, fits)?;
+                    match norm {
+                        Some(norm) => self.norm(norm, &branch, Some(&shortcut), resolution)?,
+                        None => branch.f_add_(&shortcut)?,
+                    }
+                }
+                Module::GlobalAveragePool => x.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?,
+                Module::Linear { name, weight, bias } => x
+                    .f_linear(&self.weights[*weight], Some(&self.weights[*bias]))
+                    .with_context(|| format!("in the linear layer {name:?}"))?,
+            };
+            own = Some(y);
+        }
+        Ok(own.unwrap_or_else(|| input.shallow_clone()))
+    }
+
+    /// A batch norm with its activation, after the addition of `residual` if there is one.
+    fn norm(
+        &self,
+        norm: &Norm,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        resolution: usize,
+    ) -> Result<Tensor> {
+        let tensors = &norm.by_resolution[resolution];
+        let statistics = Statistics {
+            of_batch: self.mode != Mode::Evaluate,
+            momentum: self.mode.momentum(),
+            epsilon: BATCH_NORM_EPSILON,
+        };
+        let compute = || {
+            if let Some(which) = self.modules.compute.kernels {
+                let activation = norm.activation;
+                let y = kernels::batch_norm(which, x, tensors, residual, activation, statistics)?;
+                if let Some(y) = y {
+                    return Ok(y);
+                }
+            }
+            kernels::composed(x, tensors, residual, norm.activation, statistics)
+        };
+        compute().with_context(|| format!("in the batch norm {:?}", norm.name))
+    }
+
+    /// With our kernels for GPUs.
+    fn on_gpu(&self) -> bool {
+        self.modules.compute.kernels == Some(Kernels::Gpu)
+    }
+
+    fn conv2d(&self, conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let depthwise = conv.groups == conv.in_channels && conv.groups == conv.out_channels;
+        let [rows, columns] = pad_amounts(x, conv.padding, conv.kernel, conv.stride)?;
+        if self.on_gpu() && depthwise && conv.kernel == 3 {
+            let (_, _, height, width) = x.size4()?;
+            let out =
+                [height, width].map(|side| conv.padding.output(side, conv.kernel, conv.stride));
+            let y = kernels::depthwise(x, weight, conv.stride, [rows.0, columns.0], out)?;
+            if let Some(y) = y {
+                return Ok(y);
+            }
+        }
+        conv2d(conv, x, weight, [rows, columns])
+    }
+
+    fn max_pool(&self, x: &Tensor, kernel: i64, stride: i64, padding: Padding) -> Result<Tensor> {
+        let [rows, columns] = pad_amounts(x, padding, kernel, stride)?;
+        if self.on_gpu() {
+            let (_, _, height, width) = x.size4()?;
+            let out = [height, width].map(|side| padding.output(side, kernel, stride));
+            let y = kernels::max_pool(x, kernel, stride, [rows.0, columns.0], out)?;
+            if let Some(y) = y {
+                return Ok(y);
+            }
+        }
+        max_pool(x, kernel, stride, [rows, columns])
+    }
+}
+
+/// The padding before and after the height, and before and after the width, of `x`.
+fn pad_amounts(x: &Tensor, padding: Padding, kernel: i64, stride: i64) -> Result<[(i64, i64); 2]> {
+    let (_, _, height, width) = x.size4()?;
+    Ok([height, width].map(|side| padding.amounts(side, kernel, stride)))
+}
+
+fn conv2d(
+    conv: &Conv,
+    x: &Tensor,
+    weight: &Tensor,
+    [rows, columns]: [(i64, i64); 2],
+) -> Result<Tensor> {
+    let padded;
+    // libtorch's convolutions pad both sides of a dimension alike.
+    let (x, padding) = if rows.0 == rows.1 && columns.0 == columns.1 {
+        (x, [rows.0, columns.0])
+    } else {
+        padded = x.f_constant_pad_nd([columns.0, columns.1, rows.0, rows.1])?;
+        (&padded, [0, 0])
+    };
+    let (stride, none) = ([conv.stride; 2], None::<&Tensor>);
+    Ok(x.f_conv2d(weight, none, stride, padding, [1, 1], conv.groups)?)
+}
+
+fn max_pool(
+    x: &Tensor,
+    kernel: i64,
+    stride: i64,
+    [rows, columns]: [(i64, i64); 2],
+) -> Result<Tensor> {
+    // Padding after the map alone means that the last window reaches beyond it, which libtorch's
+    // ceil_mode does too.
+    let symmetric = rows.0 == rows.1 && columns.0 == columns.1;
+    ensure!(
+        symmetric || rows.0 == 0 && columns.0 == 0,
+        "max pooling with kernel {kernel} and stride {stride} cannot be padded by {rows:?} and {columns:?}"
+    );
+    Ok(x.f_max_pool2d(
+        [kernel; 2],
+        [stride; 2],
+        [rows.0, columns.0],
+        [1, 1],
+        !symmetric,
+    )?)
+}
