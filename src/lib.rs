@@ -10,6 +10,7 @@ pub mod cli;
 mod commands;
 mod figures;
 mod files;
+mod gpu;
 mod launch;
 mod measure;
 mod process;

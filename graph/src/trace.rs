@@ -60,6 +60,11 @@ impl Trace {
         }
     }
 
+    /// When it began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Removes and returns what was recorded.
     pub fn take(&self) -> Recorded {
         std::mem::take(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner))

@@ -127,6 +127,9 @@ pixels. `mean`, `p50` and `p99` are a node's own time per item, `queue` is the m
 its input queue. Figures count from the first batch on. The last line says what limits the speed,
 and which parameter to change.
 
+--gpu adds what the GPU did: time by kind of kernel, the kernels that took most, and how much of the
+time it was busy. --trace then has its kernels and copies, too.
+
 --digest prints only one hash (xxh3, 128 bits) of the labels, sizes and pixels of every sample and
 of the ends of epochs. It is the same for any number of workers. To hash from a sample on:
   rsflow profile mine.ron --digest --start 1234     starts the stream there, as a resume does
@@ -147,9 +150,17 @@ data nodes alone, `whole` is both, as in `run`.
 
 `of peak` is the share of the multiply-adds per second that a large matrix product reaches on this
 device in the same precision; a step counts as three forward passes. `peak memory` is the memory of
-all tensors on a GPU, and of the process so far on the CPU. The JSON has: recipe, computes,
-peak_multiply_adds_per_second, rows (part, resolution, batch, images_per_second, median_seconds,
-share_of_peak, peak_memory_bytes), failed; computes is null where only the pipeline is measured.";
+all tensors on a GPU, and of the process so far on the CPU. Below the table stand two bounds of a
+step: for its multiply-adds, and for the bytes that it reads and writes, if each operator reads its
+inputs and writes its outputs once, at the speed of a large copy.
+
+--gpu adds what the GPU did: time by kind of kernel, the kernels that took most, and how much of the
+time it was busy.
+
+The JSON has: recipe, computes, peak_multiply_adds_per_second, step_floor (arithmetic_seconds,
+memory_seconds, bytes, bytes_per_second), gpu (busy_share, seconds, groups, kernels, lost), rows
+(part, resolution, batch, images_per_second, median_seconds, share_of_peak, peak_memory_bytes),
+failed; computes is null where only the pipeline is measured.";
 
 pub const DOCTOR_EXAMPLES: &str = "\
 Examples:

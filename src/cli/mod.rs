@@ -415,6 +415,9 @@ pub struct Profile {
     /// Writes a timeline of every thread, in Chrome's trace event format
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub trace: Option<PathBuf>,
+    /// Also records what the GPU does, with NVIDIA's CUPTI, which comes with PyTorch
+    #[arg(long, conflicts_with = "digest")]
+    pub gpu: bool,
     /// Replaces the files of --json and --trace if they exist
     #[arg(long)]
     pub force: bool,
@@ -435,6 +438,9 @@ pub struct Bench {
     /// Images in a training step [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: Option<u32>,
+    /// Also records what the GPU does in training steps, with NVIDIA's CUPTI, which comes with PyTorch
+    #[arg(long)]
+    pub gpu: bool,
     /// How long to measure each part, at least; inference a fifth of it for each batch size
     #[arg(long, value_name = "N", default_value = "5", value_parser = seconds)]
     pub seconds: f64,

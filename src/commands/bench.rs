@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rsflow_cupti::Recorder;
 use rsflow_graph::{Plan, Planned};
 use rsflow_model::nn::compute::is_out_of_memory;
-use rsflow_model::train::benchmark::{Benchmark, Measured, peak};
+use rsflow_model::train::benchmark::{Benchmark, Measured, memory_rate, peak};
 use serde_json::{Value, json};
 
 use super::recipes::{plan, the_trainer};
@@ -15,6 +16,7 @@ use super::usage::Usage;
 use crate::cli::{Bench, BenchPart};
 use crate::figures::{percent, rate};
 use crate::files::{self, is_stdout, write_json};
+use crate::gpu::GpuView;
 use crate::measure::{self, Batches, Job, Part, source_of_batches};
 use crate::process;
 use crate::progress::Screen;
@@ -41,6 +43,17 @@ struct Row {
     peak_memory: Option<u64>,
 }
 
+/// What bounds a training step from below, whatever the program.
+struct Floor {
+    /// The time for its multiply-adds at the device's peak rate.
+    arithmetic: Duration,
+    /// The time for reading and writing so many bytes.
+    memory: Duration,
+    bytes: u64,
+    /// In bytes per second.
+    memory_rate: f64,
+}
+
 pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
         files::check_output(path, "--json", arguments.force, &[&arguments.recipe])?;
@@ -57,6 +70,8 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     let mut failed = Vec::new();
     let mut computes = None;
     let mut peak_rate = None;
+    let mut floor = None;
+    let mut gpu = None;
     // The data nodes alone need neither network nor device.
     let computing = [BenchPart::Step, BenchPart::Inference, BenchPart::Whole];
     if computing.into_iter().any(wanted) {
@@ -78,6 +93,16 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
                 Ok(measured) => {
                     let row = row("training step", None, batch, measured);
                     rows.push(row.with_share(benchmark.step_multiply_adds(), peak_rate));
+                    if arguments.gpu {
+                        match gpu_view(&mut benchmark, batch, seconds) {
+                            Ok(view) => gpu = Some(view),
+                            Err(error) => failed.push(("what the GPU does (--gpu)", error)),
+                        }
+                    }
+                    match peak_rate.map(|peak| Floor::of(&benchmark, batch, peak, seconds)) {
+                        Some(Err(error)) => failed.push(("the floor of a step", error)),
+                        found => floor = found.transpose()?,
+                    }
                 }
                 Err(error) => failed.push(("training step", error)),
             }
@@ -131,6 +156,8 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
             "recipe": arguments.recipe,
             "computes": computes,
             "peak_multiply_adds_per_second": peak_rate,
+            "step_floor": floor.as_ref().map(Floor::as_json),
+            "gpu": gpu.as_ref().map(GpuView::as_json),
             "rows": rows.iter().map(as_json).collect::<Vec<_>>(),
             "failed": failed.iter().map(|(part, error)| json!({
                 "part": part,
@@ -140,7 +167,11 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         write_json(path, &value, out)?;
     }
     if !is_stdout(arguments.json.as_deref()) && !rows.is_empty() {
-        writeln!(out, "{}", render(&rows, computes.as_deref(), peak_rate))?;
+        let mut below = Vec::new();
+        below.extend(floor.as_ref().map(Floor::render));
+        below.extend(gpu.as_ref().map(GpuView::render));
+        let text = render(&rows, computes.as_deref(), peak_rate, &below);
+        writeln!(out, "{text}")?;
     }
     match failed.len() {
         0 => Ok(ExitCode::SUCCESS),
@@ -154,6 +185,15 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
             )
         }
     }
+}
+
+/// What the GPU does in training steps. They are measured apart, since recording takes time, too.
+fn gpu_view(benchmark: &mut Benchmark, batch: u64, seconds: Duration) -> Result<GpuView> {
+    let recorder = Recorder::start()?;
+    // CUPTI sees the kernels of graphs that are recorded after it has started.
+    benchmark.forget_recorded_steps();
+    let measured = benchmark.steps(batch, seconds)?;
+    Ok(GpuView::new(&recorder.stop()?, measured.period))
 }
 
 fn row(part: &'static str, resolution: Option<u32>, batch: u64, measured: Measured) -> Row {
@@ -222,7 +262,43 @@ fn inference(
     })
 }
 
-fn render(rows: &[Row], computes: Option<&str>, peak: Option<f64>) -> String {
+impl Floor {
+    /// Of steps of `batch` images, at a `peak` of so many multiply-adds per second.
+    fn of(benchmark: &Benchmark, batch: u64, peak: f64, seconds: Duration) -> Result<Floor> {
+        let memory_rate = memory_rate(benchmark.compute(), seconds.min(Duration::from_secs(2)))?;
+        let bytes = batch * benchmark.step_bytes()?;
+        let multiply_adds = batch * benchmark.step_multiply_adds();
+        Ok(Floor {
+            arithmetic: Duration::from_secs_f64(multiply_adds as f64 / peak),
+            memory: Duration::from_secs_f64(bytes as f64 / memory_rate),
+            bytes,
+            memory_rate,
+        })
+    }
+
+    fn render(&self) -> String {
+        format!(
+            "a step takes at least {} for its multiply-adds at that peak, and {} for the {:.2} GB that it \
+             moves, at {:.1} GB/s, measured in a large copy; caches save some of the latter",
+            time(Some(self.arithmetic)),
+            time(Some(self.memory)),
+            self.bytes as f64 / 1e9,
+            self.memory_rate / 1e9
+        )
+    }
+
+    fn as_json(&self) -> Value {
+        json!({
+            "arithmetic_seconds": self.arithmetic.as_secs_f64(),
+            "memory_seconds": self.memory.as_secs_f64(),
+            "bytes": self.bytes,
+            "bytes_per_second": self.memory_rate,
+        })
+    }
+}
+
+/// The table; what else was found, `below` it; and the first row's speed, for scripts.
+fn render(rows: &[Row], computes: Option<&str>, peak: Option<f64>, below: &[String]) -> String {
     let header = [
         "part",
         "resolution",
@@ -254,6 +330,9 @@ fn render(rows: &[Row], computes: Option<&str>, peak: Option<f64>) -> String {
             "; its peak is {:.3} TFLOP/s, measured in large matrix products",
             2.0 * peak / 1e12
         ));
+    }
+    for text_below in below {
+        text.push_str(&format!("\n{text_below}"));
     }
     let of = |part| rows.iter().find(|row| row.part == part);
     if let (Some(step), Some(whole)) = (of("training step"), of("whole"))

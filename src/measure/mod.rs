@@ -7,6 +7,7 @@ mod watch;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use rsflow_cupti::{Recorder, Recording};
 use rsflow_graph::{Finished, Measured, Options, Position, RunContext, Running, Workers};
 use rsflow_model::train::lookup::process_settings;
 
@@ -35,6 +36,8 @@ pub struct Job {
     /// Hashes the stream, which must consist of batches.
     pub digest: Option<Digest>,
     pub run: RunContext,
+    /// Records what GPUs do.
+    pub gpu: bool,
     /// Printed at the first Ctrl-C, which then ends the measurement; `None`: it ends the process.
     pub on_interrupt: Option<&'static str>,
 }
@@ -49,6 +52,7 @@ impl Job {
             start: Position::default(),
             digest: None,
             run: RunContext::default(),
+            gpu: false,
             on_interrupt: None,
         }
     }
@@ -61,6 +65,8 @@ pub struct Outcome {
     pub finished: Finished,
     /// That of the job, fed with the stream.
     pub digest: Option<Digest>,
+    /// What GPUs did, and the period that the figures are of.
+    pub gpu: Option<(Recording, (Instant, Instant))>,
 }
 
 /// Runs the job to its end, or until the user interrupts it.
@@ -84,19 +90,25 @@ pub fn run(job: Job, screen: &Screen) -> Result<Outcome> {
         start: job.start,
         run: job.run,
     };
+    // Before a CUDA graph is recorded: what starts its kernels is made then.
+    let recorder = job.gpu.then(Recorder::start).transpose()?;
     let mut running = match job.on_interrupt {
         Some(message) => process::start(&plan, options, message)?,
         None => Running::start(&plan, options)?,
     };
     screen.line(&format!("{title}: {}", running.workers()));
     let period = measure(&mut running, &watch, warm_up, job.seconds, screen);
+    // At once: whatever the GPU does from now on is not measured.
+    let recording = recorder.map(Recorder::stop).transpose();
     let workers = running.workers().clone();
     if !period.ended {
         running.stop().interrupt();
     }
     let finished = running.wait()?;
     let digest = watch.seen().digest.take();
+    let times = (period.from.at, period.to.at);
     Ok(Outcome {
+        gpu: recording?.map(|recording| (recording, times)),
         figures: period.figures(workers),
         finished: Finished {
             interrupted: period.ended && finished.interrupted,

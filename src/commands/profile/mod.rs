@@ -10,16 +10,21 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
+use rsflow_cupti::Recording;
 use rsflow_graph::{Plan, Planned, Position, Role, RunContext, Trace, did_you_mean, listed};
+
+use serde_json::json;
 
 use super::recipes::{plan, recipe};
 use super::usage::Usage;
 use crate::cli::{Only, Profile};
 use crate::files::{self, is_stdout, write_json};
+use crate::gpu::GpuView;
 use crate::measure::{self, Batches, Digest, Job, Outcome, Part, source_of_batches};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::Screen;
 use crate::{launch, skipped};
+use trace::OnGpu;
 
 /// How long is measured by default.
 const SECONDS: f64 = 10.0;
@@ -38,6 +43,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         Only::Trainer => trainer_job(arguments, Batches::Cached)?,
         Only::Both => trainer_job(arguments, Batches::Fresh)?,
     };
+    job.gpu = arguments.gpu;
     job.part.title.insert_str(0, "profiling ");
     job.run = RunContext {
         world: launch::world()?,
@@ -48,6 +54,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
         figures,
         finished,
         digest,
+        gpu,
     } = measure::run(job, &screen)?;
     skipped::tell(&finished.skipped, &screen);
     if let Some(digest) = &digest {
@@ -61,11 +68,18 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     }
     let digest = digest.as_ref().map(Digest::finish);
     if let Some((path, trace)) = trace {
-        write_trace(path, &trace, &screen)?;
+        write_trace(
+            path,
+            &trace,
+            gpu.as_ref().map(|(recording, _)| recording),
+            &screen,
+        )?;
     }
     let hash = digest.as_ref().map(|(hash, _)| hash.as_str());
+    let gpu = gpu.map(|(recording, period)| GpuView::new(&recording, period));
     if let Some(path) = &arguments.json {
-        let value = report::as_json(&figures, &finished.skipped, only_as_json(only), hash);
+        let mut value = report::as_json(&figures, &finished.skipped, only_as_json(only), hash);
+        value["gpu"] = json!(gpu.as_ref().map(GpuView::as_json));
         write_json(path, &value, out)?;
     }
     let code = match finished.interrupted {
@@ -82,6 +96,9 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
             writeln!(out, "{hash}")?;
         }
         None => writeln!(out, "{}", report::render(&figures))?,
+    }
+    if let Some(gpu) = &gpu {
+        writeln!(out, "{}", gpu.render())?;
     }
     Ok(code)
 }
@@ -101,14 +118,21 @@ fn check_output_paths(arguments: &Profile) -> Result<()> {
     }
 }
 
-fn write_trace(path: &Path, trace: &Trace, screen: &Screen) -> Result<()> {
+fn write_trace(path: &Path, trace: &Trace, gpu: Option<&Recording>, screen: &Screen) -> Result<()> {
     let recorded = trace.take();
     let mut text = Vec::new();
-    trace::write(&recorded, &mut text)?;
+    let room = MAX_EVENTS - recorded.slices.len() - recorded.levels.len();
+    let gpu = gpu.map(|gpu| OnGpu {
+        activities: &gpu.activities[..gpu.activities.len().min(room)],
+        began: gpu.clock(trace.began()),
+        dropped: gpu.activities.len().saturating_sub(room),
+    });
+    trace::write(&recorded, gpu.as_ref(), &mut text)?;
     files::replace(path, &text)
         .with_context(|| format!("cannot write {}; --trace names another file", path.shown()))?;
-    let events = recorded.slices.len() + recorded.levels.len();
-    let dropped = match recorded.dropped {
+    let (of_gpu, dropped) = gpu.map_or((0, 0), |gpu| (gpu.activities.len(), gpu.dropped as u64));
+    let events = recorded.slices.len() + recorded.levels.len() + of_gpu;
+    let dropped = match recorded.dropped + dropped {
         0 => String::new(),
         dropped => format!(", {dropped} later ones were dropped"),
     };
@@ -163,6 +187,7 @@ fn job(part: Part, arguments: &Profile) -> Job {
         start: Position::default(),
         digest: None,
         run: RunContext::default(),
+        gpu: false,
         on_interrupt: Some(
             "interrupted: what was measured so far follows; press Ctrl-C again to quit now",
         ),
