@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 6] = [
+const SHIM: [&str; 7] = [
     "native/autograd.cpp",
     "native/shim.cpp",
     "native/cpu/norm.cpp",
+    "native/dist/dist.cpp",
     "native/gpu/graph.cpp",
     "native/gpu/kernels.cpp",
     "native/gpu/norm.cpp",
@@ -38,6 +39,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .include("native/dist") // in place of Gloo's headers
         .flag("-isystem")
         .flag(root.join("include"))
         .flag("-isystem")

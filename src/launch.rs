@@ -1,7 +1,12 @@
-//! Which of a run's processes this is, as launchers such as torchrun say in the environment.
+//! Which of a run's processes this is, as launchers such as torchrun say in the environment, and where they
+//! meet. `run --processes` is such a launcher.
 
-use anyhow::{Result, ensure};
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::World;
+use rsflow_model::dist::Peers;
 
 use crate::commands::usage::Usage;
 
@@ -9,6 +14,64 @@ use crate::commands::usage::Usage;
 const RANK: &str = "RANK";
 const WORLD_SIZE: &str = "WORLD_SIZE";
 const LOCAL_RANK: &str = "LOCAL_RANK";
+const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
+const MASTER_ADDR: &str = "MASTER_ADDR";
+const MASTER_PORT: &str = "MASTER_PORT";
+/// `True`: the launcher serves the store.
+const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+
+/// The variables of each process of a run of `count` on this machine, whose `cores` they share. They meet at
+/// a port that is free now.
+///
+/// # Errors
+/// There is no free port.
+pub fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)>>> {
+    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
+    let port = port.context("no port is free")?.port();
+    let threads = (cores / count as usize).max(1);
+    let place = |rank: u32| {
+        vec![
+            (RANK, rank.to_string()),
+            (WORLD_SIZE, count.to_string()),
+            (LOCAL_RANK, rank.to_string()),
+            (LOCAL_WORLD_SIZE, count.to_string()),
+            (MASTER_ADDR, "127.0.0.1".to_owned()),
+            (MASTER_PORT, port.to_string()),
+            (AGENT_STORE, String::new()),
+            ("OMP_NUM_THREADS", threads.to_string()),
+        ]
+    };
+    Ok((0..count).map(place).collect())
+}
+
+/// Meets the other processes of the run; `None` where there are none.
+///
+/// # Errors
+/// The environment does not say where; not all of them come.
+pub fn meet(world: World) -> Result<Option<Arc<Peers>>> {
+    if world.size == 1 {
+        return Ok(None);
+    }
+    let variable = |name: &str| {
+        let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+        value.with_context(|| {
+            Usage(format!(
+                "{WORLD_SIZE}={} needs {name}: torchrun sets it, and `rsflow run RECIPE --processes {}` starts \
+                 processes on this machine without it",
+                world.size, world.size
+            ))
+        })
+    };
+    let (host, port) = (variable(MASTER_ADDR)?, variable(MASTER_PORT)?);
+    let number = port.parse().ok();
+    let number = number.with_context(|| {
+        Usage(format!(
+            "the environment variable {MASTER_PORT} must be the number of a port, not {port:?}"
+        ))
+    })?;
+    let elsewhere = std::env::var(AGENT_STORE).is_ok_and(|value| value == "True");
+    Peers::meet(world, &host, number, elsewhere).map(Some)
+}
 
 /// This process's place, from the environment; a run of one process where nothing is set.
 ///
@@ -37,6 +100,7 @@ fn world_of(variable: impl Fn(&str) -> Option<String>) -> Result<World> {
         rank: rank.unwrap_or(0),
         size: size.unwrap_or(1),
         local_rank: number(LOCAL_RANK)?.unwrap_or(0),
+        local_size: number(LOCAL_WORLD_SIZE)?.unwrap_or(1).max(1),
     };
     ensure!(
         world.rank < world.size,
@@ -59,13 +123,19 @@ mod tests {
             rank,
             size,
             local_rank,
+            local_size: if local_rank == 1 { 8 } else { 1 },
         };
         type Case<'a> = (&'a [(&'a str, &'a str)], Result<World, &'a str>);
         let cases: [Case; 7] = [
             (&[], Ok(world(0, 1, 0))),
             (&[("RANK", "0"), ("WORLD_SIZE", "1")], Ok(world(0, 1, 0))),
             (
-                &[("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")],
+                &[
+                    ("RANK", "9"),
+                    ("WORLD_SIZE", "16"),
+                    ("LOCAL_RANK", "1"),
+                    ("LOCAL_WORLD_SIZE", "8"),
+                ],
                 Ok(world(9, 16, 1)),
             ),
             (&[("RANK", ""), ("WORLD_SIZE", "")], Ok(world(0, 1, 0))),

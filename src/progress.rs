@@ -20,6 +20,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Screen {
     bars: Option<MultiProgress>,
+    silent: bool,
 }
 
 impl Screen {
@@ -27,7 +28,18 @@ impl Screen {
     pub fn new(terminal: bool) -> Self {
         let bars = terminal
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
-        Screen { bars }
+        Screen {
+            bars,
+            silent: false,
+        }
+    }
+
+    /// Shows nothing: another process of the run does.
+    pub fn silent() -> Self {
+        Screen {
+            bars: None,
+            silent: true,
+        }
     }
 
     /// Prints a line, control characters in it escaped.
@@ -40,6 +52,9 @@ impl Screen {
 
 impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.silent {
+            return Ok(bytes.len());
+        }
         let print = || io::stderr().lock().write(bytes);
         match &self.bars {
             Some(bars) => bars.suspend(print),

@@ -24,6 +24,8 @@ pub struct RunDir {
     fresh: bool,
     /// Whether it is named by the start time; another run may have the same.
     is_named_by_time: bool,
+    /// Which process of the run this is.
+    rank: u32,
 }
 
 impl RunDir {
@@ -91,6 +93,7 @@ impl RunDir {
             resume,
             fresh: false,
             is_named_by_time,
+            rank: 0,
         })
     }
 
@@ -141,9 +144,41 @@ impl RunDir {
         Ok(())
     }
 
-    /// The file for the program's log.
+    /// What the first process tells the others of the directory, once it has made it.
+    ///
+    /// # Errors
+    /// A path that is no text.
+    pub fn to_text(&self) -> Result<String> {
+        let text = |path: &Path| {
+            let text = path.to_str().map(str::to_owned);
+            text.with_context(|| format!("the path {} is no text", path.shown()))
+        };
+        let resume = self.resume.as_deref().map(text).transpose()?;
+        Ok(serde_json::to_string(&(
+            text(&self.path)?,
+            resume,
+            self.fresh,
+        ))?)
+    }
+
+    /// The directory as another process sees it, by [`RunDir::to_text`].
+    ///
+    /// # Errors
+    /// It is not such a text.
+    pub fn of_text(text: &str, rank: u32) -> Result<Self> {
+        let (path, resume, fresh) = serde_json::from_str(text)?;
+        Ok(RunDir {
+            path,
+            resume,
+            fresh,
+            is_named_by_time: false,
+            rank,
+        })
+    }
+
+    /// The file for the program's log; other processes than the first have files of their own.
     pub fn log(&self) -> PathBuf {
-        self.path.join(LOG)
+        self.path.join(log_of(self.rank))
     }
 
     /// Writes the recipe that runs, overrides applied.
@@ -163,6 +198,7 @@ impl RunDir {
         (self.resume.is_none() || self.fresh).then(|| Unused {
             path: self.path.clone(),
             made: self.fresh,
+            rank: self.rank,
         })
     }
 }
@@ -174,26 +210,29 @@ pub struct Unused {
     path: PathBuf,
     /// Whether this run made the directory.
     made: bool,
+    rank: u32,
+}
+
+fn log_of(rank: u32) -> String {
+    match rank {
+        0 => LOG.to_owned(),
+        rank => format!("run.rank-{rank}.log"),
+    }
 }
 
 impl Unused {
     /// Removes what a run writes before its first step, by name: what somebody else has put there stays.
-    /// Then the folders, if they are empty (`remove_dir` removes no others).
+    /// Then the folders, if they are empty (`remove_dir` removes no others): of several processes, the last
+    /// one does.
     pub fn remove(&self) {
-        let checkpoints = self.path.join(CHECKPOINTS);
-        if checkpoints.exists() && fs::remove_dir(&checkpoints).is_err() {
-            return; // Something is in it.
-        }
-        for name in [LOG, METRICS, RECIPE, SKIPPED] {
-            let _ = fs::remove_file(self.path.join(name));
-        }
-        let events = self.path.join(TENSORBOARD);
-        for entry in fs::read_dir(&events).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(EVENTS) {
-                let _ = fs::remove_file(entry.path());
+        if self.rank == 0 {
+            let checkpoints = self.path.join(CHECKPOINTS);
+            if checkpoints.exists() && fs::remove_dir(&checkpoints).is_err() {
+                return; // Something is in it.
             }
+            self.remove_files();
         }
-        let _ = fs::remove_dir(events);
+        let _ = fs::remove_file(self.path.join(log_of(self.rank)));
         if !self.made || fs::remove_dir(&self.path).is_err() {
             return;
         }
@@ -204,6 +243,20 @@ impl Unused {
             }
             parent = folder.parent();
         }
+    }
+
+    /// What only the first process writes.
+    fn remove_files(&self) {
+        for name in [METRICS, RECIPE, SKIPPED] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        let events = self.path.join(TENSORBOARD);
+        for entry in fs::read_dir(&events).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(EVENTS) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let _ = fs::remove_dir(events);
     }
 }
 

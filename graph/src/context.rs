@@ -18,8 +18,10 @@ pub struct RunContext {
     pub world: World,
     /// Where the run keeps its files; `None` where it keeps none (a profile, a test).
     pub run_dir: Option<PathBuf>,
-    /// The checkpoint to resume from.
-    pub resume: Option<Resume>,
+    /// What connects the run's processes; `None` where there is one.
+    pub peers: Option<Opaque>,
+    /// The checkpoint to resume from, opened once.
+    pub resume: Option<Opaque>,
     /// The logs, for which checkpoints wait.
     pub journal: Journal,
     /// Ends the run when it is asked to.
@@ -37,6 +39,8 @@ pub struct World {
     pub size: u32,
     /// The number of the process on its machine.
     pub local_rank: u32,
+    /// Processes of the run on this machine, which share its cores; at least 1.
+    pub local_size: u32,
 }
 
 impl Default for World {
@@ -45,28 +49,28 @@ impl Default for World {
             rank: 0,
             size: 1,
             local_rank: 0,
+            local_size: 1,
         }
     }
 }
 
-/// A checkpoint to resume from, opened once. Its type is known to those who open it and to the nodes
-/// that resume; the graph only hands it on.
+/// A value whose type is known to those who make it and to the nodes that use it; the graph only hands it
+/// on.
 #[derive(Clone)]
-pub struct Resume(Arc<dyn Any + Send + Sync>);
+pub struct Opaque(Arc<dyn Any + Send + Sync>);
 
-impl Resume {
-    /// To be read again by [`Resume::checkpoint`] as the same type.
-    pub fn new<T: Any + Send + Sync>(checkpoint: T) -> Self {
-        Resume(Arc::new(checkpoint))
+impl Opaque {
+    /// To be read again by [`Opaque::get`] as the same type.
+    pub fn new<T: Any + Send + Sync>(value: T) -> Self {
+        Opaque(Arc::new(value))
     }
 
-    /// The checkpoint.
+    /// The value.
     ///
     /// # Errors
-    /// It was opened as another type.
-    pub fn checkpoint<T: Any>(&self) -> Result<&T> {
-        self.0
-            .downcast_ref()
-            .context("the checkpoint to resume from is of another kind")
+    /// It is of another type.
+    pub fn get<T: Any>(&self) -> Result<&T> {
+        let value = self.0.downcast_ref();
+        value.with_context(|| format!("it is no {}", std::any::type_name::<T>()))
     }
 }

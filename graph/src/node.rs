@@ -202,10 +202,21 @@ impl Build<'_> {
     /// The checkpoint to resume from, if the run resumes.
     ///
     /// # Errors
-    /// As [`Resume::checkpoint`](crate::Resume::checkpoint).
+    /// As [`Opaque::get`](crate::Opaque::get).
     pub fn resume<T: Any>(&self) -> Result<Option<&T>> {
-        let resume = self.run.resume.as_ref();
-        resume.map(|resume| resume.checkpoint()).transpose()
+        self.run
+            .resume
+            .as_ref()
+            .map(|resume| resume.get())
+            .transpose()
+    }
+
+    /// What connects the run's processes, if there are several.
+    ///
+    /// # Errors
+    /// As [`Opaque::get`](crate::Opaque::get).
+    pub fn peers<T: Any>(&self) -> Result<Option<&T>> {
+        self.run.peers.as_ref().map(|peers| peers.get()).transpose()
     }
 }
 

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From below; rooms of one floor do not use each other, except that sinks write what training reports.
-const FLOORS: [(&str, &[&str]); 6] = [
+const FLOORS: [(&str, &[&str]); 7] = [
     ("nn", &[]),
+    ("dist", &["nn"]),
     ("checkpoint", &["nn"]),
     ("exchange", &["nn", "checkpoint"]),
     ("predictor", &["nn", "checkpoint"]),
-    ("train", &["nn", "checkpoint"]),
+    ("train", &["nn", "checkpoint", "dist"]),
     ("sinks", &["nn", "checkpoint", "train"]),
 ];
 

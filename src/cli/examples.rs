@@ -28,6 +28,8 @@ Examples:
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine --resume
   rsflow run changed.ron --run-dir runs/mine --resume --accept-changes
+  rsflow run recipes/imagenette_resnet18.ron --processes 2
+  torchrun --nnodes 2 --nproc-per-node 8 --no-python rsflow run mine.ron --run-dir runs/mine
 
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the current step, saves a
@@ -35,6 +37,12 @@ checkpoint and exits; --resume continues from there, bit for bit. A second Ctrl-
 SIGTERM, SIGQUIT and a terminal that closes do the same as Ctrl-C. best.safetensors is the epoch with
 the highest top-1 of the first resolution in `sizes`, then the highest mean of all. --resume of a
 finished run completes what it had left to do when it was killed.
+Of several processes each trains on its share of every batch, whose `size` is that of all together;
+gradients, running statistics and losses are averaged, so all hold the same network. The first one
+writes the files and prints; the others log to run.rank-N.log. What fails in one ends all. They train
+on processors so far, not on GPUs, and share the run directory's disk. A run can be resumed with
+another number of processes: it continues at the same image.
+
 The environment variable RSFLOW_LOG sets the level of run.log: RSFLOW_LOG=debug, or for one crate
 RSFLOW_LOG=info,rsflow_model=debug. The default is info.
 

@@ -95,6 +95,10 @@ pub struct Run {
     /// Where to keep the run's files [default: runs/RECIPE/START_TIME]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub run_dir: Option<PathBuf>,
+    /// Trains with N processes on this machine, which share every batch. Default: one process, or those
+    /// that torchrun starts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub processes: Option<u32>,
     /// Resume from a checkpoint [default: the run directory's last; without --run-dir, that of the
     /// recipe's latest run]
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, value_parser = path())]

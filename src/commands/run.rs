@@ -3,12 +3,14 @@
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Options, Plan, Resume, RunContext, Running, differences};
+use rsflow_graph::{Opaque, Options, Plan, RunContext, RunError, Running, World, differences};
 use rsflow_model::checkpoint::Checkpoint;
+use rsflow_model::dist::{PeerLost, Peers};
 use rsflow_model::train::lookup::process_settings;
 
 use super::recipes::plan;
@@ -21,36 +23,99 @@ use crate::run_dir::RunDir;
 use crate::{launch, run_dir, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
+    let world = launch::world()?;
+    match arguments.processes {
+        Some(count) if world == World::default() && count > 1 => return start_processes(count),
+        Some(count) if world.size != count => bail!(Usage(format!(
+            "--processes {count} starts processes, and this is one of {} already (RANK, WORLD_SIZE): leave it \
+             out under a launcher such as torchrun",
+            world.size
+        ))),
+        _ => {}
+    }
     let interrupts = Interrupts::listen(
         "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
     )?;
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let world = launch::world()?;
-    ensure!(
-        world.size == 1,
-        Usage(format!(
-            "this would be process {} of {} (RANK, WORLD_SIZE), and `rsflow run` trains in one process: \
-             gradients are not averaged over several; unset WORLD_SIZE",
-            world.rank, world.size
-        ))
-    );
-    let mut run_dir = RunDir::find(
-        &arguments.recipe,
-        arguments.run_dir.as_deref(),
-        arguments.resume.as_ref(),
-    )?;
+    let Some(peers) = launch::meet(world)? else {
+        return train(arguments, &plan, &interrupts, None, out);
+    };
+    let result = train(arguments, &plan, &interrupts, Some(&peers), out);
+    match result {
+        // The store of the first process is there until all have come here.
+        Ok(code) => peers.wait_for_all().map(|()| code),
+        Err(error) => {
+            let lost = is_lost(&error);
+            Err(peers.ended_by(error, lost))
+        }
+    }
+}
+
+/// Whether nothing failed but another process of the run.
+fn is_lost(error: &anyhow::Error) -> bool {
+    let names_it = |error: &anyhow::Error| error.chain().any(|cause| cause.is::<PeerLost>());
+    match error.downcast_ref::<RunError>() {
+        Some(run) => run.failures.iter().any(|failure| names_it(&failure.error)),
+        None => names_it(error),
+    }
+}
+
+/// What the first process tells the others under this name.
+const RUN_DIRECTORY: &str = "run directory";
+
+/// Starts the processes of a run on this machine, each with this command line.
+fn start_processes(count: u32) -> Result<ExitCode> {
+    let program = std::env::current_exe().context("this program's file is not known")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let places = launch::places(count, cores)?;
+    let commands = places.into_iter().map(|place| {
+        let mut command = std::process::Command::new(&program);
+        command.args(std::env::args_os().skip(1)).envs(place);
+        command
+    });
+    process::supervise(commands.collect())
+}
+
+/// Trains in this process, which may be one of several.
+fn train(
+    arguments: &Run,
+    plan: &Plan,
+    interrupts: &Interrupts,
+    peers: Option<&Arc<Peers>>,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let world = peers.map_or_else(World::default, |peers| peers.world());
+    let first = world.rank == 0;
+    let mut run_dir = match first {
+        true => RunDir::find(
+            &arguments.recipe,
+            arguments.run_dir.as_deref(),
+            arguments.resume.as_ref(),
+        )?,
+        false => {
+            let peers = peers.context("a run of several processes")?;
+            RunDir::of_text(&peers.told(RUN_DIRECTORY, String::new)?, world.rank)?
+        }
+    };
     let checkpoint = run_dir.resume.as_deref();
     let checkpoint = checkpoint.map(run_dir::open).transpose()?;
     let changes = match &checkpoint {
-        Some(checkpoint) => changes(checkpoint, &plan, arguments.accept_changes)?,
+        Some(checkpoint) => changes(checkpoint, plan, arguments.accept_changes)?,
         None => Vec::new(),
     };
-    let _locked = run_dir.make()?;
+    let _locked = first.then(|| run_dir.make()).transpose()?;
+    if let Some(peers) = peers.filter(|_| first) {
+        let text = run_dir.to_text()?;
+        peers.told(RUN_DIRECTORY, || text)?;
+    }
     let unused = run_dir.unused();
     if let Some(unused) = unused.clone() {
         interrupts.before_end(move || unused.remove());
     }
-    let screen = Screen::new(std::io::stderr().is_terminal());
+    let screen = match first {
+        true => Screen::new(std::io::stderr().is_terminal()),
+        false => Screen::silent(),
+    };
     let progress = Progress::new(screen.clone());
     let start = || {
         process::log(Some(&run_dir.log()), &screen)?;
@@ -62,22 +127,23 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         for change in &changes {
             tracing::warn!("the recipe was changed: {change}");
         }
-        process::prepare(process_settings(&plan))?;
-        if run_dir.resume.is_none() {
+        process::prepare(process_settings(plan))?;
+        if first && run_dir.resume.is_none() {
             run_dir.write_recipe(plan.recipe_text())?;
         }
         let options = Options {
             run: RunContext {
                 world,
                 run_dir: Some(run_dir.path.clone()),
-                resume: checkpoint.map(Resume::new),
+                peers: peers.cloned().map(Opaque::new),
+                resume: checkpoint.map(Opaque::new),
                 ..RunContext::default()
             },
             allocator: plan.allocator(),
-            taps: progress.taps(&plan),
+            taps: progress.taps(plan),
             ..Options::default()
         };
-        Ok(Running::start(&plan, options)?)
+        Ok(Running::start(plan, options)?)
     };
     let running = match start() {
         Ok(running) => running,
@@ -93,7 +159,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     interrupts.started(running.stop());
     tracing::info!(workers = %running.workers(), "selected worker count");
     progress.watch(running.meters(), running.workers().clone());
-    if run_dir.resume.is_some() {
+    if first && run_dir.resume.is_some() {
         // Not before: a resume may have been refused.
         run_dir.write_recipe(plan.recipe_text())?;
     }
@@ -122,7 +188,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         );
     }
     skipped::tell_and_keep(&finished.skipped, &run_dir.path, &screen);
-    if let Some(table) = progress.last_table() {
+    if let Some(table) = progress.last_table().filter(|_| first) {
         writeln!(
             out,
             "{}\nafter {} epochs ({} steps), {} validation images",

@@ -16,6 +16,8 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
+
 pub use failure::{Failure, RunError};
 pub use skipped::Skipped;
 pub use taps::{Feed, FeedWith, Tap};
@@ -24,10 +26,11 @@ pub use workers::Workers;
 use crate::batch::{Allocator, PlainMemory};
 use crate::context::{RunContext, World};
 use crate::counters::{Measured, Meter, Meters};
-use crate::node::Build;
+use crate::item::Item;
+use crate::node::{Build, Role};
 use crate::plan::Plan;
 use crate::shard::Shard;
-use crate::stage::{Contents, Position, Stage};
+use crate::stage::{AnySink, Contents, Position, Stage};
 use crate::stop::Stop;
 use spawn::{Spawned, executor};
 use wiring::Wiring;
@@ -82,7 +85,7 @@ impl Running {
     /// Builds every node and starts.
     pub fn start(plan: &Plan, mut options: Options) -> Result<Self, RunError> {
         let (stages, contents) = build(plan, &options)?;
-        let workers = Workers::choose(plan, &stages);
+        let workers = Workers::choose(plan, &stages, options.run.world);
         let nodes = plan.nodes.iter().zip(&stages);
         let meters = nodes.map(|(planned, stage)| {
             Meter::traced(
@@ -181,6 +184,12 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
             .filter(|(_, edge)| edge.node == index)
             .map(|(reader, edge)| (planned.kind.outputs[edge.output].name, reader.node.demand()))
             .collect();
+        // One process of a run writes.
+        if planned.kind.role == Role::Sink && options.run.world.rank > 0 {
+            contents.push(Contents::default());
+            stages.push(Some(Stage::Sink(Box::new(Drain))));
+            continue;
+        }
         let span = tracing::info_span!("build", node = planned.id.name);
         let _entered = span.enter();
         let built = planned.node.build(&Build {
@@ -217,6 +226,27 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
             failures,
             skipped: Vec::new(),
         })
+    }
+}
+
+/// In place of a sink where nothing is written.
+struct Drain;
+
+impl AnySink for Drain {
+    fn accept(&mut self, _: Item) -> Result<()> {
+        Ok(())
+    }
+
+    fn end_of_epoch(&mut self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn queue(&self) -> usize {
+        1
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::context::World;
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::words::{counted, listed};
@@ -15,7 +16,7 @@ const CORES_PER_WORKER: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
     pub count: usize,
-    /// Cores that the program may use.
+    /// Cores that this process may use.
     pub cores: usize,
     /// `None` if the recipe sets `cpu_workers`.
     pub chosen: Option<Chosen>,
@@ -33,8 +34,9 @@ pub struct Chosen {
 impl Workers {
     /// The recipe's `cpu_workers`; by default the cores that the thread nodes leave free, but at
     /// least an eighth of all.
-    pub(super) fn choose(plan: &Plan, stages: &[Stage]) -> Self {
+    pub(super) fn choose(plan: &Plan, stages: &[Stage], world: World) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = (cores / world.local_size.max(1) as usize).max(1);
         let mut chosen = Chosen {
             threads: Vec::new(),
             busy: 0,

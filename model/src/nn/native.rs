@@ -448,7 +448,7 @@ fn pointers(tensors: &[&Tensor]) -> Vec<*const c_void> {
 }
 
 /// The error, if there is one, that a C++ function returned.
-pub(super) fn to_result(message: *const c_char) -> Result<()> {
+pub(crate) fn to_result(message: *const c_char) -> Result<()> {
     if message.is_null() {
         return Ok(());
     }

@@ -237,6 +237,11 @@ impl Pass<'_> {
         })
     }
 
+    /// See [`layers::Pass::activation_sums`].
+    pub fn activation_sums(&self) -> Vec<&Tensor> {
+        self.layers.activation_sums()
+    }
+
     /// Ends a training pass of a quantized network: updates the bases once for each resolution that
     /// was run, in the order of the resolutions, with the fits to the bases at the beginning of the
     /// pass. With `fixed_activation_basis`, only the largest resolution updates the bases of

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use rsflow_graph::{Allocator, Batch, Contents, Incoming, Memory, PlainMemory, Report};
+use rsflow_graph::{Allocator, Batch, Contents, Incoming, Memory, PlainMemory, Report, World};
 use tch::Device;
 
 use crate::checkpoint::ClassMap;
@@ -68,10 +68,11 @@ pub fn check_dropped(inputs: &[Incoming], port: &str, report: &mut Report) {
 }
 
 /// The same when the number of images is known.
-pub fn warn_of_dropped_images(contents: &Contents) {
+pub fn warn_of_dropped_images(contents: &Contents, world: World) {
     let full = contents.items_per_epoch.saturating_sub(1) * contents.group;
     let measured = full + contents.last_group;
-    if contents.shard.world == 1 && measured < contents.samples {
+    // What a process of several gets is a part of them.
+    if world.size == 1 && measured < contents.samples {
         tracing::warn!(
             "`drop_last: true` leaves out {} of the {} images of {}: the accuracy is that of the others",
             contents.samples - measured,

@@ -198,7 +198,7 @@ impl Evaluate {
                         first_few(data)
                     );
                 }
-                batches::warn_of_dropped_images(contents);
+                batches::warn_of_dropped_images(contents, build.run.world);
                 classes = map;
             }
             ensure!(

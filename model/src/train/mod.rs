@@ -5,6 +5,7 @@
 //! - [`step`]: one training step, from images to updated weights. [`distillation`]: its loss.
 //!   [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
 //!   recorded and replayed.
+//! - [`processes`]: what several processes exchange after a step.
 //! - [`validation`]: accuracy and loss at every resolution.
 //! - [`metrics`]: losses, accuracies and checkpoints for the sinks and the command.
 //! - [`trains`]: what the command asks of a node that trains; [`lookup`]: which nodes do. [`benchmark`]: the speed of its steps.
@@ -18,6 +19,7 @@ pub mod lookup;
 pub mod loss_scale;
 pub mod metrics;
 pub mod optimizer;
+pub mod processes;
 pub mod schedule;
 pub mod step;
 pub mod steps;

@@ -46,6 +46,7 @@ pub fn training_step(
     let scaled_loss = optimizer.scale_loss(&loss.total)?;
     let gradients = net.parameters().gradients(&scaled_loss)?;
     optimizer.step(gradients, lr)?;
+    optimizer.sum_over_processes(&pass.activation_sums())?;
     pass.update_bases()?;
     Ok(loss)
 }
@@ -113,6 +114,7 @@ pub fn recomputing_training_step(
         }
     }
     optimizer.step(gradients, lr)?;
+    optimizer.sum_over_processes(&pass.activation_sums())?;
     pass.update_bases()?;
     Ok(loss)
 }

@@ -1,8 +1,9 @@
 //! Validation: top-1, top-5 and loss of every resolution and of the ensemble.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tch::{Kind, Reduction, Tensor};
 
+use crate::dist::Peers;
 use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::{DeviceTransfer, HostBatch};
@@ -72,6 +73,34 @@ impl Validation {
         }
         self.images += batch.labels().len() as u64;
         Ok(())
+    }
+
+    /// Adds up what all processes have measured.
+    ///
+    /// # Errors
+    /// As [`Peers::sum`].
+    pub fn of_all(self, peers: &Peers) -> Result<Validation> {
+        let images = Tensor::from_slice(&[self.images as f64]);
+        let own = self
+            .sums
+            .iter()
+            .flat_map(|sums| [&sums.top1, &sums.top5, &sums.loss]);
+        let own: Vec<&Tensor> = [&images].into_iter().chain(own).collect();
+        let mut all = peers.sum(&own)?.into_iter();
+        let mut next = || all.next().context("a sum is missing");
+        let images = next()?.f_double_value(&[0])? as u64;
+        let sums = self.sums.iter().map(|_| {
+            anyhow::Ok(Sums {
+                top1: next()?,
+                top5: next()?,
+                loss: next()?,
+            })
+        });
+        Ok(Validation {
+            sums: sums.collect::<Result<_>>()?,
+            members: self.members,
+            images,
+        })
     }
 
     /// Images so far.

@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 use ron::extensions::Extensions;
 use rsflow_base::disk::injection::{Fault, with};
 use rsflow_graph::{
-    AnySink, Build, Item, NodeKind, Payload, PlainMemory, Resume, RunContext, Stage,
+    AnySink, Build, Item, NodeKind, Opaque, Payload, PlainMemory, RunContext, Stage,
 };
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::nn::compute::ExecConfig;
@@ -45,7 +45,7 @@ fn open<K: NodeKind>(
 ) -> Result<Box<dyn AnySink>> {
     let run = RunContext {
         run_dir: run_dir.map(Path::to_owned),
-        resume: resume.map(|path| Resume::new(Checkpoint::open(path).unwrap())),
+        resume: resume.map(|path| Opaque::new(Checkpoint::open(path).unwrap())),
         ..RunContext::default()
     };
     open_in::<K>(text, &run)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use rsflow_base::disk::injection::{Fault, with};
-use rsflow_graph::{AnySink, Item, Resume, RunContext};
+use rsflow_graph::{AnySink, Item, Opaque, RunContext};
 use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot};
 use rsflow_model::nn::networks::{Network, ResNet};
 use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
@@ -94,7 +94,7 @@ fn run(run_dir: &Path) -> Result<()> {
     if last.exists() {
         let resumed = Checkpoint::open(&last)?;
         at = resumed.metadata().clone();
-        context.resume = Some(Resume::new(resumed));
+        context.resume = Some(Opaque::new(resumed));
     } else {
         // Nothing is there to resume: the user starts anew.
         fs::remove_dir_all(run_dir)?;

@@ -150,6 +150,13 @@ impl<'m> Pass<'m> {
         Ok(output)
     }
 
+    /// The sums over activations that [`Pass::update_bases`] fits bases to: of several processes, those of
+    /// all together. Those over weights are the same in each.
+    pub fn activation_sums(&self) -> Vec<&Tensor> {
+        let fits = self.fits.iter().flat_map(|(_, fits)| fits).flatten();
+        fits.flat_map(Fit::sums).collect()
+    }
+
     /// Updates the bases once for each resolution that was run, in the order of the resolutions:
     /// the bases of weights for each, those of activations if the resolution updates them. Does
     /// nothing unless the mode is [`Mode::Train`].

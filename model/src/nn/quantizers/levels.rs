@@ -36,6 +36,13 @@ pub struct Fit {
     pub(super) btx: Tensor,
 }
 
+impl Fit {
+    /// The sums over all values that it is made of.
+    pub fn sums(&self) -> [&Tensor; 2] {
+        [&self.btb, &self.btx]
+    }
+}
+
 impl Levels {
     /// The levels of `basis`, `[quantizers, bits]`. The lower code is `low_code`, 0 or -1; the
     /// upper one is 1.

@@ -18,7 +18,7 @@ use rsflow_base::home;
 use rsflow_base::nfc::nfc;
 use rsflow_graph::{
     Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Preprocess,
-    Report, Role, Schema, Stage,
+    Report, Role, Schema, Stage, World,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -231,7 +231,7 @@ impl Node for Trainer {
         let [(_, train), (_, validate)] = build.inputs else {
             bail!("the trainer needs `train` and `validate`");
         };
-        self.check_data(train, validate)?;
+        self.check_data(train, validate, build.run.world)?;
         Ok(Stage::thread(Session::open(self, build, train, validate)?))
     }
 }
@@ -357,7 +357,7 @@ impl Trainer {
     }
 
     /// Compares the recipe with the data.
-    fn check_data(&self, train: &Contents, validate: &Contents) -> Result<()> {
+    fn check_data(&self, train: &Contents, validate: &Contents, world: World) -> Result<()> {
         let classes = self.classes as usize;
         ensure!(
             train.classes.len() == classes,
@@ -379,10 +379,12 @@ impl Trainer {
                 validate.classes.len()
             );
         }
-        batches::warn_of_dropped_images(validate);
+        batches::warn_of_dropped_images(validate, world);
         for contents in [train, validate] {
+            // Of few validation images, a process of several may have none.
+            let any = contents.items_per_epoch > 0 || world.size > 1 && contents.samples > 0;
             ensure!(
-                contents.items_per_epoch > 0,
+                any,
                 "{} is too small for a single batch; use a smaller batch or `drop_last: false`",
                 contents.origin
             );

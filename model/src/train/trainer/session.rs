@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rsflow_graph::{Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread};
-use tch::Kind;
+use rsflow_graph::{
+    Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread, World,
+};
+use tch::{Device, Kind};
 
 use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
@@ -14,6 +16,7 @@ use super::{Trainer, preprocess, resolutions};
 use crate::checkpoint::{
     Best, Checkpoint, ClassMap, ClassOrder, Metadata, Row, Snapshot, Validated, match_classes,
 };
+use crate::dist::Peers;
 use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
 use crate::nn::parameters::WeightInit;
 use crate::nn::replay::Inference;
@@ -24,6 +27,7 @@ use crate::train::cores_of;
 use crate::train::distillation::Loss;
 use crate::train::metrics::{Checkpointed, Losses, Metric, Step, Table, Validating};
 use crate::train::optimizer::RunningOptimizer;
+use crate::train::processes::average_over_processes;
 use crate::train::schedule::TrainingLength;
 use crate::train::steps::Steps;
 use crate::train::validation::Validation;
@@ -49,6 +53,9 @@ pub(super) struct Session {
     loss: LossWatch,
     /// The step of the last checkpoint, which is sound: written, or gone on from.
     saved: Option<u64>,
+    /// The other processes of the run.
+    peers: Option<Arc<Peers>>,
+    world: World,
 }
 
 /// The trainer's output ports.
@@ -92,6 +99,25 @@ impl Session {
             None => settings.compute()?,
             Some(checkpoint) => settings.compute_as_before(checkpoint.metadata())?,
         };
+        let peers = build.peers::<Arc<Peers>>()?.cloned();
+        if let Some(peers) = &peers {
+            ensure!(
+                compute.device == Device::Cpu,
+                "several processes train on processors only so far: set `device: Cpu`, or run one process"
+            );
+            let (train, validate) = (train.names_hash, validate.names_hash);
+            peers.ensure_same(&[
+                ("program", env!("CARGO_PKG_VERSION").to_owned()),
+                ("recipe", build.recipe.to_owned()),
+                ("seed", build.seed.to_string()),
+                ("names of the training images", format!("{train:?}")),
+                ("names of the validation images", format!("{validate:?}")),
+                (
+                    "dtype of convolutions",
+                    format!("{:?}", compute.compute_dtype),
+                ),
+            ])?;
+        }
         let net = settings.network(compute, &resolutions, start)?;
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
         ensure!(
@@ -100,7 +126,8 @@ impl Session {
              batch norm cannot train on it; use another batch size or `drop_last: true`"
         );
         dry_run(settings, compute, &resolutions, train.group)?;
-        let mut optimizer = settings.optimizer.start(net.parameters())?;
+        let optimizer = settings.optimizer.start(net.parameters())?;
+        let mut optimizer = optimizer.with_peers(peers.clone());
         let classes = train.classes.to_vec();
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
@@ -153,6 +180,8 @@ impl Session {
             training_classes,
             validation_classes,
             save_every,
+            peers,
+            world: build.run.world,
         })
     }
 
@@ -173,7 +202,20 @@ impl Session {
         let batch = Labelled::new(batch, &self.training_classes);
         let (images, labels) = self.transfer.batch(&batch, self.net.classes())?;
         let (net, optimizer) = (&self.net, &mut self.optimizer);
-        self.steps.step(net, optimizer, &images, &labels, lr)
+        let loss = self.steps.step(net, optimizer, &images, &labels, lr)?;
+        match &self.peers {
+            Some(peers) => average_over_processes(peers, net, &loss),
+            None => Ok(loss),
+        }
+    }
+
+    /// Whether the run is to end here: of several processes, if one of them says so, all end after the same
+    /// step.
+    fn stops(&self, own: bool) -> Result<bool> {
+        match &self.peers {
+            Some(peers) => peers.any(own),
+            None => Ok(own),
+        }
     }
 
     fn train_epoch(
@@ -185,7 +227,13 @@ impl Session {
         let mut since = (Instant::now(), 0);
         let mut save_due = false;
         loop {
-            let batch = match batches.receive()? {
+            let received = batches.receive()?;
+            let closed = matches!(received, Received::Closed);
+            let stop = closed || self.peers.is_some() && ports.stopping();
+            if self.stops(stop)? {
+                return Ok(Ended::Stopped);
+            }
+            let batch = match received {
                 Received::Item(_, batch) => batch,
                 Received::EndOfEpoch(_) => return Ok(Ended::Complete),
                 Received::Closed => return Ok(Ended::Stopped),
@@ -199,7 +247,8 @@ impl Session {
             let done = self.at.sample_in_epoch + self.lengths.batch;
             self.at.sample_in_epoch = done.min(self.lengths.samples_per_epoch);
             let step_in_epoch = self.at.sample_in_epoch.div_ceil(self.lengths.batch);
-            let images = batch.labels().len();
+            // Of all processes, which have equal shares.
+            let images = batch.labels().len() * self.world.size as usize;
             drop(batch); // its memory goes back to be filled again
             since.1 += images;
 
@@ -211,7 +260,8 @@ impl Session {
                 .is_some_and(|every| self.at.step.is_multiple_of(every));
             // The end of an epoch saves anyway.
             let save = save_due && !last && outputs.checkpoints.has_room();
-            let stop = ports.stopping();
+            // Of several processes, all end before the same step.
+            let stop = self.peers.is_none() && ports.stopping();
             // What is saved is known to be sound.
             let losses = (log || save || stop)
                 .then(|| self.sound_losses())
@@ -315,7 +365,7 @@ impl Session {
         let members = (0..self.net.resolutions().len()).collect();
         let mut validation = Validation::new(&self.net, members)?;
         let mut done = 0;
-        loop {
+        let complete = loop {
             match batches.receive()? {
                 Received::Item(_, batch) => {
                     let batch = Labelled::new(&batch, &self.validation_classes);
@@ -323,8 +373,8 @@ impl Session {
                         .add(&self.net, &mut self.inference, &self.transfer, &batch)
                         .map_err(|error| self.failed_validation(error))?;
                 }
-                Received::EndOfEpoch(_) => return Ok(Some(validation)),
-                Received::Closed => return Ok(None),
+                Received::EndOfEpoch(_) => break true,
+                Received::Closed => break false,
             }
             done += 1;
             outputs.metric(Metric::Validating(Validating {
@@ -332,6 +382,13 @@ impl Session {
                 batches: done,
                 of: self.validation_batches,
             }));
+        };
+        if self.stops(!complete)? {
+            return Ok(None);
+        }
+        match &self.peers {
+            Some(peers) => validation.of_all(peers).map(Some),
+            None => Ok(Some(validation)),
         }
     }
 
@@ -367,6 +424,10 @@ impl Session {
     }
 
     fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
+        self.saved = Some(self.at.step);
+        if self.peers.as_ref().is_some_and(|peers| !peers.is_first()) {
+            return Ok(()); // all hold the same, and the first one writes it
+        }
         let began = Instant::now();
         let snapshot = self
             .optimizer
@@ -391,7 +452,6 @@ impl Session {
             seconds = began.elapsed().as_secs_f64(),
             "copied the network for a checkpoint"
         );
-        self.saved = Some(self.at.step);
         outputs.checkpoints.send(Checkpointed {
             snapshot: Arc::new(snapshot),
             end_of_epoch,

@@ -1,0 +1,305 @@
+//! Several processes that train together. Here they are threads with a network each, which meet and exchange
+//! as processes do.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rsflow_graph::World;
+use rsflow_model::dist::{PeerLost, Peers};
+use rsflow_model::nn::compute::ExecConfig;
+use rsflow_model::nn::layers::Mode;
+use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
+use rsflow_model::nn::parameters::{Role, WeightInit};
+use rsflow_model::nn::switchable::SwitchableNetwork;
+use rsflow_model::train::distillation::{Distill, loss};
+use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
+use rsflow_model::train::processes::average_over_processes;
+use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
+use tch::{Kind, Tensor, no_grad};
+
+mod small;
+use small::{resnet, sgd, values};
+
+const SIZES: [u32; 3] = [48, 40, 32];
+const CLASSES: u32 = 3;
+/// Images of all processes in a step.
+const BATCH: i64 = 12;
+const STEPS: i64 = 3;
+const LR: f64 = 0.02;
+
+/// Runs `work` as each of `size` processes, and gives their results.
+fn processes<T: Send + 'static>(
+    size: u32,
+    work: impl Fn(Arc<Peers>) -> T + Send + Sync + 'static,
+) -> Vec<T> {
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let work = Arc::new(work);
+    let threads: Vec<_> = (0..size)
+        .map(|rank| {
+            let work = Arc::clone(&work);
+            let world = World {
+                rank,
+                size,
+                local_rank: rank,
+                local_size: size,
+            };
+            std::thread::spawn(move || work(Peers::meet(world, "127.0.0.1", port, false).unwrap()))
+        })
+        .collect();
+    let threads = threads.into_iter();
+    threads.map(|thread| thread.join().unwrap()).collect()
+}
+
+/// A network and its optimizer, the same in every process.
+struct Training {
+    net: SwitchableNetwork,
+    optimizer: RunningOptimizer,
+}
+
+impl Training {
+    fn new(network: &Network, compute: ExecConfig) -> Self {
+        let start = WeightInit::Random { seed: 3 };
+        let net = SwitchableNetwork::new(network, CLASSES, &SIZES, compute, start).unwrap();
+        Training {
+            optimizer: Optimizer::Sgd(sgd()).start(net.parameters()).unwrap(),
+            net,
+        }
+    }
+
+    /// Of the images of a step, those of a process: one of `size`, each of which takes every `size`-th.
+    fn batch(&self, step: i64, rank: i64, size: i64) -> (Vec<Tensor>, Tensor) {
+        let compute = self.net.parameters().compute();
+        let first = step * BATCH + rank;
+        let positions: Vec<i64> = (first..(step + 1) * BATCH).step_by(size as usize).collect();
+        let images = SIZES.map(|side| {
+            let side = i64::from(side);
+            let count = 3 * side * side;
+            let images = positions.iter().map(|position| {
+                let noise = Tensor::arange(count, (Kind::Double, compute.device)) + position * 977;
+                let noise = (noise * 12.9898).sin() * 43758.5453;
+                noise.frac().abs().view([3, side, side])
+            });
+            let images = Tensor::stack(&images.collect::<Vec<_>>(), 0);
+            compute
+                .to_memory_format(images.to_kind(compute.dtype))
+                .unwrap()
+        });
+        let labels: Vec<i64> = positions
+            .iter()
+            .map(|p| p * 7 % i64::from(CLASSES))
+            .collect();
+        (images.into(), Tensor::from_slice(&labels))
+    }
+
+    /// Everything that is kept, by name.
+    fn values(&self) -> Vec<(String, Vec<f64>)> {
+        let parameters = self.net.parameters().iter();
+        let parameters = parameters.map(|p| (p.name.clone(), values(&p.tensor)));
+        let momentum = self.optimizer.momentum();
+        let momentum = momentum.map(|(name, v)| (format!("momentum of {name}"), values(v)));
+        parameters.chain(momentum).collect()
+    }
+}
+
+/// The values after some steps of this process, as one of several.
+fn trained(
+    peers: Arc<Peers>,
+    network: &Network,
+    how: StepFunction,
+    compute: ExecConfig,
+) -> Vec<(String, Vec<f64>)> {
+    let world = peers.world();
+    let mut training = Training::new(network, compute);
+    training.optimizer = training.optimizer.with_peers(Some(Arc::clone(&peers)));
+    for step in 0..STEPS {
+        let (images, labels) = training.batch(step, world.rank.into(), world.size.into());
+        let Training { net, optimizer } = &mut training;
+        let distill = Distill::EnsembleTopDown;
+        let loss = how(net, optimizer, &images, &labels, distill, LR.into()).unwrap();
+        let loss = average_over_processes(&peers, net, &loss).unwrap();
+        let total = loss.total.double_value(&[]);
+        assert!(total.is_finite() && !loss.total.requires_grad());
+    }
+    training.values()
+}
+
+/// The same by one process that does the parts of two, one after the other.
+fn both_parts(network: &Network, compute: ExecConfig) -> Vec<(String, Vec<f64>)> {
+    let mut training = Training::new(network, compute);
+    for step in 0..STEPS {
+        let batches = [0, 1].map(|rank| training.batch(step, rank, 2));
+        let Training { net, optimizer } = &mut training;
+        let buffers = || {
+            let all = net.parameters().iter();
+            all.filter(|p| matches!(p.role, Role::BatchNormMean | Role::BatchNormVar))
+                .map(|p| p.tensor.shallow_clone())
+        };
+        let before: Vec<Tensor> = buffers().map(|buffer| buffer.copy()).collect();
+        let parts = batches.map(|(images, labels)| {
+            no_grad(|| {
+                for (mut buffer, before) in buffers().zip(&before) {
+                    buffer.copy_(before);
+                }
+            });
+            let mut pass = net.pass(Mode::Train).unwrap();
+            let logits = (0..)
+                .zip(&images)
+                .map(|(i, images)| pass.logits(images, i).unwrap());
+            let logits: Vec<Tensor> = logits.collect();
+            let ensemble = net.ensemble(&logits).unwrap();
+            let loss = loss(&logits, &ensemble, &labels, Distill::EnsembleTopDown).unwrap();
+            let scaled = optimizer.scale_loss(&loss.total).unwrap();
+            let gradients = net.parameters().gradients(&scaled).unwrap();
+            let shares: Vec<Tensor> = gradients.iter().map(|g| g / 2).collect();
+            let statistics: Vec<Tensor> = buffers().map(|buffer| buffer / 2).collect();
+            (shares, statistics, pass)
+        });
+        let [
+            (shares, statistics, first),
+            (other_shares, other_statistics, second),
+        ] = parts;
+        no_grad(|| {
+            for ((mut buffer, a), b) in buffers().zip(&statistics).zip(&other_statistics) {
+                buffer.copy_(&(a + b));
+            }
+            for (a, b) in first.activation_sums().iter().zip(second.activation_sums()) {
+                let _ = a.shallow_clone().g_add_(b);
+            }
+        });
+        let gradients = shares
+            .iter()
+            .zip(&other_shares)
+            .map(|(a, b)| a + b)
+            .collect();
+        optimizer.step(gradients, LR).unwrap();
+        first.update_bases().unwrap();
+    }
+    training.values()
+}
+
+fn quantized() -> Network {
+    Network::QuantizedResNet(QuantizedResNet {
+        depth: 18,
+        width: 4,
+        mode: QuantizedMode::PreActivation,
+        weight_bits: 2,
+        activation_bits: 2,
+        fixed_activation_basis: false,
+    })
+}
+
+#[test]
+fn two_processes_have_the_bits_of_one_that_does_both_parts() {
+    tch::set_num_threads(1);
+    let mobilenet = Network::MobileNetV2(MobileNetV2 { width: 0.25 });
+    let float = ExecConfig::cpu(Kind::Float);
+    let half = ExecConfig {
+        compute_dtype: Kind::Half,
+        channels_last: true,
+        ..float
+    };
+    for (network, compute) in [
+        (resnet(18, 4), float),
+        (mobilenet, float),
+        (quantized(), float),
+        (resnet(18, 4), half), // with a scaled loss
+    ] {
+        let of_each = network.clone();
+        let found = processes(2, move |peers| {
+            trained(peers, &of_each, training_step as StepFunction, compute)
+        });
+        let expected = both_parts(&network, compute);
+        for (rank, found) in found.iter().enumerate() {
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found, expected, "{network}, process {rank}");
+            }
+        }
+    }
+}
+
+#[test]
+fn all_processes_hold_the_same_bits() {
+    for (size, network, how) in [
+        (3, resnet(18, 4), training_step as StepFunction),
+        (4, quantized(), training_step),
+        (2, resnet(18, 4), recomputing_training_step),
+    ] {
+        let compute = ExecConfig::cpu(Kind::Float);
+        let found = processes(size, move |peers| trained(peers, &network, how, compute));
+        for other in &found[1..] {
+            assert_eq!(found[0], *other, "{size} processes");
+        }
+    }
+}
+
+#[test]
+fn values_that_differ_are_named() {
+    let errors = processes(2, |peers| {
+        let rank = peers.world().rank;
+        let same = peers.ensure_same(&[
+            ("recipe", "the same".to_owned()),
+            ("seed", rank.to_string()),
+        ]);
+        same.err().map(|error| error.to_string())
+    });
+    assert_eq!(errors[0], None);
+    let error = errors[1].as_deref().unwrap();
+    assert!(
+        error.starts_with("process 1 differs from process 0 in: seed;"),
+        "{error}"
+    );
+}
+
+/// Sums over more than one bucket, of shapes of all kinds, and what a process says to all.
+#[test]
+fn sums_are_those_of_all_processes() {
+    let results = processes(3, |peers| {
+        let rank = f64::from(peers.world().rank);
+        let shapes = [vec![], vec![3, 2], vec![4 << 20], vec![3 << 20], vec![5]];
+        let own: Vec<Tensor> = shapes
+            .iter()
+            .map(|shape| Tensor::ones(shape, (Kind::Float, tch::Device::Cpu)) * (rank + 1.0))
+            .collect();
+        let own: Vec<&Tensor> = own.iter().collect();
+        let sums = peers.sum(&own).unwrap();
+        for ((sum, own), shape) in sums.iter().zip(&own).zip(&shapes) {
+            assert_eq!(&sum.size(), shape);
+            assert_eq!(sum.min().double_value(&[]), 6.0);
+            assert_eq!(sum.max().double_value(&[]), 6.0);
+            assert_eq!(own.max().double_value(&[]), rank + 1.0, "its own stay");
+        }
+        let means = peers.average(&own).unwrap();
+        assert_eq!(means[1].double_value(&[2, 1]), 2.0);
+        assert!(peers.sum(&[]).unwrap().is_empty());
+        assert!(peers.any(peers.world().rank == 2).unwrap());
+        assert!(!peers.any(false).unwrap());
+        peers.told("name", || "value".to_owned()).unwrap()
+    });
+    assert_eq!(results, ["value", "value", "value"]);
+}
+
+#[test]
+fn a_process_that_is_lost_is_noticed_and_its_reason_told() {
+    let results = processes(2, |peers| {
+        if peers.world().rank == 1 {
+            let error = anyhow::anyhow!("a.jpg is damaged").context("node `train_images`");
+            let reported = peers.ended_by(error, false);
+            assert_eq!(reported.to_string(), "node `train_images`");
+            return (Duration::ZERO, String::new());
+        }
+        let began = Instant::now();
+        let error = peers.any(false).unwrap_err();
+        assert!(error.is::<PeerLost>(), "{error:#}");
+        (began.elapsed(), peers.ended_by(error, true).to_string())
+    });
+    let (took, reason) = &results[0];
+    assert!(*took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(
+        reason,
+        "process 1 failed: node `train_images`: a.jpg is damaged"
+    );
+}

@@ -1,0 +1,190 @@
+//! Runs of several processes on this machine.
+
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use rsflow_model::checkpoint::Checkpoint;
+
+use super::{command, losses, run, signal, wait_for_lines};
+use crate::workplace::{QUANTIZED, program, workplace};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn completed(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{arguments:?}: {}",
+        stderr(&output)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn bytes(folder: &Path, checkpoint: &str) -> Vec<u8> {
+    std::fs::read(folder.join(checkpoint)).unwrap()
+}
+
+/// The table, the files of one process, and a log for each; a resume within an epoch has the same bits, also
+/// of the quantizers. With another number of processes it continues at the same image.
+#[test]
+fn two_processes_are_resumed_to_the_bit() {
+    let folder = workplace();
+    let folder = folder.path();
+    let quantized = format!("trainer.network={QUANTIZED}");
+    let two = ["--processes", "2", "--set", &quantized];
+    let table = completed(folder, &[&two[..], &["--run-dir", "whole"]].concat());
+    assert!(table.contains("ensemble"), "{table}");
+    assert!(
+        table
+            .trim_end()
+            .ends_with("after 2 epochs (22 steps), 24 validation images"),
+        "{table}"
+    );
+    for file in ["run.log", "run.rank-1.log", "metrics.jsonl", "recipe.ron"] {
+        assert!(folder.join("whole").join(file).is_file(), "{file}");
+    }
+    assert_eq!(losses(&folder.join("whole")).len(), 22);
+
+    // Interrupted within the second epoch.
+    let arguments = [&two[..], &["--run-dir", "parts"]].concat();
+    let child = command(folder, &arguments).spawn().unwrap();
+    wait_for_lines(&folder.join("parts/metrics.jsonl"), 15);
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    std::fs::copy(
+        folder.join("parts/checkpoints/last.safetensors"),
+        folder.join("middle.safetensors"),
+    )
+    .unwrap();
+    let middle = Checkpoint::open(&folder.join("middle.safetensors")).unwrap();
+    let step = middle.metadata().step;
+    assert!((1..22).contains(&step), "{step}");
+    completed(folder, &[&arguments[..], &["--resume"]].concat());
+    let last = "checkpoints/last.safetensors";
+    let whole = bytes(folder, &format!("whole/{last}"));
+    assert!(whole == bytes(folder, &format!("parts/{last}")));
+
+    // One process takes over.
+    let alone = ["--set", &quantized, "--run-dir", "alone"];
+    let resume = ["--resume", "middle.safetensors"];
+    let table = completed(folder, &[&alone[..], &resume].concat());
+    assert!(table.contains("(22 steps)"), "{table}");
+    let rest = losses(&folder.join("alone"));
+    assert_eq!(rest.len() as u64, 22 - step);
+}
+
+/// What fails in one process is said once, wherever it was, and ends all within seconds.
+#[test]
+fn the_first_real_error_ends_all_processes() {
+    let folder = workplace();
+    let folder = folder.path();
+    // Of process 1: every second image is its own.
+    let images = folder.join("shapes/train/bands_plain");
+    let mut files: Vec<_> = std::fs::read_dir(&images).unwrap().collect();
+    files.sort_by_key(|entry| entry.as_ref().unwrap().path());
+    for file in &files {
+        std::fs::write(file.as_ref().unwrap().path(), b"no image").unwrap();
+    }
+    let began = Instant::now();
+    let output = run(folder, &["--processes", "2", "--run-dir", "out"]);
+    let took = began.elapsed();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("train_images") && text.contains("bands_plain"),
+        "{text}"
+    );
+    assert_eq!(text.matches("error: ").count(), 1, "{text}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
+}
+
+#[test]
+fn a_process_that_is_killed_ends_the_others() {
+    let folder = workplace();
+    let folder = folder.path();
+    let arguments = ["--processes", "2", "--run-dir", "out"];
+    let child = command(
+        folder,
+        &[&arguments[..], &["--set", "trainer.epochs=500"]].concat(),
+    );
+    let child = { child }.spawn().unwrap();
+    wait_for_lines(&folder.join("out/metrics.jsonl"), 12);
+    // Process 1: it alone has this variable.
+    let of_child = |entry: std::fs::DirEntry| {
+        let environment = std::fs::read(entry.path().join("environ")).ok()?;
+        let has = |wanted: &str| {
+            environment
+                .split(|&b| b == 0)
+                .any(|v| v == wanted.as_bytes())
+        };
+        let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
+        (has("RANK=1") && cwd == folder.canonicalize().ok()?).then(|| entry.file_name())
+    };
+    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let victim = processes.find_map(of_child).expect("process 1 runs");
+    let killed = std::process::Command::new("kill")
+        .arg("-9")
+        .arg(&victim)
+        .status();
+    assert!(killed.unwrap().success());
+    let began = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    let text = stderr(&output);
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("process 1 of the run was ended by signal 9"),
+        "{text}"
+    );
+    assert!(
+        text.contains("another process of the run is gone"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_cannot_be_shared_out_is_refused() {
+    let folder = workplace();
+    let folder = folder.path();
+    for (arguments, environment, code, words) in [
+        (
+            &["--processes", "3"][..],
+            &[][..],
+            1,
+            "`size: 8` cannot be shared out evenly among 3 processes",
+        ),
+        (
+            &[],
+            &[("RANK", "0"), ("WORLD_SIZE", "2")],
+            2,
+            "needs MASTER_ADDR",
+        ),
+        (
+            &["--processes", "3"],
+            &[("RANK", "0"), ("WORLD_SIZE", "2")],
+            2,
+            "this is one of 2 already",
+        ),
+        (&["--processes", "0"], &[], 2, "0 is not in 1..=1024"),
+    ] {
+        let mut program = program(folder, &["run", "recipe.ron"]);
+        let output = program
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .output();
+        let output = output.unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(words), "{arguments:?}: {text}");
+        assert!(!folder.join("runs").exists(), "{arguments:?}");
+    }
+}
