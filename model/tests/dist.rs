@@ -11,11 +11,14 @@ use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::{Role, WeightInit};
+use rsflow_model::nn::replay::{CudaGraph, Inference};
 use rsflow_model::nn::switchable::SwitchableNetwork;
+use rsflow_model::nn::transfer::{Channels, DeviceTransfer, HostBatch};
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
 use rsflow_model::train::processes::average_over_processes;
 use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
+use rsflow_model::train::validation::Validation;
 use tch::{Kind, Tensor, no_grad};
 
 mod small;
@@ -232,6 +235,81 @@ fn all_processes_hold_the_same_bits() {
         let found = processes(size, move |peers| trained(peers, &network, how, compute));
         for other in &found[1..] {
             assert_eq!(found[0], *other, "{size} processes");
+        }
+    }
+}
+
+/// A batch of some of 13 images: noise, and labels.
+#[derive(Clone, Debug)]
+struct Images(Vec<i64>, Vec<Vec<u8>>);
+
+impl Images {
+    fn of(positions: impl Iterator<Item = usize>) -> Self {
+        let positions: Vec<usize> = positions.collect();
+        let labels = positions
+            .iter()
+            .map(|p| (*p as i64 * 7) % i64::from(CLASSES));
+        let pixels = SIZES.map(|side| {
+            let count = (3 * side * side) as usize;
+            let noise = |p: &usize| {
+                (0..count)
+                    .map(move |i| ((i * 37 + p * 101) % 251) as u8)
+                    .collect()
+            };
+            positions.iter().flat_map::<Vec<u8>, _>(noise).collect()
+        });
+        Images(labels.collect(), pixels.into())
+    }
+}
+
+impl HostBatch for Images {
+    fn labels(&self) -> &[i64] {
+        &self.0
+    }
+
+    fn images(&self) -> Vec<(u32, &[u8])> {
+        let pixels = self.1.iter().map(Vec::as_slice);
+        SIZES.into_iter().zip(pixels).collect()
+    }
+}
+
+/// A prime number of images, and more processes than some batches have images: nothing is counted twice,
+/// and nothing is left out.
+#[test]
+fn a_validation_is_the_same_for_any_number_of_processes() {
+    let measure = |rank: usize, size: usize, peers: Option<&Peers>| {
+        let compute = ExecConfig::cpu(Kind::Double);
+        let net = Training::new(&resnet(18, 4), compute).net;
+        let transfer = DeviceTransfer::new(compute, None, Channels::default()).unwrap();
+        let mut inference = Inference::new(&net, CudaGraph::Off);
+        let mut validation = Validation::new(&net, vec![0, 1, 2]).unwrap();
+        let own: Vec<usize> = (rank..13).step_by(size).collect();
+        for images in own.chunks(4) {
+            let batch = Images::of(images.iter().copied());
+            validation
+                .add(&net, &mut inference, &transfer, &batch)
+                .unwrap();
+        }
+        let validation = match peers {
+            Some(peers) => validation.of_all(peers).unwrap(),
+            None => validation,
+        };
+        assert_eq!(validation.images(), 13);
+        let rows = validation.rows(&net).unwrap();
+        let rows = rows
+            .iter()
+            .map(|row| [row.top1, row.top5, (row.loss * 1e9).round()]);
+        rows.collect::<Vec<_>>()
+    };
+    let expected = measure(0, 1, None);
+    assert_eq!(expected.len(), 4);
+    for size in [2, 3, 5] {
+        let found = processes(size, move |peers| {
+            let rank = peers.world().rank as usize;
+            measure(rank, size as usize, Some(&peers))
+        });
+        for rows in found {
+            assert_eq!(rows, expected, "{size} processes");
         }
     }
 }

@@ -163,6 +163,21 @@ fn what_cannot_be_shared_out_is_refused() {
             "`size: 8` cannot be shared out evenly among 3 processes",
         ),
         (
+            &[
+                "--processes",
+                "2",
+                "--set",
+                "train_files.shuffle=false",
+                "--set",
+                "train_files.train_images=83",
+                "--set",
+                "train_files.root=others",
+            ],
+            &[],
+            1,
+            "cannot be shared out evenly among 2 processes: set `shuffle: true`",
+        ),
+        (
             &[],
             &[("RANK", "0"), ("WORLD_SIZE", "2")],
             2,

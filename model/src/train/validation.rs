@@ -7,7 +7,6 @@ use crate::dist::Peers;
 use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::{DeviceTransfer, HostBatch};
-use crate::train::batches::Labelled;
 use crate::train::metrics::Row;
 
 /// Sums over the batches so far. They stay on the device until [`Validation::rows`].
@@ -55,12 +54,12 @@ impl Validation {
     ///
     /// # Errors
     /// As [`DeviceTransfer::batch`].
-    pub fn add(
+    pub fn add<B: HostBatch + Clone + 'static>(
         &mut self,
         net: &SwitchableNetwork,
         inference: &mut Inference,
         transfer: &DeviceTransfer,
-        batch: &Labelled,
+        batch: &B,
     ) -> Result<()> {
         let (images, labels) = transfer.batch(batch, net.classes())?;
         let positions: Vec<usize> = (0..images.len()).collect();

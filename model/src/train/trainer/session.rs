@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_graph::{
     Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread, World,
 };
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use super::dry_run::dry_run;
 use super::loss_watch::{LossWatch, first_not_finite};
@@ -104,6 +104,18 @@ impl Session {
             ensure!(
                 compute.device == Device::Cpu,
                 "several processes train on processors only so far: set `device: Cpu`, or run one process"
+            );
+            let last = Tensor::from_slice(&[train.last_group as i64]);
+            let all = peers
+                .sum(&[&last])?
+                .first()
+                .map(|sum| sum.f_int64_value(&[0]));
+            let equal = train.last_group as i64 * i64::from(peers.world().size);
+            ensure!(
+                all.transpose()? == Some(equal),
+                "the last batch of an epoch cannot be shared out evenly among {} processes: set `shuffle: true` \
+                 in the node that reads the training images, or `drop_last: true` in the node that makes batches",
+                peers.world().size
             );
             let (train, validate) = (train.names_hash, validate.names_hash);
             peers.ensure_same(&[
@@ -529,7 +541,7 @@ impl Thread for Session {
                 outputs.metric(Metric::Final(table));
             }
             self.save(&mut outputs, Some(self.at.epoch), best)?;
-            if ports.stopping() {
+            if self.stops(ports.stopping())? {
                 return Ok(());
             }
         }
