@@ -204,6 +204,17 @@ for what in $networks; do
   done
 done | tee "$out/fused.txt"
 
+if [[ $device != Cpu ]]; then
+  say "what the GPU does in a step, kernel by kernel: $out/kernels.txt"
+  for overrides in "" "trainer.fused=Off trainer.cuda_graph=Off"; do
+    read -ra split <<<"$overrides"
+    set_options "${first%:*}" "trainer.precision=$precision" "${split[@]}"
+    echo "$first $precision ${overrides:-as it is}"
+    call "$rsflow" bench "$recipe" "${options[@]}" --only step --batch "${first#*:}" --seconds "$seconds" \
+      --gpu 2>>"$out/errors.txt" || say "no view of the GPU"
+  done | tee "$out/kernels.txt"
+fi
+
 say "where kernels are short, at $small_sizes: $out/small.txt"
 {
   large_sizes=$sizes sizes=$small_sizes
