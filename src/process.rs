@@ -70,6 +70,13 @@ pub fn start(plan: &Plan, options: Options, message: &'static str) -> Result<Run
 /// The signals by which a run is ended: by the user, by a scheduler, by a terminal that closes.
 const ENDING: [c_int; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 
+/// Those of them that the program was not started to ignore, as by `nohup`. Not SIGINT and SIGQUIT: a shell
+/// ignores them for what it starts in the background, where a script may well send them.
+fn ending() -> impl Iterator<Item = c_int> {
+    let is_wanted = |signal: &c_int| *signal != SIGHUP || !is_ignored(SIGHUP);
+    ENDING.into_iter().filter(is_wanted)
+}
+
 /// Listens to signals, on a thread of its own, to the end of the program.
 ///
 /// Before the run has started, a signal ends the program. Then the first one has the run finish its step
@@ -89,13 +96,9 @@ impl Interrupts {
     /// # Errors
     /// The system has no more file descriptors or threads.
     pub fn listen(message: &'static str) -> Result<Self> {
-        // Not SIGINT and SIGQUIT: a shell ignores them for what it starts in the background, where a
-        // script may well send them.
-        let is_wanted = |signal: &c_int| *signal != SIGHUP || !is_ignored(SIGHUP);
-        let wanted = ENDING.into_iter().filter(is_wanted);
         // A write beyond the limit of file sizes then fails, and is reported as what it is.
         let mut signals =
-            Signals::new(wanted.chain([SIGXFSZ])).context("cannot listen to signals")?;
+            Signals::new(ending().chain([SIGXFSZ])).context("cannot listen to signals")?;
         let phase = Arc::new(Mutex::new(Phase::Starting(None)));
         let interrupts = Interrupts(Arc::clone(&phase));
         let listen = move || {
@@ -177,11 +180,14 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// A process cannot be started.
 pub fn supervise(commands: Vec<Command>) -> Result<ExitCode> {
-    let mut signals = Signals::new(ENDING).context("cannot listen to signals")?;
+    // Read before they are listened to, which the processes would inherit.
+    let ending: Vec<c_int> = ending().collect();
+    let mut signals = Signals::new(&ending).context("cannot listen to signals")?;
     let mut processes: Vec<Child> = Vec::new();
     for (rank, mut command) in commands.into_iter().enumerate() {
         // A terminal's Ctrl-C comes here alone, and is passed on once.
         command.process_group(0);
+        ends_with_this_one(&mut command);
         if rank > 0 {
             command.stdin(Stdio::null()).stdout(Stdio::null());
             command.stderr(Stdio::piped());
@@ -209,7 +215,7 @@ pub fn supervise(commands: Vec<Command>) -> Result<ExitCode> {
         }
         for (rank, process) in processes.iter_mut().enumerate() {
             if ended[rank].is_none() {
-                ended[rank] = process.try_wait()?;
+                ended[rank] = process.try_wait().unwrap_or_default();
                 let failed = ended[rank].is_some_and(|status| !status.success());
                 if failed && first_failed.is_none() {
                     first_failed = Some((rank, Instant::now()));
@@ -230,22 +236,37 @@ pub fn supervise(commands: Vec<Command>) -> Result<ExitCode> {
     let Some((rank, _)) = first_failed else {
         return Ok(ExitCode::SUCCESS);
     };
-    // The first process says why it fails, also where that was another one.
+    // The first process prints an error, also one of another process. Their code is 1.
     let told = code(0).is_some_and(|code| code != 0);
     if let Some(signal) = ended[rank].and_then(|status| status.signal()) {
         say(format_args!(
             "process {rank} of the run was ended by signal {signal}"
         ));
-    } else if !told {
-        say(format_args!(
-            "process {rank} of the run failed:\n{}",
-            said[rank].trim_end()
-        ));
+    }
+    let has_said = said[rank].trim_end();
+    let is_known = told && matches!(code(rank), Some(1 | 130));
+    if !(is_known || has_said.is_empty()) {
+        say(format_args!("process {rank} of the run said:\n{has_said}"));
     }
     let code = if told { code(0) } else { code(rank) };
     Ok(ExitCode::from(
         code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
     ))
+}
+
+/// Has a process that is started end, as by SIGTERM, where this one ends in whatever way.
+#[allow(unsafe_code)]
+fn ends_with_this_one(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: between fork and exec it makes one system call, which allocates nothing.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, SIGTERM) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
 }
 
 /// Reads what a process says on stderr, if that comes here: the last of it.
@@ -276,7 +297,6 @@ fn send(process: &Child, signal: c_int) {
 
 fn end_at_once(process: &mut Child) {
     let _ = process.kill();
-    let _ = process.wait();
 }
 
 /// Sends the program's log to a file, if one is given, and to the screen its warnings and what the

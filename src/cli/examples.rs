@@ -40,7 +40,7 @@ finished run completes what it had left to do when it was killed.
 Of several processes each trains on its share of every batch, whose `size` is that of all together;
 gradients, running statistics and losses are averaged, so all hold the same network. The first one
 writes the files and prints; the others log to run.rank-N.log. What fails in one ends all. They train
-on processors so far, not on GPUs, and share the run directory's disk. A run can be resumed with
+on CPUs so far, and share the run directory's disk. A run can be resumed with
 another number of processes: it continues at the same image.
 
 The environment variable RSFLOW_LOG sets the level of run.log: RSFLOW_LOG=debug, or for one crate

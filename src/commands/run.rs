@@ -41,14 +41,10 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         return train(arguments, &plan, &interrupts, None, out);
     };
     let result = train(arguments, &plan, &interrupts, Some(&peers), out);
-    match result {
-        // The store of the first process is there until all have come here.
-        Ok(code) => peers.wait_for_all().map(|()| code),
-        Err(error) => {
-            let lost = is_lost(&error);
-            Err(peers.ended_by(error, lost))
-        }
-    }
+    result.map_err(|error| {
+        let lost = is_lost(&error);
+        peers.ended_by(error, lost)
+    })
 }
 
 /// Whether nothing failed but another process of the run.
@@ -176,6 +172,14 @@ fn train(
             return Err(error.into());
         }
     };
+    // Before anything is printed: another process may have failed. All end alike.
+    let interrupted = match peers {
+        Some(peers) => {
+            peers.wait_for_first()?;
+            peers.any(finished.interrupted)?
+        }
+        None => finished.interrupted,
+    };
     for measured in &finished.measured {
         tracing::info!(
             node = measured.node.name,
@@ -198,7 +202,7 @@ fn train(
             table.images
         )?;
     }
-    if finished.interrupted {
+    if interrupted {
         say_how_to_go_on(&screen, &run_dir.path);
         return Ok(ExitCode::from(INTERRUPTED));
     }

@@ -83,23 +83,29 @@ fn two_processes_are_resumed_to_the_bit() {
 fn the_first_real_error_ends_all_processes() {
     let folder = workplace();
     let folder = folder.path();
-    // Of process 1: every second image is its own.
-    let images = folder.join("shapes/train/bands_plain");
-    let mut files: Vec<_> = std::fs::read_dir(&images).unwrap().collect();
+    // The second image of the order is process 1's.
+    let images = folder.join("shapes/train");
+    let mut classes: Vec<_> = std::fs::read_dir(&images).unwrap().collect();
+    classes.sort_by_key(|entry| entry.as_ref().unwrap().path());
+    let first = classes[0].as_ref().unwrap().path();
+    let mut files: Vec<_> = std::fs::read_dir(&first).unwrap().collect();
     files.sort_by_key(|entry| entry.as_ref().unwrap().path());
-    for file in &files {
-        std::fs::write(file.as_ref().unwrap().path(), b"no image").unwrap();
-    }
+    let damaged = files[1].as_ref().unwrap().path();
+    std::fs::write(&damaged, b"no image").unwrap();
+    let name = damaged.strip_prefix(&images).unwrap().to_str().unwrap();
     let began = Instant::now();
-    let output = run(folder, &["--processes", "2", "--run-dir", "out"]);
+    let in_order = ["--set", "train_files.shuffle=false"];
+    let arguments = ["--processes", "2", "--run-dir", "out"];
+    let output = run(folder, &[&arguments[..], &in_order].concat());
     let took = began.elapsed();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
-        text.contains("train_images") && text.contains("bands_plain"),
+        text.contains("process 1 failed") && text.contains(name),
         "{text}"
     );
     assert_eq!(text.matches("error: ").count(), 1, "{text}");
+    assert!(output.stdout.is_empty(), "no table of a run that failed");
     assert!(took < Duration::from_secs(60), "{took:?}");
 }
 

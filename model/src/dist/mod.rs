@@ -19,6 +19,8 @@ use native::{Group, Store};
 
 /// The longest that the processes wait for one of them, when they meet and in each exchange.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the first process may take to write its last files.
+const WRITING: Duration = Duration::from_secs(3600);
 /// How long a process that lost another one waits for its reason.
 const REASON: Duration = Duration::from_secs(2);
 /// Bytes that are exchanged at once, as in PyTorch's DistributedDataParallel.
@@ -180,12 +182,16 @@ impl Peers {
         Ok(())
     }
 
-    /// Waits until all processes have come here.
+    /// Waits until the first process has come here, which has files to write before.
     ///
     /// # Errors
-    /// As [`Peers::sum`].
-    pub fn wait_for_all(&self) -> Result<()> {
-        self.any(false).map(drop)
+    /// It is gone.
+    pub fn wait_for_first(&self) -> Result<()> {
+        let key = format!("{}/written", self.name);
+        if self.is_first() {
+            return self.store.set(&key, "yes").map_err(lost);
+        }
+        self.store.get(&key, WRITING).map(drop).map_err(lost)
     }
 
     /// Says to the others why this process ends. If it only `lost` another one, it is told that one's reason

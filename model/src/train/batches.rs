@@ -70,9 +70,9 @@ pub fn check_dropped(inputs: &[Incoming], port: &str, report: &mut Report) {
 /// The same when the number of images is known.
 pub fn warn_of_dropped_images(contents: &Contents, world: World) {
     let full = contents.items_per_epoch.saturating_sub(1) * contents.group;
-    let measured = full + contents.last_group;
-    // What a process of several gets is a part of them.
-    if world.size == 1 && measured < contents.samples {
+    // Of several processes each has a share; the first one has the largest.
+    let measured = (full + contents.last_group) * u64::from(world.size);
+    if world.rank == 0 && measured < contents.samples {
         tracing::warn!(
             "`drop_last: true` leaves out {} of the {} images of {}: the accuracy is that of the others",
             contents.samples - measured,

@@ -381,10 +381,8 @@ impl Trainer {
         }
         batches::warn_of_dropped_images(validate, world);
         for contents in [train, validate] {
-            // Of few validation images, a process of several may have none.
-            let any = contents.items_per_epoch > 0 || world.size > 1 && contents.samples > 0;
             ensure!(
-                any,
+                contents.items_per_epoch > 0,
                 "{} is too small for a single batch; use a smaller batch or `drop_last: false`",
                 contents.origin
             );

@@ -436,8 +436,8 @@ impl Session {
     }
 
     fn save(&mut self, outputs: &mut Outputs, end_of_epoch: Option<u64>, best: bool) -> Result<()> {
-        self.saved = Some(self.at.step);
         if self.peers.as_ref().is_some_and(|peers| !peers.is_first()) {
+            self.saved = Some(self.at.step);
             return Ok(()); // all hold the same, and the first one writes it
         }
         let began = Instant::now();
@@ -464,6 +464,7 @@ impl Session {
             seconds = began.elapsed().as_secs_f64(),
             "copied the network for a checkpoint"
         );
+        self.saved = Some(self.at.step);
         outputs.checkpoints.send(Checkpointed {
             snapshot: Arc::new(snapshot),
             end_of_epoch,
