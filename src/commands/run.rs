@@ -100,10 +100,6 @@ fn train(
         None => Vec::new(),
     };
     let _locked = first.then(|| run_dir.make()).transpose()?;
-    if let Some(peers) = peers.filter(|_| first) {
-        let text = run_dir.to_text()?;
-        peers.told(RUN_DIRECTORY, || text)?;
-    }
     let unused = run_dir.unused();
     if let Some(unused) = unused.clone() {
         interrupts.before_end(move || unused.remove());
@@ -115,6 +111,11 @@ fn train(
     let progress = Progress::new(screen.clone());
     let start = || {
         process::log(Some(&run_dir.log()), &screen)?;
+        // With a file in it, no other process takes the directory for unused.
+        if let Some(peers) = peers.filter(|_| first) {
+            let text = run_dir.to_text()?;
+            peers.told(RUN_DIRECTORY, || text)?;
+        }
         tracing::info!(recipe = %arguments.recipe.shown(), version = env!("CARGO_PKG_VERSION"), "started");
         screen.line(&format!("run directory: {}", run_dir.path.shown()));
         if let Some(checkpoint) = &run_dir.resume {
