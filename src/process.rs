@@ -237,18 +237,18 @@ pub fn supervise(commands: Vec<Command>) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     // The first process prints an error, also one of another process. Their code is 1.
-    let told = code(0).is_some_and(|code| code != 0);
+    let first_reports = code(0).is_some_and(|code| code != 0);
     if let Some(signal) = ended[rank].and_then(|status| status.signal()) {
         say(format_args!(
             "process {rank} of the run was ended by signal {signal}"
         ));
     }
     let has_said = said[rank].trim_end();
-    let is_known = told && matches!(code(rank), Some(1 | 130));
+    let is_known = first_reports && matches!(code(rank), Some(1 | 130));
     if !(is_known || has_said.is_empty()) {
         say(format_args!("process {rank} of the run said:\n{has_said}"));
     }
-    let code = if told { code(0) } else { code(rank) };
+    let code = if first_reports { code(0) } else { code(rank) };
     Ok(ExitCode::from(
         code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
     ))

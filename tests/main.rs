@@ -7,6 +7,7 @@ mod effects;
 mod evaluate;
 mod exchange;
 mod folders;
+mod gpu;
 mod hostile;
 mod machine;
 mod prepare_val;

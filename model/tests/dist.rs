@@ -332,7 +332,7 @@ fn values_that_differ_are_named() {
     );
 }
 
-/// Sums over more than one bucket, of shapes of all kinds, and what a process says to all.
+/// Sums over more than one bucket, of shapes of all kinds, and a value of the first process.
 #[test]
 fn sums_are_those_of_all_processes() {
     let results = processes(3, |peers| {
@@ -355,7 +355,7 @@ fn sums_are_those_of_all_processes() {
         assert!(peers.sum(&[]).unwrap().is_empty());
         assert!(peers.any(peers.world().rank == 2).unwrap());
         assert!(!peers.any(false).unwrap());
-        peers.told("name", || "value".to_owned()).unwrap()
+        peers.broadcast("name", || "value".to_owned()).unwrap()
     });
     assert_eq!(results, ["value", "value", "value"]);
 }

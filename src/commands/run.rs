@@ -90,7 +90,7 @@ fn train(
         )?,
         false => {
             let peers = peers.context("a run of several processes")?;
-            RunDir::of_text(&peers.told(RUN_DIRECTORY, String::new)?, world.rank)?
+            RunDir::of_text(&peers.broadcast(RUN_DIRECTORY, String::new)?, world.rank)?
         }
     };
     let checkpoint = run_dir.resume.as_deref();
@@ -114,7 +114,7 @@ fn train(
         // With a file in it, no other process takes the directory for unused.
         if let Some(peers) = peers.filter(|_| first) {
             let text = run_dir.to_text()?;
-            peers.told(RUN_DIRECTORY, || text)?;
+            peers.broadcast(RUN_DIRECTORY, || text)?;
         }
         tracing::info!(recipe = %arguments.recipe.shown(), version = env!("CARGO_PKG_VERSION"), "started");
         screen.line(&format!("run directory: {}", run_dir.path.shown()));

@@ -87,14 +87,14 @@ impl Peers {
         self.world.rank == 0
     }
 
-    /// What the first process says under `key`: all others wait for it.
+    /// The value of the first process under `key`, for which all others wait.
     ///
     /// # Errors
     /// The first process is gone.
-    pub fn told(&self, key: &str, say: impl FnOnce() -> String) -> Result<String> {
+    pub fn broadcast(&self, key: &str, value: impl FnOnce() -> String) -> Result<String> {
         let key = format!("{}/{key}", self.name);
         if self.is_first() {
-            let value = say();
+            let value = value();
             self.store.set(&key, &value).map_err(lost)?;
             return Ok(value);
         }
@@ -168,7 +168,7 @@ impl Peers {
     pub fn ensure_same(&self, values: &[(&str, String)]) -> Result<()> {
         let hash = |value: &str| format!("{:032x}", xxhash_rust::xxh3::xxh3_128(value.as_bytes()));
         let own: Vec<String> = values.iter().map(|(_, value)| hash(value)).collect();
-        let first = self.told("same", || own.join(" "))?;
+        let first = self.broadcast("same", || own.join(" "))?;
         let first: Vec<&str> = first.split(' ').collect();
         let differ = (0..values.len()).filter(|&at| first.get(at) != Some(&own[at].as_str()));
         let differ: Vec<&str> = differ.map(|at| values[at].0).collect();
@@ -194,8 +194,8 @@ impl Peers {
         self.store.get(&key, WRITING).map(drop).map_err(lost)
     }
 
-    /// Says to the others why this process ends. If it only `lost` another one, it is told that one's reason
-    /// instead, where that comes in time: the error to report.
+    /// Tells the others why this process ends. Returns the error to report: if it only `lost` another one,
+    /// that one's reason, where it comes in time.
     pub fn ended_by(&self, error: anyhow::Error, lost: bool) -> anyhow::Error {
         let key = format!("{}/{FAILED}", self.name);
         if lost {

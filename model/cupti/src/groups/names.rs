@@ -132,7 +132,7 @@ const RULES: [(Group, &[&str]); 9] = [
 /// Parts of names of libtorch's own kernels that read and write each value once, in lower case.
 const OF_LIBTORCH: [&str; 6] = ["index", "gather", "scatter", "dropout", "masked", "loss"];
 
-/// The kind of work that a kernel does, told by its name, as CUPTI gives it.
+/// The kind of work that a kernel does, by its name as CUPTI gives it.
 pub fn group_of(name: &str) -> Group {
     let name = name.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));

@@ -111,11 +111,11 @@ impl Cupti {
         const MULTIPLE_SUBSCRIBERS: c_int = 39;
 
         let mut text = std::ptr::null();
-        let told = self
+        let found = self
             .function::<GetResultString>("cuptiGetResultString")
             // SAFETY: as the header declares it.
             .is_ok_and(|function| unsafe { function(code, &mut text) } == 0);
-        let text = if told && !text.is_null() {
+        let text = if found && !text.is_null() {
             // SAFETY: not null, and static.
             let text = unsafe { CStr::from_ptr(text) };
             format!("{} ({code})", text.to_string_lossy())
