@@ -17,18 +17,21 @@ const LOCAL_RANK: &str = "LOCAL_RANK";
 const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
 const MASTER_ADDR: &str = "MASTER_ADDR";
 const MASTER_PORT: &str = "MASTER_PORT";
+/// The threads that libtorch computes with, where the recipe does not say it.
+const THREADS: &str = "OMP_NUM_THREADS";
 /// `True`: the launcher serves the store.
 const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
 
-/// The variables of each process of a run of `count` on this machine, whose `cores` they share. They meet at
-/// a port that is free now.
+/// The variables of each process of a run of `count` on this machine, whose `cores` they share, unless the
+/// user has set the number of threads. They meet at a port that is free now.
 ///
 /// # Errors
 /// There is no free port.
 pub fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)>>> {
     let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
     let port = port.context("no port is free")?.port();
-    let threads = (cores / count as usize).max(1);
+    let threads = (cores / count as usize).max(1).to_string();
+    let threads = std::env::var(THREADS).unwrap_or(threads);
     let place = |rank: u32| {
         vec![
             (RANK, rank.to_string()),
@@ -38,7 +41,7 @@ pub fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)
             (MASTER_ADDR, "127.0.0.1".to_owned()),
             (MASTER_PORT, port.to_string()),
             (AGENT_STORE, String::new()),
-            ("OMP_NUM_THREADS", threads.to_string()),
+            (THREADS, threads.clone()),
         ]
     };
     Ok((0..count).map(place).collect())

@@ -34,14 +34,14 @@ Examples:
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the current step, saves a
 checkpoint and exits; --resume continues from there, bit for bit. A second Ctrl-C exits at once.
-SIGTERM, SIGQUIT and a terminal that closes do the same as Ctrl-C. best.safetensors is the epoch with
-the highest top-1 of the first resolution in `sizes`, then the highest mean of all. --resume of a
-finished run completes what it had left to do when it was killed.
-Of several processes each trains on its share of every batch, whose `size` is that of all together;
-gradients, running statistics and losses are averaged, so all hold the same network. The first one
-writes the files and prints; the others log to run.rank-N.log. What fails in one ends all. They train
-on CPUs so far, and share the run directory's disk. A run can be resumed with
-another number of processes: it continues at the same image.
+SIGTERM, SIGQUIT and a terminal that closes do the same as Ctrl-C. best.safetensors is the epoch
+with the highest top-1 of the first resolution in `sizes`, then the highest mean of all. --resume
+of a finished run completes what it had left to do when it was killed.
+Of several processes each trains on its share of every batch, whose `size` is that of all
+together; gradients, running statistics and losses are averaged, so all hold the same network. The
+first one writes the files and prints; the others log to run.rank-N.log. What fails in one ends
+all. They train on CPUs so far, and share the disk with the run directory. A run can be resumed
+with another number of processes: it continues at the same image.
 
 The environment variable RSFLOW_LOG sets the level of run.log: RSFLOW_LOG=debug, or for one crate
 RSFLOW_LOG=info,rsflow_model=debug. The default is info.

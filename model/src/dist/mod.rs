@@ -198,16 +198,16 @@ impl Peers {
     /// that one's reason, where it comes in time.
     pub fn ended_by(&self, error: anyhow::Error, lost: bool) -> anyhow::Error {
         let key = format!("{}/{FAILED}", self.name);
-        if lost {
-            return match self.store.get(&key, REASON) {
-                Ok(reason) => anyhow::Error::new(PeerLost(reason)),
-                Err(_) => error,
-            };
-        }
-        let reason = format!("process {} failed: {error:#}", self.world.rank);
-        let _ = self.store.set(&key, &reason);
+        let error = if lost {
+            let reason = self.store.get(&key, REASON);
+            reason.map_or(error, |reason| anyhow::Error::new(PeerLost(reason)))
+        } else {
+            let reason = format!("process {} failed: {error:#}", self.world.rank);
+            let _ = self.store.set(&key, &reason);
+            error
+        };
         if self.is_first() {
-            // The store is here: the others still have to read it.
+            // The store is here, and the others may still have to read it.
             sleep(REASON);
         }
         error
