@@ -180,7 +180,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// A process cannot be started.
 pub fn supervise(commands: Vec<Command>) -> Result<ExitCode> {
-    // Read before they are listened to, which the processes would inherit.
+    // A SIGHUP that is ignored, as under `nohup`, stays ignored here and in the processes.
     let ending: Vec<c_int> = ending().collect();
     let mut signals = Signals::new(&ending).context("cannot listen to signals")?;
     let mut processes: Vec<Child> = Vec::new();

@@ -158,9 +158,9 @@ data nodes alone, `whole` is both, as in `run`.
 
 `of peak` is the share of the multiply-adds per second that a large matrix product reaches on this
 device in the same precision; a step counts as three forward passes. `peak memory` is the memory of
-all tensors on a GPU, and of the process so far on the CPU. Below the table stand two bounds of a
-step: for its multiply-adds, and for the bytes that it reads and writes, if each operator reads its
-inputs and writes its outputs once, at the speed of a large copy.
+all tensors on a GPU, and of the process so far on the CPU. Two bounds of a step follow the table:
+for its multiply-adds, and for the bytes that it reads and writes, if each operator reads its inputs
+and writes its outputs once, at the speed of a large copy.
 
 --gpu adds what the GPU did: time by kind of kernel, the kernels that took most, and how much of the
 time it was busy.

@@ -198,7 +198,7 @@ impl Cupti {
         type GetNumDropped = unsafe extern "C" fn(*mut c_void, u32, *mut usize) -> c_int;
         let mut dropped = 0;
         self.call("cuptiActivityGetNumDroppedRecords", |f: GetNumDropped| {
-            // SAFETY: as the header declares it; no context stands for all of them.
+            // SAFETY: as the header declares it; no context means all of them.
             unsafe { f(std::ptr::null_mut(), 0, &mut dropped) }
         })?;
         Ok(dropped as u64)

@@ -1,4 +1,4 @@
-// See algorithm.h. The functions stand in the order of Gloo's, since libtorch derives a class from this one.
+// See algorithm.h. The functions are in the order of Gloo's, since libtorch derives a class from this one.
 #pragma once
 
 #include <chrono>
