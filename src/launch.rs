@@ -3,10 +3,12 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::World;
-use rsflow_model::dist::Peers;
+use rsflow_model::dist::{Peers, Timeouts};
+use serde_json::json;
 
 use crate::commands::usage::Usage;
 
@@ -19,6 +21,8 @@ const MASTER_ADDR: &str = "MASTER_ADDR";
 const MASTER_PORT: &str = "MASTER_PORT";
 /// The threads that libtorch computes with, where the recipe does not say it.
 const THREADS: &str = "OMP_NUM_THREADS";
+/// Where torchrun looks for the error of a process that failed.
+const ERROR_FILE: &str = "TORCHELASTIC_ERROR_FILE";
 /// `True`: the launcher serves the store.
 const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
 
@@ -51,7 +55,7 @@ pub fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)
 ///
 /// # Errors
 /// The environment does not say where; not all of them come.
-pub fn meet(world: World) -> Result<Option<Arc<Peers>>> {
+pub fn meet(world: World, timeouts: Timeouts) -> Result<Option<Arc<Peers>>> {
     if world.size == 1 {
         return Ok(None);
     }
@@ -73,7 +77,24 @@ pub fn meet(world: World) -> Result<Option<Arc<Peers>>> {
         ))
     })?;
     let elsewhere = std::env::var(AGENT_STORE).is_ok_and(|value| value == "True");
-    Peers::meet(world, &host, number, elsewhere).map(Some)
+    Peers::meet(world, &host, number, elsewhere, timeouts).map(Some)
+}
+
+/// Writes the error of this process where torchrun asks for it, which shows it beside the rank.
+pub fn write_error_file(error: &anyhow::Error) {
+    let Some(path) = std::env::var_os(ERROR_FILE).filter(|path| !path.is_empty()) else {
+        return;
+    };
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let text = format!("{error:#}");
+    // torchrun shows `py_callstack`.
+    let content = json!({"message": {"message": text, "extraInfo": {
+        "py_callstack": text,
+        "timestamp": since.unwrap_or_default().as_secs().to_string(),
+    }}});
+    if let Err(error) = std::fs::write(&path, content.to_string()) {
+        tracing::warn!("cannot write the launcher's error file {path:?}: {error}");
+    }
 }
 
 /// This process's place, from the environment; a run of one process where nothing is set.

@@ -12,7 +12,7 @@ use rsflow_base::run_files::{
 use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::Checkpoint;
 
-use crate::files;
+use crate::{cli, files};
 
 /// The directory of a run.
 pub struct RunDir {
@@ -24,20 +24,24 @@ pub struct RunDir {
     fresh: bool,
     /// Whether it is named by the start time; another run may have the same.
     is_named_by_time: bool,
+    /// Whether what an earlier run has left there, which saved nothing, is to be removed.
+    starts_over: bool,
     /// Which process of the run this is.
     rank: u32,
 }
 
 impl RunDir {
-    /// Finds the directory of a run, or a place for it. `resume` as on the command line: not given,
-    /// given without a checkpoint, or with one. Writes nothing.
-    pub fn find(
-        recipe: &Path,
-        wanted: Option<&Path>,
-        resume: Option<&Option<PathBuf>>,
-    ) -> Result<Self> {
-        let all_runs = Path::new("runs").join(recipe.file_stem().unwrap_or_default());
-        let (path, resume) = match (wanted, resume) {
+    /// Finds the directory of a run, or a place for it. Writes nothing.
+    ///
+    /// # Errors
+    /// There is nothing to resume from, or something that would be overwritten.
+    pub fn find(arguments: &cli::Run) -> Result<Self> {
+        let recipe = arguments.recipe.file_stem().unwrap_or_default();
+        let all_runs = Path::new("runs").join(recipe);
+        let (path, resume) = match (arguments.run_dir.as_deref(), &arguments.resume) {
+            (Some(path), None) if arguments.resume_if_any => {
+                return Self::resume_if_any(path);
+            }
             (wanted, None) => (wanted.map(Path::to_owned), None),
             (wanted, Some(Some(checkpoint))) => {
                 let path = wanted.map(Path::to_owned).or_else(|| run_of(checkpoint));
@@ -93,6 +97,30 @@ impl RunDir {
             resume,
             fresh: false,
             is_named_by_time,
+            starts_over: false,
+            rank: 0,
+        })
+    }
+
+    /// The directory of a run that is started, or was and is to be resumed. If it ended before its first
+    /// checkpoint, it starts over.
+    fn resume_if_any(path: &Path) -> Result<Self> {
+        ensure!(
+            path.is_dir() || !path.exists(),
+            "{} is not a folder",
+            path.shown()
+        );
+        let last = last_checkpoint(path);
+        let resume = match last.is_file() {
+            true => Some(last),
+            false => newest_sound(&path.join(CHECKPOINTS)),
+        };
+        Ok(RunDir {
+            path: path.to_owned(),
+            fresh: false,
+            is_named_by_time: false,
+            starts_over: resume.is_none(),
+            resume,
             rank: 0,
         })
     }
@@ -110,6 +138,10 @@ impl RunDir {
         let place = self.path.shown();
         let folder = File::open(&self.path).with_context(|| format!("cannot open {place}"))?;
         let locked = !is_busy(&folder);
+        if locked && self.starts_over {
+            remove_files(&self.path);
+            return Ok(folder);
+        }
         // Another run may have had it until now, and left something in it.
         let ours = locked && (self.resume.is_some() || is_empty(&self.path)?);
         if !ours {
@@ -172,6 +204,7 @@ impl RunDir {
             resume,
             fresh,
             is_named_by_time: false,
+            starts_over: false,
             rank,
         })
     }
@@ -230,7 +263,7 @@ impl Unused {
             if checkpoints.exists() && fs::remove_dir(&checkpoints).is_err() {
                 return; // Something is in it.
             }
-            self.remove_files();
+            remove_files(&self.path);
         }
         let _ = fs::remove_file(self.path.join(log_of(self.rank)));
         if !self.made || fs::remove_dir(&self.path).is_err() {
@@ -244,20 +277,20 @@ impl Unused {
             parent = folder.parent();
         }
     }
+}
 
-    /// What only the first process writes.
-    fn remove_files(&self) {
-        for name in [METRICS, RECIPE, SKIPPED] {
-            let _ = fs::remove_file(self.path.join(name));
-        }
-        let events = self.path.join(TENSORBOARD);
-        for entry in fs::read_dir(&events).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(EVENTS) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-        let _ = fs::remove_dir(events);
+/// Removes what process 0 writes before the first checkpoint, by name.
+fn remove_files(run_dir: &Path) {
+    for name in [METRICS, RECIPE, SKIPPED] {
+        let _ = fs::remove_file(run_dir.join(name));
     }
+    let events = run_dir.join(TENSORBOARD);
+    for entry in fs::read_dir(&events).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(EVENTS) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let _ = fs::remove_dir(events);
 }
 
 /// Whether another run uses the directory.

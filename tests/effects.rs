@@ -1,4 +1,4 @@
-//! Effects on the process as a whole are `src/process.rs`'s alone: a library that printed, ended the
+//! Effects on the process as a whole are `src/process`'s alone: a library that printed, ended the
 //! program or changed its environment would surprise whoever else uses it.
 
 use std::fs;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// What has an effect on the process, and the files that may name it.
 const EFFECTS: &[(&str, &[&str])] = &[
-    ("set_var(", &["src/process.rs"]),
+    ("set_var(", &["src/process/"]),
     ("setenv(", &[]),
     ("putenv(", &[]),
     ("process::exit", &[]),
-    ("_exit(", &["src/process.rs"]),
+    ("_exit(", &["src/process/"]),
     ("process::abort", &[]),
-    ("signal_hook", &["src/process.rs"]),
+    ("signal_hook", &["src/process/"]),
     ("tokio::signal", &[]),
     ("ctrl_c", &[]),
     ("print!(", &[]),
@@ -21,7 +21,7 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("stdout()", &["src/commands/mod.rs"]),
     ("std::cerr", &[]),
     ("std::cout", &[]),
-    ("tracing_subscriber", &["src/process.rs"]),
+    ("tracing_subscriber", &["src/process/"]),
     ("set_num_threads(", &["model/src/nn/compute/process.rs"]),
     ("cudnn_set_benchmark(", &["model/src/nn/compute/process.rs"]),
     (
@@ -41,7 +41,7 @@ const EFFECTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("mallopt(", &["model/native/shim.cpp"]),
-    ("compute::apply(", &["src/process.rs"]),
+    ("compute::apply(", &["src/process/"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -105,7 +105,7 @@ fn an_effect_elsewhere_is_found() {
         assert!(!faults("graph/src/plan/mod.rs", text).is_empty(), "{text}");
     }
     assert_eq!(
-        faults("src/process.rs", "libc::_exit(130)"),
+        faults("src/process/mod.rs", "libc::_exit(130)"),
         Vec::<String>::new()
     );
 }

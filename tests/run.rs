@@ -1,6 +1,7 @@
 //! `rsflow run` as a user runs it: real JPEG files, real libtorch, the real command.
 
 mod bad_data;
+mod lost;
 mod processes;
 mod resume;
 
@@ -28,6 +29,10 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
 
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The step lines of a run: step and loss, exactly as written.

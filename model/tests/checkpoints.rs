@@ -259,7 +259,16 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         let labels = Tensor::from_slice(&[0_i64, 1, 2, 0]);
         for _ in 0..3 {
             let distill = Distill::EnsembleTopDown;
-            training_step(&net, &mut optimizer, &images, &labels, distill, 0.05.into()).unwrap();
+            training_step(
+                &net,
+                &mut optimizer,
+                &images,
+                &labels,
+                distill,
+                0.05.into(),
+                None,
+            )
+            .unwrap();
         }
         let logits = |net: &SwitchableNetwork, size: usize| {
             net.logits(&images[size], size, Mode::Evaluate).unwrap()

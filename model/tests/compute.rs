@@ -76,6 +76,7 @@ impl Training {
             labels,
             Distill::EnsembleTopDown,
             lr.into(),
+            None,
         )
         .unwrap();
         loss.total.double_value(&[])
@@ -258,9 +259,20 @@ fn replayed_steps_are_the_same() {
             let labels = take(&usual.labels);
             let distill = Distill::EnsembleTopDown;
             let (net, optimizer) = (&usual.net, &mut usual.optimizer);
-            let a = how(net, optimizer, &inputs, &labels, distill, as_float.into()).unwrap();
+            let a = how(
+                net,
+                optimizer,
+                &inputs,
+                &labels,
+                distill,
+                as_float.into(),
+                None,
+            )
+            .unwrap();
             let (net, optimizer) = (&replayed.net, &mut replayed.optimizer);
-            let b = steps.step(net, optimizer, &inputs, &labels, lr).unwrap();
+            let b = steps
+                .step(net, optimizer, &inputs, &labels, lr, None)
+                .unwrap();
             let (a, b) = (a.total.double_value(&[]), b.total.double_value(&[]));
             assert_eq!(a, b, "{network}, step {step}");
             assert_eq!(

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rsflow_graph::World;
-use rsflow_model::dist::{PeerLost, Peers};
+use rsflow_model::dist::reducer::Exchange;
+use rsflow_model::dist::{PeerLost, Peers, Timeouts};
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
@@ -16,7 +17,7 @@ use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::nn::transfer::{Channels, DeviceTransfer, HostBatch};
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::train::processes::average_over_processes;
+use rsflow_model::train::processes::StepExchange;
 use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
 use rsflow_model::train::validation::Validation;
 use tch::{Kind, Tensor, no_grad};
@@ -49,7 +50,13 @@ fn processes<T: Send + 'static>(
                 local_rank: rank,
                 local_size: size,
             };
-            std::thread::spawn(move || work(Peers::meet(world, "127.0.0.1", port, false).unwrap()))
+            let timeouts = Timeouts {
+                exchange: Duration::from_secs(60),
+                silence: Duration::from_secs(20),
+            };
+            std::thread::spawn(move || {
+                work(Peers::meet(world, "127.0.0.1", port, false, timeouts).unwrap())
+            })
         })
         .collect();
     let threads = threads.into_iter();
@@ -116,13 +123,22 @@ fn trained(
 ) -> Vec<(String, Vec<f64>)> {
     let world = peers.world();
     let mut training = Training::new(network, compute);
-    training.optimizer = training.optimizer.with_peers(Some(Arc::clone(&peers)));
+    let exchange = StepExchange::new(peers, &training.net, Exchange::Float32).unwrap();
     for step in 0..STEPS {
         let (images, labels) = training.batch(step, world.rank.into(), world.size.into());
         let Training { net, optimizer } = &mut training;
         let distill = Distill::EnsembleTopDown;
-        let loss = how(net, optimizer, &images, &labels, distill, LR.into()).unwrap();
-        let loss = average_over_processes(&peers, net, &loss).unwrap();
+        let exchange = Some(&exchange);
+        let loss = how(
+            net,
+            optimizer,
+            &images,
+            &labels,
+            distill,
+            LR.into(),
+            exchange,
+        )
+        .unwrap();
         let total = loss.total.double_value(&[]);
         assert!(total.is_finite() && !loss.total.requires_grad());
     }
@@ -322,6 +338,7 @@ fn values_that_differ_are_named() {
             ("recipe", "the same".to_owned()),
             ("seed", rank.to_string()),
         ]);
+        peers.leave(false).unwrap();
         same.err().map(|error| error.to_string())
     });
     assert_eq!(errors[0], None);
@@ -365,14 +382,13 @@ fn a_process_that_is_lost_is_noticed_and_its_reason_told() {
     let results = processes(2, |peers| {
         if peers.world().rank == 1 {
             let error = anyhow::anyhow!("a.jpg is damaged").context("node `train_images`");
-            let reported = peers.ended_by(error, false);
-            assert_eq!(reported.to_string(), "node `train_images`");
+            peers.end(&error, false);
             return (Duration::ZERO, String::new());
         }
         let began = Instant::now();
         let error = peers.any(false).unwrap_err();
         assert!(error.is::<PeerLost>(), "{error:#}");
-        (began.elapsed(), peers.ended_by(error, true).to_string())
+        (began.elapsed(), error.to_string())
     });
     let (took, reason) = &results[0];
     assert!(*took < Duration::from_secs(20), "{took:?}");

@@ -2,6 +2,7 @@
 
 mod examples;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -101,12 +102,53 @@ pub struct Run {
     pub processes: Option<u32>,
     /// Resume from a checkpoint [default: the run directory's last; without --run-dir, that of the
     /// recipe's latest run]
-    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, value_parser = path())]
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, value_parser = path(), group = "resuming")]
     pub resume: Option<Option<PathBuf>>,
+    /// Resume from the run directory's last checkpoint if there is one, else start: for launchers that
+    /// start the same command again
+    #[arg(long, requires = "run_dir", group = "resuming")]
+    pub resume_if_any: bool,
     /// Resume although the recipe differs from the one that the checkpoint was made with; the
     /// differences become warnings. Network, batch norms, resolutions and classes cannot change
-    #[arg(long, requires = "resume")]
+    #[arg(long, requires = "resuming")]
     pub accept_changes: bool,
+    /// With --processes: start all processes again from the last checkpoint when one has failed, up to N
+    /// times
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "processes")]
+    pub max_restarts: u32,
+    /// Of several processes: one that gives no sign of life for so long is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = whole_seconds())]
+    pub silence: u64,
+    /// Of several processes: the longest that the others wait for one, when they start and in each
+    /// exchange
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = whole_seconds())]
+    pub exchange_timeout: u64,
+}
+
+fn whole_seconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=86_400)
+}
+
+impl Run {
+    /// The arguments of a command that goes on with this run in a run directory, in which there may be a
+    /// checkpoint.
+    pub fn resuming(&self, run_dir: &Path) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["run".into(), self.recipe.clone().into()];
+        for set in &self.overrides.set {
+            arguments.extend(["--set".into(), set.into()]);
+        }
+        arguments.extend(["--run-dir".into(), run_dir.into(), "--resume-if-any".into()]);
+        if self.accept_changes {
+            arguments.push("--accept-changes".into());
+        }
+        for (name, seconds) in [
+            ("--silence", self.silence),
+            ("--exchange-timeout", self.exchange_timeout),
+        ] {
+            arguments.extend([name.into(), seconds.to_string().into()]);
+        }
+        arguments
+    }
 }
 
 /// `rsflow eval`.

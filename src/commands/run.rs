@@ -1,16 +1,18 @@
 //! `rsflow run`: a recipe from its first file to the table of accuracies.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Opaque, Options, Plan, RunContext, RunError, Running, World, differences};
 use rsflow_model::checkpoint::Checkpoint;
-use rsflow_model::dist::{PeerLost, Peers};
+use rsflow_model::dist::{PeerLost, Peers, Timeouts};
 use rsflow_model::train::lookup::process_settings;
 
 use super::recipes::plan;
@@ -25,7 +27,9 @@ use crate::{launch, run_dir, skipped, table};
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let world = launch::world()?;
     match arguments.processes {
-        Some(count) if world == World::default() && count > 1 => return start_processes(count),
+        Some(count) if world == World::default() && count > 1 => {
+            return start_processes(arguments, count);
+        }
         Some(count) if world.size != count => bail!(Usage(format!(
             "--processes {count} starts processes, and this is one of {} already (RANK, WORLD_SIZE): leave it \
              out under a launcher such as torchrun",
@@ -37,39 +41,63 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
     )?;
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let Some(peers) = launch::meet(world)? else {
-        return train(arguments, &plan, &interrupts, None, out);
+    let timeouts = Timeouts {
+        exchange: Duration::from_secs(arguments.exchange_timeout),
+        silence: Duration::from_secs(arguments.silence),
     };
-    let result = train(arguments, &plan, &interrupts, Some(&peers), out);
-    result.map_err(|error| {
-        let lost = is_lost(&error);
-        peers.ended_by(error, lost)
-    })
+    let peers = launch::meet(world, timeouts)?;
+    let result = train(arguments, &plan, &interrupts, peers.as_ref(), out);
+    if let Err(error) = &result {
+        let lost = is_lost(error);
+        if !lost {
+            launch::write_error_file(error);
+        }
+        if let Some(peers) = &peers {
+            peers.end(error, lost);
+        }
+    }
+    result
 }
 
 /// Whether nothing failed but another process of the run.
 fn is_lost(error: &anyhow::Error) -> bool {
-    let names_it = |error: &anyhow::Error| error.chain().any(|cause| cause.is::<PeerLost>());
     match error.downcast_ref::<RunError>() {
-        Some(run) => run.failures.iter().any(|failure| names_it(&failure.error)),
-        None => names_it(error),
+        Some(run) => run
+            .failures
+            .iter()
+            .any(|failure| PeerLost::is_in(&failure.error)),
+        None => PeerLost::is_in(error),
     }
 }
 
 /// What the first process tells the others under this name.
 const RUN_DIRECTORY: &str = "run directory";
 
-/// Starts the processes of a run on this machine, each with this command line.
-fn start_processes(count: u32) -> Result<ExitCode> {
+/// Starts the processes of a run on this machine, each with this command line; after a failure with one
+/// that resumes.
+fn start_processes(arguments: &Run, count: u32) -> Result<ExitCode> {
     let program = std::env::current_exe().context("this program's file is not known")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let places = launch::places(count, cores)?;
-    let commands = places.into_iter().map(|place| {
-        let mut command = std::process::Command::new(&program);
-        command.args(std::env::args_os().skip(1)).envs(place);
-        command
-    });
-    process::supervise(commands.collect())
+    // Only then must all attempts have the same.
+    let restarts = (arguments.max_restarts > 0).then(|| RunDir::find(arguments));
+    let run_dir = restarts.transpose()?.map(|run_dir| run_dir.path);
+    process::supervise(arguments.max_restarts, |attempt| {
+        let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
+        match &run_dir {
+            Some(run_dir) if attempt > 0 => words = arguments.resuming(run_dir),
+            Some(run_dir) if arguments.run_dir.is_none() => {
+                words.extend(["--run-dir".into(), run_dir.into()]);
+            }
+            _ => {}
+        }
+        let places = launch::places(count, cores)?.into_iter();
+        let commands = places.map(|place| {
+            let mut command = Command::new(&program);
+            command.args(&words).envs(place);
+            command
+        });
+        Ok(commands.collect())
+    })
 }
 
 /// Trains in this process, which may be one of several.
@@ -83,11 +111,7 @@ fn train(
     let world = peers.map_or_else(World::default, |peers| peers.world());
     let first = world.rank == 0;
     let mut run_dir = match first {
-        true => RunDir::find(
-            &arguments.recipe,
-            arguments.run_dir.as_deref(),
-            arguments.resume.as_ref(),
-        )?,
+        true => RunDir::find(arguments)?,
         false => {
             let peers = peers.context("a run of several processes")?;
             RunDir::of_text(&peers.broadcast(RUN_DIRECTORY, String::new)?, world.rank)?
@@ -175,10 +199,7 @@ fn train(
     };
     // Before anything is printed: another process may have failed. All end alike.
     let interrupted = match peers {
-        Some(peers) => {
-            peers.wait_for_first()?;
-            peers.any(finished.interrupted)?
-        }
+        Some(peers) => peers.leave(finished.interrupted)?,
         None => finished.interrupted,
     };
     for measured in &finished.measured {

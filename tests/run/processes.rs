@@ -1,17 +1,12 @@
 //! Runs of several processes on this machine.
 
 use std::path::Path;
-use std::process::Output;
 use std::time::{Duration, Instant};
 
 use rsflow_model::checkpoint::Checkpoint;
 
-use super::{command, losses, run, signal, wait_for_lines};
+use super::{command, losses, run, signal, stderr, wait_for_lines};
 use crate::workplace::{QUANTIZED, program, workplace};
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 fn completed(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
@@ -107,54 +102,6 @@ fn the_first_real_error_ends_all_processes() {
     assert_eq!(text.matches("error: ").count(), 1, "{text}");
     assert!(output.stdout.is_empty(), "no table of a run that failed");
     assert!(took < Duration::from_secs(60), "{took:?}");
-}
-
-#[test]
-fn a_process_that_is_killed_ends_the_others() {
-    let folder = workplace();
-    let folder = folder.path();
-    let arguments = ["--processes", "2", "--run-dir", "out"];
-    let child = command(
-        folder,
-        &[&arguments[..], &["--set", "trainer.epochs=500"]].concat(),
-    );
-    let child = { child }.spawn().unwrap();
-    wait_for_lines(&folder.join("out/metrics.jsonl"), 12);
-    // Process 1: it alone has this variable.
-    let of_child = |entry: std::fs::DirEntry| {
-        let environment = std::fs::read(entry.path().join("environ")).ok()?;
-        let has = |wanted: &str| {
-            environment
-                .split(|&b| b == 0)
-                .any(|v| v == wanted.as_bytes())
-        };
-        let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
-        (has("RANK=1") && cwd == folder.canonicalize().ok()?).then(|| entry.file_name())
-    };
-    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let victim = processes.find_map(of_child).expect("process 1 runs");
-    let killed = std::process::Command::new("kill")
-        .arg("-9")
-        .arg(&victim)
-        .status();
-    assert!(killed.unwrap().success());
-    let began = Instant::now();
-    let output = child.wait_with_output().unwrap();
-    let text = stderr(&output);
-    assert!(
-        began.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        began.elapsed()
-    );
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains("process 1 of the run was ended by signal 9"),
-        "{text}"
-    );
-    assert!(
-        text.contains("another process of the run is gone"),
-        "{text}"
-    );
 }
 
 #[test]

@@ -4,15 +4,21 @@
 
 #define USE_C10D_GLOO
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -35,12 +41,142 @@ struct Work {
   c10::intrusive_ptr<c10d::Work> work;
 };
 
+// Begins to replace a tensor by its sum over all processes.
+c10::intrusive_ptr<c10d::Work> begin_sum(c10d::ProcessGroupGloo& group, const at::Tensor& tensor) {
+  // libtorch's flight recorder, one for all groups of a process, is not safe to begin with on two threads.
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  std::vector<at::Tensor> tensors{tensor};
+  return group.allreduce(tensors);
+}
+
+// Whether it is done within `timeout_ms`.
+bool wait_for(c10d::Work& work, std::int64_t timeout_ms) {
+  try {
+    return work.wait(Milliseconds(timeout_ms));
+  } catch (...) {
+    // Either the time is over or the work has failed.
+    return work.isCompleted() && work.wait();
+  }
+}
+
+// Averages the gradients of parameters over all processes while the backward pass goes on: hooks write each
+// gradient into its place in a bucket, and a bucket that is full is summed. The gradients that the backward
+// pass returns are views of the buckets.
+class Reducer {
+ public:
+  struct Bucket {
+    at::Tensor gradients;
+    std::vector<at::Tensor> views;
+    std::size_t missing = 0;
+    at::Tensor sent;  // `gradients`, or a copy of it of fewer bits
+    c10::intrusive_ptr<c10d::Work> work;
+  };
+
+  // `bucket_of` counts from 0, in the order in which buckets are summed.
+  Reducer(c10::intrusive_ptr<c10d::ProcessGroupGloo> group, std::vector<at::Tensor> parameters,
+          const std::size_t* bucket_of, at::ScalarType sent_as)
+      : group_(std::move(group)), parameters_(std::move(parameters)), sent_as_(sent_as) {
+    std::vector<std::int64_t> lengths;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      lengths.resize(std::max(lengths.size(), bucket_of[i] + 1));
+      lengths[bucket_of[i]] += parameters_[i].numel();
+    }
+    const auto options = deref(parameters_.data()).options().requires_grad(false);
+    for (const auto length : lengths) {
+      buckets_.push_back(Bucket{at::zeros({length}, options), {}, 0, {}, {}});
+    }
+    std::vector<std::int64_t> used(lengths.size());
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const auto& parameter = parameters_[i];
+      TORCH_CHECK(parameter.is_non_overlapping_and_dense() && parameter.dtype() == options.dtype(),
+                  "parameters must be dense and of one dtype");
+      auto& bucket = buckets_[bucket_of[i]];
+      auto& from = used[bucket_of[i]];
+      const auto view = bucket.gradients.as_strided(parameter.sizes(), parameter.strides(), from);
+      from += parameter.numel();
+      bucket.views.push_back(view);
+      const auto fill = [this, index = bucket_of[i], view](const at::Tensor& gradient) {
+        return write(index, view, gradient);
+      };
+      hooks_.push_back(parameter.register_hook(fill));
+    }
+  }
+
+  ~Reducer() {
+    for (std::size_t i = 0; i < hooks_.size(); ++i) {
+      parameters_[i].remove_hook(hooks_[i]);
+    }
+  }
+
+  Reducer(const Reducer&) = delete;
+  Reducer& operator=(const Reducer&) = delete;
+
+  // Before the backward pass whose gradients are to be averaged.
+  void begin() {
+    for (auto& bucket : buckets_) {
+      bucket.missing = bucket.views.size();
+      bucket.work.reset();
+    }
+    next_ = 0;
+    active_ = true;
+  }
+
+  // After it. Whether all is summed within `timeout_ms`.
+  bool finish(std::int64_t timeout_ms) {
+    active_ = false;
+    TORCH_CHECK(next_ == buckets_.size(), "a parameter has no gradient");
+    const at::NoGradGuard no_grad;
+    for (auto& bucket : buckets_) {
+      if (bucket.work && !wait_for(*bucket.work, timeout_ms)) {
+        return false;
+      }
+      if (bucket.work && !bucket.sent.is_same(bucket.gradients)) {
+        bucket.gradients.copy_(bucket.sent);
+      }
+      bucket.work.reset();
+    }
+    return true;
+  }
+
+ private:
+  at::Tensor write(std::size_t index, at::Tensor view, const at::Tensor& gradient) {
+    if (!active_) {
+      return gradient;
+    }
+    const at::NoGradGuard no_grad;
+    at::div_out(view, gradient, at::Scalar(group_->getSize()));
+    auto& bucket = buckets_[index];
+    TORCH_CHECK(bucket.missing > 0, "a parameter has more than one gradient");
+    --bucket.missing;
+    // In the same order in all processes, whatever is full first.
+    while (next_ < buckets_.size() && buckets_[next_].missing == 0) {
+      auto& full = buckets_[next_++];
+      full.sent = full.gradients.to(sent_as_);
+      full.work = begin_sum(*group_, full.sent);
+    }
+    return view;
+  }
+
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+  std::vector<at::Tensor> parameters_;
+  at::ScalarType sent_as_;
+  std::vector<unsigned> hooks_;
+  std::vector<Bucket> buckets_;
+  std::size_t next_ = 0;
+  bool active_ = false;
+};
+
 }  // namespace
 
 // Opens the store at a place. `serves`: it lives in this process, and for as long as this process holds it.
 extern "C" const char* rsflow_store_open(const char* host, std::uint16_t port, bool serves,
                                          std::int64_t timeout_ms, Store** store) {
   return catch_exceptions([&] {
+    // The store warns of each lost connection with a stack trace; it is reported as an error, too.
+    if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) {
+      FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+    }
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = serves;
@@ -57,20 +193,21 @@ extern "C" const char* rsflow_store_set(Store* store, const char* key, const std
   });
 }
 
-// Waits until there is a value, and returns it; it is valid until the thread's next call.
-extern "C" const char* rsflow_store_get(Store* store, const char* key, std::int64_t timeout_ms,
-                                        const std::uint8_t** value, std::size_t* length) {
+// The value, valid until the thread's next call, or null where there is none.
+extern "C" const char* rsflow_store_find(Store* store, const char* key, const std::uint8_t** value,
+                                         std::size_t* length) {
   return catch_exceptions([&] {
     thread_local std::vector<std::uint8_t> found;
-    deref(store).store->wait({std::string(key)}, Milliseconds(timeout_ms));
-    found = deref(store).store->get(std::string(key));
-    deref(value) = found.data();
-    deref(length) = found.size();
+    found.clear();
+    deref(value) = nullptr;
+    deref(length) = 0;
+    if (deref(store).store->check({std::string(key)})) {
+      found = deref(store).store->get(std::string(key));
+      deref(length) = found.size();
+      found.push_back(0);  // an empty vector may have no address
+      deref(value) = found.data();
+    }
   });
-}
-
-extern "C" const char* rsflow_store_has(Store* store, const char* key, bool* has) {
-  return catch_exceptions([&] { deref(has) = deref(store).store->check({std::string(key)}); });
 }
 
 extern "C" void rsflow_store_delete(Store* store) { delete store; }
@@ -87,20 +224,39 @@ extern "C" const char* rsflow_group_open(Store* store, const char* name, int ran
 
 // Begins to replace a tensor by its sum over all processes, which all begin their sums in the same order.
 extern "C" const char* rsflow_group_sum(Group* group, const at::Tensor* tensor, Work** work) {
+  return catch_exceptions(
+      [&] { deref(work) = new Work{begin_sum(*deref(group).group, deref(tensor))}; });
+}
+
+// Waits for the sum, at most `timeout_ms`. Returns in `done` whether it is there.
+extern "C" const char* rsflow_work_wait(Work* work, std::int64_t timeout_ms, bool* done) {
+  return catch_exceptions([&] { deref(done) = wait_for(*deref(work).work, timeout_ms); });
+}
+
+// Does not wait for the sum, which keeps its tensor alive.
+extern "C" void rsflow_work_delete(Work* work) { delete work; }
+
+extern "C" void rsflow_group_delete(Group* group) { delete group; }
+
+// See `Reducer`. `bucket_of` has a number for each parameter. `in_bfloat16`: sums are sent as such.
+extern "C" const char* rsflow_reducer_new(Group* group, const at::Tensor* const* parameters,
+                                          const std::size_t* bucket_of, std::size_t count,
+                                          bool in_bfloat16, Reducer** reducer) {
   return catch_exceptions([&] {
-    // libtorch's flight recorder, one for all groups of a process, is not safe to begin with on two threads.
-    static std::mutex one_at_a_time;
-    const std::lock_guard<std::mutex> lock(one_at_a_time);
-    std::vector<at::Tensor> tensors{deref(tensor)};
-    deref(work) = new Work{deref(group).group->allreduce(tensors)};
+    auto all = tensor_list(parameters, count);
+    const auto kind = deref(all.data()).scalar_type();
+    deref(reducer) = new Reducer(deref(group).group, std::move(all), bucket_of,
+                                 in_bfloat16 ? at::kBFloat16 : kind);
   });
 }
 
-// Waits for the sum, and deletes `work`.
-extern "C" const char* rsflow_work_wait(Work* work) {
-  const auto* message = catch_exceptions([&] { deref(work).work->wait(); });
-  delete work;
-  return message;
+extern "C" const char* rsflow_reducer_begin(Reducer* reducer) {
+  return catch_exceptions([&] { deref(reducer).begin(); });
 }
 
-extern "C" void rsflow_group_delete(Group* group) { delete group; }
+extern "C" const char* rsflow_reducer_finish(Reducer* reducer, std::int64_t timeout_ms,
+                                             bool* done) {
+  return catch_exceptions([&] { deref(done) = deref(reducer).finish(timeout_ms); });
+}
+
+extern "C" void rsflow_reducer_delete(Reducer* reducer) { delete reducer; }

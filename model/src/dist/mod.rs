@@ -4,9 +4,14 @@
 //! running statistics and losses are averaged over them. The engine is libtorch's: its store of small
 //! values, which lives in the first process, and its Gloo.
 
+mod health;
+mod meeting;
 #[allow(unsafe_code)]
 mod native;
+pub mod reducer;
+mod store;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,55 +20,92 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::World;
 use tch::{Tensor, no_grad};
 
-use native::{Group, Store};
+use health::Health;
+use native::{Group, Sum};
+use store::Store;
 
-/// The longest that the processes wait for one of them, when they meet and in each exchange.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How long the first process may take to write its last files.
+/// How long processes wait for each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Until all have come, and in each exchange: as long as one may be later than the others.
+    pub exchange: Duration,
+    /// Without a sign of life of a process, whatever it does.
+    pub silence: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            exchange: Duration::from_secs(120),
+            silence: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How long process 0 may take to write its last files.
 const WRITING: Duration = Duration::from_secs(3600);
-/// How long a process that lost another one waits for its reason.
-const REASON: Duration = Duration::from_secs(2);
+/// Between two looks at the health of the others, while an exchange takes its time.
+const SLICE: Duration = Duration::from_millis(100);
+/// Between two looks for a value in the store.
+const POLL: Duration = Duration::from_millis(20);
+/// How long process 0 keeps the store for others that look for the reason of a failure, and how long those
+/// wait before they end: a launcher takes the process that ends first for the one that failed.
+const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that are exchanged at once, as in PyTorch's DistributedDataParallel.
 const BUCKET: usize = 25 << 20;
-/// Where a process says why it ends.
-const FAILED: &str = "failed";
 
 /// Another process of the run is gone, or does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PeerLost(String);
 
+impl PeerLost {
+    /// Whether this is what an error is due to.
+    pub fn is_in(error: &anyhow::Error) -> bool {
+        error.chain().any(|cause| cause.is::<PeerLost>())
+    }
+}
+
 /// The processes of a run, as one of them sees them.
 #[derive(Debug)]
 pub struct Peers {
     world: World,
-    store: Store,
-    group: Group,
+    timeouts: Timeouts,
+    store: Arc<Store>,
+    health: Arc<Health>,
+    group: Arc<Group>,
     /// Of this meeting: a store may hold what an earlier one left.
     name: String,
 }
 
 impl Peers {
-    /// Meets the others at a place, where the first process serves the store; `elsewhere`: a launcher does.
+    /// Meets the others at a place, where process 0 serves the store; `elsewhere`: a launcher does.
     ///
     /// # Errors
     /// Not all of them come in time; the port is taken.
-    pub fn meet(world: World, host: &str, port: u16, elsewhere: bool) -> Result<Arc<Self>> {
+    pub fn meet(
+        world: World,
+        host: &str,
+        port: u16,
+        elsewhere: bool,
+        timeouts: Timeouts,
+    ) -> Result<Arc<Self>> {
         let serves = world.rank == 0 && !elsewhere;
-        let place = || format!("{host}:{port}");
-        let store = Store::open(host, port, serves, PATIENCE).with_context(|| match serves {
-            true => format!("cannot serve the processes of the run at {}", place()),
-            false => format!("process 0 of the run does not answer at {}", place()),
-        })?;
-        let name = agree_on_name(&store, world)?;
-        let group = Group::open(
-            &store,
-            &format!("{name}/gloo"),
-            world.rank,
-            world.size,
-            PATIENCE,
-        )
-        .with_context(|| {
+        let patience = timeouts.exchange;
+        let store = Store::open(host, port, serves, patience, timeouts.silence);
+        let store = Arc::new(store.with_context(|| match serves {
+            true => format!("cannot serve the processes of the run at {host}:{port}"),
+            false => format!("process 0 of the run does not answer at {host}:{port}"),
+        })?);
+        let name = meeting::agree_on_name(&store, world, patience)?;
+        let health = Health::start(&store, &name, world, timeouts.silence)?;
+        let connect = {
+            let name = format!("{name}/gloo");
+            // Longer than this waits for an exchange, so that the error is its own.
+            let longer = patience + Duration::from_secs(30);
+            move |store: &_| Group::open(store, &name, world.rank, world.size, longer)
+        };
+        let group = store.ask(patience, connect).with_context(|| {
             format!(
                 "the {} processes of the run cannot be connected",
                 world.size
@@ -71,8 +113,10 @@ impl Peers {
         })?;
         Ok(Arc::new(Peers {
             world,
+            timeouts,
             store,
-            group,
+            health,
+            group: Arc::new(group),
             name,
         }))
     }
@@ -87,27 +131,79 @@ impl Peers {
         self.world.rank == 0
     }
 
-    /// The value of the first process under `key`, for which all others wait.
+    /// What this process does from now on, as the others are told if it is lost: "in step 7".
+    pub fn set_doing(&self, doing: impl Into<String>) {
+        self.health.set_doing(doing.into());
+    }
+
+    /// The value of process 0 under `key`, for which all others wait.
     ///
     /// # Errors
-    /// The first process is gone.
+    /// Another process is lost.
     pub fn broadcast(&self, key: &str, value: impl FnOnce() -> String) -> Result<String> {
+        self.value_of_first(key, value, self.timeouts.exchange)
+    }
+
+    fn value_of_first(
+        &self,
+        key: &str,
+        value: impl FnOnce() -> String,
+        timeout: Duration,
+    ) -> Result<String> {
         let key = format!("{}/{key}", self.name);
         if self.is_first() {
             let value = value();
-            self.store.set(&key, &value).map_err(lost)?;
+            let set = self.store.set(key, value.clone());
+            set.map_err(|error| self.lost(&error))?;
             return Ok(value);
         }
-        self.store.get(&key, PATIENCE).map_err(lost)
+        let found = self.await_peers(timeout, || {
+            let found = self.store.find(key.clone())?;
+            if found.is_none() {
+                sleep(POLL);
+            }
+            Ok(found)
+        });
+        found.map_err(|error| self.lost(&error))
+    }
+
+    /// What `poll` finds, which takes a moment each time.
+    ///
+    /// # Errors
+    /// Another process is lost, or nothing is found for too long.
+    fn await_peers<T>(&self, timeout: Duration, poll: impl Fn() -> Result<Option<T>>) -> Result<T> {
+        self.health.set_waiting(true);
+        let mut waited = Duration::ZERO;
+        let found = loop {
+            let began = Instant::now();
+            match poll() {
+                Ok(None) => {}
+                Ok(Some(found)) => break Ok(found),
+                Err(error) => break Err(error),
+            }
+            if let Some(reason) = self.health.reason() {
+                break Err(PeerLost(reason.to_owned()).into());
+            }
+            // Not the time in which this process was stopped.
+            waited += began.elapsed().min(2 * SLICE);
+            if waited > timeout {
+                let awaited = self.health.who_is_awaited()?;
+                let seconds = timeout.as_secs_f64();
+                let reason = format!("{awaited}, and the others have waited for {seconds} s");
+                break Err(PeerLost(self.health.fail(reason).to_owned()).into());
+            }
+        };
+        self.health.set_waiting(false);
+        found
     }
 
     /// The sums of tensors over all processes. They are of one dtype, on the CPU, and the same in every
     /// process in number and shapes.
     ///
     /// # Errors
-    /// Another process is gone, or does something else.
+    /// Another process is lost, or does something else.
     pub fn sum(&self, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
-        self.exchange(tensors, |_| Ok(()))
+        self.finish(self.begin_sum(tensors)?)
     }
 
     /// The means of floating-point tensors over all processes: each process's share first, then the sum, so
@@ -116,39 +212,64 @@ impl Peers {
     /// # Errors
     /// As [`Peers::sum`].
     pub fn average(&self, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+        self.finish(self.begin_average(tensors)?)
+    }
+
+    /// Begins [`Peers::sum`]. All processes begin their exchanges in the same order.
+    ///
+    /// # Errors
+    /// As [`Peers::sum`].
+    pub fn begin_sum(&self, tensors: &[&Tensor]) -> Result<Exchanged> {
+        self.begin(tensors, |_| Ok(()))
+    }
+
+    /// Begins [`Peers::average`].
+    ///
+    /// # Errors
+    /// As [`Peers::sum`].
+    pub fn begin_average(&self, tensors: &[&Tensor]) -> Result<Exchanged> {
         let size = i64::from(self.world.size);
-        self.exchange(tensors, |flat| Ok(flat.f_div_scalar_(size).map(drop)?))
+        self.begin(tensors, |flat| Ok(flat.f_div_scalar_(size).map(drop)?))
     }
 
     /// `prepare` is done to the values of this process before they are summed.
-    fn exchange(
+    fn begin(
         &self,
         tensors: &[&Tensor],
         prepare: impl Fn(&mut Tensor) -> Result<()>,
-    ) -> Result<Vec<Tensor>> {
+    ) -> Result<Exchanged> {
         no_grad(|| {
             let mut begun = Vec::new();
-            for tensors in buckets(tensors) {
+            for bucket in buckets(tensors.iter().map(|tensor| bytes_of(tensor))) {
+                let tensors = &tensors[bucket];
                 let flat = tensors.iter().map(|tensor| tensor.f_reshape([-1]));
                 let mut flat = Tensor::f_cat(&flat.collect::<Result<Vec<_>, _>>()?, 0)?;
                 prepare(&mut flat)?;
-                begun.push((self.group.sum(&flat).map_err(lost)?, flat, tensors));
+                let sum = self.group.sum(&flat);
+                let sum = sum.map_err(|error| self.lost(&error))?;
+                let shapes = tensors.iter().map(|tensor| tensor.size());
+                begun.push((sum, flat, shapes.collect()));
             }
-            let mut all = Vec::with_capacity(tensors.len());
-            for (sum, flat, tensors) in begun {
-                sum.wait().map_err(lost)?;
-                let mut at = 0;
-                for tensor in tensors {
-                    let count = tensor.numel() as i64;
-                    all.push(
-                        flat.f_narrow(0, at, count)?
-                            .f_view(tensor.size().as_slice())?,
-                    );
-                    at += count;
-                }
-            }
-            Ok(all)
+            Ok(Exchanged(begun))
         })
+    }
+
+    /// Waits for what was begun.
+    ///
+    /// # Errors
+    /// As [`Peers::sum`].
+    pub fn finish(&self, exchanged: Exchanged) -> Result<Vec<Tensor>> {
+        let mut all = Vec::new();
+        for (sum, flat, shapes) in exchanged.0 {
+            self.await_exchange(|timeout| sum.wait(timeout))?;
+            let mut at = 0;
+            for shape in shapes {
+                let count = shape.iter().product();
+                all.push(flat.f_narrow(0, at, count)?.f_view(shape.as_slice())?);
+                at += count;
+            }
+        }
+        Ok(all)
     }
 
     /// Whether any process says so.
@@ -182,100 +303,74 @@ impl Peers {
         Ok(())
     }
 
-    /// Waits until the first process has come here, which has files to write before.
+    /// The end of a run: waits until process 0 has come here, which has files to write before, and then for
+    /// all. Returns whether any process says so.
     ///
     /// # Errors
-    /// It is gone.
-    pub fn wait_for_first(&self) -> Result<()> {
-        let key = format!("{}/written", self.name);
-        if self.is_first() {
-            return self.store.set(&key, "yes").map_err(lost);
-        }
-        self.store.get(&key, WRITING).map(drop).map_err(lost)
+    /// Another process is lost.
+    pub fn leave(&self, own: bool) -> Result<bool> {
+        let _ = self.value_of_first("written", || "yes".to_owned(), WRITING)?;
+        self.health.end();
+        self.any(own)
     }
 
-    /// Tells the others why this process ends. Returns the error to report: if it only `lost` another one,
-    /// that one's reason, where it comes in time.
-    pub fn ended_by(&self, error: anyhow::Error, lost: bool) -> anyhow::Error {
-        let key = format!("{}/{FAILED}", self.name);
-        let error = if lost {
-            let reason = self.store.get(&key, REASON);
-            reason.map_or(error, |reason| anyhow::Error::new(PeerLost(reason)))
-        } else {
+    /// Waits for something that all processes take part in; `wait` does so for a while.
+    fn await_exchange(&self, wait: impl Fn(Duration) -> Result<bool>) -> Result<()> {
+        let poll = || Ok(wait(SLICE)?.then_some(()));
+        let done = self.await_peers(self.timeouts.exchange, poll);
+        done.map_err(|error| self.lost(&error))
+    }
+
+    /// The reason why this process cannot exchange anything any more.
+    fn lost(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow::Error::new(PeerLost(self.health.find_reason(error)))
+    }
+
+    /// Tells the others why this process ends, unless it only lost another one.
+    pub fn end(&self, error: &anyhow::Error, lost: bool) {
+        if !lost {
             let reason = format!("process {} failed: {error:#}", self.world.rank);
-            let _ = self.store.set(&key, &reason);
-            error
-        };
-        if self.is_first() {
-            // The store is here, and the others may still have to read it.
-            sleep(REASON);
+            self.health.fail(reason);
         }
-        error
+        if lost || self.is_first() {
+            sleep(LINGER);
+        }
     }
 }
 
-/// Consecutive tensors that are exchanged together.
-fn buckets<'a, 't>(tensors: &'a [&'t Tensor]) -> Vec<&'a [&'t Tensor]> {
-    let mut all = Vec::new();
-    let (mut from, mut bytes) = (0, 0);
-    for (position, tensor) in tensors.iter().enumerate() {
-        bytes += tensor.numel() * tensor.kind().elt_size_in_bytes();
-        if bytes >= BUCKET || position + 1 == tensors.len() {
-            all.push(&tensors[from..=position]);
-            (from, bytes) = (position + 1, 0);
+impl Drop for Peers {
+    fn drop(&mut self) {
+        if self.health.reason().is_some() {
+            // Its destructor would wait for exchanges that others will never take part in.
+            std::mem::forget(Arc::clone(&self.group));
         }
+    }
+}
+
+/// An exchange that was begun; see [`Peers::finish`].
+#[must_use]
+#[derive(Debug)]
+pub struct Exchanged(Vec<(Sum, Tensor, Vec<Vec<i64>>)>);
+
+fn bytes_of(tensor: &Tensor) -> usize {
+    tensor.numel() * tensor.kind().elt_size_in_bytes()
+}
+
+/// The ranges of consecutive tensors that are exchanged together, each of at least [`BUCKET`] bytes but for
+/// the last one.
+fn buckets(bytes: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut all = Vec::new();
+    let (mut from, mut end, mut sum) = (0, 0, 0);
+    for bytes in bytes {
+        end += 1;
+        sum += bytes;
+        if sum >= BUCKET {
+            all.push(from..end);
+            (from, sum) = (end, 0);
+        }
+    }
+    if from < end {
+        all.push(from..end);
     }
     all
-}
-
-/// An error of an exchange: of another process, as far as this one can know.
-fn lost(error: anyhow::Error) -> anyhow::Error {
-    anyhow::Error::new(PeerLost(format!(
-        "another process of the run is gone or does not answer: {error:#}"
-    )))
-}
-
-/// A name for this meeting that no earlier one had, whatever earlier ones left in the store: every process
-/// leaves a number of its own, and the first one answers each number that it sees, until all have confirmed.
-fn agree_on_name(store: &Store, world: World) -> Result<String> {
-    let own = format!("{:016x}", rand::random::<u64>());
-    if world.rank != 0 {
-        store.set(&format!("join/{}", world.rank), &own)?;
-        let name = store.get(&format!("welcome/{own}"), PATIENCE);
-        let name = name.context("process 0 of the run does not answer")?;
-        store.set(&format!("{name}/here/{}", world.rank), "yes")?;
-        return Ok(name);
-    }
-    let until = Instant::now() + PATIENCE;
-    let mut answered = vec![String::new(); world.size as usize];
-    loop {
-        let mut missing = Vec::new();
-        for rank in 1..world.size {
-            if store.has(&format!("{own}/here/{rank}"))? {
-                continue;
-            }
-            missing.push(rank.to_string());
-            let join = format!("join/{rank}");
-            if !store.has(&join)? {
-                continue;
-            }
-            let number = store.get(&join, PATIENCE)?;
-            let known = &mut answered[rank as usize];
-            if *known != number {
-                store.set(&format!("welcome/{number}"), &own)?;
-                *known = number;
-            }
-        }
-        if missing.is_empty() {
-            return Ok(own);
-        }
-        ensure!(
-            Instant::now() < until,
-            "of the {} processes of the run, {} did not come within {} s",
-            world.size,
-            missing.join(", "),
-            PATIENCE.as_secs()
-        );
-        sleep(Duration::from_millis(20));
-    }
 }

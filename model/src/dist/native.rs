@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tch::Tensor;
 
 use crate::nn::native::to_result;
@@ -23,14 +23,12 @@ unsafe extern "C" {
         value: *const u8,
         length: usize,
     ) -> *const c_char;
-    fn rsflow_store_get(
+    fn rsflow_store_find(
         store: *mut c_void,
         key: *const c_char,
-        timeout_ms: i64,
         value: *mut *const u8,
         length: *mut usize,
     ) -> *const c_char;
-    fn rsflow_store_has(store: *mut c_void, key: *const c_char, has: *mut bool) -> *const c_char;
     fn rsflow_store_delete(store: *mut c_void);
     fn rsflow_group_open(
         store: *mut c_void,
@@ -45,8 +43,24 @@ unsafe extern "C" {
         tensor: *const c_void,
         work: *mut *mut c_void,
     ) -> *const c_char;
-    fn rsflow_work_wait(work: *mut c_void) -> *const c_char;
+    fn rsflow_work_wait(work: *mut c_void, timeout_ms: i64, done: *mut bool) -> *const c_char;
+    fn rsflow_work_delete(work: *mut c_void);
     fn rsflow_group_delete(group: *mut c_void);
+    fn rsflow_reducer_new(
+        group: *mut c_void,
+        parameters: *const *const c_void,
+        bucket_of: *const usize,
+        count: usize,
+        in_bfloat16: bool,
+        reducer: *mut *mut c_void,
+    ) -> *const c_char;
+    fn rsflow_reducer_begin(reducer: *mut c_void) -> *const c_char;
+    fn rsflow_reducer_finish(
+        reducer: *mut c_void,
+        timeout_ms: i64,
+        done: *mut bool,
+    ) -> *const c_char;
+    fn rsflow_reducer_delete(reducer: *mut c_void);
 }
 
 /// Small values that all processes of a run reach, by name.
@@ -90,41 +104,21 @@ impl Store {
         to_result(unsafe { rsflow_store_set(self.0, key.as_ptr(), value.as_ptr(), value.len()) })
     }
 
-    /// A value, for which it waits.
-    ///
-    /// # Errors
-    /// There is none within `timeout`; the process that holds the store is gone.
-    pub fn get(&self, key: &str, timeout: Duration) -> Result<String> {
-        let key = CString::new(key)?;
-        let (mut value, mut length) = (ptr::null(), 0);
-        // SAFETY: the text and the places for the result outlive the call.
-        to_result(unsafe {
-            rsflow_store_get(
-                self.0,
-                key.as_ptr(),
-                milliseconds(timeout),
-                &mut value,
-                &mut length,
-            )
-        })?;
-        if length == 0 {
-            return Ok(String::new());
-        }
-        // SAFETY: valid until this thread's next call.
-        let bytes = unsafe { std::slice::from_raw_parts(value, length) };
-        Ok(String::from_utf8_lossy(bytes).into_owned())
-    }
-
-    /// Whether there is a value.
+    /// A value, if it was set.
     ///
     /// # Errors
     /// The process that holds the store is gone.
-    pub fn has(&self, key: &str) -> Result<bool> {
+    pub fn find(&self, key: &str) -> Result<Option<String>> {
         let key = CString::new(key)?;
-        let mut has = false;
-        // SAFETY: the text and the place for the result outlive the call.
-        to_result(unsafe { rsflow_store_has(self.0, key.as_ptr(), &mut has) })?;
-        Ok(has)
+        let (mut value, mut length) = (ptr::null(), 0);
+        // SAFETY: the text and the places for the result outlive the call.
+        to_result(unsafe { rsflow_store_find(self.0, key.as_ptr(), &mut value, &mut length) })?;
+        if value.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: valid until this thread's next call.
+        let bytes = unsafe { std::slice::from_raw_parts(value, length) };
+        Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
     }
 }
 
@@ -198,23 +192,92 @@ impl Drop for Group {
 pub(super) struct Sum(*mut c_void);
 
 impl Sum {
-    /// Waits for it.
+    /// Whether it is there; waits for it, but not longer than `timeout`.
     ///
     /// # Errors
     /// Another process is gone, or took too long.
-    pub fn wait(mut self) -> Result<()> {
-        let work = std::mem::replace(&mut self.0, ptr::null_mut());
-        // SAFETY: we own the pointer, and do not use it again.
-        to_result(unsafe { rsflow_work_wait(work) })
+    pub fn wait(&self, timeout: Duration) -> Result<bool> {
+        let mut done = false;
+        // SAFETY: the pointer is live, and the place for the result outlives the call.
+        to_result(unsafe { rsflow_work_wait(self.0, milliseconds(timeout), &mut done) })?;
+        Ok(done)
     }
 }
 
 impl Drop for Sum {
     fn drop(&mut self) {
-        if !self.0.is_null() {
-            // SAFETY: as in `wait`. That it failed matters to nobody any more.
-            let _ = unsafe { rsflow_work_wait(self.0) };
-        }
+        // SAFETY: we own the pointer, and do not use it again. libtorch keeps a sum that is not done yet.
+        unsafe { rsflow_work_delete(self.0) }
+    }
+}
+
+/// Buckets of gradients that are filled and summed while a backward pass goes on.
+#[derive(Debug)]
+pub(super) struct Buckets(*mut c_void);
+
+// SAFETY: it is used by one thread at a time, and libtorch's threads in between.
+unsafe impl Send for Buckets {}
+
+impl Buckets {
+    /// `bucket_of` has the number of its bucket for each parameter, in the order in which buckets are summed.
+    ///
+    /// # Errors
+    /// Parameters that are not dense or not of one dtype; out of memory.
+    pub fn new(
+        group: &Group,
+        parameters: &[&Tensor],
+        bucket_of: &[usize],
+        in_bfloat16: bool,
+    ) -> Result<Self> {
+        ensure!(
+            parameters.len() == bucket_of.len(),
+            "a bucket for each parameter"
+        );
+        let pointers: Vec<*const c_void> = parameters
+            .iter()
+            .map(|parameter| parameter.as_ptr().cast())
+            .collect();
+        let mut reducer = ptr::null_mut();
+        // SAFETY: the tensors are live, the slices outlive the call and have `count` elements; the C++ side
+        // shares the tensors and the group.
+        to_result(unsafe {
+            rsflow_reducer_new(
+                group.0,
+                pointers.as_ptr(),
+                bucket_of.as_ptr(),
+                pointers.len(),
+                in_bfloat16,
+                &mut reducer,
+            )
+        })?;
+        Ok(Buckets(reducer))
+    }
+
+    /// Before a backward pass.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn begin(&self) -> Result<()> {
+        // SAFETY: the pointer is live.
+        to_result(unsafe { rsflow_reducer_begin(self.0) })
+    }
+
+    /// After it: whether all sums are there; waits for each, but not longer than `timeout`.
+    ///
+    /// # Errors
+    /// A parameter had no gradient; another process is gone, or took too long.
+    pub fn finish(&self, timeout: Duration) -> Result<bool> {
+        let mut done = false;
+        // SAFETY: the pointer is live, and the place for the result outlives the call.
+        to_result(unsafe { rsflow_reducer_finish(self.0, milliseconds(timeout), &mut done) })?;
+        Ok(done)
+    }
+}
+
+impl Drop for Buckets {
+    fn drop(&mut self) {
+        // SAFETY: we own the pointer, and do not use it again.
+        unsafe { rsflow_reducer_delete(self.0) }
     }
 }
 

@@ -99,7 +99,9 @@ impl Benchmark {
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
         measure(compute, time, 3, || {
-            steps.step(net, optimizer, &images, &labels, lr).map(drop)
+            steps
+                .step(net, optimizer, &images, &labels, lr, None)
+                .map(drop)
         })
     }
 

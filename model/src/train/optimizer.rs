@@ -1,14 +1,11 @@
 //! Stochastic gradient descent with momentum, as PyTorch defines it.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::checkpoint::LossScaleState;
-use crate::dist::Peers;
 use crate::nn::field_error::{self, FieldError};
 pub use crate::nn::native::Rate;
 use crate::nn::native::{self, SgdGroup, SgdStep};
@@ -133,7 +130,6 @@ impl Optimizer {
             sgd: sgd.clone(),
             loss_scale: loss_scale.transpose()?,
             states: states.collect(),
-            peers: None,
         })
     }
 }
@@ -145,8 +141,6 @@ pub struct RunningOptimizer {
     states: Vec<ParameterState>,
     /// With float16 gradients.
     loss_scale: Option<LossScale>,
-    /// Other processes, over which gradients are averaged.
-    peers: Option<Arc<Peers>>,
 }
 
 #[derive(Debug)]
@@ -159,42 +153,6 @@ struct ParameterState {
 }
 
 impl RunningOptimizer {
-    /// The same, whose steps average the gradients of several processes.
-    pub fn with_peers(self, peers: Option<Arc<Peers>>) -> Self {
-        RunningOptimizer { peers, ..self }
-    }
-
-    /// Replaces tensors by their sums over the processes that train together.
-    ///
-    /// # Errors
-    /// As [`Peers::sum`].
-    pub fn sum_over_processes(&self, tensors: &[&Tensor]) -> Result<()> {
-        let Some(peers) = &self.peers else {
-            return Ok(());
-        };
-        let sums = peers.sum(tensors)?;
-        tch::no_grad(|| {
-            for (tensor, sum) in tensors.iter().zip(&sums) {
-                tensor.shallow_clone().f_copy_(sum)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// The means of gradients over the processes that train together.
-    fn averaged(&self, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
-        let Some(peers) = &self.peers else {
-            return Ok(gradients);
-        };
-        let defined: Vec<&Tensor> = gradients.iter().filter(|g| g.defined()).collect();
-        let mut means = peers.average(&defined)?.into_iter();
-        let mean = |gradient: &Tensor| match gradient.defined() {
-            true => means.next().context("a gradient without a mean"),
-            false => Ok(gradient.shallow_clone()),
-        };
-        gradients.iter().map(mean).collect()
-    }
-
     /// The loss to differentiate for [`RunningOptimizer::step`]: scaled with float16 gradients.
     pub fn scale_loss(&self, loss: &Tensor) -> Result<Tensor> {
         match &self.loss_scale {
@@ -230,7 +188,6 @@ impl RunningOptimizer {
             self.states.len(),
             gradients.len()
         );
-        let gradients = self.averaged(gradients)?;
         let scale = self.loss_scale.as_mut();
         let overflow = scale.map(|scale| scale.unscale(&gradients)).transpose()?;
         let sgd = &self.sgd;

@@ -1,43 +1,139 @@
-//! What several processes exchange after a step, beside the gradients, which the optimizer averages.
+//! What several processes exchange in a step: gradients, running statistics, losses, and the sums that
+//! quantizers are fitted to. Nothing of the network changes before all of it has arrived, but the running
+//! statistics, which can be taken back: a step is done by all processes or by none.
+
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 
-use crate::dist::Peers;
+use crate::dist::reducer::{Exchange, Reducer};
+use crate::dist::{Exchanged, Peers};
 use crate::nn::parameters::Role;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::Loss;
 
-/// Gives all processes the means of their running statistics and losses. Afterwards they hold the same bits.
-///
-/// # Errors
-/// As [`Peers::average`].
-pub fn average_over_processes(peers: &Peers, net: &SwitchableNetwork, loss: &Loss) -> Result<Loss> {
-    let buffers = net
-        .parameters()
-        .iter()
-        .filter(|parameter| matches!(parameter.role, Role::BatchNormMean | Role::BatchNormVar));
-    let buffers: Vec<&Tensor> = buffers.map(|parameter| &parameter.tensor).collect();
-    let total = loss.total.f_detach()?;
-    let terms = [&total, &loss.ensemble_cross_entropy, &loss.cross_entropy];
-    let own: Vec<&Tensor> = buffers
-        .iter()
-        .copied()
-        .chain(terms)
-        .chain(&loss.distillation)
-        .collect();
-    let mut means = peers.average(&own)?.into_iter();
-    let mut next = || means.next().context("a mean is missing");
-    tch::no_grad(|| {
-        for buffer in buffers {
-            buffer.shallow_clone().f_copy_(&next()?)?;
+/// What a network's steps exchange.
+#[derive(Debug)]
+pub struct StepExchange {
+    peers: Arc<Peers>,
+    reducer: Reducer,
+    /// The running statistics, and what they were after the last whole step.
+    statistics: Vec<(Tensor, Tensor)>,
+}
+
+/// An exchange that was begun; see [`StepExchange::finish`].
+#[must_use]
+pub struct Begun {
+    means: Exchanged,
+    sums: Option<Exchanged>,
+    /// Those of the loss, after the running statistics.
+    has_distillation: bool,
+    overlaps: bool,
+}
+
+impl StepExchange {
+    /// For the steps of a network.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(peers: Arc<Peers>, net: &SwitchableNetwork, exchange: Exchange) -> Result<Self> {
+        let parameters = net.parameters();
+        let first = net.resolutions().first().copied();
+        let statistics = parameters
+            .iter()
+            .filter(|p| matches!(p.role, Role::BatchNormMean | Role::BatchNormVar))
+            .map(|p| Ok((p.tensor.shallow_clone(), p.tensor.f_detach_copy()?)));
+        Ok(StepExchange {
+            statistics: statistics.collect::<Result<_>>()?,
+            reducer: Reducer::new(Arc::clone(&peers), parameters, first, exchange)?,
+            peers,
+        })
+    }
+
+    /// After the forward pass. `sums` are those that quantizers are fitted to. `overlaps`: the next backward
+    /// pass gives the step's gradients, which are averaged meanwhile.
+    ///
+    /// # Errors
+    /// As [`Peers::sum`].
+    pub fn begin(&self, sums: &[&Tensor], loss: &Loss, overlaps: bool) -> Result<Begun> {
+        let total = loss.total.f_detach()?;
+        let terms = [&total, &loss.ensemble_cross_entropy, &loss.cross_entropy];
+        let statistics = self.statistics.iter().map(|(now, _)| now);
+        let means: Vec<&Tensor> = statistics.chain(terms).chain(&loss.distillation).collect();
+        if overlaps {
+            self.reducer.begin()?;
         }
-        anyhow::Ok(())
-    })?;
-    Ok(Loss {
-        total: next()?,
-        ensemble_cross_entropy: next()?,
-        cross_entropy: next()?,
-        distillation: loss.distillation.as_ref().map(|_| next()).transpose()?,
-    })
+        Ok(Begun {
+            means: self.peers.begin_average(&means)?,
+            sums: match sums {
+                [] => None,
+                sums => Some(self.peers.begin_sum(sums)?),
+            },
+            has_distillation: loss.distillation.is_some(),
+            overlaps,
+        })
+    }
+
+    /// Before anything is changed by the step. Gives the gradients and the losses that are the same in all
+    /// processes; `sums` are replaced by those of all.
+    ///
+    /// # Errors
+    /// As [`Peers::sum`].
+    pub fn finish(
+        &self,
+        begun: Begun,
+        sums: &[&Tensor],
+        gradients: Vec<Tensor>,
+    ) -> Result<(Vec<Tensor>, Loss)> {
+        let mut means = self.peers.finish(begun.means)?.into_iter();
+        let of_all = begun.sums.map(|sums| self.peers.finish(sums)).transpose()?;
+        let gradients = match begun.overlaps {
+            true => self.reducer.finish().map(|()| gradients)?,
+            false => self.averaged(gradients)?,
+        };
+        let mut next = || means.next().context("a mean is missing");
+        no_grad(|| {
+            for (own, sum) in sums.iter().zip(of_all.iter().flatten()) {
+                own.shallow_clone().f_copy_(sum)?;
+            }
+            for (now, whole) in &self.statistics {
+                let mean = next()?;
+                now.shallow_clone().f_copy_(&mean)?;
+                whole.shallow_clone().f_copy_(&mean)?;
+            }
+            anyhow::Ok(())
+        })?;
+        let loss = Loss {
+            total: next()?,
+            ensemble_cross_entropy: next()?,
+            cross_entropy: next()?,
+            distillation: begun.has_distillation.then(next).transpose()?,
+        };
+        Ok((gradients, loss))
+    }
+
+    /// Takes back what a step that failed has changed: the running statistics.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn undo(&self) -> Result<()> {
+        no_grad(|| {
+            for (now, whole) in &self.statistics {
+                now.shallow_clone().f_copy_(whole)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The means of gradients; those that are undefined stay so.
+    fn averaged(&self, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        let defined: Vec<&Tensor> = gradients.iter().filter(|g| g.defined()).collect();
+        let mut means = self.peers.average(&defined)?.into_iter();
+        let mean = |gradient: &Tensor| match gradient.defined() {
+            true => means.next().context("a gradient without a mean"),
+            false => Ok(gradient.shallow_clone()),
+        };
+        gradients.iter().map(mean).collect()
+    }
 }

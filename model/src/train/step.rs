@@ -8,6 +8,7 @@ use crate::nn::parameters::Role;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::{self, Distill, Loss};
 use crate::train::optimizer::{Rate, RunningOptimizer};
+use crate::train::processes::StepExchange;
 
 /// [`training_step`] or [`recomputing_training_step`].
 pub type StepFunction = fn(
@@ -17,17 +18,19 @@ pub type StepFunction = fn(
     &Tensor,
     Distill,
     Rate,
+    Option<&StepExchange>,
 ) -> Result<Loss>;
 
 /// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
 /// bases. `images` has `[batch, 3, s, s]` for each resolution in the network's order; `labels` are
-/// int64 `[batch]`.
+/// int64 `[batch]`. Of several processes, each of which has its part of the batch, all make the same step,
+/// and get the mean of their losses.
 ///
 /// Reads nothing back from the device. The backward pass goes from the last resolution to the first
 /// and frees the activations of each.
 ///
 /// # Errors
-/// Shapes that do not match; out of memory.
+/// Shapes that do not match; out of memory; another process is lost.
 pub fn training_step(
     net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
@@ -35,6 +38,7 @@ pub fn training_step(
     labels: &Tensor,
     distill: Distill,
     lr: Rate,
+    exchange: Option<&StepExchange>,
 ) -> Result<Loss> {
     let mut pass = net.pass(Mode::Train)?;
     let logits = (0..)
@@ -44,9 +48,17 @@ pub fn training_step(
     let ensemble = net.ensemble(&logits)?;
     let loss = distillation::loss(&logits, &ensemble, labels, distill)?;
     let scaled_loss = optimizer.scale_loss(&loss.total)?;
+    let sums = pass.activation_sums();
+    let begun = match exchange {
+        Some(exchange) => Some((exchange, exchange.begin(&sums, &loss, true)?)),
+        None => None,
+    };
     let gradients = net.parameters().gradients(&scaled_loss)?;
+    let (gradients, loss) = match begun {
+        Some((exchange, begun)) => exchange.finish(begun, &sums, gradients)?,
+        None => (gradients, loss),
+    };
     optimizer.step(gradients, lr)?;
-    optimizer.sum_over_processes(&pass.activation_sums())?;
     pass.update_bases()?;
     Ok(loss)
 }
@@ -65,6 +77,7 @@ pub fn recomputing_training_step(
     labels: &Tensor,
     distill: Distill,
     lr: Rate,
+    exchange: Option<&StepExchange>,
 ) -> Result<Loss> {
     // Uses the batch's statistics, as training does, and leaves the running statistics as they are.
     let mut first_run = net.pass(Mode::Calibrate { share: 0.0 })?;
@@ -113,8 +126,15 @@ pub fn recomputing_training_step(
             *gradient = alpha_gradient.shallow_clone();
         }
     }
+    let (gradients, loss) = match exchange {
+        Some(exchange) => {
+            let sums = pass.activation_sums();
+            let begun = exchange.begin(&sums, &loss, false)?;
+            exchange.finish(begun, &sums, gradients)?
+        }
+        None => (gradients, loss),
+    };
     optimizer.step(gradients, lr)?;
-    optimizer.sum_over_processes(&pass.activation_sums())?;
     pass.update_bases()?;
     Ok(loss)
 }

@@ -14,6 +14,7 @@ use crate::nn::replay::{CudaGraph, Recording, copy, distance, shapes, unless_los
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::{Distill, Loss};
 use crate::train::optimizer::{Rate, RunningOptimizer};
+use crate::train::processes::StepExchange;
 use crate::train::step::StepFunction;
 
 /// Does the steps of a run.
@@ -101,6 +102,7 @@ impl Steps {
         images: &[Tensor],
         labels: &Tensor,
         lr: f64,
+        exchange: Option<&StepExchange>,
     ) -> Result<Loss> {
         let (step, distill) = (self.step, self.distill);
         let rate = match &mut self.lr {
@@ -110,18 +112,22 @@ impl Steps {
                 Rate::OnDevice(tensor)
             }
         };
-        let usual =
-            |optimizer: &mut RunningOptimizer| step(net, optimizer, images, labels, distill, rate);
+        let usual = |optimizer: &mut RunningOptimizer| {
+            step(net, optimizer, images, labels, distill, rate, exchange)
+        };
         let inputs = || -> Vec<Tensor> {
             let inputs = images.iter().chain([labels]);
             inputs.map(Tensor::shallow_clone).collect()
         };
         let on_inputs = |optimizer: &mut RunningOptimizer, inputs: &[Tensor]| {
             let (labels, images) = inputs.split_last().context("a step needs labels")?;
-            let loss = step(net, optimizer, images, labels, distill, rate)?;
+            let loss = step(net, optimizer, images, labels, distill, rate, None)?;
             let total = loss.total.f_detach()?;
             Ok(Loss { total, ..loss })
         };
+        if exchange.is_some() {
+            return usual(optimizer); // a graph cannot wait for other processes
+        }
         match &mut self.state {
             State::Recorded(recording) if recording.fits(&inputs()) => {
                 let loss = recording.replay(&inputs(), |inputs| on_inputs(optimizer, inputs))?;

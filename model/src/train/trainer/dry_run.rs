@@ -126,6 +126,7 @@ fn one_step(
             &labels,
             settings.distill,
             0.0.into(),
+            None,
         )?;
     }
     Ok(())

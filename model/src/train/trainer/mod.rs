@@ -25,6 +25,7 @@ use serde::Deserialize;
 use tch::Kind;
 
 use crate::checkpoint::Metadata;
+use crate::dist::reducer::Exchange;
 use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision, ProcessSettings};
 use crate::nn::kernels::Fused;
 use crate::nn::networks::Network;
@@ -109,6 +110,10 @@ pub struct Trainer {
     /// recorded.
     #[serde(default)]
     cuda_graph: CudaGraph,
+    /// Of several processes: send gradients as they are (`Float32`), or in half the bytes (`BFloat16`), for
+    /// networks between machines that are slower than the backward pass.
+    #[serde(default)]
+    exchange: Exchange,
     /// Keep the activations of one resolution at a time, to fit larger batches into memory: all
     /// resolutions but the first run forward twice, which takes longer.
     #[serde(default)]

@@ -1,23 +1,25 @@
 //! A training run: step, log, validate, save.
 
+mod failures;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{
     Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread, World,
 };
 use tch::{Device, Kind, Tensor};
 
 use super::dry_run::dry_run;
-use super::loss_watch::{LossWatch, first_not_finite};
+use super::loss_watch::LossWatch;
 use super::start::{Lengths, resume, start_from};
 use super::{Trainer, preprocess, resolutions};
 use crate::checkpoint::{
     Best, Checkpoint, ClassMap, ClassOrder, Metadata, Row, Snapshot, Validated, match_classes,
 };
-use crate::dist::Peers;
-use crate::nn::compute::{FailureKind, adopt_thread_count, failure_kind};
+use crate::dist::{PeerLost, Peers};
+use crate::nn::compute::adopt_thread_count;
 use crate::nn::parameters::WeightInit;
 use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
@@ -25,9 +27,9 @@ use crate::nn::transfer::DeviceTransfer;
 use crate::train::batches::Labelled;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
-use crate::train::metrics::{Checkpointed, Losses, Metric, Step, Table, Validating};
+use crate::train::metrics::{Checkpointed, Metric, Step, Table, Validating};
 use crate::train::optimizer::RunningOptimizer;
-use crate::train::processes::average_over_processes;
+use crate::train::processes::StepExchange;
 use crate::train::schedule::TrainingLength;
 use crate::train::steps::Steps;
 use crate::train::validation::Validation;
@@ -55,6 +57,7 @@ pub(super) struct Session {
     saved: Option<u64>,
     /// The other processes of the run.
     peers: Option<Arc<Peers>>,
+    exchange: Option<StepExchange>,
     world: World,
 }
 
@@ -138,8 +141,7 @@ impl Session {
              batch norm cannot train on it; use another batch size or `drop_last: true`"
         );
         dry_run(settings, compute, &resolutions, train.group)?;
-        let optimizer = settings.optimizer.start(net.parameters())?;
-        let mut optimizer = optimizer.with_peers(peers.clone());
+        let mut optimizer = settings.optimizer.start(net.parameters())?;
         let classes = train.classes.to_vec();
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
@@ -177,7 +179,12 @@ impl Session {
             .filter(|(port, _)| *port == "checkpoints")
             .filter_map(|(_, demand)| demand.every_steps)
             .min();
+        // After the weights were loaded.
+        let exchange = peers
+            .clone()
+            .map(|peers| StepExchange::new(peers, &net, settings.exchange));
         Ok(Session {
+            exchange: exchange.transpose()?,
             steps: settings.steps(&net)?,
             inference: Inference::new(&net, settings.cuda_graph),
             transfer: DeviceTransfer::new(compute, settings.normalize, settings.channels)?,
@@ -214,11 +221,31 @@ impl Session {
         let batch = Labelled::new(batch, &self.training_classes);
         let (images, labels) = self.transfer.batch(&batch, self.net.classes())?;
         let (net, optimizer) = (&self.net, &mut self.optimizer);
-        let loss = self.steps.step(net, optimizer, &images, &labels, lr)?;
-        match &self.peers {
-            Some(peers) => average_over_processes(peers, net, &loss),
-            None => Ok(loss),
+        let exchange = self.exchange.as_ref();
+        self.steps
+            .step(net, optimizer, &images, &labels, lr, exchange)
+    }
+
+    /// What this process does, as the others are told if it is lost.
+    fn set_doing(&self, doing: impl FnOnce(&Self) -> String) {
+        if let Some(peers) = &self.peers {
+            peers.set_doing(doing(self));
         }
+    }
+
+    /// Saves the last whole step if the run fails because another process is lost.
+    fn save_if_lost(&mut self, outputs: &mut Outputs, error: &anyhow::Error) -> Result<()> {
+        let is_new = self.at.step > 0 && self.saved != Some(self.at.step);
+        if let Some(exchange) = self
+            .exchange
+            .as_ref()
+            .filter(|_| PeerLost::is_in(error) && is_new)
+        {
+            exchange.undo()?;
+            self.sound_losses()?;
+            self.save(outputs, None, false)?;
+        }
+        Ok(())
     }
 
     /// Whether the run is to end here: of several processes, if one of them says so, all end after the same
@@ -230,6 +257,62 @@ impl Session {
         }
     }
 
+    /// All epochs that are left.
+    fn train(
+        &mut self,
+        train: &mut Receiver<Batch>,
+        validate: &mut Receiver<Batch>,
+        ports: &Ports,
+        outputs: &mut Outputs,
+    ) -> Result<()> {
+        let run_began = Instant::now();
+        if let Some(table) = self.finished_before() {
+            outputs.metric(Metric::Final(table));
+            return Ok(());
+        }
+        while self.at.epoch < self.settings.epochs {
+            let began = Instant::now();
+            let ended = self.train_epoch(train, ports, outputs)?;
+            let validation = match ended {
+                Ended::Stopped => None,
+                Ended::Complete => self.validate(validate, outputs)?,
+            };
+            let Some(validation) = validation else {
+                // The user's wish, or another node's failure: what was learned is kept.
+                return self.save(outputs, None, false);
+            };
+            let rows = validation.rows(&self.net);
+            let rows = rows.map_err(|error| self.failed_validation(error))?;
+            let best = self.is_best(&rows);
+            let images = validation.images();
+            let mut table = Table {
+                epoch: self.at.epoch,
+                step: self.at.step,
+                rows: rows.clone(),
+                images,
+                seconds: began.elapsed().as_secs_f64(),
+            };
+            self.at.validation = Some(Validated {
+                epoch: self.at.epoch,
+                images,
+                rows,
+            });
+            self.at.epoch += 1;
+            self.at.sample_in_epoch = 0;
+            // Before the checkpoint: when it is there, its validation is in the log.
+            outputs.metric(Metric::Epoch(table.clone()));
+            if self.at.epoch == self.settings.epochs {
+                table.seconds = run_began.elapsed().as_secs_f64();
+                outputs.metric(Metric::Final(table));
+            }
+            self.save(outputs, Some(self.at.epoch), best)?;
+            if self.stops(ports.stopping())? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     fn train_epoch(
         &mut self,
         batches: &mut Receiver<Batch>,
@@ -239,6 +322,7 @@ impl Session {
         let mut since = (Instant::now(), 0);
         let mut save_due = false;
         loop {
+            self.set_doing(|own| format!("waiting for the images of step {}", own.at.step + 1));
             let received = batches.receive()?;
             let closed = matches!(received, Received::Closed);
             let stop = closed || self.peers.is_some() && ports.stopping();
@@ -250,6 +334,7 @@ impl Session {
                 Received::EndOfEpoch(_) => return Ok(Ended::Complete),
                 Received::Closed => return Ok(Ended::Stopped),
             };
+            self.set_doing(|own| format!("in step {}", own.at.step + 1));
             let lr = self.learning_rate();
             let loss = self.step(&batch, lr);
             let loss = loss.map_err(|error| self.failed_step(self.at.step + 1, error))?;
@@ -302,78 +387,12 @@ impl Session {
         }
     }
 
-    /// Reads the loss from the device, and makes sure that training still makes sense.
-    fn sound_losses(&self) -> Result<Losses> {
-        let read = self.loss.read(self.net.resolutions());
-        // A GPU's errors come out where it is waited for.
-        let (step, losses) = read.map_err(|error| self.failed_step(self.at.step, error))?;
-        if let Some((term, value)) = first_not_finite(&losses) {
-            bail!(
-                "the loss of {} is {}: {term} is {value}, the first term that is not finite. {}",
-                self.place(step),
-                losses.loss,
-                self.hint()
-            );
-        }
-        Ok(losses)
-    }
-
-    /// What to say of a step that failed: libtorch's words, and what is not lost.
-    fn failed_step(&self, step: u64, error: anyhow::Error) -> anyhow::Error {
-        let of_memory = match self.settings.recompute {
-            true => "smaller training batches need less memory",
-            false => "smaller training batches or `recompute: true` need less memory",
-        };
-        self.failed(&self.place(step), of_memory, error)
-    }
-
-    /// The same of a validation.
-    fn failed_validation(&self, error: anyhow::Error) -> anyhow::Error {
-        let what = format!("the validation after epoch {}", self.at.epoch + 1);
-        self.failed(&what, "smaller validation batches need less memory", error)
-    }
-
-    /// `of_memory` is what to do where it does not suffice.
-    fn failed(&self, what: &str, of_memory: &str, error: anyhow::Error) -> anyhow::Error {
-        let hint = match failure_kind(&error) {
-            Some(FailureKind::OutOfMemory) => format!("; {of_memory}"),
-            Some(FailureKind::Device) => {
-                "; after an error of a GPU only a new process can use it".to_owned()
-            }
-            None => String::new(),
-        };
-        error.context(format!(
-            "{what} failed on {}. {}{hint}",
-            self.net.parameters().compute(),
-            self.last_checkpoint()
-        ))
-    }
-
-    /// Which checkpoint there is.
-    fn last_checkpoint(&self) -> String {
-        self.saved.map_or_else(
-            || "There is no earlier checkpoint".to_owned(),
-            |step| format!("The last checkpoint is from step {step} and sound"),
-        )
-    }
-
-    /// A step, as a user counts.
-    fn place(&self, step: u64) -> String {
-        let epoch = step.saturating_sub(1) / self.lengths.steps_per_epoch + 1;
-        format!("step {step} (epoch {epoch} of {})", self.settings.epochs)
-    }
-
-    /// What to do where training went wrong.
-    fn hint(&self) -> String {
-        let checkpoint = self.last_checkpoint();
-        format!("{checkpoint}; a smaller `optimizer.lr` or some `warm_up_epochs` may help")
-    }
-
     fn validate(
         &mut self,
         batches: &mut Receiver<Batch>,
         outputs: &mut Outputs,
     ) -> Result<Option<Validation>> {
+        self.set_doing(|own| format!("validating after epoch {}", own.at.epoch + 1));
         let members = (0..self.net.resolutions().len()).collect();
         let mut validation = Validation::new(&self.net, members)?;
         let mut done = 0;
@@ -501,52 +520,13 @@ impl Thread for Session {
             sent: 0,
             checkpoints: ports.output("checkpoints"),
         };
-        let run_began = Instant::now();
-        if let Some(table) = self.finished_before() {
-            outputs.metric(Metric::Final(table));
-            return Ok(());
+        let trained = self.train(&mut train, &mut validate, &ports, &mut outputs);
+        if let Err(error) = &trained
+            && let Err(unsaved) = self.save_if_lost(&mut outputs, error)
+        {
+            tracing::warn!("the last step was not saved: {unsaved:#}");
         }
-        while self.at.epoch < self.settings.epochs {
-            let began = Instant::now();
-            let ended = self.train_epoch(&mut train, &ports, &mut outputs)?;
-            let validation = match ended {
-                Ended::Stopped => None,
-                Ended::Complete => self.validate(&mut validate, &mut outputs)?,
-            };
-            let Some(validation) = validation else {
-                // The user's wish, or another node's failure: what was learned is kept.
-                return self.save(&mut outputs, None, false);
-            };
-            let rows = validation.rows(&self.net);
-            let rows = rows.map_err(|error| self.failed_validation(error))?;
-            let best = self.is_best(&rows);
-            let images = validation.images();
-            let mut table = Table {
-                epoch: self.at.epoch,
-                step: self.at.step,
-                rows: rows.clone(),
-                images,
-                seconds: began.elapsed().as_secs_f64(),
-            };
-            self.at.validation = Some(Validated {
-                epoch: self.at.epoch,
-                images,
-                rows,
-            });
-            self.at.epoch += 1;
-            self.at.sample_in_epoch = 0;
-            // Before the checkpoint: when it is there, its validation is in the log.
-            outputs.metric(Metric::Epoch(table.clone()));
-            if self.at.epoch == self.settings.epochs {
-                table.seconds = run_began.elapsed().as_secs_f64();
-                outputs.metric(Metric::Final(table));
-            }
-            self.save(&mut outputs, Some(self.at.epoch), best)?;
-            if self.stops(ports.stopping())? {
-                return Ok(());
-            }
-        }
-        Ok(())
+        trained
     }
 
     fn epochs(&self) -> Option<u64> {

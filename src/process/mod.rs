@@ -1,16 +1,13 @@
 //! Effects on the process as a whole: signals, stderr, the environment, what libtorch and malloc keep,
 //! and the log. The libraries have none of them: they return values, and report by `tracing`.
 
-use std::collections::VecDeque;
+mod supervisor;
+
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ, c_int};
@@ -25,6 +22,8 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::progress::Screen;
+
+pub use supervisor::supervise;
 
 /// Exit code: the recipe or the command line is wrong.
 pub const WRONG: u8 = 2;
@@ -168,135 +167,6 @@ fn is_ignored(signal: c_int) -> bool {
 fn exit_at_once(code: u8) -> ! {
     // SAFETY: does not return, and touches no memory of ours.
     unsafe { libc::_exit(code.into()) }
-}
-
-/// How long processes of a run may take to end once one of them has failed.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// Runs the processes of a run to their end, which have the first one's screen, and passes signals on to
-/// them. One that fails ends the others. Returns the exit code: that of the first process, unless only
-/// another one failed.
-///
-/// # Errors
-/// A process cannot be started.
-pub fn supervise(commands: Vec<Command>) -> Result<ExitCode> {
-    // A SIGHUP that is ignored, as under `nohup`, stays ignored here and in the processes.
-    let ending: Vec<c_int> = ending().collect();
-    let mut signals = Signals::new(&ending).context("cannot listen to signals")?;
-    let mut processes: Vec<Child> = Vec::new();
-    for (rank, mut command) in commands.into_iter().enumerate() {
-        // A terminal's Ctrl-C comes here alone, and is passed on once.
-        command.process_group(0);
-        ends_with_this_one(&mut command);
-        if rank > 0 {
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-            command.stderr(Stdio::piped());
-        }
-        match command.spawn() {
-            Ok(process) => processes.push(process),
-            Err(error) => {
-                processes.iter_mut().for_each(end_at_once);
-                return Err(error)
-                    .with_context(|| format!("cannot start process {rank} of the run"));
-            }
-        }
-    }
-    let said: Vec<Option<JoinHandle<String>>> = processes.iter_mut().map(collect_errors).collect();
-    let mut ended: Vec<Option<ExitStatus>> = vec![None; processes.len()];
-    let mut first_failed = None;
-    let mut killed = false;
-    while ended.iter().any(Option::is_none) {
-        for signal in signals.pending() {
-            let running = processes
-                .iter()
-                .zip(&ended)
-                .filter(|(_, ended)| ended.is_none());
-            running.for_each(|(process, _)| send(process, signal));
-        }
-        for (rank, process) in processes.iter_mut().enumerate() {
-            if ended[rank].is_none() {
-                ended[rank] = process.try_wait().unwrap_or_default();
-                let failed = ended[rank].is_some_and(|status| !status.success());
-                if failed && first_failed.is_none() {
-                    first_failed = Some((rank, Instant::now()));
-                }
-            }
-        }
-        if first_failed.is_some_and(|(_, at)| at.elapsed() > GRACE) && !killed {
-            killed = true;
-            processes.iter_mut().for_each(end_at_once);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let said: Vec<String> = said
-        .into_iter()
-        .map(|said| said.and_then(|said| said.join().ok()).unwrap_or_default())
-        .collect();
-    let code = |rank: usize| ended[rank].and_then(|status| status.code());
-    let Some((rank, _)) = first_failed else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    // The first process prints an error, also one of another process. Their code is 1.
-    let first_reports = code(0).is_some_and(|code| code != 0);
-    if let Some(signal) = ended[rank].and_then(|status| status.signal()) {
-        say(format_args!(
-            "process {rank} of the run was ended by signal {signal}"
-        ));
-    }
-    let has_said = said[rank].trim_end();
-    let is_known = first_reports && matches!(code(rank), Some(1 | 130));
-    if !(is_known || has_said.is_empty()) {
-        say(format_args!("process {rank} of the run said:\n{has_said}"));
-    }
-    let code = if first_reports { code(0) } else { code(rank) };
-    Ok(ExitCode::from(
-        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
-    ))
-}
-
-/// Has a process that is started end, as by SIGTERM, where this one ends in whatever way.
-#[allow(unsafe_code)]
-fn ends_with_this_one(command: &mut Command) {
-    #[cfg(target_os = "linux")]
-    // SAFETY: between fork and exec it makes one system call, which allocates nothing.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, SIGTERM) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = command;
-}
-
-/// Reads what a process says on stderr, if that comes here: the last of it.
-fn collect_errors(process: &mut Child) -> Option<JoinHandle<String>> {
-    const MOST: usize = 64 << 10;
-    let stderr = process.stderr.take()?;
-    Some(std::thread::spawn(move || {
-        let mut last = VecDeque::new();
-        let mut bytes = 0;
-        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-            bytes += line.len();
-            last.push_back(String::from_utf8_lossy(&line).into_owned());
-            while bytes > MOST
-                && let Some(line) = last.pop_front()
-            {
-                bytes = bytes.saturating_sub(line.len());
-            }
-        }
-        Vec::from(last).join("\n")
-    }))
-}
-
-#[allow(unsafe_code)]
-fn send(process: &Child, signal: c_int) {
-    // SAFETY: takes numbers alone. The process was not waited for, so its number is its own.
-    unsafe { libc::kill(process.id() as libc::pid_t, signal) };
-}
-
-fn end_at_once(process: &mut Child) {
-    let _ = process.kill();
 }
 
 /// Sends the program's log to a file, if one is given, and to the screen its warnings and what the
