@@ -1,10 +1,11 @@
 //! Project automation: everything that is done to this checkout by more than one plain command.
 //!
-//! One file per subcommand ([`setup`], [`quickstart`], [`mod@test`], [`mod@bench`]); what they share,
-//! where this checkout is and how cargo is called in it, is in [`workspace`].
+//! One file per subcommand ([`setup`], [`quickstart`], [`mod@test`], [`mod@bench`], [`scaling`]); what
+//! they share, where this checkout is and how cargo is called in it, is in [`workspace`].
 
 mod bench;
 mod quickstart;
+mod scaling;
 mod setup;
 mod test;
 mod workspace;
@@ -34,6 +35,7 @@ enum Command {
     Quickstart(quickstart::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Scaling(scaling::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Quickstart(arguments) => quickstart::run(&workspace, arguments),
         Command::Test(arguments) => test::run(&workspace, arguments),
         Command::Bench(arguments) => bench::run(&workspace, arguments),
+        Command::Scaling(arguments) => scaling::run(&workspace, arguments),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
