@@ -19,6 +19,32 @@ const LOCAL_RANK: &str = "LOCAL_RANK";
 const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
 const MASTER_ADDR: &str = "MASTER_ADDR";
 const MASTER_PORT: &str = "MASTER_PORT";
+/// Tasks of each node: `8(x2),4`.
+const SLURM_TASKS_PER_NODE: &str = "SLURM_STEP_TASKS_PER_NODE";
+/// How launchers call rank, world size, local rank and local world size. The first one whose world size is
+/// set counts.
+const LAUNCHERS: [[&str; 4]; 4] = [
+    // torchrun, Kubeflow, and this program.
+    [RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE],
+    // Slurm: of what srun has started. In the script that sbatch starts, the size is not set.
+    [
+        "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_LOCALID",
+        SLURM_TASKS_PER_NODE,
+    ],
+    // Open MPI.
+    [
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ],
+    // MPICH and Intel MPI.
+    ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"],
+];
+/// Where processes meet if their launcher does not say it, as in PyTorch.
+const DEFAULT_PORT: u32 = 29_500;
 /// The threads that libtorch computes with, where the recipe does not say it.
 const THREADS: &str = "OMP_NUM_THREADS";
 /// Where torchrun looks for the error of a process that failed.
@@ -59,25 +85,47 @@ pub fn meet(world: World, timeouts: Timeouts) -> Result<Option<Arc<Peers>>> {
     if world.size == 1 {
         return Ok(None);
     }
-    let variable = |name: &str| {
-        let value = std::env::var(name).ok().filter(|value| !value.is_empty());
-        value.with_context(|| {
-            Usage(format!(
-                "{WORLD_SIZE}={} needs {name}: torchrun sets it, and `rsflow run RECIPE --processes {}` starts \
-                 processes on this machine without it",
-                world.size, world.size
-            ))
-        })
-    };
-    let (host, port) = (variable(MASTER_ADDR)?, variable(MASTER_PORT)?);
+    let (host, port) = place(world, variable)?;
+    let elsewhere = std::env::var(AGENT_STORE).is_ok_and(|value| value == "True");
+    Peers::meet(world, &host, port, elsewhere, timeouts).map(Some)
+}
+
+/// Where the processes meet: at process 0.
+fn place(world: World, variable: impl Fn(&str) -> Option<String>) -> Result<(String, u16)> {
+    let is_one_machine = world.local_size == world.size;
+    let host = variable(MASTER_ADDR)
+        .or_else(|| variable("SLURM_STEP_NODELIST").map(|nodes| first_node(&nodes)))
+        .or_else(|| is_one_machine.then(|| "127.0.0.1".to_owned()));
+    let host = host.with_context(|| {
+        Usage(format!(
+            "this is one of {} processes, and they do not know where to meet: set {MASTER_ADDR} to the name of \
+             the machine of process 0, as in `export {MASTER_ADDR}=node1` (torchrun sets it, and `rsflow run \
+             RECIPE --processes {}` starts processes on this machine without it)",
+            world.size, world.size
+        ))
+    })?;
+    let port = variable(MASTER_PORT).unwrap_or_else(|| {
+        // Two jobs may share a machine.
+        let job = variable("SLURM_JOB_ID").and_then(|job| job.parse::<u32>().ok());
+        job.map_or(DEFAULT_PORT, |job| 15_000 + job % 15_000)
+            .to_string()
+    });
     let number = port.parse().ok();
     let number = number.with_context(|| {
         Usage(format!(
             "the environment variable {MASTER_PORT} must be the number of a port, not {port:?}"
         ))
     })?;
-    let elsewhere = std::env::var(AGENT_STORE).is_ok_and(|value| value == "True");
-    Peers::meet(world, &host, number, elsewhere, timeouts).map(Some)
+    Ok((host, number))
+}
+
+/// The first of Slurm's list of nodes: `a3` of `a[3-5,9],b1`.
+fn first_node(nodes: &str) -> String {
+    let end = nodes.find(['[', ',']).unwrap_or(nodes.len());
+    let (name, rest) = nodes.split_at(end);
+    let number = rest.strip_prefix('[').unwrap_or_default();
+    let number = number.split([',', '-', ']']).next().unwrap_or_default();
+    format!("{name}{number}")
 }
 
 /// Writes the error of this process where torchrun asks for it, which shows it beside the rank.
@@ -102,13 +150,25 @@ pub fn write_error_file(error: &anyhow::Error) {
 /// # Errors
 /// A variable that is no number, or numbers that contradict each other.
 pub fn world() -> Result<World> {
-    world_of(|name| std::env::var(name).ok())
+    world_of(variable)
+}
+
+/// A variable that is set and not empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn world_of(variable: impl Fn(&str) -> Option<String>) -> Result<World> {
     let number = |name: &str| -> Result<Option<u32>> {
-        let Some(text) = variable(name).filter(|text| !text.is_empty()) else {
+        let Some(text) = variable(name) else {
             return Ok(None);
+        };
+        let text = match name {
+            SLURM_TASKS_PER_NODE => {
+                let node = variable("SLURM_NODEID").and_then(|node| node.parse().ok());
+                tasks_of_node(&text, node.unwrap_or(0)).unwrap_or(text)
+            }
+            _ => text,
         };
         let number = text.parse().ok();
         ensure!(
@@ -119,17 +179,20 @@ fn world_of(variable: impl Fn(&str) -> Option<String>) -> Result<World> {
         );
         Ok(number)
     };
-    let (rank, size) = (number(RANK)?, number(WORLD_SIZE)?);
+    let set = |names: &&[&str; 4]| variable(names[1]).is_some();
+    let [rank_name, size_name, local_rank, local_size] =
+        LAUNCHERS.iter().find(set).unwrap_or(&LAUNCHERS[0]);
+    let (rank, size) = (number(rank_name)?, number(size_name)?);
     let world = World {
         rank: rank.unwrap_or(0),
         size: size.unwrap_or(1),
-        local_rank: number(LOCAL_RANK)?.unwrap_or(0),
-        local_size: number(LOCAL_WORLD_SIZE)?.unwrap_or(1).max(1),
+        local_rank: number(local_rank)?.unwrap_or(0),
+        local_size: number(local_size)?.unwrap_or(1).max(1),
     };
     ensure!(
         world.rank < world.size,
         Usage(format!(
-            "{RANK}={} needs a {WORLD_SIZE} above it, which is {}: ranks count from 0",
+            "{rank_name}={} needs a {size_name} above it, which is {}: ranks count from 0",
             world.rank,
             size.map_or_else(|| "not set".to_owned(), |size| size.to_string())
         ))
@@ -137,9 +200,87 @@ fn world_of(variable: impl Fn(&str) -> Option<String>) -> Result<World> {
     Ok(world)
 }
 
+/// The tasks of a node in Slurm's list of them: 4 for the third of `8(x2),4`.
+fn tasks_of_node(list: &str, node: usize) -> Option<String> {
+    let mut before = 0;
+    for part in list.split(',') {
+        let (tasks, nodes) = match part
+            .strip_suffix(')')
+            .and_then(|part| part.split_once("(x"))
+        {
+            Some((tasks, nodes)) => (tasks, nodes.parse().ok()?),
+            None => (part, 1),
+        };
+        before += nodes;
+        if node < before {
+            return Some(tasks.to_owned());
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn variables<'a>(set: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        move |name| {
+            let found = set.iter().find(|(set, _)| *set == name);
+            found
+                .map(|(_, value)| (*value).to_owned())
+                .filter(|value| !value.is_empty())
+        }
+    }
+
+    #[test]
+    fn processes_meet_where_their_launcher_says() {
+        let world = |local_size| World {
+            size: 8,
+            local_size,
+            ..World::default()
+        };
+        type Case<'a> = (
+            &'a [(&'a str, &'a str)],
+            u32,
+            Result<(&'a str, u16), &'a str>,
+        );
+        let cases: [Case; 8] = [
+            (
+                &[("MASTER_ADDR", "a"), ("MASTER_PORT", "1234")],
+                4,
+                Ok(("a", 1234)),
+            ),
+            (&[("MASTER_ADDR", "a")], 4, Ok(("a", 29_500))),
+            (&[], 8, Ok(("127.0.0.1", 29_500))),
+            (&[], 4, Err("set MASTER_ADDR to the name")),
+            (
+                &[("MASTER_PORT", "70000")],
+                8,
+                Err("must be the number of a port"),
+            ),
+            (
+                &[
+                    ("SLURM_STEP_NODELIST", "a[03-05,09],b1"),
+                    ("SLURM_JOB_ID", "30007"),
+                ],
+                4,
+                Ok(("a03", 15_007)),
+            ),
+            (&[("SLURM_STEP_NODELIST", "b1,b2")], 4, Ok(("b1", 29_500))),
+            (&[("SLURM_STEP_NODELIST", "n[7]")], 4, Ok(("n7", 29_500))),
+        ];
+        for (set, local_size, expected) in cases {
+            match (place(world(local_size), variables(set)), expected) {
+                (Ok((host, port)), Ok(expected)) => {
+                    assert_eq!((host.as_str(), port), expected, "{set:?}");
+                }
+                (Err(error), Err(words)) => {
+                    assert!(error.to_string().contains(words), "{set:?}: {error}");
+                }
+                (result, _) => panic!("{set:?}: {result:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_launcher_says_which_process_this_is() {
@@ -150,7 +291,7 @@ mod tests {
             local_size: if local_rank == 1 { 8 } else { 1 },
         };
         type Case<'a> = (&'a [(&'a str, &'a str)], Result<World, &'a str>);
-        let cases: [Case; 7] = [
+        let cases: [Case; 12] = [
             (&[], Ok(world(0, 1, 0))),
             (&[("RANK", "0"), ("WORLD_SIZE", "1")], Ok(world(0, 1, 0))),
             (
@@ -162,6 +303,42 @@ mod tests {
                 ],
                 Ok(world(9, 16, 1)),
             ),
+            (
+                // The second node of three.
+                &[
+                    ("SLURM_PROCID", "9"),
+                    ("SLURM_STEP_NUM_TASKS", "16"),
+                    ("SLURM_LOCALID", "1"),
+                    ("SLURM_NODEID", "1"),
+                    ("SLURM_STEP_TASKS_PER_NODE", "4,8(x2)"),
+                ],
+                Ok(world(9, 16, 1)),
+            ),
+            (
+                // A script that sbatch starts.
+                &[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "16")],
+                Ok(world(0, 1, 0)),
+            ),
+            (
+                &[
+                    ("OMPI_COMM_WORLD_RANK", "9"),
+                    ("OMPI_COMM_WORLD_SIZE", "16"),
+                    ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
+                    ("OMPI_COMM_WORLD_LOCAL_SIZE", "8"),
+                ],
+                Ok(world(9, 16, 1)),
+            ),
+            (&[("PMI_RANK", "3"), ("PMI_SIZE", "4")], Ok(world(3, 4, 0))),
+            (
+                // torchrun within a job of Slurm.
+                &[
+                    ("RANK", "0"),
+                    ("WORLD_SIZE", "2"),
+                    ("SLURM_PROCID", "1"),
+                    ("SLURM_STEP_NUM_TASKS", "8"),
+                ],
+                Ok(world(0, 2, 0)),
+            ),
             (&[("RANK", ""), ("WORLD_SIZE", "")], Ok(world(0, 1, 0))),
             (&[("RANK", "2"), ("WORLD_SIZE", "2")], Err("RANK=2 needs")),
             (&[("RANK", "1")], Err("which is not set")),
@@ -171,11 +348,7 @@ mod tests {
             ),
         ];
         for (set, expected) in cases {
-            let variable = |name: &str| {
-                let found = set.iter().find(|(set, _)| *set == name);
-                found.map(|(_, value)| (*value).to_owned())
-            };
-            match (world_of(variable), expected) {
+            match (world_of(variables(set)), expected) {
                 (Ok(world), Ok(expected)) => assert_eq!(world, expected, "{set:?}"),
                 (Err(error), Err(words)) => {
                     assert!(error.to_string().contains(words), "{set:?}: {error}");

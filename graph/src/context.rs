@@ -16,6 +16,8 @@ use crate::trace::Trace;
 pub struct RunContext {
     /// Which of the run's processes this is.
     pub world: World,
+    /// Consecutive images of a batch that one process takes before the next one's turn; 0 is 1.
+    pub block: u32,
     /// Where the run keeps its files; `None` where it keeps none (a profile, a test).
     pub run_dir: Option<PathBuf>,
     /// What connects the run's processes; `None` where there is one.

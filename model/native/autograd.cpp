@@ -5,4 +5,5 @@
 #include "gpu/depthwise.cpp"
 #include "gpu/pool.cpp"
 #include "norm.cpp"
+#include "joint_norm.cpp"  // uses the checks of the one before
 #include "quantize.cpp"

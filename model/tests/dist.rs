@@ -9,6 +9,7 @@ use rsflow_graph::World;
 use rsflow_model::dist::reducer::Exchange;
 use rsflow_model::dist::{PeerLost, Peers, Timeouts};
 use rsflow_model::nn::compute::ExecConfig;
+use rsflow_model::nn::kernels::Fused;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::{Role, WeightInit};
@@ -17,7 +18,7 @@ use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::nn::transfer::{Channels, DeviceTransfer, HostBatch};
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::train::processes::StepExchange;
+use rsflow_model::train::processes::{NormsOver, StepExchange};
 use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
 use rsflow_model::train::validation::Validation;
 use tch::{Kind, Tensor, no_grad};
@@ -102,6 +103,35 @@ impl Training {
             .map(|p| p * 7 % i64::from(CLASSES))
             .collect();
         (images.into(), Tensor::from_slice(&labels))
+    }
+
+    /// Steps of one process of several, or alone, with batch norms over some images. Each takes its images in
+    /// blocks of so many.
+    fn train(&mut self, peers: Option<&Arc<Peers>>, norms: NormsOver, steps: i64) {
+        let (rank, size) = peers.map_or((0, 1), |peers| {
+            let world = peers.world();
+            (i64::from(world.rank), i64::from(world.size))
+        });
+        let share = (BATCH / size) as u64;
+        let scope = norms.scope(peers.map(AsRef::as_ref), share).unwrap();
+        self.net.set_norm_scope(scope);
+        let exchange = peers.map(|peers| {
+            StepExchange::new(Arc::clone(peers), &self.net, Exchange::Float32).unwrap()
+        });
+        for step in 0..steps {
+            let (images, labels) = self.batch(step, 0, 1);
+            let block = i64::from(norms.block());
+            let own: Vec<i64> = (0..BATCH).filter(|p| p / block % size == rank).collect();
+            let own = Tensor::from_slice(&own);
+            let images = images.iter().map(|images| images.index_select(0, &own));
+            let images: Vec<Tensor> = images.collect();
+            let labels = labels.index_select(0, &own);
+            let (net, distill) = (&self.net, Distill::EnsembleTopDown);
+            let rate = LR.into();
+            let optimizer = &mut self.optimizer;
+            let exchange = exchange.as_ref();
+            training_step(net, optimizer, &images, &labels, distill, rate, exchange).unwrap();
+        }
     }
 
     /// Everything that is kept, by name.
@@ -253,6 +283,64 @@ fn all_processes_hold_the_same_bits() {
             assert_eq!(found[0], *other, "{size} processes");
         }
     }
+}
+
+/// The largest difference of two networks' values, beside the largest value.
+fn difference(a: &[(String, Vec<f64>)], b: &[(String, Vec<f64>)]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let values = |all: &[(String, Vec<f64>)]| -> Vec<f64> {
+        all.iter().flat_map(|(_, values)| values.clone()).collect()
+    };
+    let (a, b) = (values(a), values(b));
+    assert_eq!(a.len(), b.len());
+    let most = |all: &mut dyn Iterator<Item = f64>| all.map(f64::abs).fold(0.0, f64::max);
+    let largest = most(&mut a.iter().copied());
+    most(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / largest
+}
+
+/// Batch norms over all processes make two of them the same as one that has the whole batch, and so do
+/// batch norms over groups of images. With those of each process it is another training.
+#[test]
+fn norms_over_more_than_a_process_are_those_of_the_whole_batch() {
+    tch::set_num_threads(1);
+    let mobilenet = Network::MobileNetV2(MobileNetV2 { width: 0.25 });
+    // A deep network makes a hundred times more of a difference in the last bit with each step.
+    let steps = 1;
+    let (double, float) = (ExecConfig::cpu(Kind::Double), ExecConfig::cpu(Kind::Float));
+    let fused = float.with_kernels(Fused::Auto);
+    assert!(fused.kernels.is_some());
+    for (network, compute, norms, size, most) in [
+        (resnet(18, 4), double, NormsOver::AllProcesses, 2, 1e-12),
+        (resnet(50, 4), double, NormsOver::AllProcesses, 3, 1e-12),
+        (mobilenet, double, NormsOver::AllProcesses, 2, 1e-12),
+        (resnet(18, 4), float, NormsOver::AllProcesses, 2, 1e-5),
+        (resnet(18, 4), fused, NormsOver::AllProcesses, 2, 1e-5),
+        (resnet(18, 4), double, NormsOver::Groups(3), 2, 1e-12),
+        (resnet(18, 4), double, NormsOver::Groups(3), 4, 1e-12),
+        (resnet(18, 4), fused, NormsOver::Groups(2), 3, 1e-5),
+    ] {
+        let case = format!("{network}, {norms:?}, {size} processes");
+        let mut whole = Training::new(&network, compute);
+        whole.train(None, norms, steps);
+        let whole = whole.values();
+        let of_each = network.clone();
+        let found = processes(size, move |peers| {
+            let mut training = Training::new(&of_each, compute);
+            training.train(Some(&peers), norms, steps);
+            training.values()
+        });
+        for own in &found {
+            assert_eq!(*own, found[0], "{case}");
+            let off = difference(&whole, own);
+            assert!(off < most, "{case}: {off}");
+        }
+        let mut other = Training::new(&network, compute);
+        other.train(None, NormsOver::Groups(6), steps);
+        let off = difference(&whole, &other.values());
+        assert!(off > 1e-3, "{case}: other groups are off by {off}");
+    }
+    let refused = NormsOver::Groups(5).scope(None, 12).unwrap_err();
+    assert!(refused.to_string().contains("a whole number of groups"));
 }
 
 /// A batch of some of 13 images: noise, and labels.

@@ -13,7 +13,7 @@ use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Opaque, Options, Plan, RunContext, RunError, Running, World, differences};
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::dist::{PeerLost, Peers, Timeouts};
-use rsflow_model::train::lookup::process_settings;
+use rsflow_model::train::lookup::{block, process_settings};
 
 use super::recipes::plan;
 use super::usage::Usage;
@@ -155,6 +155,7 @@ fn train(
         let options = Options {
             run: RunContext {
                 world,
+                block: block(plan),
                 run_dir: Some(run_dir.path.clone()),
                 peers: peers.cloned().map(Opaque::new),
                 resume: checkpoint.map(Opaque::new),

@@ -104,6 +104,67 @@ fn the_first_real_error_ends_all_processes() {
     assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
+/// With batch norms over more than a process the number of processes changes nothing but rounding, also when
+/// a run is resumed with another one: the same images in the same steps, so the same losses.
+#[test]
+fn losses_do_not_depend_on_the_number_of_processes() {
+    let folder = workplace();
+    let folder = folder.path();
+    let compare = |expected: &[(u64, String)], found: &[(u64, String)], steps, case: &str| {
+        assert_eq!(found.len(), expected.len(), "{case}");
+        for ((step, expected), (found_step, found)) in expected.iter().zip(found).take(steps) {
+            assert_eq!(step, found_step, "{case}");
+            let [expected, found] = [expected, found].map(|loss| loss.parse::<f64>().unwrap());
+            let off = (found / expected - 1.0).abs();
+            assert!(
+                off < 1e-3,
+                "{case}, step {step}: {found} in place of {expected}"
+            );
+        }
+    };
+    // Small steps: rounding is not to grow.
+    let common = [
+        "--set",
+        "train_batches.size=12",
+        "--set",
+        "val_batches.size=12",
+        "--set",
+        "trainer.optimizer.lr=0.0001",
+    ];
+    // With few images in a group rounding grows fast.
+    for (norms, processes, steps) in [
+        ("AllProcesses", &["2", "3"][..], 14),
+        ("Groups(6)", &["2"], 5),
+    ] {
+        let norms_over = format!("trainer.norms_over={norms}");
+        let run_of = |name: &str, more: &[&str]| {
+            let run_dir = format!("{norms}{name}");
+            let arguments = ["--set", &norms_over, "--run-dir", &run_dir];
+            completed(folder, &[&common[..], &arguments, more].concat());
+            losses(&folder.join(run_dir))
+        };
+        let alone = run_of("alone", &[]);
+        assert_eq!(alone.len(), 14);
+        for count in processes {
+            let found = run_of(count, &["--processes", count]);
+            compare(&alone, &found, steps, &format!("{norms}, {count}"));
+        }
+        // One process begins, others take over within the second epoch.
+        let from = format!("{norms}begun");
+        let arguments = ["--set", &norms_over, "--run-dir", &from];
+        let child = command(folder, &[&common[..], &arguments].concat()).spawn();
+        wait_for_lines(&folder.join(&from).join("metrics.jsonl"), 9);
+        let child = child.unwrap();
+        signal(&child, "-INT");
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+        let found = run_of(
+            "begun",
+            &["--processes", processes.last().unwrap(), "--resume"],
+        );
+        compare(&alone, &found, steps, &format!("{norms}, resumed"));
+    }
+}
+
 #[test]
 fn what_cannot_be_shared_out_is_refused() {
     let folder = workplace();
@@ -134,7 +195,7 @@ fn what_cannot_be_shared_out_is_refused() {
             &[],
             &[("RANK", "0"), ("WORLD_SIZE", "2")],
             2,
-            "needs MASTER_ADDR",
+            "set MASTER_ADDR",
         ),
         (
             &["--processes", "3"],

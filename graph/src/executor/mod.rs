@@ -24,7 +24,7 @@ pub use taps::{Feed, FeedWith, Tap};
 pub use workers::Workers;
 
 use crate::batch::{Allocator, PlainMemory};
-use crate::context::{RunContext, World};
+use crate::context::RunContext;
 use crate::counters::{Measured, Meter, Meters};
 use crate::item::Item;
 use crate::node::{Build, Role};
@@ -205,11 +205,7 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
         match built {
             Ok(stage) => {
                 let input = inputs.into_iter().next().map(|(_, contents)| contents);
-                contents.push(contents_of(
-                    &stage,
-                    input.unwrap_or_default(),
-                    options.run.world,
-                ));
+                contents.push(contents_of(&stage, input.unwrap_or_default(), &options.run));
                 stages.push(Some(stage));
             }
             Err(error) => {
@@ -250,11 +246,11 @@ impl AnySink for Drain {
     }
 }
 
-fn contents_of(stage: &Stage, input: Contents, world: World) -> Contents {
+fn contents_of(stage: &Stage, input: Contents, run: &RunContext) -> Contents {
     match stage {
         Stage::Source(source) => {
             let whole = source.contents();
-            let shard = Shard::of(world, source.pads());
+            let shard = Shard::of(run.world, run.block, source.pads());
             Contents {
                 items_per_epoch: shard.items(whole.items_per_epoch),
                 samples: whole.items_per_epoch,

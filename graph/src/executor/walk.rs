@@ -71,7 +71,7 @@ impl Walk {
             match &mut self.order {
                 Order::Known(order) => {
                     let left = (order.len() as u64).saturating_sub(sample);
-                    let index = self.shard.position(sample, self.taken);
+                    let index = self.shard.position(sample, left, self.taken);
                     let within = self.taken < self.shard.items(left);
                     let Some(sample) = sample_at(order, index).filter(|_| within) else {
                         self.order = Order::Unknown;

@@ -5,6 +5,7 @@
 #define USE_C10D_GLOO
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -35,6 +36,10 @@ struct Store {
 
 struct Group {
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+  // Another process is lost: nothing is waited for any more.
+  std::atomic<bool> given_up{false};
+  // A sum within a forward or backward pass has failed.
+  std::atomic<bool> failed{false};
 };
 
 struct Work {
@@ -218,7 +223,7 @@ extern "C" const char* rsflow_group_open(Store* store, const char* name, int ran
   return catch_exceptions([&] {
     const auto options = c10d::ProcessGroupGloo::Options::create_default(Milliseconds(timeout_ms));
     const auto own = c10::make_intrusive<c10d::PrefixStore>(std::string(name), deref(store).store);
-    deref(group) = new Group{c10::make_intrusive<c10d::ProcessGroupGloo>(own, rank, size, options)};
+    deref(group) = new Group{c10::make_intrusive<c10d::ProcessGroupGloo>(own, rank, size, options), {}, {}};
   });
 }
 
@@ -235,6 +240,27 @@ extern "C" const char* rsflow_work_wait(Work* work, std::int64_t timeout_ms, boo
 
 // Does not wait for the sum, which keeps its tensor alive.
 extern "C" void rsflow_work_delete(Work* work) { delete work; }
+
+// Replaces a tensor by its sum over all processes, and waits for it: for `joint_norm.cpp`, which calls it
+// within forward and backward passes.
+extern "C" const char* rsflow_group_sum_now(void* pointer, const at::Tensor* tensor) {
+  return catch_exceptions([&] {
+    auto& group = deref(static_cast<Group*>(pointer));
+    try {
+      const auto work = begin_sum(*group.group, deref(tensor));
+      while (!wait_for(*work, 100)) {
+        TORCH_CHECK(!group.given_up, "another process is lost");
+      }
+    } catch (...) {
+      group.failed = true;
+      throw;
+    }
+  });
+}
+
+extern "C" void rsflow_group_give_up(Group* group) { group->given_up = true; }
+
+extern "C" bool rsflow_group_has_failed(const Group* group) { return group->failed; }
 
 extern "C" void rsflow_group_delete(Group* group) { delete group; }
 

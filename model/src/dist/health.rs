@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rsflow_graph::World;
 
+use super::native::Group;
 use super::store::Store;
 
 /// The longest time between two signs of life.
@@ -37,6 +38,8 @@ pub(super) struct Health {
     reason: OnceLock<String>,
     /// The run is over.
     is_over: AtomicBool,
+    /// What waits for other processes within libtorch.
+    group: OnceLock<Arc<Group>>,
     /// By rank, as process 0 sees them.
     others: Mutex<Vec<Sign>>,
 }
@@ -87,6 +90,7 @@ impl Health {
             waits: AtomicBool::new(false),
             reason: OnceLock::new(),
             is_over: AtomicBool::new(false),
+            group: OnceLock::new(),
             others: Mutex::new(vec![Sign::new(String::new()); world.size as usize]),
         });
         health.sign(0)?;
@@ -107,6 +111,11 @@ impl Health {
     /// Whether this process waits for the others.
     pub fn set_waiting(&self, waits: bool) {
         self.waits.store(waits, Relaxed);
+    }
+
+    /// This group is not to wait any more once the run fails.
+    pub fn set_group(&self, group: Arc<Group>) {
+        let _ = self.group.set(group);
     }
 
     /// No process looks for signs of life any more: the store may go away.
@@ -234,6 +243,9 @@ fn watch(health: &Weak<Health>, every: Duration) {
             .and_then(|()| health.look(health.silence));
         if let Err(gone) = seen {
             let _ = health.reason.set(first_is_gone(&gone));
+        }
+        if let (Some(_), Some(group)) = (health.reason(), health.group.get()) {
+            group.give_up();
         }
     }
 }

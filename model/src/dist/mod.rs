@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::World;
 use tch::{Tensor, no_grad};
 
+use crate::nn::kernels::JointSum;
 use health::Health;
 use native::{Group, Sum};
 use store::Store;
@@ -111,12 +112,14 @@ impl Peers {
                 world.size
             )
         })?;
+        let group = Arc::new(group);
+        health.set_group(Arc::clone(&group));
         Ok(Arc::new(Peers {
             world,
             timeouts,
             store,
             health,
-            group: Arc::new(group),
+            group,
             name,
         }))
     }
@@ -319,6 +322,19 @@ impl Peers {
         let poll = || Ok(wait(SLICE)?.then_some(()));
         let done = self.await_peers(self.timeouts.exchange, poll);
         done.map_err(|error| self.lost(&error))
+    }
+
+    /// How batch norms take their statistics of the images of all processes.
+    pub fn joint_sum(&self) -> JointSum {
+        self.group.joint_sum()
+    }
+
+    /// The error of a step: where it is due to another process, the reason why that one is lost.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.group.has_failed() && !PeerLost::is_in(&error) {
+            true => self.lost(&error),
+            false => error,
+        }
     }
 
     /// The reason why this process cannot exchange anything any more.

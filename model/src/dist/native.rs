@@ -2,11 +2,13 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tch::Tensor;
 
+use crate::nn::kernels::JointSum;
 use crate::nn::native::to_result;
 
 unsafe extern "C" {
@@ -45,6 +47,9 @@ unsafe extern "C" {
     ) -> *const c_char;
     fn rsflow_work_wait(work: *mut c_void, timeout_ms: i64, done: *mut bool) -> *const c_char;
     fn rsflow_work_delete(work: *mut c_void);
+    fn rsflow_group_sum_now(group: *mut c_void, tensor: *const c_void) -> *const c_char;
+    fn rsflow_group_give_up(group: *mut c_void);
+    fn rsflow_group_has_failed(group: *const c_void) -> bool;
     fn rsflow_group_delete(group: *mut c_void);
     fn rsflow_reducer_new(
         group: *mut c_void,
@@ -176,6 +181,27 @@ impl Group {
         // SAFETY: the tensor is live, and the C++ side shares its memory.
         to_result(unsafe { rsflow_group_sum(self.0, tensor.as_ptr().cast(), &mut work) })?;
         Ok(Sum(work))
+    }
+}
+
+impl Group {
+    /// Another process is lost: sums within forward and backward passes are not waited for any more.
+    pub fn give_up(&self) {
+        // SAFETY: the pointer is live; an atomic flag is set.
+        unsafe { rsflow_group_give_up(self.0) }
+    }
+
+    /// Whether a sum within a forward or backward pass has failed.
+    pub fn has_failed(&self) -> bool {
+        // SAFETY: the pointer is live; an atomic flag is read.
+        unsafe { rsflow_group_has_failed(self.0) }
+    }
+
+    /// How batch norms sum their statistics with this group, for as long as it lives.
+    pub fn joint_sum(self: &Arc<Self>) -> JointSum {
+        let owner: Arc<Self> = Arc::clone(self);
+        // SAFETY: the function takes this pointer and live tensors, and the group lives as long as the value.
+        unsafe { JointSum::new(rsflow_group_sum_now, self.0, owner) }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::nn::compute::ExecConfig;
-use crate::nn::layers::{self, Mode, Modules};
+use crate::nn::layers::{self, Mode, Modules, NormScope};
 use crate::nn::networks::Network;
 use crate::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
 use crate::nn::summary::Summary;
@@ -158,6 +158,11 @@ impl SwitchableNetwork {
         let largest = self.resolutions.iter().max();
         let resolutions = self.resolutions.iter();
         resolutions.map(|r| !fixed || Some(r) == largest).collect()
+    }
+
+    /// Over which images batch norms take their statistics in training from now on.
+    pub fn set_norm_scope(&mut self, scope: NormScope) {
+        self.modules.set_norm_scope(scope);
     }
 
     /// The logits of a pass at one resolution, `[batch, classes]`; see [`Pass::logits`].

@@ -20,3 +20,9 @@ pub fn process_settings(plan: &Plan) -> Option<ProcessSettings> {
         trainer.or_else(|| planned.node::<Evaluate>().map(Evaluate::process_settings))
     })
 }
+
+/// Consecutive images of a batch that one process must have; see [`Trains::block`].
+pub fn block(plan: &Plan) -> u32 {
+    let trainers = plan.nodes().iter().filter_map(trainer_of);
+    trainers.map(Trains::block).max().unwrap_or(1)
+}

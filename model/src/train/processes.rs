@@ -4,14 +4,58 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
 use crate::dist::reducer::{Exchange, Reducer};
 use crate::dist::{Exchanged, Peers};
+use crate::nn::layers::NormScope;
 use crate::nn::parameters::Role;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::Loss;
+
+/// The images over which batch norms take their statistics in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NormsOver {
+    /// A process's part of the batch, as PyTorch's `DistributedDataParallel` does.
+    #[default]
+    Process,
+    /// The whole batch, as PyTorch's `SyncBatchNorm` does.
+    AllProcesses,
+    /// So many consecutive images of the batch.
+    Groups(u32),
+}
+
+impl NormsOver {
+    /// Consecutive images of a batch that one process must have.
+    pub fn block(self) -> u32 {
+        match self {
+            NormsOver::Groups(size) => size.max(1),
+            _ => 1,
+        }
+    }
+
+    /// The same for the batch norms of one process, which has `images` of each batch.
+    ///
+    /// # Errors
+    /// Its images are no whole number of groups.
+    pub fn scope(self, peers: Option<&Peers>, images: u64) -> Result<NormScope> {
+        Ok(match (self, peers) {
+            (NormsOver::AllProcesses, Some(peers)) => NormScope::AllProcesses(peers.joint_sum()),
+            (NormsOver::AllProcesses | NormsOver::Process, _) => NormScope::Batch,
+            (NormsOver::Groups(size), _) => {
+                ensure!(
+                    images.is_multiple_of(u64::from(size.max(1))),
+                    "`norms_over: Groups({size})` needs batches of a whole number of groups, and each process \
+                     has {images} images of a batch; change `size` of the batches or the number of processes"
+                );
+                NormScope::Groups(size.into())
+            }
+        })
+    }
+}
 
 /// What a network's steps exchange.
 #[derive(Debug)]

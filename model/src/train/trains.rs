@@ -18,6 +18,9 @@ pub trait Trains {
     /// What its computation needs of the process.
     fn process_settings(&self) -> ProcessSettings;
 
+    /// Consecutive images of a batch that one process must have, of several that train together.
+    fn block(&self) -> u32;
+
     /// Its network and training step with random weights, to be measured. The process must have been
     /// prepared ([`Trains::process_settings`]).
     ///

@@ -7,12 +7,15 @@
 //! libtorch's operators.
 //!
 //! - `operators`: the operators, and which kernels they use.
+//! - `joint`: batch norm with the statistics of all processes.
 //! - `program`: from the text to a program of the GPU, by NVRTC, kept in the user's cache.
 //! - `driver`: the program, loaded by NVIDIA's driver.
 //! - [`trial`]: the comparison.
 
 #[allow(unsafe_code)]
 mod driver;
+#[allow(unsafe_code)]
+mod joint;
 #[allow(unsafe_code)]
 mod operators;
 #[allow(unsafe_code)]
@@ -27,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
+pub use joint::{JointSum, joint_batch_norm};
 pub use operators::{
     Activation, BatchNorm, Kernels, Launch, Statistics, batch_norm, depthwise, drop_kernels,
     kernel_names, max_pool, use_kernels,

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::operators::{
-    Activation, BatchNorm, Kernels, Statistics, batch_norm, depthwise, max_pool,
+    Activation, BatchNorm, Kernels, Statistics, add_and_activate, batch_norm, depthwise, max_pool,
 };
 
 /// The shape of the trial: several blocks and groups of them, and some that are not full.
@@ -109,7 +109,7 @@ pub fn composed(
     activation: Activation,
     statistics: Statistics,
 ) -> Result<Tensor> {
-    let mut y = x.f_batch_norm(
+    let y = x.f_batch_norm(
         Some(&norm.weight),
         Some(&norm.bias),
         Some(&norm.running_mean),
@@ -119,13 +119,7 @@ pub fn composed(
         statistics.epsilon,
         true,
     )?;
-    // In place, as in torchvision: the backward pass of a batch norm or a sum does not need its output,
-    // and it saves a third of the memory of activations.
-    if let Some(residual) = residual {
-        let _ = y.f_add_(residual)?;
-    }
-    activation.apply_(&mut y)?;
-    Ok(y)
+    add_and_activate(y, residual, activation)
 }
 
 /// The inputs of a batch norm, and the gradient of its output.

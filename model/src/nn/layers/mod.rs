@@ -14,6 +14,7 @@ mod pass;
 pub use modules::Modules;
 pub use pass::Pass;
 
+use crate::nn::kernels::JointSum;
 use crate::nn::parameters::{Declaration, Init, Role};
 use crate::nn::quantizers::{activations, weights};
 
@@ -154,6 +155,17 @@ impl Mode {
             Mode::Calibrate { share } => share,
         }
     }
+}
+
+/// The images over which batch norms take their statistics in training.
+#[derive(Clone, Debug)]
+pub enum NormScope {
+    /// Those of a batch.
+    Batch,
+    /// So many consecutive ones of a batch at a time; the last ones may be fewer.
+    Groups(i64),
+    /// Those of the batches of all processes.
+    AllProcesses(JointSum),
 }
 
 /// The tensors of a list of layers, with batch norms for each distinct resolution of `batch_norms`.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::pass::Pass;
-use super::{Conv, Layer, Mode, Padding};
+use super::{Conv, Layer, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
 use crate::nn::kernels::{Activation, BatchNorm};
 use crate::nn::parameters::Parameters;
@@ -86,6 +86,7 @@ pub struct Modules {
     pub(super) resolutions: usize,
     pub(super) shared: Shared,
     pub(super) compute: ExecConfig,
+    pub(super) norm_scope: NormScope,
     /// The weights of every pass (quantized, in the compute dtype) after [`Modules::freeze`].
     pub(super) frozen: Option<Vec<Tensor>>,
 }
@@ -103,8 +104,14 @@ impl Modules {
             resolutions: batch_norms.len(),
             shared,
             compute: parameters.compute(),
+            norm_scope: NormScope::Batch,
             frozen: None,
         })
+    }
+
+    /// Over which images batch norms take their statistics from now on.
+    pub fn set_norm_scope(&mut self, scope: NormScope) {
+        self.norm_scope = scope;
     }
 
     /// Quantizes the weights and converts them to the compute dtype once, instead of in every pass:

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
 use super::modules::{Module, Modules, Norm, Shared, Weight};
-use super::{BATCH_NORM_EPSILON, Conv, Mode, Padding};
+use super::{BATCH_NORM_EPSILON, Conv, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
-use crate::nn::kernels::{self, Kernels, Statistics};
+use crate::nn::kernels::{self, BatchNorm, Kernels, Statistics};
 use crate::nn::native;
 use crate::nn::quantizers::{self, Fit, Gradient, Levels};
 
@@ -284,17 +284,31 @@ impl<'m> Pass<'m> {
             momentum: self.mode.momentum(),
             epsilon: BATCH_NORM_EPSILON,
         };
-        let compute = || {
-            if let Some(which) = self.modules.compute.kernels {
-                let activation = norm.activation;
+        let whole = |x: &Tensor, tensors: &BatchNorm, residual: Option<&Tensor>| {
+            let kernels = self.modules.compute.kernels;
+            let activation = norm.activation;
+            if let (NormScope::AllProcesses(joint), true) =
+                (&self.modules.norm_scope, statistics.of_batch)
+            {
+                return kernels::joint_batch_norm(
+                    joint, kernels, x, tensors, residual, activation, statistics,
+                );
+            }
+            if let Some(which) = kernels {
                 let y = kernels::batch_norm(which, x, tensors, residual, activation, statistics)?;
                 if let Some(y) = y {
                     return Ok(y);
                 }
             }
-            kernels::composed(x, tensors, residual, norm.activation, statistics)
+            kernels::composed(x, tensors, residual, activation, statistics)
         };
-        compute().with_context(|| format!("in the batch norm {:?}", norm.name))
+        let y = match self.modules.norm_scope {
+            NormScope::Groups(size) if statistics.of_batch && x.size4()?.0 > size => {
+                in_groups(size, x, tensors, residual, whole)
+            }
+            _ => whole(x, tensors, residual),
+        };
+        y.with_context(|| format!("in the batch norm {:?}", norm.name))
     }
 
     /// With our kernels for GPUs.
@@ -329,6 +343,48 @@ impl<'m> Pass<'m> {
         }
         max_pool(x, kernel, stride, [rows, columns])
     }
+}
+
+/// A batch norm of so many consecutive images at a time. The running statistics become the means of what
+/// each group makes of them, as if each were another process.
+fn in_groups(
+    size: i64,
+    x: &Tensor,
+    tensors: &BatchNorm,
+    residual: Option<&Tensor>,
+    norm: impl Fn(&Tensor, &BatchNorm, Option<&Tensor>) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let copied = |tensor: &Tensor| tensor.f_detach_copy();
+    let groups = x.f_split(size, 0)?;
+    let residuals = residual
+        .map(|residual| residual.f_split(size, 0))
+        .transpose()?;
+    let (mut all, mut means, mut vars) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, group) in groups.iter().enumerate() {
+        let own = BatchNorm {
+            weight: tensors.weight.shallow_clone(),
+            bias: tensors.bias.shallow_clone(),
+            running_mean: copied(&tensors.running_mean)?,
+            running_var: copied(&tensors.running_var)?,
+        };
+        let residual = residuals.as_ref().and_then(|all| all.get(at));
+        all.push(norm(group, &own, residual)?);
+        means.push(own.running_mean);
+        vars.push(own.running_var);
+    }
+    no_grad(|| {
+        let count = groups.len() as i64;
+        for (running, of_groups) in [(&tensors.running_mean, means), (&tensors.running_var, vars)] {
+            let shares: Result<Vec<Tensor>, _> = of_groups
+                .iter()
+                .map(|own| own.f_div_scalar(count))
+                .collect();
+            let mean = Tensor::f_stack(&shares?, 0)?.f_sum_dim_intlist(0, false, None)?;
+            running.shallow_clone().f_copy_(&mean)?;
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(Tensor::f_cat(&all, 0)?)
 }
 
 /// The padding before and after the height, and before and after the width, of `x`.

@@ -38,6 +38,7 @@ use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
 use crate::train::optimizer::Optimizer;
+use crate::train::processes::NormsOver;
 use crate::train::schedule::Schedule;
 use crate::train::step::{StepFunction, recomputing_training_step, training_step};
 use crate::train::steps::Steps;
@@ -110,6 +111,12 @@ pub struct Trainer {
     /// recorded.
     #[serde(default)]
     cuda_graph: CudaGraph,
+    /// The images over which batch norms take their statistics in training: those of each process
+    /// (`Process`), those of all processes (`AllProcesses`, which takes time in every layer), or 32 at a
+    /// time, say (`Groups(32)`, as on a GPU of the published runs), which makes results independent of the
+    /// number of processes, but for rounding. Running statistics are the mean over all of them.
+    #[serde(default)]
+    norms_over: NormsOver,
     /// Of several processes: send gradients as they are (`Float32`), or in half the bytes (`BFloat16`), for
     /// networks between machines that are slower than the backward pass.
     #[serde(default)]
@@ -175,6 +182,13 @@ impl Node for Trainer {
             report.limit(field, value, 1..=most, help);
         }
         check_threads(self.threads, report);
+        if self.norms_over == NormsOver::Groups(0) {
+            report.parameter(
+                "norms_over",
+                "a group must have at least 1 image",
+                "such as Groups(32)",
+            );
+        }
         if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
             report.parameter(
                 "warm_up_epochs",
@@ -255,6 +269,10 @@ fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
 }
 
 impl Trains for Trainer {
+    fn block(&self) -> u32 {
+        self.norms_over.block()
+    }
+
     fn process_settings(&self) -> ProcessSettings {
         ProcessSettings {
             device: self.device,

@@ -133,7 +133,8 @@ impl Session {
                 ),
             ])?;
         }
-        let net = settings.network(compute, &resolutions, start)?;
+        let mut net = settings.network(compute, &resolutions, start)?;
+        net.set_norm_scope(settings.norms_over.scope(peers.as_deref(), train.group)?);
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
         ensure!(
             train.last_group != 1 || settings.network.trains_on_one_image(smallest)?,
