@@ -1,7 +1,7 @@
 //! Run directories.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind::AlreadyExists;
+use std::io::ErrorKind::{AlreadyExists, NotFound};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -102,24 +102,49 @@ impl RunDir {
         })
     }
 
-    /// The directory of a run that is started, or was and is to be resumed. If it ended before its first
-    /// checkpoint, it starts over.
+    /// The directory of a run that is started, or was and is to be resumed from its newest sound checkpoint.
+    /// If it ended before its first one, it starts over.
     fn resume_if_any(path: &Path) -> Result<Self> {
         ensure!(
             path.is_dir() || !path.exists(),
             "{} is not a folder",
             path.shown()
         );
-        let last = last_checkpoint(path);
-        let resume = match last.is_file() {
-            true => Some(last),
-            false => newest_sound(&path.join(CHECKPOINTS)),
+        let checkpoints = path.join(CHECKPOINTS);
+        let entries = match fs::read_dir(&checkpoints) {
+            Err(error) if error.kind() == NotFound => Vec::new(),
+            entries => entries
+                .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+                .with_context(|| format!("cannot list {}", checkpoints.shown()))?,
         };
+        let is_one = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            name.to_str().is_some_and(is_checkpoint)
+        };
+        let resume = match entries.iter().any(is_one) {
+            false => None,
+            true => {
+                let last = last_checkpoint(path);
+                let sound = open_sound(&last).map(|_| last);
+                let newest = || newest_sound(&checkpoints);
+                let found = sound.or_else(|error| newest().ok_or(error));
+                Some(found.with_context(|| {
+                    format!("no checkpoint in {} is sound", checkpoints.shown())
+                })?)
+            }
+        };
+        // Only what a run has left there is removed.
+        let starts_over = resume.is_none() && path.join(LOG).is_file();
+        ensure!(
+            resume.is_some() || starts_over || !path.exists() || is_empty(path)?,
+            "{} is not empty, and it is not the directory of a run; --run-dir names another",
+            path.shown()
+        );
         Ok(RunDir {
             path: path.to_owned(),
             fresh: false,
             is_named_by_time: false,
-            starts_over: resume.is_none(),
+            starts_over,
             resume,
             rank: 0,
         })
@@ -332,13 +357,18 @@ fn open_sound(path: &Path) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// Whether a file of a folder of checkpoints is one, by its name.
+fn is_checkpoint(name: &str) -> bool {
+    matches!(name, LAST | BEST) || epochs_of(name).is_some()
+}
+
 /// The sound checkpoint of a folder that is furthest in its run.
 fn newest_sound(checkpoints: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(checkpoints).ok()?.flatten();
     let found = entries.filter_map(|entry| {
         let name = entry.file_name();
         let name = name.to_str()?;
-        if !matches!(name, LAST | BEST) && epochs_of(name).is_none() {
+        if !is_checkpoint(name) {
             return None;
         }
         let checkpoint = Checkpoint::open(&entry.path()).ok()?;

@@ -116,7 +116,7 @@ impl Training {
         let scope = norms.scope(peers.map(AsRef::as_ref), share).unwrap();
         self.net.set_norm_scope(scope);
         let exchange = peers.map(|peers| {
-            StepExchange::new(Arc::clone(peers), &self.net, Exchange::Float32).unwrap()
+            StepExchange::new(Arc::clone(peers), &self.net, Exchange::Float32, true).unwrap()
         });
         for step in 0..steps {
             let (images, labels) = self.batch(step, 0, 1);
@@ -148,13 +148,19 @@ impl Training {
 fn trained(
     peers: Arc<Peers>,
     network: &Network,
-    how: StepFunction,
+    recompute: bool,
+    exchange: Exchange,
     compute: ExecConfig,
+    steps: i64,
 ) -> Vec<(String, Vec<f64>)> {
     let world = peers.world();
     let mut training = Training::new(network, compute);
-    let exchange = StepExchange::new(peers, &training.net, Exchange::Float32).unwrap();
-    for step in 0..STEPS {
+    let exchange = StepExchange::new(peers, &training.net, exchange, !recompute).unwrap();
+    let how: StepFunction = match recompute {
+        false => training_step,
+        true => recomputing_training_step,
+    };
+    for step in 0..steps {
         let (images, labels) = training.batch(step, world.rank.into(), world.size.into());
         let Training { net, optimizer } = &mut training;
         let distill = Distill::EnsembleTopDown;
@@ -258,7 +264,7 @@ fn two_processes_have_the_bits_of_one_that_does_both_parts() {
     ] {
         let of_each = network.clone();
         let found = processes(2, move |peers| {
-            trained(peers, &of_each, training_step as StepFunction, compute)
+            trained(peers, &of_each, false, Exchange::Float32, compute, STEPS)
         });
         let expected = both_parts(&network, compute);
         for (rank, found) in found.iter().enumerate() {
@@ -272,16 +278,25 @@ fn two_processes_have_the_bits_of_one_that_does_both_parts() {
 
 #[test]
 fn all_processes_hold_the_same_bits() {
-    for (size, network, how) in [
-        (3, resnet(18, 4), training_step as StepFunction),
-        (4, quantized(), training_step),
-        (2, resnet(18, 4), recomputing_training_step),
-    ] {
-        let compute = ExecConfig::cpu(Kind::Float);
-        let found = processes(size, move |peers| trained(peers, &network, how, compute));
+    let compute = ExecConfig::cpu(Kind::Float);
+    let by = |size, network: &Network, recompute, exchange, steps| {
+        let network = network.clone();
+        let train = move |peers| trained(peers, &network, recompute, exchange, compute, steps);
+        let found = processes(size, train);
         for other in &found[1..] {
-            assert_eq!(found[0], *other, "{size} processes");
+            assert_eq!(found[0], *other, "{size} processes, {exchange:?}");
         }
+        found.into_iter().next().unwrap()
+    };
+    let small = resnet(18, 4);
+    by(3, &small, false, Exchange::Float32, STEPS);
+    by(4, &quantized(), false, Exchange::Float32, STEPS);
+    for recompute in [false, true] {
+        let exact = by(2, &small, recompute, Exchange::Float32, 1);
+        let rounded = by(2, &small, recompute, Exchange::BFloat16, 1);
+        let off = difference(&exact, &rounded);
+        assert!((1e-4..0.005).contains(&off), "{off}");
+        by(2, &small, recompute, Exchange::BFloat16, STEPS);
     }
 }
 

@@ -1,6 +1,5 @@
 //! `rsflow run`: a recipe from its first file to the table of accuracies.
 
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -65,7 +64,7 @@ fn is_lost(error: &anyhow::Error) -> bool {
         Some(run) => run
             .failures
             .iter()
-            .any(|failure| PeerLost::is_in(&failure.error)),
+            .all(|failure| PeerLost::is_in(&failure.error)),
         None => PeerLost::is_in(error),
     }
 }
@@ -81,15 +80,24 @@ fn start_processes(arguments: &Run, count: u32) -> Result<ExitCode> {
     // Only then must all attempts have the same.
     let restarts = (arguments.max_restarts > 0).then(|| RunDir::find(arguments));
     let run_dir = restarts.transpose()?.map(|run_dir| run_dir.path);
+    let saved = || {
+        let last = run_files::last_checkpoint(run_dir.as_deref()?);
+        std::fs::metadata(last)
+            .and_then(|file| file.modified())
+            .ok()
+    };
+    let saved_before = saved();
     process::supervise(arguments.max_restarts, |attempt| {
-        let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
-        match &run_dir {
-            Some(run_dir) if attempt > 0 => words = arguments.resuming(run_dir),
-            Some(run_dir) if arguments.run_dir.is_none() => {
-                words.extend(["--run-dir".into(), run_dir.into()]);
+        // From the checkpoint that was named, until this run has one of its own.
+        let from_named = arguments.resume.is_some() && saved() == saved_before;
+        let words = match &run_dir {
+            Some(run_dir) if attempt > 0 && !from_named => arguments.resuming(run_dir),
+            run_dir => {
+                let more = run_dir.iter().filter(|_| arguments.run_dir.is_none());
+                let more = more.flat_map(|run_dir| ["--run-dir".into(), run_dir.into()]);
+                std::env::args_os().skip(1).chain(more).collect()
             }
-            _ => {}
-        }
+        };
         let places = launch::places(count, cores)?.into_iter();
         let commands = places.map(|place| {
             let mut command = Command::new(&program);

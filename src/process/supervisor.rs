@@ -8,15 +8,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use libc::{SIGTERM, c_int};
+use libc::{SIGCONT, SIGSTOP, SIGTERM, SIGTSTP, c_int};
 use signal_hook::iterator::Signals;
 
 use super::{ending, say};
 
 /// How long other processes of a run may take to end once one of them has failed: they look for the reason.
-const GRACE: Duration = Duration::from_secs(8);
+const GRACE: Duration = Duration::from_secs(10);
 /// How long process 0 may take, which writes a checkpoint, unless it is stopped.
 const GRACE_OF_FIRST: Duration = Duration::from_secs(120);
+
+/// Before they are started again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the processes of a run to their end, which have the first one's screen, and passes signals on to
 /// them. One that fails ends the others; then all are started again, up to `max_restarts` times. `commands`
@@ -31,7 +34,9 @@ pub fn supervise(
 ) -> Result<ExitCode> {
     // A SIGHUP that is ignored, as under `nohup`, stays ignored here and in the processes.
     let ending: Vec<c_int> = ending().collect();
-    let mut signals = Signals::new(&ending).context("cannot listen to signals")?;
+    let of_job_control = [SIGTSTP, SIGCONT];
+    let signals = Signals::new(ending.iter().chain(&of_job_control));
+    let mut signals = signals.context("cannot listen to signals")?;
     for attempt in 0.. {
         let processes = Processes::start(commands(attempt)?)?;
         let ended = processes.wait(&mut signals);
@@ -39,6 +44,7 @@ pub fn supervise(
         if !ended.may_succeed_again() || attempt >= max_restarts {
             return Ok(ended.code());
         }
+        std::thread::sleep(PAUSE);
         say(format_args!(
             "starting all processes again from the last checkpoint ({} of {max_restarts})",
             attempt + 1
@@ -85,10 +91,15 @@ impl Processes {
         let mut interrupted = false;
         while statuses.iter().any(Option::is_none) {
             for signal in signals.pending() {
-                interrupted = true;
+                interrupted |= !matches!(signal, SIGTSTP | SIGCONT);
                 let running = self.all.iter().zip(&statuses);
                 let running = running.filter(|(_, status)| status.is_none());
-                running.for_each(|(process, _)| send(process, signal));
+                let passed_on = if signal == SIGTSTP { SIGSTOP } else { signal };
+                running.for_each(|(process, _)| send(process.id(), passed_on));
+                if signal == SIGTSTP {
+                    // Ctrl-Z stops the whole run, until SIGCONT comes.
+                    send(std::process::id(), SIGSTOP);
+                }
             }
             for (rank, process) in self.all.iter_mut().enumerate() {
                 if statuses[rank].is_none() {
@@ -212,9 +223,9 @@ fn collect_errors(process: &mut Child) -> Option<JoinHandle<String>> {
 }
 
 #[allow(unsafe_code)]
-fn send(process: &Child, signal: c_int) {
+fn send(process: u32, signal: c_int) {
     // SAFETY: takes numbers alone. The process was not waited for, so its number is its own.
-    unsafe { libc::kill(process.id() as libc::pid_t, signal) };
+    unsafe { libc::kill(process as libc::pid_t, signal) };
 }
 
 /// Whether a signal has stopped the process; known on Linux only.

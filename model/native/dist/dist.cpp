@@ -72,7 +72,7 @@ class Reducer {
  public:
   struct Bucket {
     at::Tensor gradients;
-    std::vector<at::Tensor> views;
+    std::size_t parameters = 0;
     std::size_t missing = 0;
     at::Tensor sent;  // `gradients`, or a copy of it of fewer bits
     c10::intrusive_ptr<c10d::Work> work;
@@ -82,27 +82,29 @@ class Reducer {
   Reducer(c10::intrusive_ptr<c10d::ProcessGroupGloo> group, std::vector<at::Tensor> parameters,
           const std::size_t* bucket_of, at::ScalarType sent_as)
       : group_(std::move(group)), parameters_(std::move(parameters)), sent_as_(sent_as) {
-    std::vector<std::int64_t> lengths;
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      lengths.resize(std::max(lengths.size(), bucket_of[i] + 1));
-      lengths[bucket_of[i]] += parameters_[i].numel();
-    }
     const auto options = deref(parameters_.data()).options().requires_grad(false);
-    for (const auto length : lengths) {
-      buckets_.push_back(Bucket{at::zeros({length}, options), {}, 0, {}, {}});
-    }
-    std::vector<std::int64_t> used(lengths.size());
+    std::vector<std::int64_t> lengths;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const auto& parameter = parameters_[i];
       TORCH_CHECK(parameter.is_non_overlapping_and_dense() && parameter.dtype() == options.dtype(),
                   "parameters must be dense and of one dtype");
+      lengths.resize(std::max(lengths.size(), bucket_of[i] + 1));
+      lengths[bucket_of[i]] += parameter.numel();
+    }
+    for (const auto length : lengths) {
+      buckets_.push_back(Bucket{at::zeros({length}, options), 0, 0, {}, {}});
+    }
+    is_filled_.resize(parameters_.size());
+    std::vector<std::int64_t> used(lengths.size());
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const auto& parameter = parameters_[i];
       auto& bucket = buckets_[bucket_of[i]];
       auto& from = used[bucket_of[i]];
       const auto view = bucket.gradients.as_strided(parameter.sizes(), parameter.strides(), from);
       from += parameter.numel();
-      bucket.views.push_back(view);
-      const auto fill = [this, index = bucket_of[i], view](const at::Tensor& gradient) {
-        return write(index, view, gradient);
+      bucket.parameters += 1;
+      const auto fill = [this, i, index = bucket_of[i], view](const at::Tensor& gradient) {
+        return write(i, index, view, gradient);
       };
       hooks_.push_back(parameter.register_hook(fill));
     }
@@ -120,17 +122,22 @@ class Reducer {
   // Before the backward pass whose gradients are to be averaged.
   void begin() {
     for (auto& bucket : buckets_) {
-      bucket.missing = bucket.views.size();
+      bucket.missing = bucket.parameters;
       bucket.work.reset();
     }
+    is_filled_.assign(parameters_.size(), false);
     next_ = 0;
     active_ = true;
   }
 
-  // After it. Whether all is summed within `timeout_ms`.
-  bool finish(std::int64_t timeout_ms) {
+  // After it. The first parameter that had no gradient; their number if each had one.
+  std::size_t end() {
     active_ = false;
-    TORCH_CHECK(next_ == buckets_.size(), "a parameter has no gradient");
+    return std::find(is_filled_.begin(), is_filled_.end(), false) - is_filled_.begin();
+  }
+
+  // After that. Whether all is summed within `timeout_ms`.
+  bool finish(std::int64_t timeout_ms) {
     const at::NoGradGuard no_grad;
     for (auto& bucket : buckets_) {
       if (bucket.work && !wait_for(*bucket.work, timeout_ms)) {
@@ -145,15 +152,16 @@ class Reducer {
   }
 
  private:
-  at::Tensor write(std::size_t index, at::Tensor view, const at::Tensor& gradient) {
+  at::Tensor write(std::size_t parameter, std::size_t index, at::Tensor view,
+                   const at::Tensor& gradient) {
     if (!active_) {
       return gradient;
     }
     const at::NoGradGuard no_grad;
     at::div_out(view, gradient, at::Scalar(group_->getSize()));
-    auto& bucket = buckets_[index];
-    TORCH_CHECK(bucket.missing > 0, "a parameter has more than one gradient");
-    --bucket.missing;
+    TORCH_CHECK(!is_filled_[parameter], "a parameter has more than one gradient");
+    is_filled_[parameter] = true;
+    --buckets_[index].missing;
     // In the same order in all processes, whatever is full first.
     while (next_ < buckets_.size() && buckets_[next_].missing == 0) {
       auto& full = buckets_[next_++];
@@ -168,6 +176,7 @@ class Reducer {
   at::ScalarType sent_as_;
   std::vector<unsigned> hooks_;
   std::vector<Bucket> buckets_;
+  std::vector<bool> is_filled_;
   std::size_t next_ = 0;
   bool active_ = false;
 };
@@ -212,6 +221,40 @@ extern "C" const char* rsflow_store_find(Store* store, const char* key, const st
       found.push_back(0);  // an empty vector may have no address
       deref(value) = found.data();
     }
+  });
+}
+
+// Sets a value unless there is one. The one that is there afterwards is valid until the thread's next call.
+extern "C" const char* rsflow_store_set_first(Store* store, const char* key,
+                                              const std::uint8_t* value, std::size_t length,
+                                              const std::uint8_t** first,
+                                              std::size_t* first_length) {
+  return catch_exceptions([&] {
+    thread_local std::vector<std::uint8_t> found;
+    found = deref(store).store->compareSet(std::string(key), {},
+                                           std::vector<std::uint8_t>(value, value + length));
+    deref(first) = found.data();
+    deref(first_length) = found.size();
+  });
+}
+
+// The values of prefix0, prefix1 and so on, which must have been set, one per line; valid until the thread's
+// next call.
+extern "C" const char* rsflow_store_list(Store* store, const char* prefix, std::size_t count,
+                                         const std::uint8_t** values, std::size_t* length) {
+  return catch_exceptions([&] {
+    thread_local std::vector<std::uint8_t> lines;
+    lines.clear();
+    std::vector<std::string> keys;
+    for (std::size_t i = 0; i < count; ++i) {
+      keys.push_back(prefix + std::to_string(i));
+    }
+    for (const auto& value : deref(store).store->multiGet(keys)) {
+      lines.insert(lines.end(), value.begin(), value.end());
+      lines.push_back('\n');
+    }
+    deref(values) = lines.data();
+    deref(length) = lines.size();
   });
 }
 
@@ -278,6 +321,10 @@ extern "C" const char* rsflow_reducer_new(Group* group, const at::Tensor* const*
 
 extern "C" const char* rsflow_reducer_begin(Reducer* reducer) {
   return catch_exceptions([&] { deref(reducer).begin(); });
+}
+
+extern "C" const char* rsflow_reducer_end(Reducer* reducer, std::size_t* missing) {
+  return catch_exceptions([&] { deref(missing) = deref(reducer).end(); });
 }
 
 extern "C" const char* rsflow_reducer_finish(Reducer* reducer, std::int64_t timeout_ms,

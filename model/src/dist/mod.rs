@@ -11,6 +11,7 @@ mod native;
 pub mod reducer;
 mod store;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -21,7 +22,7 @@ use rsflow_graph::World;
 use tch::{Tensor, no_grad};
 
 use crate::nn::kernels::JointSum;
-use health::Health;
+use health::{Health, State};
 use native::{Group, Sum};
 use store::Store;
 
@@ -47,11 +48,16 @@ impl Default for Timeouts {
 const WRITING: Duration = Duration::from_secs(3600);
 /// Between two looks at the health of the others, while an exchange takes its time.
 const SLICE: Duration = Duration::from_millis(100);
-/// Between two looks for a value in the store.
-const POLL: Duration = Duration::from_millis(20);
-/// How long process 0 keeps the store for others that look for the reason of a failure, and how long those
-/// wait before they end: a launcher takes the process that ends first for the one that failed.
-const LINGER: Duration = Duration::from_secs(2);
+/// Between two looks for a value in the store: at first, and when it takes longer.
+const POLL: Range<Duration> = Duration::from_millis(10)..Duration::from_millis(500);
+/// How long process 0 keeps the store after its failure, for others that look for the reason.
+const KEEP: Duration = Duration::from_secs(1);
+/// How long processes that lost another one wait before they end: a launcher takes the one that ends first
+/// for the one that failed.
+const LINGER: Duration = Duration::from_millis(2500);
+/// libtorch's own limit of an exchange: what waits for it has another, in which the time does not count
+/// while the process is stopped.
+const GLOO: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes that are exchanged at once, as in PyTorch's DistributedDataParallel.
 const BUCKET: usize = 25 << 20;
 
@@ -99,12 +105,10 @@ impl Peers {
             false => format!("process 0 of the run does not answer at {host}:{port}"),
         })?);
         let name = meeting::agree_on_name(&store, world, patience)?;
-        let health = Health::start(&store, &name, world, timeouts.silence)?;
+        health::first_sign(&store, &name, world)?;
         let connect = {
             let name = format!("{name}/gloo");
-            // Longer than this waits for an exchange, so that the error is its own.
-            let longer = patience + Duration::from_secs(30);
-            move |store: &_| Group::open(store, &name, world.rank, world.size, longer)
+            move |store: &_| Group::open(store, &name, world.rank, world.size, GLOO)
         };
         let group = store.ask(patience, connect).with_context(|| {
             format!(
@@ -113,7 +117,7 @@ impl Peers {
             )
         })?;
         let group = Arc::new(group);
-        health.set_group(Arc::clone(&group));
+        let health = Health::start(&store, &name, world, timeouts.silence, Arc::clone(&group))?;
         Ok(Arc::new(Peers {
             world,
             timeouts,
@@ -160,10 +164,12 @@ impl Peers {
             set.map_err(|error| self.lost(&error))?;
             return Ok(value);
         }
+        let pause = Cell::new(POLL.start);
         let found = self.await_peers(timeout, || {
             let found = self.store.find(key.clone())?;
             if found.is_none() {
-                sleep(POLL);
+                sleep(pause.get());
+                pause.set((pause.get() * 2).min(POLL.end));
             }
             Ok(found)
         });
@@ -175,29 +181,42 @@ impl Peers {
     /// # Errors
     /// Another process is lost, or nothing is found for too long.
     fn await_peers<T>(&self, timeout: Duration, poll: impl Fn() -> Result<Option<T>>) -> Result<T> {
-        self.health.set_waiting(true);
+        self.health.set_state(State::Waits);
+        let found = self.poll_peers(timeout, poll);
+        self.health.set_state(State::Works);
+        found
+    }
+
+    fn poll_peers<T>(&self, timeout: Duration, poll: impl Fn() -> Result<Option<T>>) -> Result<T> {
         let mut waited = Duration::ZERO;
-        let found = loop {
+        loop {
             let began = Instant::now();
-            match poll() {
-                Ok(None) => {}
-                Ok(Some(found)) => break Ok(found),
-                Err(error) => break Err(error),
+            if let Some(found) = poll()? {
+                return Ok(found);
             }
             if let Some(reason) = self.health.reason() {
-                break Err(PeerLost(reason.to_owned()).into());
+                return Err(PeerLost(reason.to_owned()).into());
             }
             // Not the time in which this process was stopped.
-            waited += began.elapsed().min(2 * SLICE);
+            waited += began.elapsed().min(2 * POLL.end);
             if waited > timeout {
-                let awaited = self.health.who_is_awaited()?;
-                let seconds = timeout.as_secs_f64();
+                let (awaited, writes) = self.health.who_is_awaited()?;
+                if writes && waited < WRITING {
+                    continue;
+                }
+                let seconds = waited.as_secs();
                 let reason = format!("{awaited}, and the others have waited for {seconds} s");
-                break Err(PeerLost(self.health.fail(reason).to_owned()).into());
+                return Err(PeerLost(self.health.fail(reason).to_owned()).into());
             }
-        };
-        self.health.set_waiting(false);
-        found
+        }
+    }
+
+    /// Does something for which the others may have to wait longer than for an exchange: `write` writes files.
+    pub fn writing<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.health.set_state(State::Writes);
+        let written = write();
+        self.health.set_state(State::Works);
+        written
     }
 
     /// The sums of tensors over all processes. They are of one dtype, on the CPU, and the same in every
@@ -248,8 +267,7 @@ impl Peers {
                 let flat = tensors.iter().map(|tensor| tensor.f_reshape([-1]));
                 let mut flat = Tensor::f_cat(&flat.collect::<Result<Vec<_>, _>>()?, 0)?;
                 prepare(&mut flat)?;
-                let sum = self.group.sum(&flat);
-                let sum = sum.map_err(|error| self.lost(&error))?;
+                let sum = self.group.sum(&flat)?;
                 let shapes = tensors.iter().map(|tensor| tensor.size());
                 begun.push((sum, flat, shapes.collect()));
             }
@@ -313,8 +331,9 @@ impl Peers {
     /// Another process is lost.
     pub fn leave(&self, own: bool) -> Result<bool> {
         let _ = self.value_of_first("written", || "yes".to_owned(), WRITING)?;
+        let any = self.any(own);
         self.health.end();
-        self.any(own)
+        any
     }
 
     /// Waits for something that all processes take part in; `wait` does so for a while.
@@ -348,8 +367,10 @@ impl Peers {
             let reason = format!("process {} failed: {error:#}", self.world.rank);
             self.health.fail(reason);
         }
-        if lost || self.is_first() {
+        if lost {
             sleep(LINGER);
+        } else if self.is_first() {
+            sleep(KEEP);
         }
     }
 }

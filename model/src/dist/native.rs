@@ -31,6 +31,21 @@ unsafe extern "C" {
         value: *mut *const u8,
         length: *mut usize,
     ) -> *const c_char;
+    fn rsflow_store_set_first(
+        store: *mut c_void,
+        key: *const c_char,
+        value: *const u8,
+        length: usize,
+        first: *mut *const u8,
+        first_length: *mut usize,
+    ) -> *const c_char;
+    fn rsflow_store_list(
+        store: *mut c_void,
+        prefix: *const c_char,
+        count: usize,
+        values: *mut *const u8,
+        length: *mut usize,
+    ) -> *const c_char;
     fn rsflow_store_delete(store: *mut c_void);
     fn rsflow_group_open(
         store: *mut c_void,
@@ -60,6 +75,7 @@ unsafe extern "C" {
         reducer: *mut *mut c_void,
     ) -> *const c_char;
     fn rsflow_reducer_begin(reducer: *mut c_void) -> *const c_char;
+    fn rsflow_reducer_end(reducer: *mut c_void, missing: *mut usize) -> *const c_char;
     fn rsflow_reducer_finish(
         reducer: *mut c_void,
         timeout_ms: i64,
@@ -122,9 +138,59 @@ impl Store {
             return Ok(None);
         }
         // SAFETY: valid until this thread's next call.
-        let bytes = unsafe { std::slice::from_raw_parts(value, length) };
-        Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
+        Ok(Some(unsafe { text(value, length) }))
     }
+
+    /// Sets a value unless there is one. Returns the one that is there.
+    ///
+    /// # Errors
+    /// The process that holds the store is gone.
+    pub fn set_first(&self, key: &str, value: &str) -> Result<String> {
+        let key = CString::new(key)?;
+        let (mut first, mut length) = (ptr::null(), 0);
+        // SAFETY: the texts and the places for the result outlive the call.
+        to_result(unsafe {
+            rsflow_store_set_first(
+                self.0,
+                key.as_ptr(),
+                value.as_ptr(),
+                value.len(),
+                &mut first,
+                &mut length,
+            )
+        })?;
+        // SAFETY: valid until this thread's next call.
+        Ok(unsafe { text(first, length) })
+    }
+
+    /// The values of `prefix0`, `prefix1` and so on, which must have been set; without line breaks.
+    ///
+    /// # Errors
+    /// The process that holds the store is gone.
+    pub fn list(&self, prefix: &str, count: usize) -> Result<Vec<String>> {
+        let prefix = CString::new(prefix)?;
+        let (mut values, mut length) = (ptr::null(), 0);
+        // SAFETY: the text and the places for the result outlive the call.
+        to_result(unsafe {
+            rsflow_store_list(self.0, prefix.as_ptr(), count, &mut values, &mut length)
+        })?;
+        // SAFETY: valid until this thread's next call.
+        let lines = unsafe { text(values, length) };
+        Ok(lines.lines().map(str::to_owned).collect())
+    }
+}
+
+/// Bytes that the C++ side holds.
+///
+/// # Safety
+/// There are so many at the pointer, or none.
+unsafe fn text(bytes: *const u8, length: usize) -> String {
+    if length == 0 {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { std::slice::from_raw_parts(bytes, length) };
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 impl Drop for Store {
@@ -288,10 +354,21 @@ impl Buckets {
         to_result(unsafe { rsflow_reducer_begin(self.0) })
     }
 
-    /// After it: whether all sums are there; waits for each, but not longer than `timeout`.
+    /// After it: the index of the first parameter that had no gradient; their number if each had one.
     ///
     /// # Errors
-    /// A parameter had no gradient; another process is gone, or took too long.
+    /// None in practice.
+    pub fn end(&self) -> Result<usize> {
+        let mut missing = 0;
+        // SAFETY: the pointer is live, and the place for the result outlives the call.
+        to_result(unsafe { rsflow_reducer_end(self.0, &mut missing) })?;
+        Ok(missing)
+    }
+
+    /// After that: whether all sums are there; waits for each, but not longer than `timeout`.
+    ///
+    /// # Errors
+    /// Another process is gone, or took too long.
     pub fn finish(&self, timeout: Duration) -> Result<bool> {
         let mut done = false;
         // SAFETY: the pointer is live, and the place for the result outlives the call.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -28,6 +28,8 @@ pub enum Exchange {
 pub struct Reducer {
     peers: Arc<Peers>,
     buckets: Buckets,
+    /// Of the parameters.
+    names: Vec<String>,
 }
 
 impl Reducer {
@@ -59,6 +61,7 @@ impl Reducer {
         let in_bfloat16 = exchange == Exchange::BFloat16;
         Ok(Reducer {
             buckets: Buckets::new(&peers.group, &tensors, &bucket_of, in_bfloat16)?,
+            names: trainable.iter().map(|p| p.name.clone()).collect(),
             peers,
         })
     }
@@ -76,6 +79,9 @@ impl Reducer {
     /// # Errors
     /// As [`Peers::sum`]; a parameter has no gradient.
     pub fn finish(&self) -> Result<()> {
+        if let Some(name) = self.names.get(self.buckets.end()?) {
+            bail!("{name} has no gradient: the loss does not depend on it");
+        }
         self.peers
             .await_exchange(|timeout| self.buckets.finish(timeout))
     }

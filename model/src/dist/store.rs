@@ -85,4 +85,20 @@ impl Store {
     pub fn find(&self, key: String) -> Result<Option<String>> {
         self.ask(self.timeout, move |store| store.find(&key))
     }
+
+    /// Sets a value unless there is one. Returns the one that is there.
+    ///
+    /// # Errors
+    /// As [`Store::ask`].
+    pub fn set_first(&self, key: String, value: String) -> Result<String> {
+        self.ask(self.timeout, move |store| store.set_first(&key, &value))
+    }
+
+    /// The values of `prefix0`, `prefix1` and so on, which must have been set.
+    ///
+    /// # Errors
+    /// As [`Store::ask`].
+    pub fn list(&self, prefix: String, count: usize) -> Result<Vec<String>> {
+        self.ask(self.timeout, move |store| store.list(&prefix, count))
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::dist::reducer::{Exchange, Reducer};
 use crate::dist::{Exchanged, Peers};
@@ -61,7 +61,9 @@ impl NormsOver {
 #[derive(Debug)]
 pub struct StepExchange {
     peers: Arc<Peers>,
-    reducer: Reducer,
+    /// Averages gradients during the backward pass; `None`: they are averaged after it.
+    reducer: Option<Reducer>,
+    exchange: Exchange,
     /// The running statistics, and what they were after the last whole step.
     statistics: Vec<(Tensor, Tensor)>,
 }
@@ -73,15 +75,20 @@ pub struct Begun {
     sums: Option<Exchanged>,
     /// Those of the loss, after the running statistics.
     has_distillation: bool,
-    overlaps: bool,
 }
 
 impl StepExchange {
-    /// For the steps of a network.
+    /// For the steps of a network. `overlaps`: one backward pass gives a step's gradients, which are averaged
+    /// meanwhile.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(peers: Arc<Peers>, net: &SwitchableNetwork, exchange: Exchange) -> Result<Self> {
+    pub fn new(
+        peers: Arc<Peers>,
+        net: &SwitchableNetwork,
+        exchange: Exchange,
+        overlaps: bool,
+    ) -> Result<Self> {
         let parameters = net.parameters();
         let first = net.resolutions().first().copied();
         let statistics = parameters
@@ -90,23 +97,26 @@ impl StepExchange {
             .map(|p| Ok((p.tensor.shallow_clone(), p.tensor.f_detach_copy()?)));
         Ok(StepExchange {
             statistics: statistics.collect::<Result<_>>()?,
-            reducer: Reducer::new(Arc::clone(&peers), parameters, first, exchange)?,
+            reducer: overlaps
+                .then(|| Reducer::new(Arc::clone(&peers), parameters, first, exchange))
+                .transpose()?,
+            exchange,
             peers,
         })
     }
 
-    /// After the forward pass. `sums` are those that quantizers are fitted to. `overlaps`: the next backward
-    /// pass gives the step's gradients, which are averaged meanwhile.
+    /// After the forward pass, and before the backward pass whose gradients are averaged meanwhile. `sums`
+    /// are those that quantizers are fitted to.
     ///
     /// # Errors
     /// As [`Peers::sum`].
-    pub fn begin(&self, sums: &[&Tensor], loss: &Loss, overlaps: bool) -> Result<Begun> {
+    pub fn begin(&self, sums: &[&Tensor], loss: &Loss) -> Result<Begun> {
         let total = loss.total.f_detach()?;
         let terms = [&total, &loss.ensemble_cross_entropy, &loss.cross_entropy];
         let statistics = self.statistics.iter().map(|(now, _)| now);
         let means: Vec<&Tensor> = statistics.chain(terms).chain(&loss.distillation).collect();
-        if overlaps {
-            self.reducer.begin()?;
+        if let Some(reducer) = &self.reducer {
+            reducer.begin()?;
         }
         Ok(Begun {
             means: self.peers.begin_average(&means)?,
@@ -115,7 +125,6 @@ impl StepExchange {
                 sums => Some(self.peers.begin_sum(sums)?),
             },
             has_distillation: loss.distillation.is_some(),
-            overlaps,
         })
     }
 
@@ -132,9 +141,9 @@ impl StepExchange {
     ) -> Result<(Vec<Tensor>, Loss)> {
         let mut means = self.peers.finish(begun.means)?.into_iter();
         let of_all = begun.sums.map(|sums| self.peers.finish(sums)).transpose()?;
-        let gradients = match begun.overlaps {
-            true => self.reducer.finish().map(|()| gradients)?,
-            false => self.averaged(gradients)?,
+        let gradients = match &self.reducer {
+            Some(reducer) => reducer.finish().map(|()| gradients)?,
+            None => self.averaged(gradients)?,
         };
         let mut next = || means.next().context("a mean is missing");
         no_grad(|| {
@@ -172,10 +181,24 @@ impl StepExchange {
 
     /// The means of gradients; those that are undefined stay so.
     fn averaged(&self, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
-        let defined: Vec<&Tensor> = gradients.iter().filter(|g| g.defined()).collect();
-        let mut means = self.peers.average(&defined)?.into_iter();
+        let defined = gradients.iter().filter(|gradient| gradient.defined());
+        let mut means = match self.exchange {
+            Exchange::Float32 => self.peers.average(&defined.collect::<Vec<_>>())?,
+            Exchange::BFloat16 => {
+                // Shares are rounded, not what they are shares of: the sum of them may be.
+                let size = i64::from(self.peers.world().size);
+                let shares: Result<Vec<Tensor>, _> = defined
+                    .map(|own| own.f_div_scalar(size)?.f_to_kind(Kind::BFloat16))
+                    .collect();
+                self.peers.sum(&shares?.iter().collect::<Vec<_>>())?
+            }
+        }
+        .into_iter();
         let mean = |gradient: &Tensor| match gradient.defined() {
-            true => means.next().context("a gradient without a mean"),
+            true => Ok(means
+                .next()
+                .context("a gradient without a mean")?
+                .f_to_kind(gradient.kind())?),
             false => Ok(gradient.shallow_clone()),
         };
         gradients.iter().map(mean).collect()

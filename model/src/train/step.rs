@@ -50,7 +50,7 @@ pub fn training_step(
     let scaled_loss = optimizer.scale_loss(&loss.total)?;
     let sums = pass.activation_sums();
     let begun = match exchange {
-        Some(exchange) => Some((exchange, exchange.begin(&sums, &loss, true)?)),
+        Some(exchange) => Some((exchange, exchange.begin(&sums, &loss)?)),
         None => None,
     };
     let gradients = net.parameters().gradients(&scaled_loss)?;
@@ -129,7 +129,7 @@ pub fn recomputing_training_step(
     let (gradients, loss) = match exchange {
         Some(exchange) => {
             let sums = pass.activation_sums();
-            let begun = exchange.begin(&sums, &loss, false)?;
+            let begun = exchange.begin(&sums, &loss)?;
             exchange.finish(begun, &sums, gradients)?
         }
         None => (gradients, loss),

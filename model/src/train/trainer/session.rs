@@ -183,7 +183,7 @@ impl Session {
         // After the weights were loaded.
         let exchange = peers
             .clone()
-            .map(|peers| StepExchange::new(peers, &net, settings.exchange));
+            .map(|peers| StepExchange::new(peers, &net, settings.exchange, !settings.recompute));
         Ok(Session {
             exchange: exchange.transpose()?,
             steps: settings.steps(&net)?,
@@ -485,12 +485,17 @@ impl Session {
             "copied the network for a checkpoint"
         );
         self.saved = Some(self.at.step);
-        outputs.checkpoints.send(Checkpointed {
+        let checkpointed = Checkpointed {
             snapshot: Arc::new(snapshot),
             end_of_epoch,
             best,
             metrics: outputs.sent,
-        });
+        };
+        // It waits while the one before is written.
+        match &self.peers {
+            Some(peers) => peers.writing(|| outputs.checkpoints.send(checkpointed)),
+            None => outputs.checkpoints.send(checkpointed),
+        }
         Ok(())
     }
 }
