@@ -1,7 +1,9 @@
 //! Which of a run's processes this is, as launchers such as torchrun say in the environment, and where they
 //! meet. `run --processes` is such a launcher.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,6 +13,7 @@ use rsflow_model::dist::{Peers, Timeouts};
 use serde_json::json;
 
 use crate::commands::usage::Usage;
+use crate::process;
 
 /// What the variables are called, as torchrun sets them.
 const RANK: &str = "RANK";
@@ -47,21 +50,54 @@ const LAUNCHERS: [[&str; 4]; 4] = [
 const DEFAULT_PORT: u32 = 29_500;
 /// The threads that libtorch computes with, where the recipe does not say it.
 const THREADS: &str = "OMP_NUM_THREADS";
+/// The network interface that Gloo uses.
+const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 /// Where torchrun looks for the error of a process that failed.
 const ERROR_FILE: &str = "TORCHELASTIC_ERROR_FILE";
 /// `True`: the launcher serves the store.
 const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+
+/// Starts the processes of a run on this machine, and waits for them; `words` are their command lines by the
+/// number of the attempt.
+///
+/// # Errors
+/// A process cannot be started.
+pub fn supervise(
+    count: u32,
+    max_restarts: u32,
+    words: impl Fn(u32) -> Vec<OsString>,
+) -> Result<ExitCode> {
+    let program = std::env::current_exe().context("this program's file is not known")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    process::supervise(max_restarts, |attempt| {
+        let words = words(attempt);
+        let places = places(count, cores)?.into_iter();
+        let commands = places.map(|place| {
+            let mut command = Command::new(&program);
+            command.args(&words).envs(place);
+            command
+        });
+        Ok(commands.collect())
+    })
+}
 
 /// The variables of each process of a run of `count` on this machine, whose `cores` they share, unless the
 /// user has set the number of threads. They meet at a port that is free now.
 ///
 /// # Errors
 /// There is no free port.
-pub fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)>>> {
+fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)>>> {
     let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
     let port = port.context("no port is free")?.port();
     let threads = (cores / count as usize).max(1).to_string();
     let threads = std::env::var(THREADS).unwrap_or(threads);
+    // Not by way of the machine's name, whose address may be of a network that is down.
+    let loopback = if cfg!(target_os = "linux") {
+        "lo"
+    } else {
+        "lo0"
+    };
+    let interface = variable(INTERFACE).unwrap_or_else(|| loopback.to_owned());
     let place = |rank: u32| {
         vec![
             (RANK, rank.to_string()),
@@ -71,6 +107,7 @@ pub fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)
             (MASTER_ADDR, "127.0.0.1".to_owned()),
             (MASTER_PORT, port.to_string()),
             (AGENT_STORE, String::new()),
+            (INTERFACE, interface.clone()),
             (THREADS, threads.clone()),
         ]
     };
@@ -126,6 +163,11 @@ fn first_node(nodes: &str) -> String {
     let number = rest.strip_prefix('[').unwrap_or_default();
     let number = number.split([',', '-', ']']).next().unwrap_or_default();
     format!("{name}{number}")
+}
+
+/// The network interface that Gloo is to use, if one is named.
+pub fn interface() -> Option<String> {
+    variable(INTERFACE)
 }
 
 /// Writes the error of this process where torchrun asks for it, which shows it beside the rank.

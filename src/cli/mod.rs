@@ -484,6 +484,10 @@ pub struct Bench {
     /// Images in a training step [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: Option<u32>,
+    /// With --only exchange: processes on this machine, which share a batch [default: 2, or those that a
+    /// launcher starts]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1024))]
+    pub processes: Option<u32>,
     /// Also records what the GPU does in training steps, with NVIDIA's CUPTI, which comes with PyTorch
     #[arg(long)]
     pub gpu: bool,
@@ -509,6 +513,9 @@ pub enum BenchPart {
     Pipeline,
     /// Data nodes and training, as in a run
     Whole,
+    /// What several processes exchange: sums of some sizes, and a step with and without its exchange.
+    /// Only on demand, and apart from the others
+    Exchange,
 }
 
 /// `rsflow doctor`.

@@ -1,6 +1,7 @@
 //! `rsflow doctor`: what this machine offers, what is missing, and what to do about it.
 
 use std::io::Write;
+use std::net::ToSocketAddrs as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use crate::cli::Doctor;
 use crate::files::{check_output, is_stdout, write_json};
+use crate::launch;
 
 pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
@@ -42,6 +44,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
                     all.map(|gpu| cuda.check(gpu).err().map(|reason| format!("{reason:#}"))).collect()
                 },
             ),
+            "gloo": interface(),
             "resize_kernel": resizer,
             "jpeg_decoder": JPEG,
         });
@@ -131,12 +134,38 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
         }
         Err(reason) => line("CUDA", format!("no GPU can be used: {reason:#}"))?,
     }
+    line("processes", format!("exchange by Gloo, {}", interface()))?;
     line("JPEG", JPEG.to_owned())?;
     line("resizing", format!("kernel {resizer}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 const JPEG: &str = "own decoder, with libjpeg-turbo's pixels";
+
+/// Which network processes on several machines use.
+fn interface() -> String {
+    if let Some(name) = launch::interface() {
+        return format!("on the network interface {name} (GLOO_SOCKET_IFNAME)");
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    let way_out = "GLOO_SOCKET_IFNAME names a network interface";
+    match (name, 0)
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut all| all.next())
+    {
+        Some(address) if address.ip().is_loopback() => format!(
+            "on {}, which other machines cannot reach: that is the address of this machine's name, {name}; {way_out}",
+            address.ip()
+        ),
+        Some(address) => format!(
+            "on {}, the address of this machine's name, {name}; {way_out}",
+            address.ip()
+        ),
+        None => format!("on this machine alone, whose name {name} has no address; {way_out}"),
+    }
+}
 
 /// The instruction sets that this program or libtorch uses, the widest last.
 fn simd() -> Vec<&'static str> {

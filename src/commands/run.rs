@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,8 +75,6 @@ const RUN_DIRECTORY: &str = "run directory";
 /// Starts the processes of a run on this machine, each with this command line; after a failure with one
 /// that resumes.
 fn start_processes(arguments: &Run, count: u32) -> Result<ExitCode> {
-    let program = std::env::current_exe().context("this program's file is not known")?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     // Only then must all attempts have the same.
     let restarts = (arguments.max_restarts > 0).then(|| RunDir::find(arguments));
     let run_dir = restarts.transpose()?.map(|run_dir| run_dir.path);
@@ -87,24 +85,17 @@ fn start_processes(arguments: &Run, count: u32) -> Result<ExitCode> {
             .ok()
     };
     let saved_before = saved();
-    process::supervise(arguments.max_restarts, |attempt| {
+    launch::supervise(count, arguments.max_restarts, |attempt| {
         // From the checkpoint that was named, until this run has one of its own.
         let from_named = arguments.resume.is_some() && saved() == saved_before;
-        let words = match &run_dir {
+        match &run_dir {
             Some(run_dir) if attempt > 0 && !from_named => arguments.resuming(run_dir),
             run_dir => {
                 let more = run_dir.iter().filter(|_| arguments.run_dir.is_none());
                 let more = more.flat_map(|run_dir| ["--run-dir".into(), run_dir.into()]);
                 std::env::args_os().skip(1).chain(more).collect()
             }
-        };
-        let places = launch::places(count, cores)?.into_iter();
-        let commands = places.map(|place| {
-            let mut command = Command::new(&program);
-            command.args(&words).envs(place);
-            command
-        });
-        Ok(commands.collect())
+        }
     })
 }
 
@@ -211,6 +202,12 @@ fn train(
         Some(peers) => peers.leave(finished.interrupted)?,
         None => finished.interrupted,
     };
+    if let Some(peers) = peers {
+        tracing::info!(
+            seconds = peers.waited().as_secs_f64(),
+            "waited for other processes"
+        );
+    }
     for measured in &finished.measured {
         tracing::info!(
             node = measured.node.name,

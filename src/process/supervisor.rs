@@ -167,7 +167,9 @@ impl Ended {
             return;
         };
         let has_said = self.said[rank].trim_end();
-        let is_known = self.first_reports() && matches!(self.code_of(rank), Some(1 | 130));
+        let code = self.code_of(rank);
+        let is_known =
+            self.first_reports() && (matches!(code, Some(1 | 130)) || code == self.code_of(0));
         if !(is_known || has_said.is_empty()) {
             say(format_args!("process {rank} of the run said:\n{has_said}"));
         }

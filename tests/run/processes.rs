@@ -217,3 +217,60 @@ fn what_cannot_be_shared_out_is_refused() {
         assert!(!folder.join("runs").exists(), "{arguments:?}");
     }
 }
+
+/// Sums of all sizes, and a step with and without its exchange, in JSON and as text.
+#[test]
+fn what_an_exchange_costs_is_measured() {
+    let folder = workplace();
+    let folder = folder.path();
+    let bench = |arguments: &[&str]| {
+        let words = [
+            "bench",
+            "recipe.ron",
+            "--only",
+            "exchange",
+            "--seconds",
+            "0.2",
+        ];
+        let output = program(folder, &[&words[..], arguments].concat())
+            .output()
+            .unwrap();
+        let text = stderr(&output);
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            text,
+        )
+    };
+    let (code, text, errors) = bench(&["--json", "-"]);
+    assert_eq!(code, Some(0), "{errors}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["processes"], 2);
+    assert_eq!(json["sums"].as_array().unwrap().len(), 4);
+    let step = &json["step"];
+    assert_eq!(step["images"], 4);
+    assert_eq!(step["alone"].as_array().unwrap().len(), 2);
+    let (with, waited) = (&step["exchanged"], &step["waited"]);
+    assert!(with.as_f64().unwrap() > waited.as_f64().unwrap(), "{text}");
+    assert!(step["gradient_bytes"].as_u64().unwrap() > 100_000, "{text}");
+    let half = ["--set", "trainer.exchange=BFloat16", "--json", "-"];
+    let (_, text, _) = bench(&half);
+    let in_half: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let bytes = |json: &serde_json::Value| json["step"]["gradient_bytes"].as_u64().unwrap();
+    assert_eq!(2 * bytes(&in_half), bytes(&json));
+    for (arguments, code, words) in [
+        (
+            &["--batch", "9"][..],
+            2,
+            "cannot be shared out evenly among 2 processes",
+        ),
+        (&["--only", "step"], 2, "leave the other parts out"),
+    ] {
+        let (found, _, errors) = bench(arguments);
+        assert_eq!(found, Some(code), "{errors}");
+        assert_eq!(errors.matches(words).count(), 1, "{errors}");
+    }
+    let (code, text, errors) = bench(&[]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(text.contains("of that step process 0 waits"), "{text}");
+}

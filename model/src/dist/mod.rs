@@ -14,6 +14,7 @@ mod store;
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,8 @@ pub struct Peers {
     group: Arc<Group>,
     /// Of this meeting: a store may hold what an earlier one left.
     name: String,
+    /// Microseconds that this process has waited for the others so far.
+    waited: AtomicU64,
 }
 
 impl Peers {
@@ -125,12 +128,18 @@ impl Peers {
             health,
             group,
             name,
+            waited: AtomicU64::new(0),
         }))
     }
 
     /// Which of them this is.
     pub fn world(&self) -> World {
         self.world
+    }
+
+    /// How long this process has waited for the others so far.
+    pub fn waited(&self) -> Duration {
+        Duration::from_micros(self.waited.load(Relaxed))
     }
 
     /// Whether this is the process that writes files and prints.
@@ -182,7 +191,10 @@ impl Peers {
     /// Another process is lost, or nothing is found for too long.
     fn await_peers<T>(&self, timeout: Duration, poll: impl Fn() -> Result<Option<T>>) -> Result<T> {
         self.health.set_state(State::Waits);
+        let began = Instant::now();
         let found = self.poll_peers(timeout, poll);
+        self.waited
+            .fetch_add(began.elapsed().as_micros() as u64, Relaxed);
         self.health.set_state(State::Works);
         found
     }
@@ -389,7 +401,8 @@ impl Drop for Peers {
 #[derive(Debug)]
 pub struct Exchanged(Vec<(Sum, Tensor, Vec<Vec<i64>>)>);
 
-fn bytes_of(tensor: &Tensor) -> usize {
+/// Bytes of a tensor's values.
+pub(crate) fn bytes_of(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.kind().elt_size_in_bytes()
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tch::{Device, Kind, Tensor};
 
+use crate::dist::reducer::Exchange;
 use crate::nn::compute::ExecConfig;
 use crate::nn::layers::cost;
 use crate::nn::native;
@@ -22,6 +23,10 @@ pub struct Benchmark {
     pub(super) steps: Steps,
     pub(super) cuda_graph: CudaGraph,
     pub(super) lr: f64,
+    /// What its steps exchange with other processes.
+    pub(super) exchange: Exchange,
+    /// Whether gradients are exchanged during the backward pass.
+    pub(super) overlaps: bool,
     /// `None` once inference was measured: the network is frozen then.
     pub(super) optimizer: Option<RunningOptimizer>,
 }
@@ -88,12 +93,7 @@ impl Benchmark {
     /// # Errors
     /// The device fails or is out of memory; inference was measured already.
     pub fn steps(&mut self, batch: u64, time: Duration) -> Result<Measured> {
-        let sides = self.net.resolutions().to_vec();
-        let images = sides.iter().map(|&side| self.images(batch, side));
-        let images = images.collect::<Result<Vec<_>>>()?;
-        let count = i64::try_from(batch).context("a batch of that size")?;
-        let classes = i64::from(self.net.classes());
-        let labels = Tensor::f_randint(classes, [count], (Kind::Int64, self.compute.device))?;
+        let (images, labels) = self.batch(batch)?;
         let (steps, lr) = (&mut self.steps, self.lr);
         let (net, compute) = (&self.net, self.compute);
         let optimizer = self.optimizer.as_mut();
@@ -121,6 +121,16 @@ impl Benchmark {
             let images = std::slice::from_ref(&images);
             inference.logits(&self.net, &[position], images).map(drop)
         })
+    }
+
+    /// Random images of all resolutions, and labels.
+    pub(super) fn batch(&self, batch: u64) -> Result<(Vec<Tensor>, Tensor)> {
+        let sides = self.net.resolutions().iter();
+        let images = sides.map(|&side| self.images(batch, side));
+        let count = i64::try_from(batch).context("a batch of that size")?;
+        let classes = i64::from(self.net.classes());
+        let labels = Tensor::f_randint(classes, [count], (Kind::Int64, self.compute.device))?;
+        Ok((images.collect::<Result<_>>()?, labels))
     }
 
     fn images(&self, batch: u64, side: u32) -> Result<Tensor> {

@@ -15,6 +15,7 @@ pub mod batches;
 pub mod benchmark;
 pub mod distillation;
 pub mod evaluate;
+pub mod exchange_benchmark;
 pub mod lookup;
 pub mod loss_scale;
 pub mod metrics;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::dist::reducer::{Exchange, Reducer};
-use crate::dist::{Exchanged, Peers};
+use crate::dist::{Exchanged, Peers, bytes_of};
 use crate::nn::layers::NormScope;
 use crate::nn::parameters::Role;
 use crate::nn::switchable::SwitchableNetwork;
@@ -64,6 +64,7 @@ pub struct StepExchange {
     /// Averages gradients during the backward pass; `None`: they are averaged after it.
     reducer: Option<Reducer>,
     exchange: Exchange,
+    gradient_bytes: u64,
     /// The running statistics, and what they were after the last whole step.
     statistics: Vec<(Tensor, Tensor)>,
 }
@@ -100,9 +101,26 @@ impl StepExchange {
             reducer: overlaps
                 .then(|| Reducer::new(Arc::clone(&peers), parameters, first, exchange))
                 .transpose()?,
+            gradient_bytes: parameters
+                .trainable()
+                .map(|p| match exchange {
+                    Exchange::Float32 => bytes_of(&p.tensor) as u64,
+                    Exchange::BFloat16 => 2 * p.tensor.numel() as u64,
+                })
+                .sum(),
             exchange,
             peers,
         })
+    }
+
+    /// Bytes that are exchanged in a step: of gradients, as they are sent, and of running statistics.
+    pub fn bytes(&self) -> (u64, u64) {
+        let statistics = self
+            .statistics
+            .iter()
+            .map(|(now, _)| bytes_of(now))
+            .sum::<usize>();
+        (self.gradient_bytes, statistics as u64)
     }
 
     /// After the forward pass, and before the backward pass whose gradients are averaged meanwhile. `sums`

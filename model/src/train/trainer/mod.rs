@@ -301,6 +301,8 @@ impl Trains for Trainer {
             compute,
             steps: self.steps(&net)?,
             cuda_graph: self.cuda_graph,
+            exchange: self.exchange,
+            overlaps: !self.recompute,
             net,
             lr: self.optimizer.lr(),
             optimizer: Some(optimizer),

@@ -1,5 +1,7 @@
 //! `rsflow bench`: how fast the parts of a recipe are on this machine.
 
+mod exchange;
+
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,6 +57,12 @@ struct Floor {
 }
 
 pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
+    if arguments.only.contains(&BenchPart::Exchange) {
+        return exchange::run(arguments, out);
+    }
+    if arguments.processes.is_some() {
+        bail!(Usage("--processes needs --only exchange".to_owned()));
+    }
     if let Some(path) = &arguments.json {
         files::check_output(path, "--json", arguments.force, &[&arguments.recipe])?;
     }
