@@ -28,8 +28,9 @@ Examples:
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine --resume
   rsflow run changed.ron --run-dir runs/mine --resume --accept-changes
-  rsflow run recipes/imagenette_resnet18.ron --processes 2
-  torchrun --nnodes 2 --nproc-per-node 8 --no-python rsflow run mine.ron --run-dir runs/mine
+  rsflow run recipes/imagenette_resnet18.ron --processes 2 --max-restarts 3
+  torchrun --nnodes 2 --nproc-per-node 8 --no-python rsflow run mine.ron --run-dir runs/mine --resume-if-any
+  srun --kill-on-bad-exit=1 rsflow run mine.ron --run-dir runs/mine --resume-if-any
 
 A run directory holds recipe.ron (overrides applied), metrics.jsonl, tensorboard/, run.log and
 checkpoints/ (last, best and epoch-NNN.safetensors). Ctrl-C finishes the current step, saves a
@@ -38,10 +39,16 @@ SIGTERM, SIGQUIT and a terminal that closes do the same as Ctrl-C. best.safetens
 with the highest top-1 of the first resolution in `sizes`, then the highest mean of all. --resume
 of a finished run completes what it had left to do when it was killed.
 Of several processes each trains on its share of every batch, whose `size` is that of all
-together; gradients, running statistics and losses are averaged, so all hold the same network. The
-first one writes the files and prints; the others log to run.rank-N.log. What fails in one ends
-all. They train on CPUs so far, and share the disk with the run directory. A run can be resumed
-with another number of processes: it continues at the same image.
+together; gradients, running statistics and losses are averaged, so all hold the same network.
+Process 0 writes the files and prints; the others log to run.rank-N.log. torchrun, Slurm, Open MPI
+and MPICH say by their variables which process this is; MASTER_ADDR and MASTER_PORT say where all
+meet, where they do not. They train on CPUs so far, and share the disk with the run directory. A
+run can be resumed with another number of processes: it continues at the same image.
+
+A process that dies, or gives no sign of life for --silence seconds, ends all; the one that is lost,
+or the first error of any, is printed. Process 0 saves the last whole step before. --max-restarts
+starts all again from there. --resume-if-any starts a run, or resumes it from its newest sound
+checkpoint: one command line for launchers that start it again.
 
 The environment variable RSFLOW_LOG sets the level of run.log: RSFLOW_LOG=debug, or for one crate
 RSFLOW_LOG=info,rsflow_model=debug. The default is info.
@@ -135,6 +142,10 @@ pixels. `mean`, `p50` and `p99` are a node's own time per item, `queue` is the m
 its input queue. Figures count from the first batch on. The last line says what limits the speed,
 and which parameter to change.
 
+--only exchange starts several processes on this machine, or is started by a launcher in each of
+them. It measures sums over all processes (the bandwidth is 2 (W - 1) / W times the bytes over the
+time, with W processes), and a step of each process without and with its exchange.
+
 --gpu adds what the GPU did: time by kind of kernel, the kernels that took most, and how much of the
 time it was busy. --trace then has its kernels and copies, too.
 
@@ -150,6 +161,7 @@ Examples:
   rsflow bench recipes/resnet50_kd.ron --only step --only inference       needs no images
   rsflow bench recipes/resnet50_kd.ron --only step --set trainer.precision=BFloat16 --batch 128
   rsflow bench mine.ron --json bench.json
+  rsflow bench mine.ron --only exchange --processes 2
 
 `training step` trains at all resolutions on random images that are already on the device; an image
 counts once, and a GPU is synchronized after each step. `inference` is one resolution: a single
@@ -162,13 +174,19 @@ all tensors on a GPU, and of the process so far on the CPU. Two bounds of a step
 for its multiply-adds, and for the bytes that it reads and writes, if each operator reads its inputs
 and writes its outputs once, at the speed of a large copy.
 
+--only exchange starts several processes on this machine, or is started by a launcher in each of
+them. It measures sums over all processes (the bandwidth is 2 (W - 1) / W times the bytes over the
+time, with W processes), and a step of each process without and with its exchange.
+
 --gpu adds what the GPU did: time by kind of kernel, the kernels that took most, and how much of the
 time it was busy.
 
 The JSON has: recipe, computes, peak_multiply_adds_per_second, step_floor (arithmetic_seconds,
 memory_seconds, bytes, bytes_per_second), gpu (busy_share, seconds, groups, kernels, lost), rows
 (part, resolution, batch, images_per_second, median_seconds, share_of_peak, peak_memory_bytes),
-failed; computes is null where only the pipeline is measured.";
+failed; computes is null where only the pipeline is measured. With --only exchange: recipe,
+computes, processes, sums (bytes, seconds, bytes_per_second), step (images, alone, exchanged, waited,
+gradient_bytes, statistics_bytes), in seconds.";
 
 pub const DOCTOR_EXAMPLES: &str = "\
 Examples:
