@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 7] = [
+const SHIM: [&str; 8] = [
     "native/autograd.cpp",
     "native/shim.cpp",
     "native/cpu/norm.cpp",
     "native/dist/dist.cpp",
+    "native/dist/nccl.cpp",
     "native/gpu/graph.cpp",
     "native/gpu/kernels.cpp",
     "native/gpu/norm.cpp",

@@ -87,8 +87,7 @@ pub fn supervise(
 /// # Errors
 /// There is no free port.
 fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)>>> {
-    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
-    let port = port.context("no port is free")?.port();
+    let port = free_port()?;
     let threads = (cores / count as usize).max(1).to_string();
     let threads = std::env::var(THREADS).unwrap_or(threads);
     // Not by way of the machine's name, whose address may be of a network that is down.
@@ -112,6 +111,20 @@ fn places(count: u32, cores: usize) -> Result<Vec<Vec<(&'static str, String)>>> 
         ]
     };
     Ok((0..count).map(place).collect())
+}
+
+fn free_port() -> Result<u16> {
+    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
+    Ok(port.context("no port is free")?.port())
+}
+
+/// A run of this process alone, which exchanges with itself.
+///
+/// # Errors
+/// There is no free port.
+pub fn alone() -> Result<Arc<Peers>> {
+    let (world, timeouts) = (World::default(), Timeouts::default());
+    Peers::meet(world, "127.0.0.1", free_port()?, false, timeouts)
 }
 
 /// Meets the other processes of the run; `None` where there are none.

@@ -225,6 +225,16 @@ say "where kernels are short, at $small_sizes: $out/small.txt"
   sizes=$large_sizes
 } | tee "$out/small.txt"
 
+say "what an exchange costs a process that is alone, buckets and NCCL included: $out/exchange.txt"
+for overrides in trainer.cuda_graph=Off ""; do
+  read -ra split <<<"$overrides"
+  # Each of several processes takes the GPU of its number.
+  set_options "${first%:*}" "trainer.precision=$precision" "${split[@]}"
+  echo "$first $precision ${overrides:-as it is}"
+  call "$rsflow" bench "$recipe" "${options[@]}" --only exchange --processes 1 --batch "${first#*:}" \
+    --seconds "$seconds" 2>>"$out/errors.txt" || say "no exchange"
+done | tee "$out/exchange.txt"
+
 say "what recomputing, determinism and quantizers cost: $out/variants.txt"
 {
   variant "$first" trainer.recompute=true

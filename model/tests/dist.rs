@@ -500,3 +500,20 @@ fn a_process_that_is_lost_is_noticed_and_its_reason_told() {
         "process 1 failed: node `train_images`: a.jpg is damaged"
     );
 }
+
+/// Without libtorch's part for GPUs, or without a GPU.
+#[test]
+fn gpus_that_are_not_there_are_an_error() {
+    if tch::Cuda::is_available() {
+        return;
+    }
+    let errors = processes(2, |peers| {
+        let error = peers.use_gpu().unwrap_err();
+        assert!(!peers.leave(false).unwrap(), "the CPUs are still connected");
+        format!("{error:#}")
+    });
+    for error in errors {
+        println!("{error}");
+        assert!(error.contains("cannot be connected by NCCL"), "{error}");
+    }
+}

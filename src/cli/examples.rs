@@ -42,8 +42,9 @@ Of several processes each trains on its share of every batch, whose `size` is th
 together; gradients, running statistics and losses are averaged, so all hold the same network.
 Process 0 writes the files and prints; the others log to run.rank-N.log. torchrun, Slurm, Open MPI
 and MPICH say by their variables which process this is; MASTER_ADDR and MASTER_PORT say where all
-meet, where they do not. They train on CPUs so far, and share the disk with the run directory. A
-run can be resumed with another number of processes: it continues at the same image.
+meet, where they do not. With `device: Auto` each takes the GPU of its number on its machine. They
+share the disk with the run directory. A run can be resumed with another number of processes: it
+continues at the same image.
 
 A process that dies, or gives no sign of life for --silence seconds, ends all; the one that is lost,
 or the first error of any, is printed. Process 0 saves the last whole step before. --max-restarts

@@ -484,9 +484,9 @@ pub struct Bench {
     /// Images in a training step [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: Option<u32>,
-    /// With --only exchange: processes on this machine, which share a batch [default: 2, or those that a
-    /// launcher starts]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1024))]
+    /// With --only exchange: processes on this machine, which share a batch; 1 shows what remains without
+    /// others [default: 2, or those that a launcher starts]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub processes: Option<u32>,
     /// Also records what the GPU does in training steps, with NVIDIA's CUPTI, which comes with PyTorch
     #[arg(long)]

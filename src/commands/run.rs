@@ -36,6 +36,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         ))),
         _ => {}
     }
+    process::prepare_exchange(world);
     let interrupts = Interrupts::listen(
         "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
     )?;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ, c_int};
 use rsflow_base::shown::Shown as _;
 use rsflow_base::shown::lines;
-use rsflow_graph::{Options, PROGRESS, Plan, Running, Stop};
+use rsflow_graph::{Options, PROGRESS, Plan, Running, Stop, World};
 use rsflow_model::nn::compute::{self, ProcessSettings};
 use signal_hook::iterator::Signals;
 use tracing::Level;
@@ -51,6 +51,24 @@ pub fn prepare(settings: Option<ProcessSettings>) -> Result<()> {
         unsafe { std::env::set_var(name, value) };
     }
     compute::apply(&settings)
+}
+
+/// Sets what libtorch's NCCL reads of the environment, where there are several processes: by default it ends
+/// the process when an exchange fails, before anybody has said why. Before any thread is started.
+#[allow(unsafe_code)]
+pub fn prepare_exchange(world: World) {
+    if world.size == 1 {
+        return;
+    }
+    debug_assert!(threads().is_none_or(|threads| threads == 1));
+    for (name, value) in [
+        // Only clean up.
+        ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2"),
+        ("TORCH_NCCL_ENABLE_MONITORING", "0"),
+    ] {
+        // SAFETY: no other thread reads the environment at the same time, since there is none.
+        unsafe { std::env::set_var(name, value) };
+    }
 }
 
 /// The number of threads of this process; known on Linux only.

@@ -15,7 +15,9 @@ use super::{ending, say};
 
 /// How long other processes of a run may take to end once one of them has failed: they look for the reason.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long process 0 may take, which writes a checkpoint, unless it is stopped.
+/// How long one may take that a signal has stopped: it may be continued.
+const GRACE_OF_STOPPED: Duration = Duration::from_secs(2);
+/// How long process 0 may take, which writes a checkpoint.
 const GRACE_OF_FIRST: Duration = Duration::from_secs(120);
 
 /// Before they are started again.
@@ -109,12 +111,17 @@ impl Processes {
                         first_failed = Some((rank, Instant::now()));
                     }
                 }
-                let since = first_failed.map(|(_, at)| at.elapsed());
-                if statuses[rank].is_none()
-                    && since > Some(GRACE)
-                    && (rank > 0 || is_stopped(process) || since > Some(GRACE_OF_FIRST))
-                {
-                    if is_stopped(process) {
+                let (None, Some((_, at))) = (statuses[rank], first_failed) else {
+                    continue;
+                };
+                let stopped = is_stopped(process);
+                let grace = match (stopped, rank) {
+                    (true, _) => GRACE_OF_STOPPED,
+                    (false, 0) => GRACE_OF_FIRST,
+                    (false, _) => GRACE,
+                };
+                if at.elapsed() > grace {
+                    if stopped {
                         say(format_args!(
                             "process {rank} of the run was stopped by a signal"
                         ));

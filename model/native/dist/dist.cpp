@@ -1,6 +1,6 @@
 // What several processes of a run share, called by `src/dist/native.rs`: libtorch's store of small values,
-// and sums of tensors over all processes by its Gloo, which PyTorch's `gloo` backend is, too. The calling
-// convention is described in `guard.h`.
+// and sums of tensors over all processes by its Gloo, which PyTorch's `gloo` backend is, too, and on GPUs
+// by its NCCL. The calling convention is described in `guard.h`.
 
 #define USE_C10D_GLOO
 
@@ -10,8 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -25,6 +28,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "../guard.h"
+#include "nccl.h"
 
 namespace {
 
@@ -35,28 +39,51 @@ struct Store {
 };
 
 struct Group {
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+  c10::intrusive_ptr<c10d::Backend> on_cpu;
+  // None before a GPU is used; `given_up` may be set meanwhile.
+  c10::intrusive_ptr<c10d::Backend> on_gpu;
+  std::mutex opening;
   // Another process is lost: nothing is waited for any more.
   std::atomic<bool> given_up{false};
   // A sum within a forward or backward pass has failed.
   std::atomic<bool> failed{false};
 };
 
-struct Work {
+// A sum over all processes that was begun.
+struct Sum {
   c10::intrusive_ptr<c10d::Work> work;
+  bool on_gpu;
 };
 
 // Begins to replace a tensor by its sum over all processes.
-c10::intrusive_ptr<c10d::Work> begin_sum(c10d::ProcessGroupGloo& group, const at::Tensor& tensor) {
+Sum begin_sum(Group& group, const at::Tensor& tensor) {
   // libtorch's flight recorder, one for all groups of a process, is not safe to begin with on two threads.
   static std::mutex one_at_a_time;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const bool on_gpu = !tensor.is_cpu();
+  const auto& engine = on_gpu ? group.on_gpu : group.on_cpu;
+  TORCH_CHECK(engine, "nothing connects the GPUs of the processes");
   std::vector<at::Tensor> tensors{tensor};
-  return group.allreduce(tensors);
+  return Sum{engine->allreduce(tensors), on_gpu};
 }
 
-// Whether it is done within `timeout_ms`.
-bool wait_for(c10d::Work& work, std::int64_t timeout_ms) {
+// Whether it is done within `timeout_ms`. On a GPU, too, this waits until it is: what follows changes the
+// network, and has to know that all processes have come so far.
+bool wait_for(const Sum& sum, std::int64_t timeout_ms) {
+  auto& work = *sum.work;
+  if (sum.on_gpu) {
+    const auto until = std::chrono::steady_clock::now() + Milliseconds(timeout_ms);
+    while (!work.isCompleted()) {
+      if (std::chrono::steady_clock::now() > until) {
+        return false;
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+    if (const auto error = work.exception()) {
+      std::rethrow_exception(error);
+    }
+    return work.wait();  // has this thread's stream wait, too
+  }
   try {
     return work.wait(Milliseconds(timeout_ms));
   } catch (...) {
@@ -75,13 +102,13 @@ class Reducer {
     std::size_t parameters = 0;
     std::size_t missing = 0;
     at::Tensor sent;  // `gradients`, or a copy of it of fewer bits
-    c10::intrusive_ptr<c10d::Work> work;
+    std::optional<Sum> sum;
   };
 
   // `bucket_of` counts from 0, in the order in which buckets are summed.
-  Reducer(c10::intrusive_ptr<c10d::ProcessGroupGloo> group, std::vector<at::Tensor> parameters,
-          const std::size_t* bucket_of, at::ScalarType sent_as)
-      : group_(std::move(group)), parameters_(std::move(parameters)), sent_as_(sent_as) {
+  Reducer(Group& group, std::vector<at::Tensor> parameters, const std::size_t* bucket_of,
+          at::ScalarType sent_as)
+      : group_(group), parameters_(std::move(parameters)), sent_as_(sent_as) {
     const auto options = deref(parameters_.data()).options().requires_grad(false);
     std::vector<std::int64_t> lengths;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -123,7 +150,7 @@ class Reducer {
   void begin() {
     for (auto& bucket : buckets_) {
       bucket.missing = bucket.parameters;
-      bucket.work.reset();
+      bucket.sum.reset();
     }
     is_filled_.assign(parameters_.size(), false);
     next_ = 0;
@@ -140,13 +167,16 @@ class Reducer {
   bool finish(std::int64_t timeout_ms) {
     const at::NoGradGuard no_grad;
     for (auto& bucket : buckets_) {
-      if (bucket.work && !wait_for(*bucket.work, timeout_ms)) {
+      if (!bucket.sum) {
+        continue;
+      }
+      if (!wait_for(*bucket.sum, timeout_ms)) {
         return false;
       }
-      if (bucket.work && !bucket.sent.is_same(bucket.gradients)) {
+      if (!bucket.sent.is_same(bucket.gradients)) {
         bucket.gradients.copy_(bucket.sent);
       }
-      bucket.work.reset();
+      bucket.sum.reset();
     }
     return true;
   }
@@ -158,7 +188,7 @@ class Reducer {
       return gradient;
     }
     const at::NoGradGuard no_grad;
-    at::div_out(view, gradient, at::Scalar(group_->getSize()));
+    at::div_out(view, gradient, at::Scalar(group_.on_cpu->getSize()));
     TORCH_CHECK(!is_filled_[parameter], "a parameter has more than one gradient");
     is_filled_[parameter] = true;
     --buckets_[index].missing;
@@ -166,12 +196,12 @@ class Reducer {
     while (next_ < buckets_.size() && buckets_[next_].missing == 0) {
       auto& full = buckets_[next_++];
       full.sent = full.gradients.to(sent_as_);
-      full.work = begin_sum(*group_, full.sent);
+      full.sum = begin_sum(group_, full.sent);
     }
     return view;
   }
 
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+  Group& group_;
   std::vector<at::Tensor> parameters_;
   at::ScalarType sent_as_;
   std::vector<unsigned> hooks_;
@@ -266,23 +296,22 @@ extern "C" const char* rsflow_group_open(Store* store, const char* name, int ran
   return catch_exceptions([&] {
     const auto options = c10d::ProcessGroupGloo::Options::create_default(Milliseconds(timeout_ms));
     const auto own = c10::make_intrusive<c10d::PrefixStore>(std::string(name), deref(store).store);
-    deref(group) = new Group{c10::make_intrusive<c10d::ProcessGroupGloo>(own, rank, size, options), {}, {}};
+    deref(group) = new Group{c10::make_intrusive<c10d::ProcessGroupGloo>(own, rank, size, options), {}, {}, {}, {}};
   });
 }
 
 // Begins to replace a tensor by its sum over all processes, which all begin their sums in the same order.
-extern "C" const char* rsflow_group_sum(Group* group, const at::Tensor* tensor, Work** work) {
-  return catch_exceptions(
-      [&] { deref(work) = new Work{begin_sum(*deref(group).group, deref(tensor))}; });
+extern "C" const char* rsflow_group_sum(Group* group, const at::Tensor* tensor, Sum** sum) {
+  return catch_exceptions([&] { deref(sum) = new Sum(begin_sum(deref(group), deref(tensor))); });
 }
 
 // Waits for the sum, at most `timeout_ms`. Returns in `done` whether it is there.
-extern "C" const char* rsflow_work_wait(Work* work, std::int64_t timeout_ms, bool* done) {
-  return catch_exceptions([&] { deref(done) = wait_for(*deref(work).work, timeout_ms); });
+extern "C" const char* rsflow_sum_wait(const Sum* sum, std::int64_t timeout_ms, bool* done) {
+  return catch_exceptions([&] { deref(done) = wait_for(deref(sum), timeout_ms); });
 }
 
 // Does not wait for the sum, which keeps its tensor alive.
-extern "C" void rsflow_work_delete(Work* work) { delete work; }
+extern "C" void rsflow_sum_delete(Sum* sum) { delete sum; }
 
 // Replaces a tensor by its sum over all processes, and waits for it: for `joint_norm.cpp`, which calls it
 // within forward and backward passes.
@@ -290,8 +319,8 @@ extern "C" const char* rsflow_group_sum_now(void* pointer, const at::Tensor* ten
   return catch_exceptions([&] {
     auto& group = deref(static_cast<Group*>(pointer));
     try {
-      const auto work = begin_sum(*group.group, deref(tensor));
-      while (!wait_for(*work, 100)) {
+      const auto begun = begin_sum(group, deref(tensor));
+      while (!wait_for(begun, 100)) {
         TORCH_CHECK(!group.given_up, "another process is lost");
       }
     } catch (...) {
@@ -301,7 +330,28 @@ extern "C" const char* rsflow_group_sum_now(void* pointer, const at::Tensor* ten
   });
 }
 
-extern "C" void rsflow_group_give_up(Group* group) { group->given_up = true; }
+// Sums of tensors on GPUs, by NCCL, from now on. The store is another connection than the group's.
+extern "C" const char* rsflow_group_open_gpu(Group* group, const Store* store, const char* name,
+                                             std::int64_t timeout_ms) {
+  return catch_exceptions([&] {
+    auto& opened = deref(group);
+    const auto own = c10::make_intrusive<c10d::PrefixStore>(std::string(name), deref(store).store);
+    auto engine = rsflow::open_nccl(own, opened.on_cpu->getRank(), opened.on_cpu->getSize(),
+                                    Milliseconds(timeout_ms));
+    const std::lock_guard<std::mutex> lock(opened.opening);
+    opened.on_gpu = std::move(engine);
+  });
+}
+
+extern "C" const char* rsflow_group_give_up(Group* group) {
+  return catch_exceptions([&] {
+    auto& lost = deref(group);
+    const std::lock_guard<std::mutex> lock(lost.opening);
+    if (!lost.given_up.exchange(true) && lost.on_gpu) {
+      lost.on_gpu->abort();  // kernels that wait for another process would do so for ever
+    }
+  });
+}
 
 extern "C" bool rsflow_group_has_failed(const Group* group) { return group->failed; }
 
@@ -314,7 +364,7 @@ extern "C" const char* rsflow_reducer_new(Group* group, const at::Tensor* const*
   return catch_exceptions([&] {
     auto all = tensor_list(parameters, count);
     const auto kind = deref(all.data()).scalar_type();
-    deref(reducer) = new Reducer(deref(group).group, std::move(all), bucket_of,
+    deref(reducer) = new Reducer(deref(group), std::move(all), bucket_of,
                                  in_bfloat16 ? at::kBFloat16 : kind);
   });
 }

@@ -2,7 +2,7 @@
 //!
 //! Each process has its own part of every batch, and after each step all hold the same bits: gradients,
 //! running statistics and losses are averaged over them. The engine is libtorch's: its store of small
-//! values, which lives in the first process, and its Gloo.
+//! values, which lives in process 0, its Gloo, and on GPUs its NCCL.
 
 mod health;
 mod meeting;
@@ -58,7 +58,7 @@ const KEEP: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(2500);
 /// libtorch's own limit of an exchange: what waits for it has another, in which the time does not count
 /// while the process is stopped.
-const GLOO: Duration = Duration::from_secs(7 * 24 * 3600);
+const LIBTORCH: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes that are exchanged at once, as in PyTorch's DistributedDataParallel.
 const BUCKET: usize = 25 << 20;
 
@@ -78,6 +78,8 @@ impl PeerLost {
 #[derive(Debug)]
 pub struct Peers {
     world: World,
+    /// Where the store is.
+    place: (String, u16),
     timeouts: Timeouts,
     store: Arc<Store>,
     health: Arc<Health>,
@@ -111,7 +113,7 @@ impl Peers {
         health::first_sign(&store, &name, world)?;
         let connect = {
             let name = format!("{name}/gloo");
-            move |store: &_| Group::open(store, &name, world.rank, world.size, GLOO)
+            move |store: &_| Group::open(store, &name, world.rank, world.size, LIBTORCH)
         };
         let group = store.ask(patience, connect).with_context(|| {
             format!(
@@ -123,6 +125,7 @@ impl Peers {
         let health = Health::start(&store, &name, world, timeouts.silence, Arc::clone(&group))?;
         Ok(Arc::new(Peers {
             world,
+            place: (host.to_owned(), port),
             timeouts,
             store,
             health,
@@ -130,6 +133,18 @@ impl Peers {
             name,
             waited: AtomicU64::new(0),
         }))
+    }
+
+    /// From now on exchanges tensors on this process's GPU, too, by NCCL. All processes call it.
+    ///
+    /// # Errors
+    /// libtorch has no NCCL, or it finds no GPU.
+    pub fn use_gpu(&self) -> Result<()> {
+        let (host, port) = &self.place;
+        let store = native::Store::open(host, *port, false, self.timeouts.exchange)?;
+        let name = format!("{}/nccl", self.name);
+        let opened = self.group.open_gpu(&store, &name, LIBTORCH);
+        opened.context("the GPUs of the processes cannot be connected by NCCL")
     }
 
     /// Which of them this is.
@@ -231,8 +246,8 @@ impl Peers {
         written
     }
 
-    /// The sums of tensors over all processes. They are of one dtype, on the CPU, and the same in every
-    /// process in number and shapes.
+    /// The sums of tensors over all processes. They are of one dtype, on one device, and the same in
+    /// every process in number and shapes.
     ///
     /// # Errors
     /// Another process is lost, or does something else.

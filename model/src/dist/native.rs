@@ -60,10 +60,16 @@ unsafe extern "C" {
         tensor: *const c_void,
         work: *mut *mut c_void,
     ) -> *const c_char;
-    fn rsflow_work_wait(work: *mut c_void, timeout_ms: i64, done: *mut bool) -> *const c_char;
-    fn rsflow_work_delete(work: *mut c_void);
+    fn rsflow_sum_wait(sum: *const c_void, timeout_ms: i64, done: *mut bool) -> *const c_char;
+    fn rsflow_sum_delete(sum: *mut c_void);
     fn rsflow_group_sum_now(group: *mut c_void, tensor: *const c_void) -> *const c_char;
-    fn rsflow_group_give_up(group: *mut c_void);
+    fn rsflow_group_open_gpu(
+        group: *mut c_void,
+        store: *const c_void,
+        name: *const c_char,
+        timeout_ms: i64,
+    ) -> *const c_char;
+    fn rsflow_group_give_up(group: *mut c_void) -> *const c_char;
     fn rsflow_group_has_failed(group: *const c_void) -> bool;
     fn rsflow_group_delete(group: *mut c_void);
     fn rsflow_reducer_new(
@@ -241,7 +247,7 @@ impl Group {
     /// order, of tensors of the same shape and dtype.
     ///
     /// # Errors
-    /// A tensor that is not dense, or on another device than the CPU.
+    /// A tensor that is not dense, or on a GPU before [`Group::open_gpu`].
     pub fn sum(&self, tensor: &Tensor) -> Result<Sum> {
         let mut work = ptr::null_mut();
         // SAFETY: the tensor is live, and the C++ side shares its memory.
@@ -251,10 +257,25 @@ impl Group {
 }
 
 impl Group {
+    /// From now on sums tensors on GPUs, too, by NCCL. The processes meet in the store, a connection of this
+    /// group's own. No sum may take longer than `timeout`.
+    ///
+    /// # Errors
+    /// libtorch has no NCCL; there is no GPU.
+    pub fn open_gpu(&self, store: &Store, name: &str, timeout: Duration) -> Result<()> {
+        let name = CString::new(name)?;
+        // SAFETY: the pointers are live and the text outlives the call; the C++ side shares the store.
+        to_result(unsafe {
+            rsflow_group_open_gpu(self.0, store.0, name.as_ptr(), milliseconds(timeout))
+        })
+    }
+
     /// Another process is lost: sums within forward and backward passes are not waited for any more.
     pub fn give_up(&self) {
-        // SAFETY: the pointer is live; an atomic flag is set.
-        unsafe { rsflow_group_give_up(self.0) }
+        // SAFETY: the pointer is live; it may be called on any thread, at any time.
+        if let Err(error) = to_result(unsafe { rsflow_group_give_up(self.0) }) {
+            tracing::debug!("cannot abort the exchange on GPUs: {error:#}");
+        }
     }
 
     /// Whether a sum within a forward or backward pass has failed.
@@ -291,7 +312,7 @@ impl Sum {
     pub fn wait(&self, timeout: Duration) -> Result<bool> {
         let mut done = false;
         // SAFETY: the pointer is live, and the place for the result outlives the call.
-        to_result(unsafe { rsflow_work_wait(self.0, milliseconds(timeout), &mut done) })?;
+        to_result(unsafe { rsflow_sum_wait(self.0, milliseconds(timeout), &mut done) })?;
         Ok(done)
     }
 }
@@ -299,7 +320,7 @@ impl Sum {
 impl Drop for Sum {
     fn drop(&mut self) {
         // SAFETY: we own the pointer, and do not use it again. libtorch keeps a sum that is not done yet.
-        unsafe { rsflow_work_delete(self.0) }
+        unsafe { rsflow_sum_delete(self.0) }
     }
 }
 

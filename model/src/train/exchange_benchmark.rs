@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::benchmark::Benchmark;
 use super::processes::StepExchange;
@@ -37,13 +37,13 @@ pub struct StepTimes {
     pub statistics_bytes: u64,
 }
 
-/// Measures a sum of so many bytes, for about `time`.
+/// Measures a sum of so many bytes that are on a device, for about `time`.
 ///
 /// # Errors
 /// Another process is lost.
-pub fn sum_time(peers: &Peers, bytes: u64, time: Duration) -> Result<SumTime> {
+pub fn sum_time(peers: &Peers, device: Device, bytes: u64, time: Duration) -> Result<SumTime> {
     let values = i64::try_from(bytes / 4)?;
-    let own = Tensor::f_ones([values], (Kind::Float, tch::Device::Cpu))?;
+    let own = Tensor::f_ones([values], (Kind::Float, device))?;
     let seconds = together(peers, &format!("sum of {bytes}"), time, || {
         peers.sum(&[&own]).map(drop)
     })?;
@@ -83,10 +83,7 @@ impl Benchmark {
         let own = together(peers, "steps alone", time, || step(None))?;
         // In its own place of a vector that is summed.
         let rank = i64::from(peers.world().rank);
-        let all = Tensor::f_zeros(
-            [i64::from(peers.world().size)],
-            (Kind::Double, tch::Device::Cpu),
-        )?;
+        let all = Tensor::f_zeros([i64::from(peers.world().size)], (Kind::Double, Device::Cpu))?;
         let _ = all.f_get(rank)?.f_fill_(own)?;
         let alone = Vec::<f64>::try_from(&peers.sum(&[&all])?[0])?;
 

@@ -1,7 +1,7 @@
 //! What the command asks of a node that trains, whatever its kind.
 
 use anyhow::Result;
-use rsflow_graph::Schema;
+use rsflow_graph::{Schema, World};
 
 use super::benchmark::Benchmark;
 use crate::nn::compute::ProcessSettings;
@@ -22,9 +22,9 @@ pub trait Trains {
     fn block(&self) -> u32;
 
     /// Its network and training step with random weights, to be measured. The process must have been
-    /// prepared ([`Trains::process_settings`]).
+    /// prepared ([`Trains::process_settings`]). `world` says which of several processes this is.
     ///
     /// # Errors
     /// As [`Trains::summary`]; the device cannot be used, or is out of memory.
-    fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark>;
+    fn benchmark(&self, incoming: &[(&'static str, Schema)], world: World) -> Result<Benchmark>;
 }

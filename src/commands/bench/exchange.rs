@@ -29,8 +29,9 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         ));
     }
     let world = launch::world()?;
-    if world.size == 1 {
-        let count = arguments.processes.unwrap_or(2);
+    process::prepare_exchange(world);
+    let count = arguments.processes.unwrap_or(2);
+    if world.size == 1 && count > 1 {
         return launch::supervise(count, 0, |_| std::env::args_os().skip(1).collect());
     }
     let first = world.rank == 0;
@@ -52,12 +53,19 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         ))
     );
     process::prepare(Some(trainer.process_settings()))?;
-    let mut benchmark = trainer.benchmark(&plan.incoming(planned))?;
-    let peers = launch::meet(world, Timeouts::default())?.context("several processes")?;
+    let mut benchmark = trainer.benchmark(&plan.incoming(planned), world)?;
+    let peers = match launch::meet(world, Timeouts::default())? {
+        Some(peers) => peers,
+        None => launch::alone()?,
+    };
+    let device = benchmark.compute().device;
+    if device.is_cuda() {
+        peers.use_gpu()?;
+    }
     let seconds = Duration::from_secs_f64(arguments.seconds);
     let sums = SUMS
         .iter()
-        .map(|&bytes| sum_time(&peers, bytes, seconds / 5));
+        .map(|&bytes| sum_time(&peers, device, bytes, seconds / 5));
     let sums = sums.collect::<Result<Vec<_>>>()?;
     let images = batch / u64::from(world.size);
     let steps = benchmark.exchanged_steps(&peers, images, seconds)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_cupti::Recorder;
-use rsflow_graph::{Plan, Planned};
+use rsflow_graph::{Plan, Planned, World};
 use rsflow_model::nn::compute::is_out_of_memory;
 use rsflow_model::train::benchmark::{Benchmark, Measured, memory_rate, peak};
 use serde_json::{Value, json};
@@ -84,7 +84,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     let computing = [BenchPart::Step, BenchPart::Inference, BenchPart::Whole];
     if computing.into_iter().any(wanted) {
         process::prepare(Some(trainer.process_settings()))?;
-        let mut benchmark = trainer.benchmark(&plan.incoming(planned))?;
+        let mut benchmark = trainer.benchmark(&plan.incoming(planned), World::default())?;
         computes = Some(benchmark.computes());
         if wanted(BenchPart::Step) || wanted(BenchPart::Inference) {
             let seconds = seconds.min(Duration::from_secs(2));

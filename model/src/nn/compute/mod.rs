@@ -15,7 +15,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Once;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,25 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// The choice of one of several processes: `Auto` takes the GPU of its number on its machine, where there
+    /// are GPUs.
+    ///
+    /// # Errors
+    /// `Cuda(0)` and so on, which would be one GPU for all; fewer GPUs than processes.
+    pub fn of_process(self, local_rank: u32, local_size: u32) -> Result<DeviceChoice> {
+        match self {
+            DeviceChoice::Cuda(index) => bail!(
+                "`device: Cuda({index})` is one GPU, and there are several processes: with `device: Auto` each \
+                 takes the GPU of its number on its machine"
+            ),
+            DeviceChoice::Cpu => Ok(self),
+            DeviceChoice::Auto => {
+                let found = Cuda::open().map_or(0, |cuda| cuda.gpus.len());
+                gpu_of_process(found, local_rank, local_size)
+            }
+        }
+    }
+
     /// The device, ready to be used.
     ///
     /// # Errors
@@ -78,6 +97,23 @@ impl DeviceChoice {
                 "cannot compute on `device: {self:?}`; `Auto` takes the CPU where there is no GPU, \
                  and `rsflow doctor` says what is missing"
             ))),
+        }
+    }
+}
+
+/// Of so many GPUs that a process sees.
+fn gpu_of_process(found: usize, local_rank: u32, local_size: u32) -> Result<DeviceChoice> {
+    match (found, local_size as usize) {
+        (0, _) => Ok(DeviceChoice::Cpu),
+        // A launcher may show each process its own GPU alone.
+        (1, _) => Ok(DeviceChoice::Cuda(0)),
+        (found, local_size) => {
+            ensure!(
+                found >= local_size,
+                "{local_size} processes on this machine need as many GPUs, and there are {found}: start fewer, \
+                 or set `device: Cpu`"
+            );
+            Ok(DeviceChoice::Cuda(local_rank))
         }
     }
 }
@@ -367,5 +403,32 @@ impl fmt::Display for ExecConfig {
         };
         let kernels = self.kernels.map_or("", |_| ", own kernels");
         write!(f, ", {dtype}, {layout}{kernels}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_has_a_gpu_of_its_own() {
+        for (found, local_rank, local_size, expected) in [
+            (0, 1, 2, Some(DeviceChoice::Cpu)),
+            (1, 1, 2, Some(DeviceChoice::Cuda(0))),
+            (8, 5, 8, Some(DeviceChoice::Cuda(5))),
+            (8, 1, 2, Some(DeviceChoice::Cuda(1))),
+            (4, 1, 8, None),
+        ] {
+            let choice = gpu_of_process(found, local_rank, local_size).ok();
+            assert_eq!(
+                choice, expected,
+                "{found} GPUs, {local_rank} of {local_size}"
+            );
+        }
+        assert!(DeviceChoice::Cuda(0).of_process(0, 2).is_err());
+        assert_eq!(
+            DeviceChoice::Cpu.of_process(1, 2).unwrap(),
+            DeviceChoice::Cpu
+        );
     }
 }

@@ -289,8 +289,12 @@ impl Trains for Trainer {
         Summary::new(&self.network, self.classes, &resolutions, &norms)
     }
 
-    fn benchmark(&self, incoming: &[(&'static str, Schema)]) -> Result<Benchmark> {
-        let compute = self.compute()?;
+    fn benchmark(&self, incoming: &[(&'static str, Schema)], world: World) -> Result<Benchmark> {
+        let own = Trainer {
+            device: self.device_of(world)?,
+            ..self.clone()
+        };
+        let compute = own.compute()?;
         let net = self.network(
             compute,
             &resolutions(incoming)?,
@@ -330,6 +334,14 @@ impl Trainer {
     }
 
     /// Resolves the recipe's choices on this machine.
+    /// The device of one of several processes.
+    fn device_of(&self, world: World) -> Result<DeviceChoice> {
+        match world.size {
+            1 => Ok(self.device),
+            _ => self.device.of_process(world.local_rank, world.local_size),
+        }
+    }
+
     fn compute(&self) -> Result<ExecConfig> {
         self.compute_with(self.network.hints()?)
     }

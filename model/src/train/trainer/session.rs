@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{
     Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread, World,
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::dry_run::dry_run;
 use super::loss_watch::LossWatch;
@@ -98,16 +98,20 @@ impl Session {
             None => WeightInit::Random { seed: build.seed },
             Some(_) => WeightInit::Zeros,
         };
+        let peers = build.peers::<Arc<Peers>>()?.cloned();
+        let mut settings = settings.clone();
+        if let Some(peers) = &peers {
+            settings.device = settings.device_of(peers.world())?;
+        }
+        let settings = &settings;
         let compute = match resumed {
             None => settings.compute()?,
             Some(checkpoint) => settings.compute_as_before(checkpoint.metadata())?,
         };
-        let peers = build.peers::<Arc<Peers>>()?.cloned();
         if let Some(peers) = &peers {
-            ensure!(
-                compute.device == Device::Cpu,
-                "several processes train on processors only so far: set `device: Cpu`, or run one process"
-            );
+            if compute.device.is_cuda() {
+                peers.use_gpu()?;
+            }
             let last = Tensor::from_slice(&[train.last_group as i64]);
             let all = peers
                 .sum(&[&last])?
