@@ -39,7 +39,7 @@ fn a_process_that_is_lost_is_named_and_nothing_is_lost_with_it() {
     ] {
         let folder = workplace();
         let folder = folder.path();
-        let arguments = ["--processes", "2", "--run-dir", "out", "--silence", "3"];
+        let arguments = ["--processes", "2", "--run-dir", "out", "--silence", "5"];
         let sets = [
             "--set",
             "trainer.epochs=500",
@@ -75,7 +75,7 @@ fn a_run_that_is_restarted_ends_with_the_same_bits() {
     let whole = run(folder, &[&two[..], &["--run-dir", "whole"]].concat());
     assert_eq!(whole.status.code(), Some(0), "{}", stderr(&whole));
 
-    let restarts = ["--max-restarts", "3", "--run-dir", "hurt", "--silence", "2"];
+    let restarts = ["--max-restarts", "3", "--run-dir", "hurt", "--silence", "6"];
     let child = command(folder, &[&two[..], &restarts].concat()).spawn();
     let metrics = folder.join("hurt/metrics.jsonl");
     for (lines, rank, signal) in [(5, 1, "-KILL"), (20, 0, "-KILL"), (40, 1, "-STOP")] {
@@ -96,7 +96,7 @@ fn a_run_that_is_restarted_ends_with_the_same_bits() {
 fn a_run_that_is_stopped_continues() {
     let folder = workplace();
     let folder = folder.path();
-    let two = ["--processes", "2", "--run-dir", "out", "--silence", "2"];
+    let two = ["--processes", "2", "--run-dir", "out", "--silence", "4"];
     let child = command(folder, &[&two[..], &["--set", "trainer.epochs=4"]].concat()).spawn();
     let child = child.unwrap();
     let metrics = folder.join("out/metrics.jsonl");
@@ -105,7 +105,7 @@ fn a_run_that_is_stopped_continues() {
     std::thread::sleep(Duration::from_secs(1));
     let lines = || std::fs::read_to_string(&metrics).unwrap().lines().count();
     let before = lines();
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(8));
     assert_eq!(lines(), before, "it stands still");
     signal(&child, "-CONT");
     let output = child.wait_with_output().unwrap();

@@ -218,7 +218,13 @@ mobilenet_v2         20.0       10.0    2.00       300      400  2.00 2.00 2.00"
         let small = measure(Command::new("sh").args(["-c", "echo 5 images/s"])).unwrap();
         assert_eq!(large.images_per_second, 5.0);
         assert!(large.peak_memory > 90.0, "{large:?}");
-        assert!(small.peak_memory < 50.0, "{small:?}");
+        // Until it runs its own program, a child counts the memory of the process that has started it: this
+        // one, with all of its tests.
+        let own = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let own = own.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let own = own.and_then(|own| own.split_whitespace().next()?.parse::<f64>().ok());
+        let most = own.map_or(50.0, |kib| (kib / 1024.0 + 1.0).max(50.0));
+        assert!(small.peak_memory < most, "{small:?}, {most}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn an_error_names_the_field() {
         (r#", "tag": "counted""#, "", "missing field `tag`"),
         (r#""assumed""#, r#""guessed""#, "unknown variant `guessed`"),
         (
-            r#""value": 2600"#,
+            r#""value": 4396"#,
             r#""value": 0"#,
             "`networks.ResNet18.images_per_second` must be above 0, it is 0",
         ),

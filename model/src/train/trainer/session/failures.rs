@@ -2,11 +2,11 @@
 
 use anyhow::{Result, bail};
 
-use super::super::loss_watch::first_not_finite;
 use super::Session;
 use crate::dist::PeerLost;
 use crate::nn::compute::{FailureKind, failure_kind};
 use crate::train::metrics::Losses;
+use crate::train::trainer::loss_watch::first_not_finite;
 
 impl Session {
     /// Reads the loss from the device, and makes sure that training still makes sense.
