@@ -60,6 +60,18 @@ impl Shard {
         start + in_blocks * world + (index - in_blocks) * world + rank
     }
 
+    /// Where the order is dealt out from, if the item at `first` is the shard's first and the order has so many
+    /// `samples`: what [`Shard::position`] gives for index 0, the other way round.
+    pub(crate) fn start(&self, first: u64, samples: u64) -> u64 {
+        let rank = u64::from(self.rank);
+        let of_a_block = first.saturating_sub(rank * u64::from(self.block));
+        let left = samples.saturating_sub(of_a_block);
+        match self.position(of_a_block, left, 0) == first {
+            true => of_a_block,
+            false => first.saturating_sub(rank),
+        }
+    }
+
     /// How many of each process's items of `samples` positions come in whole blocks.
     fn in_blocks(&self, samples: u64) -> u64 {
         let block = u64::from(self.block);
@@ -98,6 +110,13 @@ mod tests {
                 let positions = |shard: Shard| {
                     (0..shard.items(left)).map(move |i| shard.position(start, left, i))
                 };
+                for shard in shards(false).filter(|shard| shard.items(left) > 0) {
+                    let first = shard.position(start, left, 0);
+                    // A run starts at a multiple of its batches, which are whole blocks but for the last one.
+                    if start % (u64::from(world) * u64::from(block)) == 0 {
+                        assert_eq!(shard.start(first, samples), start, "{shard:?}");
+                    }
+                }
                 let mut all: Vec<u64> = shards(false).flat_map(positions).collect();
                 all.sort_unstable();
                 let case = format!("{samples} {world} {block} {start}");

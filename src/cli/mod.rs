@@ -130,8 +130,8 @@ fn whole_seconds() -> clap::builder::RangedU64ValueParser {
 }
 
 impl Run {
-    /// The arguments of a command that goes on with this run in a run directory, in which there may be a
-    /// checkpoint.
+    /// The arguments of a command that resumes this run from its run directory's checkpoint, or starts it there
+    /// if there is none.
     pub fn resuming(&self, run_dir: &Path) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = vec!["run".into(), self.recipe.clone().into()];
         for set in &self.overrides.set {

@@ -77,8 +77,8 @@ const RUN_DIRECTORY: &str = "run directory";
 /// that resumes.
 fn start_processes(arguments: &Run, count: u32) -> Result<ExitCode> {
     // Only then must all attempts have the same.
-    let restarts = (arguments.max_restarts > 0).then(|| RunDir::find(arguments));
-    let run_dir = restarts.transpose()?.map(|run_dir| run_dir.path);
+    let common = (arguments.max_restarts > 0).then(|| RunDir::find(arguments));
+    let run_dir = common.transpose()?.map(|run_dir| run_dir.path);
     let saved = || {
         let last = run_files::last_checkpoint(run_dir.as_deref()?);
         std::fs::metadata(last)

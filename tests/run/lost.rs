@@ -106,7 +106,7 @@ fn a_run_that_is_stopped_continues() {
     let lines = || std::fs::read_to_string(&metrics).unwrap().lines().count();
     let before = lines();
     std::thread::sleep(Duration::from_secs(8));
-    assert_eq!(lines(), before, "it stands still");
+    assert_eq!(lines(), before, "no step while it is stopped");
     signal(&child, "-CONT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

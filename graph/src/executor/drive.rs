@@ -309,26 +309,12 @@ impl Grouping {
         }
     }
 
-    /// The first of the positions that are dealt out from where this process has `first` on.
-    fn start_of(&self, first: u64) -> u64 {
-        let in_blocks =
-            first.saturating_sub(u64::from(self.shard.rank) * u64::from(self.shard.block));
-        match self
-            .shard
-            .position(in_blocks, self.samples.saturating_sub(in_blocks), 0)
-            == first
-        {
-            true => in_blocks,
-            false => first.saturating_sub(self.shard.rank.into()),
-        }
-    }
-
     /// The item's group, its position in it, and whether it is the last; `None` if the item is
     /// dropped. Called in the order of items.
     fn slot(&mut self, fold: &dyn AnyFold, key: Key) -> Result<Option<(AnyGroup, usize, bool)>> {
         if self.epoch != Some(key.epoch) {
             self.epoch = Some(key.epoch);
-            self.first = self.start_of(key.index);
+            self.first = self.shard.start(key.index, self.samples);
             self.open = None;
         }
         let mut open = match self.open.take() {

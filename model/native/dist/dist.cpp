@@ -92,7 +92,7 @@ bool wait_for(const Sum& sum, std::int64_t timeout_ms) {
   }
 }
 
-// Averages the gradients of parameters over all processes while the backward pass goes on: hooks write each
+// Averages the gradients of parameters over all processes during the backward pass: hooks write each
 // gradient into its place in a bucket, and a bucket that is full is summed. The gradients that the backward
 // pass returns are views of the buckets.
 class Reducer {

@@ -127,7 +127,7 @@ impl Health {
         Ok(health)
     }
 
-    /// What this process does from now on, to be told if it is lost: "in step 7".
+    /// What this process does from now on, for the message if it is lost: "in step 7".
     pub fn set_doing(&self, doing: String) {
         *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
     }
@@ -147,7 +147,7 @@ impl Health {
         self.reason.get().map(String::as_str)
     }
 
-    /// Tells all processes why the run fails, unless one has done so before. Returns the reason that counts.
+    /// Publishes why the run fails, unless another process has done so before. Returns the reason that counts.
     pub fn fail(&self, reason: String) -> &str {
         let first = self.store.set_first(self.failed(), reason.clone());
         self.reason.get_or_init(|| first.unwrap_or(reason))
@@ -161,7 +161,7 @@ impl Health {
                 return reason.to_owned();
             }
             if let Err(gone) = self.look(SHORT_SILENCE, 0..self.world.size) {
-                // Not told to the others: there is nothing to tell it by.
+                // Not published: without the store there is no way to.
                 return self.reason.get_or_init(|| store_is_gone(&gone)).clone();
             }
             sleep(Duration::from_millis(50));

@@ -162,7 +162,7 @@ impl Peers {
         self.world.rank == 0
     }
 
-    /// What this process does from now on, as the others are told if it is lost: "in step 7".
+    /// What this process does from now on, for the message if it is lost: "in step 7".
     pub fn set_doing(&self, doing: impl Into<String>) {
         self.health.set_doing(doing.into());
     }
@@ -388,7 +388,7 @@ impl Peers {
         anyhow::Error::new(PeerLost(self.health.find_reason(error)))
     }
 
-    /// Tells the others why this process ends, unless it only lost another one.
+    /// Publishes why this process ends, unless it only lost another one.
     pub fn end(&self, error: &anyhow::Error, lost: bool) {
         if !lost {
             let reason = format!("process {} failed: {error:#}", self.world.rank);

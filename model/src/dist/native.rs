@@ -324,7 +324,7 @@ impl Drop for Sum {
     }
 }
 
-/// Buckets of gradients that are filled and summed while a backward pass goes on.
+/// Buckets of gradients that are filled and summed during a backward pass.
 #[derive(Debug)]
 pub(super) struct Buckets(*mut c_void);
 

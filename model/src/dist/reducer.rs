@@ -22,7 +22,7 @@ pub enum Exchange {
 }
 
 /// Averages the gradients of a network's parameters. They are in buckets, one contiguous tensor each; a
-/// bucket is summed as soon as it is full, while the backward pass goes on, and the gradients that the
+/// bucket is summed as soon as it is full, during the backward pass, and the gradients that the
 /// backward pass returns are views of the buckets.
 #[derive(Debug)]
 pub struct Reducer {

@@ -203,7 +203,7 @@ impl StepExchange {
         let mut means = match self.exchange {
             Exchange::Float32 => self.peers.average(&defined.collect::<Vec<_>>())?,
             Exchange::BFloat16 => {
-                // Shares are rounded, not what they are shares of: the sum of them may be.
+                // As `Reducer`: each share is rounded, then their sum.
                 let size = i64::from(self.peers.world().size);
                 let shares: Result<Vec<Tensor>, _> = defined
                     .map(|own| own.f_div_scalar(size)?.f_to_kind(Kind::BFloat16))

@@ -291,7 +291,7 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// Milliseconds with one digit behind the point, or with none from 10 on.
+/// Milliseconds with one decimal, or with none from 10 on.
 fn ms(seconds: f64) -> String {
     match 1e3 * seconds {
         ms if ms < 9.95 => format!("{ms:.1}"),
@@ -299,7 +299,7 @@ fn ms(seconds: f64) -> String {
     }
 }
 
-/// Percent with one digit behind the point, or with none from 100 on.
+/// Percent with one decimal, or with none from 100 on.
 fn percent(share: f64) -> String {
     match 100.0 * share {
         percent if percent < 99.95 => format!("{percent:.1} %"),

@@ -231,7 +231,7 @@ impl Session {
             .step(net, optimizer, &images, &labels, lr, exchange)
     }
 
-    /// What this process does, as the others are told if it is lost.
+    /// What this process does, for the message if it is lost.
     fn set_doing(&self, doing: impl FnOnce(&Self) -> String) {
         if let Some(peers) = &self.peers {
             peers.set_doing(doing(self));
