@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 8] = [
+const SHIM: [&str; 9] = [
     "native/autograd.cpp",
+    "native/optimizers.cpp",
     "native/shim.cpp",
     "native/cpu/norm.cpp",
     "native/dist/dist.cpp",

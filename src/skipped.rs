@@ -1,9 +1,11 @@
 //! Reports of damaged images that a run skipped.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use anyhow::Result;
 use rsflow_base::run_files::SKIPPED;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::Skipped;
@@ -64,6 +66,26 @@ fn summary(skipped: &[Skipped]) -> String {
         many => format!("{many} times in all"),
     };
     format!("{images}, {times}")
+}
+
+/// What a process has skipped, for [`of_lines`].
+pub fn to_line(skipped: &[Skipped]) -> Result<String> {
+    Ok(serde_json::to_string(skipped)?)
+}
+
+/// What all processes of a run have skipped; an image may have been skipped by several.
+pub fn of_lines(lines: &[String]) -> Result<Vec<Skipped>> {
+    let mut all = BTreeMap::<_, Skipped>::new();
+    for line in lines {
+        for skipped in serde_json::from_str::<Vec<Skipped>>(line)? {
+            let key = (skipped.node.clone(), skipped.item.clone());
+            match all.get_mut(&key) {
+                Some(again) => again.times += skipped.times,
+                None => drop(all.insert(key, skipped)),
+            }
+        }
+    }
+    Ok(all.into_values().collect())
 }
 
 /// The JSON object of a skipped image.

@@ -197,6 +197,33 @@ fn fifty_damaged_images_end_a_run_or_are_named_and_replaced() {
     assert_eq!(skipped(folder).len(), 42);
 }
 
+/// The budget is that of all processes, and one list names what each of them skipped.
+#[test]
+fn several_processes_skip_together() {
+    let folder = workplace();
+    let folder = folder.path();
+    let damaged = damage(folder);
+    for (budget, code) in [(50, 0), (42, 1)] {
+        let skip = format!("train_images.on_error=Skip(budget: {budget})");
+        let output = run(folder, &["--processes", "2", "--set", &skip]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        let words = match code {
+            0 => "50 damaged images were replaced by others, ",
+            _ => "more than 42 of 84 samples are damaged, the budget of `on_error`",
+        };
+        assert!(stderr.contains(words), "{stderr}");
+        let lines = skipped(folder);
+        let names = lines.iter().filter_map(|line| line["image"].as_str());
+        let names: BTreeSet<&str> = names.collect();
+        if code == 0 {
+            assert_eq!(lines.len(), 50, "each is named once");
+            assert!(names.into_iter().eq(damaged.iter().map(String::as_str)));
+        }
+        std::fs::remove_dir_all(folder.join("out")).unwrap();
+    }
+}
+
 #[test]
 fn damaged_images_move_no_other() {
     let (sound, spoilt) = (workplace(), workplace());

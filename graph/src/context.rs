@@ -22,7 +22,9 @@ pub struct RunContext {
     pub run_dir: Option<PathBuf>,
     /// What connects the run's processes; `None` where there is one.
     pub peers: Option<Opaque>,
-    /// The checkpoint to resume from, opened once.
+    /// Counts that these processes share; `None` where there is one.
+    pub tally: Option<Arc<dyn Tally>>,
+    /// The checkpoint to resume from, opened once; of several processes by the first one alone.
     pub resume: Option<Opaque>,
     /// The logs, for which checkpoints wait.
     pub journal: Journal,
@@ -54,6 +56,15 @@ impl Default for World {
             local_size: 1,
         }
     }
+}
+
+/// Counts that all processes of a run share, by name.
+pub trait Tally: Send + Sync {
+    /// Counts one more; how many that makes, of all processes.
+    ///
+    /// # Errors
+    /// Another process is lost.
+    fn count(&self, name: &str) -> Result<u64>;
 }
 
 /// A value whose type is known to those who make it and to the nodes that use it; the graph only hands it

@@ -52,7 +52,7 @@ mod words;
 pub const PROGRESS: &str = "rsflow::progress";
 
 pub use batch::{Allocator, Batch, Memory, PlainMemory, Pool, Slots, bytes_per_image};
-pub use context::{Opaque, RunContext, World};
+pub use context::{Opaque, RunContext, Tally, World};
 pub use counters::{Measured, Meter, Meters, Queue, WorksOn};
 pub use draw::{Format, draw};
 pub use executor::{

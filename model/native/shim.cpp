@@ -9,10 +9,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
-#include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Event.h>
@@ -25,26 +22,6 @@
 #include "guard.h"
 
 namespace {
-
-// Whether the same index leads to the same memory offset in both. The stride of a dimension of size
-// 1 is arbitrary and never used, so it is not compared.
-bool same_strides(const at::Tensor& a, const at::Tensor& b) {
-  for (int64_t d = 0; d < a.dim(); ++d) {
-    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) {
-      return false;
-    }
-  }
-  return true;
-}
-
-void check_pair(const at::Tensor& parameter, const at::Tensor& other, const char* what) {
-  TORCH_CHECK(other.sizes() == parameter.sizes(), what, " has the shape ", other.sizes(),
-              ", its parameter ", parameter.sizes());
-  TORCH_CHECK(other.scalar_type() == parameter.scalar_type(), what, " has the dtype ",
-              other.scalar_type(), ", its parameter ", parameter.scalar_type());
-  TORCH_CHECK(other.device() == parameter.device(), what, " is on ", other.device(),
-              ", its parameter on ", parameter.device());
-}
 
 constexpr auto GPU = c10::DeviceType::CUDA;
 
@@ -90,58 +67,6 @@ extern "C" const char* rsflow_set_arithmetic(bool tf32, bool deterministic) {
     // Deterministic mode would fill uninitialized tensors; ours are all written before they are
     // read.
     context.setDeterministicFillUninitializedMemory(false);
-  });
-}
-
-// One step of SGD on `count` parameters. `momentum_buffers` has `count` too, and is ignored if
-// `momentum` is 0. `overflow` may be null; where it is 1, the step is skipped.
-// `lr_on_device` may be null; else it is a float scalar that is used in place of `lr`.
-// The fused kernel walks the storages in memory order and does not check that the strides agree, so
-// they are checked here: a gradient with other strides than its parameter is copied first.
-extern "C" const char* rsflow_fused_sgd(const at::Tensor* const* parameters,
-                                        const at::Tensor* const* gradients,
-                                        const at::Tensor* const* momentum_buffers,
-                                        std::size_t count, double lr,
-                                        const at::Tensor* lr_on_device, double momentum,
-                                        double weight_decay, bool nesterov,
-                                        const at::Tensor* overflow) {
-  return catch_exceptions([&] {
-    const auto p = tensor_list(parameters, count);
-    auto g = tensor_list(gradients, count);
-    const auto m = tensor_list(momentum_buffers, momentum == 0.0 ? 0 : count);
-    for (std::size_t i = 0; i < count; ++i) {
-      TORCH_CHECK(p[i].is_non_overlapping_and_dense(), "a parameter is not dense");
-      check_pair(p[i], g[i], "a gradient");
-      if (!same_strides(p[i], g[i])) {
-        g[i] = at::empty_like(p[i]).copy_(g[i]);
-      }
-    }
-    for (std::size_t i = 0; i < m.size(); ++i) {
-      check_pair(p[i], m[i], "a momentum buffer");
-      TORCH_CHECK(same_strides(p[i], m[i]),
-                  "a momentum buffer has other strides than its parameter");
-    }
-    const auto found_inf = overflow == nullptr ? std::nullopt : std::make_optional(*overflow);
-    const auto step = [&](const auto& rate) {
-      at::_fused_sgd_(p, g, m, weight_decay, momentum, rate, /*dampening=*/0.0, nesterov,
-                      /*maximize=*/false, /*is_first_step=*/false, /*grad_scale=*/{}, found_inf);
-    };
-    if (lr_on_device == nullptr) {
-      step(lr);
-    } else {
-      step(*lr_on_device);
-    }
-  });
-}
-
-// Multiplies gradients by `inverse_scale` in place, and sets `overflow` to 1 if one is not finite.
-extern "C" const char* rsflow_unscale(const at::Tensor* const* gradients, std::size_t count,
-                                      const at::Tensor* overflow,
-                                      const at::Tensor* inverse_scale) {
-  return catch_exceptions([&] {
-    auto found_inf = deref(overflow);  // a handle to the same tensor
-    at::_amp_foreach_non_finite_check_and_unscale_(tensor_list(gradients, count), found_inf,
-                                                   deref(inverse_scale));
   });
 }
 

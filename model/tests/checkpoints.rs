@@ -18,7 +18,7 @@ use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::train::step::training_step;
+use rsflow_model::train::step::Step;
 use small::{all_values, resnet, sgd, small, values};
 use tch::{Device, Kind, Tensor};
 
@@ -97,7 +97,7 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
     }
     for _ in 0..2 {
         // The second time it replaces what is there.
-        let snapshot = Snapshot::take(metadata(&sizes), net.parameters(), optimizer.momentum());
+        let snapshot = Snapshot::take(metadata(&sizes), net.parameters(), optimizer.buffers());
         write_atomically(&snapshot.unwrap(), &path).unwrap();
     }
     assert_eq!(names_in(folder.path()), ["last.safetensors"]);
@@ -107,8 +107,8 @@ fn a_run_resumed_from_a_checkpoint_continues_to_the_bit() {
     let resumed = small(&sizes, WeightInit::Zeros);
     let mut resumed_optimizer = Optimizer::Sgd(sgd()).start(resumed.parameters()).unwrap();
     checkpoint.load(&resumed).unwrap();
-    let momentum = checkpoint.momentum().unwrap();
-    resumed_optimizer.load_momentum(momentum).unwrap();
+    let state = checkpoint.optimizer().unwrap();
+    resumed_optimizer.load(state).unwrap();
     assert_eq!(
         all_values(net.parameters()),
         all_values(resumed.parameters())
@@ -136,7 +136,7 @@ fn checkpoints_hold_finite_values_only() {
         Snapshot::take(
             metadata(&[32]),
             net.parameters(),
-            RunningOptimizer::momentum(optimizer),
+            RunningOptimizer::buffers(optimizer),
         )
     };
     take(&optimizer).unwrap();
@@ -258,17 +258,9 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         });
         let labels = Tensor::from_slice(&[0_i64, 1, 2, 0]);
         for _ in 0..3 {
-            let distill = Distill::EnsembleTopDown;
-            training_step(
-                &net,
-                &mut optimizer,
-                &images,
-                &labels,
-                distill,
-                0.05.into(),
-                None,
-            )
-            .unwrap();
+            let step = Step::from(Distill::EnsembleTopDown);
+            step.run(&net, &mut optimizer, &images, &labels, 0.05.into(), None)
+                .unwrap();
         }
         let logits = |net: &SwitchableNetwork, size: usize| {
             net.logits(&images[size], size, Mode::Evaluate).unwrap()
@@ -279,7 +271,7 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
             ..metadata(&sizes)
         };
         let whole = folder.path().join("whole.safetensors");
-        let snapshot = Snapshot::take(metadata, net.parameters(), optimizer.momentum()).unwrap();
+        let snapshot = Snapshot::take(metadata, net.parameters(), optimizer.buffers()).unwrap();
         write_atomically(&snapshot, &whole).unwrap();
         let whole = Checkpoint::open(&whole).unwrap();
         let packed = folder.path().join("packed.safetensors");

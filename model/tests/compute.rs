@@ -10,7 +10,7 @@ use rsflow_model::nn::replay::Inference;
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
+use rsflow_model::train::step::Step;
 use rsflow_model::train::steps::Steps;
 use tch::{Kind, Tensor};
 
@@ -66,24 +66,27 @@ impl Training {
         }
     }
 
-    fn step(&mut self, how: StepFunction, lr: f64) -> f64 {
+    fn step(&mut self, how: Step, lr: f64) -> f64 {
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         let (images, labels) = (&self.images, &self.labels);
-        let loss = how(
-            net,
-            optimizer,
-            images,
-            labels,
-            Distill::EnsembleTopDown,
-            lr.into(),
-            None,
-        )
-        .unwrap();
+        let loss = how.run(net, optimizer, images, labels, lr.into(), None);
+        let loss = loss.unwrap();
         loss.total.double_value(&[])
     }
 
     fn values(&self) -> Vec<(String, Vec<f64>)> {
         all_values(self.net.parameters())
+    }
+}
+
+fn usual_step() -> Step {
+    Distill::EnsembleTopDown.into()
+}
+
+fn recomputing_step() -> Step {
+    Step {
+        recompute: true,
+        ..usual_step()
     }
 }
 
@@ -121,8 +124,8 @@ fn recomputing_is_the_same_step() {
         let mut whole = Training::new(&network, ExecConfig::cpu(Kind::Double));
         let mut by_resolution = Training::new(&network, ExecConfig::cpu(Kind::Double));
         for step in 0..3 {
-            let a = whole.step(training_step, 0.05);
-            let b = by_resolution.step(recomputing_training_step, 0.05);
+            let a = whole.step(usual_step(), 0.05);
+            let b = by_resolution.step(recomputing_step(), 0.05);
             assert!(
                 (a - b).abs() < 1e-9 * a.abs(),
                 "{network}, step {step}: {a} {b}"
@@ -146,9 +149,7 @@ fn the_layout_does_not_change_what_is_computed() {
                 ..ExecConfig::cpu(Kind::Double)
             };
             let mut training = Training::new(&network, compute);
-            let losses: Vec<f64> = (0..3)
-                .map(|_| training.step(training_step, 0.005))
-                .collect();
+            let losses: Vec<f64> = (0..3).map(|_| training.step(usual_step(), 0.005)).collect();
             (losses, training.values())
         });
         let [(first, a), (last, b)] = &layouts;
@@ -227,16 +228,11 @@ fn our_kernels_do_not_change_what_is_computed() {
 #[test]
 fn replayed_steps_are_the_same() {
     for (network, how, compute_dtype, recorded) in [
-        (
-            resnet(18, 4),
-            training_step as StepFunction,
-            Kind::Float,
-            true,
-        ),
-        (resnet(18, 4), recomputing_training_step, Kind::Half, true),
+        (resnet(18, 4), usual_step(), Kind::Float, true),
+        (resnet(18, 4), recomputing_step(), Kind::Half, true),
         (
             quantized(QuantizedMode::PreActivation, 2),
-            training_step,
+            usual_step(),
             Kind::Float,
             false,
         ),
@@ -244,8 +240,7 @@ fn replayed_steps_are_the_same() {
         let compute = compute(compute_dtype, compute_dtype == Kind::Half);
         let mut usual = Training::new(&network, compute);
         let mut replayed = Training::new(&network, compute);
-        let mut steps =
-            Steps::with_plain_calls(how, Distill::EnsembleTopDown, &replayed.net).unwrap();
+        let mut steps = Steps::with_plain_calls(how, &replayed.net).unwrap();
         for step in 0..5 {
             // The fourth batch is a smaller one; all have images of their own.
             let take = |images: &Tensor| {
@@ -257,18 +252,9 @@ fn replayed_steps_are_the_same() {
             let as_float = f64::from(lr as f32);
             let inputs: Vec<Tensor> = usual.images.iter().map(take).collect();
             let labels = take(&usual.labels);
-            let distill = Distill::EnsembleTopDown;
             let (net, optimizer) = (&usual.net, &mut usual.optimizer);
-            let a = how(
-                net,
-                optimizer,
-                &inputs,
-                &labels,
-                distill,
-                as_float.into(),
-                None,
-            )
-            .unwrap();
+            let a = how.run(net, optimizer, &inputs, &labels, as_float.into(), None);
+            let a = a.unwrap();
             let (net, optimizer) = (&replayed.net, &mut replayed.optimizer);
             let b = steps
                 .step(net, optimizer, &inputs, &labels, lr, None)
@@ -309,7 +295,7 @@ fn replayed_passes_are_the_same() {
         .enumerate()
         {
             if call == 3 {
-                training.step(training_step, 0.01);
+                training.step(usual_step(), 0.01);
             }
             let net = &training.net;
             let images: Vec<Tensor> = positions
@@ -347,7 +333,7 @@ fn half_precision_follows_float32() {
         let state = LossScaleState { scale, steps };
         training.optimizer.load_loss_scale(state).unwrap();
         let losses: Vec<f64> = (0..50)
-            .map(|_| training.step(training_step, 0.0002))
+            .map(|_| training.step(usual_step(), 0.0002))
             .collect();
         for parameter in training.net.parameters().iter() {
             assert_eq!(parameter.tensor.kind(), Kind::Float, "{}", parameter.name);
@@ -390,7 +376,7 @@ fn gradients_that_overflow_move_nothing_but_the_scale() {
     let scale = 2_f64.powi(100);
     let too_large = LossScaleState { scale, steps: 7 };
     training.optimizer.load_loss_scale(too_large).unwrap();
-    assert!(training.step(training_step, 0.1).is_finite());
+    assert!(training.step(usual_step(), 0.1).is_finite());
     assert_eq!(trained(&training), before);
     let (scale, steps) = (scale / 2.0, 0);
     assert_eq!(state(&training), LossScaleState { scale, steps });
@@ -400,7 +386,7 @@ fn gradients_that_overflow_move_nothing_but_the_scale() {
         steps: 1999,
     };
     training.optimizer.load_loss_scale(fine).unwrap();
-    training.step(training_step, 0.1);
+    training.step(usual_step(), 0.1);
     assert_ne!(trained(&training), before);
     let (scale, steps) = (128.0, 0);
     assert_eq!(state(&training), LossScaleState { scale, steps });
@@ -412,7 +398,7 @@ fn freezing_changes_no_logit() {
     for network in [resnet(18, 4), quantized(QuantizedMode::PreActivation, 2)] {
         for compute_dtype in [Kind::Float, Kind::BFloat16] {
             let mut training = Training::new(&network, compute(compute_dtype, false));
-            training.step(training_step, 0.05);
+            training.step(usual_step(), 0.05);
             let logits = |net: &SwitchableNetwork| {
                 values(&net.logits(&training.images[1], 1, Mode::Evaluate).unwrap())
             };

@@ -19,7 +19,7 @@ use rsflow_model::nn::transfer::{Channels, DeviceTransfer, HostBatch};
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
 use rsflow_model::train::processes::{NormsOver, StepExchange};
-use rsflow_model::train::step::{StepFunction, recomputing_training_step, training_step};
+use rsflow_model::train::step::Step;
 use rsflow_model::train::validation::Validation;
 use tch::{Kind, Tensor, no_grad};
 
@@ -126,11 +126,11 @@ impl Training {
             let images = images.iter().map(|images| images.index_select(0, &own));
             let images: Vec<Tensor> = images.collect();
             let labels = labels.index_select(0, &own);
-            let (net, distill) = (&self.net, Distill::EnsembleTopDown);
-            let rate = LR.into();
-            let optimizer = &mut self.optimizer;
+            let (net, optimizer) = (&self.net, &mut self.optimizer);
+            let step = Step::from(Distill::EnsembleTopDown);
             let exchange = exchange.as_ref();
-            training_step(net, optimizer, &images, &labels, distill, rate, exchange).unwrap();
+            step.run(net, optimizer, &images, &labels, LR.into(), exchange)
+                .unwrap();
         }
     }
 
@@ -156,25 +156,16 @@ fn trained(
     let world = peers.world();
     let mut training = Training::new(network, compute);
     let exchange = StepExchange::new(peers, &training.net, exchange, !recompute).unwrap();
-    let how: StepFunction = match recompute {
-        false => training_step,
-        true => recomputing_training_step,
+    let how = Step {
+        recompute,
+        ..Distill::EnsembleTopDown.into()
     };
     for step in 0..steps {
         let (images, labels) = training.batch(step, world.rank.into(), world.size.into());
         let Training { net, optimizer } = &mut training;
-        let distill = Distill::EnsembleTopDown;
         let exchange = Some(&exchange);
-        let loss = how(
-            net,
-            optimizer,
-            &images,
-            &labels,
-            distill,
-            LR.into(),
-            exchange,
-        )
-        .unwrap();
+        let loss = how.run(net, optimizer, &images, &labels, LR.into(), exchange);
+        let loss = loss.unwrap();
         let total = loss.total.double_value(&[]);
         assert!(total.is_finite() && !loss.total.requires_grad());
     }
@@ -441,7 +432,7 @@ fn values_that_differ_are_named() {
             ("recipe", "the same".to_owned()),
             ("seed", rank.to_string()),
         ]);
-        peers.leave(false).unwrap();
+        peers.leave(false, String::new()).unwrap();
         same.err().map(|error| error.to_string())
     });
     assert_eq!(errors[0], None);
@@ -509,7 +500,8 @@ fn gpus_that_are_not_there_are_an_error() {
     }
     let errors = processes(2, |peers| {
         let error = peers.use_gpu().unwrap_err();
-        assert!(!peers.leave(false).unwrap(), "the CPUs are still connected");
+        let left = peers.leave(false, String::new()).unwrap();
+        assert!(!left.0, "the CPUs are still connected");
         format!("{error:#}")
     });
     for error in errors {

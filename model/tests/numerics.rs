@@ -496,10 +496,11 @@ fn gradients_that_do_not_fit_are_refused() {
 #[test]
 fn schedules_have_known_values() {
     // Ten steps an epoch.
-    let at = |schedule: &Schedule, epochs, warm_up_epochs, step| {
+    let at = |schedule: &Schedule, epochs, warm_up_epochs: u64, step| {
         let length = TrainingLength {
             epochs,
-            warm_up_epochs,
+            warm_up_steps: 10 * warm_up_epochs,
+            cool_down_epochs: 0,
             steps_per_epoch: 10,
         };
         schedule.learning_rate(0.1, step, length)

@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Opaque, Options, Plan, RunContext, RunError, Running, World, differences};
+use rsflow_graph::{
+    Opaque, Options, Plan, RunContext, RunError, Running, Tally, World, differences,
+};
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::dist::{PeerLost, Peers, Timeouts};
 use rsflow_model::train::lookup::{block, process_settings};
@@ -117,7 +119,8 @@ fn train(
             RunDir::of_text(&peers.broadcast(RUN_DIRECTORY, String::new)?, world.rank)?
         }
     };
-    let checkpoint = run_dir.resume.as_deref();
+    // The other processes get what is in it from the first one.
+    let checkpoint = run_dir.resume.as_deref().filter(|_| first);
     let checkpoint = checkpoint.map(run_dir::open).transpose()?;
     let changes = match &checkpoint {
         Some(checkpoint) => changes(checkpoint, plan, arguments.accept_changes)?,
@@ -158,6 +161,7 @@ fn train(
                 block: block(plan),
                 run_dir: Some(run_dir.path.clone()),
                 peers: peers.cloned().map(Opaque::new),
+                tally: peers.map(|peers| Arc::clone(peers) as Arc<dyn Tally>),
                 resume: checkpoint.map(Opaque::new),
                 ..RunContext::default()
             },
@@ -199,9 +203,13 @@ fn train(
         }
     };
     // Before anything is printed: another process may have failed. All end alike.
-    let interrupted = match peers {
-        Some(peers) => peers.leave(finished.interrupted)?,
-        None => finished.interrupted,
+    let (interrupted, skipped) = match peers {
+        Some(peers) => {
+            let own = skipped::to_line(&finished.skipped)?;
+            let (interrupted, all) = peers.leave(finished.interrupted, own)?;
+            (interrupted, skipped::of_lines(&all)?)
+        }
+        None => (finished.interrupted, finished.skipped),
     };
     if let Some(peers) = peers {
         tracing::info!(
@@ -220,7 +228,7 @@ fn train(
             "measured"
         );
     }
-    skipped::tell_and_keep(&finished.skipped, &run_dir.path, &screen);
+    skipped::tell_and_keep(&skipped, &run_dir.path, &screen);
     if let Some(table) = progress.last_table().filter(|_| first) {
         writeln!(
             out,

@@ -104,6 +104,49 @@ fn the_first_real_error_ends_all_processes() {
     assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
+/// Weights, momentum and the place in the run come from process 0: the others do not see the checkpoint.
+#[test]
+fn the_first_process_reads_checkpoints_for_all() {
+    let (first, second) = (workplace(), workplace());
+    let [first, second] = [first.path(), second.path()].map(|path| path.canonicalize().unwrap());
+    let begun = ["--set", "trainer.epochs=1", "--run-dir", "begun"];
+    completed(&first, &begun);
+    let begun = Path::new("begun/checkpoints/last.safetensors");
+    std::fs::copy(first.join(begun), first.join("begun.safetensors")).unwrap();
+
+    let start = ["--set", "trainer.start_from=\"begun.safetensors\""];
+    let resume = ["--resume", "begun.safetensors", "--accept-changes"];
+    for (case, arguments) in [("start", &start[..]), ("resume", &resume)] {
+        let together = format!("{case}_together");
+        let two = ["--processes", "2", "--run-dir", &together];
+        completed(&first, &[&two[..], arguments].concat());
+
+        let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
+        let port = free().unwrap().port().to_string();
+        let run_dir = first.join(format!("{case}_apart"));
+        let processes = [(&first, "0"), (&second, "1")].map(|(folder, rank)| {
+            let place = [
+                ("RANK", rank),
+                ("WORLD_SIZE", "2"),
+                ("LOCAL_RANK", rank),
+                ("LOCAL_WORLD_SIZE", "2"),
+                ("MASTER_ADDR", "127.0.0.1"),
+                ("MASTER_PORT", &port),
+            ];
+            let run_dir = ["--run-dir", run_dir.to_str().unwrap()];
+            let mut program = command(folder, &[&run_dir[..], arguments].concat());
+            program.envs(place).spawn().unwrap()
+        });
+        for process in processes {
+            let output = process.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        }
+        let last = "checkpoints/last.safetensors";
+        let [together, apart] = [first.join(together), run_dir].map(|run| bytes(&run, last));
+        assert!(together == apart, "{case}");
+    }
+}
+
 /// With batch norms over more than a process the number of processes changes nothing but rounding, also when
 /// a run is resumed with another one: the same images in the same steps, so the same losses.
 #[test]

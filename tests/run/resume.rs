@@ -177,26 +177,42 @@ fn names(folder: &Path) -> BTreeSet<String> {
 fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
     let folder = workplace();
     let quantized = format!("trainer.network={QUANTIZED}");
-    for (kind, change, all_lines) in [
-        ("float32", "trainer.precision=Float32", &[5, 10, 14, 18][..]),
-        ("bfloat16", "trainer.precision=BFloat16", &[7, 15]),
-        ("quantized", &quantized, &[7, 15]),
+    let adam = [
+        "trainer.precision=Float32",
+        "trainer.optimizer=AdamW(lr: 0.01)",
+        "trainer.label_smoothing=0.1",
+    ];
+    let lamb = [
+        "trainer.precision=Float16",
+        "trainer.optimizer=Lamb(lr: 0.01, weight_decay: 0.02)",
+        "trainer.clip_gradients=1.0",
+        "trainer.micro_batch=4",
+        "trainer.criterion=BinaryCrossEntropy(sum_classes: true)",
+        "trainer.warm_up_steps=3",
+    ];
+    for (kind, changes, all_lines) in [
+        (
+            "float32",
+            &["trainer.precision=Float32"][..],
+            &[5, 10, 14, 18][..],
+        ),
+        ("bfloat16", &["trainer.precision=BFloat16"], &[7, 15]),
+        ("quantized", &[&quantized], &[7, 15]),
         // With its loss scale, which halves in the first steps.
-        ("float16", "trainer.precision=Float16", &[9]),
+        ("float16", &["trainer.precision=Float16"], &[9]),
+        ("adam in float32", &adam, &[7]),
+        ("lamb in float16", &lamb, &[15]),
     ] {
-        let save = [
-            "--set",
-            change,
-            "--set",
-            "checkpoints.every_steps=4",
-            "--run-dir",
-        ];
+        let sets = changes.iter().flat_map(|change| ["--set", change]);
+        let save: Vec<&str> = sets
+            .chain(["--set", "checkpoints.every_steps=4", "--run-dir"])
+            .collect();
         killed_and_resumed(folder.path(), &save, kind, all_lines);
         // It is evaluated as it was trained.
         let last = format!("{kind}-whole/checkpoints/last.safetensors");
         let last = Checkpoint::open(&folder.path().join(last)).unwrap();
         let hints = last.metadata().hints().unwrap();
-        let float32 = ["float32", "quantized"].contains(&kind);
+        let float32 = ["float32", "quantized", "adam in float32"].contains(&kind);
         assert_eq!(hints.float32, float32, "{kind}");
     }
 }

@@ -100,8 +100,7 @@ impl Running {
             failures: vec![Failure::new(&executor(), None, error)],
             skipped: Vec::new(),
         };
-        let mut spawned =
-            Spawned::new(workers.count, meters, options.run.stop.clone()).map_err(starting)?;
+        let mut spawned = Spawned::new(workers.count, meters, &options.run).map_err(starting)?;
         let wiring = Wiring {
             plan,
             contents: &contents,

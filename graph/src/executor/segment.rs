@@ -231,7 +231,8 @@ impl Segment {
             reason: reason(&error),
             times: 1,
         };
-        if !self.skipped.note(sample, skipped, allowed) {
+        let within = self.skipped.note(sample, skipped, allowed);
+        if !within.map_err(failed)? {
             return Err(failed(error.context(format!(
                 "more than {allowed} of {samples} samples are damaged, the budget of `on_error`; \
                  repair or remove the files that the log names, or raise `Skip(budget: ...)`"

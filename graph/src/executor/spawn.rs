@@ -15,6 +15,7 @@ use super::drive::Drive;
 use super::failure::Failure;
 use super::pool::{CpuPool, join_all};
 use super::skipped::SkipLog;
+use crate::context::RunContext;
 use crate::counters::{Meter, one_item, panicked};
 use crate::item::Message;
 use crate::node_id::NodeId;
@@ -67,7 +68,7 @@ pub(super) struct Spawned {
 
 impl Spawned {
     /// A runtime with two driver threads, and a pool of `workers` threads.
-    pub fn new(workers: usize, meters: Vec<Meter>, stop: Stop) -> Result<Self> {
+    pub fn new(workers: usize, meters: Vec<Meter>, run: &RunContext) -> Result<Self> {
         // A node blocks on a thread of its own, or on one of the runtime's.
         ensure_threads(workers + DRIVERS + meters.len())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -83,8 +84,8 @@ impl Spawned {
             tasks: JoinSet::new(),
             failures: Vec::new(),
             meters,
-            stop,
-            skipped: Arc::default(),
+            stop: run.stop.clone(),
+            skipped: Arc::new(SkipLog::new(run.tally.clone())),
         })
     }
 

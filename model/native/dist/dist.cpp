@@ -268,6 +268,12 @@ extern "C" const char* rsflow_store_set_first(Store* store, const char* key,
   });
 }
 
+// Adds one to a number, which is 0 at first.
+extern "C" const char* rsflow_store_count(Store* store, const char* key, std::int64_t* count) {
+  return catch_exceptions(
+      [&] { deref(count) = deref(store).store->add(std::string(key), 1); });
+}
+
 // The values of prefix0, prefix1 and so on, which must have been set, one per line; valid until the thread's
 // next call.
 extern "C" const char* rsflow_store_list(Store* store, const char* prefix, std::size_t count,

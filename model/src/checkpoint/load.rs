@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rsflow_base::shown::{Shown as _, quoted};
 use tch::{Kind, Tensor};
 
-use super::{Checkpoint, MOMENTUM_PREFIX, Metadata, kind_of, packed};
+use super::{
+    Checkpoint, MOMENTUM_PREFIX, Metadata, OptimizerState, VARIANCE_PREFIX, kind_of, packed,
+};
 use crate::nn::compute::ExecConfig;
 use crate::nn::parameters::{Declaration, Parameter, WeightInit, join_problems};
 use crate::nn::switchable::{ALPHA, SwitchableNetwork, declare};
@@ -238,19 +240,24 @@ impl Checkpoint {
         Ok(padded.f_index_select(0, &Tensor::f_from_slice(&positions)?)?)
     }
 
-    /// The optimizer's momentum buffers by parameter name; empty if the file has none.
+    /// The state of the optimizer; empty if the file has none.
     ///
     /// # Errors
     /// As [`Checkpoint::read`].
-    pub fn momentum(&self) -> Result<Vec<(String, Tensor)>> {
+    pub fn optimizer(&self) -> Result<OptimizerState> {
+        Ok(OptimizerState {
+            momentum: self.buffers(MOMENTUM_PREFIX)?,
+            variance: self.buffers(VARIANCE_PREFIX)?,
+            updates: self.metadata.optimizer_updates.unwrap_or(0),
+        })
+    }
+
+    /// The tensors whose names begin so, by the rest of their names.
+    fn buffers(&self, prefix: &str) -> Result<Vec<(String, Tensor)>> {
         let stored = self.names().into_iter();
-        let stored: Vec<String> = stored
-            .filter(|name| name.starts_with(MOMENTUM_PREFIX))
-            .collect();
+        let stored: Vec<String> = stored.filter(|name| name.starts_with(prefix)).collect();
         let tensors = self.read(stored.iter().map(String::as_str))?;
-        let names = stored
-            .iter()
-            .map(|name| name[MOMENTUM_PREFIX.len()..].to_owned());
+        let names = stored.iter().map(|name| name[prefix.len()..].to_owned());
         Ok(names.zip(tensors).collect())
     }
 }

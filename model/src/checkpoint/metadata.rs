@@ -89,6 +89,9 @@ pub struct Metadata {
     /// The scale of the loss, where it was trained in float16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleState>,
+    /// Updates of the optimizer so far, where its rule depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer_updates: Option<u64>,
     /// The recipe's text, overrides applied; empty if another program trained it.
     pub recipe: String,
 }
@@ -213,6 +216,7 @@ impl Metadata {
             best: None,
             validation: None,
             loss_scale: None,
+            optimizer_updates: None,
             recipe: String::new(),
         }
     }

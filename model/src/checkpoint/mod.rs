@@ -1,7 +1,7 @@
 //! Checkpoints: the state for a resume or an inference, in one safetensors file.
 //!
-//! The tensors are those of the network, under their parameter names, and `momentum/NAME`, the
-//! momentum buffer of the parameter `NAME`. A packed checkpoint (see [`packed`]) has codes in place
+//! The tensors are those of the network, under their parameter names, `momentum/NAME`, the optimizer's
+//! mean of the gradients of the parameter `NAME`, and `variance/NAME`, that of their squares. A packed checkpoint (see [`packed`]) has codes in place
 //! of quantized weights. The key `rsflow` of the header's `__metadata__` holds [`Metadata`] as JSON,
 //! two further ones hold checksums; see [`tensor_file`].
 //!
@@ -23,7 +23,7 @@ mod values;
 mod verify;
 
 use safetensors::Dtype;
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 pub use classes::{ClassMap, ClassOrder, match_classes};
 pub use file::Checkpoint;
@@ -38,6 +38,19 @@ pub(crate) const OVERFLOW: &str = "its weights are too large for the precision t
                                    in; try `--precision float32`, or use another checkpoint";
 /// Prefix of the name of a parameter's momentum buffer.
 pub(crate) const MOMENTUM_PREFIX: &str = "momentum/";
+/// Prefix of the name of the mean of a parameter's squared gradients.
+pub(crate) const VARIANCE_PREFIX: &str = "variance/";
+
+/// The state of an optimizer.
+#[derive(Debug, Default)]
+pub struct OptimizerState {
+    /// By parameter name; empty if there are none.
+    pub momentum: Vec<(String, Tensor)>,
+    /// The same of the means of squared gradients.
+    pub variance: Vec<(String, Tensor)>,
+    /// Updates so far, where the rule depends on it.
+    pub updates: u64,
+}
 
 /// The dtypes of tensors in a checkpoint, in the order of the file: the widest first, so that all
 /// tensors are aligned.

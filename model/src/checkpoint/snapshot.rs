@@ -10,7 +10,7 @@ use safetensors::tensor::TensorInfo;
 use tch::Tensor;
 
 use super::tensor_file::beginning;
-use super::{DTYPES, METADATA_KEY, MOMENTUM_PREFIX, Metadata, values};
+use super::{DTYPES, METADATA_KEY, Metadata, values};
 use crate::nn::parameters::Parameters;
 use rsflow_base::whole_file;
 
@@ -24,7 +24,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies the network's tensors, and the optimizer's momentum buffers by parameter name. Waits
+    /// Copies the network's tensors, and the optimizer's buffers by their names in the checkpoint. Waits
     /// for the device.
     ///
     /// # Errors
@@ -32,14 +32,11 @@ impl Snapshot {
     /// that a run can be resumed from every checkpoint.
     pub fn take<'a>(
         metadata: Metadata,
-        parameters: &Parameters,
-        momentum: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+        parameters: &'a Parameters,
+        buffers: impl IntoIterator<Item = (String, &'a Tensor)>,
     ) -> Result<Self> {
         let parameters = parameters.iter().map(|p| (p.name.clone(), &p.tensor));
-        let momentum = momentum
-            .into_iter()
-            .map(|(name, tensor)| (format!("{MOMENTUM_PREFIX}{name}"), tensor));
-        Self::from_tensors(metadata, parameters.chain(momentum).collect())
+        Self::from_tensors(metadata, parameters.chain(buffers).collect())
     }
 
     /// Copies tensors with their names in the checkpoint.

@@ -6,6 +6,8 @@ use rsflow_base::shown::quoted;
 use safetensors::Dtype;
 use tch::Tensor;
 
+use super::VARIANCE_PREFIX;
+
 /// The end of the name of a batch norm's running variance, in checkpoints and in PyTorch's files.
 const VARIANCE: &str = ".running_var";
 
@@ -50,9 +52,9 @@ fn largest<const N: usize, T: Ord + Default>(bytes: &[u8], number: impl Fn([u8; 
     numbers.fold(T::default(), T::max)
 }
 
-/// Whether the tensor of this name is a running variance.
+/// Whether the tensor of this name is a running variance, or a mean of squared gradients.
 pub(super) fn is_variance(name: &str) -> bool {
-    name.ends_with(VARIANCE)
+    name.ends_with(VARIANCE) || name.starts_with(VARIANCE_PREFIX)
 }
 
 /// Whether all values are finite. One pass without a temporary tensor: minimum and maximum are NaN

@@ -3,12 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use rsflow_base::shown::{Shown as _, quoted};
 
-use super::{Checkpoint, MOMENTUM_PREFIX};
+use super::{Checkpoint, MOMENTUM_PREFIX, VARIANCE_PREFIX};
 use crate::nn::parameters::join_problems;
 use crate::nn::switchable::declare;
 
 impl Checkpoint {
-    /// Reads everything: every tensor of the network at all resolutions and every momentum buffer
+    /// Reads everything: every tensor of the network at all resolutions and every buffer of the optimizer
     /// must be there, with the network's shape, the checksum of the header (if it has some) and
     /// finite values. Nothing is kept.
     ///
@@ -26,8 +26,12 @@ impl Checkpoint {
         let declared = declare(&metadata.network, classes, &metadata.resolutions, &norms)?;
         self.places(&declared, |norm| norm)?;
         let mut problems = Vec::new();
-        for declaration in &declared {
-            let name = format!("{MOMENTUM_PREFIX}{}", declaration.name);
+        let prefixes = [MOMENTUM_PREFIX, VARIANCE_PREFIX];
+        let buffers = declared
+            .iter()
+            .flat_map(|declaration| prefixes.map(|prefix| (prefix, declaration)));
+        for (prefix, declaration) in buffers {
+            let name = format!("{prefix}{}", declaration.name);
             if let Some(info) = self.file.info(&name)
                 && !self.has_shape(&name, &declaration.shape)
             {

@@ -19,8 +19,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use rsflow_graph::World;
-use tch::{Tensor, no_grad};
+use rsflow_graph::{Tally, World};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::nn::kernels::JointSum;
 use health::{Health, State};
@@ -320,6 +320,37 @@ impl Peers {
         Ok(all)
     }
 
+    /// Gives these tensors the values that they have in process 0, to the bit.
+    ///
+    /// # Errors
+    /// As [`Peers::sum`].
+    pub fn share(&self, tensors: &[&Tensor]) -> Result<()> {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for tensor in tensors {
+            if !kinds.contains(&tensor.kind()) {
+                kinds.push(tensor.kind());
+            }
+        }
+        for kind in kinds {
+            let own = tensors.iter().filter(|tensor| tensor.kind() == kind);
+            let own: Vec<&Tensor> = own.copied().collect();
+            // A sum with -0 changes no value, neither 0 nor -0.
+            let first = self.is_first();
+            let values = |flat: &mut Tensor| match first {
+                true => Ok(()),
+                false => Ok(flat.f_fill_(-0.0).map(drop)?),
+            };
+            let shared = self.finish(self.begin(&own, values)?)?;
+            no_grad(|| {
+                for (own, shared) in own.iter().zip(&shared) {
+                    own.shallow_clone().f_copy_(shared)?;
+                }
+                anyhow::Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Whether any process says so.
     ///
     /// # Errors
@@ -352,15 +383,24 @@ impl Peers {
     }
 
     /// The end of a run: waits until process 0 has come here, which has files to write before, and then for
-    /// all. Returns whether any process says so.
+    /// all. Returns whether any process says so, and in process 0 what each one has to report, in one line.
     ///
     /// # Errors
     /// Another process is lost.
-    pub fn leave(&self, own: bool) -> Result<bool> {
+    pub fn leave(&self, own: bool, report: String) -> Result<(bool, Vec<String>)> {
         let _ = self.value_of_first("written", || "yes".to_owned(), WRITING)?;
+        let reports = format!("{}/report/", self.name);
+        let set = self
+            .store
+            .set(format!("{reports}{}", self.world.rank), report);
+        set.map_err(|error| self.lost(&error))?;
         let any = self.any(own);
+        let reports = match (&any, self.is_first()) {
+            (Ok(_), true) => self.store.list(reports, self.world.size as usize)?,
+            _ => Vec::new(),
+        };
         self.health.end();
-        any
+        Ok((any?, reports))
     }
 
     /// Waits for something that all processes take part in; `wait` does so for a while.
@@ -399,6 +439,13 @@ impl Peers {
         } else if self.is_first() {
             sleep(KEEP);
         }
+    }
+}
+
+impl Tally for Peers {
+    fn count(&self, name: &str) -> Result<u64> {
+        let count = self.store.count(format!("{}/{name}", self.name));
+        count.map_err(|error| self.lost(&error))
     }
 }
 

@@ -39,6 +39,8 @@ unsafe extern "C" {
         first: *mut *const u8,
         first_length: *mut usize,
     ) -> *const c_char;
+    fn rsflow_store_count(store: *mut c_void, key: *const c_char, count: *mut i64)
+    -> *const c_char;
     fn rsflow_store_list(
         store: *mut c_void,
         prefix: *const c_char,
@@ -167,6 +169,18 @@ impl Store {
         })?;
         // SAFETY: valid until this thread's next call.
         Ok(unsafe { text(first, length) })
+    }
+
+    /// Adds one to a number, which is 0 at first, and returns it.
+    ///
+    /// # Errors
+    /// The process that holds the store is gone.
+    pub fn count(&self, key: &str) -> Result<u64> {
+        let key = CString::new(key)?;
+        let mut count = 0;
+        // SAFETY: the text and the place for the result outlive the call.
+        to_result(unsafe { rsflow_store_count(self.0, key.as_ptr(), &mut count) })?;
+        Ok(count.try_into()?)
     }
 
     /// The values of `prefix0`, `prefix1` and so on, which must have been set; without line breaks.

@@ -94,6 +94,14 @@ impl Store {
         self.ask(self.timeout, move |store| store.set_first(&key, &value))
     }
 
+    /// Adds one to a number, which is 0 at first, and returns it.
+    ///
+    /// # Errors
+    /// As [`Store::ask`].
+    pub fn count(&self, key: String) -> Result<u64> {
+        self.ask(self.timeout, move |store| store.count(&key))
+    }
+
     /// The values of `prefix0`, `prefix1` and so on, which must have been set.
     ///
     /// # Errors

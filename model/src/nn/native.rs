@@ -2,6 +2,8 @@
 //! code of this crate; the rest is in `compute`, and where `transfer` hands over memory that is
 //! being copied. Every `Result` is a libtorch error unless its function says more.
 
+pub mod optimizers;
+
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
@@ -14,24 +16,6 @@ unsafe extern "C" {
     fn rsflow_libtorch_version() -> *const c_char;
     fn rsflow_failure_kind() -> c_int;
     fn rsflow_set_arithmetic(tf32: bool, deterministic: bool) -> *const c_char;
-    fn rsflow_fused_sgd(
-        parameters: *const *const c_void,
-        gradients: *const *const c_void,
-        momentum_buffers: *const *const c_void,
-        count: usize,
-        lr: f64,
-        lr_on_device: *const c_void,
-        momentum: f64,
-        weight_decay: f64,
-        nesterov: bool,
-        overflow: *const c_void,
-    ) -> *const c_char;
-    fn rsflow_unscale(
-        gradients: *const *const c_void,
-        count: usize,
-        overflow: *const c_void,
-        inverse_scale: *const c_void,
-    ) -> *const c_char;
     fn rsflow_cast(
         tensors: *const *const c_void,
         count: usize,
@@ -94,98 +78,6 @@ pub fn libtorch_version() -> String {
 pub fn set_arithmetic(tf32: bool, deterministic: bool) -> Result<()> {
     // SAFETY: sets global flags of libtorch.
     to_result(unsafe { rsflow_set_arithmetic(tf32, deterministic) })
-}
-
-/// The tensors of one call of [`fused_sgd`], in the same order.
-#[derive(Debug, Default)]
-pub struct SgdGroup<'a> {
-    /// Updated in place.
-    pub parameters: Vec<&'a Tensor>,
-    /// One for each parameter, of its shape and dtype.
-    pub gradients: Vec<&'a Tensor>,
-    /// One for each parameter, of its shape, dtype and strides; zeros before the first step.
-    /// Updated in place. Empty if the momentum is 0.
-    pub momentum_buffers: Vec<&'a Tensor>,
-}
-
-/// A learning rate.
-#[derive(Clone, Copy, Debug)]
-pub enum Rate<'a> {
-    Value(f64),
-    /// A float scalar on the device of the parameters, which kernels read when they run.
-    OnDevice(&'a Tensor),
-}
-
-impl From<f64> for Rate<'_> {
-    fn from(lr: f64) -> Self {
-        Rate::Value(lr)
-    }
-}
-
-/// The hyperparameters of a step of [`fused_sgd`], as `train::optimizer::Sgd` defines them.
-#[derive(Clone, Copy, Debug)]
-pub struct SgdStep<'a> {
-    pub lr: Rate<'a>,
-    pub momentum: f64,
-    pub weight_decay: f64,
-    pub nesterov: bool,
-}
-
-/// A step of stochastic gradient descent in one pass over memory: libtorch's fused kernel. Call it
-/// within `tch::no_grad`. The step is skipped if `overflow`, float `[1]`, is 1; the device decides.
-///
-/// # Errors
-/// Lists of unequal length; tensors of one position that differ in shape, dtype or device.
-pub fn fused_sgd(group: &SgdGroup, step: SgdStep, overflow: Option<&Tensor>) -> Result<()> {
-    let count = group.parameters.len();
-    let buffers = if step.momentum == 0.0 { 0 } else { count };
-    ensure!(
-        group.gradients.len() == count && group.momentum_buffers.len() == buffers,
-        "{count} parameters were given {} gradients and {} momentum buffers",
-        group.gradients.len(),
-        group.momentum_buffers.len()
-    );
-    if count == 0 {
-        return Ok(()); // the kernel needs at least one tensor
-    }
-    let [parameters, gradients, momentum_buffers] =
-        [&group.parameters, &group.gradients, &group.momentum_buffers].map(|list| pointers(list));
-    let (lr, lr_on_device) = match step.lr {
-        Rate::Value(lr) => (lr, ptr::null()),
-        Rate::OnDevice(lr) => (0.0, lr.as_ptr().cast()),
-    };
-    // SAFETY: the pointers are of live tensors, the lengths were checked above, and the lists
-    // outlive the call. The C++ side checks shapes, dtypes and strides.
-    let message = unsafe {
-        rsflow_fused_sgd(
-            parameters.as_ptr(),
-            gradients.as_ptr(),
-            momentum_buffers.as_ptr(),
-            count,
-            lr,
-            lr_on_device,
-            step.momentum,
-            step.weight_decay,
-            step.nesterov,
-            overflow.map_or(ptr::null(), |overflow| overflow.as_ptr().cast()),
-        )
-    };
-    to_result(message)
-}
-
-/// Multiplies the gradients by `inverse_scale`, float `[1]`, in place, and sets `overflow`, float
-/// `[1]`, to 1 if any value is not finite.
-pub fn unscale(gradients: &[&Tensor], overflow: &Tensor, inverse_scale: &Tensor) -> Result<()> {
-    let list = pointers(gradients);
-    // SAFETY: the pointers are of live tensors, and the length is theirs.
-    to_result(unsafe {
-        rsflow_unscale(
-            list.as_ptr(),
-            list.len(),
-            overflow.as_ptr().cast(),
-            inverse_scale.as_ptr().cast(),
-        )
-    })
 }
 
 /// Casts tensors of one floating-point dtype to another one in one call. Their gradients are cast together, too.

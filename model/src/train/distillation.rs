@@ -5,11 +5,16 @@
 //! order of the recipe, z_ens the logits of the ensemble, and y the labels:
 //!
 //! L = sum_j CE(z_j, y) + CE(z_ens, y) + w * D.
+//!
+//! An [`Objective`] may take another loss in place of CE, and the mean over j in place of the sum, which
+//! divides D, too.
 
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Reduction, Tensor};
+
+use crate::train::objective::{Criterion, Objective, OverSizes};
 
 /// Distillation: which logits are the teachers of which resolutions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,9 +48,9 @@ impl Distill {
 pub struct Loss {
     /// L, a scalar. The others are detached.
     pub total: Tensor,
-    /// CE(z_j, y) for each resolution, `[resolutions]`.
+    /// CE(z_j, y), or what takes its place, for each resolution, `[resolutions]`.
     pub cross_entropy: Tensor,
-    /// CE(z_ens, y), a scalar.
+    /// CE(z_ens, y), or what takes its place, a scalar.
     pub ensemble_cross_entropy: Tensor,
     /// D, without its weight w, a scalar; `None` without distillation.
     pub distillation: Option<Tensor>,
@@ -61,11 +66,47 @@ impl Loss {
             distillation: self.distillation.as_ref().map(Tensor::shallow_clone),
         }
     }
+
+    /// Each term by `change`.
+    fn map(self, change: impl Fn(Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Loss {
+            total: change(self.total)?,
+            cross_entropy: change(self.cross_entropy)?,
+            ensemble_cross_entropy: change(self.ensemble_cross_entropy)?,
+            distillation: self.distillation.map(change).transpose()?,
+        })
+    }
+
+    /// The loss of a part of a batch as a share of the whole one's; detached.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(super) fn share(self, share: f64) -> Result<Self> {
+        self.map(|term| Ok(term.f_detach()?.f_mul_scalar(share)?))
+    }
+
+    /// The sum of two shares.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(super) fn plus(self, other: Loss) -> Result<Self> {
+        Ok(Loss {
+            total: self.total.f_add(&other.total)?,
+            cross_entropy: self.cross_entropy.f_add(&other.cross_entropy)?,
+            ensemble_cross_entropy: self
+                .ensemble_cross_entropy
+                .f_add(&other.ensemble_cross_entropy)?,
+            distillation: match (self.distillation, other.distillation) {
+                (Some(own), Some(other)) => Some(own.f_add(&other)?),
+                _ => None,
+            },
+        })
+    }
 }
 
 /// The loss of a batch. `logits` has `[batch, classes]` for each resolution, `ensemble` is their
 /// [`SwitchableNetwork::ensemble`](crate::nn::switchable::SwitchableNetwork::ensemble), `labels` are int64 `[batch]` in
-/// `0..classes`.
+/// `0..classes`, or the shares of the classes, `[batch, classes]`.
 ///
 /// Teachers are detached. The ensemble's logits depend on detached logits, so CE(z_ens) trains
 /// alpha alone, also without distillation. KL is summed over the classes and averaged over the
@@ -80,8 +121,9 @@ pub fn loss(
     logits: &[Tensor],
     ensemble: &Tensor,
     labels: &Tensor,
-    distill: Distill,
+    objective: impl Into<Objective>,
 ) -> Result<Loss> {
+    let objective = objective.into();
     ensure!(
         !logits.is_empty(),
         "a loss needs the logits of at least one resolution"
@@ -89,7 +131,8 @@ pub fn loss(
     let (batch, classes) = ensemble
         .size2()
         .context("logits must have two dimensions")?;
-    let labelled = labels.size1().context("labels must have one dimension")?;
+    let labelled = labels.size().first().copied();
+    let labelled = labelled.context("labels must have at least one dimension")?;
     ensure!(
         labelled == batch,
         "there are {labelled} labels for the logits of {batch} images"
@@ -97,20 +140,49 @@ pub fn loss(
     let resolutions = logits.len() as i64;
     // The ensemble, then the resolutions: [1 + resolutions, batch, classes].
     let all: Vec<&Tensor> = std::iter::once(ensemble).chain(logits).collect();
-    let log_probabilities = Tensor::f_stack(&all, 0)?.f_log_softmax(-1, None)?;
+    let logits_of_all = Tensor::f_stack(&all, 0)?;
+    let log_probabilities = logits_of_all.f_log_softmax(-1, None)?;
 
-    let cross_entropies = log_probabilities
-        .f_view([-1, classes])?
-        .f_nll_loss(
-            &labels.f_repeat([1 + resolutions])?,
-            None::<&Tensor>,
-            Reduction::None,
-            -100,
-        )?
-        .f_view([1 + resolutions, batch])?
-        .f_mean_dim(1, false, None)?;
-    let mut total = cross_entropies.f_sum(None)?;
+    let targets = objective.targets(labels, classes, ensemble.kind())?;
+    let of_images = match (&targets, objective.criterion) {
+        (None, _) => log_probabilities
+            .f_view([-1, classes])?
+            .f_nll_loss(
+                &labels.f_repeat([1 + resolutions])?,
+                None::<&Tensor>,
+                Reduction::None,
+                -100,
+            )?
+            .f_view([1 + resolutions, batch])?,
+        (Some(targets), Criterion::CrossEntropy) => log_probabilities
+            .f_mul(targets)?
+            .f_sum_dim_intlist([2].as_slice(), false, None)?
+            .f_neg()?,
+        (Some(targets), Criterion::BinaryCrossEntropy(by)) => {
+            let losses = logits_of_all.f_binary_cross_entropy_with_logits(
+                &targets.f_expand_as(&logits_of_all)?,
+                None::<&Tensor>,
+                None::<&Tensor>,
+                Reduction::None,
+            )?;
+            match by.sum_classes {
+                true => losses.f_sum_dim_intlist([2].as_slice(), false, None)?,
+                false => losses.f_mean_dim(2, false, None)?,
+            }
+        }
+    };
+    let cross_entropies = of_images.f_mean_dim(1, false, None)?;
+    let weight = objective.over_sizes.weight(logits.len());
+    let mut total = match objective.over_sizes {
+        OverSizes::Sum => cross_entropies.f_sum(None)?,
+        OverSizes::Mean => {
+            let of_sizes = cross_entropies.f_narrow(0, 1, resolutions)?;
+            let of_ensemble = cross_entropies.f_select(0, 0)?;
+            of_ensemble.f_add(&of_sizes.f_mean(None)?)?
+        }
+    };
 
+    let distill = objective.distill;
     let distillation = match distill {
         Distill::None => None,
         Distill::Ensemble | Distill::EnsembleTopDown => {
@@ -128,7 +200,8 @@ pub fn loss(
                 .f_sum_dim_intlist([2, 3].as_slice(), false, None)?;
             // [student, teacher]: student j learns from the first j + 1.
             let distillation = terms.f_tril(0)?.f_sum(None)?.f_div_scalar(batch)?;
-            total = total.f_add(&distillation.f_mul_scalar(distill.weight(logits.len()))?)?;
+            total =
+                total.f_add(&distillation.f_mul_scalar(weight * distill.weight(logits.len()))?)?;
             Some(distillation.f_detach()?)
         }
     };

@@ -8,7 +8,7 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::LossScaleState;
-use crate::nn::native;
+use crate::nn::native::optimizers::unscale;
 
 const INITIAL_SCALE: f64 = 65536.0;
 const GROWTH: f64 = 2.0;
@@ -64,7 +64,7 @@ impl LossScale {
         tch::no_grad(|| {
             let overflow = self.scale.f_zeros_like()?;
             let defined: Vec<&Tensor> = gradients.iter().filter(|g| g.defined()).collect();
-            native::unscale(&defined, &overflow, &self.scale.f_reciprocal()?)?;
+            unscale(&defined, &overflow, &self.scale.f_reciprocal()?)?;
             let _ = self.scale.f_internal_amp_update_scale_(
                 &self.steps,
                 &overflow,

@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use crate::nn::field_error::FieldError;
 
 /// The learning rate schedule, evaluated before every step, not once per epoch. During the warm-up,
-/// if there is one, the learning rate rises linearly from 0 to `lr`.
+/// if there is one, the learning rate rises linearly to `lr`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub enum Schedule {
-    /// Half a cosine from `lr` down to 0 over the steps after the warm-up:
-    /// lr * (1 + cos(pi * step/steps)) / 2.
+    /// Half a cosine from `lr` down to `min_lr` over the steps after the warm-up:
+    /// min_lr + (lr - min_lr) * (1 + cos(pi * step/steps)) / 2.
     #[default]
     Cosine,
-    /// A straight line from `lr` down to 0 over the steps after the warm-up:
-    /// lr * (1 - step/steps).
+    /// A straight line from `lr` down to `min_lr` over the steps after the warm-up:
+    /// min_lr + (lr - min_lr) * (1 - step/steps).
     Linear,
     /// Multiplied by `gamma` every `every` epochs.
     Step(Step),
@@ -56,11 +56,34 @@ fn default_gamma() -> f64 {
 /// The length of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainingLength {
-    /// Epochs of the run, those of the warm-up included.
+    /// Epochs of the run, those of the warm-up and the cool-down included.
     pub epochs: u64,
-    /// 0: no warm-up.
-    pub warm_up_epochs: u64,
+    /// Steps of the warm-up; 0: none.
+    pub warm_up_steps: u64,
+    /// Epochs at the end, at the schedule's last learning rate; 0: none.
+    pub cool_down_epochs: u64,
     pub steps_per_epoch: u64,
+}
+
+/// The learning rates that a schedule joins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LearningRates {
+    /// After the warm-up.
+    pub lr: f64,
+    /// At the end of `Cosine` and `Linear`.
+    pub min: f64,
+    /// At the beginning of the warm-up.
+    pub warm_up: f64,
+}
+
+impl From<f64> for LearningRates {
+    fn from(lr: f64) -> Self {
+        LearningRates {
+            lr,
+            min: 0.0,
+            warm_up: 0.0,
+        }
+    }
 }
 
 impl Schedule {
@@ -104,21 +127,32 @@ impl Schedule {
         errors
     }
 
-    /// The learning rate of step `step`, counted from 0 over the whole run. `lr`: the base learning
-    /// rate.
-    pub fn learning_rate(&self, lr: f64, step: u64, length: TrainingLength) -> f64 {
-        let steps = length.epochs.saturating_mul(length.steps_per_epoch);
-        let warm_up = length.warm_up_epochs.saturating_mul(length.steps_per_epoch);
+    /// Whether it ends at a learning rate of its own, `min_lr`.
+    pub fn has_end(&self) -> bool {
+        matches!(self, Schedule::Cosine | Schedule::Linear)
+    }
+
+    /// The learning rate of step `step`, counted from 0 over the whole run.
+    pub fn learning_rate(
+        &self,
+        rates: impl Into<LearningRates>,
+        step: u64,
+        length: TrainingLength,
+    ) -> f64 {
+        let LearningRates { lr, min, warm_up } = rates.into();
+        let epochs = length.epochs.saturating_sub(length.cool_down_epochs);
+        let steps = epochs.saturating_mul(length.steps_per_epoch);
+        let (from, warm_up) = (warm_up, length.warm_up_steps);
         if step < warm_up {
-            return lr * step as f64 / warm_up as f64;
+            return from + (lr - from) * step as f64 / warm_up as f64;
         }
         // The fraction of the steps after the warm-up; 1 from the end of the run on.
         let span = steps.saturating_sub(warm_up).max(1);
         let done = (step - warm_up).min(span) as f64 / span as f64;
         let epoch = step / length.steps_per_epoch.max(1);
         match self {
-            Schedule::Cosine => lr * (1.0 + (PI * done).cos()) / 2.0,
-            Schedule::Linear => lr * (1.0 - done),
+            Schedule::Cosine => min + (lr - min) * (1.0 + (PI * done).cos()) / 2.0,
+            Schedule::Linear => min + (lr - min) * (1.0 - done),
             Schedule::Step(by) => lr * by.gamma.powf((epoch / by.every.max(1)) as f64),
             Schedule::Milestones(by) => {
                 let passed = by.epochs.iter().filter(|&&milestone| milestone <= epoch);

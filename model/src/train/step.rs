@@ -1,142 +1,241 @@
 //! One training step.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tch::Tensor;
 
 use crate::nn::layers::Mode;
 use crate::nn::parameters::Role;
-use crate::nn::switchable::SwitchableNetwork;
+use crate::nn::switchable::{Pass, SwitchableNetwork};
 use crate::train::distillation::{self, Distill, Loss};
+use crate::train::objective::Objective;
 use crate::train::optimizer::{Rate, RunningOptimizer};
 use crate::train::processes::StepExchange;
 
-/// [`training_step`] or [`recomputing_training_step`].
-pub type StepFunction = fn(
-    &SwitchableNetwork,
-    &mut RunningOptimizer,
-    &[Tensor],
-    &Tensor,
-    Distill,
-    Rate,
-    Option<&StepExchange>,
-) -> Result<Loss>;
-
-/// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
-/// bases. `images` has `[batch, 3, s, s]` for each resolution in the network's order; `labels` are
-/// int64 `[batch]`. Of several processes, each of which has its part of the batch, all make the same step,
-/// and get the mean of their losses.
-///
-/// Reads nothing back from the device. The backward pass goes from the last resolution to the first
-/// and frees the activations of each.
-///
-/// # Errors
-/// Shapes that do not match; out of memory; another process is lost.
-pub fn training_step(
-    net: &SwitchableNetwork,
-    optimizer: &mut RunningOptimizer,
-    images: &[Tensor],
-    labels: &Tensor,
-    distill: Distill,
-    lr: Rate,
-    exchange: Option<&StepExchange>,
-) -> Result<Loss> {
-    let mut pass = net.pass(Mode::Train)?;
-    let logits = (0..)
-        .zip(images)
-        .map(|(position, images)| pass.logits(images, position))
-        .collect::<Result<Vec<_>>>()?;
-    let ensemble = net.ensemble(&logits)?;
-    let loss = distillation::loss(&logits, &ensemble, labels, distill)?;
-    let scaled_loss = optimizer.scale_loss(&loss.total)?;
-    let sums = pass.activation_sums();
-    let begun = match exchange {
-        Some(exchange) => Some((exchange, exchange.begin(&sums, &loss)?)),
-        None => None,
-    };
-    let gradients = net.parameters().gradients(&scaled_loss)?;
-    let (gradients, loss) = match begun {
-        Some((exchange, begun)) => exchange.finish(begun, &sums, gradients)?,
-        None => (gradients, loss),
-    };
-    optimizer.step(gradients, lr)?;
-    pass.update_bases()?;
-    Ok(loss)
+/// How a training step is computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Step {
+    /// What it minimizes.
+    pub objective: Objective,
+    /// Keep the activations of one resolution at a time (activation recomputation).
+    pub recompute: bool,
+    /// Images that pass through the network at once; their gradients are added up. `None`: all of a batch.
+    pub micro_batch: Option<i64>,
 }
 
-/// The same with the activations of one resolution at a time in memory (activation recomputation).
-/// All resolutions but the first are run twice: once for their logits, which the losses of the
-/// others need, and again for their gradients. Running statistics are updated once, as in
-/// [`training_step`], and the gradients are equal except for rounding.
-///
-/// # Errors
-/// As [`training_step`].
-pub fn recomputing_training_step(
-    net: &SwitchableNetwork,
-    optimizer: &mut RunningOptimizer,
-    images: &[Tensor],
-    labels: &Tensor,
-    distill: Distill,
-    lr: Rate,
-    exchange: Option<&StepExchange>,
-) -> Result<Loss> {
-    // Uses the batch's statistics, as training does, and leaves the running statistics as they are.
-    let mut first_run = net.pass(Mode::Calibrate { share: 0.0 })?;
-    let mut pass = net.pass(Mode::Train)?;
-    let mut leaves = Vec::with_capacity(images.len());
-    let mut first_logits = None;
-    for (position, images) in images.iter().enumerate().rev() {
-        let logits = match position {
-            0 => pass.logits(images, position)?,
-            _ => first_run.logits(images, position)?,
-        };
-        leaves.insert(0, logits.f_detach()?.f_set_requires_grad(true)?);
-        first_logits = Some(logits);
-    }
-    drop(first_run);
-
-    let ensemble = net.ensemble(&leaves)?;
-    let loss = distillation::loss(&leaves, &ensemble, labels, distill)?;
-    let scaled_loss = optimizer.scale_loss(&loss.total)?;
-    let alpha = net.alpha();
-    let sources: Vec<&Tensor> = leaves.iter().chain([alpha]).collect();
-    let mut logits_gradients = Tensor::f_run_backward(&[&scaled_loss], &sources, false, false)
-        .context("the backward pass of the loss failed")?;
-    let alpha_gradient = logits_gradients.pop().context("alpha has no gradient")?;
-
-    let mut sum: Option<Vec<Tensor>> = None;
-    let last = images.len().saturating_sub(1);
-    for (position, (images, gradient)) in images.iter().zip(&logits_gradients).enumerate() {
-        let logits = match first_logits.take() {
-            Some(logits) => logits,
-            None => pass.logits(images, position)?,
-        };
-        // The gradient of sum(logits * g) is the backward pass from the logits with the gradient g.
-        let product = logits.f_mul(gradient)?.f_sum(None)?;
-        // All resolutions share the graph of the quantized weights; the next one needs it.
-        let retain_graph = position < last && net.network().is_quantized();
-        let gradients = net.parameters().gradients_of(&product, retain_graph)?;
-        sum = Some(match sum {
-            None => gradients,
-            Some(sum) => add(sum, gradients)?,
-        });
-    }
-    let mut gradients = sum.context("a step needs images")?;
-    for (parameter, gradient) in net.parameters().trainable().zip(&mut gradients) {
-        if parameter.role == Role::Alpha {
-            *gradient = alpha_gradient.shallow_clone();
+impl From<Distill> for Step {
+    fn from(distill: Distill) -> Self {
+        Step {
+            objective: distill.into(),
+            ..Step::default()
         }
     }
-    let (gradients, loss) = match exchange {
-        Some(exchange) => {
-            let sums = pass.activation_sums();
-            let begun = exchange.begin(&sums, &loss)?;
-            exchange.finish(begun, &sums, gradients)?
+}
+
+impl Step {
+    /// Whether one backward pass gives all gradients of a step, which processes exchange meanwhile.
+    pub fn overlaps_exchange(&self) -> bool {
+        !self.recompute && self.micro_batch.is_none()
+    }
+
+    /// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
+    /// bases. `images` has `[batch, 3, s, s]` for each resolution in the network's order; `labels` are
+    /// int64 `[batch]`, or the shares of the classes, `[batch, classes]`. Of several processes, each of which
+    /// has its part of the batch, all make the same step, and get the mean of their losses.
+    ///
+    /// Reads nothing back from the device. The backward pass goes from the last resolution to the first
+    /// and frees the activations of each.
+    ///
+    /// With `recompute` all resolutions but the first are run twice: once for their logits, which the losses
+    /// of the others need, and again for their gradients. Running statistics are updated once, and the
+    /// gradients are equal except for rounding.
+    ///
+    /// With `micro_batch` each part of the batch has its own batch statistics, and updates the running ones;
+    /// the loss is the mean over the batch, and quantizers are fitted to all of it.
+    ///
+    /// # Errors
+    /// Shapes that do not match; out of memory; another process is lost.
+    pub fn run(
+        &self,
+        net: &SwitchableNetwork,
+        optimizer: &mut RunningOptimizer,
+        images: &[Tensor],
+        labels: &Tensor,
+        lr: Rate,
+        exchange: Option<&StepExchange>,
+    ) -> Result<Loss> {
+        let mut pass = net.pass(Mode::Train)?;
+        let batch = labels.size().first().copied().unwrap_or(0);
+        let at_once = self.micro_batch.unwrap_or(batch).min(batch);
+        ensure!(at_once > 0, "a step needs images");
+        let (gradients, loss) = match !self.recompute && at_once == batch {
+            true => self.in_one_pass(&mut pass, net, optimizer, images, labels, exchange)?,
+            false => {
+                let parts = self.in_parts(&mut pass, net, optimizer, images, labels, at_once);
+                let (gradients, loss) = parts?;
+                match exchange {
+                    Some(exchange) => {
+                        let sums = pass.activation_sums();
+                        let begun = exchange.begin(&sums, &loss)?;
+                        exchange.finish(begun, &sums, gradients)?
+                    }
+                    None => (gradients, loss),
+                }
+            }
+        };
+        optimizer.step(gradients, lr)?;
+        pass.update_bases()?;
+        Ok(loss)
+    }
+
+    /// The gradients of all processes, which are exchanged during the backward pass.
+    fn in_one_pass(
+        &self,
+        pass: &mut Pass,
+        net: &SwitchableNetwork,
+        optimizer: &RunningOptimizer,
+        images: &[Tensor],
+        labels: &Tensor,
+        exchange: Option<&StepExchange>,
+    ) -> Result<(Vec<Tensor>, Loss)> {
+        let loss = self.loss(pass, net, images, labels)?;
+        let scaled_loss = optimizer.scale_loss(&loss.total)?;
+        let sums = pass.activation_sums();
+        let begun = match exchange {
+            Some(exchange) => Some((exchange, exchange.begin(&sums, &loss)?)),
+            None => None,
+        };
+        let gradients = net.parameters().gradients(&scaled_loss)?;
+        match begun {
+            Some((exchange, begun)) => exchange.finish(begun, &sums, gradients),
+            None => Ok((gradients, loss)),
         }
-        None => (gradients, loss),
-    };
-    optimizer.step(gradients, lr)?;
-    pass.update_bases()?;
-    Ok(loss)
+    }
+
+    fn loss(
+        &self,
+        pass: &mut Pass,
+        net: &SwitchableNetwork,
+        images: &[Tensor],
+        labels: &Tensor,
+    ) -> Result<Loss> {
+        let logits = (0..)
+            .zip(images)
+            .map(|(position, images)| pass.logits(images, position))
+            .collect::<Result<Vec<_>>>()?;
+        let ensemble = net.ensemble(&logits)?;
+        distillation::loss(&logits, &ensemble, labels, self.objective)
+    }
+
+    /// The gradients of this process, of `at_once` images at a time.
+    fn in_parts(
+        &self,
+        pass: &mut Pass,
+        net: &SwitchableNetwork,
+        optimizer: &RunningOptimizer,
+        images: &[Tensor],
+        labels: &Tensor,
+        at_once: i64,
+    ) -> Result<(Vec<Tensor>, Loss)> {
+        let batch = labels.size().first().copied().unwrap_or(0);
+        // Uses the batch's statistics, as training does, and leaves the running statistics as they are.
+        let mut first_run = match self.recompute {
+            true => Some(net.pass(Mode::Calibrate { share: 0.0 })?),
+            false => None,
+        };
+        let mut sums: Option<(Vec<Tensor>, Loss)> = None;
+        let mut from = 0;
+        while from < batch {
+            let count = at_once.min(batch - from);
+            let part = |tensor: &Tensor| tensor.f_narrow(0, from, count);
+            let own_images = images.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+            let labels = part(labels)?;
+            let share = count as f64 / batch as f64;
+            // All parts share the graph of the quantized weights; the next one needs it.
+            let more = from + count < batch && net.network().is_quantized();
+            let scaled = |loss: &Loss| match count == batch {
+                true => optimizer.scale_loss(&loss.total),
+                false => optimizer.scale_loss(&loss.total.f_mul_scalar(share)?),
+            };
+            let (gradients, loss) = match &mut first_run {
+                Some(first_run) => {
+                    self.recomputed(first_run, pass, net, &own_images, &labels, more, scaled)?
+                }
+                None => {
+                    let loss = self.loss(pass, net, &own_images, &labels)?;
+                    let gradients = net.parameters().gradients_of(&scaled(&loss)?, more)?;
+                    (gradients, loss)
+                }
+            };
+            let loss = match count == batch {
+                true => loss,
+                false => loss.share(share)?,
+            };
+            sums = Some(match sums {
+                None => (gradients, loss),
+                Some((sum, losses)) => (add(sum, gradients)?, losses.plus(loss)?),
+            });
+            from += count;
+        }
+        sums.context("a step needs images")
+    }
+
+    /// The same with the activations of one resolution at a time in memory.
+    #[expect(clippy::too_many_arguments)]
+    fn recomputed(
+        &self,
+        first_run: &mut Pass,
+        pass: &mut Pass,
+        net: &SwitchableNetwork,
+        images: &[Tensor],
+        labels: &Tensor,
+        more: bool,
+        scaled: impl Fn(&Loss) -> Result<Tensor>,
+    ) -> Result<(Vec<Tensor>, Loss)> {
+        let mut leaves = Vec::with_capacity(images.len());
+        let mut first_logits = None;
+        for (position, images) in images.iter().enumerate().rev() {
+            let logits = match position {
+                0 => pass.logits(images, position)?,
+                _ => first_run.logits(images, position)?,
+            };
+            leaves.insert(0, logits.f_detach()?.f_set_requires_grad(true)?);
+            first_logits = Some(logits);
+        }
+
+        let ensemble = net.ensemble(&leaves)?;
+        let loss = distillation::loss(&leaves, &ensemble, labels, self.objective)?;
+        let alpha = net.alpha();
+        let sources: Vec<&Tensor> = leaves.iter().chain([alpha]).collect();
+        let mut logits_gradients =
+            Tensor::f_run_backward(&[&scaled(&loss)?], &sources, false, false)
+                .context("the backward pass of the loss failed")?;
+        let alpha_gradient = logits_gradients.pop().context("alpha has no gradient")?;
+
+        let mut sum: Option<Vec<Tensor>> = None;
+        let last = images.len().saturating_sub(1);
+        for (position, (images, gradient)) in images.iter().zip(&logits_gradients).enumerate() {
+            let logits = match first_logits.take() {
+                Some(logits) => logits,
+                None => pass.logits(images, position)?,
+            };
+            // The gradient of sum(logits * g) is the backward pass from the logits with the gradient g.
+            let product = logits.f_mul(gradient)?.f_sum(None)?;
+            // All resolutions share the graph of the quantized weights; the next one needs it.
+            let retain_graph = more || position < last && net.network().is_quantized();
+            let gradients = net.parameters().gradients_of(&product, retain_graph)?;
+            sum = Some(match sum {
+                None => gradients,
+                Some(sum) => add(sum, gradients)?,
+            });
+        }
+        let mut gradients = sum.context("a step needs images")?;
+        for (parameter, gradient) in net.parameters().trainable().zip(&mut gradients) {
+            if parameter.role == Role::Alpha {
+                *gradient = alpha_gradient.shallow_clone();
+            }
+        }
+        Ok((gradients, loss))
+    }
 }
 
 /// The elementwise sums; either gradient may be undefined.

@@ -12,16 +12,15 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::nn::native;
 use crate::nn::replay::{CudaGraph, Recording, copy, distance, shapes, unless_lost};
 use crate::nn::switchable::SwitchableNetwork;
-use crate::train::distillation::{Distill, Loss};
+use crate::train::distillation::Loss;
 use crate::train::optimizer::{Rate, RunningOptimizer};
 use crate::train::processes::StepExchange;
-use crate::train::step::StepFunction;
+use crate::train::step::Step;
 
 /// Does the steps of a run.
 #[derive(Debug)]
 pub struct Steps {
-    step: StepFunction,
-    distill: Distill,
+    step: Step,
     state: State,
     /// A float scalar on the device; `None` on the CPU, where the learning rate is a plain number.
     lr: Option<Tensor>,
@@ -42,17 +41,11 @@ impl Steps {
     ///
     /// # Errors
     /// The device fails.
-    pub fn new(
-        step: StepFunction,
-        distill: Distill,
-        net: &SwitchableNetwork,
-        graph: CudaGraph,
-    ) -> Result<Self> {
+    pub fn new(step: Step, net: &SwitchableNetwork, graph: CudaGraph) -> Result<Self> {
         let device = net.parameters().device();
         let on_gpu = device.is_cuda();
         Ok(Steps {
             step,
-            distill,
             state: match graph {
                 CudaGraph::Auto if on_gpu => State::waiting(net),
                 _ => State::Usual,
@@ -65,14 +58,9 @@ impl Steps {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn with_plain_calls(
-        step: StepFunction,
-        distill: Distill,
-        net: &SwitchableNetwork,
-    ) -> Result<Self> {
+    pub fn with_plain_calls(step: Step, net: &SwitchableNetwork) -> Result<Self> {
         Ok(Steps {
             step,
-            distill,
             state: State::waiting(net),
             lr: Some(scalar(Device::Cpu)?),
         })
@@ -90,7 +78,7 @@ impl Steps {
         }
     }
 
-    /// A step; see [`training_step`](crate::train::step::training_step). The loss is valid until the
+    /// A step; see [`Step::run`]. The loss is valid until the
     /// next step.
     ///
     /// # Errors
@@ -104,7 +92,7 @@ impl Steps {
         lr: f64,
         exchange: Option<&StepExchange>,
     ) -> Result<Loss> {
-        let (step, distill) = (self.step, self.distill);
+        let step = self.step;
         let rate = match &mut self.lr {
             None => Rate::Value(lr),
             Some(tensor) => {
@@ -113,7 +101,7 @@ impl Steps {
             }
         };
         let usual = |optimizer: &mut RunningOptimizer| {
-            step(net, optimizer, images, labels, distill, rate, exchange)
+            step.run(net, optimizer, images, labels, rate, exchange)
         };
         let inputs = || -> Vec<Tensor> {
             let inputs = images.iter().chain([labels]);
@@ -121,7 +109,7 @@ impl Steps {
         };
         let on_inputs = |optimizer: &mut RunningOptimizer, inputs: &[Tensor]| {
             let (labels, images) = inputs.split_last().context("a step needs labels")?;
-            let loss = step(net, optimizer, images, labels, distill, rate, None)?;
+            let loss = step.run(net, optimizer, images, labels, rate, None)?;
             let total = loss.total.f_detach()?;
             Ok(Loss { total, ..loss })
         };

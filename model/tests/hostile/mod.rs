@@ -37,7 +37,7 @@ fn sound() -> (TempDir, PathBuf) {
     let path = folder.path().join("last.safetensors");
     let net = smallest();
     let momentum = net.parameters().trainable();
-    let momentum = momentum.map(|p| (p.name.as_str(), &p.tensor));
+    let momentum = momentum.map(|p| (format!("momentum/{}", p.name), &p.tensor));
     let metadata = Metadata {
         network: net.network().clone(),
         ..metadata(&SIZES)
@@ -77,7 +77,7 @@ fn old(bytes: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
 fn load(path: &Path, net: &SwitchableNetwork) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     checkpoint.load(net)?;
-    checkpoint.momentum()?;
+    checkpoint.optimizer()?;
     Ok(())
 }
 
@@ -144,7 +144,7 @@ fn damage_elsewhere_does_not_matter_and_verify_finds_it() {
     let net = smallest();
     checkpoint.load(&net).unwrap();
     for said in [
-        checkpoint.momentum().unwrap_err(),
+        checkpoint.optimizer().unwrap_err(),
         checkpoint.verify().unwrap_err(),
     ] {
         let said = format!("{said:#}");
@@ -172,7 +172,7 @@ fn read_all(path: &Path) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     let sizes = &checkpoint.metadata().resolutions;
     checkpoint.network(sizes, sizes, ExecConfig::cpu(Kind::Float))?;
-    checkpoint.momentum()?;
+    checkpoint.optimizer()?;
     Ok(())
 }
 

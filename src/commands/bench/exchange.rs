@@ -85,7 +85,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
             writeln!(out, "{}", render(world, &computes, &sums, &steps))?;
         }
     }
-    peers.leave(false)?;
+    peers.leave(false, String::new())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -145,7 +145,16 @@ impl<'m> Pass<'m> {
         let output = self.run(&self.modules.modules, &images, resolution_index, &mut fits)?;
         let output = output.f_to_kind(dtype)?;
         if self.mode == Mode::Train {
-            self.fits.push((resolution_index, fits));
+            let mut earlier = self.fits.iter_mut();
+            match earlier.find(|(resolution, _)| *resolution == resolution_index) {
+                // Another part of the batch.
+                Some((_, sums)) => {
+                    for (sum, fit) in sums.iter_mut().flatten().zip(fits.iter().flatten()) {
+                        sum.add(fit)?;
+                    }
+                }
+                None => self.fits.push((resolution_index, fits)),
+            }
         }
         Ok(output)
     }

@@ -41,6 +41,15 @@ impl Fit {
     pub fn sums(&self) -> [&Tensor; 2] {
         [&self.btb, &self.btx]
     }
+
+    /// Adds the sums over other values.
+    pub fn add(&mut self, other: &Fit) -> Result<()> {
+        no_grad(|| {
+            self.btb = self.btb.f_add(&other.btb)?;
+            self.btx = self.btx.f_add(&other.btx)?;
+            Ok(())
+        })
+    }
 }
 
 impl Levels {

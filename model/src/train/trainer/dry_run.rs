@@ -100,7 +100,7 @@ fn one_step(
     images: u64,
 ) -> Result<()> {
     let net = settings.network(compute, resolutions, WeightInit::Zeros)?;
-    let mut optimizer = settings.optimizer.start(net.parameters())?;
+    let mut optimizer = settings.start_optimizer(&net)?;
     let count = i64::try_from(images).context("a batch of that size")?;
     let zeros = |side: u32, kind: Kind| {
         let side = i64::from(side);
@@ -119,15 +119,7 @@ fn one_step(
     let step = settings.step();
     // Twice: in the second one the momentum is there from the start.
     for _ in 0..2 {
-        let _ = step(
-            &net,
-            &mut optimizer,
-            &images,
-            &labels,
-            settings.distill,
-            0.0.into(),
-            None,
-        )?;
+        let _ = step.run(&net, &mut optimizer, &images, &labels, 0.0.into(), None)?;
     }
     Ok(())
 }

@@ -37,10 +37,11 @@ use crate::nn::transfer::{Channels, Normalize};
 use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
-use crate::train::optimizer::Optimizer;
+use crate::train::objective::{Criterion, Objective, OverSizes};
+use crate::train::optimizer::{Optimizer, RunningOptimizer};
 use crate::train::processes::NormsOver;
 use crate::train::schedule::Schedule;
-use crate::train::step::{StepFunction, recomputing_training_step, training_step};
+use crate::train::step::Step;
 use crate::train::steps::Steps;
 use crate::train::trains::Trains;
 use crate::train::{batches, check_threads};
@@ -73,14 +74,45 @@ pub struct Trainer {
     /// `EnsembleTopDown` (in addition, every resolution teaches those after it).
     #[serde(default)]
     distill: Distill,
+    /// The loss of a resolution's logits and the targets.
+    #[serde(default)]
+    criterion: Criterion,
+    /// The share of each target that is spread evenly over all classes, at least 0 and below 1, such as 0.1.
+    #[serde(default)]
+    label_smoothing: f64,
+    /// How the losses of the resolutions are joined: their `Sum`, as in the reference implementation, or their
+    /// `Mean`.
+    #[serde(default)]
+    loss: OverSizes,
     /// The optimizer.
     optimizer: Optimizer,
+    /// Gradients longer than this (their joint Euclidean norm) are shortened to it before each step; above 0.
+    /// Default: none are.
+    #[serde(default)]
+    clip_gradients: Option<f64>,
+    /// Images of each process that pass through the network at once, to train with larger batches than fit
+    /// into memory: the gradients of a batch's parts are added up before the optimizer's step, and each part
+    /// has its own batch norm statistics. Must divide each process's part of a batch. Default: the whole batch.
+    #[serde(default)]
+    micro_batch: Option<u32>,
     /// The learning rate schedule, applied before every step.
     #[serde(default)]
     schedule: Schedule,
-    /// Epochs of linear warm-up of the learning rate from 0; `Cosine` and `Linear` span the rest.
+    /// The learning rate at which `Cosine` and `Linear` end; at least 0 and below that of the optimizer.
+    #[serde(default)]
+    min_lr: f64,
+    /// Epochs of linear warm-up of the learning rate from `warm_up_lr`; `Cosine` and `Linear` span the rest.
     #[serde(default)]
     warm_up_epochs: u64,
+    /// The same in steps, in place of `warm_up_epochs`.
+    #[serde(default)]
+    warm_up_steps: u64,
+    /// The learning rate of the first step of a warm-up; at least 0.
+    #[serde(default)]
+    warm_up_lr: f64,
+    /// The last of the `epochs` that are trained at the learning rate at which the schedule ended.
+    #[serde(default)]
+    cool_down_epochs: u64,
     /// Epochs to train.
     epochs: u64,
     /// Steps between two logged losses. Reading the loss synchronizes with the device.
@@ -144,6 +176,71 @@ fn default_log_every() -> u64 {
     10
 }
 
+impl Trainer {
+    /// The errors in what extends the schedule: field, error, help.
+    fn check_lengths(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut errors = Vec::new();
+        let (warm_up, cool_down) = (self.warm_up_epochs, self.cool_down_epochs);
+        if warm_up > 0 && warm_up >= self.epochs {
+            errors.push((
+                "warm_up_epochs",
+                format!(
+                    "`warm_up_epochs` must be less than `epochs`, {}",
+                    self.epochs
+                ),
+                "such as `warm_up_epochs: 5` of 120 epochs",
+            ));
+        } else if cool_down > 0 && warm_up.saturating_add(cool_down) >= self.epochs {
+            errors.push((
+                "cool_down_epochs",
+                format!(
+                    "`cool_down_epochs` must leave some of the {} `epochs` for the schedule",
+                    self.epochs
+                ),
+                "such as `cool_down_epochs: 10` of 120 epochs",
+            ));
+        }
+        if warm_up > 0 && self.warm_up_steps > 0 {
+            errors.push((
+                "warm_up_steps",
+                "a warm-up is given in epochs or in steps, not in both".to_owned(),
+                "leave one of them out",
+            ));
+        }
+        let warms_up = warm_up > 0 || self.warm_up_steps > 0;
+        if !(self.warm_up_lr.is_finite() && self.warm_up_lr >= 0.0) {
+            errors.push((
+                "warm_up_lr",
+                format!("`warm_up_lr` must be at least 0, not {}", self.warm_up_lr),
+                "such as `warm_up_lr: 1e-4`",
+            ));
+        } else if self.warm_up_lr > 0.0 && !warms_up {
+            errors.push((
+                "warm_up_lr",
+                "`warm_up_lr` needs a warm-up".to_owned(),
+                "such as `warm_up_epochs: 5`",
+            ));
+        }
+        if !(self.min_lr >= 0.0 && (self.min_lr == 0.0 || self.min_lr < self.optimizer.lr())) {
+            errors.push((
+                "min_lr",
+                format!(
+                    "`min_lr` must be at least 0 and below the optimizer's `lr`, not {}",
+                    self.min_lr
+                ),
+                "such as `min_lr: 1e-6`",
+            ));
+        } else if self.min_lr > 0.0 && !self.schedule.has_end() {
+            errors.push((
+                "min_lr",
+                "only `Cosine` and `Linear` end at a `min_lr`".to_owned(),
+                "leave it out",
+            ));
+        }
+        errors
+    }
+}
+
 /// Upper bound that catches typos.
 const MAX_EPOCHS: u64 = 1_000_000;
 
@@ -158,10 +255,12 @@ impl Node for Trainer {
         for (parameter, faults, help) in [
             ("network", self.network.check(), networks),
             ("optimizer", self.optimizer.check(), help),
+            ("", self.objective().check(), help),
             ("schedule", self.schedule.check(), help),
         ] {
             for (field, fault) in faults {
-                report.parameter(&format!("{parameter}.{field}"), fault, help);
+                let path = format!("{parameter}.{field}");
+                report.parameter(path.trim_start_matches('.'), fault, help);
             }
         }
         for (field, value, most, help) in [
@@ -182,6 +281,20 @@ impl Node for Trainer {
             report.limit(field, value, 1..=most, help);
         }
         check_threads(self.threads, report);
+        if let Some(images) = self.micro_batch {
+            let help = "such as `micro_batch: 64`";
+            report.limit("micro_batch", images.into(), 1..=u64::MAX, help);
+        }
+        if self
+            .clip_gradients
+            .is_some_and(|norm| norm.is_nan() || norm <= 0.0)
+        {
+            report.parameter(
+                "clip_gradients",
+                "`clip_gradients` must be above 0",
+                "such as `clip_gradients: 1.0`",
+            );
+        }
         if self.norms_over == NormsOver::Groups(0) {
             report.parameter(
                 "norms_over",
@@ -189,15 +302,8 @@ impl Node for Trainer {
                 "such as Groups(32)",
             );
         }
-        if self.warm_up_epochs > 0 && self.warm_up_epochs >= self.epochs {
-            report.parameter(
-                "warm_up_epochs",
-                format!(
-                    "`warm_up_epochs` must be less than `epochs`, {}",
-                    self.epochs
-                ),
-                "such as `warm_up_epochs: 5` of 120 epochs",
-            );
+        for (field, error, help) in self.check_lengths() {
+            report.parameter(field, error, help);
         }
         if self
             .normalize
@@ -300,13 +406,13 @@ impl Trains for Trainer {
             &resolutions(incoming)?,
             WeightInit::Random { seed: 0 },
         )?;
-        let optimizer = self.optimizer.start(net.parameters())?;
+        let optimizer = self.start_optimizer(&net)?;
         Ok(Benchmark {
             compute,
             steps: self.steps(&net)?,
             cuda_graph: self.cuda_graph,
             exchange: self.exchange,
-            overlaps: !self.recompute,
+            overlaps: self.step().overlaps_exchange(),
             net,
             lr: self.optimizer.lr(),
             optimizer: Some(optimizer),
@@ -333,7 +439,6 @@ impl Trainer {
         )
     }
 
-    /// Resolves the recipe's choices on this machine.
     /// The device of one of several processes.
     fn device_of(&self, world: World) -> Result<DeviceChoice> {
         match world.size {
@@ -342,6 +447,7 @@ impl Trainer {
         }
     }
 
+    /// Resolves the recipe's choices on this machine.
     fn compute(&self) -> Result<ExecConfig> {
         self.compute_with(self.network.hints()?)
     }
@@ -380,17 +486,32 @@ impl Trainer {
         Ok(compute)
     }
 
-    /// The function that does a training step.
-    fn step(&self) -> StepFunction {
-        match self.recompute {
-            false => training_step,
-            true => recomputing_training_step,
+    fn start_optimizer(&self, net: &SwitchableNetwork) -> Result<RunningOptimizer> {
+        let optimizer = self.optimizer.start(net.parameters())?;
+        Ok(optimizer.with_clipping(self.clip_gradients))
+    }
+
+    /// How a training step is computed.
+    fn step(&self) -> Step {
+        Step {
+            objective: self.objective(),
+            recompute: self.recompute,
+            micro_batch: self.micro_batch.map(i64::from),
+        }
+    }
+
+    fn objective(&self) -> Objective {
+        Objective {
+            distill: self.distill,
+            criterion: self.criterion,
+            label_smoothing: self.label_smoothing,
+            over_sizes: self.loss,
         }
     }
 
     /// What does the steps of a network.
     fn steps(&self, net: &SwitchableNetwork) -> Result<Steps> {
-        Steps::new(self.step(), self.distill, net, self.cuda_graph)
+        Steps::new(self.step(), net, self.cuda_graph)
     }
 
     /// Compares the recipe with the data.
@@ -414,6 +535,13 @@ impl Trainer {
                 train.classes.len(),
                 validate.origin,
                 validate.classes.len()
+            );
+        }
+        if let Some(images) = self.micro_batch {
+            ensure!(
+                train.group.is_multiple_of(images.into()),
+                "`micro_batch: {images}` must divide the {} images of a batch that each process has",
+                train.group
             );
         }
         batches::warn_of_dropped_images(validate, world);

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::dry_run::dry_run;
 use super::loss_watch::LossWatch;
-use super::start::{Lengths, resume, start_from};
+use super::start::{Lengths, Origin, resume, start_from};
 use super::{Trainer, preprocess, resolutions};
 use crate::checkpoint::{
     Best, Checkpoint, ClassMap, ClassOrder, Metadata, Row, Snapshot, Validated, match_classes,
@@ -30,7 +30,7 @@ use crate::train::distillation::Loss;
 use crate::train::metrics::{Checkpointed, Metric, Step, Table, Validating};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::processes::StepExchange;
-use crate::train::schedule::TrainingLength;
+use crate::train::schedule::{LearningRates, TrainingLength};
 use crate::train::steps::Steps;
 use crate::train::validation::Validation;
 
@@ -93,20 +93,20 @@ impl Session {
         validate: &Contents,
     ) -> Result<Self> {
         let resolutions = resolutions(build.schemas)?;
-        let resumed = build.resume::<Checkpoint>()?;
+        let peers = build.peers::<Arc<Peers>>()?.cloned();
+        let resumed = Origin::of(build.resume::<Checkpoint>()?, "resume", peers.as_deref())?;
         let start = match resumed {
             None => WeightInit::Random { seed: build.seed },
             Some(_) => WeightInit::Zeros,
         };
-        let peers = build.peers::<Arc<Peers>>()?.cloned();
         let mut settings = settings.clone();
         if let Some(peers) = &peers {
             settings.device = settings.device_of(peers.world())?;
         }
         let settings = &settings;
-        let compute = match resumed {
+        let compute = match &resumed {
             None => settings.compute()?,
-            Some(checkpoint) => settings.compute_as_before(checkpoint.metadata())?,
+            Some(origin) => settings.compute_as_before(origin.metadata())?,
         };
         if let Some(peers) = &peers {
             if compute.device.is_cuda() {
@@ -138,15 +138,21 @@ impl Session {
             ])?;
         }
         let mut net = settings.network(compute, &resolutions, start)?;
-        net.set_norm_scope(settings.norms_over.scope(peers.as_deref(), train.group)?);
+        let at_once = settings.micro_batch.map_or(train.group, u64::from);
+        net.set_norm_scope(settings.norms_over.scope(peers.as_deref(), at_once)?);
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
         ensure!(
-            train.last_group != 1 || settings.network.trains_on_one_image(smallest)?,
-            "the last batch of an epoch is a single image, of which {smallest} pixels leave one value per channel: \
-             batch norm cannot train on it; use another batch size or `drop_last: true`"
+            train.last_group % at_once != 1 % at_once
+                || settings.network.trains_on_one_image(smallest)?,
+            "{} is a single image, of which {smallest} pixels leave one value per channel: batch norm cannot train \
+             on it; use another batch size or `drop_last: true`",
+            match settings.micro_batch {
+                None => "the last batch of an epoch",
+                Some(_) => "what `micro_batch` leaves of an epoch's last batch",
+            }
         );
         dry_run(settings, compute, &resolutions, train.group)?;
-        let mut optimizer = settings.optimizer.start(net.parameters())?;
+        let mut optimizer = settings.start_optimizer(&net)?;
         let classes = train.classes.to_vec();
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
@@ -168,12 +174,14 @@ impl Session {
             samples_per_epoch: train.samples,
             batch: train.group * u64::from(build.run.world.size),
         };
-        let training_classes = match (resumed, &settings.start_from) {
-            (Some(checkpoint), _) => {
+        let optimizer_of = &mut optimizer;
+        let training_classes = match (&resumed, &settings.start_from) {
+            (Some(origin), _) => {
                 let run_dir = build.run.run_dir.as_deref();
-                resume(checkpoint, run_dir, &mut at, &net, &mut optimizer, lengths)?
+                let peers = peers.as_deref();
+                resume(origin, run_dir, peers, &mut at, &net, optimizer_of, lengths)?
             }
-            (None, Some(path)) => start_from(path, &net, &mut at)?,
+            (None, Some(path)) => start_from(path, &net, optimizer_of, &mut at, peers.as_deref())?,
             (None, None) => ClassMap::identity(),
         };
         let origin = &validate.origin;
@@ -185,9 +193,14 @@ impl Session {
             .filter_map(|(_, demand)| demand.every_steps)
             .min();
         // After the weights were loaded.
-        let exchange = peers
-            .clone()
-            .map(|peers| StepExchange::new(peers, &net, settings.exchange, !settings.recompute));
+        let exchange = peers.clone().map(|peers| {
+            StepExchange::new(
+                peers,
+                &net,
+                settings.exchange,
+                settings.step().overlaps_exchange(),
+            )
+        });
         Ok(Session {
             exchange: exchange.transpose()?,
             steps: settings.steps(&net)?,
@@ -212,12 +225,23 @@ impl Session {
     fn learning_rate(&self) -> f64 {
         let length = TrainingLength {
             epochs: self.settings.epochs,
-            warm_up_epochs: self.settings.warm_up_epochs,
+            warm_up_steps: match self.settings.warm_up_steps {
+                0 => self
+                    .settings
+                    .warm_up_epochs
+                    .saturating_mul(self.lengths.steps_per_epoch),
+                steps => steps,
+            },
+            cool_down_epochs: self.settings.cool_down_epochs,
             steps_per_epoch: self.lengths.steps_per_epoch,
         };
-        let lr = self.settings.optimizer.lr();
+        let rates = LearningRates {
+            lr: self.settings.optimizer.lr(),
+            min: self.settings.min_lr,
+            warm_up: self.settings.warm_up_lr,
+        };
         let schedule = &self.settings.schedule;
-        schedule.learning_rate(lr, self.at.step, length)
+        schedule.learning_rate(rates, self.at.step, length)
     }
 
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
@@ -471,9 +495,10 @@ impl Session {
             .and_then(|loss_scale| {
                 let at = Metadata {
                     loss_scale,
+                    optimizer_updates: self.optimizer.updates()?,
                     ..self.at.clone()
                 };
-                Snapshot::take(at, self.net.parameters(), self.optimizer.momentum())
+                Snapshot::take(at, self.net.parameters(), self.optimizer.buffers())
             })
             .with_context(|| {
                 format!(

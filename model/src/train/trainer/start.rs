@@ -1,5 +1,6 @@
 //! Where a run starts that does not start at random: the weights of another, or the place where a
-//! checkpoint left it.
+//! checkpoint left it. Of several processes the first one reads the file, and the others get what is in
+//! it from there.
 
 use std::path::Path;
 
@@ -12,18 +13,67 @@ use rsflow_graph::PROGRESS;
 use crate::checkpoint::{
     Best, Checkpoint, ClassMap, ClassOrder, FORMAT, Metadata, match_classes, packed,
 };
+use crate::dist::Peers;
 use crate::nn::parameters::{Parameter, Role, join_problems};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::Normalize;
 use crate::train::optimizer::RunningOptimizer;
 
-/// What is wrong with the network of a checkpoint.
-fn other_network(checkpoint: &Path, saved: &Metadata, wanted: &Metadata) -> String {
-    let (saved, wanted) = (&saved.network, &wanted.network);
-    format!(
-        "{} holds {saved}, the recipe says {wanted}",
-        checkpoint.shown()
-    )
+/// A checkpoint that a run starts from.
+pub(super) struct Origin<'a> {
+    /// Its path, as it is printed.
+    place: String,
+    saved: Metadata,
+    /// In the process that reads it.
+    file: Option<&'a Checkpoint>,
+}
+
+impl<'a> Origin<'a> {
+    /// The one that process 0 has opened, if it has. All processes call it with the same `name`.
+    ///
+    /// # Errors
+    /// Another process is lost.
+    pub fn of(
+        file: Option<&'a Checkpoint>,
+        name: &str,
+        peers: Option<&Peers>,
+    ) -> Result<Option<Self>> {
+        let own = file.map(|file| (file.path().shown().to_string(), file.metadata()));
+        let Some(peers) = peers else {
+            return Ok(own.map(|(place, saved)| Origin {
+                place,
+                saved: saved.clone(),
+                file,
+            }));
+        };
+        let text = serde_json::to_string(&own)?;
+        let text = peers.broadcast(name, || text)?;
+        // Process 0 reads it, too: numbers may change a little when they are written as text.
+        let known: Option<(String, Metadata)> = serde_json::from_str(&text)?;
+        Ok(known.map(|(place, saved)| Origin { place, saved, file }))
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        &self.saved
+    }
+
+    /// What is wrong with its network.
+    fn other_network(&self, wanted: &Metadata) -> String {
+        let (saved, wanted) = (&self.saved.network, &wanted.network);
+        format!("{} holds {saved}, the recipe says {wanted}", self.place)
+    }
+}
+
+/// Gives the other processes what the first one has read: the parameters, and the optimizer's state.
+fn share(peers: &Peers, net: &SwitchableNetwork, optimizer: &mut RunningOptimizer) -> Result<()> {
+    let own: Vec<&str> = optimizer.momentum().map(|(name, _)| name).collect();
+    let own = serde_json::to_string(&own)?;
+    let names: Vec<String> = serde_json::from_str(&peers.broadcast("momentum", || own)?)?;
+    if !peers.is_first() {
+        optimizer.make_buffers(&names)?;
+    }
+    let parameters = net.parameters().iter().map(|p| &p.tensor);
+    peers.share(&parameters.chain(optimizer.state()).collect::<Vec<_>>())
 }
 
 /// What to do with a checkpoint that a run cannot go on from.
@@ -46,16 +96,20 @@ fn all_classes(network: &[String], data: &[String]) -> Result<ClassMap> {
 pub(super) fn start_from(
     path: &Path,
     net: &SwitchableNetwork,
+    optimizer: &mut RunningOptimizer,
     to: &mut Metadata,
+    peers: Option<&Peers>,
 ) -> Result<ClassMap> {
-    let path = &home::expand(path)?;
-    let checkpoint = Checkpoint::open(path)?;
-    let saved = checkpoint.metadata();
-    let place = path.shown();
+    let first = peers.is_none_or(Peers::is_first);
+    let file = first.then(|| Checkpoint::open(&home::expand(path)?));
+    let file = file.transpose()?;
+    let origin = Origin::of(file.as_ref(), "start_from", peers)?;
+    let origin = origin.context("process 0 has no checkpoint to start from")?;
+    let Origin { place, saved, .. } = &origin;
     let same_network = to.network.is_compatible_with(&saved.network);
     ensure!(
         same_network || to.network.can_start_from(&saved.network),
-        other_network(path, saved, to)
+        origin.other_network(to)
     );
     let same_classes = all_classes(&saved.classes, &to.classes);
     if let Err(difference) = &same_classes {
@@ -86,7 +140,7 @@ pub(super) fn start_from(
     if saved.packed {
         tracing::warn!("{place} is packed: its weights start at their levels");
     }
-    let wanted = |parameter: &Parameter| match parameter.role {
+    let wanted = |file: &Checkpoint, parameter: &Parameter| match parameter.role {
         Role::LinearWeight | Role::LinearBias => same_classes.is_ok(),
         // Those of other levels say nothing of these, and the first step replaces them.
         role if role.is_quantizer_state() => same_network,
@@ -95,14 +149,14 @@ pub(super) fn start_from(
             let norm = parameter.resolution.map(|norm| saved.batch_norm_for(norm));
             let there = norm.map(|norm| parameter.name_with_batch_norm(norm));
             let name = there.as_ref().unwrap_or(&parameter.name);
-            checkpoint.contains(name) || packed::contains(&checkpoint, parameter)
+            file.contains(name) || packed::contains(file, parameter)
         }
     };
-    if !same_network {
+    if let Some(file) = origin.file.filter(|_| !same_network) {
         let anew: Vec<String> = net
             .parameters()
             .iter()
-            .filter(|&p| !wanted(p) && !p.role.is_quantizer_state())
+            .filter(|&p| !wanted(file, p) && !p.role.is_quantizer_state())
             .map(|p| p.name.clone())
             .collect();
         let quantizers = match to.network.is_quantized() {
@@ -115,10 +169,16 @@ pub(super) fn start_from(
         };
         tracing::warn!(
             "{}: only its weights are loaded; optimizer and epoch start fresh{quantizers}{others}",
-            other_network(path, saved, to)
+            origin.other_network(to)
         );
     }
-    checkpoint.load_with(net, |norm| saved.batch_norm_for(norm), wanted)?;
+    if let Some(file) = origin.file {
+        let nearest = |norm| saved.batch_norm_for(norm);
+        file.load_with(net, nearest, |parameter| wanted(file, parameter))?;
+    }
+    if let Some(peers) = peers {
+        share(peers, net, optimizer)?;
+    }
     tracing::info!(checkpoint = %place, "started from its weights");
     let classes = same_classes.unwrap_or_else(|_| ClassMap::identity());
     if !classes.is_identity() {
@@ -145,8 +205,11 @@ pub(super) struct Lengths {
 
 /// The best validation so far, if its checkpoint is still there: else the best of the following epochs
 /// takes its place.
-fn best_at_hand(checkpoint: &Checkpoint, run_dir: Option<&Path>) -> Option<Best> {
-    let best = checkpoint.metadata().best?;
+fn best_at_hand(origin: &Origin, run_dir: Option<&Path>) -> Option<Best> {
+    let best = origin.saved.best?;
+    let Some(checkpoint) = origin.file else {
+        return Some(best); // the first process looks, and writes it
+    };
     let folder = run_dir.unwrap_or(Path::new("")).join(CHECKPOINTS);
     let found = checkpoint.find_best(&folder);
     if found.is_none() {
@@ -155,7 +218,7 @@ fn best_at_hand(checkpoint: &Checkpoint, run_dir: Option<&Path>) -> Option<Best>
              best of the following epochs",
             best.epoch + 1,
             folder.shown(),
-            checkpoint.path().shown()
+            origin.place
         );
     }
     found.map(|_| best)
@@ -163,8 +226,9 @@ fn best_at_hand(checkpoint: &Checkpoint, run_dir: Option<&Path>) -> Option<Best>
 
 /// Puts the run where the checkpoint left it.
 pub(super) fn resume(
-    checkpoint: &Checkpoint,
+    origin: &Origin,
     run_dir: Option<&Path>,
+    peers: Option<&Peers>,
     at: &mut Metadata,
     net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
@@ -176,12 +240,11 @@ pub(super) fn resume(
         samples_per_epoch,
         batch,
     } = lengths;
-    let (path, saved) = (checkpoint.path(), checkpoint.metadata());
-    let place = path.shown();
+    let Origin { place, saved, file } = origin;
     ensure!(
         at.network.is_compatible_with(&saved.network),
         "{}{}",
-        other_network(path, saved, at),
+        origin.other_network(at),
         if at.network.can_start_from(&saved.network) {
             ANEW
         } else {
@@ -255,12 +318,17 @@ pub(super) fn resume(
              checkpoint is the best, do not compare with what follows"
         );
     }
-    checkpoint.load(net)?;
-    optimizer
-        .load_momentum(checkpoint.momentum()?)
-        .with_context(|| format!("cannot load the momentum from the checkpoint {place}"))?;
+    if let Some(file) = file {
+        file.load(net)?;
+        optimizer
+            .load(file.optimizer()?)
+            .with_context(|| format!("cannot load the optimizer from the checkpoint {place}"))?;
+    }
     if let Some(loss_scale) = saved.loss_scale {
         optimizer.load_loss_scale(loss_scale)?;
+    }
+    if let Some(peers) = peers {
+        share(peers, net, optimizer)?;
     }
     *at = Metadata {
         recipe: std::mem::take(&mut at.recipe),
@@ -283,7 +351,7 @@ pub(super) fn resume(
         samples_per_epoch: at.samples_per_epoch,
         sample_in_epoch,
         old_step_in_epoch: None,
-        best: best_at_hand(checkpoint, run_dir),
+        best: best_at_hand(origin, run_dir),
         // Its own number, unless epochs had another length: the schedule continues from its epoch.
         step: saved.epoch * steps_per_epoch + sample_in_epoch.div_ceil(batch.max(1)),
         ..saved.clone()

@@ -1,0 +1,381 @@
+//! The optimizers, as PyTorch and timm define them: their fields, and their state in a run.
+
+mod adam;
+mod sgd;
+
+use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::checkpoint::{LossScaleState, MOMENTUM_PREFIX, OptimizerState, VARIANCE_PREFIX};
+use crate::nn::field_error::{self, FieldError};
+pub use crate::nn::native::optimizers::Rate;
+use crate::nn::native::optimizers::{Group, clip_gradients};
+use crate::nn::parameters::{Parameters, Role, join_problems};
+use crate::train::loss_scale::LossScale;
+pub use adam::{AdamW, Lamb};
+pub use sgd::Sgd;
+
+/// The optimizer, as a recipe names it: `Sgd(lr: 0.1)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub enum Optimizer {
+    /// Stochastic gradient descent with momentum.
+    Sgd(Sgd),
+    /// Adam with decoupled weight decay.
+    AdamW(AdamW),
+    /// For large batches: the steps of Adam, scaled to the norm of each weight.
+    Lamb(Lamb),
+}
+
+/// The parameters with weight decay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WeightDecayOn {
+    /// All: convolutions, classifier with its bias, batch norms (gamma and beta) and alpha, as in
+    /// the reference implementation.
+    #[default]
+    Everything,
+    /// The weights of convolutions and the classifier; not biases, batch norms and alpha.
+    Weights,
+}
+
+impl WeightDecayOn {
+    fn includes(self, role: Role) -> bool {
+        match self {
+            WeightDecayOn::Everything => true,
+            WeightDecayOn::Weights => matches!(role, Role::ConvWeight | Role::LinearWeight),
+        }
+    }
+}
+
+fn check_lr(lr: f64) -> Option<FieldError> {
+    let sound = lr.is_finite() && lr > 0.0;
+    (!sound).then(|| ("lr", format!("`lr` must be above 0, not {lr}")))
+}
+
+fn check_weight_decay(weight_decay: f64) -> Option<FieldError> {
+    let sound = weight_decay.is_finite() && weight_decay >= 0.0;
+    let fault = || format!("`weight_decay` must be at least 0, not {weight_decay}");
+    (!sound).then(|| ("weight_decay", fault()))
+}
+
+impl Optimizer {
+    /// The errors in its fields.
+    pub fn check(&self) -> Vec<FieldError> {
+        match self {
+            Optimizer::Sgd(sgd) => sgd.check(),
+            Optimizer::AdamW(adam) => adam.check(),
+            Optimizer::Lamb(lamb) => lamb.check(),
+        }
+    }
+
+    /// The learning rate before the schedule's decay.
+    pub fn lr(&self) -> f64 {
+        match self {
+            Optimizer::Sgd(sgd) => sgd.lr,
+            Optimizer::AdamW(adam) => adam.lr,
+            Optimizer::Lamb(lamb) => lamb.lr,
+        }
+    }
+
+    fn weight_decay(&self) -> (f64, WeightDecayOn) {
+        match self {
+            Optimizer::Sgd(sgd) => (sgd.weight_decay, sgd.weight_decay_on),
+            Optimizer::AdamW(adam) => (adam.weight_decay, adam.weight_decay_on),
+            Optimizer::Lamb(lamb) => (lamb.weight_decay, lamb.weight_decay_on),
+        }
+    }
+
+    fn has_momentum(&self) -> bool {
+        !matches!(self, Optimizer::Sgd(sgd) if sgd.momentum == 0.0)
+    }
+
+    fn has_variance(&self) -> bool {
+        !matches!(self, Optimizer::Sgd(_))
+    }
+
+    /// The optimizer of the trainable parameters, without a state.
+    ///
+    /// # Errors
+    /// Those of [`Optimizer::check`].
+    pub fn start(&self, parameters: &Parameters) -> Result<RunningOptimizer> {
+        field_error::ensure_valid(&self.check())?;
+        let (_, on) = self.weight_decay();
+        let states = parameters.trainable().map(|parameter| ParameterState {
+            name: parameter.name.clone(),
+            parameter: parameter.tensor.shallow_clone(),
+            weight_decay: on.includes(parameter.role),
+            momentum: None,
+            variance: None,
+        });
+        let compute = parameters.compute();
+        let loss_scale = compute
+            .scales_loss()
+            .then(|| LossScale::new(compute.device));
+        let updates = || Tensor::f_zeros([], (Kind::Float, compute.device));
+        Ok(RunningOptimizer {
+            rule: self.clone(),
+            clip: None,
+            loss_scale: loss_scale.transpose()?,
+            states: states.collect(),
+            updates: self.has_variance().then(updates).transpose()?,
+        })
+    }
+}
+
+/// An optimizer and its state.
+#[derive(Debug)]
+pub struct RunningOptimizer {
+    rule: Optimizer,
+    /// The largest norm of all gradients together.
+    clip: Option<f64>,
+    states: Vec<ParameterState>,
+    /// The number of updates so far, a float scalar on the device, where the rule depends on it.
+    updates: Option<Tensor>,
+    /// With float16 gradients.
+    loss_scale: Option<LossScale>,
+}
+
+#[derive(Debug)]
+struct ParameterState {
+    name: String,
+    parameter: Tensor,
+    weight_decay: bool,
+    /// A mean of the gradients; `None` before the first one.
+    momentum: Option<Tensor>,
+    /// A mean of their squares.
+    variance: Option<Tensor>,
+}
+
+/// A buffer that is made when it is needed.
+fn or_zeros<'a>(buffer: &'a mut Option<Tensor>, parameter: &Tensor) -> Result<&'a Tensor> {
+    let made = match buffer.take() {
+        Some(made) => made,
+        None => parameter.f_zeros_like()?,
+    };
+    Ok(buffer.insert(made))
+}
+
+impl RunningOptimizer {
+    /// Shortens gradients whose joint norm is larger than this.
+    pub fn with_clipping(self, max_norm: Option<f64>) -> Self {
+        RunningOptimizer {
+            clip: max_norm,
+            ..self
+        }
+    }
+
+    /// The loss to differentiate for [`RunningOptimizer::step`]: scaled with float16 gradients.
+    pub fn scale_loss(&self, loss: &Tensor) -> Result<Tensor> {
+        match &self.loss_scale {
+            None => Ok(loss.shallow_clone()),
+            Some(loss_scale) => loss_scale.scaled(loss),
+        }
+    }
+
+    /// The loss scale; `None` if the loss is not scaled. Waits for the device.
+    pub fn loss_scale(&self) -> Result<Option<LossScaleState>> {
+        self.loss_scale.as_ref().map(LossScale::state).transpose()
+    }
+
+    /// The number of updates so far; `None` if the rule does not depend on it. Waits for the device.
+    pub fn updates(&self) -> Result<Option<u64>> {
+        let updates = self.updates.as_ref();
+        let updates = updates.map(|updates| anyhow::Ok(updates.f_double_value(&[])? as u64));
+        updates.transpose()
+    }
+
+    /// Sets the loss scale to that of a checkpoint, if the loss is scaled.
+    pub fn load_loss_scale(&mut self, saved: LossScaleState) -> Result<()> {
+        if let (Some(loss_scale), Some(state)) = (&mut self.loss_scale, self.states.first()) {
+            *loss_scale = LossScale::from_state(saved, state.parameter.device())?;
+        }
+        Ok(())
+    }
+
+    /// A step with the learning rate `lr`. `gradients` are those of [`Parameters::gradients`] for
+    /// the scaled loss: one per trainable parameter, in order. Parameters with an undefined
+    /// gradient are skipped. Takes the gradients, so that their memory is freed.
+    ///
+    /// # Errors
+    /// Not one gradient per parameter.
+    pub fn step<'a>(&mut self, gradients: Vec<Tensor>, lr: impl Into<Rate<'a>>) -> Result<()> {
+        let lr = lr.into();
+        ensure!(
+            gradients.len() == self.states.len(),
+            "{} parameters were given {} gradients",
+            self.states.len(),
+            gradients.len()
+        );
+        let scale = self.loss_scale.as_mut();
+        let overflow = scale.map(|scale| scale.unscale(&gradients)).transpose()?;
+        // Its operators cannot be skipped by the device.
+        if let (Optimizer::Lamb(_), Some(overflow)) = (&self.rule, &overflow)
+            && overflow.f_double_value(&[0])? != 0.0
+        {
+            return Ok(());
+        }
+        if let Some(max_norm) = self.clip {
+            let defined: Vec<&Tensor> = gradients.iter().filter(|g| g.defined()).collect();
+            clip_gradients(&defined, max_norm)?;
+        }
+        tch::no_grad(|| self.update(&gradients, lr, overflow.as_ref()))
+    }
+
+    fn update(&mut self, gradients: &[Tensor], lr: Rate, overflow: Option<&Tensor>) -> Result<()> {
+        if let Some(updates) = &mut self.updates {
+            let _ = updates.f_add_scalar_(1.0)?;
+            if let Some(overflow) = overflow {
+                let _ = updates.f_sub_(&overflow.f_squeeze()?)?;
+            }
+        }
+        let rule = &self.rule;
+        let (weight_decay, _) = rule.weight_decay();
+        let mut with_decay = Group::default();
+        let mut without_decay = Group::default();
+        for (state, gradient) in self.states.iter_mut().zip(gradients) {
+            if !gradient.defined() {
+                continue;
+            }
+            let group = if state.weight_decay {
+                &mut with_decay
+            } else {
+                &mut without_decay
+            };
+            if rule.has_momentum() {
+                // Of SGD it is g at the first step, which is momentum * 0 + g.
+                let buffer = or_zeros(&mut state.momentum, &state.parameter)?;
+                group.momentum_buffers.push(buffer);
+            }
+            if rule.has_variance() {
+                let buffer = or_zeros(&mut state.variance, &state.parameter)?;
+                group.variance_buffers.push(buffer);
+            }
+            group.parameters.push(&state.parameter);
+            group.gradients.push(gradient);
+        }
+        for (group, decay) in [(with_decay, weight_decay), (without_decay, 0.0)] {
+            let updated = match (rule, &self.updates) {
+                (Optimizer::Sgd(sgd), _) => sgd.update(&group, decay, lr, overflow),
+                (Optimizer::AdamW(adam), Some(updates)) => {
+                    adam.update(&group, decay, lr, updates, overflow)
+                }
+                (Optimizer::Lamb(lamb), Some(updates)) => lamb.update(&group, decay, lr, updates),
+                _ => unreachable!("the number of updates is there where the rule needs it"),
+            };
+            updated.context("cannot update the parameters")?;
+        }
+        Ok(())
+    }
+
+    /// The tensors that a step changes, without the parameters.
+    pub fn state(&self) -> impl Iterator<Item = &Tensor> {
+        let buffers = self
+            .states
+            .iter()
+            .flat_map(|state| [&state.momentum, &state.variance]);
+        let scale = self.loss_scale.iter().flat_map(LossScale::tensors);
+        buffers.flatten().chain(&self.updates).chain(scale)
+    }
+
+    /// The momentum buffers by parameter name; parameters that never had a gradient have none.
+    pub fn momentum(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.states
+            .iter()
+            .filter_map(|state| Some((state.name.as_str(), state.momentum.as_ref()?)))
+    }
+
+    /// The same of the means of squared gradients.
+    pub fn variance(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.states
+            .iter()
+            .filter_map(|state| Some((state.name.as_str(), state.variance.as_ref()?)))
+    }
+
+    /// All buffers by their names in a checkpoint.
+    pub fn buffers(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        let named =
+            |prefix: &'static str| move |(name, tensor)| (format!("{prefix}{name}"), tensor);
+        let momentum = self.momentum().map(named(MOMENTUM_PREFIX));
+        momentum.chain(self.variance().map(named(VARIANCE_PREFIX)))
+    }
+
+    /// Makes the buffers of these parameters, of zeros: those of another process will come in their place.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn make_buffers(&mut self, parameters: &[String]) -> Result<()> {
+        let own = self.states.iter_mut();
+        for state in own.filter(|state| parameters.contains(&state.name)) {
+            if self.rule.has_momentum() {
+                or_zeros(&mut state.momentum, &state.parameter)?;
+            }
+            if self.rule.has_variance() {
+                or_zeros(&mut state.variance, &state.parameter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the state by that of a checkpoint, converting dtype and device. If it is that of another kind
+    /// of optimizer, the state starts fresh, and a warning says so. On an error nothing is changed.
+    ///
+    /// # Errors
+    /// All unknown and mis-shaped tensors, in one message.
+    pub fn load(&mut self, saved: OptimizerState) -> Result<()> {
+        let is_empty = saved.momentum.is_empty() && saved.variance.is_empty();
+        if !is_empty && saved.variance.is_empty() == self.rule.has_variance() {
+            tracing::warn!("the checkpoint is of another optimizer, whose state is not used");
+            return Ok(());
+        }
+        let momentum = self.fitting("momentum", saved.momentum)?;
+        let variance = self.fitting("variance", saved.variance)?;
+        for ((state, momentum), variance) in self.states.iter_mut().zip(momentum).zip(variance) {
+            (state.momentum, state.variance) = (momentum, variance);
+        }
+        if let Some(updates) = &mut self.updates {
+            let _ = updates.f_fill_(saved.updates as f64)?;
+        }
+        Ok(())
+    }
+
+    /// Buffers by parameter name, in the order of the parameters, and like them.
+    fn fitting(&self, what: &str, tensors: Vec<(String, Tensor)>) -> Result<Vec<Option<Tensor>>> {
+        let mut given: Vec<Option<Tensor>> = self.states.iter().map(|_| None).collect();
+        let mut problems = Vec::new();
+        for (name, tensor) in tensors {
+            match self.states.iter().position(|state| state.name == name) {
+                None => problems.push(format!("{name:?} is not in the network")),
+                Some(position) => {
+                    let shape = self.states[position].parameter.size();
+                    if tensor.size() == shape {
+                        given[position] = Some(tensor);
+                    } else {
+                        problems.push(format!(
+                            "{name:?} must have the shape {shape:?}, not {:?}",
+                            tensor.size()
+                        ));
+                    }
+                }
+            }
+        }
+        ensure!(
+            problems.is_empty(),
+            "the {what} does not fit the network: {}",
+            join_problems(&problems)
+        );
+        let like_parameter = |(state, tensor): (&ParameterState, Option<Tensor>)| {
+            let tensor = tensor.map(|tensor| {
+                tch::no_grad(|| -> Result<Tensor> {
+                    // With the strides of the parameter, as kernels require.
+                    let mut own = state.parameter.f_empty_like()?;
+                    own.f_copy_(&tensor)?;
+                    Ok(own)
+                })
+            });
+            tensor.transpose()
+        };
+        self.states.iter().zip(given).map(like_parameter).collect()
+    }
+}

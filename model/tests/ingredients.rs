@@ -1,0 +1,385 @@
+//! Losses, optimizers, clipping and accumulation, in float64 against PyTorch and timm
+//! (tests/fixtures/ingredients; `source` says of what the values were computed).
+
+mod small;
+
+use rsflow_model::checkpoint::OptimizerState;
+use rsflow_model::nn::compute::ExecConfig;
+use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
+use rsflow_model::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
+use rsflow_model::nn::switchable::SwitchableNetwork;
+use rsflow_model::train::distillation::{Distill, loss};
+use rsflow_model::train::objective::{BinaryCrossEntropy, Criterion, Objective, OverSizes};
+use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer, Sgd};
+use rsflow_model::train::schedule::{LearningRates, Schedule, TrainingLength};
+use rsflow_model::train::step::Step;
+use serde::Deserialize;
+use small::{all_values, resnet, sgd, values};
+use tch::{Device, Kind, Tensor};
+
+const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> T {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/ingredients");
+    let text = std::fs::read_to_string(format!("{folder}/{name}.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// 0, 1, 2 and so on, in float64.
+fn ramp(count: i64) -> Tensor {
+    Tensor::arange(count, DOUBLE)
+}
+
+fn assert_near(found: &[f64], expected: &[f64], tolerance: f64, case: &str) {
+    assert_eq!(found.len(), expected.len(), "{case}");
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let off = (found - expected).abs();
+        assert!(
+            off < tolerance,
+            "{case}, value {at}: {found}, not {expected}"
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct Losses {
+    cases: Vec<LossCase>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LossCase {
+    criterion: String,
+    #[serde(default)]
+    threshold: Option<f64>,
+    #[serde(default)]
+    sum_classes: bool,
+    smoothing: f64,
+    soft: bool,
+    over_sizes: OverSizes,
+    distill: Distill,
+    total: f64,
+    cross_entropy: Vec<f64>,
+    ensemble: f64,
+    alpha: Vec<f64>,
+    gradient: Vec<f64>,
+}
+
+#[test]
+fn losses_are_those_of_pytorch_and_timm() {
+    const SIZES: i64 = 3;
+    let compute = ExecConfig::cpu(Kind::Double);
+    let start = WeightInit::Zeros;
+    let net = SwitchableNetwork::new(&resnet(18, 4), 5, &[64, 48, 32], compute, start).unwrap();
+    let mut alpha = net.parameters().tensor("alpha").unwrap();
+    tch::no_grad(|| alpha.copy_(&Tensor::from_slice(&[0.3, -0.2, 0.5])));
+    let labels = Tensor::from_slice(&[2_i64, 0, 4, 1]);
+    let partners = Tensor::from_slice(&[1_i64, 1, 3, 2]);
+    let shares = [(&labels, 0.7), (&partners, 0.3)]
+        .map(|(labels, share)| labels.one_hot(5).to_kind(Kind::Double) * share);
+    let shares = &shares[0] + &shares[1];
+    for case in fixture::<Losses>("losses").cases {
+        let z = (ramp(SIZES * 20) * 1.7).sin() * 3.0;
+        let z = z.view([SIZES, 4, 5]).unbind(0);
+        let z: Vec<Tensor> = z.iter().map(|z| z.copy().set_requires_grad(true)).collect();
+        let ensemble = net.ensemble(&z).unwrap();
+        let objective = Objective {
+            distill: case.distill,
+            criterion: match case.criterion.as_str() {
+                "CrossEntropy" => Criterion::CrossEntropy,
+                _ => Criterion::BinaryCrossEntropy(BinaryCrossEntropy {
+                    threshold: case.threshold,
+                    sum_classes: case.sum_classes,
+                }),
+            },
+            label_smoothing: case.smoothing,
+            over_sizes: case.over_sizes,
+        };
+        assert!(objective.check().is_empty(), "{case:?}");
+        let targets = if case.soft { &shares } else { &labels };
+        let found = loss(&z, &ensemble, targets, objective).unwrap();
+        let inputs: Vec<&Tensor> = z.iter().chain([&alpha]).collect();
+        let mut gradients = Tensor::run_backward(&[&found.total], &inputs, false, false);
+        let name = format!("{case:?}");
+        let near = |found: &[f64], expected: &[f64]| assert_near(found, expected, 1e-12, &name);
+        near(&values(&gradients.pop().unwrap()), &case.alpha);
+        let wave = ramp(20).cos().view([4, 5]);
+        let sums = gradients.iter().map(|g| g * &wave);
+        let sums = sums.chain(gradients.iter().map(Tensor::abs));
+        let sums: Vec<f64> = sums
+            .map(|g| g.sum(Kind::Double).double_value(&[]))
+            .collect();
+        near(&sums, &case.gradient);
+        near(&[found.total.double_value(&[])], &[case.total]);
+        near(&values(&found.cross_entropy), &case.cross_entropy);
+        near(
+            &[found.ensemble_cross_entropy.double_value(&[])],
+            &[case.ensemble],
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct Optimizers {
+    shapes: Vec<Vec<i64>>,
+    cases: Vec<OptimizerCase>,
+}
+
+#[derive(Deserialize)]
+struct OptimizerCase {
+    optimizer: String,
+    clip: Option<f64>,
+    /// Whether the third parameter starts as zeros.
+    zero: bool,
+    parameters: Vec<Vec<f64>>,
+}
+
+/// The state as a checkpoint holds it.
+fn saved(optimizer: &RunningOptimizer) -> OptimizerState {
+    let copied = |(name, tensor): (&str, &Tensor)| (name.to_owned(), tensor.copy());
+    OptimizerState {
+        momentum: optimizer.momentum().map(copied).collect(),
+        variance: optimizer.variance().map(copied).collect(),
+        updates: optimizer.updates().unwrap().unwrap_or(0),
+    }
+}
+
+#[test]
+fn optimizers_are_those_of_pytorch_and_timm() {
+    let Optimizers { shapes, cases } = fixture("optimizers");
+    let roles = [
+        Role::ConvWeight,
+        Role::BatchNormWeight,
+        Role::LinearWeight,
+        Role::LinearBias,
+    ];
+    let declarations: Vec<Declaration> = shapes
+        .iter()
+        .zip(roles)
+        .enumerate()
+        .map(|(k, (shape, role))| Declaration {
+            name: format!("p{k}"),
+            role,
+            resolution: None,
+            shape: shape.clone(),
+            init: Init::Uniform(1.0),
+        })
+        .collect();
+    for OptimizerCase {
+        optimizer,
+        clip,
+        zero,
+        parameters: expected,
+    } in cases
+    {
+        let case = format!("{optimizer}, clip {clip:?}");
+        let ron = ron::Options::default()
+            .with_default_extension(ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES);
+        let rule: Optimizer = ron.from_str(&optimizer).unwrap();
+        let compute = ExecConfig::cpu(Kind::Double);
+        let start = WeightInit::Random { seed: 0 };
+        let parameters = Parameters::new(&declarations, compute, start).unwrap();
+        let wave = |k: usize| {
+            let shape = &shapes[k];
+            let start =
+                ((ramp(shape.iter().product()) * 0.9 + k as f64).cos() * 0.5).view(&shape[..]);
+            if zero && k == 2 { start * 0.0 } else { start }
+        };
+        let waves: Vec<Tensor> = (0..shapes.len()).map(wave).collect();
+        let named = declarations.iter().zip(&waves);
+        parameters
+            .load(named.map(|(declaration, wave)| (declaration.name.as_str(), wave)))
+            .unwrap();
+        let start = || rule.start(&parameters).unwrap().with_clipping(clip);
+        let mut optimizer = start();
+        for (step, lr) in [0.02, 0.03, 0.025, 0.01, 0.005].into_iter().enumerate() {
+            let gradients = shapes.iter().enumerate().map(|(k, shape)| {
+                let count = shape.iter().product();
+                let wave = (ramp(count) * 0.37 + (1.3 * step as f64 + k as f64)).sin();
+                (wave * (0.2 + 0.3 * k as f64)).view(&shape[..])
+            });
+            optimizer.step(gradients.collect(), lr).unwrap();
+            if step == 2 {
+                // As after a resume.
+                let state = saved(&optimizer);
+                optimizer = start();
+                optimizer.load(state).unwrap();
+            }
+        }
+        for ((name, found), expected) in all_values(&parameters).iter().zip(&expected) {
+            assert_near(found, expected, 1e-10, &format!("{case}, {name}"));
+        }
+    }
+}
+
+/// The state of another kind of optimizer is not used.
+#[test]
+fn an_optimizer_starts_fresh_after_one_of_another_kind() {
+    let compute = ExecConfig::cpu(Kind::Float);
+    let start = WeightInit::Random { seed: 1 };
+    let net = SwitchableNetwork::new(&resnet(18, 4), 3, &[32], compute, start).unwrap();
+    let adam = "AdamW(lr: 0.1)";
+    let adam: Optimizer = ron::Options::default()
+        .with_default_extension(ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES)
+        .from_str(adam)
+        .unwrap();
+    let gradients = || -> Vec<Tensor> {
+        let all = net.parameters().trainable();
+        all.map(|p| p.tensor.ones_like()).collect()
+    };
+    for (before, after) in [
+        (Optimizer::Sgd(sgd()), adam.clone()),
+        (adam, Optimizer::Sgd(sgd())),
+    ] {
+        let mut old = before.start(net.parameters()).unwrap();
+        old.step(gradients(), 0.0).unwrap();
+        let mut new = after.start(net.parameters()).unwrap();
+        new.load(saved(&old)).unwrap();
+        assert_eq!(new.buffers().count(), 0, "{after:?}");
+    }
+}
+
+/// The gradient of a batch in parts is the sum of those of the parts as batches of their own, each by its share,
+/// and quantizers are fitted to the whole batch: all parts have the same images, so the same statistics.
+#[test]
+fn parts_of_a_batch_add_up() {
+    const SIDES: [u32; 2] = [48, 32];
+    let quantized = Network::QuantizedResNet(QuantizedResNet {
+        depth: 18,
+        width: 8,
+        mode: QuantizedMode::PreActivation,
+        weight_bits: 2,
+        activation_bits: 2,
+        fixed_activation_basis: false,
+    });
+    let labels = Tensor::from_slice(&[0_i64, 1, 2, 2, 1, 0]);
+    let shares = labels.one_hot(3).to_kind(Kind::Double) * 0.9 + 0.1 / 3.0;
+    let two = SIDES.map(|side| {
+        let side = i64::from(side);
+        let waves = (ramp(2 * 3 * side * side) * 0.7).sin();
+        waves.view([2, 3, side, side])
+    });
+    for (network, recompute, labels) in [
+        (resnet(18, 4), false, &labels),
+        (resnet(18, 4), true, &shares),
+        (quantized.clone(), false, &labels),
+        (quantized, true, &labels),
+    ] {
+        // A step of a learning rate of 1 from the same start: it moves weights by their gradients.
+        let step_of = |from: i64, count: i64, micro_batch: Option<i64>| {
+            let compute = ExecConfig::cpu(Kind::Double);
+            let start = WeightInit::Random { seed: 4 };
+            let net = SwitchableNetwork::new(&network, 3, &SIDES, compute, start).unwrap();
+            let sgd = Sgd {
+                momentum: 0.0,
+                weight_decay: 0.0,
+                ..sgd()
+            };
+            let mut optimizer = Optimizer::Sgd(sgd).start(net.parameters()).unwrap();
+            let trained: Vec<bool> = net
+                .parameters()
+                .iter()
+                .map(|p| p.tensor.requires_grad())
+                .collect();
+            let before = all_values(net.parameters());
+            let images = two.each_ref().map(|two| two.repeat([count / 2, 1, 1, 1]));
+            let labels = labels.narrow(0, from, count);
+            let step = Step {
+                micro_batch,
+                recompute,
+                ..Distill::EnsembleTopDown.into()
+            };
+            let loss = step.run(&net, &mut optimizer, &images, &labels, 1.0.into(), None);
+            let loss = loss.unwrap();
+            let losses = [
+                &loss.total,
+                &loss.cross_entropy,
+                &loss.ensemble_cross_entropy,
+            ];
+            (
+                losses.map(values).concat(),
+                before,
+                all_values(net.parameters()),
+                trained,
+            )
+        };
+        let (whole_losses, start, whole, trained) = step_of(0, 6, None);
+        // The last part may be smaller.
+        for (micro_batch, parts) in [(2, &[(0, 2), (2, 2), (4, 2)][..]), (4, &[(0, 4), (4, 2)])] {
+            let case = format!("{network}, recompute {recompute}, {micro_batch}");
+            let (losses, _, found, _) = step_of(0, 6, Some(micro_batch));
+            assert_near(&losses, &whole_losses, 1e-10, &case);
+            let parts = parts.iter().map(|&(from, count)| {
+                let (_, _, after, _) = step_of(from, count, None);
+                (count as f64 / 6.0, after)
+            });
+            let parts: Vec<_> = parts.collect();
+            for (at, (name, found)) in found.iter().enumerate() {
+                let case = format!("{case}, {name}");
+                if !trained[at] {
+                    // Each part moves the running statistics, once each.
+                    if !name.contains(".running_") {
+                        assert_near(found, &whole[at].1, 1e-10, &case);
+                    }
+                    continue;
+                }
+                let mut expected = vec![0.0; found.len()];
+                for (share, after) in &parts {
+                    for (sum, after) in expected.iter_mut().zip(&after[at].1) {
+                        *sum += share * after;
+                    }
+                }
+                assert_near(found, &expected, 1e-8, &case);
+            }
+            assert_ne!(start, found, "{case}");
+        }
+    }
+}
+
+/// Ten epochs of ten steps, the last two of them at the last learning rate; a warm-up of twenty steps.
+#[test]
+fn schedules_start_and_end_where_they_are_told() {
+    let length = TrainingLength {
+        epochs: 10,
+        warm_up_steps: 20,
+        cool_down_epochs: 2,
+        steps_per_epoch: 10,
+    };
+    let rates = LearningRates {
+        lr: 0.1,
+        min: 0.02,
+        warm_up: 0.01,
+    };
+    for (schedule, rows) in [
+        (
+            Schedule::Cosine,
+            &[
+                (0, 0.01),
+                (10, 0.055),
+                (20, 0.1),
+                (50, 0.06),
+                (80, 0.02),
+                (99, 0.02),
+            ][..],
+        ),
+        (
+            Schedule::Linear,
+            &[
+                (1, 0.0145),
+                (20, 0.1),
+                (35, 0.08),
+                (79, 0.02 + 0.08 / 60.0),
+                (80, 0.02),
+                (500, 0.02),
+            ],
+        ),
+    ] {
+        for &(step, expected) in rows {
+            let found = schedule.learning_rate(rates, step, length);
+            let off = (found - expected).abs();
+            assert!(
+                off < 1e-15,
+                "{schedule:?}, step {step}: {found}, not {expected}"
+            );
+        }
+    }
+}
