@@ -7,3 +7,4 @@
 #include "norm.cpp"
 #include "joint_norm.cpp"  // uses the checks of the one before
 #include "quantize.cpp"
+#include "small_maps.cpp"

@@ -11,6 +11,7 @@
 //! - `program`: from the text to a program of the GPU, by NVRTC, kept in the user's cache.
 //! - `driver`: the program, loaded by NVIDIA's driver.
 //! - [`trial`]: the comparison.
+//! - `small_maps`: convolutions over maps of a few values, on the CPU.
 
 #[allow(unsafe_code)]
 mod driver;
@@ -20,6 +21,8 @@ mod joint;
 mod operators;
 #[allow(unsafe_code)]
 mod program;
+#[allow(unsafe_code)]
+mod small_maps;
 mod trial;
 
 use std::sync::Mutex;
@@ -36,6 +39,7 @@ pub use operators::{
     kernel_names, max_pool, use_kernels,
 };
 pub use program::{Architecture, Compiler};
+pub use small_maps::{are_small_maps, small_maps_convolution};
 pub use trial::{composed, trial};
 
 /// Whether a network uses our kernels.
