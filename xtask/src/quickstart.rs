@@ -17,6 +17,10 @@ const RECIPE: &str = "recipes/quickstart.ron";
 /// resolution. The exit code is that of `rsflow run`.
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// Run the debug build that `cargo xtask test` has made, in place of a release build: nothing is left to
+    /// build, and the network is trained a little slower
+    #[arg(long)]
+    debug: bool,
     /// Arguments for `rsflow run` after `--`, such as `-- --set trainer.epochs=2`
     #[arg(last = true, value_name = "ARGUMENT")]
     arguments: Vec<String>,
@@ -24,8 +28,12 @@ pub struct Arguments {
 
 /// Runs the subcommand; returns only if it fails.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    setup::ensure(workspace, setup::room_to_build(workspace, "release"))?;
-    let program = workspace.build_release()?;
+    let profile = if arguments.debug { "debug" } else { "release" };
+    setup::ensure(workspace, setup::room_to_build(workspace, profile))?;
+    let program = match arguments.debug {
+        true => workspace.build_debug()?,
+        false => workspace.build_release()?,
+    };
     let mut rsflow = Command::new(&program);
     // A recipe's relative paths start at the working directory; this one's at the root.
     rsflow

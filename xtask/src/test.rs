@@ -32,8 +32,13 @@ const CPU_BFLOAT16: &str = "RSFLOW_CPU_BFLOAT16";
 /// Where `the_kernels_compile` finds the compiler.
 const NVRTC: &str = "RSFLOW_NVRTC";
 
-/// Long tests of the program in which no network is trained or measured.
-const NOT_COMPUTING: [&str; 2] = ["broken::", "prepare_val::"];
+/// Long tests that a second round shows nothing of: no network is trained or measured in them, or they name
+/// the dtypes that they compute in.
+const ONCE: [&str; 3] = [
+    "broken::",
+    "prepare_val::",
+    "half_precision_follows_float32",
+];
 
 /// Test targets in which `precision: Auto` is resolved. All others choose their own dtypes, so that a
 /// second round shows nothing.
@@ -68,8 +73,8 @@ pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
             tests.args(["--test", target]);
         }
         tests.arg("--");
-        for module in NOT_COMPUTING {
-            tests.args(["--skip", module]);
+        for name in ONCE {
+            tests.args(["--skip", name]);
         }
         pass(tests.env(CPU_BFLOAT16, other))
     });

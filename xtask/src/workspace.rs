@@ -75,7 +75,17 @@ impl Workspace {
 
     /// Builds `rsflow` in release mode, showing cargo's output only if that fails.
     pub fn build_release(&self) -> Result<PathBuf> {
-        let program = self.rsflow("release");
+        let build = "build --release --package rsflow --bin rsflow";
+        self.build("release", build)
+    }
+
+    /// The same in debug mode, as `cargo xtask test` builds it.
+    pub fn build_debug(&self) -> Result<PathBuf> {
+        self.build("debug", "build --workspace --bins --tests")
+    }
+
+    fn build(&self, profile: &str, arguments: &str) -> Result<PathBuf> {
+        let program = self.rsflow(profile);
         if !program.exists() {
             eprintln!("building rsflow; the first build takes about 4 minutes on 2 cores");
         }
@@ -83,14 +93,7 @@ impl Workspace {
         let output =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut cargo = self.cargo();
-        cargo.args([
-            "build",
-            "--release",
-            "--package",
-            "rsflow",
-            "--bin",
-            "rsflow",
-        ]);
+        cargo.args(arguments.split(' '));
         cargo.stdout(output.try_clone()?).stderr(output);
         let mut build = cargo.spawn().context("cannot start cargo")?;
 
@@ -118,7 +121,7 @@ impl Workspace {
         if !status.success() {
             eprintln!("{}", last_lines(&log, TAIL));
             bail!(
-                "the release build failed; its whole log is {}",
+                "the {profile} build failed; its whole log is {}",
                 log.display()
             );
         }
