@@ -114,6 +114,39 @@ fn a_run_ends_with_a_table_and_leaves_everything_it_promises() {
 }
 
 #[test]
+fn validating_less_often_changes_nothing_else() {
+    let folder = workplace();
+    let folder = folder.path();
+    let epochs = ["--set", "trainer.epochs=5"];
+    completed(folder, &[&epochs[..], &["--run-dir", "always"]].concat());
+    let seldom = ["--set", "trainer.validate_every=2", "--run-dir", "seldom"];
+    let table = completed(folder, &[&epochs[..], &seldom].concat());
+    assert!(table.contains("after 5 epochs (55 steps)"), "{table}");
+    let [always, seldom] = ["always", "seldom"].map(|run| folder.join(run));
+    assert_eq!(losses(&seldom), losses(&always));
+    let metrics = std::fs::read_to_string(seldom.join("metrics.jsonl")).unwrap();
+    let lines = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let validated: Vec<u64> = lines
+        .filter(|line| line["kind"] == "epoch")
+        .filter_map(|line| line["epoch"].as_u64())
+        .collect();
+    assert_eq!(validated, [1, 3, 4], "counted from 0");
+    let last = "checkpoints/last.safetensors";
+    let [always, seldom] = [always, seldom].map(|run| Checkpoint::open(&run.join(last)).unwrap());
+    let names = always.names();
+    let names = || names.iter().map(String::as_str);
+    assert_eq!(
+        always.read(names()).unwrap(),
+        seldom.read(names()).unwrap(),
+        "the last epoch's network"
+    );
+    let of_last = |checkpoint: &Checkpoint| checkpoint.metadata().validation.clone();
+    assert_eq!(of_last(&always), of_last(&seldom));
+}
+
+#[test]
 fn losses_do_not_depend_on_the_number_of_workers() {
     let folder = workplace();
     for workers in ["1", "4"] {

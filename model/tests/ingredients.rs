@@ -9,6 +9,7 @@ use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
+use rsflow_model::train::mixing::{Mix, Mixed};
 use rsflow_model::train::objective::{BinaryCrossEntropy, Criterion, Objective, OverSizes};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer, Sgd};
 use rsflow_model::train::schedule::{LearningRates, Schedule, TrainingLength};
@@ -381,5 +382,101 @@ fn schedules_start_and_end_where_they_are_told() {
                 "{schedule:?}, step {step}: {found}, not {expected}"
             );
         }
+    }
+}
+
+/// Each image and the one at its place from the end, in the shares that were drawn; a cut lies at the same place of
+/// all sizes, and the targets have the shares of the first one's pixels.
+#[test]
+fn images_are_mixed_with_their_labels() {
+    let labels = Tensor::from_slice(&[0_i64, 1, 2]);
+    // Each image has its number as its value.
+    let images = || -> Vec<Tensor> {
+        let of_size = |side: i64| {
+            let values = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]);
+            values.view([3, 1, 1, 1]).repeat([1, 3, side, side])
+        };
+        [8, 4].map(of_size).into()
+    };
+    let apply = |mixed: Mixed| mixed.apply(images(), &labels, 3).unwrap();
+    let (same, targets) = apply(Mixed::Not);
+    assert!(same.iter().zip(images()).all(|(a, b)| *a == b));
+    assert_eq!(
+        values(&targets),
+        [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    );
+
+    let (mixed, targets) = apply(Mixed::Mixup { share: 0.75 });
+    for images in &mixed {
+        let means = images.mean_dim([1, 2, 3].as_slice(), false, Kind::Double);
+        assert_near(&values(&means), &[1.5, 2.0, 2.5], 1e-6, "mixup");
+    }
+    let expected = [0.75, 0.0, 0.25, 0.0, 1.0, 0.0, 0.25, 0.0, 0.75];
+    assert_near(&values(&targets), &expected, 1e-7, "mixup's targets");
+
+    // Sides of half the image's, in its last quarter: cut off at the right end.
+    let (mixed, targets) = apply(Mixed::CutMix {
+        share: 0.75,
+        centre: (0.99, 0.5),
+    });
+    for (images, [columns, rows]) in mixed.iter().zip([[5..8, 2..6], [2..4, 1..3]]) {
+        let first = values(&images.get(0).get(0));
+        let side = images.size()[2];
+        let found = (0..side * side).filter(|&at| first[at as usize] == 3.0);
+        let expected = rows.flat_map(|row| columns.clone().map(move |column| row * side + column));
+        let expected: Vec<i64> = expected.collect();
+        assert_eq!(found.collect::<Vec<_>>(), expected, "{side}");
+        let last = values(&images.get(2).get(1));
+        assert_eq!(last.iter().filter(|&&x| x == 1.0).count(), expected.len());
+    }
+    let own = 1.0 - 12.0 / 64.0;
+    let expected = [own, 0.0, 1.0 - own, 0.0, 1.0, 0.0, 1.0 - own, 0.0, own];
+    assert_near(&values(&targets), &expected, 1e-7, "CutMix's targets");
+}
+
+/// How often, with which shares and where; the same for the same step.
+#[test]
+fn what_is_mixed_is_drawn_as_the_recipe_says() {
+    let mix = Mix {
+        mixup: 0.4,
+        cutmix: 2.0,
+        probability: 0.8,
+        cutmix_share: 0.25,
+    };
+    const DRAWS: u64 = 20_000;
+    let all: Vec<Mixed> = (0..DRAWS).map(|step| mix.draw(7, step).unwrap()).collect();
+    assert_eq!(mix.draw(7, 5).unwrap(), all[5]);
+    assert_ne!(mix.draw(8, 5).unwrap(), all[5]);
+    let mixups = all.iter().filter_map(|mixed| match mixed {
+        Mixed::Mixup { share } => Some(*share),
+        _ => None,
+    });
+    let cuts = all.iter().filter_map(|mixed| match mixed {
+        Mixed::CutMix { share, centre } => Some((*share, *centre)),
+        _ => None,
+    });
+    let moments = |values: &[f64]| {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let square = |value: &f64| (value - mean).powi(2);
+        (
+            mean,
+            values.iter().map(square).sum::<f64>() / values.len() as f64,
+        )
+    };
+    let mixups: Vec<f64> = mixups.collect();
+    let (shares, centres): (Vec<f64>, Vec<(f64, f64)>) = cuts.unzip();
+    let (xs, ys): (Vec<f64>, Vec<f64>) = centres.into_iter().unzip();
+    for (case, found, count, variance) in [
+        // The variance of Beta(a, a) is 1 / (4 (2 a + 1)), that of a uniform distribution 1 / 12.
+        ("mixup", &mixups, 0.6, 1.0 / (4.0 * 1.8)),
+        ("CutMix", &shares, 0.2, 1.0 / (4.0 * 5.0)),
+        ("x", &xs, 0.2, 1.0 / 12.0),
+        ("y", &ys, 0.2, 1.0 / 12.0),
+    ] {
+        let (mean, spread) = moments(found);
+        let part = found.len() as f64 / DRAWS as f64;
+        assert!((part - count).abs() < 0.015, "{case}: {part}");
+        assert!((mean - 0.5).abs() < 0.02, "{case}: {mean}");
+        assert!((spread / variance - 1.0).abs() < 0.06, "{case}: {spread}");
     }
 }

@@ -3,7 +3,7 @@
 //! - [`trainer`]: the node `RsNet`, which trains. [`evaluate`]: the node `Evaluate`, which evaluates a
 //!   checkpoint.
 //! - [`step`]: one training step, from images to updated weights. [`objective`], [`distillation`]: its loss.
-//!   [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
+//!   [`mixing`]: mixup and CutMix. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
 //!   recorded and replayed.
 //! - [`processes`]: what several processes exchange after a step.
 //! - [`validation`]: accuracy and loss at every resolution.
@@ -19,6 +19,7 @@ pub mod exchange_benchmark;
 pub mod lookup;
 pub mod loss_scale;
 pub mod metrics;
+pub mod mixing;
 pub mod objective;
 pub mod optimizer;
 pub mod processes;

@@ -37,6 +37,7 @@ use crate::nn::transfer::{Channels, Normalize};
 use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
+use crate::train::mixing::Mix;
 use crate::train::objective::{Criterion, Objective, OverSizes};
 use crate::train::optimizer::{Optimizer, RunningOptimizer};
 use crate::train::processes::NormsOver;
@@ -54,7 +55,8 @@ use session::Session;
 pub struct Trainer {
     /// Training batches. Their resolutions are the network's, in the same order.
     train: Input,
-    /// Validation batches, at the same resolutions. All of them are evaluated after every epoch.
+    /// Validation batches, at the same resolutions. All of them are evaluated after every epoch, or as often as
+    /// `validate_every` says.
     validate: Input,
     /// The network.
     network: Network,
@@ -84,6 +86,9 @@ pub struct Trainer {
     /// `Mean`.
     #[serde(default)]
     loss: OverSizes,
+    /// Mixup and CutMix: mixes images of a batch with each other, `Mix(mixup: 0.1, cutmix: 1.0)`. Default: none.
+    #[serde(default)]
+    mix: Option<Mix>,
     /// The optimizer.
     optimizer: Optimizer,
     /// Gradients longer than this (their joint Euclidean norm) are shortened to it before each step; above 0.
@@ -115,6 +120,10 @@ pub struct Trainer {
     cool_down_epochs: u64,
     /// Epochs to train.
     epochs: u64,
+    /// Epochs from one validation to the next; the last epoch is validated in any case. What is trained does not
+    /// depend on it. `best` is the best of those that were validated.
+    #[serde(default = "default_validate_every")]
+    validate_every: u64,
     /// Steps between two logged losses. Reading the loss synchronizes with the device.
     #[serde(default = "default_log_every")]
     log_every: u64,
@@ -170,6 +179,10 @@ pub struct Trainer {
     /// program.
     #[serde(default)]
     channels: Channels,
+}
+
+fn default_validate_every() -> u64 {
+    1
 }
 
 fn default_log_every() -> u64 {
@@ -256,6 +269,11 @@ impl Node for Trainer {
             ("network", self.network.check(), networks),
             ("optimizer", self.optimizer.check(), help),
             ("", self.objective().check(), help),
+            (
+                "mix",
+                self.mix.map_or_else(Vec::new, |mix| mix.check()),
+                help,
+            ),
             ("schedule", self.schedule.check(), help),
         ] {
             for (field, fault) in faults {
@@ -271,6 +289,12 @@ impl Node for Trainer {
                 "give a positive number",
             ),
             ("epochs", self.epochs, MAX_EPOCHS, "such as `epochs: 120`"),
+            (
+                "validate_every",
+                self.validate_every,
+                MAX_EPOCHS,
+                "such as `validate_every: 5`",
+            ),
             (
                 "log_every",
                 self.log_every,

@@ -248,7 +248,12 @@ impl Session {
         #[cfg(debug_assertions)]
         injected_failure(self.at.step + 1)?;
         let batch = Labelled::new(batch, &self.training_classes);
-        let (images, labels) = self.transfer.batch(&batch, self.net.classes())?;
+        let classes = self.net.classes();
+        let (mut images, mut labels) = self.transfer.batch(&batch, classes)?;
+        if let Some(mix) = &self.settings.mix {
+            let mixed = mix.draw(self.at.seed, self.at.step)?;
+            (images, labels) = mixed.apply(images, &labels, classes.into())?;
+        }
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         let exchange = self.exchange.as_ref();
         self.steps
@@ -302,6 +307,15 @@ impl Session {
         while self.at.epoch < self.settings.epochs {
             let began = Instant::now();
             let ended = self.train_epoch(train, ports, outputs)?;
+            if matches!(ended, Ended::Complete) && !self.validates_now() {
+                self.at.epoch += 1;
+                self.at.sample_in_epoch = 0;
+                self.save(outputs, Some(self.at.epoch), false)?;
+                if self.stops(ports.stopping())? {
+                    return Ok(());
+                }
+                continue;
+            }
             let validation = match ended {
                 Ended::Stopped => None,
                 Ended::Complete => self.validate(validate, outputs)?,
@@ -340,6 +354,12 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether the epoch that has just been trained is validated: every so many, and the last one.
+    fn validates_now(&self) -> bool {
+        let done = self.at.epoch + 1;
+        done == self.settings.epochs || done.is_multiple_of(self.settings.validate_every.max(1))
     }
 
     fn train_epoch(
