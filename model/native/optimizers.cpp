@@ -110,50 +110,38 @@ extern "C" const char* rsflow_fused_sgd(const at::Tensor* const* parameters,
 }
 
 // One step of AdamW on `count` parameters, as `rsflow_fused_sgd`. `updates`, a float scalar, is the number of
-// this update, from 1.
-extern "C" const char* rsflow_fused_adamw(const at::Tensor* const* parameters,
-                                          const at::Tensor* const* gradients,
-                                          const at::Tensor* const* momentum_buffers,
-                                          const at::Tensor* const* variance_buffers,
-                                          std::size_t count, const at::Tensor* updates, double lr,
-                                          const at::Tensor* lr_on_device, double beta1,
-                                          double beta2, double weight_decay, double epsilon,
-                                          const at::Tensor* overflow) {
-  return catch_exceptions([&] {
-    const auto p = tensor_list(parameters, count);
-    const auto g = aligned_gradients(p, gradients);
-    const auto m = buffer_list(p, momentum_buffers, count, "a momentum buffer");
-    const auto v = buffer_list(p, variance_buffers, count, "a variance buffer");
-    const Tensors steps(count, deref(updates));
-    const auto found_inf = overflow == nullptr ? std::nullopt : std::make_optional(*overflow);
-    const auto step = [&](const auto& rate) {
-      at::_fused_adamw_(p, g, m, v, /*max_exp_avg_sqs=*/{}, steps, rate, beta1, beta2,
-                        weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false,
-                        /*grad_scale=*/{}, found_inf);
-    };
-    if (lr_on_device == nullptr) {
-      step(lr);
-    } else {
-      step(*lr_on_device);
-    }
-  });
-}
-
-// One step of LAMB on `count` parameters, as `rsflow_fused_adamw`, of which the change of each parameter with
-// weight decay is scaled to the parameter's norm. There is no overflow: what calls it has looked.
-extern "C" const char* rsflow_lamb(const at::Tensor* const* parameters,
+// this update, from 1. With `scales_to_norm` it is one of LAMB, of which the change of parameters with weight
+// decay is scaled to the norm of each; no overflow may be given then: what calls it has looked.
+extern "C" const char* rsflow_adam(const at::Tensor* const* parameters,
                                    const at::Tensor* const* gradients,
                                    const at::Tensor* const* momentum_buffers,
                                    const at::Tensor* const* variance_buffers, std::size_t count,
                                    const at::Tensor* updates, double lr,
                                    const at::Tensor* lr_on_device, double beta1, double beta2,
-                                   double weight_decay, double epsilon) {
+                                   double weight_decay, double epsilon, bool scales_to_norm,
+                                   const at::Tensor* overflow) {
   return catch_exceptions([&] {
     const at::NoGradGuard no_grad;
     const auto p = tensor_list(parameters, count);
     const auto g = aligned_gradients(p, gradients);
     const auto m = buffer_list(p, momentum_buffers, count, "a momentum buffer");
     const auto v = buffer_list(p, variance_buffers, count, "a variance buffer");
+    if (!scales_to_norm) {
+      const Tensors steps(count, deref(updates));
+      const auto found_inf = overflow == nullptr ? std::nullopt : std::make_optional(*overflow);
+      const auto step = [&](const auto& rate) {
+        at::_fused_adamw_(p, g, m, v, /*max_exp_avg_sqs=*/{}, steps, rate, beta1, beta2,
+                          weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false,
+                          /*grad_scale=*/{}, found_inf);
+      };
+      if (lr_on_device == nullptr) {
+        step(lr);
+      } else {
+        step(*lr_on_device);
+      }
+      return;
+    }
+    TORCH_CHECK(overflow == nullptr, "a step that is scaled to norms cannot be skipped");
     at::_foreach_mul_(m, beta1);
     at::_foreach_add_(m, g, 1.0 - beta1);
     at::_foreach_mul_(v, beta2);
@@ -175,12 +163,13 @@ extern "C" const char* rsflow_lamb(const at::Tensor* const* parameters,
       const auto ratios = at::where(both, of_parameters / of_changes, at::ones_like(of_changes));
       at::_foreach_mul_(changes, ratios.unbind(0));
     }
+    // In two steps with either, for the same bits.
     if (lr_on_device == nullptr) {
-      at::_foreach_add_(p, changes, -lr);
+      at::_foreach_mul_(changes, lr);
     } else {
       at::_foreach_mul_(changes, *lr_on_device);
-      at::_foreach_sub_(p, changes);
     }
+    at::_foreach_sub_(p, changes);
   });
 }
 

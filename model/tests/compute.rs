@@ -227,19 +227,52 @@ fn our_kernels_do_not_change_what_is_computed() {
 /// another size.
 #[test]
 fn replayed_steps_are_the_same() {
-    for (network, how, compute_dtype, recorded) in [
-        (resnet(18, 4), usual_step(), Kind::Float, true),
-        (resnet(18, 4), recomputing_step(), Kind::Half, true),
+    let adam = |rule: &str| -> Optimizer {
+        let extensions = ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES;
+        let ron = ron::Options::default().with_default_extension(extensions);
+        ron.from_str(rule).unwrap()
+    };
+    let sgd = || Optimizer::Sgd(sgd());
+    for (network, how, compute_dtype, optimizer, recorded) in [
+        (resnet(18, 4), usual_step(), Kind::Float, sgd(), true),
+        (resnet(18, 4), recomputing_step(), Kind::Half, sgd(), true),
+        (
+            resnet(18, 4),
+            usual_step(),
+            Kind::Half,
+            adam("AdamW(lr: 0.1)"),
+            true,
+        ),
+        (
+            resnet(18, 4),
+            usual_step(),
+            Kind::Float,
+            adam("Lamb(lr: 0.1)"),
+            true,
+        ),
+        // It reads its overflow.
+        (
+            resnet(18, 4),
+            usual_step(),
+            Kind::Half,
+            adam("Lamb(lr: 0.1)"),
+            false,
+        ),
         (
             quantized(QuantizedMode::PreActivation, 2),
             usual_step(),
             Kind::Float,
+            sgd(),
             false,
         ),
     ] {
         let compute = compute(compute_dtype, compute_dtype == Kind::Half);
-        let mut usual = Training::new(&network, compute);
-        let mut replayed = Training::new(&network, compute);
+        let start = || {
+            let mut training = Training::new(&network, compute);
+            training.optimizer = optimizer.start(training.net.parameters()).unwrap();
+            training
+        };
+        let (mut usual, mut replayed) = (start(), start());
         let mut steps = Steps::with_plain_calls(how, &replayed.net).unwrap();
         for step in 0..5 {
             // The fourth batch is a smaller one; all have images of their own.

@@ -113,7 +113,7 @@ impl Training {
             (i64::from(world.rank), i64::from(world.size))
         });
         let share = (BATCH / size) as u64;
-        let scope = norms.scope(peers.map(AsRef::as_ref), share).unwrap();
+        let scope = norms.scope(peers.map(AsRef::as_ref), share, false).unwrap();
         self.net.set_norm_scope(scope);
         let exchange = peers.map(|peers| {
             StepExchange::new(Arc::clone(peers), &self.net, Exchange::Float32, true).unwrap()
@@ -345,7 +345,7 @@ fn norms_over_more_than_a_process_are_those_of_the_whole_batch() {
         let off = difference(&whole, &other.values());
         assert!(off > 1e-3, "{case}: other groups are off by {off}");
     }
-    let refused = NormsOver::Groups(5).scope(None, 12).unwrap_err();
+    let refused = NormsOver::Groups(5).scope(None, 12, false).unwrap_err();
     assert!(refused.to_string().contains("a whole number of groups"));
 }
 

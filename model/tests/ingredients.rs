@@ -12,7 +12,7 @@ use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::mixing::{Mix, Mixed};
 use rsflow_model::train::objective::{BinaryCrossEntropy, Criterion, Objective, OverSizes};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer, Sgd};
-use rsflow_model::train::schedule::{LearningRates, Schedule, TrainingLength};
+use rsflow_model::train::schedule::{self, LearningRates, Schedule, TrainingLength};
 use rsflow_model::train::step::Step;
 use serde::Deserialize;
 use small::{all_values, resnet, sgd, values};
@@ -134,6 +134,14 @@ struct OptimizerCase {
     parameters: Vec<Vec<f64>>,
 }
 
+/// An optimizer as a recipe names it.
+fn rule(text: &str) -> Optimizer {
+    use ron::extensions::Extensions;
+    let extensions = Extensions::UNWRAP_VARIANT_NEWTYPES | Extensions::IMPLICIT_SOME;
+    let ron = ron::Options::default().with_default_extension(extensions);
+    ron.from_str(text).unwrap()
+}
+
 /// The state as a checkpoint holds it.
 fn saved(optimizer: &RunningOptimizer) -> OptimizerState {
     let copied = |(name, tensor): (&str, &Tensor)| (name.to_owned(), tensor.copy());
@@ -173,9 +181,7 @@ fn optimizers_are_those_of_pytorch_and_timm() {
     } in cases
     {
         let case = format!("{optimizer}, clip {clip:?}");
-        let ron = ron::Options::default()
-            .with_default_extension(ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES);
-        let rule: Optimizer = ron.from_str(&optimizer).unwrap();
+        let rule = rule(&optimizer);
         let compute = ExecConfig::cpu(Kind::Double);
         let start = WeightInit::Random { seed: 0 };
         let parameters = Parameters::new(&declarations, compute, start).unwrap();
@@ -218,24 +224,26 @@ fn an_optimizer_starts_fresh_after_one_of_another_kind() {
     let compute = ExecConfig::cpu(Kind::Float);
     let start = WeightInit::Random { seed: 1 };
     let net = SwitchableNetwork::new(&resnet(18, 4), 3, &[32], compute, start).unwrap();
-    let adam = "AdamW(lr: 0.1)";
-    let adam: Optimizer = ron::Options::default()
-        .with_default_extension(ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES)
-        .from_str(adam)
-        .unwrap();
+    let adam = rule("AdamW(lr: 0.1)");
     let gradients = || -> Vec<Tensor> {
         let all = net.parameters().trainable();
         all.map(|p| p.tensor.ones_like()).collect()
     };
+    let plain = Optimizer::Sgd(Sgd {
+        momentum: 0.0,
+        ..sgd()
+    });
     for (before, after) in [
         (Optimizer::Sgd(sgd()), adam.clone()),
         (adam, Optimizer::Sgd(sgd())),
+        (Optimizer::Sgd(sgd()), plain),
     ] {
         let mut old = before.start(net.parameters()).unwrap();
         old.step(gradients(), 0.0).unwrap();
         let mut new = after.start(net.parameters()).unwrap();
-        new.load(saved(&old)).unwrap();
+        assert!(!new.load(saved(&old)).unwrap(), "{after:?}");
         assert_eq!(new.buffers().count(), 0, "{after:?}");
+        assert!(new.load(OptimizerState::default()).unwrap(), "{after:?}");
     }
 }
 
@@ -371,6 +379,20 @@ fn schedules_start_and_end_where_they_are_told() {
                 (79, 0.02 + 0.08 / 60.0),
                 (80, 0.02),
                 (500, 0.02),
+            ],
+        ),
+        (
+            Schedule::Step(schedule::Step {
+                every: 4,
+                gamma: 0.5,
+            }),
+            &[
+                (0, 0.01),
+                (39, 0.1),
+                (40, 0.05),
+                (79, 0.05),
+                (80, 0.05),
+                (99, 0.05),
             ],
         ),
     ] {

@@ -109,14 +109,16 @@ fn the_first_real_error_ends_all_processes() {
 fn the_first_process_reads_checkpoints_for_all() {
     let (first, second) = (workplace(), workplace());
     let [first, second] = [first.path(), second.path()].map(|path| path.canonicalize().unwrap());
+    let adam = ["--set", "trainer.optimizer=AdamW(lr: 0.01)"];
     let begun = ["--set", "trainer.epochs=1", "--run-dir", "begun"];
-    completed(&first, &begun);
+    completed(&first, &[&adam[..], &begun].concat());
     let begun = Path::new("begun/checkpoints/last.safetensors");
     std::fs::copy(first.join(begun), first.join("begun.safetensors")).unwrap();
 
     let start = ["--set", "trainer.start_from=\"begun.safetensors\""];
     let resume = ["--resume", "begun.safetensors", "--accept-changes"];
     for (case, arguments) in [("start", &start[..]), ("resume", &resume)] {
+        let arguments = &[&adam[..], arguments].concat();
         let together = format!("{case}_together");
         let two = ["--processes", "2", "--run-dir", &together];
         completed(&first, &[&two[..], arguments].concat());

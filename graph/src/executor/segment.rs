@@ -232,7 +232,8 @@ impl Segment {
             times: 1,
         };
         let within = self.skipped.note(sample, skipped, allowed);
-        if !within.map_err(failed)? {
+        // An error says that another process is lost, which is no fault of the item.
+        if !within.map_err(|error| Failure::new(blamed.node(), None, error))? {
             return Err(failed(error.context(format!(
                 "more than {allowed} of {samples} samples are damaged, the budget of `on_error`; \
                  repair or remove the files that the log names, or raise `Skip(budget: ...)`"

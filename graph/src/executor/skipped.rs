@@ -1,7 +1,7 @@
 //! Which samples were skipped.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -25,9 +25,11 @@ pub struct Skipped {
     pub times: u64,
 }
 
+type Nodes = BTreeMap<String, BTreeMap<u32, Skipped>>;
+
 /// Every sample that this process has skipped, by node and sample; its length is bounded by the budgets.
 pub(crate) struct SkipLog {
-    nodes: Mutex<BTreeMap<String, BTreeMap<u32, Skipped>>>,
+    nodes: Mutex<Nodes>,
     /// The budgets are those of all processes.
     tally: Option<Arc<dyn Tally>>,
 }
@@ -45,29 +47,42 @@ impl SkipLog {
     /// # Errors
     /// Another process is lost.
     pub fn note(&self, sample: u32, skipped: Skipped, allowed: u64) -> Result<bool> {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = |nodes: &mut Nodes| {
+            let samples = nodes.entry(skipped.node.clone()).or_default();
+            let found = samples.get_mut(&sample);
+            found.map(|found| {
+                let Skipped { node, item, .. } = &*found;
+                tracing::info!(node, item, reason = skipped.reason, "skipped again");
+                found.times += skipped.times;
+                found.reason.clone_from(&skipped.reason);
+            })
+        };
+        if again(&mut self.lock()).is_some() {
+            return Ok(true);
+        }
+        // The answer takes a while: without the lock.
+        let others = match &self.tally {
+            None => None,
+            // Another process may have skipped it, which counts once.
+            Some(tally) => Some(
+                match tally.count(&format!("skipped {sample} of {}", skipped.node))? {
+                    1 => tally.count(&format!("skipped of {}", skipped.node))? - 1,
+                    _ => 0,
+                },
+            ),
+        };
+        let mut nodes = self.lock();
+        if again(&mut nodes).is_some() {
+            return Ok(true);
+        }
         let noted = nodes.values().map(BTreeMap::len).sum::<usize>();
         let samples = nodes.entry(skipped.node.clone()).or_default();
+        if others.unwrap_or(samples.len() as u64) >= allowed {
+            return Ok(false);
+        }
         let Skipped {
             node, item, reason, ..
         } = &skipped;
-        if let Some(again) = samples.get_mut(&sample) {
-            tracing::info!(node, item, reason, "skipped again");
-            again.times += skipped.times;
-            again.reason = skipped.reason;
-            return Ok(true);
-        }
-        let others = match &self.tally {
-            None => samples.len() as u64,
-            // Another process may have skipped it, which counts once.
-            Some(tally) => match tally.count(&format!("skipped {sample} of {node}"))? {
-                1 => tally.count(&format!("skipped of {node}"))? - 1,
-                _ => 0,
-            },
-        };
-        if others >= allowed {
-            return Ok(false);
-        }
         if noted < MAX_WARNINGS {
             tracing::warn!(node, item, reason, "skipped");
         } else {
@@ -77,9 +92,16 @@ impl SkipLog {
         Ok(true)
     }
 
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ordered by node and sample.
     pub fn list(&self) -> Vec<Skipped> {
-        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        nodes.values().flat_map(BTreeMap::values).cloned().collect()
+        self.lock()
+            .values()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect()
     }
 }

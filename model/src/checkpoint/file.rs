@@ -104,7 +104,7 @@ impl Checkpoint {
         places.into_iter().find(is_it)
     }
 
-    /// The names of all tensors, momentum buffers included, in the order of the file.
+    /// The names of all tensors, buffers of the optimizer included, in the order of the file.
     pub fn names(&self) -> Vec<String> {
         self.file.names()
     }

@@ -181,6 +181,7 @@ impl Metadata {
             ("step", self.step),
             ("steps_per_epoch", steps),
             ("samples_per_epoch", samples),
+            ("optimizer_updates", self.optimizer_updates.unwrap_or(0)),
         ] {
             ensure!(
                 count <= MAX_COUNT,

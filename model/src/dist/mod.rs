@@ -396,11 +396,12 @@ impl Peers {
         set.map_err(|error| self.lost(&error))?;
         let any = self.any(own);
         let reports = match (&any, self.is_first()) {
-            (Ok(_), true) => self.store.list(reports, self.world.size as usize)?,
-            _ => Vec::new(),
+            (Ok(_), true) => self.store.list(reports, self.world.size as usize),
+            _ => Ok(Vec::new()),
         };
+        let reports = reports.map_err(|error| self.lost(&error));
         self.health.end();
-        Ok((any?, reports))
+        Ok((any?, reports?))
     }
 
     /// Waits for something that all processes take part in; `wait` does so for a while.

@@ -91,20 +91,12 @@ impl Objective {
         }
         if let Criterion::BinaryCrossEntropy(by) = self.criterion
             && let Some(threshold) = by.threshold
+            && !(0.0..1.0).contains(&threshold)
         {
-            if !(0.0..1.0).contains(&threshold) {
-                errors.push((
-                    "criterion.threshold",
-                    format!("`threshold` must be at least 0 and below 1, not {threshold}"),
-                ));
-            }
-            if self.label_smoothing > 0.0 {
-                errors.push((
-                    "label_smoothing",
-                    "with a `threshold` all targets are 0 or 1, and `label_smoothing` has no effect"
-                        .to_owned(),
-                ));
-            }
+            errors.push((
+                "criterion.threshold",
+                format!("`threshold` must be at least 0 and below 1, not {threshold}"),
+            ));
         }
         errors
     }

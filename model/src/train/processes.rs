@@ -37,19 +37,25 @@ impl NormsOver {
         }
     }
 
-    /// The same for the batch norms of one process, which has `images` of each batch.
+    /// The same for the batch norms of one process, which gets `images` of each batch, or of each of its `parts`.
     ///
     /// # Errors
     /// Its images are no whole number of groups.
-    pub fn scope(self, peers: Option<&Peers>, images: u64) -> Result<NormScope> {
+    pub fn scope(self, peers: Option<&Peers>, images: u64, parts: bool) -> Result<NormScope> {
         Ok(match (self, peers) {
             (NormsOver::AllProcesses, Some(peers)) => NormScope::AllProcesses(peers.joint_sum()),
             (NormsOver::AllProcesses | NormsOver::Process, _) => NormScope::Batch,
             (NormsOver::Groups(size), _) => {
                 ensure!(
                     images.is_multiple_of(u64::from(size.max(1))),
-                    "`norms_over: Groups({size})` needs batches of a whole number of groups, and each process \
-                     has {images} images of a batch; change `size` of the batches or the number of processes"
+                    "`norms_over: Groups({size})` needs a whole number of groups, and {}",
+                    match parts {
+                        true => format!("`micro_batch: {images}` is none; change one of them"),
+                        false => format!(
+                            "each process has {images} images of a batch; change `size` of the batches or the \
+                             number of processes"
+                        ),
+                    }
                 );
                 NormScope::Groups(size.into())
             }

@@ -149,7 +149,7 @@ impl Schedule {
         // The fraction of the steps after the warm-up; 1 from the end of the run on.
         let span = steps.saturating_sub(warm_up).max(1);
         let done = (step - warm_up).min(span) as f64 / span as f64;
-        let epoch = step / length.steps_per_epoch.max(1);
+        let epoch = (step / length.steps_per_epoch.max(1)).min(epochs.saturating_sub(1));
         match self {
             Schedule::Cosine => min + (lr - min) * (1.0 + (PI * done).cos()) / 2.0,
             Schedule::Linear => min + (lr - min) * (1.0 - done),

@@ -42,7 +42,7 @@ impl Step {
     /// int64 `[batch]`, or the shares of the classes, `[batch, classes]`. Of several processes, each of which
     /// has its part of the batch, all make the same step, and get the mean of their losses.
     ///
-    /// Reads nothing back from the device. The backward pass goes from the last resolution to the first
+    /// Reads nothing back from the device, unless the optimizer does. The backward pass goes from the last resolution to the first
     /// and frees the activations of each.
     ///
     /// With `recompute` all resolutions but the first are run twice: once for their logits, which the losses

@@ -121,7 +121,9 @@ impl Steps {
                 let loss = recording.replay(&inputs(), |inputs| on_inputs(optimizer, inputs))?;
                 Ok(loss.shallow_clone())
             }
-            State::Waiting(before) if *before == shapes(images) => {
+            State::Waiting(before)
+                if *before == shapes(images) && !optimizer.waits_for_device() =>
+            {
                 let recorded = |optimizer: &mut RunningOptimizer| {
                     ensure_twice_the_memory(labels.device())?;
                     Recording::new(&inputs(), |inputs| on_inputs(optimizer, inputs))

@@ -337,10 +337,10 @@ impl<'m> Pass<'m> {
                 return Ok(y);
             }
         }
-        let of_three = (conv.kernel, conv.stride, conv.groups, rows, columns);
+        let geometry = (conv.kernel, conv.stride, conv.groups, rows, columns);
         let trains = self.mode == Mode::Train && self.modules.compute.kernels == Some(Kernels::Cpu);
         if trains
-            && of_three == (3, 1, 1, (1, 1), (1, 1))
+            && geometry == (3, 1, 1, (1, 1), (1, 1))
             && kernels::are_small_maps(x, conv.out_channels)
         {
             return kernels::small_maps_convolution(x, weight);

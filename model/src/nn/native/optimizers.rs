@@ -27,7 +27,7 @@ unsafe extern "C" {
         overflow: *const c_void,
         inverse_scale: *const c_void,
     ) -> *const c_char;
-    fn rsflow_fused_adamw(
+    fn rsflow_adam(
         parameters: *const *const c_void,
         gradients: *const *const c_void,
         momentum_buffers: *const *const c_void,
@@ -40,21 +40,8 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         epsilon: f64,
+        scales_to_norm: bool,
         overflow: *const c_void,
-    ) -> *const c_char;
-    fn rsflow_lamb(
-        parameters: *const *const c_void,
-        gradients: *const *const c_void,
-        momentum_buffers: *const *const c_void,
-        variance_buffers: *const *const c_void,
-        count: usize,
-        updates: *const c_void,
-        lr: f64,
-        lr_on_device: *const c_void,
-        beta1: f64,
-        beta2: f64,
-        weight_decay: f64,
-        epsilon: f64,
     ) -> *const c_char;
     fn rsflow_clip_gradients(
         gradients: *const *const c_void,
@@ -163,22 +150,24 @@ pub fn fused_sgd(group: &Group, step: SgdStep, overflow: Option<&Tensor>) -> Res
     to_result(message)
 }
 
-/// The hyperparameters of a step of [`fused_adamw`] or [`lamb`].
+/// The hyperparameters of a step of [`adam`].
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep<'a> {
     pub lr: Rate<'a>,
     pub betas: (f64, f64),
     pub weight_decay: f64,
     pub epsilon: f64,
+    /// LAMB: scale the change of a parameter with weight decay to the parameter's norm.
+    pub scales_to_norm: bool,
     /// The number of this update, from 1: a float scalar on the device.
     pub updates: &'a Tensor,
 }
 
-/// A step of AdamW, as [`fused_sgd`].
+/// A step of AdamW, as [`fused_sgd`], or of LAMB, which cannot be skipped.
 ///
 /// # Errors
-/// As [`fused_sgd`].
-pub fn fused_adamw(group: &Group, step: AdamStep, overflow: Option<&Tensor>) -> Result<()> {
+/// As [`fused_sgd`]; an overflow is given for LAMB.
+pub fn adam(group: &Group, step: AdamStep, overflow: Option<&Tensor>) -> Result<()> {
     group.check(true, true)?;
     let count = group.parameters.len();
     if count == 0 {
@@ -194,7 +183,7 @@ pub fn fused_adamw(group: &Group, step: AdamStep, overflow: Option<&Tensor>) -> 
     let (lr, lr_on_device) = step.lr.parts();
     // SAFETY: as in `fused_sgd`; `updates` is a live tensor.
     let message = unsafe {
-        rsflow_fused_adamw(
+        rsflow_adam(
             parameters.as_ptr(),
             gradients.as_ptr(),
             momenta.as_ptr(),
@@ -207,52 +196,14 @@ pub fn fused_adamw(group: &Group, step: AdamStep, overflow: Option<&Tensor>) -> 
             step.betas.1,
             step.weight_decay,
             step.epsilon,
+            step.scales_to_norm,
             overflow.map_or(ptr::null(), |overflow| overflow.as_ptr().cast()),
         )
     };
     to_result(message)
 }
 
-/// A step of LAMB, of gradients that are finite. A parameter's change is scaled to the parameter's norm if
-/// there is weight decay.
-///
-/// # Errors
-/// As [`fused_sgd`].
-pub fn lamb(group: &Group, step: AdamStep) -> Result<()> {
-    group.check(true, true)?;
-    let count = group.parameters.len();
-    if count == 0 {
-        return Ok(());
-    }
-    let lists = [
-        &group.parameters,
-        &group.gradients,
-        &group.momentum_buffers,
-        &group.variance_buffers,
-    ];
-    let [parameters, gradients, momenta, variances] = lists.map(|list| pointers(list));
-    let (lr, lr_on_device) = step.lr.parts();
-    // SAFETY: as in `fused_adamw`.
-    let message = unsafe {
-        rsflow_lamb(
-            parameters.as_ptr(),
-            gradients.as_ptr(),
-            momenta.as_ptr(),
-            variances.as_ptr(),
-            count,
-            step.updates.as_ptr().cast(),
-            lr,
-            lr_on_device,
-            step.betas.0,
-            step.betas.1,
-            step.weight_decay,
-            step.epsilon,
-        )
-    };
-    to_result(message)
-}
-
-/// Shortens gradients in place so that their joint Euclidean norm is at most `max_norm`, as PyTorch's
+/// Scales gradients in place so that the Euclidean norm of all of them is at most `max_norm`, as PyTorch's
 /// `clip_grad_norm_`.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Adam with decoupled weight decay, and LAMB, which scales its changes.
+//! AdamW and LAMB, which differ in the length of a step.
 
 use anyhow::Result;
 use schemars::JsonSchema;
@@ -7,47 +7,24 @@ use tch::Tensor;
 
 use super::{WeightDecayOn, check_lr, check_weight_decay};
 use crate::nn::field_error::FieldError;
-use crate::nn::native::optimizers::{AdamStep, Group, Rate, fused_adamw, lamb};
+use crate::nn::native::optimizers::{AdamStep, Group, Rate, adam};
 
-/// AdamW ("Decoupled Weight Decay Regularization", ICLR 2019), as PyTorch defines it. For a parameter p with
-/// gradient g at update t: p -= lr * weight_decay * p; m = b1 * m + (1 - b1) * g; v = b2 * v + (1 - b2) * g^2;
-/// p -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon).
+/// For a parameter p with gradient g at update t: m = b1 * m + (1 - b1) * g; v = b2 * v + (1 - b2) * g^2;
+/// u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + weight_decay * p. `AdamW`: p -= lr * u. `Lamb`:
+/// p -= lr * r * u, where r is |p| / |u| for parameters with weight decay (1 where either is 0), and 1 for others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct AdamW {
+pub struct Adam {
     /// The learning rate before the schedule's decay (after the warm-up); above 0.
     pub lr: f64,
     /// b1 and b2; at least 0 and below 1.
     #[serde(default = "default_betas")]
     pub betas: (f64, f64),
-    /// Above 0.
-    #[serde(default = "default_adamw_epsilon")]
-    pub epsilon: f64,
+    /// Above 0. Default: 1e-8 for `AdamW`, 1e-6 for `Lamb`, as in PyTorch and timm.
+    #[serde(default)]
+    pub epsilon: Option<f64>,
     /// At least 0.
-    #[serde(default = "default_adamw_weight_decay")]
-    pub weight_decay: f64,
-    /// The parameters with weight decay.
-    #[serde(default = "default_weight_decay_on")]
-    pub weight_decay_on: WeightDecayOn,
-}
-
-/// LAMB ("Large Batch Optimization for Deep Learning", ICLR 2020), as timm defines it: m and v as of `AdamW`,
-/// u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + weight_decay * p; p -= lr * r * u, where r is
-/// |p| / |u| for parameters with weight decay (1 where either is 0), and 1 for others. timm's limit of the
-/// gradients' norm is `clip_gradients: 1.0` here.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Lamb {
-    /// The learning rate before the schedule's decay (after the warm-up); above 0.
-    pub lr: f64,
-    /// b1 and b2; at least 0 and below 1.
-    #[serde(default = "default_betas")]
-    pub betas: (f64, f64),
-    /// Above 0.
-    #[serde(default = "default_lamb_epsilon")]
-    pub epsilon: f64,
-    /// At least 0.
-    #[serde(default = "default_adamw_weight_decay")]
+    #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
     /// The parameters with weight decay.
     #[serde(default = "default_weight_decay_on")]
@@ -58,15 +35,7 @@ fn default_betas() -> (f64, f64) {
     (0.9, 0.999)
 }
 
-fn default_adamw_epsilon() -> f64 {
-    1e-8
-}
-
-fn default_lamb_epsilon() -> f64 {
-    1e-6
-}
-
-fn default_adamw_weight_decay() -> f64 {
+fn default_weight_decay() -> f64 {
     0.01
 }
 
@@ -74,78 +43,48 @@ fn default_weight_decay_on() -> WeightDecayOn {
     WeightDecayOn::Weights
 }
 
-fn check_fields(
-    lr: f64,
-    (beta1, beta2): (f64, f64),
-    epsilon: f64,
-    weight_decay: f64,
-) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    errors.extend(check_lr(lr));
-    if let Some(beta) = [beta1, beta2]
-        .iter()
-        .find(|beta| !(0.0..1.0).contains(*beta))
-    {
-        errors.push((
-            "betas",
-            format!("each of `betas` must be at least 0 and below 1, not {beta}"),
-        ));
-    }
-    if !(epsilon.is_finite() && epsilon > 0.0) {
-        errors.push((
-            "epsilon",
-            format!("`epsilon` must be above 0, not {epsilon}"),
-        ));
-    }
-    errors.extend(check_weight_decay(weight_decay));
-    errors
-}
-
-impl AdamW {
+impl Adam {
     pub(super) fn check(&self) -> Vec<FieldError> {
-        check_fields(self.lr, self.betas, self.epsilon, self.weight_decay)
+        let mut errors = Vec::new();
+        errors.extend(check_lr(self.lr));
+        let (beta1, beta2) = self.betas;
+        let mut betas = [beta1, beta2].into_iter();
+        if let Some(beta) = betas.find(|beta| !(0.0..1.0).contains(beta)) {
+            errors.push((
+                "betas",
+                format!("each of `betas` must be at least 0 and below 1, not {beta}"),
+            ));
+        }
+        if let Some(epsilon) = self.epsilon
+            && !(epsilon.is_finite() && epsilon > 0.0)
+        {
+            errors.push((
+                "epsilon",
+                format!("`epsilon` must be above 0, not {epsilon}"),
+            ));
+        }
+        errors.extend(check_weight_decay(self.weight_decay));
+        errors
     }
 
-    /// Updates parameters, all with this weight decay.
+    /// Updates parameters, all with this weight decay; `scales_to_norm`: as LAMB does.
     pub(super) fn update(
         &self,
         group: &Group,
         weight_decay: f64,
         lr: Rate,
-        updates: &Tensor,
+        (updates, scales_to_norm): (&Tensor, bool),
         overflow: Option<&Tensor>,
     ) -> Result<()> {
+        let usual = if scales_to_norm { 1e-6 } else { 1e-8 };
         let step = AdamStep {
             lr,
             betas: self.betas,
             weight_decay,
-            epsilon: self.epsilon,
+            epsilon: self.epsilon.unwrap_or(usual),
+            scales_to_norm,
             updates,
         };
-        fused_adamw(group, step, overflow)
-    }
-}
-
-impl Lamb {
-    pub(super) fn check(&self) -> Vec<FieldError> {
-        check_fields(self.lr, self.betas, self.epsilon, self.weight_decay)
-    }
-
-    /// Updates parameters, all with this weight decay.
-    pub(super) fn update(
-        &self,
-        group: &Group,
-        weight_decay: f64,
-        lr: Rate,
-        updates: &Tensor,
-    ) -> Result<()> {
-        let step = AdamStep {
-            lr,
-            betas: self.betas,
-            weight_decay,
-            epsilon: self.epsilon,
-            updates,
-        };
-        lamb(group, step)
+        adam(group, step, overflow)
     }
 }

@@ -14,7 +14,7 @@ pub use crate::nn::native::optimizers::Rate;
 use crate::nn::native::optimizers::{Group, clip_gradients};
 use crate::nn::parameters::{Parameters, Role, join_problems};
 use crate::train::loss_scale::LossScale;
-pub use adam::{AdamW, Lamb};
+pub use adam::Adam;
 pub use sgd::Sgd;
 
 /// The optimizer, as a recipe names it: `Sgd(lr: 0.1)`.
@@ -23,10 +23,11 @@ pub use sgd::Sgd;
 pub enum Optimizer {
     /// Stochastic gradient descent with momentum.
     Sgd(Sgd),
-    /// Adam with decoupled weight decay.
-    AdamW(AdamW),
-    /// For large batches: the steps of Adam, scaled to the norm of each weight.
-    Lamb(Lamb),
+    /// Adam with decoupled weight decay ("Decoupled Weight Decay Regularization", ICLR 2019), as in PyTorch.
+    AdamW(Adam),
+    /// For large batches: its steps, scaled to the norm of each weight ("Large Batch Optimization for Deep
+    /// Learning", ICLR 2020), as in timm, whose limit of the gradients' norm is `clip_gradients: 1.0` here.
+    Lamb(Adam),
 }
 
 /// The parameters with weight decay.
@@ -65,8 +66,7 @@ impl Optimizer {
     pub fn check(&self) -> Vec<FieldError> {
         match self {
             Optimizer::Sgd(sgd) => sgd.check(),
-            Optimizer::AdamW(adam) => adam.check(),
-            Optimizer::Lamb(lamb) => lamb.check(),
+            Optimizer::AdamW(adam) | Optimizer::Lamb(adam) => adam.check(),
         }
     }
 
@@ -74,16 +74,16 @@ impl Optimizer {
     pub fn lr(&self) -> f64 {
         match self {
             Optimizer::Sgd(sgd) => sgd.lr,
-            Optimizer::AdamW(adam) => adam.lr,
-            Optimizer::Lamb(lamb) => lamb.lr,
+            Optimizer::AdamW(adam) | Optimizer::Lamb(adam) => adam.lr,
         }
     }
 
     fn weight_decay(&self) -> (f64, WeightDecayOn) {
         match self {
             Optimizer::Sgd(sgd) => (sgd.weight_decay, sgd.weight_decay_on),
-            Optimizer::AdamW(adam) => (adam.weight_decay, adam.weight_decay_on),
-            Optimizer::Lamb(lamb) => (lamb.weight_decay, lamb.weight_decay_on),
+            Optimizer::AdamW(adam) | Optimizer::Lamb(adam) => {
+                (adam.weight_decay, adam.weight_decay_on)
+            }
         }
     }
 
@@ -158,7 +158,7 @@ fn or_zeros<'a>(buffer: &'a mut Option<Tensor>, parameter: &Tensor) -> Result<&'
 }
 
 impl RunningOptimizer {
-    /// Shortens gradients whose joint norm is larger than this.
+    /// Scales gradients down where the norm of all of them is larger than this.
     pub fn with_clipping(self, max_norm: Option<f64>) -> Self {
         RunningOptimizer {
             clip: max_norm,
@@ -194,6 +194,12 @@ impl RunningOptimizer {
         Ok(())
     }
 
+    /// Whether a step reads something back from the device: LAMB's with a loss scale, for the device cannot
+    /// skip its operators.
+    pub fn waits_for_device(&self) -> bool {
+        matches!(self.rule, Optimizer::Lamb(_)) && self.loss_scale.is_some()
+    }
+
     /// A step with the learning rate `lr`. `gradients` are those of [`Parameters::gradients`] for
     /// the scaled loss: one per trainable parameter, in order. Parameters with an undefined
     /// gradient are skipped. Takes the gradients, so that their memory is freed.
@@ -209,9 +215,9 @@ impl RunningOptimizer {
             gradients.len()
         );
         let scale = self.loss_scale.as_mut();
-        let overflow = scale.map(|scale| scale.unscale(&gradients)).transpose()?;
-        // Its operators cannot be skipped by the device.
-        if let (Optimizer::Lamb(_), Some(overflow)) = (&self.rule, &overflow)
+        let mut overflow = scale.map(|scale| scale.unscale(&gradients)).transpose()?;
+        if self.waits_for_device()
+            && let Some(overflow) = overflow.take()
             && overflow.f_double_value(&[0])? != 0.0
         {
             return Ok(());
@@ -259,9 +265,11 @@ impl RunningOptimizer {
             let updated = match (rule, &self.updates) {
                 (Optimizer::Sgd(sgd), _) => sgd.update(&group, decay, lr, overflow),
                 (Optimizer::AdamW(adam), Some(updates)) => {
-                    adam.update(&group, decay, lr, updates, overflow)
+                    adam.update(&group, decay, lr, (updates, false), overflow)
                 }
-                (Optimizer::Lamb(lamb), Some(updates)) => lamb.update(&group, decay, lr, updates),
+                (Optimizer::Lamb(adam), Some(updates)) => {
+                    adam.update(&group, decay, lr, (updates, true), overflow)
+                }
                 _ => unreachable!("the number of updates is there where the rule needs it"),
             };
             updated.context("cannot update the parameters")?;
@@ -301,33 +309,38 @@ impl RunningOptimizer {
         momentum.chain(self.variance().map(named(VARIANCE_PREFIX)))
     }
 
-    /// Makes the buffers of these parameters, of zeros: those of another process will come in their place.
+    /// Makes the buffers of these names in a checkpoint, of zeros: what another process has will come in their
+    /// place.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn make_buffers(&mut self, parameters: &[String]) -> Result<()> {
-        let own = self.states.iter_mut();
-        for state in own.filter(|state| parameters.contains(&state.name)) {
-            if self.rule.has_momentum() {
-                or_zeros(&mut state.momentum, &state.parameter)?;
-            }
-            if self.rule.has_variance() {
-                or_zeros(&mut state.variance, &state.parameter)?;
+    pub fn make_buffers(&mut self, names: &[String]) -> Result<()> {
+        for state in &mut self.states {
+            for (prefix, buffer) in [
+                (MOMENTUM_PREFIX, &mut state.momentum),
+                (VARIANCE_PREFIX, &mut state.variance),
+            ] {
+                if names.contains(&format!("{prefix}{}", state.name)) {
+                    or_zeros(buffer, &state.parameter)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Replaces the state by that of a checkpoint, converting dtype and device. If it is that of another kind
-    /// of optimizer, the state starts fresh, and a warning says so. On an error nothing is changed.
+    /// Replaces the state by that of a checkpoint, converting dtype and device. That of SGD is no use to the
+    /// others, nor theirs to it: then this returns false, and the state starts fresh. On an error nothing is
+    /// changed.
     ///
     /// # Errors
     /// All unknown and mis-shaped tensors, in one message.
-    pub fn load(&mut self, saved: OptimizerState) -> Result<()> {
+    pub fn load(&mut self, saved: OptimizerState) -> Result<bool> {
         let is_empty = saved.momentum.is_empty() && saved.variance.is_empty();
-        if !is_empty && saved.variance.is_empty() == self.rule.has_variance() {
-            tracing::warn!("the checkpoint is of another optimizer, whose state is not used");
-            return Ok(());
+        if is_empty || !self.rule.has_momentum() {
+            return Ok(is_empty);
+        }
+        if saved.variance.is_empty() == self.rule.has_variance() {
+            return Ok(false);
         }
         let momentum = self.fitting("momentum", saved.momentum)?;
         let variance = self.fitting("variance", saved.variance)?;
@@ -337,7 +350,7 @@ impl RunningOptimizer {
         if let Some(updates) = &mut self.updates {
             let _ = updates.f_fill_(saved.updates as f64)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Buffers by parameter name, in the order of the parameters, and like them.

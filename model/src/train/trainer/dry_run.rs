@@ -8,6 +8,7 @@ use super::Trainer;
 use crate::nn::compute::{ExecConfig, is_out_of_memory};
 use crate::nn::native;
 use crate::nn::parameters::WeightInit;
+use crate::train::mixing::Mixed;
 
 /// Does a step on images of zeros with a network of its own, which is gone afterwards.
 ///
@@ -62,11 +63,12 @@ fn too_large(
     };
     let recompute = match recomputes {
         true => "",
-        false => ", or set `recompute: true`, which keeps one resolution's activations at a time",
+        false => ", `recompute: true`, which keeps one resolution's activations at a time",
     };
     format!(
         "a batch of {batch} images does not fit into the {:.1} GiB of the GPU: with {:.1} GiB in use there \
-         was no more for it, and {fits}; make the training batches smaller{recompute}",
+         was no more for it, and {fits}; set `micro_batch`, which passes a part of a batch at a time{recompute}, or \
+         make the training batches smaller",
         gib(total),
         gib(peak)
     )
@@ -115,7 +117,12 @@ fn one_step(
         .iter()
         .map(|&side| zeros(side, Kind::Uint8))
         .collect::<Result<Vec<_>, _>>()?;
-    let labels = Tensor::f_zeros([count], (Kind::Int64, compute.device))?;
+    let mut labels = Tensor::f_zeros([count], (Kind::Int64, compute.device))?;
+    let mut images = images;
+    if settings.mix.is_some() {
+        let mixed = Mixed::Mixup { share: 0.5 };
+        (images, labels) = mixed.apply(images, &labels, settings.classes.into())?;
+    }
     let step = settings.step();
     // Twice: in the second one the momentum is there from the start.
     for _ in 0..2 {

@@ -91,8 +91,8 @@ pub struct Trainer {
     mix: Option<Mix>,
     /// The optimizer.
     optimizer: Optimizer,
-    /// Gradients longer than this (their joint Euclidean norm) are shortened to it before each step; above 0.
-    /// Default: none are.
+    /// The largest Euclidean norm of all gradients together: before each step they are scaled down to it; above
+    /// 0. Default: none.
     #[serde(default)]
     clip_gradients: Option<f64>,
     /// Images of each process that pass through the network at once, to train with larger batches than fit
@@ -148,8 +148,8 @@ pub struct Trainer {
     fused: Fused,
     /// On GPUs: record a training step, and a pass of the validation, as a CUDA graph and replay it (`Auto`),
     /// which starts all its kernels at once, or start them one by one (`Off`). A graph is used if it agrees
-    /// with a step that runs as usual, and there is memory for both. Those of quantized networks are not
-    /// recorded.
+    /// with a step that runs as usual, and there is memory for both. Those of quantized networks, and of `Lamb` in
+    /// float16, are not recorded.
     #[serde(default)]
     cuda_graph: CudaGraph,
     /// The images over which batch norms take their statistics in training: those of each process
@@ -216,7 +216,7 @@ impl Trainer {
         if warm_up > 0 && self.warm_up_steps > 0 {
             errors.push((
                 "warm_up_steps",
-                "a warm-up is given in epochs or in steps, not in both".to_owned(),
+                "both `warm_up_epochs` and `warm_up_steps` are given".to_owned(),
                 "leave one of them out",
             ));
         }
@@ -232,6 +232,12 @@ impl Trainer {
                 "warm_up_lr",
                 "`warm_up_lr` needs a warm-up".to_owned(),
                 "such as `warm_up_epochs: 5`",
+            ));
+        } else if self.warm_up_lr > self.optimizer.lr() {
+            errors.push((
+                "warm_up_lr",
+                "a warm-up rises to the optimizer's `lr`, and `warm_up_lr` is above it".to_owned(),
+                "such as `warm_up_lr: 1e-4`",
             ));
         }
         if !(self.min_lr >= 0.0 && (self.min_lr == 0.0 || self.min_lr < self.optimizer.lr())) {
@@ -564,7 +570,8 @@ impl Trainer {
         if let Some(images) = self.micro_batch {
             ensure!(
                 train.group.is_multiple_of(images.into()),
-                "`micro_batch: {images}` must divide the {} images of a batch that each process has",
+                "`micro_batch: {images}` must divide the {} images of a batch that each process has; change one \
+                 of them",
                 train.group
             );
         }
@@ -582,8 +589,7 @@ impl Trainer {
 
 impl NodeKind for Trainer {
     const NAME: &'static str = "RsNet";
-    const SUMMARY: &'static str =
-        "trains a resolution switchable network and validates it after every epoch";
+    const SUMMARY: &'static str = "trains a resolution switchable network, and validates it";
     const INPUTS: &'static [Port] = &[
         Port {
             name: "train",

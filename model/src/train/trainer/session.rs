@@ -139,7 +139,11 @@ impl Session {
         }
         let mut net = settings.network(compute, &resolutions, start)?;
         let at_once = settings.micro_batch.map_or(train.group, u64::from);
-        net.set_norm_scope(settings.norms_over.scope(peers.as_deref(), at_once)?);
+        net.set_norm_scope(settings.norms_over.scope(
+            peers.as_deref(),
+            at_once,
+            settings.micro_batch.is_some(),
+        )?);
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
         ensure!(
             train.last_group % at_once != 1 % at_once
@@ -153,6 +157,14 @@ impl Session {
         );
         dry_run(settings, compute, &resolutions, train.group)?;
         let mut optimizer = settings.start_optimizer(&net)?;
+        let epochs = settings.epochs.saturating_sub(settings.cool_down_epochs);
+        let steps = epochs.saturating_mul(train.items_per_epoch);
+        ensure!(
+            settings.warm_up_steps == 0 || settings.warm_up_steps < steps,
+            "`warm_up_steps: {}` leaves nothing of the {steps} steps before the cool-down; make it shorter, or train \
+             for more `epochs`",
+            settings.warm_up_steps
+        );
         let classes = train.classes.to_vec();
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
@@ -593,13 +605,15 @@ impl Thread for Session {
     }
 
     fn start(&self, port: &str) -> Position {
-        Position {
-            epoch: self.at.epoch,
-            // Every validation is a whole one.
-            sample: if port == "train" {
-                self.at.sample_in_epoch
-            } else {
-                0
+        match port {
+            "train" => Position {
+                epoch: self.at.epoch,
+                sample: self.at.sample_in_epoch,
+            },
+            // Every validation is a whole one, and an epoch of its stream.
+            _ => Position {
+                epoch: self.at.epoch / self.settings.validate_every.max(1),
+                sample: 0,
             },
         }
     }

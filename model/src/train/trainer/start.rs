@@ -66,9 +66,9 @@ impl<'a> Origin<'a> {
 
 /// Gives the other processes what the first one has read: the parameters, and the optimizer's state.
 fn share(peers: &Peers, net: &SwitchableNetwork, optimizer: &mut RunningOptimizer) -> Result<()> {
-    let own: Vec<&str> = optimizer.momentum().map(|(name, _)| name).collect();
+    let own: Vec<String> = optimizer.buffers().map(|(name, _)| name).collect();
     let own = serde_json::to_string(&own)?;
-    let names: Vec<String> = serde_json::from_str(&peers.broadcast("momentum", || own)?)?;
+    let names: Vec<String> = serde_json::from_str(&peers.broadcast("buffers", || own)?)?;
     if !peers.is_first() {
         optimizer.make_buffers(&names)?;
     }
@@ -320,9 +320,14 @@ pub(super) fn resume(
     }
     if let Some(file) = file {
         file.load(net)?;
-        optimizer
+        let used = optimizer
             .load(file.optimizer()?)
             .with_context(|| format!("cannot load the optimizer from the checkpoint {place}"))?;
+        if !used {
+            tracing::warn!(
+                "{place} holds the state of another kind of optimizer, which is not used: this one starts fresh"
+            );
+        }
     }
     if let Some(loss_scale) = saved.loss_scale {
         optimizer.load_loss_scale(loss_scale)?;
