@@ -115,7 +115,7 @@ pub fn inception_crop<R: Rng + ?Sized>(
 }
 
 /// A uniform draw from `[range.0, range.1)`.
-fn uniform<R: Rng + ?Sized>(range: (f64, f64), rng: &mut R) -> f64 {
+pub(super) fn uniform<R: Rng + ?Sized>(range: (f64, f64), rng: &mut R) -> f64 {
     let draw: f64 = rng.random();
     range.0 + (range.1 - range.0).max(0.0) * draw
 }

@@ -29,6 +29,7 @@ mod resize;
 mod tiff;
 mod webp;
 
+pub mod augment;
 pub mod crop;
 pub mod lighting;
 
@@ -430,7 +431,7 @@ fn probe(bytes: usize) -> Result<(), OutOfMemory> {
 }
 
 /// Frees memory beyond `length` if the buffer exceeds [`WORTH_KEEPING`].
-fn give_back(buffer: &mut Vec<u8>, length: usize) {
+pub(crate) fn give_back(buffer: &mut Vec<u8>, length: usize) {
     if buffer.capacity() > WORTH_KEEPING && length < buffer.capacity() / 4 {
         buffer.truncate(length);
         buffer.shrink_to(length);

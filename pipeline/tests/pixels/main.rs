@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use rsflow_pipeline::pixels::{Decoder, Format, Header, ImageError, Limits, Rect, Verify, header};
 
+mod augmentations;
 mod damage;
 mod formats;
 mod generated;

@@ -1,0 +1,114 @@
+//! Pillow's `ImageEnhance`: mixes of an image with a degenerate one, by `Image.blend`, in f32.
+
+/// Pillow's `ImagingBlend` for one level: the sum is truncated, and clipped where `factor` is not from 0
+/// to 1. Between 0 and 1 it needs no clipping, so the cast does for both.
+#[inline(always)]
+fn blend(degenerate: u8, level: u8, factor: f32) -> u8 {
+    let (from, to) = (f32::from(degenerate), f32::from(level));
+    (from + factor * (to - from)) as u8
+}
+
+/// The level of grey in Pillow's mode L: ITU-R 601-2 with 16 fraction bits.
+#[inline(always)]
+fn grey([r, g, b]: [u8; 3]) -> u8 {
+    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+}
+
+/// Mixes with black.
+pub(super) fn brightness(bytes: &mut [u8], factor: f32) {
+    for level in bytes {
+        *level = blend(0, *level, factor);
+    }
+}
+
+/// Mixes with the mean level of grey, rounded half up.
+pub(super) fn contrast(bytes: &mut [u8], factor: f32) {
+    let (pixels, _) = bytes.as_chunks::<3>();
+    let sum: u64 = pixels.iter().map(|&pixel| u64::from(grey(pixel))).sum();
+    let mean = (sum as f64 / pixels.len() as f64 + 0.5) as u8;
+    for level in bytes {
+        *level = blend(mean, *level, factor);
+    }
+}
+
+/// Mixes with the image in grey.
+pub(super) fn colour(bytes: &mut [u8], factor: f32) {
+    const PIXELS: usize = 16;
+    let (blocks, rest) = bytes.as_chunks_mut::<{ 3 * PIXELS }>();
+    for block in blocks {
+        let (pixels, _) = block.as_chunks_mut::<3>();
+        let mut greys = [0; PIXELS];
+        for (grey_level, pixel) in greys.iter_mut().zip(pixels.iter()) {
+            *grey_level = grey(*pixel);
+        }
+        for (pixel, grey) in pixels.iter_mut().zip(greys) {
+            *pixel = pixel.map(|level| blend(grey, level, factor));
+        }
+    }
+    let (rest, _) = rest.as_chunks_mut::<3>();
+    for pixel in rest {
+        let grey = grey(*pixel);
+        *pixel = pixel.map(|level| blend(grey, level, factor));
+    }
+}
+
+/// Mixes with the image smoothed by Pillow's `SMOOTH`: 3x3 pixels, of which the centre counts five times
+/// and the others once. Pixels at the edges stay. `sums` is scratch memory.
+pub(super) fn sharpness(
+    from: &[u8],
+    (width, height): (usize, usize),
+    factor: f32,
+    to: &mut [u8],
+    sums: &mut Vec<u16>,
+) {
+    if width < 3 || height < 3 {
+        to.copy_from_slice(from);
+        return;
+    }
+    let width = width * 3;
+    let row = |y: usize| &from[y * width..][..width];
+    sums.clear();
+    sums.resize(width, 0);
+    for (y, to) in to.chunks_exact_mut(width).enumerate() {
+        let middle = row(y);
+        if y == 0 || y == height - 1 {
+            to.copy_from_slice(middle);
+            continue;
+        }
+        let (upper, lower) = (row(y - 1), row(y + 1));
+        for (((sum, upper), middle), lower) in sums.iter_mut().zip(upper).zip(middle).zip(lower) {
+            *sum = u16::from(*upper) + u16::from(*middle) + u16::from(*lower);
+        }
+        to[..3].copy_from_slice(&middle[..3]);
+        to[width - 3..].copy_from_slice(&middle[width - 3..]);
+        let neighbours = sums.iter().zip(&sums[3..]).zip(&sums[6..]);
+        let inner = to[3..width - 3].iter_mut().zip(&middle[3..width - 3]);
+        for ((to, level), ((left, centre), right)) in inner.zip(neighbours) {
+            let sum = left + centre + right + 4 * u16::from(*level);
+            *to = blend(thirteenth(sum), *level, factor);
+        }
+    }
+}
+
+/// A thirteenth, rounded half up, of a number of at most 13 * 255.
+///
+/// Pillow computes it in f32. A thirteenth of an integer is at least 1/26 away from where rounding
+/// changes, so its rounding errors do not matter.
+#[inline(always)]
+fn thirteenth(number: u16) -> u8 {
+    // 5042 / 2^16 is 1/13 and 1.2e-5 more, which is too little to matter up to 6553.
+    ((u32::from(number + 6) * 5042) >> 16) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thirteenth_is_rounded_half_up() {
+        for number in 0..=13 * 255_u16 {
+            let expected = (f64::from(number) / 13.0 + 0.5).floor();
+            assert_eq!(f64::from(thirteenth(number)), expected, "{number}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! torchvision's `adjust_hue` on Pillow images: to Pillow's mode HSV with 8 bits, a shift, and back.
+
+/// What a hue means for the way back, [`hue_table`].
+#[derive(Debug, Clone, Copy)]
+struct Hue {
+    /// Which of the largest, the smallest and the middle level red, green and blue are.
+    order: [u8; 3],
+    /// How far the middle level is from the largest, relative to the smallest.
+    share: f64,
+    /// Whether the product of share and saturation is rounded to f32, as in Pillow.
+    is_short: bool,
+}
+
+/// Adds `shift` to the hue of all pixels, modulo 256.
+///
+/// Saturation and hue lose bits on the way there and back, so a shift of 0 changes pixels too.
+pub(super) fn shift(bytes: &mut [u8], shift: u8) {
+    let table = hue_table(shift);
+    let (pixels, _) = bytes.as_chunks_mut::<3>();
+    for pixel in pixels {
+        *pixel = shifted(*pixel, &table);
+    }
+}
+
+/// For each hue before the shift. Pillow's `hsv2rgb`: the circle has six sectors.
+fn hue_table(shift: u8) -> [Hue; 256] {
+    std::array::from_fn(|hue| {
+        let hue = (hue as u8).wrapping_add(shift);
+        let place = f64::from(hue) * 6.0 / 255.0;
+        let sector = place.floor();
+        let fraction = (place - sector) as f32;
+        // 0 is the largest level, 1 the smallest, 2 the one in the middle.
+        let orders = [
+            [0, 2, 1],
+            [2, 0, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 1, 0],
+            [0, 1, 2],
+        ];
+        let sector = sector as usize % 6;
+        let is_short = sector % 2 == 1;
+        let fraction = f64::from(fraction);
+        Hue {
+            order: orders[sector],
+            share: if is_short { fraction } else { 1.0 - fraction },
+            is_short,
+        }
+    })
+}
+
+#[inline(always)]
+fn shifted([r, g, b]: [u8; 3], table: &[Hue; 256]) -> [u8; 3] {
+    let (largest, smallest) = (r.max(g).max(b), r.min(g).min(b));
+    // Pillow's `rgb2hsv_row`.
+    let range = f32::from(largest - smallest);
+    let saturation = (f64::from(range / f32::from(largest)) * 255.0) as u8;
+    // Grey has a saturation of 0, and so have a few dark colours with nearly equal channels.
+    if largest == smallest || saturation == 0 {
+        return [largest; 3];
+    }
+    let (sector, a, b) = if r == largest {
+        (0.0, b, g)
+    } else if g == largest {
+        (2.0, r, b)
+    } else {
+        (4.0, g, r)
+    };
+    let below = |level: u8| f64::from(f32::from(largest - level) / range);
+    let hue = (sector + below(a) - below(b)) as f32;
+    let turns = f64::from(hue) / 6.0 + 1.0;
+    let hue = (if turns < 1.0 { turns } else { turns - 1.0 }) as f32;
+    let hue = &table[usize::from((f64::from(hue) * 255.0) as u8)];
+    // And back.
+    let saturation = (f64::from(saturation) / 255.0) as f32;
+    let product = if hue.is_short {
+        f64::from(saturation * hue.share as f32)
+    } else {
+        f64::from(saturation) * hue.share
+    };
+    let value = f64::from(largest);
+    let smallest = round(value * (1.0 - f64::from(saturation)));
+    let middle = round(value * (1.0 - product));
+    let levels = [largest, smallest, middle, 0];
+    hue.order.map(|level| levels[usize::from(level & 3)])
+}
+
+/// Rounds half away from zero, from 0 to 255.
+#[inline(always)]
+fn round(number: f64) -> u8 {
+    // Not right for the largest number below 0.5, which does not occur.
+    (number + 0.5) as u8
+}
