@@ -87,13 +87,7 @@ impl Affine {
     }
 
     /// Transforms `from` to `to`, both `[height, width, 3]`.
-    pub(super) fn apply(
-        &self,
-        from: &[u8],
-        (width, height): (usize, usize),
-        to: &mut [u8],
-        columns: &mut Vec<usize>,
-    ) {
+    pub(super) fn apply(&self, from: &[u8], (width, height): (usize, usize), to: &mut [u8]) {
         let (pixels, _) = from.as_chunks::<3>();
         let (to, _) = to.as_chunks_mut::<3>();
         let source = Source {
@@ -102,21 +96,25 @@ impl Affine {
             height,
         };
         match self.sampling {
-            Sampling::Nearest => self.apply_nearest(source, to, columns),
+            Sampling::Nearest => self.apply_nearest(source, to),
             Sampling::Bilinear => interpolate::bilinear(source, &self.matrix, self.fill, to),
             Sampling::Bicubic => interpolate::bicubic(source, &self.matrix, self.fill, to),
         }
     }
 
-    /// Pillow has three ways, which differ in rounding.
-    fn apply_nearest(&self, source: Source<'_>, to: &mut [[u8; 3]], columns: &mut Vec<usize>) {
+    /// Pillow has several ways, which differ in rounding.
+    fn apply_nearest(&self, source: Source<'_>, to: &mut [[u8; 3]]) {
         let [a, b, c, d, e, f] = self.matrix;
         let (width, height) = (source.width as f64, source.height as f64);
         let fits = |x: f64, y: f64| {
             (x * a + y * b + c).abs() < 32768.0 && (x * d + y * e + f).abs() < 32768.0
         };
-        if b == 0.0 && d == 0.0 {
-            self.scale(source, to, columns);
+        let is_shift = (a, b, d, e) == (1.0, 0.0, 0.0, 1.0) && c.fract() == 0.0 && f.fract() == 0.0;
+        if is_shift {
+            self.shift(source, to);
+        } else if b == 0.0 && d == 0.0 {
+            // Pillow's `ImagingScaleAffine`, which adds up in the same way.
+            self.float(source, to);
         } else if fits(0.0, 0.0) && fits(width, height) && fits(0.0, height) && fits(width, 0.0) {
             self.fixed(source, to);
         } else {
@@ -124,40 +122,23 @@ impl Affine {
         }
     }
 
-    /// Rows stay rows: Pillow's `ImagingScaleAffine`.
-    fn scale(&self, source: Source<'_>, to: &mut [[u8; 3]], columns: &mut Vec<usize>) {
-        let [a, _, c, _, e, f] = self.matrix;
-        let mut x = c + a * 0.5;
-        let mut filled = source.width..0;
-        columns.clear();
-        for output in 0..source.width {
-            let column = within(x, source.width);
-            if column.is_some() {
-                filled = filled.start.min(output)..output + 1;
+    /// A shift by whole pixels, with a copy for each row.
+    fn shift(&self, source: Source<'_>, to: &mut [[u8; 3]]) {
+        let [_, _, left, _, _, top] = self.matrix;
+        let (left, top) = (left as i64, top as i64);
+        let (width, height) = (source.width as i64, source.height as i64);
+        let from = (-left).clamp(0, width);
+        let inside = from as usize..(width - left).clamp(from, width) as usize;
+        for (y, to) in (top..).zip(to.chunks_exact_mut(source.width)) {
+            if (0..height).contains(&y) && !inside.is_empty() {
+                to[..inside.start].fill(self.fill);
+                to[inside.end..].fill(self.fill);
+                let to = &mut to[inside.clone()];
+                let first = (from + left) as usize;
+                to.copy_from_slice(&source.row(y as usize)[first..][..to.len()]);
+            } else {
+                to.fill(self.fill);
             }
-            columns.push(column.unwrap_or(0));
-            x += a;
-        }
-        let columns = columns.get(filled.clone()).unwrap_or(&[]);
-        let mut y = f + e * 0.5;
-        for to in to.chunks_exact_mut(source.width) {
-            match within(y, source.height) {
-                Some(row) if !columns.is_empty() => {
-                    let row = source.row(row);
-                    to[..filled.start].fill(self.fill);
-                    to[filled.end..].fill(self.fill);
-                    let to = &mut to[filled.clone()];
-                    if a == 1.0 {
-                        to.copy_from_slice(&row[columns[0]..][..to.len()]);
-                    } else {
-                        for (to, &column) in to.iter_mut().zip(columns) {
-                            *to = row[column];
-                        }
-                    }
-                }
-                _ => to.fill(self.fill),
-            }
-            y += e;
         }
     }
 

@@ -53,40 +53,43 @@ pub(super) fn colour(bytes: &mut [u8], factor: f32) {
 }
 
 /// Mixes with the image smoothed by Pillow's `SMOOTH`: 3x3 pixels, of which the centre counts five times
-/// and the others once. Pixels at the edges stay. `sums` is scratch memory.
-pub(super) fn sharpness(
-    from: &[u8],
-    (width, height): (usize, usize),
-    factor: f32,
-    to: &mut [u8],
-    sums: &mut Vec<u16>,
-) {
+/// and the others once. Pixels at the edges stay.
+pub(super) fn sharpness(from: &[u8], (width, height): (usize, usize), factor: f32, to: &mut [u8]) {
     if width < 3 || height < 3 {
         to.copy_from_slice(from);
         return;
     }
     let width = width * 3;
     let row = |y: usize| &from[y * width..][..width];
-    sums.clear();
-    sums.resize(width, 0);
     for (y, to) in to.chunks_exact_mut(width).enumerate() {
         let middle = row(y);
         if y == 0 || y == height - 1 {
             to.copy_from_slice(middle);
             continue;
         }
-        let (upper, lower) = (row(y - 1), row(y + 1));
-        for (((sum, upper), middle), lower) in sums.iter_mut().zip(upper).zip(middle).zip(lower) {
-            *sum = u16::from(*upper) + u16::from(*middle) + u16::from(*lower);
-        }
         to[..3].copy_from_slice(&middle[..3]);
         to[width - 3..].copy_from_slice(&middle[width - 3..]);
-        let neighbours = sums.iter().zip(&sums[3..]).zip(&sums[6..]);
-        let inner = to[3..width - 3].iter_mut().zip(&middle[3..width - 3]);
-        for ((to, level), ((left, centre), right)) in inner.zip(neighbours) {
-            let sum = left + centre + right + 4 * u16::from(*level);
-            *to = blend(thirteenth(sum), *level, factor);
+        let rows = [row(y - 1), middle, row(y + 1)];
+        for (block, to) in to[3..width - 3].chunks_mut(BLOCK).enumerate() {
+            let rows = rows.map(|row| &row[block * BLOCK..][..to.len() + 6]);
+            sharpen(rows, factor, to);
         }
+    }
+}
+
+/// Bytes whose sums are computed together.
+const BLOCK: usize = 768;
+
+/// The middle one of three rows, which start one pixel before `to` and end one after it.
+fn sharpen([upper, middle, lower]: [&[u8]; 3], factor: f32, to: &mut [u8]) {
+    let mut sums = [0; BLOCK + 6];
+    for (((sum, upper), middle), lower) in sums.iter_mut().zip(upper).zip(middle).zip(lower) {
+        *sum = u16::from(*upper) + u16::from(*middle) + u16::from(*lower);
+    }
+    let neighbours = sums.iter().zip(&sums[3..]).zip(&sums[6..]);
+    for ((to, level), ((left, centre), right)) in to.iter_mut().zip(&middle[3..]).zip(neighbours) {
+        let sum = left + centre + right + 4 * u16::from(*level);
+        *to = blend(thirteenth(sum), *level, factor);
     }
 }
 

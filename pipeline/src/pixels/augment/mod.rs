@@ -57,7 +57,7 @@ pub enum Operation {
     Erase(Erase),
 }
 
-/// Applies operations. Holds scratch memory, so use one per worker thread.
+/// Applies operations. Holds scratch memory, 6 bytes for each pixel, so use one per worker thread.
 #[derive(Debug, Default)]
 pub struct Augmenter {
     /// RGB, `[height, width, 3]`.
@@ -66,8 +66,6 @@ pub struct Augmenter {
     spare: Vec<u8>,
     /// Where the image was, in image coordinates.
     region: Option<Rect>,
-    columns: Vec<usize>,
-    sums: Vec<u16>,
 }
 
 impl Augmenter {
@@ -137,12 +135,12 @@ impl Augmenter {
             Operation::Erase(erase) => erase.apply(bytes, size),
             Operation::Sharpness(factor) => {
                 resize_scratch(&mut self.spare, bytes.len())?;
-                blend::sharpness(bytes, size, *factor, &mut self.spare, &mut self.sums);
+                blend::sharpness(bytes, size, *factor, &mut self.spare);
                 std::mem::swap(&mut self.current, &mut self.spare);
             }
             Operation::Affine(affine) => {
                 resize_scratch(&mut self.spare, bytes.len())?;
-                affine.apply(bytes, size, &mut self.spare, &mut self.columns);
+                affine.apply(bytes, size, &mut self.spare);
                 std::mem::swap(&mut self.current, &mut self.spare);
             }
         }
