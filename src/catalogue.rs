@@ -6,8 +6,9 @@ use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
 use rsflow_model::train::evaluate::Evaluate;
 use rsflow_model::train::trainer::Trainer;
 use rsflow_pipeline::nodes::{
-    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeImage, ImageFolder, ImageNetArchives,
-    ImageTar, Lighting, Preprocessed, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+    Batch, CascadedCenterCrop, CascadedRandomCrop, ColorJitter, DecodeImage, ImageFolder,
+    ImageNetArchives, ImageTar, Lighting, Preprocessed, RandAugment, RandomErasing, RandomFlip,
+    RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder, TrivialAugment,
 };
 
 /// In the order in which data flows through them.
@@ -18,6 +19,11 @@ pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<ShapesFolder>(),
     Kind::of::<DecodeImage>(),
     Kind::of::<RandomResizedCrop>(),
+    Kind::of::<RandomFlip>(),
+    Kind::of::<RandAugment>(),
+    Kind::of::<TrivialAugment>(),
+    Kind::of::<ColorJitter>(),
+    Kind::of::<RandomErasing>(),
     Kind::of::<Resize>(),
     Kind::of::<ResizeAndCenterCrop>(),
     Kind::of::<CascadedRandomCrop>(),

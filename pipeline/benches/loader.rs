@@ -231,6 +231,7 @@ fn work(
             .collect();
         let images = SizedImages {
             outputs: Outputs::Rendered(renditions),
+            augmentations: vec![],
             lighting: vec![],
             image: LazyImage {
                 encoded: EncodedImage { bytes, label: 0 },

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::Result;
-use rsflow_graph::{Meter, Payload, Slots};
+use rsflow_graph::{Context, Meter, Payload, Slots};
 
+use crate::pixels::augment::{Augmenter, Operation};
 use crate::pixels::{
-    Decoder, Header, ImageError, Orientation, Rect, ResizePlan, Resizer, Verify, lighting,
+    Decoder, Header, ImageError, Orientation, Pixels, Rect, ResizePlan, Resizer, Verify, lighting,
     resize_scratch,
 };
 
@@ -113,6 +114,31 @@ impl Drop for ExtraneousCount {
 pub struct Crop {
     pub image: LazyImage,
     pub region: Rect,
+    /// Changes of the region before it is resized, in order.
+    pub augmentations: Vec<Augmentation>,
+}
+
+/// A change of a crop, and the node that planned it.
+#[derive(Clone)]
+pub struct Augmentation {
+    pub operation: Operation,
+    pub meter: Meter,
+}
+
+impl Crop {
+    /// Plans operations of the node that `context` belongs to.
+    pub fn augment(&mut self, operations: impl IntoIterator<Item = Operation>, context: &Context) {
+        let planned = operations.into_iter().map(|operation| Augmentation {
+            operation,
+            meter: context.meter.clone(),
+        });
+        self.augmentations.extend(planned);
+    }
+
+    /// Width and height in pixels, which no operation changes.
+    pub fn size(&self) -> (u32, u32) {
+        (self.region.width, self.region.height)
+    }
 }
 
 impl Payload for Crop {
@@ -125,6 +151,8 @@ pub struct SizedImages {
     pub image: LazyImage,
     /// The region to decode: the union of what the outputs need.
     pub region: Rect,
+    /// Changes of the region before it is resized, in order.
+    pub augmentations: Vec<Augmentation>,
     pub outputs: Outputs,
     /// Colour augmentations, in the order in which they are applied.
     pub lighting: Vec<Lighting>,
@@ -164,6 +192,7 @@ impl Payload for SizedImages {
 struct Tools {
     decoder: Decoder,
     resizer: Resizer,
+    augmenter: Augmenter,
     /// The resized image of [`Outputs::Sampled`].
     picture: Vec<u8>,
 }
@@ -179,6 +208,7 @@ impl SizedImages {
             let Tools {
                 decoder,
                 resizer,
+                augmenter,
                 picture,
             } = tools;
             let image = &self.image;
@@ -195,6 +225,7 @@ impl SizedImages {
                     )?)
                 })?;
             image.extraneous.check(pixels.extraneous_bytes())?;
+            let pixels = self.augment(pixels, augmenter)?;
             let mut make = |rendition: &ResizePlan, out: &mut [u8]| {
                 self.meter
                     .measure(|| Ok(resizer.resize(pixels, rendition, out)?))?;
@@ -219,6 +250,20 @@ impl SizedImages {
                 }
             }
         })
+    }
+
+    /// The region with all augmentations; without any, the decoded pixels as they are.
+    fn augment<'a>(&self, decoded: Pixels<'a>, augmenter: &'a mut Augmenter) -> Result<Pixels<'a>> {
+        let Some(first) = self.augmentations.first() else {
+            augmenter.release();
+            return Ok(decoded);
+        };
+        let load = || Ok(augmenter.load(decoded, self.region)?);
+        first.meter.measure(load)?;
+        for Augmentation { operation, meter } in &self.augmentations {
+            meter.measure(|| Ok(augmenter.apply(operation)?))?;
+        }
+        Ok(augmenter.pixels().unwrap_or(decoded))
     }
 
     /// Applies the colour augmentations.

@@ -92,6 +92,7 @@ impl Map for CascadedRandomCrop {
                 sizes: self.sizes.clone(),
             },
             image,
+            augmentations: vec![],
             lighting: vec![],
             meter: context.meter.clone(),
         })

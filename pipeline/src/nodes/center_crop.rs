@@ -32,6 +32,7 @@ impl Map for CenterCrop {
             outputs: preprocess::outputs(&self.by, &image.header, &self.sizes),
             region: image.header.whole(),
             image,
+            augmentations: vec![],
             lighting: vec![],
             meter: context.meter.clone(),
         })

@@ -4,6 +4,7 @@ mod batch;
 mod cascaded_center_crop;
 mod cascaded_random_crop;
 mod center_crop;
+mod color_jitter;
 mod decode_image;
 mod image_folder;
 mod image_tar;
@@ -12,14 +13,19 @@ mod lighting;
 mod listed;
 mod policy;
 mod preprocessed;
+mod rand_augment;
+mod random_erasing;
+mod random_flip;
 mod random_resized_crop;
 mod resize;
 mod resize_and_center_crop;
 mod shapes_folder;
+mod trivial_augment;
 
 pub use batch::Batch;
 pub use cascaded_center_crop::CascadedCenterCrop;
 pub use cascaded_random_crop::CascadedRandomCrop;
+pub use color_jitter::ColorJitter;
 pub use decode_image::DecodeImage;
 pub use image_folder::ImageFolder;
 pub use image_tar::ImageTar;
@@ -27,10 +33,14 @@ pub use imagenet_archives::ImageNetArchives;
 pub use lighting::Lighting;
 pub use policy::Damage;
 pub use preprocessed::Preprocessed;
+pub use rand_augment::RandAugment;
+pub use random_erasing::RandomErasing;
+pub use random_flip::RandomFlip;
 pub use random_resized_crop::RandomResizedCrop;
 pub use resize::Resize;
 pub use resize_and_center_crop::ResizeAndCenterCrop;
 pub use shapes_folder::ShapesFolder;
+pub use trivial_augment::TrivialAugment;
 
 use std::path::Path;
 
@@ -143,11 +153,18 @@ fn default_scale() -> (f64, f64) {
 
 /// Checks the parameter `flip`.
 fn check_flip(flip: f64, report: &mut Report) {
-    if !(0.0..=1.0).contains(&flip) {
+    check_probability("flip", flip, report);
+}
+
+/// Checks a parameter that is a probability.
+fn check_probability(field: &str, probability: f64, report: &mut Report) {
+    if !(0.0..=1.0).contains(&probability) {
+        // Of `policy.probability` the last part is the field.
+        let name = field.rsplit('.').next().unwrap_or(field);
         report.parameter(
-            "flip",
-            "`flip` must be a probability from 0 to 1",
-            "such as `flip: 0.5`",
+            field,
+            format!("`{name}` must be a probability from 0 to 1"),
+            format!("such as `{name}: 0.5`"),
         );
     }
 }

@@ -55,6 +55,7 @@ impl Map for RandomResizedCrop {
         Ok(Crop {
             region: crop::random_resized_crop(width, height, self.scale, self.ratio, random),
             image,
+            augmentations: vec![],
         })
     }
 }

@@ -50,7 +50,12 @@ impl Map for Resize {
     type In = Crop;
     type Out = SizedImages;
 
-    fn apply(&self, Crop { image, region }: Crop, context: &Context) -> Result<SizedImages> {
+    fn apply(&self, crop: Crop, context: &Context) -> Result<SizedImages> {
+        let Crop {
+            image,
+            region,
+            augmentations,
+        } = crop;
         let mut random = context.random("flip");
         let sizes = self.sizes.iter();
         let renditions = sizes
@@ -60,6 +65,7 @@ impl Map for Resize {
             outputs: Outputs::Rendered(renditions),
             image,
             region,
+            augmentations,
             lighting: vec![],
             meter: context.meter.clone(),
         })

@@ -6,8 +6,9 @@ use libfuzzer_sys::fuzz_target;
 use ron::extensions::Extensions;
 use rsflow_graph::{Catalogue, Format, Kind, Plan, Recipe, Text, differences, draw};
 use rsflow_pipeline::nodes::{
-    Batch, CascadedCenterCrop, CascadedRandomCrop, DecodeImage, ImageFolder, ImageNetArchives, ImageTar, Lighting,
-    RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+    Batch, CascadedCenterCrop, CascadedRandomCrop, ColorJitter, DecodeImage, ImageFolder, ImageNetArchives, ImageTar,
+    Lighting, RandAugment, RandomErasing, RandomFlip, RandomResizedCrop, Resize, ResizeAndCenterCrop, ShapesFolder,
+    TrivialAugment,
 };
 use serde::de::IgnoredAny;
 
@@ -18,6 +19,11 @@ const KINDS: &[Kind] = &[
     Kind::of::<ShapesFolder>(),
     Kind::of::<DecodeImage>(),
     Kind::of::<RandomResizedCrop>(),
+    Kind::of::<RandomFlip>(),
+    Kind::of::<RandAugment>(),
+    Kind::of::<TrivialAugment>(),
+    Kind::of::<ColorJitter>(),
+    Kind::of::<RandomErasing>(),
     Kind::of::<Resize>(),
     Kind::of::<ResizeAndCenterCrop>(),
     Kind::of::<CascadedRandomCrop>(),
