@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use rsflow_pipeline::pixels::augment::policy::{Kind, Space, Timm, TimmKind, hue_shift};
-use rsflow_pipeline::pixels::augment::{Augmenter, Operation, Sampling, linspace};
+use rsflow_pipeline::pixels::augment::{Affine, Augmenter, Operation, Sampling, linspace};
 use rsflow_pipeline::pixels::{Pixels, Rect};
 
 type Size = (u32, u32);
@@ -109,6 +109,10 @@ fn operation(words: &[&str], size: Size) -> Option<Operation> {
         ["colour", by] => Some(Operation::Colour(factor(by))),
         ["sharpness", by] => Some(Operation::Sharpness(factor(by))),
         ["hue", turns] => Some(Operation::Hue(hue_shift(number(turns)))),
+        ["rotate", degrees] => {
+            let rotation = Affine::rotate(number(degrees), size.0, size.1);
+            Some(Operation::Affine(rotation))
+        }
         ["vertical"] => Some(Operation::FlipVertical),
         ["horizontal"] => Some(Operation::FlipHorizontal),
         ["invert"] => Some(Operation::Invert),

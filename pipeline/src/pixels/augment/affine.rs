@@ -122,6 +122,14 @@ impl Affine {
         }
     }
 
+    /// Writes the colour of what lies outside.
+    fn paint(&self, to: &mut [[u8; 3]]) {
+        match self.fill {
+            [r, g, b] if r == g && g == b => to.as_flattened_mut().fill(r),
+            fill => to.fill(fill),
+        }
+    }
+
     /// A shift by whole pixels, with a copy for each row.
     fn shift(&self, source: Source<'_>, to: &mut [[u8; 3]]) {
         let [_, _, left, _, _, top] = self.matrix;
@@ -131,13 +139,13 @@ impl Affine {
         let inside = from as usize..(width - left).clamp(from, width) as usize;
         for (y, to) in (top..).zip(to.chunks_exact_mut(source.width)) {
             if (0..height).contains(&y) && !inside.is_empty() {
-                to[..inside.start].fill(self.fill);
-                to[inside.end..].fill(self.fill);
+                self.paint(&mut to[..inside.start]);
+                self.paint(&mut to[inside.end..]);
                 let to = &mut to[inside.clone()];
                 let first = (from + left) as usize;
                 to.copy_from_slice(&source.row(y as usize)[first..][..to.len()]);
             } else {
-                to.fill(self.fill);
+                self.paint(to);
             }
         }
     }
@@ -157,14 +165,23 @@ impl Affine {
             let rows = span(first_y, step_y, limits.1, width);
             let start = inside.start.max(rows.start);
             let inside = start..inside.end.min(rows.end).max(start);
-            to[..inside.start].fill(self.fill);
-            to[inside.end..].fill(self.fill);
+            self.paint(&mut to[..inside.start]);
+            self.paint(&mut to[inside.end..]);
             let mut x = first_x + start as i64 * step_x;
             let mut y = first_y + start as i64 * step_y;
             let to = &mut to[inside];
-            if step_y == 0 && step_x == 1 << 16 && !to.is_empty() {
-                let row = source.row((y >> 16) as usize);
-                to.copy_from_slice(&row[(x >> 16) as usize..][..to.len()]);
+            if step_x == 1 << 16 && step_y.abs() < 1 << 11 {
+                // Neighbours stay neighbours as long as the row is the same.
+                let mut rest = to;
+                while !rest.is_empty() {
+                    let length = run(y, step_y, rest.len());
+                    let (run, after) = rest.split_at_mut(length);
+                    let row = source.row((y >> 16) as usize);
+                    run.copy_from_slice(&row[(x >> 16) as usize..][..length]);
+                    x += length as i64 * step_x;
+                    y += length as i64 * step_y;
+                    rest = after;
+                }
             } else {
                 for to in to {
                     *to = source.pixels[(y >> 16) as usize * width + (x >> 16) as usize];
@@ -201,6 +218,17 @@ impl Affine {
 fn within(coordinate: f64, length: usize) -> Option<usize> {
     let inside = coordinate >= 0.0 && coordinate < length as f64;
     inside.then_some(coordinate as usize)
+}
+
+/// How many points from `start` on, at most `most`, have the same integer part in 16.16 fixed point.
+fn run(start: i64, step: i64, most: usize) -> usize {
+    let fraction = start & 0xffff;
+    let length = match step {
+        0 => return most,
+        1.. => (0xffff - fraction) / step + 1,
+        _ => fraction / -step + 1,
+    };
+    most.min(length as usize)
 }
 
 /// The `x` of `0..width` for which `start + x * step` is in `0..limit`.

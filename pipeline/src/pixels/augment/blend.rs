@@ -1,11 +1,18 @@
 //! Pillow's `ImageEnhance`: mixes of an image with a degenerate one, by `Image.blend`, in f32.
 
 /// Pillow's `ImagingBlend` for one level: the sum is truncated, and clipped where `factor` is not from 0
-/// to 1. Between 0 and 1 it needs no clipping, so the cast does for both.
+/// to 1. Between 0 and 1 there is nothing to clip.
 #[inline(always)]
 fn blend(degenerate: u8, level: u8, factor: f32) -> u8 {
     let (from, to) = (f32::from(degenerate), f32::from(level));
-    (from + factor * (to - from)) as u8
+    let sum = from + factor * (to - from);
+    let sum = if sum > 0.0 { sum } else { 0.0 };
+    let sum = if sum < 255.0 { sum } else { 255.0 };
+    // A cast does the same, but not in vectors. At 2^23 the unit in the last place is 1, so the sum is
+    // rounded to an integer, which is one too large where it was rounded up.
+    let rounded = sum + 8_388_608.0;
+    let is_above = rounded - 8_388_608.0 > sum;
+    (rounded.to_bits() - u32::from(is_above)) as u8
 }
 
 /// The level of grey in Pillow's mode L: ITU-R 601-2 with 16 fraction bits.
@@ -16,9 +23,7 @@ fn grey([r, g, b]: [u8; 3]) -> u8 {
 
 /// Mixes with black.
 pub(super) fn brightness(bytes: &mut [u8], factor: f32) {
-    for level in bytes {
-        *level = blend(0, *level, factor);
-    }
+    blend_with(0, bytes, factor);
 }
 
 /// Mixes with the mean level of grey, rounded half up.
@@ -26,29 +31,27 @@ pub(super) fn contrast(bytes: &mut [u8], factor: f32) {
     let (pixels, _) = bytes.as_chunks::<3>();
     let sum: u64 = pixels.iter().map(|&pixel| u64::from(grey(pixel))).sum();
     let mean = (sum as f64 / pixels.len() as f64 + 0.5) as u8;
+    blend_with(mean, bytes, factor);
+}
+
+/// Mixes with one level.
+fn blend_with(degenerate: u8, bytes: &mut [u8], factor: f32) {
+    let table: [u8; 256] = std::array::from_fn(|level| blend(degenerate, level as u8, factor));
     for level in bytes {
-        *level = blend(mean, *level, factor);
+        *level = table[usize::from(*level)];
     }
 }
 
 /// Mixes with the image in grey.
 pub(super) fn colour(bytes: &mut [u8], factor: f32) {
-    const PIXELS: usize = 16;
-    let (blocks, rest) = bytes.as_chunks_mut::<{ 3 * PIXELS }>();
-    for block in blocks {
-        let (pixels, _) = block.as_chunks_mut::<3>();
-        let mut greys = [0; PIXELS];
-        for (grey_level, pixel) in greys.iter_mut().zip(pixels.iter()) {
-            *grey_level = grey(*pixel);
+    for block in bytes.chunks_mut(BLOCK) {
+        let mut greys = [[0; 3]; BLOCK / 3];
+        for (greys, pixel) in greys.iter_mut().zip(block.as_chunks::<3>().0) {
+            *greys = [grey(*pixel); 3];
         }
-        for (pixel, grey) in pixels.iter_mut().zip(greys) {
-            *pixel = pixel.map(|level| blend(grey, level, factor));
+        for (level, grey) in block.iter_mut().zip(greys.as_flattened()) {
+            *level = blend(*grey, *level, factor);
         }
-    }
-    let (rest, _) = rest.as_chunks_mut::<3>();
-    for pixel in rest {
-        let grey = grey(*pixel);
-        *pixel = pixel.map(|level| blend(grey, level, factor));
     }
 }
 
@@ -77,7 +80,7 @@ pub(super) fn sharpness(from: &[u8], (width, height): (usize, usize), factor: f3
     }
 }
 
-/// Bytes whose sums are computed together.
+/// Bytes that are computed together: whole pixels, and whole vectors.
 const BLOCK: usize = 768;
 
 /// The middle one of three rows, which start one pixel before `to` and end one after it.

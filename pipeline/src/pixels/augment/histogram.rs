@@ -51,25 +51,30 @@ fn unchanged() -> Table {
 
 /// How often each level occurs in red, green and blue.
 fn histograms(bytes: &[u8]) -> [Histogram; 3] {
-    // Two of each, because neighbours are often equal and an addition waits for the one before.
-    let mut even = [[0; 256]; 3];
-    let mut odd = even;
-    let (pairs, rest) = bytes.as_chunks::<6>();
-    for [r, g, b, r2, g2, b2] in pairs {
-        even[0][usize::from(*r)] += 1;
-        even[1][usize::from(*g)] += 1;
-        even[2][usize::from(*b)] += 1;
-        odd[0][usize::from(*r2)] += 1;
-        odd[1][usize::from(*g2)] += 1;
-        odd[2][usize::from(*b2)] += 1;
+    // Four of each, because neighbours are often equal and an addition waits for the one before.
+    let mut parts = [[[0; 256]; 3]; 4];
+    let (blocks, rest) = bytes.as_chunks::<12>();
+    for block in blocks {
+        let (pixels, _) = block.as_chunks::<3>();
+        for (part, [r, g, b]) in parts.iter_mut().zip(pixels) {
+            part[0][usize::from(*r)] += 1;
+            part[1][usize::from(*g)] += 1;
+            part[2][usize::from(*b)] += 1;
+        }
     }
-    for (histogram, level) in even.iter_mut().zip(rest) {
-        histogram[usize::from(*level)] += 1;
+    for [r, g, b] in rest.as_chunks::<3>().0 {
+        parts[0][0][usize::from(*r)] += 1;
+        parts[0][1][usize::from(*g)] += 1;
+        parts[0][2][usize::from(*b)] += 1;
     }
-    for (even, odd) in even.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {
-        *even += odd;
+    let [mut sums, others @ ..] = parts;
+    for other in &others {
+        let other = other.as_flattened();
+        for (sum, count) in sums.as_flattened_mut().iter_mut().zip(other) {
+            *sum += count;
+        }
     }
-    even
+    sums
 }
 
 /// Replaces the levels of each channel by its table.

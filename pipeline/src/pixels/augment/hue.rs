@@ -11,11 +11,20 @@ struct Hue {
     is_short: bool,
 }
 
+/// What levels of hue and saturation mean.
+struct Tables {
+    hues: [Hue; 256],
+    saturations: [f32; 256],
+}
+
 /// Adds `shift` to the hue of all pixels, modulo 256.
 ///
 /// Saturation and hue lose bits on the way there and back, so a shift of 0 changes pixels too.
 pub(super) fn shift(bytes: &mut [u8], shift: u8) {
-    let table = hue_table(shift);
+    let table = Tables {
+        hues: hue_table(shift),
+        saturations: std::array::from_fn(|level| (level as f64 / 255.0) as f32),
+    };
     let (pixels, _) = bytes.as_chunks_mut::<3>();
     for pixel in pixels {
         *pixel = shifted(*pixel, &table);
@@ -50,7 +59,7 @@ fn hue_table(shift: u8) -> [Hue; 256] {
 }
 
 #[inline(always)]
-fn shifted([r, g, b]: [u8; 3], table: &[Hue; 256]) -> [u8; 3] {
+fn shifted([r, g, b]: [u8; 3], table: &Tables) -> [u8; 3] {
     let (largest, smallest) = (r.max(g).max(b), r.min(g).min(b));
     // Pillow's `rgb2hsv_row`.
     let range = f32::from(largest - smallest);
@@ -59,20 +68,23 @@ fn shifted([r, g, b]: [u8; 3], table: &[Hue; 256]) -> [u8; 3] {
     if largest == smallest || saturation == 0 {
         return [largest; 3];
     }
-    let (sector, a, b) = if r == largest {
-        (0.0, b, g)
-    } else if g == largest {
-        (2.0, r, b)
-    } else {
-        (4.0, g, r)
-    };
-    let below = |level: u8| f64::from(f32::from(largest - level) / range);
-    let hue = (sector + below(a) - below(b)) as f32;
+    // The sum is exact: at most 3 * 255 in 16 bits.
+    let sum = u16::from(r) + u16::from(g) + u16::from(b);
+    let middle = (sum - u16::from(largest) - u16::from(smallest)) as u8;
+    // Pillow subtracts two such shares, of which one is that of the smallest level, 1.
+    let share = f64::from(f32::from(largest - middle) / range) - 1.0;
+    // Without branches, which a processor cannot foresee.
+    let is_red = r == largest;
+    let which = usize::from(is_red) * 2 + usize::from(g == largest && !is_red);
+    let next = [g, r, b][which];
+    let sector = [4.0, 2.0, 0.0][which];
+    let share = [share, -share][usize::from(next == smallest)];
+    let hue = (sector + share) as f32;
     let turns = f64::from(hue) / 6.0 + 1.0;
     let hue = (if turns < 1.0 { turns } else { turns - 1.0 }) as f32;
-    let hue = &table[usize::from((f64::from(hue) * 255.0) as u8)];
+    let hue = &table.hues[usize::from((f64::from(hue) * 255.0) as u8)];
     // And back.
-    let saturation = (f64::from(saturation) / 255.0) as f32;
+    let saturation = table.saturations[usize::from(saturation)];
     let product = if hue.is_short {
         f64::from(saturation * hue.share as f32)
     } else {

@@ -3,45 +3,90 @@
 
 use super::affine::Source;
 
-/// Three channels, and a fourth lane so that the compiler uses whole vectors.
-type Lanes = [f64; 4];
+/// Red, green and blue.
+type Lanes = [f64; 3];
 
-/// Mixes 2x2 pixels.
+/// Mixes 2x2 pixels. Those outside the image are repeated from its edge.
 pub(super) fn bilinear(source: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
     transform(source, matrix, fill, to, |x, y, dx, dy| {
-        let columns = [0, 1].map(|tap| clip(x + tap, source.width));
-        let row = |y: usize| {
-            let row = source.row(y);
-            let [a, b] = columns.map(|column| lanes(row[column]));
-            mix(a, b, dx)
-        };
-        let upper = row(clip(y, source.height));
-        // Pillow repeats the result of the row above, which is the same as repeating the row.
-        let lower = match inside(y + 1, source.height) {
-            Some(y) => row(y),
-            None => upper,
-        };
-        mix(upper, lower, dy)
+        let upper = mixed_row(source, x, y, dx);
+        let lower = mixed_row(source, x, y + 1, dx);
+        let mut mixed = [0.0; 3];
+        for lane in 0..3 {
+            mixed[lane] = upper[lane] + (lower[lane] - upper[lane]) * dy;
+        }
+        mixed
     });
 }
 
-/// Mixes 4x4 pixels.
+/// Mixes two pixels of a row.
+#[inline(always)]
+fn mixed_row(source: Source<'_>, x: i64, y: i64, at: f64) -> Lanes {
+    let mut taps = [[0; 3]; 2];
+    let [a, b] = pixels(source, x, y, &mut taps);
+    let mut mixed = [0.0; 3];
+    for lane in 0..3 {
+        let (a, b) = (i32::from(a[lane]), i32::from(b[lane]));
+        mixed[lane] = f64::from(a) + f64::from(b - a) * at;
+    }
+    mixed
+}
+
+/// Mixes 4x4 pixels by cubic convolution with a = -1, likewise.
 pub(super) fn bicubic(source: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
     transform(source, matrix, fill, to, |x, y, dx, dy| {
-        let columns = [-1, 0, 1, 2].map(|tap| clip(x + tap, source.width));
-        let row = |y: usize| {
-            let row = source.row(y);
-            cubic(columns.map(|column| lanes(row[column])), dx)
-        };
-        let mut rows = [row(clip(y - 1, source.height)); 4];
-        for tap in 1..4 {
-            rows[tap] = match inside(y - 1 + tap as i64, source.height) {
-                Some(y) => row(y),
-                None => rows[tap - 1],
-            };
+        let r1 = cubic_row(source, x - 1, y - 1, dx);
+        let r2 = cubic_row(source, x - 1, y, dx);
+        let r3 = cubic_row(source, x - 1, y + 1, dx);
+        let r4 = cubic_row(source, x - 1, y + 2, dx);
+        let mut mixed = [0.0; 3];
+        for lane in 0..3 {
+            let (v1, v2, v3, v4) = (r1[lane], r2[lane], r3[lane], r4[lane]);
+            let p2 = -v1 + v3;
+            let p3 = 2.0 * (v1 - v2) + v3 - v4;
+            let p4 = -v1 + v2 - v3 + v4;
+            mixed[lane] = v2 + dy * (p2 + dy * (p3 + dy * p4));
         }
-        cubic(rows, dy)
+        mixed
     });
+}
+
+/// Mixes four pixels of a row.
+#[inline(always)]
+fn cubic_row(source: Source<'_>, x: i64, y: i64, at: f64) -> Lanes {
+    let mut taps = [[0; 3]; 4];
+    let [v1, v2, v3, v4] = pixels(source, x, y, &mut taps);
+    let mut mixed = [0.0; 3];
+    for lane in 0..3 {
+        let (v1, v2) = (i32::from(v1[lane]), i32::from(v2[lane]));
+        let (v3, v4) = (i32::from(v3[lane]), i32::from(v4[lane]));
+        // These are exact, in integers as in f64.
+        let p2 = f64::from(v3 - v1);
+        let p3 = f64::from(2 * (v1 - v2) + v3 - v4);
+        let p4 = f64::from(v2 - v1 - v3 + v4);
+        mixed[lane] = f64::from(v2) + at * (p2 + at * (p3 + at * p4));
+    }
+    mixed
+}
+
+/// `N` pixels of a row from `x` on. Outside the image they are those at its edge, copied to `taps`.
+#[inline(always)]
+fn pixels<'a, const N: usize>(
+    source: Source<'a>,
+    x: i64,
+    y: i64,
+    taps: &'a mut [[u8; 3]; N],
+) -> &'a [[u8; 3]; N] {
+    let row = source.row(clip(y, source.height));
+    if let Some(inside) = row.get(x as usize..)
+        && let Some(inside) = inside.first_chunk()
+    {
+        return inside;
+    }
+    for (tap, pixel) in taps.iter_mut().enumerate() {
+        *pixel = row[clip(x + tap as i64, source.width)];
+    }
+    taps
 }
 
 /// Computes each pixel by `filter`, which gets the pixel to the upper left of a point (perhaps -1), and
@@ -66,7 +111,7 @@ fn transform(
             } else {
                 let (x, y) = (x - 0.5, y - 0.5);
                 let (left, top) = (floor(x), floor(y));
-                let [r, g, b, _] = filter(left, top, x - left as f64, y - top as f64);
+                let [r, g, b] = filter(left, top, x - left as f64, y - top as f64);
                 // Clips and truncates.
                 [r as u8, g as u8, b as u8]
             };
@@ -80,37 +125,8 @@ fn floor(number: f64) -> i64 {
     if number < 0.0 { -1 } else { number as i64 }
 }
 
-#[inline(always)]
-fn lanes([r, g, b]: [u8; 3]) -> Lanes {
-    [f64::from(r), f64::from(g), f64::from(b), 0.0]
-}
-
 /// The nearest of `0..length`.
 #[inline(always)]
 fn clip(index: i64, length: usize) -> usize {
     index.clamp(0, length as i64 - 1) as usize
-}
-
-#[inline(always)]
-fn inside(index: i64, length: usize) -> Option<usize> {
-    (0..length as i64)
-        .contains(&index)
-        .then_some(index as usize)
-}
-
-#[inline(always)]
-fn mix(a: Lanes, b: Lanes, at: f64) -> Lanes {
-    std::array::from_fn(|lane| a[lane] + (b[lane] - a[lane]) * at)
-}
-
-/// Cubic convolution with a = -1, at a distance from 0 to 1 after the second of four.
-#[inline(always)]
-fn cubic([v1, v2, v3, v4]: [Lanes; 4], at: f64) -> Lanes {
-    std::array::from_fn(|lane| {
-        let (v1, v2, v3, v4) = (v1[lane], v2[lane], v3[lane], v4[lane]);
-        let p2 = -v1 + v3;
-        let p3 = 2.0 * (v1 - v2) + v3 - v4;
-        let p4 = -v1 + v2 - v3 + v4;
-        v2 + at * (p2 + at * (p3 + at * p4))
-    })
 }

@@ -118,6 +118,8 @@ def main():
         line(f"sharpness {factor}", lambda image: F.adjust_sharpness(image, factor))
     for hue in [-0.5, -0.3, -0.1, -0.001, 0.0, 0.05, 0.2, 0.4, 0.5]:
         line(f"hue {hue}", lambda image: F.adjust_hue(image, hue))
+    for degrees in [180, -90, 45, 200.5]:
+        line(f"rotate {degrees}", lambda image: F.rotate(image, degrees))
     line("vertical", F.vertical_flip)
     line("horizontal", F.horizontal_flip)
     line("invert", ImageOps.invert)
