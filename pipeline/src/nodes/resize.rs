@@ -2,18 +2,19 @@
 
 use anyhow::Result;
 use rand::RngExt as _;
+use rand::seq::IndexedRandom as _;
 use rsflow_graph::{
     Build, Context, Incoming, Input, Map, Node, NodeKind, Payload, Port, Report, Schema, Stage,
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{check_flip, check_sizes, incoming, input, output};
 use crate::images::{Crop, Outputs, SizedImages};
-use crate::pixels::crop;
+use crate::pixels::{self, ResizePlan, crop};
 
-/// Resizes each crop to every size, always from the crop itself: bilinear, antialiased, as Pillow; the
-/// filter reads no pixel outside the crop. Each size is flipped independently.
+/// Resizes each crop to every size, always from the crop itself: antialiased, as Pillow, bilinear unless
+/// `filters` says otherwise; the filter reads no pixel outside the crop. Each size is flipped independently.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
@@ -25,6 +26,64 @@ pub struct Resize {
     /// The probability of a horizontal flip, drawn for each size independently.
     #[serde(default)]
     flip: f64,
+    /// The filters of which one is drawn for each image, the same for all sizes. `[Bilinear, Bicubic]` is
+    /// timm's `random` interpolation.
+    #[serde(default = "default_filters")]
+    filters: Vec<Filter>,
+}
+
+fn default_filters() -> Vec<Filter> {
+    vec![Filter::Bilinear]
+}
+
+/// A filter of Pillow's `resize`, all with antialiasing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+enum Filter {
+    /// Each pixel is the mean of those that it covers.
+    Box,
+    /// Weights fall linearly, over one pixel of the output.
+    Bilinear,
+    /// A cubic (a = -0.5), over two pixels of the output.
+    Bicubic,
+    /// A windowed sine (a = 3), over three pixels of the output.
+    Lanczos,
+}
+
+impl From<Filter> for pixels::Filter {
+    fn from(filter: Filter) -> Self {
+        match filter {
+            Filter::Box => Self::Box,
+            Filter::Bilinear => Self::Bilinear,
+            Filter::Bicubic => Self::Bicubic,
+            Filter::Lanczos => Self::Lanczos,
+        }
+    }
+}
+
+impl Resize {
+    fn check_filters(&self, report: &mut Report) {
+        let help = "such as `filters: [Bilinear, Bicubic]`";
+        if self.filters.is_empty() {
+            report.parameter("filters", "`filters` must not be empty", help);
+        }
+        let mut filters = self.filters.iter().enumerate();
+        if let Some((_, filter)) = filters.find(|(at, filter)| self.filters[..*at].contains(filter))
+        {
+            let message = format!("{filter:?} is listed twice");
+            report.parameter("filters", message, "remove one");
+        }
+    }
+
+    /// The filter for all sizes of an image.
+    fn filter(&self, context: &Context) -> pixels::Filter {
+        match self.filters[..] {
+            [only] => only.into(),
+            ref filters => {
+                let drawn = filters.choose(&mut context.random("filter")).copied();
+                drawn.unwrap_or(Filter::Bilinear).into()
+            }
+        }
+    }
 }
 
 impl Node for Resize {
@@ -35,6 +94,7 @@ impl Node for Resize {
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
         check_flip(self.flip, report);
+        self.check_filters(report);
         vec![Schema {
             resolutions: self.sizes.clone(),
             ..incoming(inputs)
@@ -57,9 +117,13 @@ impl Map for Resize {
             augmentations,
         } = crop;
         let mut random = context.random("flip");
+        let filter = self.filter(context);
         let sizes = self.sizes.iter();
         let renditions = sizes
-            .map(|&size| crop::training(region, size, random.random_bool(self.flip)))
+            .map(|&size| ResizePlan {
+                filter,
+                ..crop::training(region, size, random.random_bool(self.flip))
+            })
             .collect();
         Ok(SizedImages {
             outputs: Outputs::Rendered(renditions),

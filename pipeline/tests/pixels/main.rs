@@ -9,6 +9,7 @@ use rsflow_pipeline::pixels::{Decoder, Format, Header, ImageError, Limits, Rect,
 
 mod augmentations;
 mod damage;
+mod filters;
 mod formats;
 mod generated;
 mod jpegs;

@@ -68,7 +68,7 @@ fn reference_pixels_are_those_of_pillow() {
 }
 
 /// An image by a formula: noise, or that noise made black and white.
-fn generated(width: u32, height: u32, black_and_white: bool) -> Vec<u8> {
+pub fn generated(width: u32, height: u32, black_and_white: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(width as usize * height as usize * 3);
     for y in 0..height {
         for x in 0..width {

@@ -1,4 +1,4 @@
-//! The two passes of the bilinear resize with AVX2.
+//! The two passes of an antialiased resize with AVX2.
 //!
 //! A weight has 22 bits, more than the factors of `madd` (signed 16 bits). It is split into an upper and
 //! a lower part, whose sums are combined at the end. `madd` adds two products in each 32-bit lane: of two
@@ -20,11 +20,12 @@ const WINDOW: usize = 16;
 const TAPS: usize = 4;
 /// Number of bits in the lower part of a weight.
 ///
-/// Neither part can overflow. Both fit into a signed 16-bit factor: weights are from 0 to 2^22, so
-/// the lower part is below 2^11 and the upper one at most 2^11. The 32-bit sums fit as well: each part
-/// is at most the weight itself, the weights of an output add up to 2^22 but for rounding
-/// (at most 1/2 for each of n), values are at most 255, and 255 * (2^22 + n / 2) is below 2^31 for any n
-/// up to 8 million. The same bound holds for the whole sum.
+/// Neither part can overflow. Both fit into a signed 16-bit factor: weights are from -2^23 to 2^23, so
+/// the lower part is from 0 to 2^11 - 1 and the upper one from -2^12 to 2^12. The 32-bit sums fit as well:
+/// of bilinear each part is at most the weight itself, the weights of an output add up to 2^22 but for
+/// rounding (at most 1/2 for each of n), values are at most 255, and 255 * (2^22 + n / 2) is below 2^31
+/// for any n up to 8 million. The absolute weights of the other filters add up to less than 2^23 (a test
+/// in [`super::coefficients`]), so the whole sum fits too; a sum that wraps on the way does not matter.
 const LOW_BITS: u32 = 11;
 
 /// Proof that the processor supports AVX2: [`Avx2::detect`] is the only constructor. So its methods may
@@ -55,7 +56,7 @@ impl WeightPair {
         let second = weights.get(1).copied().unwrap_or(0);
         let mask = (1 << LOW_BITS) - 1;
         Self {
-            high: first >> LOW_BITS | (second >> LOW_BITS) << 16,
+            high: (first >> LOW_BITS) & 0xffff | (second >> LOW_BITS) << 16,
             low: first & mask | (second & mask) << 16,
         }
     }
@@ -212,7 +213,7 @@ unsafe fn horizontal(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) {
                 _mm256_permute2x128_si256::<0x20>(a, b),
                 _mm256_permute2x128_si256::<0x31>(a, b),
             );
-            _mm256_srli_epi32::<{ PRECISION_BITS as i32 }>(_mm256_add_epi32(halves.0, halves.1))
+            _mm256_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm256_add_epi32(halves.0, halves.1))
         };
         // Rows 0 and 2 in the lower half, 1 and 3 in the upper, four bytes each.
         let words = _mm256_packus_epi32(both(sums[0], sums[1]), both(sums[2], sums[3]));
@@ -292,7 +293,7 @@ fn vertical(from: Rows<'_>, pairs: &[WeightPair], to: &mut [u8]) {
             );
         }
         let [a, b, c, d] =
-            sums.map(|sums| _mm256_srli_epi32::<{ PRECISION_BITS as i32 }>(combine(sums)));
+            sums.map(|sums| _mm256_srai_epi32::<{ PRECISION_BITS as i32 }>(combine(sums)));
         // Packing restores the order that unpacking changed.
         let bytes = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
         // SAFETY: there is room for 32 bytes.

@@ -1,4 +1,4 @@
-//! The two passes of the bilinear resize with AVX-512, VBMI (byte permutations) and VNNI (byte dot
+//! The two passes of an antialiased resize with AVX-512, VBMI (byte permutations) and VNNI (byte dot
 //! products).
 //!
 //! VNNI's `dpbusd` multiplies four unsigned bytes by four signed bytes and adds the products to a 32-bit
@@ -112,8 +112,8 @@ impl Avx512 {
 /// of a lane.
 ///
 /// VNNI multiplies unsigned bytes (values) by signed ones, so the digits to the base 256 are from -128
-/// to 127. Three of them hold every number from -0x80_8080 to 0x7f_7f7f; weights are from 0 to
-/// 2^22. Products are within 255 * 128, so a sum of four fits into 32 bits without saturation.
+/// to 127. Three of them hold every number from -0x80_8080 to 0x7f_7f7f; weights are from -2^22 to
+/// 1.5 * 2^22. Products are within 255 * 128, so a sum of four fits into 32 bits without saturation.
 #[inline]
 fn digits(weights: &[i32]) -> [i32; 3] {
     let mut digits = [[0; 4]; 3];
@@ -270,7 +270,9 @@ fn horizontal<const R: usize>(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) 
             }
         };
         for (out, sum) in outs.iter().zip(sums) {
-            let bytes = _mm512_cvtusepi32_epi8(_mm512_srli_epi32::<PRECISION_BITS>(sum));
+            // Negative sums become 0, which only some filters have.
+            let level = _mm512_srai_epi32::<PRECISION_BITS>(sum);
+            let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(level, _mm512_setzero_si512()));
             // SAFETY: the blocks were made for output rows of this length.
             unsafe {
                 let out = out.add(block.offset);
@@ -471,12 +473,12 @@ fn store(sums: [__m512i; 4], to: &mut [u8]) {
     assert!(to.len() >= VECTOR_BYTES);
     let [a, b, c, d] = sums;
     let ab = _mm512_packus_epi32(
-        _mm512_srli_epi32::<PRECISION_BITS>(a),
-        _mm512_srli_epi32::<PRECISION_BITS>(b),
+        _mm512_srai_epi32::<PRECISION_BITS>(a),
+        _mm512_srai_epi32::<PRECISION_BITS>(b),
     );
     let cd = _mm512_packus_epi32(
-        _mm512_srli_epi32::<PRECISION_BITS>(c),
-        _mm512_srli_epi32::<PRECISION_BITS>(d),
+        _mm512_srai_epi32::<PRECISION_BITS>(c),
+        _mm512_srai_epi32::<PRECISION_BITS>(d),
     );
     // SAFETY: `to` has at least 64 bytes.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_packus_epi16(ab, cd)) };

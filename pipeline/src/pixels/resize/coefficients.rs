@@ -1,9 +1,11 @@
-//! The filter weights of the bilinear resize along one axis.
+//! The filter weights of an antialiased resize along one axis.
 //!
-//! The filter is a triangle with a support of one output pixel on each side (one source pixel when
+//! Bilinear's filter is a triangle with a support of one output pixel on each side (one source pixel when
 //! upscaling), sampled at the centres of the source pixels in f64, normalized to a sum of 1 and rounded
-//! to 22 fraction bits. This is Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, in its order of
-//! operations, so that every weight is identical.
+//! to 22 fraction bits; the other filters likewise. This is Pillow's `precompute_coeffs` and
+//! `normalize_coeffs_8bpc`, in its order of operations, so that every weight is identical.
+
+use std::f64::consts::PI;
 
 use crate::pixels::OutOfMemory;
 
@@ -23,12 +25,24 @@ pub(super) struct AxisWeights {
     /// `[output pixels, max_taps]`, with [`PRECISION_BITS`] fraction bits.
     fixed_weights: Vec<i32>,
     max_taps: usize,
+    /// The weights of one output pixel of a filter other than bilinear.
+    taps: Vec<f64>,
 }
 
 impl AxisWeights {
-    /// Allocates the memory for [`AxisWeights::compute`], which grows with the source's side.
-    pub fn reserve(&mut self, source: u32, scaled: u32, size: u32) -> Result<(), OutOfMemory> {
-        let length = size as usize * max_taps(source, scaled);
+    /// Allocates the memory for [`AxisWeights::compute`], which grows with the source's side; for a filter
+    /// other than bilinear that for [`AxisWeights::compute_shape`].
+    pub fn reserve(
+        &mut self,
+        source: u32,
+        scaled: u32,
+        size: u32,
+        shape: Option<Shape>,
+    ) -> Result<(), OutOfMemory> {
+        let taps = shape.map_or(max_taps(source, scaled), |shape| {
+            shape.max_taps(source, scaled)
+        });
+        let length = size as usize * taps;
         let more = length.saturating_sub(self.fixed_weights.len());
         let reserved = self.fixed_weights.try_reserve(more);
         reserved.map_err(|_| OutOfMemory {
@@ -103,13 +117,55 @@ impl AxisWeights {
         }
     }
 
+    /// [`AxisWeights::compute`] for a filter other than bilinear.
+    pub fn compute_shape(
+        &mut self,
+        shape: Shape,
+        source: u32,
+        scaled: u32,
+        offset: u32,
+        size: u32,
+    ) {
+        let scale = f64::from(source) / f64::from(scaled);
+        let stretch = scale.max(1.0);
+        let support = shape.support() * stretch;
+        let inverse = 1.0 / stretch;
+        self.max_taps = shape.max_taps(source, scaled);
+        self.bounds.clear();
+        self.fixed_weights.clear();
+        self.fixed_weights.resize(size as usize * self.max_taps, 0);
+        let outputs = self.fixed_weights.chunks_exact_mut(self.max_taps);
+        for (output, fixed) in (offset..).zip(outputs) {
+            let center = (f64::from(output) + 0.5) * scale;
+            let first = (center - support + 0.5).max(0.0) as u32;
+            let end = ((center + support + 0.5) as u32).min(source);
+            self.taps.clear();
+            self.taps.extend((first..end).map(|pixel| {
+                let distance = f64::from(pixel) - center + 0.5;
+                shape.weight(distance * inverse)
+            }));
+            let sum: f64 = self.taps.iter().sum();
+            let mut count = 1;
+            for (tap, (fixed, weight)) in fixed.iter_mut().zip(&self.taps).enumerate() {
+                let weight = if sum == 0.0 { *weight } else { weight / sum };
+                let scaled = weight * f64::from(1 << PRECISION_BITS);
+                // Half away from zero.
+                *fixed = (scaled + if scaled < 0.0 { -0.5 } else { 0.5 }) as i32;
+                if *fixed != 0 {
+                    count = tap as u32 + 1;
+                }
+            }
+            self.bounds.push((first, count));
+        }
+    }
+
     /// Number of output pixels.
     pub fn len(&self) -> usize {
         self.bounds.len()
     }
 
     /// The first source pixel of an output pixel, and the weights of that and of the following source
-    /// pixels, each from 0 to 2^22.
+    /// pixels. Those of bilinear and box are from 0 to 2^22, others also negative; see [`MAX_WEIGHT`].
     #[inline]
     pub fn weights(&self, index: usize) -> (usize, &[i32]) {
         let (first, count) = self.bounds[index];
@@ -130,7 +186,56 @@ impl AxisWeights {
     }
 }
 
-/// A bound on the source pixels of an output pixel.
+/// A filter other than bilinear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Box,
+    Bicubic,
+    Lanczos,
+}
+
+impl Shape {
+    /// How far from its centre the filter is not 0, in output pixels.
+    fn support(self) -> f64 {
+        match self {
+            Shape::Box => 0.5,
+            Shape::Bicubic => 2.0,
+            Shape::Lanczos => 3.0,
+        }
+    }
+
+    /// Pillow's `box_filter`, `bicubic_filter` (a = -0.5) and `lanczos_filter` (a = 3).
+    fn weight(self, x: f64) -> f64 {
+        let distance = x.abs();
+        match self {
+            Shape::Box if x > -0.5 && x <= 0.5 => 1.0,
+            Shape::Bicubic if distance < 1.0 => (1.5 * distance - 2.5) * distance * distance + 1.0,
+            Shape::Bicubic if distance < 2.0 => {
+                (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5
+            }
+            Shape::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            _ => 0.0,
+        }
+    }
+
+    /// A bound on the source pixels of an output pixel.
+    fn max_taps(self, source: u32, scaled: u32) -> usize {
+        let scale = f64::from(source) / f64::from(scaled);
+        (self.support() * scale.max(1.0)).ceil() as usize * 2 + 1
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    let angle = x * PI;
+    if x == 0.0 { 1.0 } else { angle.sin() / angle }
+}
+
+/// A bound on the absolute value of all weights: at the edges of an image, where a filter is cut off,
+/// they are a little larger than 1.
+#[cfg(test)]
+pub(super) const MAX_WEIGHT: i32 = 3 << (PRECISION_BITS - 1);
+
+/// A bound on the source pixels of an output pixel of bilinear.
 #[inline(always)]
 fn max_taps(source: u32, scaled: u32) -> usize {
     let scale = f64::from(source) / f64::from(scaled);
@@ -142,4 +247,39 @@ fn max_taps(source: u32, scaled: u32) -> usize {
 fn truncate(number: f64) -> i32 {
     // At 2^52 the unit in the last place is 1, so the low bits of the mantissa are the integer.
     (number.floor() + f64::from(1 << 26) * f64::from(1 << 26)).to_bits() as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All processors' code relies on it.
+    #[test]
+    fn weights_are_bounded_and_add_up() {
+        let mut axis = AxisWeights::default();
+        let sides = (1..40).chain([64, 97, 224, 1000]);
+        let sides: Vec<u32> = sides.collect();
+        for shape in [Shape::Box, Shape::Bicubic, Shape::Lanczos] {
+            for &source in &sides {
+                for &scaled in &sides {
+                    axis.compute_shape(shape, source, scaled, 0, scaled);
+                    for output in 0..scaled as usize {
+                        let (first, weights) = axis.weights(output);
+                        let place = format!("{shape:?} {source} {scaled} {output}");
+                        assert!(first + weights.len() <= source as usize, "{place}");
+                        assert!(
+                            weights.iter().all(|weight| weight.abs() <= MAX_WEIGHT),
+                            "{place}"
+                        );
+                        let sum: i64 = weights.iter().map(|&weight| i64::from(weight)).sum();
+                        let error = (sum - (1 << PRECISION_BITS)).unsigned_abs() as usize;
+                        assert!(error <= weights.len(), "{place}: {sum}");
+                        // No sum of products leaves 32 bits.
+                        let all: i64 = weights.iter().map(|weight| i64::from(weight.abs())).sum();
+                        assert!(all < 2 << PRECISION_BITS, "{place}: {all}");
+                    }
+                }
+            }
+        }
+    }
 }

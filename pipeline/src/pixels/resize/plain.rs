@@ -1,4 +1,4 @@
-//! The two passes of the bilinear resize without vector instructions: for any processor, and for rows
+//! The two passes of an antialiased resize without vector instructions: for any processor, and for rows
 //! shorter than a vector.
 
 use super::coefficients::{AxisWeights, PRECISION_BITS, ROUNDING};
