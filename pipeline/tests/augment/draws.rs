@@ -61,6 +61,13 @@ fn assert_share(count: u32, draws: u32, probability: f64, what: &str) {
     );
 }
 
+/// Of all signed operations together half are positive.
+fn assert_signs(counts: &HashMap<String, (u32, u32)>) {
+    let signed = counts.values().filter(|(_, positive)| *positive > 0);
+    let (all, positive) = signed.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    assert_share(positive, all, 0.5, "signs");
+}
+
 /// Counts the operations by name, and of the signed ones those that are positive.
 fn counted(drawn: &[Operation]) -> HashMap<String, (u32, u32)> {
     let mut counts: HashMap<String, (u32, u32)> = HashMap::new();
@@ -81,6 +88,7 @@ fn torchvisions_kinds_signs_and_bins_are_equally_likely() {
     }
     let counts = counted(&rand);
     assert_eq!(counts.len(), 13, "{counts:?}");
+    assert_signs(&counts);
     for (name, (count, positive)) in &counts {
         assert_share(*count, DRAWS, 1.0 / 14.0, name);
         if *positive > 0 {
@@ -130,6 +138,7 @@ fn timms_kinds_are_drawn_with_their_probability_and_level() {
     let operations = drawn(timm);
     let counts = counted(&operations);
     assert_eq!(counts.len(), 15, "{counts:?}");
+    assert_signs(&counts);
     for (name, (count, positive)) in &counts {
         assert_share(*count, DRAWS, 0.5 / 15.0, name);
         if *positive > 0 {

@@ -7,8 +7,6 @@ struct Hue {
     order: [u8; 3],
     /// How far the middle level is from the largest, relative to the smallest.
     share: f64,
-    /// Whether the product of share and saturation is rounded to f32, as in Pillow.
-    is_short: bool,
 }
 
 /// What levels of hue and saturation mean.
@@ -48,12 +46,12 @@ fn hue_table(shift: u8) -> [Hue; 256] {
             [0, 1, 2],
         ];
         let sector = sector as usize % 6;
-        let is_short = sector % 2 == 1;
-        let fraction = f64::from(fraction);
         Hue {
             order: orders[sector],
-            share: if is_short { fraction } else { 1.0 - fraction },
-            is_short,
+            share: match sector % 2 {
+                0 => 1.0 - f64::from(fraction),
+                _ => f64::from(fraction),
+            },
         }
     })
 }
@@ -85,14 +83,10 @@ fn shifted([r, g, b]: [u8; 3], table: &Tables) -> [u8; 3] {
     let hue = &table.hues[usize::from((f64::from(hue) * 255.0) as u8)];
     // And back.
     let saturation = table.saturations[usize::from(saturation)];
-    let product = if hue.is_short {
-        f64::from(saturation * hue.share as f32)
-    } else {
-        f64::from(saturation) * hue.share
-    };
     let value = f64::from(largest);
     let smallest = round(value * (1.0 - f64::from(saturation)));
-    let middle = round(value * (1.0 - product));
+    // Pillow rounds some of these products to f32, which changes none of the 2^24 results.
+    let middle = round(value * (1.0 - f64::from(saturation) * hue.share));
     let levels = [largest, smallest, middle, 0];
     hue.order.map(|level| levels[usize::from(level & 3)])
 }
@@ -100,6 +94,6 @@ fn shifted([r, g, b]: [u8; 3], table: &Tables) -> [u8; 3] {
 /// Rounds half away from zero, from 0 to 255.
 #[inline(always)]
 fn round(number: f64) -> u8 {
-    // Not right for the largest number below 0.5, which does not occur.
+    // Wrong for the largest number below 0.5 alone, which none of the 2^24 colours gives.
     (number + 0.5) as u8
 }
