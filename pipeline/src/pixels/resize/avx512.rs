@@ -158,6 +158,8 @@ pub(super) struct Scratch {
     /// Bytes in a source row, and columns in an output row.
     width: usize,
     columns: usize,
+    /// Whether there may be negative weights.
+    is_signed: bool,
     taps: Vec<TapGroup>,
     blocks: Vec<Block>,
     /// The digits of the vertical weights, for four rows at a time.
@@ -168,6 +170,7 @@ impl Scratch {
     /// Divides output columns into blocks, for rows of `width` bytes.
     fn plan(&mut self, x: &AxisWeights, flip: bool, width: usize) {
         (self.width, self.columns) = (width, x.len());
+        self.is_signed = x.is_signed();
         self.taps.clear();
         self.blocks.clear();
         let last = x.len() - 1;
@@ -270,9 +273,11 @@ fn horizontal<const R: usize>(from: Rows<'_>, scratch: &Scratch, to: &mut [u8]) 
             }
         };
         for (out, sum) in outs.iter().zip(sums) {
-            // Negative sums become 0, which only some filters have.
-            let level = _mm512_srai_epi32::<PRECISION_BITS>(sum);
-            let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(level, _mm512_setzero_si512()));
+            let mut level = _mm512_srai_epi32::<PRECISION_BITS>(sum);
+            if scratch.is_signed {
+                level = _mm512_max_epi32(level, _mm512_setzero_si512());
+            }
+            let bytes = _mm512_cvtusepi32_epi8(level);
             // SAFETY: the blocks were made for output rows of this length.
             unsafe {
                 let out = out.add(block.offset);

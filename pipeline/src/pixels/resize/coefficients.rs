@@ -25,6 +25,7 @@ pub(super) struct AxisWeights {
     /// `[output pixels, max_taps]`, with [`PRECISION_BITS`] fraction bits.
     fixed_weights: Vec<i32>,
     max_taps: usize,
+    is_signed: bool,
     /// The weights of one output pixel of a filter other than bilinear.
     taps: Vec<f64>,
 }
@@ -59,6 +60,7 @@ impl AxisWeights {
         let support = scale.max(1.0);
         let inverse = 1.0 / support;
         self.max_taps = max_taps(source, scaled);
+        self.is_signed = false;
         self.bounds.clear();
         self.fixed_weights.resize(size as usize * self.max_taps, 0);
         for (step, block) in self
@@ -131,6 +133,7 @@ impl AxisWeights {
         let support = shape.support() * stretch;
         let inverse = 1.0 / stretch;
         self.max_taps = shape.max_taps(source, scaled);
+        self.is_signed = shape != Shape::Box;
         self.bounds.clear();
         self.fixed_weights.clear();
         self.fixed_weights.resize(size as usize * self.max_taps, 0);
@@ -157,6 +160,11 @@ impl AxisWeights {
             }
             self.bounds.push((first, count));
         }
+    }
+
+    /// Whether there may be negative weights.
+    pub fn is_signed(&self) -> bool {
+        self.is_signed
     }
 
     /// Number of output pixels.
