@@ -16,7 +16,7 @@ use rsflow_graph::{
 };
 use rsflow_model::checkpoint::Checkpoint;
 
-use crate::workplace::{RECIPE, cascaded, completed, program, workplace};
+use crate::workplace::{RECIPE, augmented, cascaded, completed, program, workplace};
 
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = program(folder, &["run", "recipe.ron"]);
@@ -162,7 +162,7 @@ fn losses_do_not_depend_on_the_number_of_workers() {
 #[test]
 fn batches_are_the_same_bytes_for_any_number_of_workers_and_after_a_resume() {
     let folder = workplace();
-    for recipe in [RECIPE.to_owned(), cascaded()] {
+    for recipe in [RECIPE.to_owned(), cascaded(), augmented()] {
         let batches = |workers, start| batches(folder.path(), &recipe, workers, start);
         let whole = batches(1, Default::default());
         assert_eq!(whole.len(), 2 * 11, "84 images in batches of 8, two epochs");

@@ -56,6 +56,27 @@ pub fn cascaded() -> String {
     recipe
 }
 
+/// [`RECIPE`] with every augmentation of crops.
+pub fn augmented() -> String {
+    let crops = r#"RandomResizedCrop(input: "train_images"),"#;
+    let sizes = r#"Resize(input: "train_crops", sizes: [48, 32], flip: 0.5)"#;
+    let recipe = RECIPE.replace(
+        crops,
+        &format!(
+            r#"{crops}
+        "randomly":   RandAugment(input: "train_crops"),
+        "trivially":  TrivialAugment(input: "randomly"),
+        "jittered":   ColorJitter(input: "trivially", brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1),
+        "erased":     RandomErasing(input: "jittered", probability: 0.5, fill: Noise),
+        "flipped":    RandomFlip(input: "erased", vertical: 0.5),"#
+        ),
+    );
+    let filters = "filters: [Box, Bilinear, Bicubic, Lanczos]";
+    let augmented = format!(r#"Resize(input: "flipped", sizes: [48, 32], flip: 0.5, {filters})"#);
+    assert!(recipe.contains(sizes) && recipe.contains("flipped"));
+    recipe.replace(sizes, &augmented)
+}
+
 /// A folder with the recipe and the image set in it.
 pub fn workplace() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
