@@ -1,10 +1,11 @@
 //! The node `RsNet`: a resolution switchable network and its training.
 //!
-//! Here: its parameters, and what is checked before anything runs. `start`: where a run starts;
+//! Here: its parameters, and what is checked before anything runs (`lengths`: of the schedule). `start`: where a run starts;
 //! `dry_run`: whether a step fits into memory; `session`: the run; `loss_watch`: what is read of the
 //! loss.
 
 mod dry_run;
+mod lengths;
 mod loss_watch;
 mod session;
 mod start;
@@ -187,77 +188,6 @@ fn default_validate_every() -> u64 {
 
 fn default_log_every() -> u64 {
     10
-}
-
-impl Trainer {
-    /// The errors in what extends the schedule: field, error, help.
-    fn check_lengths(&self) -> Vec<(&'static str, String, &'static str)> {
-        let mut errors = Vec::new();
-        let (warm_up, cool_down) = (self.warm_up_epochs, self.cool_down_epochs);
-        if warm_up > 0 && warm_up >= self.epochs {
-            errors.push((
-                "warm_up_epochs",
-                format!(
-                    "`warm_up_epochs` must be less than `epochs`, {}",
-                    self.epochs
-                ),
-                "such as `warm_up_epochs: 5` of 120 epochs",
-            ));
-        } else if cool_down > 0 && warm_up.saturating_add(cool_down) >= self.epochs {
-            errors.push((
-                "cool_down_epochs",
-                format!(
-                    "`cool_down_epochs` must leave some of the {} `epochs` for the schedule",
-                    self.epochs
-                ),
-                "such as `cool_down_epochs: 10` of 120 epochs",
-            ));
-        }
-        if warm_up > 0 && self.warm_up_steps > 0 {
-            errors.push((
-                "warm_up_steps",
-                "both `warm_up_epochs` and `warm_up_steps` are given".to_owned(),
-                "leave one of them out",
-            ));
-        }
-        let warms_up = warm_up > 0 || self.warm_up_steps > 0;
-        if !(self.warm_up_lr.is_finite() && self.warm_up_lr >= 0.0) {
-            errors.push((
-                "warm_up_lr",
-                format!("`warm_up_lr` must be at least 0, not {}", self.warm_up_lr),
-                "such as `warm_up_lr: 1e-4`",
-            ));
-        } else if self.warm_up_lr > 0.0 && !warms_up {
-            errors.push((
-                "warm_up_lr",
-                "`warm_up_lr` needs a warm-up".to_owned(),
-                "such as `warm_up_epochs: 5`",
-            ));
-        } else if self.warm_up_lr > self.optimizer.lr() {
-            errors.push((
-                "warm_up_lr",
-                "a warm-up rises to the optimizer's `lr`, and `warm_up_lr` is above it".to_owned(),
-                "such as `warm_up_lr: 1e-4`",
-            ));
-        }
-        if !(self.min_lr >= 0.0 && (self.min_lr == 0.0 || self.min_lr < self.optimizer.lr())) {
-            errors.push((
-                "min_lr",
-                format!(
-                    "`min_lr` must be at least 0 and below the optimizer's `lr`, not {}",
-                    self.min_lr
-                ),
-                "such as `min_lr: 1e-6`",
-            ));
-        } else if self.min_lr > 0.0 && !self.schedule.has_end() {
-            errors.push((
-                "min_lr",
-                "only `Cosine` and `Linear` end at a `min_lr`".to_owned(),
-                "leave it out",
-            ));
-        }
-        errors
-    }
 }
 
 /// Upper bound that catches typos.

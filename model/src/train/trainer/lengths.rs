@@ -1,0 +1,74 @@
+//! What is checked of the parts of a run: warm-up, schedule, cool-down.
+
+use super::Trainer;
+
+impl Trainer {
+    /// The errors in what extends the schedule: field, error, help.
+    pub(super) fn check_lengths(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut errors = Vec::new();
+        let (warm_up, cool_down) = (self.warm_up_epochs, self.cool_down_epochs);
+        if warm_up > 0 && warm_up >= self.epochs {
+            errors.push((
+                "warm_up_epochs",
+                format!(
+                    "`warm_up_epochs` must be less than `epochs`, {}",
+                    self.epochs
+                ),
+                "such as `warm_up_epochs: 5` of 120 epochs",
+            ));
+        } else if cool_down > 0 && warm_up.saturating_add(cool_down) >= self.epochs {
+            errors.push((
+                "cool_down_epochs",
+                format!(
+                    "`cool_down_epochs` must leave some of the {} `epochs` for the schedule",
+                    self.epochs
+                ),
+                "such as `cool_down_epochs: 10` of 120 epochs",
+            ));
+        }
+        if warm_up > 0 && self.warm_up_steps > 0 {
+            errors.push((
+                "warm_up_steps",
+                "both `warm_up_epochs` and `warm_up_steps` are given".to_owned(),
+                "leave one of them out",
+            ));
+        }
+        let warms_up = warm_up > 0 || self.warm_up_steps > 0;
+        if !(self.warm_up_lr.is_finite() && self.warm_up_lr >= 0.0) {
+            errors.push((
+                "warm_up_lr",
+                format!("`warm_up_lr` must be at least 0, not {}", self.warm_up_lr),
+                "such as `warm_up_lr: 1e-4`",
+            ));
+        } else if self.warm_up_lr > 0.0 && !warms_up {
+            errors.push((
+                "warm_up_lr",
+                "`warm_up_lr` needs a warm-up".to_owned(),
+                "such as `warm_up_epochs: 5`",
+            ));
+        } else if self.warm_up_lr > self.optimizer.lr() {
+            errors.push((
+                "warm_up_lr",
+                "a warm-up rises to the optimizer's `lr`, and `warm_up_lr` is above it".to_owned(),
+                "such as `warm_up_lr: 1e-4`",
+            ));
+        }
+        if !(self.min_lr >= 0.0 && (self.min_lr == 0.0 || self.min_lr < self.optimizer.lr())) {
+            errors.push((
+                "min_lr",
+                format!(
+                    "`min_lr` must be at least 0 and below the optimizer's `lr`, not {}",
+                    self.min_lr
+                ),
+                "such as `min_lr: 1e-6`",
+            ));
+        } else if self.min_lr > 0.0 && !self.schedule.has_end() {
+            errors.push((
+                "min_lr",
+                "only `Cosine` and `Linear` end at a `min_lr`".to_owned(),
+                "leave it out",
+            ));
+        }
+        errors
+    }
+}
