@@ -275,23 +275,31 @@ fn a_folder_one_level_too_high_is_doubted() {
 }
 
 #[test]
-fn a_dropped_batch_of_validation_images_is_told() {
+fn what_a_recipe_hardly_means_is_a_warning() {
     let folder = workplace();
-    let set = ["--set", "val_batches.drop_last=true"];
-    let output = rsflow(
-        folder.path(),
-        &[&["check", "recipe.ron"], &set[..]].concat(),
-    );
-    said(
-        &output,
-        0,
-        &[
-            "warning: `val_batches` drops the last batch if it is not full: the accuracy may be that of a \
-             part of the images",
-            "write `drop_last: false` in `val_batches`",
-        ],
-    );
-    assert!(String::from_utf8_lossy(&output.stdout).contains("ok, 13 nodes"));
+    for (sets, words) in [
+        (
+            &["val_batches.drop_last=true"][..],
+            [
+                "warning: `val_batches` drops the last batch if it is not full: the accuracy may be that of a \
+                 part of the images",
+                "write `drop_last: false` in `val_batches`",
+            ],
+        ),
+        (
+            &["train_sizes.sizes=[32, 48]", "val_sizes.sizes=[32, 48]"],
+            [
+                "warning: with `EnsembleTopDown` each size teaches those after it, and here 32 teaches 48",
+                "list the sizes that lead to `train_batches` from the largest to the smallest",
+            ],
+        ),
+    ] {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let check: Vec<&str> = ["check", "recipe.ron"].into_iter().chain(sets).collect();
+        let output = rsflow(folder.path(), &check);
+        said(&output, 0, &words);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("ok, 13 nodes"));
+    }
 }
 
 #[test]

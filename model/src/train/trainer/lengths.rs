@@ -1,4 +1,7 @@
-//! What is checked of the parts of a run: warm-up, schedule, cool-down.
+//! What is checked of the parts of a run: warm-up, schedule, cool-down; batches and their parts.
+
+use anyhow::{Result, ensure};
+use rsflow_graph::Contents;
 
 use super::Trainer;
 
@@ -70,5 +73,33 @@ impl Trainer {
             ));
         }
         errors
+    }
+
+    /// The same with the data, once it is open.
+    ///
+    /// # Errors
+    /// A warm-up as long as the run; a single image that batch norm would have to train on.
+    pub(super) fn check_lengths_of(&self, train: &Contents, resolutions: &[u32]) -> Result<()> {
+        let epochs = self.epochs.saturating_sub(self.cool_down_epochs);
+        let steps = epochs.saturating_mul(train.items_per_epoch);
+        ensure!(
+            self.warm_up_steps == 0 || self.warm_up_steps < steps,
+            "`warm_up_steps: {}` leaves nothing of the {steps} steps before the cool-down; make it shorter, or train \
+             for more `epochs`",
+            self.warm_up_steps
+        );
+        let at_once = self.micro_batch.map_or(train.group, u64::from);
+        let smallest = resolutions.iter().min().copied().unwrap_or(0);
+        ensure!(
+            train.last_group % at_once != 1 % at_once
+                || self.network.trains_on_one_image(smallest)?,
+            "{} is a single image, of which {smallest} pixels leave one value per channel: batch norm cannot train \
+             on it; use another batch size or `drop_last: true`",
+            match self.micro_batch {
+                None => "the last batch of an epoch",
+                Some(_) => "what `micro_batch` leaves of an epoch's last batch",
+            }
+        );
+        Ok(())
     }
 }

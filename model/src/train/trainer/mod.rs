@@ -287,6 +287,18 @@ impl Node for Trainer {
                     "training and validation need the same sizes in the same order",
                 );
             }
+            if self.distill == Distill::EnsembleTopDown
+                && let Some(pair) = sizes.windows(2).find(|pair| pair[0] < pair[1])
+            {
+                report.warning(
+                    "distill",
+                    format!(
+                        "with `EnsembleTopDown` each size teaches those after it, and here {} teaches {}",
+                        pair[0], pair[1]
+                    ),
+                    format!("list the sizes that lead to `{}` from the largest to the smallest", train.node),
+                );
+            }
             for problem in check_resolutions(&self.network, sizes).unwrap_or_default() {
                 report.parameter(
                     "train",

@@ -20,7 +20,7 @@ use crate::checkpoint::{
     Checkpoint, ClassMap, ClassOrder, Metadata, Snapshot, Validated, match_classes,
 };
 use crate::dist::{PeerLost, Peers};
-use crate::nn::compute::adopt_thread_count;
+use crate::nn::compute::{ExecConfig, adopt_thread_count};
 use crate::nn::parameters::WeightInit;
 use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
@@ -84,6 +84,39 @@ enum Ended {
     Stopped,
 }
 
+/// Makes sure that all processes of a run train the same network on the same data.
+fn ensure_alike(
+    peers: &Peers,
+    build: &Build,
+    (train, validate): (&Contents, &Contents),
+    compute: ExecConfig,
+) -> Result<()> {
+    let last = Tensor::from_slice(&[train.last_group as i64]);
+    let all = peers
+        .sum(&[&last])?
+        .first()
+        .map(|sum| sum.f_int64_value(&[0]));
+    let equal = train.last_group as i64 * i64::from(peers.world().size);
+    ensure!(
+        all.transpose()? == Some(equal),
+        "the last batch of an epoch cannot be shared out evenly among {} processes: set `shuffle: true` \
+         in the node that reads the training images, or `drop_last: true` in the node that makes batches",
+        peers.world().size
+    );
+    let (train, validate) = (train.names_hash, validate.names_hash);
+    peers.ensure_same(&[
+        ("program", env!("CARGO_PKG_VERSION").to_owned()),
+        ("recipe", build.recipe.to_owned()),
+        ("seed", build.seed.to_string()),
+        ("names of the training images", format!("{train:?}")),
+        ("names of the validation images", format!("{validate:?}")),
+        (
+            "dtype of convolutions",
+            format!("{:?}", compute.compute_dtype),
+        ),
+    ])
+}
+
 impl Session {
     /// Builds the network, on the checkpoint to go on from if there is one.
     pub fn open(
@@ -112,30 +145,7 @@ impl Session {
             if compute.device.is_cuda() {
                 peers.use_gpu()?;
             }
-            let last = Tensor::from_slice(&[train.last_group as i64]);
-            let all = peers
-                .sum(&[&last])?
-                .first()
-                .map(|sum| sum.f_int64_value(&[0]));
-            let equal = train.last_group as i64 * i64::from(peers.world().size);
-            ensure!(
-                all.transpose()? == Some(equal),
-                "the last batch of an epoch cannot be shared out evenly among {} processes: set `shuffle: true` \
-                 in the node that reads the training images, or `drop_last: true` in the node that makes batches",
-                peers.world().size
-            );
-            let (train, validate) = (train.names_hash, validate.names_hash);
-            peers.ensure_same(&[
-                ("program", env!("CARGO_PKG_VERSION").to_owned()),
-                ("recipe", build.recipe.to_owned()),
-                ("seed", build.seed.to_string()),
-                ("names of the training images", format!("{train:?}")),
-                ("names of the validation images", format!("{validate:?}")),
-                (
-                    "dtype of convolutions",
-                    format!("{:?}", compute.compute_dtype),
-                ),
-            ])?;
+            ensure_alike(peers, build, (train, validate), compute)?;
         }
         let mut net = settings.network(compute, &resolutions, start)?;
         let at_once = settings.micro_batch.map_or(train.group, u64::from);
@@ -144,27 +154,9 @@ impl Session {
             at_once,
             settings.micro_batch.is_some(),
         )?);
-        let smallest = resolutions.iter().min().copied().unwrap_or(0);
-        ensure!(
-            train.last_group % at_once != 1 % at_once
-                || settings.network.trains_on_one_image(smallest)?,
-            "{} is a single image, of which {smallest} pixels leave one value per channel: batch norm cannot train \
-             on it; use another batch size or `drop_last: true`",
-            match settings.micro_batch {
-                None => "the last batch of an epoch",
-                Some(_) => "what `micro_batch` leaves of an epoch's last batch",
-            }
-        );
+        settings.check_lengths_of(train, &resolutions)?;
         dry_run(settings, compute, &resolutions, train.group)?;
         let mut optimizer = settings.start_optimizer(&net)?;
-        let epochs = settings.epochs.saturating_sub(settings.cool_down_epochs);
-        let steps = epochs.saturating_mul(train.items_per_epoch);
-        ensure!(
-            settings.warm_up_steps == 0 || settings.warm_up_steps < steps,
-            "`warm_up_steps: {}` leaves nothing of the {steps} steps before the cool-down; make it shorter, or train \
-             for more `epochs`",
-            settings.warm_up_steps
-        );
         let classes = train.classes.to_vec();
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
