@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
 
+use rsflow_pipeline::pixels::augment::{Augmenter, Operation};
 use rsflow_pipeline::pixels::{
     Decoder, Header, ImageError, Limits, Orientation, Rect, Resizer, Verify, crop, header,
 };
@@ -459,6 +460,9 @@ fn photographs_allocate_no_memory_in_the_steady_state() {
     let files = FILES.map(|name| (name, std::fs::read(images.join(name)).unwrap()));
     let mut outputs = SIZES.map(|size| vec![0; (size * size * 3) as usize]);
     let (mut decoder, mut resizer) = (Decoder::new(), Resizer::new());
+    let mut augmenter = Augmenter::new();
+    // In place, and from one buffer to another.
+    let operations = [Operation::Equalize, Operation::Sharpness(1.5)];
     let mut render = |bytes: &[u8]| {
         let header = header(bytes, &Limits::default()).unwrap();
         let region = Rect {
@@ -468,7 +472,12 @@ fn photographs_allocate_no_memory_in_the_steady_state() {
             height: header.height - 9,
         };
         for verify in [Verify::Region, Verify::Full] {
-            let pixels = decoder.decode(bytes, &header, region, verify).unwrap();
+            let decoded = decoder.decode(bytes, &header, region, verify).unwrap();
+            augmenter.load(decoded, region).unwrap();
+            for operation in &operations {
+                augmenter.apply(operation).unwrap();
+            }
+            let pixels = augmenter.pixels().unwrap();
             for (size, output) in SIZES.into_iter().zip(&mut outputs) {
                 let plan = crop::training(region, size, size == 48);
                 resizer.resize(pixels, &plan, output).unwrap();
