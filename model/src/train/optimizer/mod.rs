@@ -262,15 +262,13 @@ impl RunningOptimizer {
             group.gradients.push(gradient);
         }
         for (group, decay) in [(with_decay, weight_decay), (without_decay, 0.0)] {
-            let updated = match (rule, &self.updates) {
-                (Optimizer::Sgd(sgd), _) => sgd.update(&group, decay, lr, overflow),
-                (Optimizer::AdamW(adam), Some(updates)) => {
-                    adam.update(&group, decay, lr, (updates, false), overflow)
+            let updated = match rule {
+                Optimizer::Sgd(sgd) => sgd.update(&group, decay, lr, overflow),
+                Optimizer::AdamW(adam) | Optimizer::Lamb(adam) => {
+                    let updates = self.updates.as_ref().context("updates are not counted")?;
+                    let scales_to_norm = matches!(rule, Optimizer::Lamb(_));
+                    adam.update(&group, decay, lr, (updates, scales_to_norm), overflow)
                 }
-                (Optimizer::Lamb(adam), Some(updates)) => {
-                    adam.update(&group, decay, lr, (updates, true), overflow)
-                }
-                _ => unreachable!("the number of updates is there where the rule needs it"),
             };
             updated.context("cannot update the parameters")?;
         }
