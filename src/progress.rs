@@ -246,19 +246,25 @@ impl State {
             row.resolution
                 .map_or("ensemble".to_owned(), |resolution| resolution.to_string())
         };
-        let rows = table.rows.iter();
-        let accuracies: Vec<String> = rows
-            .map(|row| format!("{} {:.1}", name(row), row.top1))
-            .collect();
+        let accuracies = |rows: &[Row]| {
+            let each = rows
+                .iter()
+                .map(|row| format!("{} {:.1}", name(row), row.top1));
+            each.collect::<Vec<_>>().join("  ")
+        };
+        let averages = match table.average.as_slice() {
+            [] => String::new(),
+            rows => format!("  of the average: {}", accuracies(rows)),
+        };
         let loss = self
             .loss
             .map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
         self.screen.line(&format!(
-            "epoch {}/{}  {}  {loss}top-1 %: {}",
+            "epoch {}/{}  {}  {loss}top-1 %: {}{averages}",
             table.epoch + 1,
             self.epochs,
             duration(Duration::from_secs_f64(table.seconds.max(0.0))),
-            accuracies.join("  ")
+            accuracies(&table.rows)
         ));
         if let Some(verdict) = self.watched.as_mut().and_then(Watched::verdict) {
             self.screen.line(&verdict);

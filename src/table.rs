@@ -6,17 +6,23 @@ use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
 use rsflow_base::shown::Shown as _;
 use rsflow_model::train::metrics::{Row, Table};
 
-/// One row for each resolution and one for the ensemble. A column names the batch norms where a
+/// One row for each resolution and one for the ensemble, and then the same of the average of the weights, if
+/// there is one. A column names the batch norms where a
 /// resolution uses those of another.
 pub fn render(table: &Table) -> String {
     let borrows = |row: &Row| row.batch_norm.is_some() && row.batch_norm != row.resolution;
     let any_borrows = table.rows.iter().any(borrows);
+    let has_average = !table.average.is_empty();
     let mut header = vec!["resolution"];
+    header.extend(has_average.then_some("weights"));
     header.extend(any_borrows.then_some("batch norm"));
     header.extend(["top-1 %", "top-5 %", "loss", "MAdds", "params"]);
     let size = |size: Option<u32>, none: &str| size.map_or(none.to_owned(), |s| s.to_string());
-    let rows = table.rows.iter().map(|row| {
+    let trained = table.rows.iter().map(|row| (row, "trained"));
+    let averages = table.average.iter().map(|row| (row, "average"));
+    let rows = trained.chain(averages).map(|(row, weights)| {
         let mut cells = vec![size(row.resolution, "ensemble")];
+        cells.extend(has_average.then(|| weights.to_owned()));
         cells.extend(any_borrows.then(|| size(row.batch_norm, "")));
         cells.extend([
             format!("{:.2}", row.top1),

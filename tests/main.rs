@@ -1,5 +1,6 @@
 //! The program as a whole, in one test binary.
 
+mod average;
 mod broken;
 mod catalogue;
 mod damage;

@@ -36,7 +36,7 @@ fn stderr(output: &Output) -> String {
 }
 
 /// The step lines of a run: step and loss, exactly as written.
-fn losses(run_dir: &Path) -> Vec<(u64, String)> {
+pub fn losses(run_dir: &Path) -> Vec<(u64, String)> {
     let text = std::fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap();
     let lines = text
         .lines()

@@ -13,6 +13,7 @@
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_addcmul.h>
 #include <ATen/ops/_foreach_div.h>
+#include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_foreach_sqrt.h>
@@ -182,6 +183,16 @@ extern "C" const char* rsflow_clip_gradients(const at::Tensor* const* gradients,
     const auto g = tensor_list(gradients, count);
     const auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(g)));
     at::_foreach_mul_(g, ((norm + 1e-6).reciprocal() * max_norm).clamp_max_(1.0));
+  });
+}
+
+// Moves tensors by the share `weight` of the way towards others.
+extern "C" const char* rsflow_move_towards(const at::Tensor* const* tensors,
+                                           const at::Tensor* const* others, std::size_t count,
+                                           double weight) {
+  return catch_exceptions([&] {
+    const at::NoGradGuard no_grad;
+    at::_foreach_lerp_(tensor_list(tensors, count), tensor_list(others, count), weight);
   });
 }
 

@@ -7,7 +7,9 @@ use rsflow_model::checkpoint::OptimizerState;
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
+use rsflow_model::nn::replay::CudaGraph;
 use rsflow_model::nn::switchable::SwitchableNetwork;
+use rsflow_model::train::average::Average;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::mixing::{Mix, Mixed};
 use rsflow_model::train::objective::{BinaryCrossEntropy, Criterion, Objective, OverSizes};
@@ -214,6 +216,60 @@ fn optimizers_are_those_of_pytorch_and_timm() {
         }
         for ((name, found), expected) in all_values(&parameters).iter().zip(&expected) {
             assert_near(found, expected, 1e-10, &format!("{case}, {name}"));
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Averages {
+    cases: Vec<AverageCase>,
+}
+
+#[derive(Deserialize)]
+struct AverageCase {
+    average: String,
+    values: Vec<f64>,
+}
+
+/// Gives every tensor of a network what it has after a step, in the fixture.
+fn fill(net: &SwitchableNetwork, step: u64) {
+    let value = 2.0 + (1.3 * step as f64).cos();
+    tch::no_grad(|| {
+        for parameter in net.parameters().iter() {
+            let _ = parameter.tensor.shallow_clone().fill_(value);
+        }
+    });
+}
+
+#[test]
+fn averages_are_those_of_timm() {
+    let compute = ExecConfig::cpu(Kind::Double);
+    let network = resnet(18, 4);
+    let net = SwitchableNetwork::new(&network, 3, &[48, 32], compute, WeightInit::Zeros).unwrap();
+    let smooth = |rule: &str, every: u64| {
+        let rule = rule.replace(')', &format!(", every_steps: {every})"));
+        let rule: Average = ron::from_str(&rule).unwrap();
+        assert!(rule.check().is_empty());
+        fill(&net, 0);
+        let mut average = rule.start(&net, CudaGraph::Off).unwrap();
+        let steps = (1..=5 * every).map(|step| {
+            // What lies between two updates does not count.
+            fill(&net, if step % every == 0 { step / every } else { 99 });
+            average.update(&net, step).unwrap();
+            (step % every == 0).then(|| all_values(average.net.parameters()))
+        });
+        steps.flatten().collect::<Vec<_>>()
+    };
+    for AverageCase { average, values } in fixture::<Averages>("averages").cases {
+        for every in [1, 3] {
+            let found = smooth(&average, every);
+            assert_eq!(found.len(), values.len());
+            for (step, (found, expected)) in found.iter().zip(&values).enumerate() {
+                for (name, found) in found {
+                    let case = format!("{average}, step {step}, {name}");
+                    assert_near(found, &vec![*expected; found.len()], 1e-10, &case);
+                }
+            }
         }
     }
 }

@@ -1,18 +1,17 @@
 //! The command line: commands, arguments and options.
 
 mod examples;
+mod values;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::anyhow;
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use rsflow_base::home;
-use rsflow_model::checkpoint::ClassOrder;
+use rsflow_model::checkpoint::{ClassOrder, Weights};
 use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
 use examples::*;
+use values::*;
 
 /// Trains and runs resolution switchable networks: one network that can be switched between input
 /// resolutions at run time.
@@ -125,10 +124,6 @@ pub struct Run {
     pub exchange_timeout: u64,
 }
 
-fn whole_seconds() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=86_400)
-}
-
 impl Run {
     /// The arguments of a command that resumes this run from its run directory's checkpoint, or starts it there
     /// if there is none.
@@ -197,7 +192,7 @@ pub struct Eval {
     pub threads: Option<u32>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub verify: Verify,
+    pub opening: Opening,
     /// Device and precision.
     #[command(flatten)]
     pub compute: Computing,
@@ -206,9 +201,13 @@ pub struct Eval {
     pub json: Option<PathBuf>,
 }
 
-/// How much of a checkpoint is checked.
+/// What is read of a checkpoint, and how much of it is checked.
 #[derive(Debug, Args)]
-pub struct Verify {
+pub struct Opening {
+    /// Which of the checkpoint's weights, if its run kept an average of them: trained or average
+    /// [default: average]
+    #[arg(long, value_name = "WEIGHTS", value_parser = weights)]
+    pub weights: Option<Weights>,
     /// First reads all of the checkpoint and checks it: every tensor, those that are not needed here
     /// too, must have its checksum (not in files from before there were any), its shape and finite
     /// values
@@ -226,60 +225,6 @@ pub struct Computing {
     /// float32 for a network that was trained in it
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = precision)]
     pub precision: Precision,
-}
-
-fn device(text: &str) -> Result<DeviceChoice, String> {
-    let gpu = text.strip_prefix("cuda").map(|rest| match rest {
-        "" => Some(0),
-        rest => rest.strip_prefix(':').and_then(|index| index.parse().ok()),
-    });
-    match (text, gpu) {
-        ("auto", _) => Ok(DeviceChoice::Auto),
-        ("cpu", _) => Ok(DeviceChoice::Cpu),
-        (_, Some(Some(index))) => Ok(DeviceChoice::Cuda(index)),
-        _ => Err("expected auto, cpu, cuda or cuda:N".to_owned()),
-    }
-}
-
-fn class_order(text: &str) -> Result<ClassOrder, String> {
-    match text {
-        "text" => Ok(ClassOrder::Text),
-        "numeric" => Ok(ClassOrder::Numeric),
-        _ => Err("expected text or numeric".to_owned()),
-    }
-}
-
-fn precision(text: &str) -> Result<Precision, String> {
-    Ok(match text {
-        "auto" => Precision::Auto,
-        "float32" | "fp32" => Precision::Float32,
-        "tensorfloat32" | "tf32" => Precision::TensorFloat32,
-        "bfloat16" | "bf16" => Precision::BFloat16,
-        "float16" | "fp16" => Precision::Float16,
-        _ => return Err("expected auto, float32, tf32, bfloat16 or float16".to_owned()),
-    })
-}
-
-/// A path, in which a leading `~` is the home folder.
-fn path() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().try_map(|path| match path.is_empty() {
-        true => Err(anyhow!("it must not be empty")),
-        false => home::expand(Path::new(&path)),
-    })
-}
-
-/// `SIZE=RESOLUTION`.
-fn pair(text: &str) -> Result<(u32, u32), String> {
-    let pair = text
-        .split_once('=')
-        .and_then(|(size, norm)| Some((size.trim().parse().ok()?, norm.trim().parse().ok()?)));
-    pair.ok_or_else(|| "expected SIZE=RESOLUTION, such as 176=160".to_owned())
-}
-
-/// A share above 0 and up to 1.
-fn fraction(text: &str) -> Result<f64, String> {
-    let fraction = text.parse().ok().filter(|&f| f > 0.0 && f <= 1.0);
-    fraction.ok_or_else(|| "expected a number above 0 and up to 1, such as 0.875".to_owned())
 }
 
 /// `rsflow predict`.
@@ -302,7 +247,7 @@ pub struct Predict {
     pub fraction: Option<f64>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub verify: Verify,
+    pub opening: Opening,
     /// Device and precision.
     #[command(flatten)]
     pub compute: Computing,
@@ -367,7 +312,7 @@ pub struct Export {
     pub prefix: String,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub verify: Verify,
+    pub opening: Opening,
     /// Replaces the file if it exists
     #[arg(long)]
     pub force: bool,
@@ -538,20 +483,6 @@ pub enum Only {
     Trainer,
     /// Both, as in a run
     Both,
-}
-
-/// A number of seconds.
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok();
-    let seconds = seconds.filter(|seconds| (0.001..=1e6).contains(seconds));
-    seconds.ok_or_else(|| "expected seconds, such as 10 or 2.5".to_owned())
-}
-
-/// `SAMPLE`, or `EPOCH:SAMPLE`.
-fn position(text: &str) -> Result<(u64, u64), String> {
-    let (epoch, sample) = text.split_once(':').unwrap_or(("0", text));
-    let position = epoch.trim().parse().ok().zip(sample.trim().parse().ok());
-    position.ok_or_else(|| "expected SAMPLE or EPOCH:SAMPLE, such as 1234 or 1:200".to_owned())
 }
 
 /// How a graph is drawn.

@@ -4,13 +4,16 @@ use std::path::Path;
 
 use anyhow::Result;
 use rsflow_base::shown::Shown as _;
-use rsflow_model::checkpoint::Checkpoint;
+use rsflow_model::checkpoint::{Checkpoint, Weights};
 
-use crate::cli::Verify;
+use crate::cli::Opening;
 
-/// Opens it, and checks all of it if that was asked for; `tell` gets what was found.
-pub fn open(path: &Path, by: &Verify, tell: impl FnOnce(&str)) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::open(path)?;
+/// Opens it with the weights that were asked for, and checks all of it if that was; `tell` gets what was found.
+pub fn open(path: &Path, by: &Opening, tell: impl Fn(&str)) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(path)?.with_weights(by.weights)?;
+    if by.weights.is_none() && checkpoint.weights() == Weights::Average {
+        tell("the weights are the average that its run kept; --weights trained takes the others");
+    }
     if by.verify {
         checkpoint.verify()?;
         let (path, tensors) = (path.shown(), checkpoint.names().len());

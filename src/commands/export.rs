@@ -18,7 +18,7 @@ use crate::process::say;
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
     let inputs = [arguments.checkpoint.as_path()];
     check_output(&arguments.out, "--out", arguments.force, &inputs)?;
-    let checkpoint = checkpoint::open(&arguments.checkpoint, &arguments.verify, |line| say(line))?;
+    let checkpoint = checkpoint::open(&arguments.checkpoint, &arguments.opening, |line| say(line))?;
     let metadata = checkpoint.metadata();
     match arguments.to.unwrap_or(Form::Packed) {
         Form::Packed => {

@@ -32,7 +32,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
         check_output(json, "--json", arguments.force, &inputs)?;
     }
-    let checkpoint = checkpoint::open(&path, &arguments.verify, |line| say(line))?;
+    let checkpoint = checkpoint::open(&path, &arguments.opening, |line| say(line))?;
     let metadata = checkpoint.metadata();
     let named = arguments.batch_norm.map(|norm| (arguments.size, norm));
     let named = named.as_slice();
@@ -94,6 +94,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
             .map(|(image, predictions)| json!({ "image": image, "predictions": predictions }));
         let value = json!({
             "checkpoint": path,
+            "weights": checkpoint.weights().to_string(),
             "size": arguments.size,
             "batch_norm": norm,
             "images": images.collect::<Vec<_>>(),

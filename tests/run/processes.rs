@@ -109,7 +109,12 @@ fn the_first_real_error_ends_all_processes() {
 fn the_first_process_reads_checkpoints_for_all() {
     let (first, second) = (workplace(), workplace());
     let [first, second] = [first.path(), second.path()].map(|path| path.canonicalize().unwrap());
-    let adam = ["--set", "trainer.optimizer=AdamW(lr: 0.01)"];
+    let adam = [
+        "--set",
+        "trainer.optimizer=AdamW(lr: 0.01)",
+        "--set",
+        "trainer.average=Average(decay: 0.9)",
+    ];
     let begun = ["--set", "trainer.epochs=1", "--run-dir", "begun"];
     completed(&first, &[&adam[..], &begun].concat());
     let begun = Path::new("begun/checkpoints/last.safetensors");

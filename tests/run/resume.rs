@@ -190,6 +190,7 @@ fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
         "trainer.micro_batch=4",
         "trainer.criterion=BinaryCrossEntropy(sum_classes: true)",
         "trainer.warm_up_steps=3",
+        "trainer.average=Average(decay: 0.9, warm_up: true, every_steps: 3)",
     ];
     for (kind, changes, all_lines) in [
         (
@@ -222,7 +223,14 @@ fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
 fn killed_and_resumed(folder: &Path, save: &[&str], kind: &str, all_lines: &[usize]) {
     let whole = format!("{kind}-whole");
     completed(folder, &[save, &[&whole]].concat());
-    let whole = losses(&folder.join(whole));
+    let whole = folder.join(whole);
+    let final_of = |run: &Path| {
+        let last = Checkpoint::open(&run.join("checkpoints/last.safetensors")).unwrap();
+        let names = last.names();
+        let tensors = last.read(names.iter().map(String::as_str)).unwrap();
+        (names, tensors)
+    };
+    let (whole, checkpoint) = (losses(&whole), final_of(&whole));
 
     for &lines in all_lines {
         let name = format!("{kind}-killed{lines}");
@@ -243,6 +251,10 @@ fn killed_and_resumed(folder: &Path, save: &[&str], kind: &str, all_lines: &[usi
 
         completed(folder, &[save, &[&name, "--resume"]].concat());
         assert_eq!(losses(&out), whole, "{kind}, killed after {lines} lines");
+        assert!(
+            final_of(&out) == checkpoint,
+            "{kind}, killed after {lines} lines"
+        );
     }
 }
 

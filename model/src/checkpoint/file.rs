@@ -10,7 +10,8 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use super::tensor_file::{IMPORT, TensorFile};
-use super::{FORMAT, METADATA_KEY, Metadata, kind_of, values};
+use super::{AVERAGE_PREFIX, FORMAT, METADATA_KEY, Metadata, Weights, kind_of, values};
+use crate::nn::switchable::ALPHA;
 
 /// An open checkpoint whose header was read. Its tensors are read on demand.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Checkpoint {
     pub(super) path: PathBuf,
     pub(super) file: TensorFile,
     pub(super) metadata: Metadata,
+    pub(super) weights: Weights,
 }
 
 impl Checkpoint {
@@ -59,7 +61,42 @@ impl Checkpoint {
             path: path.to_owned(),
             file,
             metadata,
+            weights: Weights::Trained,
         })
+    }
+
+    /// The same with other weights: `None` for the average of those that were trained if it has one, by which its
+    /// run chose its best epoch.
+    ///
+    /// # Errors
+    /// There is no average. The message names the path.
+    pub fn with_weights(self, wanted: Option<Weights>) -> Result<Self> {
+        let weights = match wanted {
+            Some(weights) => weights,
+            None if self.has_average() => Weights::Average,
+            None => Weights::Trained,
+        };
+        ensure!(
+            weights == Weights::Trained || self.has_average(),
+            "the checkpoint {} has no average of the weights: `average` in a recipe's trainer keeps one",
+            self.path.shown()
+        );
+        Ok(Checkpoint { weights, ..self })
+    }
+
+    /// Which weights its networks have.
+    pub fn weights(&self) -> Weights {
+        self.weights
+    }
+
+    /// Whether it has an average of the weights beside those that were trained.
+    pub fn has_average(&self) -> bool {
+        self.contains(&format!("{AVERAGE_PREFIX}{ALPHA}"))
+    }
+
+    /// The name in the file of a tensor of the network.
+    pub fn stored_name(&self, tensor: &str) -> String {
+        format!("{}{tensor}", self.weights.prefix())
     }
 
     pub fn path(&self) -> &Path {
@@ -102,6 +139,20 @@ impl Checkpoint {
             self.path.clone(),
         ];
         places.into_iter().find(is_it)
+    }
+
+    /// The tensors of these weights, those of their optimizer included: name in the file, own name.
+    pub fn names_of(&self, weights: Weights) -> Vec<(String, String)> {
+        let all = self.names().into_iter();
+        let named = all.filter_map(|stored| {
+            let name = match (weights, stored.strip_prefix(AVERAGE_PREFIX)) {
+                (Weights::Trained, None) => stored.clone(),
+                (Weights::Average, Some(name)) => name.to_owned(),
+                _ => return None,
+            };
+            Some((stored, name))
+        });
+        named.collect()
     }
 
     /// The names of all tensors, buffers of the optimizer included, in the order of the file.

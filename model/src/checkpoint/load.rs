@@ -7,11 +7,12 @@ use rsflow_base::shown::{Shown as _, quoted};
 use tch::{Kind, Tensor};
 
 use super::{
-    Checkpoint, MOMENTUM_PREFIX, Metadata, OptimizerState, VARIANCE_PREFIX, kind_of, packed,
+    Checkpoint, MOMENTUM_PREFIX, Metadata, OptimizerState, VARIANCE_PREFIX, Weights, kind_of,
+    packed,
 };
 use crate::nn::compute::ExecConfig;
-use crate::nn::parameters::{Declaration, Parameter, WeightInit, join_problems};
-use crate::nn::switchable::{ALPHA, SwitchableNetwork, declare};
+use crate::nn::parameters::{Declaration, Parameter, Role, WeightInit, join_problems};
+use crate::nn::switchable::{SwitchableNetwork, declare};
 
 /// The dtypes of the tensors of a network.
 const FLOATS: [Kind; 4] = [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16];
@@ -57,7 +58,7 @@ impl Checkpoint {
         let Metadata { network, .. } = &self.metadata;
         let classes = self.metadata.classes.len().try_into()?;
         let shapes = declare(network, classes, resolutions, batch_norms)
-            .and_then(|declared| self.places(&declared, &source));
+            .and_then(|declared| self.places(self.weights, &declared, &source));
         shapes.with_context(|| self.cannot_load())?;
         let mut net = SwitchableNetwork::with_batch_norms(
             network,
@@ -94,7 +95,21 @@ impl Checkpoint {
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
-        self.load_inner(net, source, wanted)
+        self.load_weights(self.weights, net, source, wanted)
+    }
+
+    /// The same with the weights of either kind.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn load_weights(
+        &self,
+        weights: Weights,
+        net: &SwitchableNetwork,
+        source: impl Fn(u32) -> u32,
+        wanted: impl Fn(&Parameter) -> bool,
+    ) -> Result<()> {
+        self.load_inner(weights, net, source, wanted)
             .with_context(|| self.cannot_load())
     }
 
@@ -105,6 +120,7 @@ impl Checkpoint {
 
     fn load_inner(
         &self,
+        weights: Weights,
         net: &SwitchableNetwork,
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
@@ -121,13 +137,13 @@ impl Checkpoint {
             .zip(net.parameters().iter())
             .filter(|(_, parameter)| wanted(parameter))
             .unzip();
-        let places = self.places(&declared, source)?;
+        let places = self.places(weights, &declared, source)?;
         let mut tensors: HashMap<&str, Tensor> = HashMap::new();
         for ((declaration, parameter), place) in declared.iter().zip(parameters).zip(places) {
             let tensor = match place {
                 Place::Absent => continue,
                 Place::Codes => packed::unpack(self, declaration)?,
-                Place::Tensor(name) if name == ALPHA => {
+                Place::Tensor(name) if parameter.role == Role::Alpha => {
                     self.alpha_for(&self.read_tensor(&name)?, net.resolutions())?
                 }
                 Place::Tensor(name) => self.read_tensor(&name)?,
@@ -150,6 +166,7 @@ impl Checkpoint {
     /// of other dtypes.
     pub(super) fn places(
         &self,
+        weights: Weights,
         declared: &[Declaration],
         source: impl Fn(u32) -> u32,
     ) -> Result<Vec<Place>> {
@@ -160,7 +177,7 @@ impl Checkpoint {
         }
         let mut problems = Vec::new();
         let places = declared.iter().map(|declaration| {
-            let place = self.place(declaration, &source);
+            let place = self.place(weights, declaration, &source);
             place.unwrap_or_else(|problem| {
                 problems.push(problem);
                 Place::Absent
@@ -177,24 +194,27 @@ impl Checkpoint {
 
     fn place(
         &self,
+        weights: Weights,
         declaration: &Declaration,
         source: impl Fn(u32) -> u32,
     ) -> Result<Place, String> {
-        if self.metadata.packed && !declaration.role.is_needed_for_inference() {
+        let only_inference = self.metadata.packed || weights == Weights::Average;
+        if only_inference && !declaration.role.is_needed_for_inference() {
             return Ok(Place::Absent);
         }
         let name = match declaration.resolution {
             Some(resolution) => declaration.name_with_batch_norm(source(resolution)),
             None => declaration.name.clone(),
         };
+        let name = format!("{}{name}", weights.prefix());
         let Some(info) = self.file.info(&name) else {
             return match packed::codes(self, declaration) {
                 Some(codes) => codes.map(|()| Place::Codes),
                 None => Err(format!("{} is missing", quoted(&name))),
             };
         };
-        let shape = match name.as_str() {
-            ALPHA => vec![self.metadata.resolutions.len() as i64],
+        let shape = match declaration.role {
+            Role::Alpha => vec![self.metadata.resolutions.len() as i64],
             _ => declaration.shape.clone(),
         };
         if !self.has_shape(&name, &shape) {

@@ -56,6 +56,9 @@ pub struct Metadata {
     /// Whether the weights of quantizers are there as codes only; see [`packed`](super::packed).
     #[serde(default)]
     pub packed: bool,
+    /// Whether its weights are a moving average, without those that were trained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub averaged: bool,
     /// The epoch that the next step belongs to, from 0.
     pub epoch: u64,
     /// Samples of that epoch's order that were trained on, by all processes together.
@@ -205,6 +208,7 @@ impl Metadata {
             channels: Channels::default(),
             trained_in_float32: true,
             packed: false,
+            averaged: false,
             epoch: 0,
             sample_in_epoch: 0,
             old_step_in_epoch: None,
@@ -299,6 +303,9 @@ pub struct Validated {
     pub images: u64,
     /// A row for each resolution, in the order of the recipe, then for the ensemble.
     pub rows: Vec<Row>,
+    /// The same of the average of the weights; empty if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub average: Vec<Row>,
 }
 
 /// The results of a resolution or of the ensemble.

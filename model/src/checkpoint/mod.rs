@@ -1,8 +1,9 @@
 //! Checkpoints: the state for a resume or an inference, in one safetensors file.
 //!
 //! The tensors are those of the network, under their parameter names, `momentum/NAME`, the optimizer's
-//! mean of the gradients of the parameter `NAME`, and `variance/NAME`, that of their squares. A packed checkpoint (see [`packed`]) has codes in place
-//! of quantized weights. The key `rsflow` of the header's `__metadata__` holds [`Metadata`] as JSON,
+//! mean of the gradients of the parameter `NAME`, and `variance/NAME`, that of their squares; and
+//! `average/NAME`, the moving average of the network's tensor `NAME`, where the run kept one. A packed
+//! checkpoint (see [`packed`]) has codes in place of quantized weights. The key `rsflow` of the header's `__metadata__` holds [`Metadata`] as JSON,
 //! two further ones hold checksums; see [`tensor_file`].
 //!
 //! Writing has two halves: [`Snapshot::take`] copies everything to host memory on the training
@@ -22,7 +23,11 @@ mod tensor_file;
 mod values;
 mod verify;
 
+use std::fmt;
+
 use safetensors::Dtype;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 pub use classes::{ClassMap, ClassOrder, match_classes};
@@ -40,6 +45,37 @@ pub(crate) const OVERFLOW: &str = "its weights are too large for the precision t
 pub(crate) const MOMENTUM_PREFIX: &str = "momentum/";
 /// Prefix of the name of the mean of a parameter's squared gradients.
 pub(crate) const VARIANCE_PREFIX: &str = "variance/";
+
+/// Prefix of the name of a tensor of the network whose weights are a moving average.
+pub(crate) const AVERAGE_PREFIX: &str = "average/";
+
+/// Which of a checkpoint's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Weights {
+    /// Those that were trained.
+    Trained,
+    /// Their moving average.
+    Average,
+}
+
+impl Weights {
+    /// What the names of its tensors begin with in a checkpoint.
+    fn prefix(self) -> &'static str {
+        match self {
+            Weights::Trained => "",
+            Weights::Average => AVERAGE_PREFIX,
+        }
+    }
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Weights::Trained => "trained",
+            Weights::Average => "average",
+        })
+    }
+}
 
 /// The state of an optimizer.
 #[derive(Debug, Default)]

@@ -36,18 +36,19 @@ pub fn pack(checkpoint: &Checkpoint) -> Result<Snapshot> {
         declarations.iter().any(|d| d.role == Role::Basis),
         "{network} is not quantized, so there is nothing to pack"
     );
-    checkpoint.places(&declarations, |norm| norm)?;
+    checkpoint.places(checkpoint.weights(), &declarations, |norm| norm)?;
+    let read = |name: &str| checkpoint.read_tensor(&checkpoint.stored_name(name));
     let mut tensors = Vec::new();
     for declaration in declarations
         .iter()
         .filter(|d| d.role.is_needed_for_inference())
     {
-        let tensor = checkpoint.read_tensor(&declaration.name)?;
+        let tensor = read(&declaration.name)?;
         let basis = basis_name(declaration.role, &declaration.name);
         match basis.filter(|(_, basis)| declarations.iter().any(|d| d.name == *basis)) {
             None => tensors.push((declaration.name.clone(), tensor)),
             Some((path, basis)) => {
-                let codes = packed::pack(&tensor, &checkpoint.read_tensor(&basis)?)?;
+                let codes = packed::pack(&tensor, &read(&basis)?)?;
                 tensors.push((codes_name(path), codes));
             }
         }

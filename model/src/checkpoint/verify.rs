@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use rsflow_base::shown::{Shown as _, quoted};
 
-use super::{Checkpoint, MOMENTUM_PREFIX, VARIANCE_PREFIX};
+use super::{Checkpoint, MOMENTUM_PREFIX, VARIANCE_PREFIX, Weights};
 use crate::nn::parameters::join_problems;
 use crate::nn::switchable::declare;
 
@@ -24,7 +24,10 @@ impl Checkpoint {
         let classes = metadata.classes.len().try_into()?;
         let norms = metadata.batch_norm_resolutions();
         let declared = declare(&metadata.network, classes, &metadata.resolutions, &norms)?;
-        self.places(&declared, |norm| norm)?;
+        self.places(Weights::Trained, &declared, |norm| norm)?;
+        if self.has_average() {
+            self.places(Weights::Average, &declared, |norm| norm)?;
+        }
         let mut problems = Vec::new();
         let prefixes = [MOMENTUM_PREFIX, VARIANCE_PREFIX];
         let buffers = declared

@@ -184,13 +184,15 @@ fn step_scalars(step: &Step) -> Option<Vec<(String, f64)>> {
 }
 
 fn table_scalars(table: &Table) -> Vec<(String, f64)> {
-    let rows = table.rows.iter().flat_map(|row| {
+    let trained = table.rows.iter().map(|row| ("validation", row));
+    let averages = table.average.iter().map(|row| ("average", row));
+    let rows = trained.chain(averages).flat_map(|(group, row)| {
         let name = row.resolution.map_or_else(
             || "ensemble".to_owned(),
             |resolution| resolution.to_string(),
         );
         [("top1", row.top1), ("top5", row.top5), ("loss", row.loss)]
-            .map(|(figure, value)| (format!("validation/{figure}/{name}"), value))
+            .map(|(figure, value)| (format!("{group}/{figure}/{name}"), value))
     });
     rows.collect()
 }

@@ -12,6 +12,8 @@ use crate::nn::layers::cost;
 use crate::nn::native;
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::switchable::SwitchableNetwork;
+use crate::train::average::RunningAverage;
+use crate::train::mixing::Mix;
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::steps::Steps;
 
@@ -23,6 +25,10 @@ pub struct Benchmark {
     pub(super) steps: Steps,
     pub(super) cuda_graph: CudaGraph,
     pub(super) lr: f64,
+    /// Draws new partners for the images of every step.
+    pub(super) mix: Option<Mix>,
+    /// Follows the network.
+    pub(super) average: Option<RunningAverage>,
     /// What its steps exchange with other processes.
     pub(super) exchange: Exchange,
     /// Whether gradients are exchanged during the backward pass.
@@ -96,12 +102,24 @@ impl Benchmark {
         let (images, labels) = self.batch(batch)?;
         let (steps, lr) = (&mut self.steps, self.lr);
         let (net, compute) = (&self.net, self.compute);
+        let (mix, average) = (self.mix, &mut self.average);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
+        let mut done = 0;
         measure(compute, time, 3, || {
-            steps
-                .step(net, optimizer, &images, &labels, lr, None)
-                .map(drop)
+            let mixed = mix.map(|mix| {
+                let copies = images.iter().map(Tensor::shallow_clone).collect();
+                mix.draw(0, done)?
+                    .apply(copies, &labels, net.classes().into())
+            });
+            done += 1;
+            match mixed.transpose()? {
+                None => steps.step(net, optimizer, &images, &labels, lr, None)?,
+                Some((images, labels)) => steps.step(net, optimizer, &images, &labels, lr, None)?,
+            };
+            average
+                .as_mut()
+                .map_or(Ok(()), |average| average.update(net, done))
         })
     }
 

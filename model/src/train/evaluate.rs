@@ -16,8 +16,8 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use crate::checkpoint::{
-    Checkpoint, ClassMap, ClassOrder, Metadata, OVERFLOW, Snapshot, is_finite, match_classes,
-    write_atomically,
+    Checkpoint, ClassMap, ClassOrder, Metadata, OVERFLOW, Snapshot, Weights, is_finite,
+    match_classes, write_atomically,
 };
 use crate::nn::compute::{
     DeviceChoice, ExecConfig, Precision, ProcessSettings, adopt_thread_count,
@@ -44,6 +44,10 @@ pub struct Evaluate {
     input: Input,
     /// The checkpoint.
     checkpoint: PathBuf,
+    /// Which of its weights: those that were `Trained`, or their `Average`, if the run kept one. If left out:
+    /// the average where there is one.
+    #[serde(default)]
+    weights: Option<Weights>,
     /// Pairs of a size and the resolution whose batch norms it runs with: `[(176, 160)]`. A size
     /// that is in no pair has its own, or those of the nearest resolution.
     #[serde(default)]
@@ -182,7 +186,7 @@ impl Evaluate {
         };
         let sizes_measured = sizes("input").context("`Evaluate` needs `input`")?;
         let calibrated = sizes("calibrate").unwrap_or_default();
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let checkpoint = Checkpoint::open(&self.checkpoint)?.with_weights(self.weights)?;
         let metadata = checkpoint.metadata();
         let mut classes = ClassMap::identity();
         for (port, contents) in build.inputs {
@@ -350,6 +354,7 @@ impl Thread for Evaluation {
             epoch: metadata.epoch.saturating_sub(1),
             step: metadata.step,
             rows,
+            average: vec![],
             images: validation.images(),
             seconds: began.elapsed().as_secs_f64(),
         }));
@@ -446,8 +451,11 @@ impl Evaluation {
             match batches.receive()? {
                 Received::Item(_, batch) => {
                     let batch = Labelled::new(&batch, &self.classes);
-                    validation
-                        .add(&self.net, &mut inference, &self.transfer, &batch)
+                    self.transfer
+                        .batch(&batch, self.net.classes())
+                        .and_then(|(images, labels)| {
+                            validation.add(&self.net, &mut inference, &images, &labels)
+                        })
                         .with_context(|| format!("batch {} cannot be measured", done + 1))?;
                 }
                 Received::EndOfEpoch(_) => return Ok(Some(validation)),
@@ -462,7 +470,7 @@ impl Evaluation {
         }
     }
 
-    /// The checkpoint as it is, and the calibrated batch norms.
+    /// The checkpoint with the weights that were measured, and the calibrated batch norms.
     fn snapshot(&self) -> Result<Snapshot> {
         let mut metadata = self.checkpoint.metadata().clone();
         metadata
@@ -474,10 +482,15 @@ impl Evaluation {
             of.is_some_and(|norm| self.calibrated.contains(&norm))
         };
         let new: Vec<&Parameter> = self.net.parameters().iter().filter(is_new).collect();
-        let mut names = self.checkpoint.names();
-        names.retain(|name| new.iter().all(|parameter| parameter.name != *name));
-        let old = self.checkpoint.read(names.iter().map(String::as_str))?;
-        let old: Vec<(String, &Tensor)> = names.into_iter().zip(&old).collect();
+        let weights = self.checkpoint.weights();
+        metadata.averaged |= weights == Weights::Average;
+        let mut names = self.checkpoint.names_of(weights);
+        names.retain(|(_, name)| new.iter().all(|parameter| parameter.name != *name));
+        let old = self
+            .checkpoint
+            .read(names.iter().map(|(stored, _)| stored.as_str()))?;
+        let names = names.into_iter().map(|(_, name)| name);
+        let old: Vec<(String, &Tensor)> = names.zip(&old).collect();
         let new = new.into_iter().map(|p| (p.name.clone(), &p.tensor));
         Snapshot::from_tensors(metadata, old.into_iter().chain(new).collect())
     }

@@ -87,6 +87,9 @@ pub struct Table {
     pub step: u64,
     /// A row for each resolution, in the order of the recipe, then for the ensemble.
     pub rows: Vec<Row>,
+    /// The same of the average of the weights; empty if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub average: Vec<Row>,
     /// Validation images.
     pub images: u64,
     /// Seconds since the start of the epoch (of the run, for the final table).

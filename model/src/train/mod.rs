@@ -5,12 +5,14 @@
 //! - [`step`]: one training step, from images to updated weights. [`objective`], [`distillation`]: its loss.
 //!   [`mixing`]: mixup and CutMix. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
 //!   recorded and replayed.
+//! - [`average`]: a moving average of the weights.
 //! - [`processes`]: what several processes exchange after a step.
 //! - [`validation`]: accuracy and loss at every resolution.
 //! - [`metrics`]: losses, accuracies and checkpoints for the sinks and the command.
 //! - [`trains`]: what the command asks of a node that trains; [`lookup`]: which nodes do. [`benchmark`]: the speed of its steps.
 //! - [`batches`]: the graph's batches as `nn::transfer::HostBatch`, and their memory.
 
+pub mod average;
 pub mod batches;
 pub mod benchmark;
 pub mod distillation;

@@ -6,7 +6,6 @@ use tch::{Kind, Reduction, Tensor};
 use crate::dist::Peers;
 use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
-use crate::nn::transfer::{DeviceTransfer, HostBatch};
 use crate::train::metrics::Row;
 
 /// Sums over the batches so far. They stay on the device until [`Validation::rows`].
@@ -50,27 +49,27 @@ impl Validation {
         })
     }
 
-    /// Adds a batch. `inference` is that of `net`.
+    /// Adds a batch: images `[batch, 3, s, s]` of each resolution, and labels `[batch]`. `inference` is that
+    /// of `net`.
     ///
     /// # Errors
-    /// As [`DeviceTransfer::batch`].
-    pub fn add<B: HostBatch + Clone + 'static>(
+    /// The device fails or is out of memory.
+    pub fn add(
         &mut self,
         net: &SwitchableNetwork,
         inference: &mut Inference,
-        transfer: &DeviceTransfer,
-        batch: &B,
+        images: &[Tensor],
+        labels: &Tensor,
     ) -> Result<()> {
-        let (images, labels) = transfer.batch(batch, net.classes())?;
         let positions: Vec<usize> = (0..images.len()).collect();
-        let mut logits = inference.logits(net, &positions, &images)?;
+        let mut logits = inference.logits(net, &positions, images)?;
         if !self.members.is_empty() {
             logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);
         }
         for (sums, logits) in self.sums.iter_mut().zip(&logits) {
-            sums.add(logits, &labels)?;
+            sums.add(logits, labels)?;
         }
-        self.images += batch.labels().len() as u64;
+        self.images += labels.numel() as u64;
         Ok(())
     }
 

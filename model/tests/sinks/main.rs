@@ -171,6 +171,7 @@ fn table(epoch: u64, step: u64) -> Table {
         epoch,
         step,
         rows: vec![row(Some(64)), row(None)],
+        average: vec![],
         images: 4,
         seconds: 2.0,
     }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Text};
-use rsflow_model::checkpoint::Metadata;
+use rsflow_model::checkpoint::{Checkpoint, Metadata};
 use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
 use serde_json::json;
@@ -42,7 +42,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         check_output(store, "--store", arguments.force, &[&path])?;
     }
     let tell = |line: &str| screen.line(line);
-    let checkpoint = checkpoint::open(&path, &arguments.verify, tell)?;
+    let checkpoint = checkpoint::open(&path, &arguments.opening, tell)?;
     let metadata = checkpoint.metadata();
     let recipe = recipe(arguments, &path, &images, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);
@@ -74,7 +74,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
             )?;
         }
         if let Some(json) = &arguments.json {
-            write_json(json, &as_json(&path, metadata, table), out)?;
+            write_json(json, &as_json(&checkpoint, table), out)?;
         }
     }
     if finished?.interrupted {
@@ -91,10 +91,11 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 /// Keys may be added in time; none goes or changes its meaning.
-fn as_json(checkpoint: &Path, metadata: &Metadata, table: &Table) -> serde_json::Value {
+fn as_json(checkpoint: &Checkpoint, table: &Table) -> serde_json::Value {
     json!({
-        "checkpoint": checkpoint,
-        "epochs": metadata.epoch,
+        "checkpoint": checkpoint.path(),
+        "weights": checkpoint.weights().to_string(),
+        "epochs": checkpoint.metadata().epoch,
         "images": table.images,
         "rows": table.rows,
         "seconds": table.seconds,
@@ -143,6 +144,8 @@ fn recipe(
         format!("class_order: {:?}", arguments.class_order),
         format!("batch_norms: {:?}", arguments.batch_norm),
     ];
+    let weights = arguments.opening.weights.as_ref();
+    fields.extend(weights.map(|weights| format!("weights: Some({weights:?})")));
     fields.extend(arguments.threads.map(|n| format!("threads: {n}")));
     fields.push(format!("device: {:?}", arguments.compute.device));
     fields.push(format!("precision: {:?}", arguments.compute.precision));

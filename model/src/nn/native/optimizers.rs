@@ -48,6 +48,12 @@ unsafe extern "C" {
         count: usize,
         max_norm: f64,
     ) -> *const c_char;
+    fn rsflow_move_towards(
+        tensors: *const *const c_void,
+        others: *const *const c_void,
+        count: usize,
+        weight: f64,
+    ) -> *const c_char;
 }
 
 /// The tensors of one update, in the same order.
@@ -215,6 +221,28 @@ pub fn clip_gradients(gradients: &[&Tensor], max_norm: f64) -> Result<()> {
     let list = pointers(gradients);
     // SAFETY: the pointers are of live tensors, and the length is theirs.
     to_result(unsafe { rsflow_clip_gradients(list.as_ptr(), list.len(), max_norm) })
+}
+
+/// Moves tensors by the share `weight` of the way towards others of the same shapes and dtypes, in place:
+/// tensor + weight * (other - tensor).
+///
+/// # Errors
+/// Lists of different lengths; shapes that do not match; the device fails.
+pub fn move_towards(tensors: &[&Tensor], others: &[&Tensor], weight: f64) -> Result<()> {
+    ensure!(
+        tensors.len() == others.len(),
+        "{} tensors cannot follow {}",
+        tensors.len(),
+        others.len()
+    );
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    let (tensors, others) = (pointers(tensors), pointers(others));
+    // SAFETY: the pointers are of live tensors, and the lists have the same length.
+    to_result(unsafe {
+        rsflow_move_towards(tensors.as_ptr(), others.as_ptr(), tensors.len(), weight)
+    })
 }
 
 /// Multiplies the gradients by `inverse_scale`, float `[1]`, in place, and sets `overflow`, float

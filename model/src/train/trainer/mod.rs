@@ -35,6 +35,7 @@ use crate::nn::replay::CudaGraph;
 use crate::nn::summary::Summary;
 use crate::nn::switchable::{BatchNorms, SwitchableNetwork, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
+use crate::train::average::Average;
 use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
@@ -87,6 +88,11 @@ pub struct Trainer {
     /// `Mean`.
     #[serde(default)]
     loss: OverSizes,
+    /// A moving average of the weights, `Average(decay: 0.999)`: it is validated beside them, decides which epoch
+    /// is the best, and is in the checkpoints, where `eval`, `predict` and `export` take it unless they are told
+    /// otherwise. Training does not depend on it. Default: none.
+    #[serde(default)]
+    average: Option<Average>,
     /// Mixup and CutMix: mixes images of a batch with each other, `Mix(mixup: 0.1, cutmix: 1.0)`. Default: none.
     #[serde(default)]
     mix: Option<Mix>,
@@ -208,6 +214,12 @@ impl Node for Trainer {
             (
                 "mix",
                 self.mix.map_or_else(Vec::new, |mix| mix.check()),
+                help,
+            ),
+            (
+                "average",
+                self.average
+                    .map_or_else(Vec::new, |average| average.check()),
                 help,
             ),
             ("schedule", self.schedule.check(), help),
@@ -383,6 +395,11 @@ impl Trains for Trainer {
             compute,
             steps: self.steps(&net)?,
             cuda_graph: self.cuda_graph,
+            mix: self.mix,
+            average: match self.average {
+                Some(average) => Some(average.start(&net, CudaGraph::Off)?),
+                None => None,
+            },
             exchange: self.exchange,
             overlaps: self.step().overlaps_exchange(),
             net,

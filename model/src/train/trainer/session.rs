@@ -14,17 +14,16 @@ use tch::{Kind, Tensor};
 
 use super::dry_run::dry_run;
 use super::loss_watch::LossWatch;
-use super::start::{Lengths, Origin, resume, start_from};
+use super::start::{Lengths, Origin, resume, resume_average, start_from};
 use super::{Trainer, preprocess, resolutions};
-use crate::checkpoint::{
-    Checkpoint, ClassMap, ClassOrder, Metadata, Snapshot, Validated, match_classes,
-};
+use crate::checkpoint::{Checkpoint, ClassMap, ClassOrder, Metadata, Snapshot, match_classes};
 use crate::dist::{PeerLost, Peers};
 use crate::nn::compute::{ExecConfig, adopt_thread_count};
 use crate::nn::parameters::WeightInit;
 use crate::nn::replay::Inference;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
+use crate::train::average::RunningAverage;
 use crate::train::batches::Labelled;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
@@ -39,6 +38,8 @@ pub(super) struct Session {
     settings: Trainer,
     net: SwitchableNetwork,
     optimizer: RunningOptimizer,
+    /// Follows the network.
+    average: Option<RunningAverage>,
     steps: Steps,
     /// The passes of validations.
     inference: Inference,
@@ -197,6 +198,13 @@ impl Session {
             .filter_map(|(_, demand)| demand.every_steps)
             .min();
         // After the weights were loaded.
+        let average = settings.average.map(|rule| -> Result<_> {
+            let mut average = rule.start(&net, settings.cuda_graph)?;
+            if let Some(origin) = &resumed {
+                resume_average(origin, &mut average, peers.as_deref())?;
+            }
+            Ok(average)
+        });
         let exchange = peers.clone().map(|peers| {
             StepExchange::new(
                 peers,
@@ -206,6 +214,7 @@ impl Session {
             )
         });
         Ok(Session {
+            average: average.transpose()?,
             exchange: exchange.transpose()?,
             steps: settings.steps(&net)?,
             inference: Inference::new(&net, settings.cuda_graph),
@@ -328,22 +337,16 @@ impl Session {
                 // The user's wish, or another node's failure: what was learned is kept.
                 return self.save(outputs, None, false);
             };
-            let rows = validation.rows(&self.net);
-            let rows = rows.map_err(|error| self.failed_validation(error))?;
-            let best = self.is_best(&rows);
-            let images = validation.images();
+            let best = self.is_best(&validation);
             let mut table = Table {
-                epoch: self.at.epoch,
+                epoch: validation.epoch,
                 step: self.at.step,
-                rows: rows.clone(),
-                images,
+                rows: validation.rows.clone(),
+                average: validation.average.clone(),
+                images: validation.images,
                 seconds: began.elapsed().as_secs_f64(),
             };
-            self.at.validation = Some(Validated {
-                epoch: self.at.epoch,
-                images,
-                rows,
-            });
+            self.at.validation = Some(validation);
             self.at.epoch += 1;
             self.at.sample_in_epoch = 0;
             // Before the checkpoint: when it is there, its validation is in the log.
@@ -386,6 +389,10 @@ impl Session {
             let loss = self.step(&batch, lr);
             let loss = loss.map_err(|error| self.failed_step(self.at.step + 1, error))?;
             self.at.step += 1;
+            if let Some(average) = &mut self.average {
+                let updated = average.update(&self.net, self.at.step);
+                updated.map_err(|error| self.failed_step(self.at.step, error))?;
+            }
             let recorded = self.loss.record(&loss, self.at.step);
             recorded.map_err(|error| self.failed_step(self.at.step, error))?;
             let done = self.at.sample_in_epoch + self.lengths.batch;
@@ -449,7 +456,9 @@ impl Session {
                     optimizer_updates: self.optimizer.updates()?,
                     ..self.at.clone()
                 };
-                Snapshot::take(at, self.net.parameters(), self.optimizer.buffers())
+                let average = self.average.iter().flat_map(RunningAverage::buffers);
+                let buffers = self.optimizer.buffers().chain(average);
+                Snapshot::take(at, self.net.parameters(), buffers)
             })
             .with_context(|| {
                 format!(

@@ -17,6 +17,7 @@ use crate::dist::Peers;
 use crate::nn::parameters::{Parameter, Role, join_problems};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::Normalize;
+use crate::train::average::RunningAverage;
 use crate::train::optimizer::RunningOptimizer;
 
 /// A checkpoint that a run starts from.
@@ -101,7 +102,7 @@ pub(super) fn start_from(
     peers: Option<&Peers>,
 ) -> Result<ClassMap> {
     let first = peers.is_none_or(Peers::is_first);
-    let file = first.then(|| Checkpoint::open(&home::expand(path)?));
+    let file = first.then(|| Checkpoint::open(&home::expand(path)?)?.with_weights(None));
     let file = file.transpose()?;
     let origin = Origin::of(file.as_ref(), "start_from", peers)?;
     let origin = origin.context("process 0 has no checkpoint to start from")?;
@@ -149,7 +150,7 @@ pub(super) fn start_from(
             let norm = parameter.resolution.map(|norm| saved.batch_norm_for(norm));
             let there = norm.map(|norm| parameter.name_with_batch_norm(norm));
             let name = there.as_ref().unwrap_or(&parameter.name);
-            file.contains(name) || packed::contains(file, parameter)
+            file.contains(&file.stored_name(name)) || packed::contains(file, parameter)
         }
     };
     if let Some(file) = origin.file.filter(|_| !same_network) {
@@ -179,7 +180,8 @@ pub(super) fn start_from(
     if let Some(peers) = peers {
         share(peers, net, optimizer)?;
     }
-    tracing::info!(checkpoint = %place, "started from its weights");
+    let weights = origin.file.map(Checkpoint::weights);
+    tracing::info!(checkpoint = %place, ?weights, "started from its weights");
     let classes = same_classes.unwrap_or_else(|_| ClassMap::identity());
     if !classes.is_identity() {
         to.classes.clone_from(&saved.classes);
@@ -255,6 +257,11 @@ pub(super) fn resume(
         !saved.packed,
         "{place} is packed, so training cannot be resumed from it; resume from the checkpoint that \
          it was exported from, or start a new run with `start_from` in the recipe's trainer"
+    );
+    ensure!(
+        !saved.averaged,
+        "{place} has the average of the weights alone, so training cannot be resumed from it; resume from a \
+         checkpoint of the run, or start a new run with `start_from` in the recipe's trainer"
     );
     ensure!(
         saved.resolutions == at.resolutions,
@@ -370,6 +377,26 @@ pub(super) fn resume(
         );
     }
     Ok(classes)
+}
+
+/// Puts the average of the weights where the checkpoint left it. One that has none leaves it at the weights.
+pub(super) fn resume_average(
+    origin: &Origin,
+    average: &mut RunningAverage,
+    peers: Option<&Peers>,
+) -> Result<()> {
+    if let Some(file) = origin.file
+        && !average.load(file)?
+    {
+        tracing::warn!(
+            "{} has no average of the weights: it starts with the weights themselves",
+            origin.place
+        );
+    }
+    match peers {
+        Some(peers) => peers.share(&average.tensors().collect::<Vec<_>>()),
+        None => Ok(()),
+    }
 }
 
 /// Whether two hashes of names are known and differ.

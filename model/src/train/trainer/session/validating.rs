@@ -4,7 +4,8 @@ use anyhow::Result;
 use rsflow_graph::{Batch, Received, Receiver};
 
 use super::{Outputs, Session};
-use crate::checkpoint::{Best, Row};
+use crate::checkpoint::{Best, Row, Validated};
+use crate::nn::switchable::SwitchableNetwork;
 use crate::train::batches::Labelled;
 use crate::train::metrics::{Metric, Table, Validating};
 use crate::train::validation::Validation;
@@ -16,21 +17,24 @@ impl Session {
         done == self.settings.epochs || done.is_multiple_of(self.settings.validate_every.max(1))
     }
 
+    /// Validates the network, and the average of its weights on the same batches. `None` if the run was
+    /// stopped.
     pub(super) fn validate(
         &mut self,
         batches: &mut Receiver<Batch>,
         outputs: &mut Outputs,
-    ) -> Result<Option<Validation>> {
+    ) -> Result<Option<Validated>> {
         self.set_doing(|own| format!("validating after epoch {}", own.at.epoch + 1));
-        let members = (0..self.net.resolutions().len()).collect();
-        let mut validation = Validation::new(&self.net, members)?;
+        let new =
+            |net: &SwitchableNetwork| Validation::new(net, (0..net.resolutions().len()).collect());
+        let mut own = new(&self.net)?;
+        let mut of_average = self.average.as_ref().map(|average| new(&average.net));
+        let mut of_average = of_average.take().transpose()?;
         let mut done = 0;
         let complete = loop {
             match batches.receive()? {
                 Received::Item(_, batch) => {
-                    let batch = Labelled::new(&batch, &self.validation_classes);
-                    validation
-                        .add(&self.net, &mut self.inference, &self.transfer, &batch)
+                    self.add(&batch, &mut own, &mut of_average)
                         .map_err(|error| self.failed_validation(error))?;
                 }
                 Received::EndOfEpoch(_) => break true,
@@ -46,14 +50,51 @@ impl Session {
         if self.stops(!complete)? {
             return Ok(None);
         }
-        match &self.peers {
-            Some(peers) => validation.of_all(peers).map(Some),
-            None => Ok(Some(validation)),
-        }
+        let rows = self
+            .rows(own, of_average)
+            .map_err(|error| self.failed_validation(error))?;
+        Ok(Some(rows))
     }
 
-    /// Whether this validation is the best so far.
-    pub(super) fn is_best(&mut self, rows: &[Row]) -> bool {
+    /// Adds a batch to the sums of the network and of the average.
+    fn add(
+        &mut self,
+        batch: &Batch,
+        own: &mut Validation,
+        of_average: &mut Option<Validation>,
+    ) -> Result<()> {
+        let batch = Labelled::new(batch, &self.validation_classes);
+        let (images, labels) = self.transfer.batch(&batch, self.net.classes())?;
+        own.add(&self.net, &mut self.inference, &images, &labels)?;
+        if let (Some(sums), Some(average)) = (of_average, &mut self.average) {
+            sums.add(&average.net, &mut average.inference, &images, &labels)?;
+        }
+        Ok(())
+    }
+
+    /// The results, of all processes.
+    fn rows(&self, own: Validation, of_average: Option<Validation>) -> Result<Validated> {
+        let of_all = |sums: Validation| match &self.peers {
+            Some(peers) => sums.of_all(peers),
+            None => Ok(sums),
+        };
+        let own = of_all(own)?;
+        let of_average = of_average.map(of_all).transpose()?;
+        let average = of_average.map(|sums| sums.rows(&self.net)).transpose()?;
+        Ok(Validated {
+            epoch: self.at.epoch,
+            images: own.images(),
+            rows: own.rows(&self.net)?,
+            average: average.unwrap_or_default(),
+        })
+    }
+
+    /// Whether this validation is the best so far: that of the average of the weights, if there is one.
+    pub(super) fn is_best(&mut self, validated: &Validated) -> bool {
+        let rows = match validated.average.is_empty() {
+            true => &validated.rows,
+            false => &validated.average,
+        };
         let resolutions: Vec<&Row> = rows.iter().filter(|row| row.resolution.is_some()).collect();
         let Some(first) = resolutions.first() else {
             return false;
@@ -78,6 +119,7 @@ impl Session {
             epoch: validated.epoch,
             step: self.at.step,
             rows: validated.rows,
+            average: validated.average,
             images: validated.images,
             seconds: 0.0,
         })

@@ -1,0 +1,89 @@
+//! The values of options: how they are read from text.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use rsflow_base::home;
+use rsflow_model::checkpoint::{ClassOrder, Weights};
+use rsflow_model::nn::compute::{DeviceChoice, Precision};
+
+pub(super) fn device(text: &str) -> Result<DeviceChoice, String> {
+    let gpu = text.strip_prefix("cuda").map(|rest| match rest {
+        "" => Some(0),
+        rest => rest.strip_prefix(':').and_then(|index| index.parse().ok()),
+    });
+    match (text, gpu) {
+        ("auto", _) => Ok(DeviceChoice::Auto),
+        ("cpu", _) => Ok(DeviceChoice::Cpu),
+        (_, Some(Some(index))) => Ok(DeviceChoice::Cuda(index)),
+        _ => Err("expected auto, cpu, cuda or cuda:N".to_owned()),
+    }
+}
+
+pub(super) fn class_order(text: &str) -> Result<ClassOrder, String> {
+    match text {
+        "text" => Ok(ClassOrder::Text),
+        "numeric" => Ok(ClassOrder::Numeric),
+        _ => Err("expected text or numeric".to_owned()),
+    }
+}
+
+pub(super) fn precision(text: &str) -> Result<Precision, String> {
+    Ok(match text {
+        "auto" => Precision::Auto,
+        "float32" | "fp32" => Precision::Float32,
+        "tensorfloat32" | "tf32" => Precision::TensorFloat32,
+        "bfloat16" | "bf16" => Precision::BFloat16,
+        "float16" | "fp16" => Precision::Float16,
+        _ => return Err("expected auto, float32, tf32, bfloat16 or float16".to_owned()),
+    })
+}
+
+/// A path, in which a leading `~` is the home folder.
+pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|path| match path.is_empty() {
+        true => Err(anyhow!("it must not be empty")),
+        false => home::expand(Path::new(&path)),
+    })
+}
+
+/// `SIZE=RESOLUTION`.
+pub(super) fn pair(text: &str) -> Result<(u32, u32), String> {
+    let pair = text
+        .split_once('=')
+        .and_then(|(size, norm)| Some((size.trim().parse().ok()?, norm.trim().parse().ok()?)));
+    pair.ok_or_else(|| "expected SIZE=RESOLUTION, such as 176=160".to_owned())
+}
+
+/// A share above 0 and up to 1.
+pub(super) fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse().ok().filter(|&f| f > 0.0 && f <= 1.0);
+    fraction.ok_or_else(|| "expected a number above 0 and up to 1, such as 0.875".to_owned())
+}
+
+/// A number of seconds.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.001..=1e6).contains(seconds));
+    seconds.ok_or_else(|| "expected seconds, such as 10 or 2.5".to_owned())
+}
+
+/// `SAMPLE`, or `EPOCH:SAMPLE`.
+pub(super) fn position(text: &str) -> Result<(u64, u64), String> {
+    let (epoch, sample) = text.split_once(':').unwrap_or(("0", text));
+    let position = epoch.trim().parse().ok().zip(sample.trim().parse().ok());
+    position.ok_or_else(|| "expected SAMPLE or EPOCH:SAMPLE, such as 1234 or 1:200".to_owned())
+}
+
+pub(super) fn whole_seconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=86_400)
+}
+
+pub(super) fn weights(text: &str) -> Result<Weights, String> {
+    match text {
+        "trained" => Ok(Weights::Trained),
+        "average" => Ok(Weights::Average),
+        _ => Err("expected trained or average".to_owned()),
+    }
+}
