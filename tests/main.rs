@@ -11,6 +11,7 @@ mod folders;
 mod gpu;
 mod hostile;
 mod machine;
+mod norms;
 mod prepare_val;
 mod preprocess;
 mod profile;

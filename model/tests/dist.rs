@@ -396,8 +396,9 @@ fn a_validation_is_the_same_for_any_number_of_processes() {
         let own: Vec<usize> = (rank..13).step_by(size).collect();
         for images in own.chunks(4) {
             let batch = Images::of(images.iter().copied());
+            let (images, labels) = transfer.batch(&batch, net.classes()).unwrap();
             validation
-                .add(&net, &mut inference, &transfer, &batch)
+                .add(&net, &mut inference, &images, &labels)
                 .unwrap();
         }
         let validation = match peers {

@@ -184,7 +184,7 @@ fn storages(lengths: &[usize]) -> BTreeMap<String, Vec<f32>> {
 #[test]
 fn weights_of_one_resolution_start_every_size() {
     let network = Network::by_name("resnet18").unwrap();
-    let declared = layers::declare(&network.layers(3).unwrap(), &[64]);
+    let declared = layers::declare(&network.layers(3).unwrap(), &(&[64]).into());
     let (mut code, mut values_of) = (Vec::new(), BTreeMap::new());
     for (at, declaration) in declared.iter().enumerate() {
         let shape: Vec<i32> = declaration.shape.iter().map(|&size| size as i32).collect();

@@ -87,7 +87,8 @@ fn report(
     let classes = metadata.classes.len();
     let file = arguments.file.shown();
     let network = &metadata.network;
-    let parameters = Summary::new(network, classes.try_into()?, sizes, sizes)?.total_parameters;
+    let parameters =
+        Summary::new(network, classes.try_into()?, sizes, sizes.as_slice())?.total_parameters;
     match imported.layout {
         Layout::Reference => writeln!(out, "{file}: a checkpoint of the reference implementation")?,
         Layout::Torchvision => writeln!(out, "{file}: weights of a network with one resolution")?,

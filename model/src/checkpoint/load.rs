@@ -11,6 +11,7 @@ use super::{
     packed,
 };
 use crate::nn::compute::ExecConfig;
+use crate::nn::layers::Norms;
 use crate::nn::parameters::{Declaration, Parameter, Role, WeightInit, join_problems};
 use crate::nn::switchable::{SwitchableNetwork, declare};
 
@@ -55,16 +56,31 @@ impl Checkpoint {
         compute: ExecConfig,
         source: impl Fn(u32) -> u32,
     ) -> Result<SwitchableNetwork> {
+        let norms = self.metadata.norms_of(batch_norms);
+        self.network_of(resolutions, norms, compute, source)
+    }
+
+    /// The same with any batch norms.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::network`].
+    pub fn network_of(
+        &self,
+        resolutions: &[u32],
+        norms: Norms,
+        compute: ExecConfig,
+        source: impl Fn(u32) -> u32,
+    ) -> Result<SwitchableNetwork> {
         let Metadata { network, .. } = &self.metadata;
         let classes = self.metadata.classes.len().try_into()?;
-        let shapes = declare(network, classes, resolutions, batch_norms)
+        let shapes = declare(network, classes, resolutions, &norms)
             .and_then(|declared| self.places(self.weights, &declared, &source));
         shapes.with_context(|| self.cannot_load())?;
         let mut net = SwitchableNetwork::with_batch_norms(
             network,
             classes,
             resolutions,
-            batch_norms,
+            norms,
             compute,
             WeightInit::Zeros,
         )
@@ -125,12 +141,7 @@ impl Checkpoint {
         source: impl Fn(u32) -> u32,
         wanted: impl Fn(&Parameter) -> bool,
     ) -> Result<()> {
-        let declared = declare(
-            net.network(),
-            net.classes(),
-            net.resolutions(),
-            net.batch_norms(),
-        )?;
+        let declared = declare(net.network(), net.classes(), net.resolutions(), net.norms())?;
         // The parameters are in the order in which they were declared.
         let (declared, parameters): (Vec<Declaration>, Vec<&Parameter>) = declared
             .into_iter()
@@ -206,7 +217,11 @@ impl Checkpoint {
             Some(resolution) => declaration.name_with_batch_norm(source(resolution)),
             None => declaration.name.clone(),
         };
-        let name = format!("{}{name}", weights.prefix());
+        let stored = |name: String| format!("{}{name}", weights.prefix());
+        let name = match self.affine_name(declaration, &source).map(stored) {
+            Some(other) if !self.contains(&stored(name.clone())) && self.contains(&other) => other,
+            _ => stored(name),
+        };
         let Some(info) = self.file.info(&name) else {
             return match packed::codes(self, declaration) {
                 Some(codes) => codes.map(|()| Place::Codes),
@@ -231,6 +246,22 @@ impl Checkpoint {
             ));
         }
         Ok(Place::Tensor(name))
+    }
+
+    /// Where the scale or the shift of a batch norm is in the checkpoint of a network that shares them where this
+    /// one does not, or the other way round: then they start with those of the first resolution.
+    fn affine_name(&self, of: &Declaration, source: impl Fn(u32) -> u32) -> Option<String> {
+        if !matches!(of.role, Role::BatchNormWeight | Role::BatchNormBias) {
+            return None;
+        }
+        let (path, part) = of.name.rsplit_once('.')?;
+        match of.resolution {
+            Some(_) => Some(format!("{}.{part}", path.rsplit_once('.')?.0)),
+            None => {
+                let first = *self.metadata.resolutions.first()?;
+                Some(format!("{path}.{}.{part}", source(first)))
+            }
+        }
     }
 
     /// Whether a tensor has this shape, by the header.

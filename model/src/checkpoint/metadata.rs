@@ -8,6 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::nn::compute::ComputeHints;
+use crate::nn::layers::{NormOptions, Norms};
 use crate::nn::networks::Network;
 use crate::nn::parameters::join_problems;
 use crate::nn::switchable::{BatchNorms, check_resolutions};
@@ -31,6 +32,9 @@ pub struct Metadata {
     /// Whether each of them has a batch norm of its own.
     #[serde(default)]
     pub batch_norms: BatchNorms,
+    /// What all of them have in common.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub norms: NormOptions,
     /// Further resolutions, which were never trained: only the running statistics of their batch
     /// norms were measured. They are not part of the ensemble.
     #[serde(default)]
@@ -99,6 +103,10 @@ pub struct Metadata {
     pub recipe: String,
 }
 
+fn is_default(norms: &NormOptions) -> bool {
+    *norms == NormOptions::default()
+}
+
 fn yes() -> bool {
     true
 }
@@ -146,6 +154,9 @@ impl Metadata {
         let problems = self.network.check().into_iter().map(|(_, problem)| problem);
         let problems: Vec<String> = problems.collect();
         ensure!(problems.is_empty(), "`network`: {}", problems.join("; "));
+        let problems = self.norms.check().into_iter().map(|(_, problem)| problem);
+        let problems: Vec<String> = problems.collect();
+        ensure!(problems.is_empty(), "`norms`: {}", problems.join("; "));
         ensure!(!self.classes.is_empty(), "`classes` is empty");
         let resolutions = [&self.resolutions[..], &self.calibrated].concat();
         ensure!(
@@ -202,6 +213,7 @@ impl Metadata {
             classes,
             resolutions,
             batch_norms: BatchNorms::Private,
+            norms: NormOptions::default(),
             calibrated: vec![],
             preprocess: None,
             normalize: None,
@@ -277,6 +289,14 @@ impl Metadata {
         };
         norms.extend(&self.calibrated);
         norms
+    }
+
+    /// The batch norms of a network that uses those of these resolutions.
+    pub fn norms_of(&self, resolutions: &[u32]) -> Norms {
+        Norms {
+            of: resolutions.to_vec(),
+            options: self.norms,
+        }
     }
 
     /// The resolution whose batch norms serve images of this size best: itself if it has some,

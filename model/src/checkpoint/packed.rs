@@ -30,7 +30,7 @@ pub fn pack(checkpoint: &Checkpoint) -> Result<Snapshot> {
         network,
         classes,
         resolutions,
-        &metadata.batch_norm_resolutions(),
+        &metadata.norms_of(&metadata.batch_norm_resolutions()),
     )?;
     ensure!(
         declarations.iter().any(|d| d.role == Role::Basis),

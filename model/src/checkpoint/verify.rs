@@ -22,7 +22,7 @@ impl Checkpoint {
     fn verify_inner(&self) -> Result<()> {
         let metadata = &self.metadata;
         let classes = metadata.classes.len().try_into()?;
-        let norms = metadata.batch_norm_resolutions();
+        let norms = metadata.norms_of(&metadata.batch_norm_resolutions());
         let declared = declare(&metadata.network, classes, &metadata.resolutions, &norms)?;
         self.places(Weights::Trained, &declared, |norm| norm)?;
         if self.has_average() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::nn::layers::{self, cost};
+use crate::nn::layers::{self, Norms, cost};
 use crate::nn::networks::Network;
 use crate::nn::parameters::{Declaration, Role};
 use crate::nn::quantizers::packed;
@@ -69,8 +69,7 @@ impl Summary {
         sum
     }
 
-    /// `batch_norms` as for
-    /// [`SwitchableNetwork::with_batch_norms`](crate::nn::switchable::SwitchableNetwork::with_batch_norms).
+    /// Of a network with these batch norms.
     ///
     /// # Errors
     /// As [`Network::layers`].
@@ -78,10 +77,11 @@ impl Summary {
         network: &Network,
         classes: u32,
         resolutions: &[u32],
-        batch_norms: &[u32],
+        norms: impl Into<Norms>,
     ) -> Result<Self> {
+        let norms = norms.into();
         let layers = network.layers(classes)?;
-        let tensors = layers::declare(&layers, batch_norms);
+        let tensors = layers::declare(&layers, &norms);
         let bases = tensors.iter().filter(|tensor| tensor.role == Role::Basis);
         let bases: HashMap<&str, &[i64]> = bases
             .map(|basis| (basis.name.as_str(), &basis.shape[..]))
@@ -109,7 +109,7 @@ impl Summary {
             numel(&|tensor| tensor.role.is_trainable() && tensor.resolution == private_to)
         };
         let shared_parameters = parameters(None);
-        let costs = resolutions.iter().zip(batch_norms);
+        let costs = resolutions.iter().zip(&norms.of);
         let costs = costs.map(|(&resolution, &batch_norm)| {
             let private_parameters = parameters(Some(batch_norm));
             let needed = |tensor: &Declaration| {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::nn::compute::ExecConfig;
-use crate::nn::layers::{self, Mode, Modules, NormScope};
+use crate::nn::layers::{self, Mode, Modules, NormScope, Norms};
 use crate::nn::networks::Network;
 use crate::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
 use crate::nn::summary::Summary;
@@ -48,7 +48,7 @@ pub struct SwitchableNetwork {
     network: Network,
     classes: u32,
     resolutions: Vec<u32>,
-    batch_norms: Vec<u32>,
+    norms: Norms,
     summary: Summary,
     parameters: Parameters,
     modules: Modules,
@@ -68,42 +68,41 @@ impl SwitchableNetwork {
         compute: ExecConfig,
         init: WeightInit,
     ) -> Result<Self> {
-        let batch_norms = BatchNorms::Private.of(resolutions);
-        Self::with_batch_norms(network, classes, resolutions, &batch_norms, compute, init)
+        Self::with_batch_norms(network, classes, resolutions, resolutions, compute, init)
     }
 
-    /// A network whose resolutions use the batch norms of `batch_norms`: for each resolution, the
-    /// resolution whose batch norms it uses. Batch norms that none uses are not allocated.
+    /// A network with these batch norms for its resolutions. Batch norms that none uses are not allocated.
     ///
     /// # Errors
-    /// As [`SwitchableNetwork::new`]; `batch_norms` and `resolutions` differ in length.
+    /// As [`SwitchableNetwork::new`]; `norms` are of another number of resolutions.
     pub fn with_batch_norms(
         network: &Network,
         classes: u32,
         resolutions: &[u32],
-        batch_norms: &[u32],
+        norms: impl Into<Norms>,
         compute: ExecConfig,
         init: WeightInit,
     ) -> Result<Self> {
+        let norms = norms.into();
         let problems = check_resolutions(network, resolutions)?;
         ensure!(problems.is_empty(), "{}", problems.join("; "));
         ensure!(
-            batch_norms.len() == resolutions.len(),
+            norms.of.len() == resolutions.len(),
             "{} batch norms were given for {} resolutions",
-            batch_norms.len(),
+            norms.of.len(),
             resolutions.len()
         );
 
-        let declarations = declare(network, classes, resolutions, batch_norms)?;
+        let declarations = declare(network, classes, resolutions, &norms)?;
         let parameters = Parameters::new(&declarations, compute, init)?;
         Ok(Self {
             network: network.clone(),
             classes,
             resolutions: resolutions.to_vec(),
-            batch_norms: batch_norms.to_vec(),
-            summary: Summary::new(network, classes, resolutions, batch_norms)?,
-            modules: Modules::new(&network.layers(classes)?, batch_norms, &parameters)?,
+            summary: Summary::new(network, classes, resolutions, norms.clone())?,
+            modules: Modules::new(&network.layers(classes)?, &norms, &parameters)?,
             alpha: parameters.tensor(ALPHA)?,
+            norms,
             parameters,
         })
     }
@@ -121,9 +120,8 @@ impl SwitchableNetwork {
         &self.resolutions
     }
 
-    /// For each resolution, the resolution whose batch norms it uses.
-    pub fn batch_norms(&self) -> &[u32] {
-        &self.batch_norms
+    pub fn norms(&self) -> &Norms {
+        &self.norms
     }
 
     pub fn summary(&self) -> &Summary {
@@ -137,6 +135,31 @@ impl SwitchableNetwork {
     /// The logits of the ensemble's weights, `[resolutions]`.
     pub fn alpha(&self) -> &Tensor {
         &self.alpha
+    }
+
+    /// Sets the scales of the batch norms at the ends of residual branches to 0.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn zero_residual_norms(&self) -> Result<()> {
+        let layers = self.network.layers(self.classes)?;
+        let names = layers::residual_norms(&layers);
+        let of_them = |name: &str| {
+            let path = name.rsplit_once('.').map_or(name, |(path, _)| path);
+            let is_it = |norm: &String| {
+                let rest = path.strip_prefix(norm.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            names.iter().any(is_it)
+        };
+        tch::no_grad(|| {
+            for parameter in self.parameters.iter() {
+                if parameter.role == Role::BatchNormWeight && of_them(&parameter.name) {
+                    let _ = parameter.tensor.shallow_clone().f_zero_()?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Begins a pass at one or several resolutions with the current weights. Those of a quantized
@@ -256,7 +279,7 @@ impl Pass<'_> {
     }
 }
 
-/// The tensors of a network, alpha first; `batch_norms` as for [`SwitchableNetwork::with_batch_norms`].
+/// The tensors of a network with these batch norms, alpha first.
 ///
 /// # Errors
 /// As [`Network::layers`].
@@ -264,7 +287,7 @@ pub fn declare(
     network: &Network,
     classes: u32,
     resolutions: &[u32],
-    batch_norms: &[u32],
+    norms: &Norms,
 ) -> Result<Vec<Declaration>> {
     let mut declarations = vec![Declaration {
         name: ALPHA.to_owned(),
@@ -274,7 +297,7 @@ pub fn declare(
         init: Init::Constant(1.0),
     }];
     let layers = network.layers(classes)?;
-    declarations.extend(layers::declare(&layers, batch_norms));
+    declarations.extend(layers::declare(&layers, norms));
     Ok(declarations)
 }
 

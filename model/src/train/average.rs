@@ -75,7 +75,7 @@ impl Average {
             of.network(),
             of.classes(),
             of.resolutions(),
-            of.batch_norms(),
+            of.norms().clone(),
             of.parameters().compute(),
             WeightInit::Zeros,
         )

@@ -127,7 +127,7 @@ impl Validation {
             };
             rows.push(Row {
                 resolution: cost.map(|cost| cost.resolution),
-                batch_norm: net.batch_norms().get(position).copied(),
+                batch_norm: net.norms().of.get(position).copied(),
                 top1: 100.0 * sums.top1.f_double_value(&[])? / images,
                 top5: 100.0 * sums.top5.f_double_value(&[])? / images,
                 loss: sums.loss.f_double_value(&[])? / images,

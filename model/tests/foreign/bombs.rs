@@ -65,7 +65,7 @@ fn few_bytes_take_little_memory() {
     // A large network, all of whose tensors are in one small storage.
     let large = layers::declare(
         &Network::by_name("resnet50").unwrap().layers(1000).unwrap(),
-        &[64],
+        &(&[64]).into(),
     );
     let entries: Vec<(String, Code)> = large
         .iter()

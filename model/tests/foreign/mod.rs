@@ -37,7 +37,7 @@ fn small() -> Network {
 
 /// The state dict of a network with three classes, as torchvision names it.
 fn state() -> Vec<Weight> {
-    let declared = layers::declare(&small().layers(3).unwrap(), &[64]);
+    let declared = layers::declare(&small().layers(3).unwrap(), &(&[64]).into());
     let weights = declared.iter().map(|declaration| {
         let name = declaration.name.replace(".64.", ".");
         let values = unit(&name, declaration.numel() as usize);
@@ -474,7 +474,7 @@ fn a_file_without_one_state_dict_says_what_it_has() {
 fn an_exported_network_of_any_width_comes_back() {
     // Its width is that of the shapes.
     let shapes = |network: &Network| -> BTreeMap<String, Vec<i64>> {
-        let declared = layers::declare(&network.layers(1).unwrap(), &[64]);
+        let declared = layers::declare(&network.layers(1).unwrap(), &(&[64]).into());
         declared.into_iter().map(|d| (d.name, d.shape)).collect()
     };
     let resnets = [1, 2, 16, 63, 64, 100, 4096].map(|width| {

@@ -12,11 +12,12 @@ use tch::{Kind, Tensor};
 use super::names::reference_name;
 use crate::checkpoint::Checkpoint;
 use crate::nn::compute::ExecConfig;
+use crate::nn::layers::{Affine, NormOptions, Norms};
 use rsflow_base::whole_file;
 
 /// Writes the network of a checkpoint as a safetensors file in float32, under the reference
-/// implementation's names prefixed with `prefix`, for its `load_state_dict`. Shared batch norms are
-/// written once for each resolution; calibrated ones are not written. The file is complete or
+/// implementation's names prefixed with `prefix`, for its `load_state_dict`. What resolutions share of
+/// their batch norms is written once for each of them; calibrated ones are not written. The file is complete or
 /// absent. Returns the number of tensors.
 ///
 /// # Errors
@@ -26,7 +27,15 @@ pub fn export(checkpoint: &Checkpoint, prefix: &str, path: &Path) -> Result<usiz
     let resolutions = &metadata.resolutions;
     let source = |resolution| metadata.batch_norm_for(resolution);
     let compute = ExecConfig::cpu(Kind::Float);
-    let net = checkpoint.network_with(resolutions, resolutions, compute, source)?;
+    // The reference implementation shares none.
+    let norms = Norms {
+        of: resolutions.clone(),
+        options: NormOptions {
+            affine: Affine::Private,
+            ..metadata.norms
+        },
+    };
+    let net = checkpoint.network_of(resolutions, norms, compute, source)?;
     let mut tensors = Vec::new();
     for parameter in net.parameters().iter() {
         let ours = &parameter.name;

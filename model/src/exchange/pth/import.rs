@@ -182,7 +182,7 @@ fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
 /// The first parts, up to a dot, of the names of the network's tensors in any layout.
 fn first_parts(network: &Network) -> Result<HashSet<String>> {
     let mut parts = HashSet::new();
-    for declared in declare(network, 1, &[0], &[0])? {
+    for declared in declare(network, 1, &[0], &(&[0]).into())? {
         for layout in [Layout::Reference, Layout::Torchvision] {
             let name = their_name(layout, network, &declared, &[0]);
             let part = name.and_then(|name| name.split('.').next().map(str::to_owned));
@@ -228,7 +228,7 @@ fn expected_tensors(
     classes: u32,
     resolutions: &[u32],
 ) -> Result<Vec<Expected>> {
-    let all = declare(network, classes, resolutions, resolutions)?.into_iter();
+    let all = declare(network, classes, resolutions, &resolutions.into())?.into_iter();
     let all = all.map(|declared| Expected {
         theirs: their_name(layout, network, &declared, resolutions),
         ours: declared.name,
@@ -273,7 +273,7 @@ fn classes(
     network: &Network,
     resolutions: &[u32],
 ) -> Result<u32> {
-    let declared = declare(network, 1, resolutions, resolutions)?;
+    let declared = declare(network, 1, resolutions, &resolutions.into())?;
     let mut classifier = declared
         .iter()
         .filter(|d| matches!(d.role, Role::LinearWeight | Role::LinearBias))

@@ -9,19 +9,17 @@
 
 pub mod cost;
 mod modules;
+mod norms;
 mod pass;
 
 pub use modules::Modules;
+pub use norms::{Affine, NormOptions, Norms};
+pub(crate) use norms::{default_epsilon, default_momentum};
 pub use pass::Pass;
 
 use crate::nn::kernels::JointSum;
 use crate::nn::parameters::{Declaration, Init, Role};
 use crate::nn::quantizers::{activations, weights};
-
-/// The epsilon of every batch norm, PyTorch's default and the reference's.
-pub const BATCH_NORM_EPSILON: f64 = 1e-5;
-/// The weight of a new batch in the running statistics, PyTorch's default and the reference's.
-pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
 
 /// What the statistics of batch norms are in a forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,16 +145,6 @@ pub enum Layer {
     Linear(Linear),
 }
 
-impl Mode {
-    /// The weight of this batch in the running statistics.
-    fn momentum(self) -> f64 {
-        match self {
-            Mode::Train | Mode::Evaluate => BATCH_NORM_MOMENTUM,
-            Mode::Calibrate { share } => share,
-        }
-    }
-}
-
 /// The images over which batch norms take their statistics in training.
 #[derive(Clone, Debug)]
 pub enum NormScope {
@@ -168,9 +156,8 @@ pub enum NormScope {
     AllProcesses(JointSum),
 }
 
-/// The tensors of a list of layers, with batch norms for each distinct resolution of `batch_norms`.
-pub fn declare(layers: &[Layer], batch_norms: &[u32]) -> Vec<Declaration> {
-    let resolutions = distinct(batch_norms);
+/// The tensors of a list of layers, with these batch norms.
+pub fn declare(layers: &[Layer], norms: &Norms) -> Vec<Declaration> {
     let mut declarations = Vec::new();
     let mut push = |name: String, role, resolution, shape: &[i64], init| {
         declarations.push(Declaration {
@@ -210,11 +197,9 @@ pub fn declare(layers: &[Layer], batch_norms: &[u32]) -> Vec<Declaration> {
             channels,
             gamma,
         } => {
-            for &resolution in &resolutions {
-                for (part, role, init) in batch_norm_tensors(*gamma) {
-                    let name = format!("{name}.{resolution}.{part}");
-                    push(name, role, Some(resolution), &[*channels], init);
-                }
+            for (resolution, part, role, init) in norms.tensors(*gamma) {
+                let name = norms.name(name, resolution.unwrap_or(0), part);
+                push(name, role, resolution, &[*channels], init);
             }
         }
         Layer::Linear(l) => {
@@ -245,24 +230,17 @@ pub fn declare(layers: &[Layer], batch_norms: &[u32]) -> Vec<Declaration> {
     declarations
 }
 
-/// The values without repetitions, in the order of their first occurrence.
-fn distinct(values: &[u32]) -> Vec<u32> {
-    let mut distinct = Vec::new();
-    for value in values {
-        if !distinct.contains(value) {
-            distinct.push(*value);
+/// The names of the batch norms at the ends of residual branches.
+pub(crate) fn residual_norms(layers: &[Layer]) -> Vec<String> {
+    let mut names = Vec::new();
+    visit(layers, &mut |layer| {
+        if let Layer::Residual { branch, .. } = layer
+            && let Some(Layer::BatchNorm { name, .. }) = branch.last()
+        {
+            names.push(name.clone());
         }
-    }
-    distinct
-}
-
-fn batch_norm_tensors(gamma: f64) -> [(&'static str, Role, Init); 4] {
-    [
-        ("weight", Role::BatchNormWeight, Init::Constant(gamma)),
-        ("bias", Role::BatchNormBias, Init::Constant(0.0)),
-        ("running_mean", Role::BatchNormMean, Init::Constant(0.0)),
-        ("running_var", Role::BatchNormVar, Init::Constant(1.0)),
-    ]
+    });
+    names
 }
 
 /// For the weight of a convolution, the convolution's path and the name of its basis, which exists

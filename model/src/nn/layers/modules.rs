@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::pass::Pass;
-use super::{Conv, Layer, Mode, NormScope, Padding};
+use super::{Conv, Layer, Mode, NormOptions, NormScope, Norms, Padding};
 use crate::nn::compute::ExecConfig;
 use crate::nn::kernels::{Activation, BatchNorm};
 use crate::nn::parameters::Parameters;
@@ -87,21 +87,22 @@ pub struct Modules {
     pub(super) shared: Shared,
     pub(super) compute: ExecConfig,
     pub(super) norm_scope: NormScope,
+    pub(super) norm_options: NormOptions,
     /// The weights of every pass (quantized, in the compute dtype) after [`Modules::freeze`].
     pub(super) frozen: Option<Vec<Tensor>>,
 }
 
 impl Modules {
-    /// Binds the layers to their tensors, which [`declare`](super::declare) declared. `batch_norms`
-    /// has, for each resolution, the resolution whose batch norms it uses; several may share one.
+    /// Binds the layers to their tensors, which [`declare`](super::declare) declared.
     ///
     /// # Errors
     /// A tensor is missing.
-    pub fn new(layers: &[Layer], batch_norms: &[u32], parameters: &Parameters) -> Result<Self> {
+    pub fn new(layers: &[Layer], norms: &Norms, parameters: &Parameters) -> Result<Self> {
         let mut shared = Shared::default();
         Ok(Self {
-            modules: build(layers, batch_norms, parameters, &mut shared)?,
-            resolutions: batch_norms.len(),
+            modules: build(layers, norms, parameters, &mut shared)?,
+            resolutions: norms.of.len(),
+            norm_options: norms.options,
             shared,
             compute: parameters.compute(),
             norm_scope: NormScope::Batch,
@@ -153,7 +154,7 @@ impl Shared {
 
 fn build(
     layers: &[Layer],
-    batch_norms: &[u32],
+    norms: &Norms,
     parameters: &Parameters,
     shared: &mut Shared,
 ) -> Result<Vec<Module>> {
@@ -188,8 +189,8 @@ fn build(
                 }
             }
             Layer::BatchNorm { name, .. } => {
-                let by_resolution = batch_norms.iter().map(|resolution| {
-                    let part = |part| parameters.tensor(&format!("{name}.{resolution}.{part}"));
+                let by_resolution = norms.of.iter().map(|&resolution| {
+                    let part = |part| parameters.tensor(&norms.name(name, resolution, part));
                     Ok(BatchNorm {
                         weight: part("weight")?,
                         bias: part("bias")?,
@@ -217,13 +218,13 @@ fn build(
             Layer::AveragePool { kernel } => Module::AveragePool { kernel: *kernel },
             Layer::PadChannels { added } => Module::PadChannels { added: *added },
             Layer::Residual { branch, shortcut } => {
-                let mut branch = build(branch, batch_norms, parameters, shared)?;
+                let mut branch = build(branch, norms, parameters, shared)?;
                 // What is added to the output of a batch norm that has no activation of its own, the
                 // batch norm can add.
                 let norm = branch.pop_if(|last| last.takes_activation().is_some());
                 Module::Residual {
                     branch,
-                    shortcut: build(shortcut, batch_norms, parameters, shared)?,
+                    shortcut: build(shortcut, norms, parameters, shared)?,
                     norm: norm.and_then(|norm| match norm {
                         Module::Norm(norm) => Some(norm),
                         _ => None,

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
 use super::modules::{Module, Modules, Norm, Shared, Weight};
-use super::{BATCH_NORM_EPSILON, Conv, Mode, NormScope, Padding};
+use super::{Conv, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
 use crate::nn::kernels::{self, BatchNorm, Kernels, Statistics};
 use crate::nn::native;
@@ -290,8 +290,11 @@ impl<'m> Pass<'m> {
         let tensors = &norm.by_resolution[resolution];
         let statistics = Statistics {
             of_batch: self.mode != Mode::Evaluate,
-            momentum: self.mode.momentum(),
-            epsilon: BATCH_NORM_EPSILON,
+            momentum: match self.mode {
+                Mode::Calibrate { share } => share,
+                Mode::Train | Mode::Evaluate => self.modules.norm_options.momentum,
+            },
+            epsilon: self.modules.norm_options.epsilon,
         };
         let whole = |x: &Tensor, tensors: &BatchNorm, residual: Option<&Tensor>| {
             let kernels = self.modules.compute.kernels;

@@ -28,7 +28,9 @@ use tch::Kind;
 use crate::checkpoint::Metadata;
 use crate::dist::reducer::Exchange;
 use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision, ProcessSettings};
+use crate::nn::field_error::FieldError;
 use crate::nn::kernels::Fused;
+use crate::nn::layers::{Affine, NormOptions, Norms, default_epsilon, default_momentum};
 use crate::nn::networks::Network;
 use crate::nn::parameters::WeightInit;
 use crate::nn::replay::CudaGraph;
@@ -66,6 +68,20 @@ pub struct Trainer {
     /// (`Shared`), as an ordinary network would: a baseline.
     #[serde(default)]
     batch_norms: BatchNorms,
+    /// Of batch norms that are `Private`: whether each resolution has scales and shifts of its own, too
+    /// (`Private`), or statistics alone (`Shared`).
+    #[serde(default)]
+    affine: Affine,
+    /// The weight of a new batch in the running statistics of batch norms, above 0 and at most 1.
+    #[serde(default = "default_momentum")]
+    norm_momentum: f64,
+    /// What batch norms add to a variance, above 0.
+    #[serde(default = "default_epsilon")]
+    norm_epsilon: f64,
+    /// Start the last batch norm of each residual branch with a scale of 0, so that blocks are the identity at
+    /// first ("Accurate, Large Minibatch SGD", 2017). Not of networks that `start_from` others.
+    #[serde(default)]
+    zero_gamma: bool,
     /// A checkpoint to fine-tune, from `rsflow import` or another run: only its weights are loaded.
     /// A resolution that it lacks starts with the batch norms of the nearest one; a classifier for
     /// other classes is not loaded. A quantized network may start from the residual network of its
@@ -209,6 +225,7 @@ impl Node for Trainer {
         let networks = "`rsflow nodes RsNet` lists the networks";
         for (parameter, faults, help) in [
             ("network", self.network.check(), networks),
+            ("", self.check_norms(), help),
             ("optimizer", self.optimizer.check(), help),
             ("", self.objective().check(), help),
             (
@@ -375,8 +392,8 @@ impl Trains for Trainer {
 
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
         let resolutions = resolutions(incoming)?;
-        let norms = self.batch_norms.of(&resolutions);
-        Summary::new(&self.network, self.classes, &resolutions, &norms)
+        let norms = self.norms(&resolutions);
+        Summary::new(&self.network, self.classes, &resolutions, norms)
     }
 
     fn benchmark(&self, incoming: &[(&'static str, Schema)], world: World) -> Result<Benchmark> {
@@ -417,15 +434,44 @@ impl Trainer {
         resolutions: &[u32],
         start: WeightInit,
     ) -> Result<SwitchableNetwork> {
-        let norms = self.batch_norms.of(resolutions);
-        SwitchableNetwork::with_batch_norms(
+        let norms = self.norms(resolutions);
+        let net = SwitchableNetwork::with_batch_norms(
             &self.network,
             self.classes,
             resolutions,
-            &norms,
+            norms,
             compute,
             start,
-        )
+        )?;
+        if self.zero_gamma && start != WeightInit::Zeros {
+            net.zero_residual_norms()?;
+        }
+        Ok(net)
+    }
+
+    fn norms(&self, resolutions: &[u32]) -> Norms {
+        Norms {
+            of: self.batch_norms.of(resolutions),
+            options: self.norm_options(),
+        }
+    }
+
+    fn norm_options(&self) -> NormOptions {
+        NormOptions {
+            affine: self.affine,
+            momentum: self.norm_momentum,
+            epsilon: self.norm_epsilon,
+        }
+    }
+
+    /// The errors in what is said about batch norms.
+    fn check_norms(&self) -> Vec<FieldError> {
+        let mut errors = self.norm_options().check();
+        if (self.batch_norms, self.affine) == (BatchNorms::Shared, Affine::Shared) {
+            let error = "with `batch_norms: Shared` scales and shifts are shared already";
+            errors.push(("affine", format!("{error}: leave `affine` out")));
+        }
+        errors
     }
 
     /// The device of one of several processes.

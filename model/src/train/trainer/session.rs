@@ -161,6 +161,7 @@ impl Session {
         let classes = train.classes.to_vec();
         let mut at = Metadata {
             batch_norms: settings.batch_norms,
+            norms: settings.norm_options(),
             preprocess: preprocess(build.schemas),
             normalize: settings.normalize,
             channels: settings.channels,

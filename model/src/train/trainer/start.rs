@@ -275,6 +275,12 @@ pub(super) fn resume(
         saved.batch_norms,
         at.batch_norms
     );
+    ensure!(
+        saved.norms.affine == at.norms.affine,
+        "{place} has {:?} scales and shifts of batch norms (`affine`), the recipe says {:?}{ANEW}",
+        saved.norms.affine,
+        at.norms.affine
+    );
     let classes = all_classes(&saved.classes, &at.classes)
         .with_context(|| format!("cannot resume from {place}"))?;
     // Of a finished run, what was left to do when it ended is done: its files, its last line. A changed
@@ -353,6 +359,7 @@ pub(super) fn resume(
         format: FORMAT,
         network: at.network.clone(),
         preprocess: at.preprocess,
+        norms: at.norms,
         normalize: at.normalize,
         channels: at.channels,
         trained_in_float32: at.trained_in_float32,
