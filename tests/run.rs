@@ -1,6 +1,7 @@
 //! `rsflow run` as a user runs it: real JPEG files, real libtorch, the real command.
 
 mod bad_data;
+mod ending;
 mod lost;
 mod processes;
 mod resume;

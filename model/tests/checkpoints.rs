@@ -52,7 +52,8 @@ fn metadata(resolutions: &[u32]) -> Metadata {
         seed: u64::MAX,
         best: Some(Best {
             epoch: 0,
-            first_top1: 71.3,
+            score: 71.3,
+            by: rsflow_model::checkpoint::BestBy::First,
             mean: 0.1 + 0.2,
         }),
         recipe: "(seed: 0)\n".to_owned(),

@@ -96,7 +96,7 @@ fn the_reference_s_checkpoints_give_its_tensors_and_logits() {
         let metadata = checkpoint.metadata();
         assert_eq!((metadata.epoch, metadata.sample_in_epoch), (7, 0));
         let best = metadata.best.unwrap();
-        assert_eq!((best.epoch, best.first_top1, best.mean), (6, 71.5, 80.25));
+        assert_eq!((best.epoch, best.score, best.mean), (6, 71.5, 80.25));
         assert_eq!(metadata.classes, vec![""; 10]);
 
         let single = net(&checkpoint, Kind::Float);
@@ -310,7 +310,7 @@ fn momentum_follows_the_order_of_the_state_dict() {
     let (report, checkpoint) = imported(&path, &network, &[64, 32], folder.path());
     assert_eq!(report.momentum, Momentum::Imported(ids.len() - 1));
     let best = checkpoint.metadata().best.unwrap();
-    assert_eq!((best.epoch, best.first_top1, best.mean), (2, 71.5, 80.25));
+    assert_eq!((best.epoch, best.score, best.mean), (2, 71.5, 80.25));
     for (at, parameter) in parameters.iter().enumerate().skip(1) {
         if parameter.role.is_trainable() {
             let name = format!("momentum/{}", parameter.name);

@@ -119,7 +119,7 @@ fn report(
             Some(best) => writeln!(
                 out,
                 "  best        {} % top-1 at {}, {} % on average",
-                best.first_top1,
+                best.score,
                 sizes.first().copied().unwrap_or_default(),
                 best.mean
             )?,

@@ -7,6 +7,7 @@ use rsflow_graph::Preprocess;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::Best;
 use crate::nn::compute::ComputeHints;
 use crate::nn::layers::{NormOptions, Norms};
 use crate::nn::networks::Network;
@@ -93,6 +94,9 @@ pub struct Metadata {
     /// The last validation of the run; `None` before the first, and in files from before this was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validated>,
+    /// Seconds that it was trained for, of a run whose time is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_seconds: Option<f64>,
     /// The scale of the loss, where it was trained in float16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleState>,
@@ -185,6 +189,12 @@ impl Metadata {
                 "`loss_scale` must be positive, not {scale} since {steps} steps"
             );
         }
+        if let Some(seconds) = self.trained_seconds {
+            ensure!(
+                seconds >= 0.0 && seconds.is_finite(),
+                "`trained_seconds` must be at least 0, not {seconds}"
+            );
+        }
         let old_step = self.old_step_in_epoch.unwrap_or(0);
         let steps = self.steps_per_epoch.unwrap_or(0);
         let samples = self.samples_per_epoch.unwrap_or(0);
@@ -232,6 +242,7 @@ impl Metadata {
             seed: 0,
             best: None,
             validation: None,
+            trained_seconds: None,
             loss_scale: None,
             optimizer_updates: None,
             recipe: String::new(),
@@ -355,31 +366,4 @@ pub struct LossScaleState {
     pub scale: f64,
     /// Steps since it last changed.
     pub steps: i64,
-}
-
-/// The validation that a run's best checkpoint was chosen by.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// The epoch after which it was measured, from 0.
-    pub epoch: u64,
-    /// The top-1 accuracy of the first resolution, in percent, rounded to 0.1.
-    pub first_top1: f64,
-    /// The mean of all resolutions' top-1 and top-5 accuracies, in percent: it decides a tie.
-    pub mean: f64,
-}
-
-impl Best {
-    /// The reference's rule: the first resolution's top-1 counts in tenths of a percent.
-    pub fn new(epoch: u64, first_top1: f64, mean: f64) -> Self {
-        Self {
-            epoch,
-            first_top1: (first_top1 * 10.0).round() / 10.0,
-            mean,
-        }
-    }
-
-    /// Whether it is better than the best so far.
-    pub fn beats(&self, best: Option<&Best>) -> bool {
-        best.is_none_or(|best| (self.first_top1, self.mean) > (best.first_top1, best.mean))
-    }
 }

@@ -13,6 +13,7 @@
 //! and nothing is allocated for a network before. What is read is checked: checksums, finite values,
 //! variances. [`Checkpoint::verify`] checks all of a file.
 
+mod best;
 mod classes;
 mod file;
 mod load;
@@ -30,9 +31,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+pub use best::{Best, BestBy};
 pub use classes::{ClassMap, ClassOrder, match_classes};
 pub use file::Checkpoint;
-pub use metadata::{Best, FORMAT, ImageInput, LossScaleState, Metadata, Row, Validated};
+pub use metadata::{FORMAT, ImageInput, LossScaleState, Metadata, Row, Validated};
 pub use snapshot::{Snapshot, write_atomically};
 pub(crate) use tensor_file::{TensorFile, kind_of};
 pub(crate) use values::{check as check_values, is_finite};

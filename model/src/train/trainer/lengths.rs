@@ -1,9 +1,10 @@
 //! What is checked of the parts of a run: warm-up, schedule, cool-down; batches and their parts.
 
 use anyhow::{Result, ensure};
-use rsflow_graph::Contents;
+use rsflow_graph::{Contents, Incoming};
 
 use super::Trainer;
+use crate::checkpoint::BestBy;
 
 impl Trainer {
     /// The errors in what extends the schedule: field, error, help.
@@ -71,6 +72,32 @@ impl Trainer {
                 "only `Cosine` and `Linear` end at a `min_lr`".to_owned(),
                 "leave it out",
             ));
+        }
+        errors
+    }
+
+    /// The errors in what ends a run before its last epoch, and in what is the best.
+    pub(super) fn check_ends(
+        &self,
+        inputs: &[Incoming],
+    ) -> Vec<(&'static str, String, &'static str)> {
+        let mut errors = Vec::new();
+        if self.patience == Some(0) {
+            let error = "`patience` must be at least 1".to_owned();
+            errors.push(("patience", error, "such as `patience: 20`"));
+        }
+        if let Some(hours) = self.max_hours
+            && !(hours > 0.0 && hours.is_finite())
+        {
+            let error = format!("`max_hours` must be above 0, not {hours}");
+            errors.push(("max_hours", error, "such as `max_hours: 7.5`"));
+        }
+        if let (BestBy::Size(size), Some(train)) = (self.best, inputs.first())
+            && !train.schema.resolutions.contains(&size)
+        {
+            let sizes = &train.schema.resolutions;
+            let error = format!("the network has no resolution {size}, but {sizes:?}");
+            errors.push(("best", error, "name one of them, or `Mean`"));
         }
         errors
     }

@@ -1,12 +1,13 @@
 //! The node `RsNet`: a resolution switchable network and its training.
 //!
-//! Here: its parameters, and what is checked before anything runs (`lengths`: of the schedule). `start`: where a run starts;
-//! `dry_run`: whether a step fits into memory; `session`: the run; `loss_watch`: what is read of the
-//! loss.
+//! Here: its parameters, and what is checked before anything runs (`lengths`: of epochs and batches).
+//! `parts`: device, network, optimizer; `start`: where a run starts; `dry_run`: whether a step fits into
+//! memory; `session`: the run; `loss_watch`: what is read of the loss.
 
 mod dry_run;
 mod lengths;
 mod loss_watch;
+mod parts;
 mod session;
 mod start;
 
@@ -23,31 +24,27 @@ use rsflow_graph::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tch::Kind;
 
-use crate::checkpoint::Metadata;
+use crate::checkpoint::BestBy;
 use crate::dist::reducer::Exchange;
-use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision, ProcessSettings};
-use crate::nn::field_error::FieldError;
+use crate::nn::compute::{DeviceChoice, Precision, ProcessSettings};
 use crate::nn::kernels::Fused;
-use crate::nn::layers::{Affine, NormOptions, Norms, default_epsilon, default_momentum};
+use crate::nn::layers::{Affine, default_epsilon, default_momentum};
 use crate::nn::networks::Network;
 use crate::nn::parameters::WeightInit;
 use crate::nn::replay::CudaGraph;
 use crate::nn::summary::Summary;
-use crate::nn::switchable::{BatchNorms, SwitchableNetwork, check_resolutions};
+use crate::nn::switchable::{BatchNorms, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
 use crate::train::average::Average;
 use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
 use crate::train::mixing::Mix;
-use crate::train::objective::{Criterion, Objective, OverSizes};
-use crate::train::optimizer::{Optimizer, RunningOptimizer};
+use crate::train::objective::{Criterion, OverSizes};
+use crate::train::optimizer::Optimizer;
 use crate::train::processes::NormsOver;
 use crate::train::schedule::Schedule;
-use crate::train::step::Step;
-use crate::train::steps::Steps;
 use crate::train::trains::Trains;
 use crate::train::{batches, check_threads};
 use session::Session;
@@ -147,6 +144,16 @@ pub struct Trainer {
     /// depend on it. `best` is the best of those that were validated.
     #[serde(default = "default_validate_every")]
     validate_every: u64,
+    /// What the best validation is best at, whose checkpoint is `best`.
+    #[serde(default)]
+    best: BestBy,
+    /// End the run after so many epochs without a better validation, by `best`. Default: never.
+    #[serde(default)]
+    patience: Option<u64>,
+    /// End the run after the epoch in which so many hours are over, those before a resume included. The learning
+    /// rate is that of all `epochs` nevertheless. Default: never.
+    #[serde(default)]
+    max_hours: Option<f64>,
     /// Steps between two logged losses. Reading the loss synchronizes with the device.
     #[serde(default = "default_log_every")]
     log_every: u64,
@@ -283,6 +290,9 @@ impl Node for Trainer {
                 "`clip_gradients` must be above 0",
                 "such as `clip_gradients: 1.0`",
             );
+        }
+        for (field, error, help) in self.check_ends(inputs) {
+            report.parameter(field, error, help);
         }
         if self.norms_over == NormsOver::Groups(0) {
             report.parameter(
@@ -427,128 +437,6 @@ impl Trains for Trainer {
 }
 
 impl Trainer {
-    /// Builds its network for a device and dtype.
-    fn network(
-        &self,
-        compute: ExecConfig,
-        resolutions: &[u32],
-        start: WeightInit,
-    ) -> Result<SwitchableNetwork> {
-        let norms = self.norms(resolutions);
-        let net = SwitchableNetwork::with_batch_norms(
-            &self.network,
-            self.classes,
-            resolutions,
-            norms,
-            compute,
-            start,
-        )?;
-        if self.zero_gamma && start != WeightInit::Zeros {
-            net.zero_residual_norms()?;
-        }
-        Ok(net)
-    }
-
-    fn norms(&self, resolutions: &[u32]) -> Norms {
-        Norms {
-            of: self.batch_norms.of(resolutions),
-            options: self.norm_options(),
-        }
-    }
-
-    fn norm_options(&self) -> NormOptions {
-        NormOptions {
-            affine: self.affine,
-            momentum: self.norm_momentum,
-            epsilon: self.norm_epsilon,
-        }
-    }
-
-    /// The errors in what is said about batch norms.
-    fn check_norms(&self) -> Vec<FieldError> {
-        let mut errors = self.norm_options().check();
-        if (self.batch_norms, self.affine) == (BatchNorms::Shared, Affine::Shared) {
-            let error = "with `batch_norms: Shared` scales and shifts are shared already";
-            errors.push(("affine", format!("{error}: leave `affine` out")));
-        }
-        errors
-    }
-
-    /// The device of one of several processes.
-    fn device_of(&self, world: World) -> Result<DeviceChoice> {
-        match world.size {
-            1 => Ok(self.device),
-            _ => self.device.of_process(world.local_rank, world.local_size),
-        }
-    }
-
-    /// Resolves the recipe's choices on this machine.
-    fn compute(&self) -> Result<ExecConfig> {
-        self.compute_with(self.network.hints()?)
-    }
-
-    /// The same for a run that resumes from a checkpoint: `Auto` keeps float32 if the run was
-    /// trained in it so far, also on a device where a new run would train in half precision.
-    fn compute_as_before(&self, saved: &Metadata) -> Result<ExecConfig> {
-        // A checkpoint of another program does not say how it was trained.
-        let follows = self.precision == Precision::Auto && !saved.is_imported();
-        let own = self.network.hints()?;
-        let float32 = own.float32 || follows && saved.trained_in_float32;
-        let hints = ComputeHints {
-            float32,
-            slow_bfloat16: own.slow_bfloat16 && !follows,
-            ..own
-        };
-        let compute = self.compute_with(hints)?;
-        if follows && !saved.trained_in_float32 && compute.compute_dtype == Kind::Float {
-            let before = match saved.loss_scale {
-                Some(_) => Precision::Float16,
-                None => Precision::BFloat16,
-            };
-            tracing::warn!(
-                "this run was trained in {before:?} so far, for which this device has no \
-                 instructions: it continues in Float32. To keep {before:?}, which is slow here, set \
-                 `precision: {before:?}` and pass --accept-changes"
-            );
-        }
-        Ok(compute)
-    }
-
-    fn compute_with(&self, hints: ComputeHints) -> Result<ExecConfig> {
-        let compute = ExecConfig::resolve(self.device, self.precision, hints)?;
-        let compute = compute.with_kernels(self.fused);
-        compute.log(self.deterministic);
-        Ok(compute)
-    }
-
-    fn start_optimizer(&self, net: &SwitchableNetwork) -> Result<RunningOptimizer> {
-        let optimizer = self.optimizer.start(net.parameters())?;
-        Ok(optimizer.with_clipping(self.clip_gradients))
-    }
-
-    /// How a training step is computed.
-    fn step(&self) -> Step {
-        Step {
-            objective: self.objective(),
-            recompute: self.recompute,
-            micro_batch: self.micro_batch.map(i64::from),
-        }
-    }
-
-    fn objective(&self) -> Objective {
-        Objective {
-            distill: self.distill,
-            criterion: self.criterion,
-            label_smoothing: self.label_smoothing,
-            over_sizes: self.loss,
-        }
-    }
-
-    /// What does the steps of a network.
-    fn steps(&self, net: &SwitchableNetwork) -> Result<Steps> {
-        Steps::new(self.step(), net, self.cuda_graph)
-    }
-
     /// Compares the recipe with the data.
     fn check_data(&self, train: &Contents, validate: &Contents, world: World) -> Result<()> {
         let classes = self.classes as usize;

@@ -1,5 +1,6 @@
 //! A training run: step, log, validate, save.
 
+mod ending;
 mod failures;
 mod validating;
 
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_graph::{
-    Batch, Build, Contents, Ports, Position, Received, Receiver, Sender, Thread, World,
+    Batch, Build, Contents, PROGRESS, Ports, Position, Received, Receiver, Sender, Thread, World,
 };
 use tch::{Kind, Tensor};
 
@@ -56,6 +57,9 @@ pub(super) struct Session {
     loss: LossWatch,
     /// The step of the last checkpoint, which is sound: written, or gone on from.
     saved: Option<u64>,
+    /// When this process began to train, and the seconds that were trained for before.
+    began: Instant,
+    seconds_before: f64,
     /// The other processes of the run.
     peers: Option<Arc<Peers>>,
     exchange: Option<StepExchange>,
@@ -225,6 +229,8 @@ impl Session {
             optimizer,
             loss: LossWatch::default(),
             saved: resumed.map(|_| at.step),
+            began: Instant::now(),
+            seconds_before: at.trained_seconds.unwrap_or(0.0),
             at,
             lengths,
             validation_batches: validate.items_per_epoch,
@@ -314,14 +320,15 @@ impl Session {
         outputs: &mut Outputs,
     ) -> Result<()> {
         let run_began = Instant::now();
-        if let Some(table) = self.finished_before() {
-            outputs.metric(Metric::Final(table));
+        if self.ended_before(outputs)? {
             return Ok(());
         }
         while self.at.epoch < self.settings.epochs {
             let began = Instant::now();
             let ended = self.train_epoch(train, ports, outputs)?;
-            if matches!(ended, Ended::Complete) && !self.validates_now() {
+            let complete = matches!(ended, Ended::Complete);
+            let out_of_time = complete && self.is_out_of_time()?;
+            if complete && !self.validates_now() && !out_of_time {
                 self.at.epoch += 1;
                 self.at.sample_in_epoch = 0;
                 self.save(outputs, Some(self.at.epoch), false)?;
@@ -352,12 +359,17 @@ impl Session {
             self.at.sample_in_epoch = 0;
             // Before the checkpoint: when it is there, its validation is in the log.
             outputs.metric(Metric::Epoch(table.clone()));
-            if self.at.epoch == self.settings.epochs {
+            let reason = self.reason_to_end(out_of_time);
+            let ends = reason.is_some() || self.at.epoch == self.settings.epochs;
+            if ends {
                 table.seconds = run_began.elapsed().as_secs_f64();
                 outputs.metric(Metric::Final(table));
             }
             self.save(outputs, Some(self.at.epoch), best)?;
-            if self.stops(ports.stopping())? {
+            if let Some(reason) = reason.filter(|_| self.at.epoch < self.settings.epochs) {
+                tracing::info!(target: PROGRESS, "{reason}: the run ends after epoch {}", self.at.epoch);
+            }
+            if ends || self.stops(ports.stopping())? {
                 return Ok(());
             }
         }
@@ -455,6 +467,7 @@ impl Session {
                 let at = Metadata {
                     loss_scale,
                     optimizer_updates: self.optimizer.updates()?,
+                    trained_seconds: self.seconds(),
                     ..self.at.clone()
                 };
                 let average = self.average.iter().flat_map(RunningAverage::buffers);

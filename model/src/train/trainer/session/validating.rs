@@ -4,7 +4,7 @@ use anyhow::Result;
 use rsflow_graph::{Batch, Received, Receiver};
 
 use super::{Outputs, Session};
-use crate::checkpoint::{Best, Row, Validated};
+use crate::checkpoint::Validated;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::batches::Labelled;
 use crate::train::metrics::{Metric, Table, Validating};
@@ -95,13 +95,9 @@ impl Session {
             true => &validated.rows,
             false => &validated.average,
         };
-        let resolutions: Vec<&Row> = rows.iter().filter(|row| row.resolution.is_some()).collect();
-        let Some(first) = resolutions.first() else {
+        let Some(candidate) = self.settings.best.judge(self.at.epoch, rows) else {
             return false;
         };
-        let sum: f64 = resolutions.iter().map(|row| row.top1 + row.top5).sum();
-        let mean = sum / (2 * resolutions.len()) as f64;
-        let candidate = Best::new(self.at.epoch, first.top1, mean);
         let better = candidate.beats(self.at.best.as_ref());
         if better {
             self.at.best = Some(candidate);
@@ -109,11 +105,8 @@ impl Session {
         better
     }
 
-    /// The results of a run that was resumed after its last epoch.
-    pub(super) fn finished_before(&self) -> Option<Table> {
-        if self.at.epoch < self.settings.epochs {
-            return None;
-        }
+    /// The results of the last validation.
+    pub(super) fn last_table(&self) -> Option<Table> {
         let validated = self.at.validation.clone()?;
         Some(Table {
             epoch: validated.epoch,

@@ -1,0 +1,141 @@
+//! What a trainer's fields become on this machine: device and dtype, network, optimizer, step.
+
+use anyhow::Result;
+use rsflow_graph::World;
+use tch::Kind;
+
+use super::Trainer;
+use crate::checkpoint::Metadata;
+use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision};
+use crate::nn::field_error::FieldError;
+use crate::nn::layers::{Affine, NormOptions, Norms};
+use crate::nn::parameters::WeightInit;
+use crate::nn::switchable::{BatchNorms, SwitchableNetwork};
+use crate::train::objective::Objective;
+use crate::train::optimizer::RunningOptimizer;
+use crate::train::step::Step;
+use crate::train::steps::Steps;
+
+impl Trainer {
+    /// Builds its network for a device and dtype.
+    pub(super) fn network(
+        &self,
+        compute: ExecConfig,
+        resolutions: &[u32],
+        start: WeightInit,
+    ) -> Result<SwitchableNetwork> {
+        let norms = self.norms(resolutions);
+        let net = SwitchableNetwork::with_batch_norms(
+            &self.network,
+            self.classes,
+            resolutions,
+            norms,
+            compute,
+            start,
+        )?;
+        if self.zero_gamma && start != WeightInit::Zeros {
+            net.zero_residual_norms()?;
+        }
+        Ok(net)
+    }
+
+    pub(super) fn norms(&self, resolutions: &[u32]) -> Norms {
+        Norms {
+            of: self.batch_norms.of(resolutions),
+            options: self.norm_options(),
+        }
+    }
+
+    pub(super) fn norm_options(&self) -> NormOptions {
+        NormOptions {
+            affine: self.affine,
+            momentum: self.norm_momentum,
+            epsilon: self.norm_epsilon,
+        }
+    }
+
+    /// The errors in what is said about batch norms.
+    pub(super) fn check_norms(&self) -> Vec<FieldError> {
+        let mut errors = self.norm_options().check();
+        if (self.batch_norms, self.affine) == (BatchNorms::Shared, Affine::Shared) {
+            let error = "with `batch_norms: Shared` scales and shifts are shared already";
+            errors.push(("affine", format!("{error}: leave `affine` out")));
+        }
+        errors
+    }
+
+    /// The device of one of several processes.
+    pub(super) fn device_of(&self, world: World) -> Result<DeviceChoice> {
+        match world.size {
+            1 => Ok(self.device),
+            _ => self.device.of_process(world.local_rank, world.local_size),
+        }
+    }
+
+    /// Resolves the recipe's choices on this machine.
+    pub(super) fn compute(&self) -> Result<ExecConfig> {
+        self.compute_with(self.network.hints()?)
+    }
+
+    /// The same for a run that resumes from a checkpoint: `Auto` keeps float32 if the run was
+    /// trained in it so far, also on a device where a new run would train in half precision.
+    pub(super) fn compute_as_before(&self, saved: &Metadata) -> Result<ExecConfig> {
+        // A checkpoint of another program does not say how it was trained.
+        let follows = self.precision == Precision::Auto && !saved.is_imported();
+        let own = self.network.hints()?;
+        let float32 = own.float32 || follows && saved.trained_in_float32;
+        let hints = ComputeHints {
+            float32,
+            slow_bfloat16: own.slow_bfloat16 && !follows,
+            ..own
+        };
+        let compute = self.compute_with(hints)?;
+        if follows && !saved.trained_in_float32 && compute.compute_dtype == Kind::Float {
+            let before = match saved.loss_scale {
+                Some(_) => Precision::Float16,
+                None => Precision::BFloat16,
+            };
+            tracing::warn!(
+                "this run was trained in {before:?} so far, for which this device has no \
+                 instructions: it continues in Float32. To keep {before:?}, which is slow here, set \
+                 `precision: {before:?}` and pass --accept-changes"
+            );
+        }
+        Ok(compute)
+    }
+
+    pub(super) fn compute_with(&self, hints: ComputeHints) -> Result<ExecConfig> {
+        let compute = ExecConfig::resolve(self.device, self.precision, hints)?;
+        let compute = compute.with_kernels(self.fused);
+        compute.log(self.deterministic);
+        Ok(compute)
+    }
+
+    pub(super) fn start_optimizer(&self, net: &SwitchableNetwork) -> Result<RunningOptimizer> {
+        let optimizer = self.optimizer.start(net.parameters())?;
+        Ok(optimizer.with_clipping(self.clip_gradients))
+    }
+
+    /// How a training step is computed.
+    pub(super) fn step(&self) -> Step {
+        Step {
+            objective: self.objective(),
+            recompute: self.recompute,
+            micro_batch: self.micro_batch.map(i64::from),
+        }
+    }
+
+    pub(super) fn objective(&self) -> Objective {
+        Objective {
+            distill: self.distill,
+            criterion: self.criterion,
+            label_smoothing: self.label_smoothing,
+            over_sizes: self.loss,
+        }
+    }
+
+    /// What does the steps of a network.
+    pub(super) fn steps(&self, net: &SwitchableNetwork) -> Result<Steps> {
+        Steps::new(self.step(), net, self.cuda_graph)
+    }
+}

@@ -1,0 +1,68 @@
+//! Runs that end before their last epoch: nothing gets better, or their time is over.
+
+use anyhow::Result;
+use rsflow_graph::PROGRESS;
+
+use super::{Outputs, Session};
+use crate::train::metrics::Metric;
+
+impl Session {
+    /// Seconds that the run has trained for, those before it was resumed included; `None`: they are not limited.
+    pub(super) fn seconds(&self) -> Option<f64> {
+        self.settings.max_hours?;
+        Some(self.seconds_before + self.began.elapsed().as_secs_f64())
+    }
+
+    /// Whether the time of the run is over. All processes agree.
+    pub(super) fn is_out_of_time(&self) -> Result<bool> {
+        match (self.settings.max_hours, self.seconds()) {
+            (Some(hours), Some(seconds)) => self.stops(seconds >= hours * 3600.0),
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether too many epochs have passed since the best one.
+    fn is_out_of_patience(&self) -> bool {
+        let (patience, best) = (self.settings.patience, self.at.best);
+        let since = best.map(|best| self.at.epoch.saturating_sub(best.epoch + 1));
+        patience
+            .zip(since)
+            .is_some_and(|(patience, since)| since >= patience)
+    }
+
+    /// After a validation: why no further epoch is trained. `None`: one is.
+    pub(super) fn reason_to_end(&self, out_of_time: bool) -> Option<String> {
+        let by = self.settings.best;
+        match (self.settings.patience, self.settings.max_hours) {
+            (Some(patience), _) if self.is_out_of_patience() => Some(format!(
+                "nothing was better for {patience} epochs (`patience`; `best: {by:?}`)"
+            )),
+            (_, Some(hours)) if out_of_time => {
+                Some(format!("the run has had its {hours} hours (`max_hours`)"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the run was resumed after its end. Then it gives its results once more.
+    pub(super) fn ended_before(&mut self, outputs: &mut Outputs) -> Result<bool> {
+        let is_over = self.at.epoch >= self.settings.epochs;
+        // Within an epoch it goes on: what ended it was changed since.
+        let whole = self.at.sample_in_epoch == 0 && self.at.epoch > 0;
+        let out_of_time = self.is_out_of_time()?;
+        let reason = self.reason_to_end(out_of_time).filter(|_| whole);
+        if let Some(reason) = reason.filter(|_| !is_over) {
+            tracing::info!(
+                target: PROGRESS,
+                "{reason}: nothing is left to train; to train longer, change that field with `--set` and give \
+                 `--accept-changes`"
+            );
+        } else if !is_over {
+            return Ok(false);
+        }
+        if let Some(table) = self.last_table() {
+            outputs.metric(Metric::Final(table));
+        }
+        Ok(true)
+    }
+}
