@@ -18,7 +18,7 @@ use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::train::step::Step;
+use rsflow_model::train::step::{Inputs, Step};
 use small::{all_values, resnet, sgd, small, values};
 use tch::{Device, Kind, Tensor};
 
@@ -260,8 +260,14 @@ fn a_packed_checkpoint_gives_the_same_logits_to_the_bit() {
         let labels = Tensor::from_slice(&[0_i64, 1, 2, 0]);
         for _ in 0..3 {
             let step = Step::from(Distill::EnsembleTopDown);
-            step.run(&net, &mut optimizer, &images, &labels, 0.05.into(), None)
-                .unwrap();
+            step.run(
+                &net,
+                &mut optimizer,
+                &Inputs::new(&images, &labels),
+                0.05.into(),
+                None,
+            )
+            .unwrap();
         }
         let logits = |net: &SwitchableNetwork, size: usize| {
             net.logits(&images[size], size, Mode::Evaluate).unwrap()

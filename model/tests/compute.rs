@@ -9,8 +9,9 @@ use rsflow_model::nn::parameters::WeightInit;
 use rsflow_model::nn::replay::Inference;
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::{Distill, loss};
+use rsflow_model::train::dropping::Dropping;
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
-use rsflow_model::train::step::Step;
+use rsflow_model::train::step::{Inputs, Step};
 use rsflow_model::train::steps::Steps;
 use tch::{Kind, Tensor};
 
@@ -39,6 +40,8 @@ struct Training {
     optimizer: RunningOptimizer,
     images: Vec<Tensor>,
     labels: Tensor,
+    dropping: Dropping,
+    steps: u64,
 }
 
 impl Training {
@@ -63,13 +66,18 @@ impl Training {
             net,
             images: images.into(),
             labels: Tensor::from_slice(&[0_i64, 1, 2, 0, 1, 2, 2, 1]),
+            dropping: Dropping::default(),
+            steps: 0,
         }
     }
 
     fn step(&mut self, how: Step, lr: f64) -> f64 {
+        let mut inputs = Inputs::new(&self.images, &self.labels);
+        let drawn = self.dropping.draw(&self.net, 8, 0, (self.steps, 0));
+        inputs.drops = drawn.unwrap();
+        self.steps += 1;
         let (net, optimizer) = (&self.net, &mut self.optimizer);
-        let (images, labels) = (&self.images, &self.labels);
-        let loss = how.run(net, optimizer, images, labels, lr.into(), None);
+        let loss = how.run(net, optimizer, &inputs, lr.into(), None);
         let loss = loss.unwrap();
         loss.total.double_value(&[])
     }
@@ -82,6 +90,11 @@ impl Training {
 fn usual_step() -> Step {
     Distill::EnsembleTopDown.into()
 }
+
+const DROPPING: Dropping = Dropping {
+    drop_path: 0.5,
+    dropout: 0.3,
+};
 
 fn recomputing_step() -> Step {
     Step {
@@ -123,6 +136,9 @@ fn recomputing_is_the_same_step() {
     ] {
         let mut whole = Training::new(&network, ExecConfig::cpu(Kind::Double));
         let mut by_resolution = Training::new(&network, ExecConfig::cpu(Kind::Double));
+        for training in [&mut whole, &mut by_resolution] {
+            training.dropping = DROPPING;
+        }
         for step in 0..3 {
             let a = whole.step(usual_step(), 0.05);
             let b = by_resolution.step(recomputing_step(), 0.05);
@@ -285,13 +301,15 @@ fn replayed_steps_are_the_same() {
             let as_float = f64::from(lr as f32);
             let inputs: Vec<Tensor> = usual.images.iter().map(take).collect();
             let labels = take(&usual.labels);
+            let mut inputs = Inputs::new(&inputs, &labels);
+            let count = labels.size()[0];
+            let drawn = DROPPING.draw(&usual.net, count, 0, (step as u64, 0));
+            inputs.drops = drawn.unwrap();
             let (net, optimizer) = (&usual.net, &mut usual.optimizer);
-            let a = how.run(net, optimizer, &inputs, &labels, as_float.into(), None);
+            let a = how.run(net, optimizer, &inputs, as_float.into(), None);
             let a = a.unwrap();
             let (net, optimizer) = (&replayed.net, &mut replayed.optimizer);
-            let b = steps
-                .step(net, optimizer, &inputs, &labels, lr, None)
-                .unwrap();
+            let b = steps.step(net, optimizer, &inputs, lr, None).unwrap();
             let (a, b) = (a.total.double_value(&[]), b.total.double_value(&[]));
             assert_eq!(a, b, "{network}, step {step}");
             assert_eq!(

@@ -19,7 +19,7 @@ use rsflow_model::nn::transfer::{Channels, DeviceTransfer, HostBatch};
 use rsflow_model::train::distillation::{Distill, loss};
 use rsflow_model::train::optimizer::{Optimizer, RunningOptimizer};
 use rsflow_model::train::processes::{NormsOver, StepExchange};
-use rsflow_model::train::step::Step;
+use rsflow_model::train::step::{Inputs, Step};
 use rsflow_model::train::validation::Validation;
 use tch::{Kind, Tensor, no_grad};
 
@@ -129,8 +129,14 @@ impl Training {
             let (net, optimizer) = (&self.net, &mut self.optimizer);
             let step = Step::from(Distill::EnsembleTopDown);
             let exchange = exchange.as_ref();
-            step.run(net, optimizer, &images, &labels, LR.into(), exchange)
-                .unwrap();
+            step.run(
+                net,
+                optimizer,
+                &Inputs::new(&images, &labels),
+                LR.into(),
+                exchange,
+            )
+            .unwrap();
         }
     }
 
@@ -164,7 +170,13 @@ fn trained(
         let (images, labels) = training.batch(step, world.rank.into(), world.size.into());
         let Training { net, optimizer } = &mut training;
         let exchange = Some(&exchange);
-        let loss = how.run(net, optimizer, &images, &labels, LR.into(), exchange);
+        let loss = how.run(
+            net,
+            optimizer,
+            &Inputs::new(&images, &labels),
+            LR.into(),
+            exchange,
+        );
         let loss = loss.unwrap();
         let total = loss.total.double_value(&[]);
         assert!(total.is_finite() && !loss.total.requires_grad());

@@ -181,6 +181,8 @@ fn a_run_killed_between_checkpoints_goes_on_bit_for_bit() {
         "trainer.precision=Float32",
         "trainer.optimizer=AdamW(lr: 0.01)",
         "trainer.label_smoothing=0.1",
+        "trainer.drop_path=0.2",
+        "trainer.dropout=0.2",
         "trainer.mix=Mix(mixup: 0.2, cutmix: 1.0)",
     ];
     let lamb = [

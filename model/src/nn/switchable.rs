@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::nn::compute::ExecConfig;
-use crate::nn::layers::{self, Mode, Modules, NormScope, Norms};
+use crate::nn::layers::{self, Drops, Mode, Modules, NormScope, Norms};
 use crate::nn::networks::Network;
 use crate::nn::parameters::{Declaration, Init, Parameters, Role, WeightInit};
 use crate::nn::summary::Summary;
@@ -253,8 +253,21 @@ impl Pass<'_> {
     /// # Errors
     /// No such resolution; libtorch errors, with the name of the layer.
     pub fn logits(&mut self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
+        self.logits_without(images, resolution_index, &Drops::default())
+    }
+
+    /// The same without what `drops` leaves out of the network.
+    ///
+    /// # Errors
+    /// As [`Pass::logits`].
+    pub fn logits_without(
+        &mut self,
+        images: &Tensor,
+        resolution_index: usize,
+        drops: &Drops,
+    ) -> Result<Tensor> {
         let layers = &mut self.layers;
-        let mut forward = || layers.forward(images, resolution_index);
+        let mut forward = || layers.forward(images, resolution_index, drops);
         let logits = match self.mode {
             Mode::Train => forward(),
             Mode::Calibrate { .. } | Mode::Evaluate => tch::no_grad(forward),

@@ -13,8 +13,10 @@ use crate::nn::native;
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::average::RunningAverage;
+use crate::train::dropping::Dropping;
 use crate::train::mixing::Mix;
 use crate::train::optimizer::RunningOptimizer;
+use crate::train::step::Inputs;
 use crate::train::steps::Steps;
 
 /// A network with random weights, and its training step.
@@ -27,6 +29,8 @@ pub struct Benchmark {
     pub(super) lr: f64,
     /// Draws new partners for the images of every step.
     pub(super) mix: Option<Mix>,
+    /// What is left out of the network in every step.
+    pub(super) dropping: Dropping,
     /// Follows the network.
     pub(super) average: Option<RunningAverage>,
     /// What its steps exchange with other processes.
@@ -102,7 +106,7 @@ impl Benchmark {
         let (images, labels) = self.batch(batch)?;
         let (steps, lr) = (&mut self.steps, self.lr);
         let (net, compute) = (&self.net, self.compute);
-        let (mix, average) = (self.mix, &mut self.average);
+        let (mix, average, dropping) = (self.mix, &mut self.average, self.dropping);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
         let mut done = 0;
@@ -112,11 +116,13 @@ impl Benchmark {
                 mix.draw(0, done)?
                     .apply(copies, &labels, net.classes().into())
             });
-            done += 1;
-            match mixed.transpose()? {
-                None => steps.step(net, optimizer, &images, &labels, lr, None)?,
-                Some((images, labels)) => steps.step(net, optimizer, &images, &labels, lr, None)?,
+            let mut inputs = match mixed.transpose()? {
+                None => Inputs::new(&images, &labels),
+                Some((images, labels)) => Inputs::new(&images, &labels),
             };
+            inputs.drops = dropping.draw(net, batch as i64, 0, (done, 0))?;
+            done += 1;
+            steps.step(net, optimizer, &inputs, lr, None)?;
             average
                 .as_mut()
                 .map_or(Ok(()), |average| average.update(net, done))

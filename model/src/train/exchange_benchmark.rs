@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::benchmark::Benchmark;
 use super::processes::StepExchange;
+use super::step::Inputs;
 use crate::dist::Peers;
 
 /// Times of sums over all processes.
@@ -73,11 +74,12 @@ impl Benchmark {
         let peers_of_steps = Arc::clone(peers);
         let exchange = StepExchange::new(peers_of_steps, &self.net, self.exchange, self.overlaps)?;
         let (inputs, labels) = self.batch(images)?;
+        let inputs = Inputs::new(&inputs, &labels);
         let (net, steps, lr) = (&self.net, &mut self.steps, self.lr);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
         let mut step = |exchange: Option<&StepExchange>| {
-            let loss = steps.step(net, optimizer, &inputs, &labels, lr, exchange);
+            let loss = steps.step(net, optimizer, &inputs, lr, exchange);
             loss.map(drop)
         };
         let own = together(peers, "steps alone", time, || step(None))?;

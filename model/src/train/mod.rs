@@ -3,7 +3,7 @@
 //! - [`trainer`]: the node `RsNet`, which trains. [`evaluate`]: the node `Evaluate`, which evaluates a
 //!   checkpoint.
 //! - [`step`]: one training step, from images to updated weights. [`objective`], [`distillation`]: its loss.
-//!   [`mixing`]: mixup and CutMix. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
+//!   [`mixing`]: mixup and CutMix. [`dropping`]: stochastic depth and dropout. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
 //!   recorded and replayed.
 //! - [`average`]: a moving average of the weights.
 //! - [`processes`]: what several processes exchange after a step.
@@ -16,6 +16,7 @@ pub mod average;
 pub mod batches;
 pub mod benchmark;
 pub mod distillation;
+pub mod dropping;
 pub mod evaluate;
 pub mod exchange_benchmark;
 pub mod lookup;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use tch::Tensor;
 
-use crate::nn::layers::Mode;
+use crate::nn::layers::{Drops, Mode};
 use crate::nn::parameters::Role;
 use crate::nn::switchable::{Pass, SwitchableNetwork};
 use crate::train::distillation::{self, Distill, Loss};
@@ -22,6 +22,65 @@ pub struct Step {
     pub micro_batch: Option<i64>,
 }
 
+/// What a step is computed from.
+#[derive(Debug)]
+pub struct Inputs {
+    /// `[batch, 3, s, s]` of each resolution, in the network's order.
+    pub images: Vec<Tensor>,
+    /// int64 `[batch]`, or the shares of the classes, `[batch, classes]`.
+    pub labels: Tensor,
+    /// What is left out of the network.
+    pub drops: Drops,
+}
+
+impl Inputs {
+    /// For the whole network.
+    pub fn new(images: &[Tensor], labels: &Tensor) -> Self {
+        Inputs {
+            images: images.iter().map(Tensor::shallow_clone).collect(),
+            labels: labels.shallow_clone(),
+            drops: Drops::default(),
+        }
+    }
+
+    /// All tensors: the images first, then the labels.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        let images = self.images.iter().chain([&self.labels]);
+        let all = images.chain(self.drops.tensors());
+        all.map(Tensor::shallow_clone).collect()
+    }
+
+    /// The same with other tensors, in that order.
+    ///
+    /// # Errors
+    /// There are too few.
+    pub fn with_tensors(&self, tensors: &[Tensor]) -> Result<Inputs> {
+        let count = self.images.len();
+        let (images, others) = tensors
+            .split_at_checked(count)
+            .context("a step needs images")?;
+        let (labels, others) = others.split_first().context("a step needs labels")?;
+        Ok(Inputs {
+            drops: self.drops.with_tensors(others.iter()),
+            ..Inputs::new(images, labels)
+        })
+    }
+
+    fn batch(&self) -> i64 {
+        self.labels.size().first().copied().unwrap_or(0)
+    }
+
+    /// Those of `count` images.
+    fn part(&self, from: i64, count: i64) -> Result<Inputs> {
+        let part = |tensor: &Tensor| tensor.f_narrow(0, from, count);
+        Ok(Inputs {
+            images: self.images.iter().map(part).collect::<Result<_, _>>()?,
+            labels: part(&self.labels)?,
+            drops: self.drops.part(from, count)?,
+        })
+    }
+}
+
 impl From<Distill> for Step {
     fn from(distill: Distill) -> Self {
         Step {
@@ -38,8 +97,7 @@ impl Step {
     }
 
     /// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
-    /// bases. `images` has `[batch, 3, s, s]` for each resolution in the network's order; `labels` are
-    /// int64 `[batch]`, or the shares of the classes, `[batch, classes]`. Of several processes, each of which
+    /// bases. Of several processes, each of which
     /// has its part of the batch, all make the same step, and get the mean of their losses.
     ///
     /// Reads nothing back from the device, unless the optimizer does. The backward pass goes from the last resolution to the first
@@ -58,19 +116,18 @@ impl Step {
         &self,
         net: &SwitchableNetwork,
         optimizer: &mut RunningOptimizer,
-        images: &[Tensor],
-        labels: &Tensor,
+        inputs: &Inputs,
         lr: Rate,
         exchange: Option<&StepExchange>,
     ) -> Result<Loss> {
         let mut pass = net.pass(Mode::Train)?;
-        let batch = labels.size().first().copied().unwrap_or(0);
+        let batch = inputs.batch();
         let at_once = self.micro_batch.unwrap_or(batch).min(batch);
         ensure!(at_once > 0, "a step needs images");
         let (gradients, loss) = match !self.recompute && at_once == batch {
-            true => self.in_one_pass(&mut pass, net, optimizer, images, labels, exchange)?,
+            true => self.in_one_pass(&mut pass, net, optimizer, inputs, exchange)?,
             false => {
-                let parts = self.in_parts(&mut pass, net, optimizer, images, labels, at_once);
+                let parts = self.in_parts(&mut pass, net, optimizer, inputs, at_once);
                 let (gradients, loss) = parts?;
                 match exchange {
                     Some(exchange) => {
@@ -93,11 +150,10 @@ impl Step {
         pass: &mut Pass,
         net: &SwitchableNetwork,
         optimizer: &RunningOptimizer,
-        images: &[Tensor],
-        labels: &Tensor,
+        inputs: &Inputs,
         exchange: Option<&StepExchange>,
     ) -> Result<(Vec<Tensor>, Loss)> {
-        let loss = self.loss(pass, net, images, labels)?;
+        let loss = self.loss(pass, net, inputs)?;
         let scaled_loss = optimizer.scale_loss(&loss.total)?;
         let sums = pass.activation_sums();
         let begun = match exchange {
@@ -111,19 +167,13 @@ impl Step {
         }
     }
 
-    fn loss(
-        &self,
-        pass: &mut Pass,
-        net: &SwitchableNetwork,
-        images: &[Tensor],
-        labels: &Tensor,
-    ) -> Result<Loss> {
+    fn loss(&self, pass: &mut Pass, net: &SwitchableNetwork, inputs: &Inputs) -> Result<Loss> {
         let logits = (0..)
-            .zip(images)
-            .map(|(position, images)| pass.logits(images, position))
+            .zip(&inputs.images)
+            .map(|(position, images)| pass.logits_without(images, position, &inputs.drops))
             .collect::<Result<Vec<_>>>()?;
         let ensemble = net.ensemble(&logits)?;
-        distillation::loss(&logits, &ensemble, labels, self.objective)
+        distillation::loss(&logits, &ensemble, &inputs.labels, self.objective)
     }
 
     /// The gradients of this process, of `at_once` images at a time.
@@ -132,11 +182,10 @@ impl Step {
         pass: &mut Pass,
         net: &SwitchableNetwork,
         optimizer: &RunningOptimizer,
-        images: &[Tensor],
-        labels: &Tensor,
+        inputs: &Inputs,
         at_once: i64,
     ) -> Result<(Vec<Tensor>, Loss)> {
-        let batch = labels.size().first().copied().unwrap_or(0);
+        let batch = inputs.batch();
         // Uses the batch's statistics, as training does, and leaves the running statistics as they are.
         let mut first_run = match self.recompute {
             true => Some(net.pass(Mode::Calibrate { share: 0.0 })?),
@@ -146,9 +195,7 @@ impl Step {
         let mut from = 0;
         while from < batch {
             let count = at_once.min(batch - from);
-            let part = |tensor: &Tensor| tensor.f_narrow(0, from, count);
-            let own_images = images.iter().map(part).collect::<Result<Vec<_>, _>>()?;
-            let labels = part(labels)?;
+            let own = inputs.part(from, count)?;
             let share = count as f64 / batch as f64;
             // All parts share the graph of the quantized weights; the next one needs it.
             let more = from + count < batch && net.network().is_quantized();
@@ -157,11 +204,9 @@ impl Step {
                 false => optimizer.scale_loss(&loss.total.f_mul_scalar(share)?),
             };
             let (gradients, loss) = match &mut first_run {
-                Some(first_run) => {
-                    self.recomputed(first_run, pass, net, &own_images, &labels, more, scaled)?
-                }
+                Some(first_run) => self.recomputed(first_run, pass, net, &own, more, scaled)?,
                 None => {
-                    let loss = self.loss(pass, net, &own_images, &labels)?;
+                    let loss = self.loss(pass, net, &own)?;
                     let gradients = net.parameters().gradients_of(&scaled(&loss)?, more)?;
                     (gradients, loss)
                 }
@@ -180,23 +225,26 @@ impl Step {
     }
 
     /// The same with the activations of one resolution at a time in memory.
-    #[expect(clippy::too_many_arguments)]
     fn recomputed(
         &self,
         first_run: &mut Pass,
         pass: &mut Pass,
         net: &SwitchableNetwork,
-        images: &[Tensor],
-        labels: &Tensor,
+        inputs: &Inputs,
         more: bool,
         scaled: impl Fn(&Loss) -> Result<Tensor>,
     ) -> Result<(Vec<Tensor>, Loss)> {
+        let Inputs {
+            images,
+            labels,
+            drops,
+        } = inputs;
         let mut leaves = Vec::with_capacity(images.len());
         let mut first_logits = None;
         for (position, images) in images.iter().enumerate().rev() {
             let logits = match position {
-                0 => pass.logits(images, position)?,
-                _ => first_run.logits(images, position)?,
+                0 => pass.logits_without(images, position, drops)?,
+                _ => first_run.logits_without(images, position, drops)?,
             };
             leaves.insert(0, logits.f_detach()?.f_set_requires_grad(true)?);
             first_logits = Some(logits);
@@ -216,7 +264,7 @@ impl Step {
         for (position, (images, gradient)) in images.iter().zip(&logits_gradients).enumerate() {
             let logits = match first_logits.take() {
                 Some(logits) => logits,
-                None => pass.logits(images, position)?,
+                None => pass.logits_without(images, position, drops)?,
             };
             // The gradient of sum(logits * g) is the backward pass from the logits with the gradient g.
             let product = logits.f_mul(gradient)?.f_sum(None)?;

@@ -6,7 +6,7 @@
 //! usual and once recorded, and if both do not agree, or something cannot be recorded, all steps run as
 //! usual. So do batches of another shape, such as the last one of an epoch.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::nn::native;
@@ -15,7 +15,7 @@ use crate::nn::switchable::SwitchableNetwork;
 use crate::train::distillation::Loss;
 use crate::train::optimizer::{Rate, RunningOptimizer};
 use crate::train::processes::StepExchange;
-use crate::train::step::Step;
+use crate::train::step::{Inputs, Step};
 
 /// Does the steps of a run.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ enum State {
     Usual,
     /// Nothing has been recorded yet. The shapes of the last batch.
     Waiting(Vec<Vec<i64>>),
-    /// Its inputs are the images of each resolution, then the labels.
+    /// Its inputs are those of [`Inputs::tensors`].
     Recorded(Box<Recording<Loss>>),
 }
 
@@ -87,8 +87,7 @@ impl Steps {
         &mut self,
         net: &SwitchableNetwork,
         optimizer: &mut RunningOptimizer,
-        images: &[Tensor],
-        labels: &Tensor,
+        inputs: &Inputs,
         lr: f64,
         exchange: Option<&StepExchange>,
     ) -> Result<Loss> {
@@ -100,16 +99,12 @@ impl Steps {
                 Rate::OnDevice(tensor)
             }
         };
-        let usual = |optimizer: &mut RunningOptimizer| {
-            step.run(net, optimizer, images, labels, rate, exchange)
-        };
-        let inputs = || -> Vec<Tensor> {
-            let inputs = images.iter().chain([labels]);
-            inputs.map(Tensor::shallow_clone).collect()
-        };
-        let on_inputs = |optimizer: &mut RunningOptimizer, inputs: &[Tensor]| {
-            let (labels, images) = inputs.split_last().context("a step needs labels")?;
-            let loss = step.run(net, optimizer, images, labels, rate, None)?;
+        let usual =
+            |optimizer: &mut RunningOptimizer| step.run(net, optimizer, inputs, rate, exchange);
+        let tensors = || inputs.tensors();
+        let on_tensors = |optimizer: &mut RunningOptimizer, tensors: &[Tensor]| {
+            let inputs = inputs.with_tensors(tensors)?;
+            let loss = step.run(net, optimizer, &inputs, rate, None)?;
             let total = loss.total.f_detach()?;
             Ok(Loss { total, ..loss })
         };
@@ -117,16 +112,17 @@ impl Steps {
             return usual(optimizer); // a graph cannot wait for other processes
         }
         match &mut self.state {
-            State::Recorded(recording) if recording.fits(&inputs()) => {
-                let loss = recording.replay(&inputs(), |inputs| on_inputs(optimizer, inputs))?;
+            State::Recorded(recording) if recording.fits(&tensors()) => {
+                let loss =
+                    recording.replay(&tensors(), |tensors| on_tensors(optimizer, tensors))?;
                 Ok(loss.shallow_clone())
             }
             State::Waiting(before)
-                if *before == shapes(images) && !optimizer.waits_for_device() =>
+                if *before == shapes(&inputs.images) && !optimizer.waits_for_device() =>
             {
                 let recorded = |optimizer: &mut RunningOptimizer| {
-                    ensure_twice_the_memory(labels.device())?;
-                    Recording::new(&inputs(), |inputs| on_inputs(optimizer, inputs))
+                    ensure_twice_the_memory(inputs.labels.device())?;
+                    Recording::new(&tensors(), |tensors| on_tensors(optimizer, tensors))
                 };
                 let (loss, recording) = twice(net, optimizer, usual, recorded)?;
                 self.state = match recording {
@@ -145,7 +141,7 @@ impl Steps {
             }
             state => {
                 if let State::Waiting(before) = state {
-                    *before = shapes(images);
+                    *before = shapes(&inputs.images);
                 }
                 usual(optimizer)
             }

@@ -8,10 +8,12 @@
 //! updates them at its end.
 
 pub mod cost;
+mod drops;
 mod modules;
 mod norms;
 mod pass;
 
+pub use drops::{Drops, droppable, factors};
 pub use modules::Modules;
 pub use norms::{Affine, NormOptions, Norms};
 pub(crate) use norms::{default_epsilon, default_momentum};

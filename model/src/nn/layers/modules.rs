@@ -42,6 +42,8 @@ pub(super) enum Module {
         shortcut: Vec<Module>,
         /// The batch norm at the branch's end, with the activation of the sum.
         norm: Option<Norm>,
+        /// Among the residual branches of the network.
+        index: usize,
     },
     GlobalAveragePool,
     Linear {
@@ -77,6 +79,8 @@ pub(super) struct Shared {
     pub(super) weights: Vec<Weight>,
     /// The bases of activation quantizers.
     pub(super) bases: Vec<Basis>,
+    /// How many there are.
+    pub(super) residuals: usize,
 }
 
 /// A list of layers with its tensors, ready to run.
@@ -218,11 +222,14 @@ fn build(
             Layer::AveragePool { kernel } => Module::AveragePool { kernel: *kernel },
             Layer::PadChannels { added } => Module::PadChannels { added: *added },
             Layer::Residual { branch, shortcut } => {
+                let index = shared.residuals;
+                shared.residuals += 1;
                 let mut branch = build(branch, norms, parameters, shared)?;
                 // What is added to the output of a batch norm that has no activation of its own, the
                 // batch norm can add.
                 let norm = branch.pop_if(|last| last.takes_activation().is_some());
                 Module::Residual {
+                    index,
                     branch,
                     shortcut: build(shortcut, norms, parameters, shared)?,
                     norm: norm.and_then(|norm| match norm {

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
 use super::modules::{Module, Modules, Norm, Shared, Weight};
-use super::{Conv, Mode, NormScope, Padding};
+use super::{Conv, Drops, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
-use crate::nn::kernels::{self, BatchNorm, Kernels, Statistics};
+use crate::nn::kernels::{self, Activation, BatchNorm, Kernels, Statistics};
 use crate::nn::native;
 use crate::nn::quantizers::{self, Fit, Gradient, Levels};
 
@@ -35,7 +35,7 @@ impl<'m> Pass<'m> {
         mode: Mode,
         updates_activation_bases: Vec<bool>,
     ) -> Result<Self> {
-        let Shared { weights, bases } = &modules.shared;
+        let Shared { weights, bases, .. } = &modules.shared;
         let mut pass = Pass {
             modules,
             mode,
@@ -120,15 +120,20 @@ impl<'m> Pass<'m> {
         Ok(quantized)
     }
 
-    /// Runs the layers on `[batch, channels, height, width]`, with the batch norms of the
-    /// resolution at `resolution_index`. The size of the images is not compared with that
+    /// Runs the layers on `[batch, channels, height, width]` without what `drops` leaves out, with the batch
+    /// norms of the resolution at `resolution_index`. The size of the images is not compared with that
     /// resolution: images may be run with the batch norms of another. Images must be square if a
     /// max pooling is padded as TensorFlow's `SAME`. Returns `[batch, classes]` in the dtype of the
     /// parameters.
     ///
     /// # Errors
     /// No such resolution; libtorch errors, with the name of the layer.
-    pub fn forward(&mut self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
+    pub fn forward(
+        &mut self,
+        images: &Tensor,
+        resolution_index: usize,
+        drops: &Drops,
+    ) -> Result<Tensor> {
         ensure!(
             resolution_index < self.modules.resolutions,
             "there is no resolution {resolution_index}: the network has {}",
@@ -142,7 +147,8 @@ impl<'m> Pass<'m> {
             ..
         } = self.modules.compute;
         let images = images.f_to_kind(compute_dtype)?;
-        let output = self.run(&self.modules.modules, &images, resolution_index, &mut fits)?;
+        let at = (resolution_index, drops);
+        let output = self.run(&self.modules.modules, &images, at, &mut fits)?;
         let output = output.f_to_kind(dtype)?;
         if self.mode == Mode::Train {
             let mut earlier = self.fits.iter_mut();
@@ -170,7 +176,7 @@ impl<'m> Pass<'m> {
     /// the bases of weights for each, those of activations if the resolution updates them. Does
     /// nothing unless the mode is [`Mode::Train`].
     pub fn update_bases(mut self) -> Result<()> {
-        let Shared { weights, bases } = &self.modules.shared;
+        let Shared { weights, bases, .. } = &self.modules.shared;
         let quantized = weights.iter().filter_map(|weight| weight.basis.as_ref());
         // All resolutions have the same weights, and so the same fit.
         for (basis, fit) in quantized.zip(&self.weight_fits) {
@@ -197,7 +203,7 @@ impl<'m> Pass<'m> {
         &self,
         modules: &[Module],
         input: &Tensor,
-        resolution: usize,
+        (resolution, drops): (usize, &Drops),
         fits: &mut [Option<Fit>],
     ) -> Result<Tensor> {
         // None: still the caller's tensor, which must not be changed in place.
@@ -208,7 +214,7 @@ impl<'m> Pass<'m> {
                 Module::Conv { conv, weight } => self
                     .conv2d(conv, x, &self.weights[*weight])
                     .with_context(|| format!("in the convolution {:?}", conv.name))?,
-                Module::Norm(norm) => self.norm(norm, x, None, resolution)?,
+                Module::Norm(norm) => self.norm(norm, x, None, norm.activation, resolution)?,
                 // In place where the tensor is ours, as in torchvision: the backward pass of a
                 // convolution, a batch norm or a sum does not need its output, and it saves a third
                 // of the memory of activations.
@@ -260,31 +266,53 @@ impl<'m> Pass<'m> {
                     branch,
                     shortcut,
                     norm,
+                    index,
                 } => {
-                    let mut branch = self.run(branch, x, resolution, fits)?;
+                    let at = (resolution, drops);
+                    let mut branch = self.run(branch, x, at, fits)?;
                     // Without layers it is x.
-                    let shortcut = self.run(shortcut, x, resolution, fits)?;
-                    match norm {
-                        Some(norm) => self.norm(norm, &branch, Some(&shortcut), resolution)?,
-                        None => branch.f_add_(&shortcut)?,
+                    let shortcut = self.run(shortcut, x, at, fits)?;
+                    match (norm, drops.of_branch(*index)?) {
+                        (Some(norm), None) => {
+                            let of_sum = norm.activation;
+                            self.norm(norm, &branch, Some(&shortcut), of_sum, resolution)?
+                        }
+                        (None, None) => branch.f_add_(&shortcut)?,
+                        (Some(norm), Some(kept)) => {
+                            let branch =
+                                self.norm(norm, &branch, None, Activation::None, resolution)?;
+                            let mut sum = branch.f_mul(&kept)?.f_add_(&shortcut)?;
+                            match norm.activation {
+                                Activation::None => sum,
+                                Activation::Relu => sum.f_relu_()?,
+                                Activation::Relu6 => sum.f_relu6_()?,
+                            }
+                        }
+                        (None, Some(kept)) => branch.f_mul(&kept)?.f_add_(&shortcut)?,
                     }
                 }
                 Module::GlobalAveragePool => x.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?,
-                Module::Linear { name, weight, bias } => x
-                    .f_linear(&self.weights[*weight], Some(&self.weights[*bias]))
-                    .with_context(|| format!("in the linear layer {name:?}"))?,
+                Module::Linear { name, weight, bias } => {
+                    let kept = drops.features.as_ref();
+                    let kept = kept.map(|factors| x.f_mul(factors)).transpose()?;
+                    kept.as_ref()
+                        .unwrap_or(x)
+                        .f_linear(&self.weights[*weight], Some(&self.weights[*bias]))
+                        .with_context(|| format!("in the linear layer {name:?}"))?
+                }
             };
             own = Some(y);
         }
         Ok(own.unwrap_or_else(|| input.shallow_clone()))
     }
 
-    /// A batch norm with its activation, after the addition of `residual` if there is one.
+    /// A batch norm with an activation, after the addition of `residual` if there is one.
     fn norm(
         &self,
         norm: &Norm,
         x: &Tensor,
         residual: Option<&Tensor>,
+        activation: Activation,
         resolution: usize,
     ) -> Result<Tensor> {
         let tensors = &norm.by_resolution[resolution];
@@ -298,7 +326,6 @@ impl<'m> Pass<'m> {
         };
         let whole = |x: &Tensor, tensors: &BatchNorm, residual: Option<&Tensor>| {
             let kernels = self.modules.compute.kernels;
-            let activation = norm.activation;
             if let (NormScope::AllProcesses(joint), true) =
                 (&self.modules.norm_scope, statistics.of_batch)
             {

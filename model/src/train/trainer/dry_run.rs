@@ -9,6 +9,7 @@ use crate::nn::compute::{ExecConfig, is_out_of_memory};
 use crate::nn::native;
 use crate::nn::parameters::WeightInit;
 use crate::train::mixing::Mixed;
+use crate::train::step::Inputs;
 
 /// Does a step on images of zeros with a network of its own, which is gone afterwards.
 ///
@@ -124,9 +125,14 @@ fn one_step(
         (images, labels) = mixed.apply(images, &labels, settings.classes.into())?;
     }
     let step = settings.step();
+    let drops = settings.dropping().draw(&net, count, 0, (0, 0))?;
+    let inputs = Inputs {
+        drops,
+        ..Inputs::new(&images, &labels)
+    };
     // Twice: in the second one the momentum is there from the start.
     for _ in 0..2 {
-        let _ = step.run(&net, &mut optimizer, &images, &labels, 0.0.into(), None)?;
+        let _ = step.run(&net, &mut optimizer, &inputs, 0.0.into(), None)?;
     }
     Ok(())
 }

@@ -109,6 +109,13 @@ pub struct Trainer {
     /// Mixup and CutMix: mixes images of a batch with each other, `Mix(mixup: 0.1, cutmix: 1.0)`. Default: none.
     #[serde(default)]
     mix: Option<Mix>,
+    /// Stochastic depth: the probability, for each image and step, that the last residual branch is left out of
+    /// the network; that of the others rises to it in equal steps from 0. The same at all sizes. 0 to below 1.
+    #[serde(default)]
+    drop_path: f64,
+    /// Dropout: the probability that an input of the classifier is left out. The same at all sizes. 0 to below 1.
+    #[serde(default)]
+    dropout: f64,
     /// The optimizer.
     optimizer: Optimizer,
     /// The largest Euclidean norm of all gradients together: before each step they are scaled down to it; above
@@ -233,6 +240,7 @@ impl Node for Trainer {
         for (parameter, faults, help) in [
             ("network", self.network.check(), networks),
             ("", self.check_norms(), help),
+            ("", self.dropping().check(), help),
             ("optimizer", self.optimizer.check(), help),
             ("", self.objective().check(), help),
             (
@@ -423,6 +431,7 @@ impl Trains for Trainer {
             steps: self.steps(&net)?,
             cuda_graph: self.cuda_graph,
             mix: self.mix,
+            dropping: self.dropping(),
             average: match self.average {
                 Some(average) => Some(average.start(&net, CudaGraph::Off)?),
                 None => None,

@@ -11,6 +11,7 @@ use crate::nn::field_error::FieldError;
 use crate::nn::layers::{Affine, NormOptions, Norms};
 use crate::nn::parameters::WeightInit;
 use crate::nn::switchable::{BatchNorms, SwitchableNetwork};
+use crate::train::dropping::Dropping;
 use crate::train::objective::Objective;
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::step::Step;
@@ -122,6 +123,13 @@ impl Trainer {
             objective: self.objective(),
             recompute: self.recompute,
             micro_batch: self.micro_batch.map(i64::from),
+        }
+    }
+
+    pub(super) fn dropping(&self) -> Dropping {
+        Dropping {
+            drop_path: self.drop_path,
+            dropout: self.dropout,
         }
     }
 

@@ -32,6 +32,7 @@ use crate::train::metrics::{Checkpointed, Metric, Step, Table};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::processes::StepExchange;
 use crate::train::schedule::{LearningRates, TrainingLength};
+use crate::train::step::Inputs;
 use crate::train::steps::Steps;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
@@ -274,10 +275,17 @@ impl Session {
             let mixed = mix.draw(self.at.seed, self.at.step)?;
             (images, labels) = mixed.apply(images, &labels, classes.into())?;
         }
+        let count = labels.size().first().copied().unwrap_or(0);
+        let at = (self.at.step, self.world.rank);
+        let dropping = self.settings.dropping();
+        let inputs = Inputs {
+            drops: dropping.draw(&self.net, count, self.at.seed, at)?,
+            images,
+            labels,
+        };
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         let exchange = self.exchange.as_ref();
-        self.steps
-            .step(net, optimizer, &images, &labels, lr, exchange)
+        self.steps.step(net, optimizer, &inputs, lr, exchange)
     }
 
     /// What this process does, for the message if it is lost.
