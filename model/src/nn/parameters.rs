@@ -127,6 +127,8 @@ pub struct Parameter {
     pub resolution: Option<u32>,
     /// A handle; the network's modules hold handles to the same tensor.
     pub tensor: Tensor,
+    /// Whether it stays as it is, though its role is one that is trained.
+    pub frozen: bool,
 }
 
 impl Parameter {
@@ -197,6 +199,7 @@ impl Parameters {
                 role: declaration.role,
                 resolution: declaration.resolution,
                 tensor,
+                frozen: false,
             });
         }
         Ok(parameters)
@@ -216,7 +219,28 @@ impl Parameters {
 
     /// Those that are trained by gradient, in order.
     pub fn trainable(&self) -> impl Iterator<Item = &Parameter> {
-        self.all.iter().filter(|p| p.role.is_trainable())
+        self.all
+            .iter()
+            .filter(|p| p.role.is_trainable() && !p.frozen)
+    }
+
+    /// Has no gradients computed of these parameters, so that they stay as they are. Statistics of batch norms
+    /// are measured nevertheless.
+    ///
+    /// # Errors
+    /// None is left to be trained.
+    pub fn freeze(&mut self, frozen: impl Fn(&str) -> bool) -> Result<()> {
+        for parameter in &mut self.all {
+            if parameter.role.is_trainable() && frozen(&parameter.name) {
+                parameter.frozen = true;
+                let _ = parameter.tensor.f_set_requires_grad(false)?;
+            }
+        }
+        ensure!(
+            self.trainable().next().is_some(),
+            "all parameters of the network are frozen"
+        );
+        Ok(())
     }
 
     pub fn get(&self, name: &str) -> Option<&Parameter> {

@@ -132,6 +132,14 @@ impl SwitchableNetwork {
         &self.parameters
     }
 
+    /// See [`Parameters::freeze`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn freeze_parameters(&mut self, frozen: impl Fn(&str) -> bool) -> Result<()> {
+        self.parameters.freeze(frozen)
+    }
+
     /// The logits of the ensemble's weights, `[resolutions]`.
     pub fn alpha(&self) -> &Tensor {
         &self.alpha

@@ -253,11 +253,15 @@ impl Step {
         let ensemble = net.ensemble(&leaves)?;
         let loss = distillation::loss(&leaves, &ensemble, labels, self.objective)?;
         let alpha = net.alpha();
-        let sources: Vec<&Tensor> = leaves.iter().chain([alpha]).collect();
+        let alpha = alpha.requires_grad().then_some(alpha); // unless it is frozen
+        let sources: Vec<&Tensor> = leaves.iter().chain(alpha).collect();
         let mut logits_gradients =
             Tensor::f_run_backward(&[&scaled(&loss)?], &sources, false, false)
                 .context("the backward pass of the loss failed")?;
-        let alpha_gradient = logits_gradients.pop().context("alpha has no gradient")?;
+        let alpha_gradient = match alpha {
+            Some(_) => logits_gradients.pop(),
+            None => None,
+        };
 
         let mut sum: Option<Vec<Tensor>> = None;
         let last = images.len().saturating_sub(1);
@@ -278,8 +282,8 @@ impl Step {
         }
         let mut gradients = sum.context("a step needs images")?;
         for (parameter, gradient) in net.parameters().trainable().zip(&mut gradients) {
-            if parameter.role == Role::Alpha {
-                *gradient = alpha_gradient.shallow_clone();
+            if let (Role::Alpha, Some(of_alpha)) = (parameter.role, &alpha_gradient) {
+                *gradient = of_alpha.shallow_clone();
             }
         }
         Ok((gradients, loss))

@@ -106,6 +106,7 @@ impl Optimizer {
             name: parameter.name.clone(),
             parameter: parameter.tensor.shallow_clone(),
             weight_decay: on.includes(parameter.role),
+            lr_factor: 1.0,
             momentum: None,
             variance: None,
         });
@@ -142,6 +143,8 @@ struct ParameterState {
     name: String,
     parameter: Tensor,
     weight_decay: bool,
+    /// Its learning rate is so many times that of the step.
+    lr_factor: f64,
     /// A mean of the gradients; `None` before the first one.
     momentum: Option<Tensor>,
     /// A mean of their squares.
@@ -164,6 +167,14 @@ impl RunningOptimizer {
             clip: max_norm,
             ..self
         }
+    }
+
+    /// Gives each parameter a learning rate of its own: so many times that of a step, by its name.
+    pub fn with_lr_factors(mut self, factor: impl Fn(&str) -> f64) -> Self {
+        for state in &mut self.states {
+            state.lr_factor = factor(&state.name);
+        }
+        self
     }
 
     /// The loss to differentiate for [`RunningOptimizer::step`]: scaled with float16 gradients.
@@ -238,17 +249,19 @@ impl RunningOptimizer {
         }
         let rule = &self.rule;
         let (weight_decay, _) = rule.weight_decay();
-        let mut with_decay = Group::default();
-        let mut without_decay = Group::default();
+        // What is updated together has the same of both.
+        let mut groups: Vec<((bool, f64), Group)> = Vec::new();
         for (state, gradient) in self.states.iter_mut().zip(gradients) {
             if !gradient.defined() {
                 continue;
             }
-            let group = if state.weight_decay {
-                &mut with_decay
-            } else {
-                &mut without_decay
-            };
+            let key = (state.weight_decay, state.lr_factor);
+            let at = groups.iter().position(|(other, _)| *other == key);
+            let at = at.unwrap_or_else(|| {
+                groups.push((key, Group::default()));
+                groups.len() - 1
+            });
+            let (_, group) = &mut groups[at];
             if rule.has_momentum() {
                 // Of SGD it is g at the first step, which is momentum * 0 + g.
                 let buffer = or_zeros(&mut state.momentum, &state.parameter)?;
@@ -261,7 +274,17 @@ impl RunningOptimizer {
             group.parameters.push(&state.parameter);
             group.gradients.push(gradient);
         }
-        for (group, decay) in [(with_decay, weight_decay), (without_decay, 0.0)] {
+        for ((has_decay, factor), group) in groups {
+            let decay = if has_decay { weight_decay } else { 0.0 };
+            let scaled;
+            let lr = match lr {
+                Rate::Value(lr) => Rate::Value(lr * factor),
+                Rate::OnDevice(lr) if factor == 1.0 => Rate::OnDevice(lr),
+                Rate::OnDevice(lr) => {
+                    scaled = lr.f_mul_scalar(factor)?;
+                    Rate::OnDevice(&scaled)
+                }
+            };
             let updated = match rule {
                 Optimizer::Sgd(sgd) => sgd.update(&group, decay, lr, overflow),
                 Optimizer::AdamW(adam) | Optimizer::Lamb(adam) => {

@@ -118,6 +118,11 @@ pub struct Trainer {
     dropout: f64,
     /// The optimizer.
     optimizer: Optimizer,
+    /// Factors of the learning rate for parts of the network, by the beginning of the names of their tensors in
+    /// checkpoints: `[("layer1", 0.1), ("fc", 10.0)]`; `""` is all. Of several that fit the last one counts. Parts
+    /// with 0 are frozen: they keep their weights, and their batch norms measure statistics.
+    #[serde(default)]
+    lr_factors: Vec<(String, f64)>,
     /// The largest Euclidean norm of all gradients together: before each step they are scaled down to it; above
     /// 0. Default: none.
     #[serde(default)]
@@ -241,6 +246,7 @@ impl Node for Trainer {
             ("network", self.network.check(), networks),
             ("", self.check_norms(), help),
             ("", self.dropping().check(), help),
+            ("", self.check_lr_factors(), help),
             ("optimizer", self.optimizer.check(), help),
             ("", self.objective().check(), help),
             (

@@ -10,12 +10,19 @@ use crate::nn::compute::{ComputeHints, DeviceChoice, ExecConfig, Precision};
 use crate::nn::field_error::FieldError;
 use crate::nn::layers::{Affine, NormOptions, Norms};
 use crate::nn::parameters::WeightInit;
-use crate::nn::switchable::{BatchNorms, SwitchableNetwork};
+use crate::nn::switchable::{BatchNorms, SwitchableNetwork, declare};
 use crate::train::dropping::Dropping;
 use crate::train::objective::Objective;
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::step::Step;
 use crate::train::steps::Steps;
+
+/// Whether a part of a network, by the beginning of names, has this tensor: all whole parts of a path, or none
+/// for all of the network.
+fn is_part(part: &str, tensor: &str) -> bool {
+    let rest = tensor.strip_prefix(part);
+    part.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
 
 impl Trainer {
     /// Builds its network for a device and dtype.
@@ -26,7 +33,7 @@ impl Trainer {
         start: WeightInit,
     ) -> Result<SwitchableNetwork> {
         let norms = self.norms(resolutions);
-        let net = SwitchableNetwork::with_batch_norms(
+        let mut net = SwitchableNetwork::with_batch_norms(
             &self.network,
             self.classes,
             resolutions,
@@ -37,7 +44,48 @@ impl Trainer {
         if self.zero_gamma && start != WeightInit::Zeros {
             net.zero_residual_norms()?;
         }
+        net.freeze_parameters(|name| self.lr_factor(name) == 0.0)?;
         Ok(net)
+    }
+
+    /// By how much the learning rate of a parameter is multiplied.
+    fn lr_factor(&self, parameter: &str) -> f64 {
+        let mut factors = self.lr_factors.iter().rev();
+        let found = factors.find(|(part, _)| is_part(part, parameter));
+        found.map_or(1.0, |(_, factor)| *factor)
+    }
+
+    /// The errors in the factors of the learning rate.
+    pub(super) fn check_lr_factors(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let names: Vec<String> = match declare(&self.network, 1, &[0], &(&[0]).into()) {
+            Ok(declared) => declared.into_iter().map(|tensor| tensor.name).collect(),
+            Err(_) => return errors, // of the network itself
+        };
+        for (part, factor) in &self.lr_factors {
+            if !(*factor >= 0.0 && factor.is_finite()) {
+                let error = format!("the factor of {part:?} must be at least 0, not {factor}");
+                errors.push(("lr_factors", error));
+            }
+            if !names.iter().any(|name| is_part(part, name)) {
+                let mut parts: Vec<&str> = names
+                    .iter()
+                    .filter_map(|name| name.split('.').next())
+                    .collect();
+                parts.dedup();
+                let error = format!(
+                    "no tensor of the network has a name that begins with {part:?}; they begin with {}",
+                    parts.join(", ")
+                );
+                errors.push(("lr_factors", error));
+            }
+        }
+        let trained = |name: &String| self.lr_factor(name) != 0.0;
+        if !self.lr_factors.is_empty() && !names.iter().any(trained) {
+            let error = "all of the network is frozen: nothing would be trained";
+            errors.push(("lr_factors", error.to_owned()));
+        }
+        errors
     }
 
     pub(super) fn norms(&self, resolutions: &[u32]) -> Norms {
@@ -114,6 +162,7 @@ impl Trainer {
 
     pub(super) fn start_optimizer(&self, net: &SwitchableNetwork) -> Result<RunningOptimizer> {
         let optimizer = self.optimizer.start(net.parameters())?;
+        let optimizer = optimizer.with_lr_factors(|name| self.lr_factor(name));
         Ok(optimizer.with_clipping(self.clip_gradients))
     }
 
