@@ -5,6 +5,7 @@ mod ending;
 mod lost;
 mod processes;
 mod resume;
+mod sampling;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -570,3 +570,54 @@ fn what_is_mixed_is_drawn_as_the_recipe_says() {
         assert!((spread / variance - 1.0).abs() < 0.06, "{case}: {spread}");
     }
 }
+
+/// A step of some resolutions is that of a network that has no others, with its weights and its alphas.
+#[test]
+fn a_step_of_some_resolutions_is_that_of_a_smaller_network() {
+    const SIDES: [u32; 4] = [64, 56, 48, 40];
+    let compute = ExecConfig::cpu(Kind::Double);
+    let start = WeightInit::Random { seed: 6 };
+    let labels = Tensor::from_slice(&[0_i64, 1, 2, 2]);
+    let step = |sides: &[u32], positions: &[usize], recompute: bool| {
+        let net = SwitchableNetwork::new(&resnet(18, 4), 3, sides, compute, start).unwrap();
+        let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
+        let images = sides.iter().map(|&side| {
+            let side = i64::from(side);
+            (ramp(4 * 3 * side * side) * 0.7)
+                .sin()
+                .view([4, 3, side, side])
+        });
+        let images: Vec<Tensor> = images.collect();
+        let inputs = Inputs::new(&images, &labels).at(positions.to_vec());
+        let how = Step {
+            recompute,
+            ..Distill::EnsembleTopDown.into()
+        };
+        let loss = how.run(&net, &mut optimizer, &inputs, 0.1.into(), None);
+        let loss = loss.unwrap();
+        (
+            values(&loss.cross_entropy),
+            loss.total.double_value(&[]),
+            net,
+        )
+    };
+    for recompute in [false, true] {
+        let (found, total, net) = step(&SIDES, &[0, 2, 3], recompute);
+        let (expected, expected_total, smaller) = step(&[64, 48, 40], &[0, 1, 2], recompute);
+        assert_near(&found, &expected, 1e-12, "losses");
+        assert_near(&[total], &[expected_total], 1e-12, "total");
+        let untouched = SwitchableNetwork::new(&resnet(18, 4), 3, &SIDES, compute, start).unwrap();
+        for (name, found) in all_values(net.parameters()) {
+            let expected = match smaller.parameters().get(&name) {
+                Some(parameter) if name != "alpha" => values(&parameter.tensor),
+                Some(parameter) => {
+                    let of = values(&parameter.tensor);
+                    // Weight decay alone.
+                    vec![of[0], 1.0 - 0.1 * 1e-4, of[1], of[2]]
+                }
+                None => values(&untouched.parameters().tensor(&name).unwrap()),
+            };
+            assert_near(&found, &expected, 1e-10, &name);
+        }
+    }
+}

@@ -225,6 +225,28 @@ impl SwitchableNetwork {
         weighted_sum(&self.alpha, logits)
     }
 
+    /// The same of the resolutions at these positions, whose logits these are.
+    ///
+    /// # Errors
+    /// As [`SwitchableNetwork::ensemble`].
+    pub fn ensemble_at(&self, positions: &[usize], logits: &[Tensor]) -> Result<Tensor> {
+        if positions.len() == self.resolutions.len() {
+            return self.ensemble(logits);
+        }
+        let alpha = self.alpha_of(positions)?;
+        weighted_sum(&alpha, logits)
+    }
+
+    /// The logits of the weights of some resolutions.
+    fn alpha_of(&self, positions: &[usize]) -> Result<Tensor> {
+        // Not index_select: copying the indices to the device would wait for it.
+        let alpha = positions
+            .iter()
+            .map(|&at| self.alpha.f_select(0, at as i64))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::f_stack(&alpha, 0)?)
+    }
+
     /// The same for some of the resolutions: `members` are their indices, and the softmax is over
     /// their alphas alone.
     ///
@@ -236,12 +258,7 @@ impl SwitchableNetwork {
             .map(|&member| logits.get(member).map(Tensor::shallow_clone))
             .collect::<Option<Vec<_>>>()
             .context("a member of the ensemble has no logits")?;
-        // Not index_select: copying the indices to the device would wait for it.
-        let alpha = members
-            .iter()
-            .map(|&member| self.alpha.f_select(0, member as i64))
-            .collect::<Result<Vec<_>, _>>()?;
-        weighted_sum(&Tensor::f_stack(&alpha, 0)?, &chosen)
+        weighted_sum(&self.alpha_of(members)?, &chosen)
     }
 }
 

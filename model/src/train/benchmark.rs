@@ -16,6 +16,7 @@ use crate::train::average::RunningAverage;
 use crate::train::dropping::Dropping;
 use crate::train::mixing::Mix;
 use crate::train::optimizer::RunningOptimizer;
+use crate::train::sampling::Sampling;
 use crate::train::step::Inputs;
 use crate::train::steps::Steps;
 
@@ -31,6 +32,8 @@ pub struct Benchmark {
     pub(super) mix: Option<Mix>,
     /// What is left out of the network in every step.
     pub(super) dropping: Dropping,
+    /// Which resolutions a step trains.
+    pub(super) sampling: Sampling,
     /// Follows the network.
     pub(super) average: Option<RunningAverage>,
     /// What its steps exchange with other processes.
@@ -106,7 +109,8 @@ impl Benchmark {
         let (images, labels) = self.batch(batch)?;
         let (steps, lr) = (&mut self.steps, self.lr);
         let (net, compute) = (&self.net, self.compute);
-        let (mix, average, dropping) = (self.mix, &mut self.average, self.dropping);
+        let (mix, average) = (self.mix, &mut self.average);
+        let (dropping, sampling) = (self.dropping, self.sampling);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
         let mut done = 0;
@@ -121,6 +125,7 @@ impl Benchmark {
                 Some((images, labels)) => Inputs::new(&images, &labels),
             };
             inputs.drops = dropping.draw(net, batch as i64, 0, (done, 0))?;
+            let inputs = inputs.at(sampling.draw(net.resolutions(), 0, done));
             done += 1;
             steps.step(net, optimizer, &inputs, lr, None)?;
             average

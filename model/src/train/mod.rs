@@ -3,7 +3,8 @@
 //! - [`trainer`]: the node `RsNet`, which trains. [`evaluate`]: the node `Evaluate`, which evaluates a
 //!   checkpoint.
 //! - [`step`]: one training step, from images to updated weights. [`objective`], [`distillation`]: its loss.
-//!   [`mixing`]: mixup and CutMix. [`dropping`]: stochastic depth and dropout. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
+//!   [`mixing`]: mixup and CutMix. [`dropping`]: stochastic depth and dropout.
+//!   [`sampling`]: which resolutions a step trains. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
 //!   recorded and replayed.
 //! - [`average`]: a moving average of the weights.
 //! - [`processes`]: what several processes exchange after a step.
@@ -26,6 +27,7 @@ pub mod mixing;
 pub mod objective;
 pub mod optimizer;
 pub mod processes;
+pub mod sampling;
 pub mod schedule;
 pub mod step;
 pub mod steps;

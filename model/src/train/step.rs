@@ -12,7 +12,7 @@ use crate::train::optimizer::{Rate, RunningOptimizer};
 use crate::train::processes::StepExchange;
 
 /// How a training step is computed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// What it minimizes.
     pub objective: Objective,
@@ -20,13 +20,28 @@ pub struct Step {
     pub recompute: bool,
     /// Images that pass through the network at once; their gradients are added up. `None`: all of a batch.
     pub micro_batch: Option<i64>,
+    /// Whether every step trains all resolutions.
+    pub whole: bool,
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Step {
+            objective: Objective::default(),
+            recompute: false,
+            micro_batch: None,
+            whole: true,
+        }
+    }
 }
 
 /// What a step is computed from.
 #[derive(Debug)]
 pub struct Inputs {
-    /// `[batch, 3, s, s]` of each resolution, in the network's order.
+    /// `[batch, 3, s, s]` of each resolution that is trained, in the network's order.
     pub images: Vec<Tensor>,
+    /// The positions of these resolutions in the network.
+    pub positions: Vec<usize>,
     /// int64 `[batch]`, or the shares of the classes, `[batch, classes]`.
     pub labels: Tensor,
     /// What is left out of the network.
@@ -34,12 +49,23 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// For the whole network.
+    /// At all resolutions of a network, and for all of it.
     pub fn new(images: &[Tensor], labels: &Tensor) -> Self {
         Inputs {
             images: images.iter().map(Tensor::shallow_clone).collect(),
+            positions: (0..images.len()).collect(),
             labels: labels.shallow_clone(),
             drops: Drops::default(),
+        }
+    }
+
+    /// The same at the resolutions at these positions alone.
+    pub fn at(self, positions: Vec<usize>) -> Self {
+        let chosen = positions.iter().filter_map(|&at| self.images.get(at));
+        Inputs {
+            images: chosen.map(Tensor::shallow_clone).collect(),
+            positions,
+            ..self
         }
     }
 
@@ -62,6 +88,7 @@ impl Inputs {
         let (labels, others) = others.split_first().context("a step needs labels")?;
         Ok(Inputs {
             drops: self.drops.with_tensors(others.iter()),
+            positions: self.positions.clone(),
             ..Inputs::new(images, labels)
         })
     }
@@ -76,6 +103,7 @@ impl Inputs {
         Ok(Inputs {
             images: self.images.iter().map(part).collect::<Result<_, _>>()?,
             labels: part(&self.labels)?,
+            positions: self.positions.clone(),
             drops: self.drops.part(from, count)?,
         })
     }
@@ -93,7 +121,7 @@ impl From<Distill> for Step {
 impl Step {
     /// Whether one backward pass gives all gradients of a step, which processes exchange meanwhile.
     pub fn overlaps_exchange(&self) -> bool {
-        !self.recompute && self.micro_batch.is_none()
+        !self.recompute && self.micro_batch.is_none() && self.whole
     }
 
     /// Forward pass at every resolution, loss, backward pass, optimizer step, update of the quantizers'
@@ -168,11 +196,11 @@ impl Step {
     }
 
     fn loss(&self, pass: &mut Pass, net: &SwitchableNetwork, inputs: &Inputs) -> Result<Loss> {
-        let logits = (0..)
-            .zip(&inputs.images)
-            .map(|(position, images)| pass.logits_without(images, position, &inputs.drops))
+        let at = inputs.positions.iter().zip(&inputs.images);
+        let logits = at
+            .map(|(&position, images)| pass.logits_without(images, position, &inputs.drops))
             .collect::<Result<Vec<_>>>()?;
-        let ensemble = net.ensemble(&logits)?;
+        let ensemble = net.ensemble_at(&inputs.positions, &logits)?;
         distillation::loss(&logits, &ensemble, &inputs.labels, self.objective)
     }
 
@@ -236,13 +264,14 @@ impl Step {
     ) -> Result<(Vec<Tensor>, Loss)> {
         let Inputs {
             images,
+            positions,
             labels,
             drops,
         } = inputs;
         let mut leaves = Vec::with_capacity(images.len());
         let mut first_logits = None;
-        for (position, images) in images.iter().enumerate().rev() {
-            let logits = match position {
+        for (at, (images, &position)) in images.iter().zip(positions).enumerate().rev() {
+            let logits = match at {
                 0 => pass.logits_without(images, position, drops)?,
                 _ => first_run.logits_without(images, position, drops)?,
             };
@@ -250,7 +279,7 @@ impl Step {
             first_logits = Some(logits);
         }
 
-        let ensemble = net.ensemble(&leaves)?;
+        let ensemble = net.ensemble_at(positions, &leaves)?;
         let loss = distillation::loss(&leaves, &ensemble, labels, self.objective)?;
         let alpha = net.alpha();
         let alpha = alpha.requires_grad().then_some(alpha); // unless it is frozen
@@ -265,7 +294,8 @@ impl Step {
 
         let mut sum: Option<Vec<Tensor>> = None;
         let last = images.len().saturating_sub(1);
-        for (position, (images, gradient)) in images.iter().zip(&logits_gradients).enumerate() {
+        let with_gradients = images.iter().zip(positions).zip(&logits_gradients);
+        for (at, ((images, &position), gradient)) in with_gradients.enumerate() {
             let logits = match first_logits.take() {
                 Some(logits) => logits,
                 None => pass.logits_without(images, position, drops)?,
@@ -273,7 +303,7 @@ impl Step {
             // The gradient of sum(logits * g) is the backward pass from the logits with the gradient g.
             let product = logits.f_mul(gradient)?.f_sum(None)?;
             // All resolutions share the graph of the quantized weights; the next one needs it.
-            let retain_graph = more || position < last && net.network().is_quantized();
+            let retain_graph = more || at < last && net.network().is_quantized();
             let gradients = net.parameters().gradients_of(&product, retain_graph)?;
             sum = Some(match sum {
                 None => gradients,

@@ -130,6 +130,7 @@ fn one_step(
         drops,
         ..Inputs::new(&images, &labels)
     };
+    let inputs = inputs.at(settings.sampling.largest(resolutions));
     // Twice: in the second one the momentum is there from the start.
     for _ in 0..2 {
         let _ = step.run(&net, &mut optimizer, &inputs, 0.0.into(), None)?;

@@ -17,15 +17,23 @@ pub(super) struct LossWatch {
 }
 
 impl LossWatch {
-    /// Takes the loss of a step, which counts from 1. Waits for nothing.
-    pub fn record(&mut self, loss: &Loss, step: u64) -> Result<()> {
+    /// Takes the loss of a step, which counts from 1, of a network with so many `resolutions`. Waits for
+    /// nothing.
+    pub fn record(&mut self, loss: &Loss, step: u64, resolutions: usize) -> Result<()> {
         let newest = tch::no_grad(|| -> Result<Tensor> {
             let terms = terms(loss).into_iter().map(|term| term.f_view([-1]));
-            let terms = Tensor::f_cat(&terms.collect::<Result<Vec<_>, _>>()?, 0)?;
-            let terms = terms.f_to_kind(Kind::Double)?;
+            let mut parts = terms.collect::<Result<Vec<_>, _>>()?;
+            let options = (Kind::Double, loss.total.device());
             // Filled on the device: a copy from here would wait for it.
-            let step = Tensor::f_full([1], step as f64, (Kind::Double, terms.device()))?;
-            Ok(Tensor::f_cat(&[step, terms], 0)?)
+            let number = |value: f64| Tensor::f_full([1], value, options);
+            // Those that were not trained leave places empty.
+            let trained = loss.cross_entropy.numel();
+            if trained < resolutions {
+                let empty = (resolutions - trained) as i64;
+                parts.insert(3, Tensor::f_zeros([empty], options)?);
+            }
+            let terms = Tensor::f_cat(&parts, 0)?.f_to_kind(Kind::Double)?;
+            Ok(Tensor::f_cat(&[number(step as f64)?, terms], 0)?)
         })?;
         self.held = Some(match &self.held {
             None => newest,
@@ -34,8 +42,13 @@ impl LossWatch {
         Ok(())
     }
 
-    /// The terms by resolution, and the step that they are of. Waits for the device.
-    pub fn read(&self, resolutions: &[u32]) -> Result<(u64, Losses)> {
+    /// The terms by resolution, and the step that they are of. `trained` gives the positions of the resolutions
+    /// that a step trained. Waits for the device.
+    pub fn read(
+        &self,
+        resolutions: &[u32],
+        trained: impl Fn(u64) -> Vec<usize>,
+    ) -> Result<(u64, Losses)> {
         let held = self.held.as_ref().context("no step was done yet")?;
         let mut values = vec![0.0; held.numel()];
         held.f_copy_data(&mut values, held.numel())?;
@@ -44,10 +57,14 @@ impl LossWatch {
         let step = next()? as u64;
         let loss = next()?;
         let ensemble_cross_entropy = next()?;
-        let cross_entropy = resolutions
-            .iter()
-            .map(|&resolution| Ok((resolution, next()?)))
-            .collect::<Result<_>>()?;
+        let mut cross_entropy = Vec::new();
+        for position in trained(step) {
+            let resolution = resolutions.get(position).context("no such resolution")?;
+            cross_entropy.push((*resolution, next()?));
+        }
+        for _ in cross_entropy.len()..resolutions.len() {
+            next()?;
+        }
         let losses = Losses {
             loss,
             cross_entropy,
@@ -128,10 +145,10 @@ mod tests {
         ];
         for (bad, expected) in cases {
             let mut watch = LossWatch::default();
-            assert!(watch.read(&[48, 32]).is_err());
+            assert!(watch.read(&[48, 32], |_| vec![0, 1]).is_err());
             for (step, values) in [good, good, bad, good, [NAN; 5]].into_iter().enumerate() {
-                watch.record(&loss(values), step as u64 + 1).unwrap();
-                let (found, losses) = watch.read(&[48, 32]).unwrap();
+                watch.record(&loss(values), step as u64 + 1, 2).unwrap();
+                let (found, losses) = watch.read(&[48, 32], |_| vec![0, 1]).unwrap();
                 let report =
                     first_not_finite(&losses).map(|(term, value)| format!("{term} is {value}"));
                 if step < 2 {

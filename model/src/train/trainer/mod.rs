@@ -44,6 +44,7 @@ use crate::train::mixing::Mix;
 use crate::train::objective::{Criterion, OverSizes};
 use crate::train::optimizer::Optimizer;
 use crate::train::processes::NormsOver;
+use crate::train::sampling::Sampling;
 use crate::train::schedule::Schedule;
 use crate::train::trains::Trains;
 use crate::train::{batches, check_threads};
@@ -106,6 +107,9 @@ pub struct Trainer {
     /// otherwise. Training does not depend on it. Default: none.
     #[serde(default)]
     average: Option<Average>,
+    /// Which resolutions a step trains. Images of the others are made nevertheless.
+    #[serde(default)]
+    sampling: Sampling,
     /// Mixup and CutMix: mixes images of a batch with each other, `Mix(mixup: 0.1, cutmix: 1.0)`. Default: none.
     #[serde(default)]
     mix: Option<Mix>,
@@ -438,6 +442,7 @@ impl Trains for Trainer {
             cuda_graph: self.cuda_graph,
             mix: self.mix,
             dropping: self.dropping(),
+            sampling: self.sampling,
             average: match self.average {
                 Some(average) => Some(average.start(&net, CudaGraph::Off)?),
                 None => None,

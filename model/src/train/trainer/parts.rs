@@ -14,6 +14,7 @@ use crate::nn::switchable::{BatchNorms, SwitchableNetwork, declare};
 use crate::train::dropping::Dropping;
 use crate::train::objective::Objective;
 use crate::train::optimizer::RunningOptimizer;
+use crate::train::sampling::Sampling;
 use crate::train::step::Step;
 use crate::train::steps::Steps;
 
@@ -172,6 +173,7 @@ impl Trainer {
             objective: self.objective(),
             recompute: self.recompute,
             micro_batch: self.micro_batch.map(i64::from),
+            whole: self.sampling == Sampling::All,
         }
     }
 

@@ -280,12 +280,19 @@ impl Session {
         let dropping = self.settings.dropping();
         let inputs = Inputs {
             drops: dropping.draw(&self.net, count, self.at.seed, at)?,
-            images,
-            labels,
+            ..Inputs::new(&images, &labels)
         };
+        let inputs = inputs.at(self.positions(self.at.step + 1));
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         let exchange = self.exchange.as_ref();
         self.steps.step(net, optimizer, &inputs, lr, exchange)
+    }
+
+    /// The positions of the resolutions that a step trains; it counts from 1.
+    fn positions(&self, step: u64) -> Vec<usize> {
+        let (seed, step) = (self.at.seed, step.saturating_sub(1));
+        let sampling = self.settings.sampling;
+        sampling.draw(self.net.resolutions(), seed, step)
     }
 
     /// What this process does, for the message if it is lost.
@@ -414,7 +421,8 @@ impl Session {
                 let updated = average.update(&self.net, self.at.step);
                 updated.map_err(|error| self.failed_step(self.at.step, error))?;
             }
-            let recorded = self.loss.record(&loss, self.at.step);
+            let resolutions = self.net.resolutions().len();
+            let recorded = self.loss.record(&loss, self.at.step, resolutions);
             recorded.map_err(|error| self.failed_step(self.at.step, error))?;
             let done = self.at.sample_in_epoch + self.lengths.batch;
             self.at.sample_in_epoch = done.min(self.lengths.samples_per_epoch);

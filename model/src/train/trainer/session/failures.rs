@@ -11,7 +11,8 @@ use crate::train::trainer::loss_watch::first_not_finite;
 impl Session {
     /// Reads the loss from the device, and makes sure that training still makes sense.
     pub(super) fn sound_losses(&self) -> Result<Losses> {
-        let read = self.loss.read(self.net.resolutions());
+        let trained = |step| self.positions(step);
+        let read = self.loss.read(self.net.resolutions(), trained);
         // A GPU's errors come out where it is waited for.
         let (step, losses) = read.map_err(|error| self.failed_step(self.at.step, error))?;
         if let Some((term, value)) = first_not_finite(&losses) {
