@@ -18,7 +18,7 @@ use rsflow_graph::{
 };
 use rsflow_model::checkpoint::Checkpoint;
 
-use crate::workplace::{RECIPE, augmented, cascaded, completed, program, workplace};
+use crate::workplace::{RECIPE, augmented, cascaded, completed, program, rsflow, workplace};
 
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = program(folder, &["run", "recipe.ron"]);
@@ -146,6 +146,72 @@ fn validating_less_often_changes_nothing_else() {
     );
     let of_last = |checkpoint: &Checkpoint| checkpoint.metadata().validation.clone();
     assert_eq!(of_last(&always), of_last(&seldom));
+}
+
+/// In every epoch images have the size of it, in training alone.
+#[test]
+fn sizes_grow_over_the_epochs() {
+    let folder = workplace();
+    let folder = folder.path();
+    let recipe = RECIPE.replace("[48, 32]", "[96, 64]");
+    std::fs::write(folder.join("recipe.ron"), &recipe).unwrap();
+    let growth = "train_sizes.growth=Growth(from: 0.5, until: 2)";
+    let start = |epoch| rsflow_graph::Position { epoch, sample: 0 };
+    let (_, batches) = stream(folder, &recipe, &[growth], start(0));
+    let sides = |batch: &(Vec<i64>, Vec<Vec<u8>>)| {
+        let (labels, pixels) = batch;
+        let side = |pixels: &Vec<u8>| (pixels.len() / labels.len() / 3).isqrt();
+        pixels.iter().map(side).collect::<Vec<_>>()
+    };
+    for (epoch, expected) in [(0, [48, 32]), (1, [72, 48])] {
+        for batch in &batches[epoch * 11..][..11] {
+            assert_eq!(sides(batch), expected, "epoch {epoch}");
+        }
+    }
+    assert_eq!(
+        stream(folder, &recipe, &[growth], start(1)).1,
+        batches[11..]
+    );
+
+    let train = |run, epochs, others: &[&str]| {
+        let common = ["--set", growth, "--run-dir", run, "--set", epochs];
+        completed(folder, &[&common[..], others].concat())
+    };
+    // The third epoch has full sizes.
+    let table = train("grown", "trainer.epochs=3", &[]);
+    assert!(table.contains("after 3 epochs (33 steps)"), "{table}");
+    train("two", "trainer.epochs=3", &["--processes", "2"]);
+    train("short", "trainer.epochs=2", &[]);
+    train(
+        "short",
+        "trainer.epochs=3",
+        &["--resume", "--accept-changes"],
+    );
+    assert_eq!(losses(&folder.join("short")).len(), 33);
+
+    let check = |arguments: &[&str], expected: &str| {
+        let check = rsflow(folder, &[&["check"], arguments].concat());
+        let stderr = String::from_utf8_lossy(&check.stderr).into_owned();
+        assert!(
+            !check.status.success() && stderr.contains(expected),
+            "{stderr}"
+        );
+    };
+    let small = "train_sizes.growth=Growth(from: 0.01, until: 2, multiple_of: 1)";
+    check(
+        &["recipe.ron", "--set", small],
+        "in the first epoch a size is 1:",
+    );
+    let never = "train_sizes.growth=Growth(from: 0.5, until: 0)";
+    check(&["recipe.ron", "--set", never], "must be after `start`");
+    // Images to measure with do not grow.
+    let both = recipe.replace(
+        r#"ResizeAndCenterCrop(input: "val_images", sizes: [96, 64])"#,
+        r#"Resize(input: "val_crops", sizes: [96, 64], growth: Growth(from: 0.5, until: 2)),
+        "val_crops":     RandomResizedCrop(input: "val_images")"#,
+    );
+    std::fs::write(folder.join("both.ron"), both).unwrap();
+    check(&["both.ron"], "do not have their full size in every epoch");
 }
 
 #[test]

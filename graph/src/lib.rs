@@ -29,6 +29,7 @@ mod counters;
 mod draw;
 mod executor;
 mod fields;
+mod growth;
 mod item;
 mod journal;
 mod node;
@@ -58,6 +59,7 @@ pub use draw::{Format, draw};
 pub use executor::{
     Failure, Feed, FeedWith, Finished, Options, RunError, Running, Skipped, Tap, Workers,
 };
+pub use growth::Growth;
 pub use item::{Item, Key, Message, Payload};
 pub use journal::{Journal, LogWriter};
 pub use node::{

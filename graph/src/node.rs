@@ -17,6 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::batch::Allocator;
 use crate::context::RunContext;
 use crate::fields::{self, Value};
+use crate::growth::Growth;
 use crate::preprocess::Preprocess;
 use crate::problem::Problem;
 use crate::stage::{Contents, Stage};
@@ -99,6 +100,8 @@ pub struct Schema {
     /// How a network is to be measured on such images: begun by the decoder, completed by a centre
     /// crop. Random crops pass it on as it is. `None` for what is not made of images.
     pub preprocess: Option<Preprocess>,
+    /// How the sizes grow over the epochs to these resolutions; `None`: they are these in every epoch.
+    pub growth: Option<Growth>,
     /// Whether the last batch of an epoch is dropped if it is not full.
     pub drops_last: bool,
 }

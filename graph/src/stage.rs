@@ -205,8 +205,8 @@ pub trait Fold: Send + Sync + 'static {
         2
     }
 
-    /// Starts a group.
-    fn open(&self, items: usize) -> Result<Self::Group>;
+    /// Starts a group of an epoch.
+    fn open(&self, items: usize, epoch: u64) -> Result<Self::Group>;
 
     /// Puts an item into its slot. Called again for the same slot after an error.
     fn place(
@@ -376,7 +376,7 @@ pub trait AnyFold: Send + Sync {
     #[doc(hidden)]
     fn prefetch(&self) -> usize;
     #[doc(hidden)]
-    fn open(&self, items: usize) -> Result<AnyGroup>;
+    fn open(&self, items: usize, epoch: u64) -> Result<AnyGroup>;
     #[doc(hidden)]
     fn place(&self, group: &AnyGroup, slot: usize, item: Item, context: &Context) -> Result<()>;
     #[doc(hidden)]
@@ -398,8 +398,8 @@ impl<F: Fold> AnyFold for F {
         Fold::prefetch(self)
     }
 
-    fn open(&self, items: usize) -> Result<AnyGroup> {
-        Ok(Arc::new(Fold::open(self, items)?))
+    fn open(&self, items: usize, epoch: u64) -> Result<AnyGroup> {
+        Ok(Arc::new(Fold::open(self, items, epoch)?))
     }
 
     fn place(&self, group: &AnyGroup, slot: usize, item: Item, context: &Context) -> Result<()> {

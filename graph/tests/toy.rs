@@ -266,7 +266,7 @@ impl Fold for Group {
         self.drop_last
     }
 
-    fn open(&self, items: usize) -> Result<Self::Group> {
+    fn open(&self, items: usize, _: u64) -> Result<Self::Group> {
         Ok((0..items).map(|_| AtomicU64::new(u64::MAX)).collect())
     }
 

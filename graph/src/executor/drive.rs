@@ -326,7 +326,7 @@ impl Grouping {
                 }
                 let slots = self.shard.items(whole).max(1);
                 OpenGroup {
-                    group: fold.open(slots as usize)?,
+                    group: fold.open(slots as usize, key.epoch)?,
                     slots,
                     taken: 0,
                 }

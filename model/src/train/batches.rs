@@ -52,6 +52,21 @@ impl HostBatch for Labelled {
     }
 }
 
+/// Refuses images to measure with at the input `port` whose sizes grow over the epochs.
+pub fn check_growth(inputs: &[Incoming], port: &str, report: &mut Report) {
+    let mut inputs = inputs.iter();
+    if let Some(input) = inputs.find(|input| input.port == port && input.schema.growth.is_some()) {
+        report.parameter(
+            port,
+            format!(
+                "the images of `{}` do not have their full size in every epoch",
+                input.node
+            ),
+            "leave out `growth` of the sizes that lead to it",
+        );
+    }
+}
+
 /// Warns where the input `port`, which accuracy is measured with, may lack the last batch of an epoch.
 pub fn check_dropped(inputs: &[Incoming], port: &str, report: &mut Report) {
     let mut inputs = inputs.iter();

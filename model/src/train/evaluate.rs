@@ -107,6 +107,9 @@ impl Node for Evaluate {
                 report.parameter(field, error.to_string(), "name a file");
             }
         }
+        for port in ["input", "calibrate"] {
+            batches::check_growth(inputs, port, report);
+        }
         batches::check_dropped(inputs, "input", report);
         check_threads(self.threads, report);
         if self.calibration_images == Some(0) {

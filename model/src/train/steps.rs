@@ -4,7 +4,8 @@
 //! the learning rate as a number on the device. The first step of a shape runs as usual: libraries choose
 //! their kernels, the optimizer makes its buffers. The next one is done twice from the same state, once as
 //! usual and once recorded, and if both do not agree, or something cannot be recorded, all steps run as
-//! usual. So do batches of another shape, such as the last one of an epoch.
+//! usual. So do batches of another shape, such as the last one of an epoch; one that comes twice in a row, as when
+//! images grow, is recorded in place of the first.
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -32,8 +33,8 @@ enum State {
     Usual,
     /// Nothing has been recorded yet. The shapes of the last batch.
     Waiting(Vec<Vec<i64>>),
-    /// Its inputs are those of [`Inputs::tensors`].
-    Recorded(Box<Recording<Loss>>),
+    /// Its inputs are those of [`Inputs::tensors`]. The shapes of the last batch that it did not fit.
+    Recorded(Box<Recording<Loss>>, Vec<Vec<i64>>),
 }
 
 impl Steps {
@@ -47,7 +48,8 @@ impl Steps {
         Ok(Steps {
             step,
             state: match graph {
-                CudaGraph::Auto if on_gpu => State::waiting(net),
+                // Steps of other resolutions each time would be recorded over and over.
+                CudaGraph::Auto if on_gpu && step.whole => State::waiting(net),
                 _ => State::Usual,
             },
             lr: on_gpu.then(|| scalar(device)).transpose()?,
@@ -68,7 +70,7 @@ impl Steps {
 
     /// Whether steps are replayed by now.
     pub fn is_recorded(&self) -> bool {
-        matches!(self.state, State::Recorded(_))
+        matches!(self.state, State::Recorded(..))
     }
 
     /// Forgets the recorded step: the next one of its shape is recorded anew.
@@ -112,7 +114,8 @@ impl Steps {
             return usual(optimizer); // a graph cannot wait for other processes
         }
         match &mut self.state {
-            State::Recorded(recording) if recording.fits(&tensors()) => {
+            State::Recorded(recording, other) if recording.fits(&tensors()) => {
+                other.clear();
                 let loss =
                     recording.replay(&tensors(), |tensors| on_tensors(optimizer, tensors))?;
                 Ok(loss.shallow_clone())
@@ -128,7 +131,7 @@ impl Steps {
                 self.state = match recording {
                     Ok(recording) => {
                         tracing::info!("training steps are replayed as a CUDA graph");
-                        State::Recorded(Box::new(recording))
+                        State::Recorded(Box::new(recording), vec![])
                     }
                     Err(reason) => {
                         tracing::warn!(
@@ -140,8 +143,13 @@ impl Steps {
                 Ok(loss)
             }
             state => {
-                if let State::Waiting(before) = state {
-                    *before = shapes(&inputs.images);
+                let now = shapes(&inputs.images);
+                match state {
+                    State::Waiting(before) => *before = now,
+                    // Twice in a row: images have another size from now on.
+                    State::Recorded(_, other) if *other == now => *state = State::Waiting(now),
+                    State::Recorded(_, other) => *other = now,
+                    State::Usual => {}
                 }
                 usual(optimizer)
             }

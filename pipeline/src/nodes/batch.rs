@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 use rsflow_graph::{
-    Build, Context, Fold, Incoming, Input, Node, NodeKind, Payload, Pool, Port, Report, Schema,
-    Slots, Stage,
+    Build, Context, Fold, Growth, Incoming, Input, Node, NodeKind, Payload, Pool, Port, Report,
+    Schema, Slots, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -54,11 +54,12 @@ impl Node for Batch {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let resolutions = build
-            .schemas
-            .first()
-            .map(|(_, schema)| schema.resolutions.clone());
-        let resolutions = resolutions.unwrap_or_default();
+        let schema = build.schemas.first().map(|(_, schema)| schema.clone());
+        let Schema {
+            resolutions,
+            growth,
+            ..
+        } = schema.unwrap_or_default();
         let processes = build.run.world.size.max(1) as usize;
         ensure!(
             self.size.is_multiple_of(processes),
@@ -74,6 +75,7 @@ impl Node for Batch {
             prefetch: self.prefetch,
             pool: Pool::new(build.allocator.clone(), bytes),
             resolutions,
+            growth,
         }))
     }
 
@@ -89,6 +91,7 @@ struct Batching {
     prefetch: usize,
     pool: Pool,
     resolutions: Vec<u32>,
+    growth: Option<Growth>,
 }
 
 impl Fold for Batching {
@@ -108,8 +111,14 @@ impl Fold for Batching {
         self.prefetch
     }
 
-    fn open(&self, items: usize) -> Result<Slots> {
-        Slots::new(&self.pool, &self.resolutions, items)
+    fn open(&self, items: usize, epoch: u64) -> Result<Slots> {
+        match self.growth {
+            None => Slots::new(&self.pool, &self.resolutions, items),
+            Some(growth) => {
+                let sizes = growth.sizes(&self.resolutions, epoch);
+                Slots::new(&self.pool, &sizes, items)
+            }
+        }
     }
 
     fn place(&self, slots: &Slots, slot: usize, images: SizedImages, _: &Context) -> Result<()> {

@@ -4,7 +4,8 @@ use anyhow::Result;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 use rsflow_graph::{
-    Build, Context, Incoming, Input, Map, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+    Build, Context, Growth, Incoming, Input, Map, Node, NodeKind, Payload, Port, Report, Schema,
+    Stage,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Resize {
     /// The probability of a horizontal flip, drawn for each size independently.
     #[serde(default)]
     flip: f64,
+    /// Lets sizes grow over the epochs: `Growth(from: 0.7, until: 60)`. Default: they are the same in every epoch.
+    #[serde(default)]
+    growth: Option<Growth>,
     /// The filters of which one is drawn for each image, the same for all sizes. `[Bilinear, Bicubic]` is
     /// timm's `random` interpolation.
     #[serde(default = "default_filters")]
@@ -95,8 +99,12 @@ impl Node for Resize {
         check_sizes(&self.sizes, report);
         check_flip(self.flip, report);
         self.check_filters(report);
+        for (field, error, help) in self.growth.iter().flat_map(Growth::check) {
+            report.parameter(&format!("growth.{field}"), error, help);
+        }
         vec![Schema {
             resolutions: self.sizes.clone(),
+            growth: self.growth,
             ..incoming(inputs)
         }]
     }
@@ -118,9 +126,13 @@ impl Map for Resize {
         } = crop;
         let mut random = context.random("flip");
         let filter = self.filter(context);
-        let sizes = self.sizes.iter();
+        let epoch = context.key.epoch;
+        let sizes = self.sizes.iter().map(|&full| match self.growth {
+            None => full,
+            Some(growth) => growth.size(full, epoch),
+        });
         let renditions = sizes
-            .map(|&size| ResizePlan {
+            .map(|size| ResizePlan {
                 filter,
                 ..crop::training(region, size, random.random_bool(self.flip))
             })

@@ -194,8 +194,8 @@ pub struct Trainer {
     fused: Fused,
     /// On GPUs: record a training step, and a pass of the validation, as a CUDA graph and replay it (`Auto`),
     /// which starts all its kernels at once, or start them one by one (`Off`). A graph is used if it agrees
-    /// with a step that runs as usual, and there is memory for both. Those of quantized networks, and of `Lamb` in
-    /// float16, are not recorded.
+    /// with a step that runs as usual, and there is memory for both. Those of quantized networks, with `Sandwich`,
+    /// and of `Lamb` in float16 are not recorded.
     #[serde(default)]
     cuda_graph: CudaGraph,
     /// The images over which batch norms take their statistics in training: those of each process
@@ -356,6 +356,16 @@ impl Node for Trainer {
                     format!("list the sizes that lead to `{}` from the largest to the smallest", train.node),
                 );
             }
+            let first = train.schema.growth.map(|growth| growth.sizes(sizes, 0));
+            if let (Some(first), Ok(least)) = (&first, self.network.min_resolution())
+                && let Some(small) = first.iter().find(|&&size| size < least)
+            {
+                report.parameter(
+                    "train",
+                    format!("in the first epoch a size is {small}: the minimum of this network is {least}"),
+                    format!("give `growth` of the sizes that lead to `{}` a larger `from`", train.node),
+                );
+            }
             for problem in check_resolutions(&self.network, sizes).unwrap_or_default() {
                 report.parameter(
                     "train",
@@ -373,6 +383,7 @@ impl Node for Trainer {
                 "such as `start_from: \"best.safetensors\"`",
             );
         }
+        batches::check_growth(inputs, "validate", report);
         batches::check_dropped(inputs, "validate", report);
         vec![Schema::default(), Schema::default()]
     }
@@ -394,6 +405,15 @@ impl Node for Trainer {
 fn preprocess(incoming: &[(&'static str, Schema)]) -> Option<Preprocess> {
     let validate = incoming.iter().find(|(port, _)| *port == "validate");
     validate.and_then(|(_, schema)| schema.preprocess)
+}
+
+/// What the training images' sizes are in the first epoch.
+fn first_sizes(incoming: &[(&'static str, Schema)], resolutions: &[u32]) -> Vec<u32> {
+    let train = incoming.iter().find(|(port, _)| *port == "train");
+    match train.and_then(|(_, schema)| schema.growth) {
+        Some(growth) => growth.sizes(resolutions, 0),
+        None => resolutions.to_vec(),
+    }
 }
 
 /// The resolutions of the training batches.

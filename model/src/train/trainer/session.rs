@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 use super::dry_run::dry_run;
 use super::loss_watch::LossWatch;
 use super::start::{Lengths, Origin, resume, resume_average, start_from};
-use super::{Trainer, preprocess, resolutions};
+use super::{Trainer, first_sizes, preprocess, resolutions};
 use crate::checkpoint::{Checkpoint, ClassMap, ClassOrder, Metadata, Snapshot, match_classes};
 use crate::dist::{PeerLost, Peers};
 use crate::nn::compute::{ExecConfig, adopt_thread_count};
@@ -160,7 +160,8 @@ impl Session {
             at_once,
             settings.micro_batch.is_some(),
         )?);
-        settings.check_lengths_of(train, &resolutions)?;
+        let first_sizes = first_sizes(build.schemas, &resolutions);
+        settings.check_lengths_of(train, &first_sizes)?;
         dry_run(settings, compute, &resolutions, train.group)?;
         let mut optimizer = settings.start_optimizer(&net)?;
         let classes = train.classes.to_vec();
