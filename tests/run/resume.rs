@@ -317,6 +317,10 @@ fn a_resume_with_another_recipe_says_what_differs_and_writes_nothing() {
         stderr.contains("WARN the recipe was changed: train_batches.size: 6, was 8"),
         "{stderr}"
     );
+    assert!(
+        stderr.contains("the learning rate rises from 1.01e-3 to 1.00e-2"),
+        "{stderr}"
+    );
     let steps: Vec<u64> = losses(&out).into_iter().map(|(step, _)| step).collect();
     let expected: Vec<u64> = (1..=11).chain(15..=28).collect();
     assert_eq!(steps, expected);

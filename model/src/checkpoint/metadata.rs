@@ -94,6 +94,9 @@ pub struct Metadata {
     /// The last validation of the run; `None` before the first, and in files from before this was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validated>,
+    /// The learning rate of the last step; `None` before the first, and where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
     /// Seconds that it was trained for, of a run whose time is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_seconds: Option<f64>,
@@ -242,6 +245,7 @@ impl Metadata {
             seed: 0,
             best: None,
             validation: None,
+            learning_rate: None,
             trained_seconds: None,
             loss_scale: None,
             optimizer_updates: None,

@@ -220,7 +220,8 @@ impl Session {
                 settings.step().overlaps_exchange(),
             )
         });
-        Ok(Session {
+        let before = resumed.as_ref().map(|origin| origin.metadata().clone());
+        let session = Session {
             average: average.transpose()?,
             exchange: exchange.transpose()?,
             steps: settings.steps(&net)?,
@@ -241,7 +242,11 @@ impl Session {
             save_every,
             peers,
             world: build.run.world,
-        })
+        };
+        if let Some(before) = before {
+            session.warn_of_learning_rate(&before);
+        }
+        Ok(session)
     }
 
     fn learning_rate(&self) -> f64 {
@@ -264,6 +269,21 @@ impl Session {
         };
         let schedule = &self.settings.schedule;
         schedule.learning_rate(rates, self.at.step, length)
+    }
+
+    /// Of a run that goes on with another recipe: where the learning rate rises at once, as after the end of a
+    /// cosine that is made longer.
+    fn warn_of_learning_rate(&self, before: &Metadata) {
+        let now = self.learning_rate();
+        if let Some(last) = before.learning_rate
+            && before.recipe != self.at.recipe
+            && now > 1.5 * last
+        {
+            tracing::warn!(
+                "the learning rate rises from {last:.2e} to {now:.2e} with this recipe: its schedule is another one, \
+                 and what was learned at small rates may be lost; a smaller `lr` continues more gently"
+            );
+        }
     }
 
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
@@ -418,6 +438,7 @@ impl Session {
             let loss = self.step(&batch, lr);
             let loss = loss.map_err(|error| self.failed_step(self.at.step + 1, error))?;
             self.at.step += 1;
+            self.at.learning_rate = Some(lr);
             if let Some(average) = &mut self.average {
                 let updated = average.update(&self.net, self.at.step);
                 updated.map_err(|error| self.failed_step(self.at.step, error))?;
