@@ -3,8 +3,39 @@
 use std::time::Duration;
 
 use rsflow_graph::{Measured, Workers, WorksOn};
+use rsflow_model::dist::Peers;
 
 use crate::table::thousands;
+
+/// What was exchanged with the other processes of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exchanged {
+    /// How long this process waited for them.
+    pub waited: Duration,
+    /// The steps, and the gradients and statistics that they sent.
+    pub steps: u64,
+    pub bytes: u64,
+}
+
+impl Exchanged {
+    /// So far.
+    pub fn of(peers: &Peers) -> Self {
+        let (steps, bytes) = peers.exchanged();
+        Exchanged {
+            waited: peers.waited(),
+            steps,
+            bytes,
+        }
+    }
+
+    pub fn since(self, before: Self) -> Self {
+        Exchanged {
+            waited: self.waited.saturating_sub(before.waited),
+            steps: self.steps.saturating_sub(before.steps),
+            bytes: self.bytes.saturating_sub(before.bytes),
+        }
+    }
+}
 
 /// What was measured in a period of time.
 #[derive(Clone, Debug)]
@@ -16,6 +47,8 @@ pub struct Figures {
     pub workers: Workers,
     /// In the plan's order.
     pub nodes: Vec<NodeFigures>,
+    /// With the other processes of the run; nothing where there are none.
+    pub exchanged: Exchanged,
 }
 
 /// What one node did. Shares are from 0 to 1.
@@ -65,6 +98,7 @@ impl Figures {
             images_per_second,
             nodes: nodes.collect(),
             workers,
+            exchanged: Exchanged::default(),
         }
     }
 

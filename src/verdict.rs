@@ -195,6 +195,7 @@ mod tests {
         nodes[4].busy = 1.0 - wait;
         nodes[4].wait_input = wait;
         Figures {
+            exchanged: Default::default(),
             seconds: 10.0,
             images_per_second: 1480.0,
             workers: Workers {

@@ -134,6 +134,7 @@ Examples:
   rsflow profile recipes/imagenette_resnet18.ron --until train_sizes --set cpu_workers=1
   rsflow profile mine.ron --json profile.json --trace trace.json    the trace: ui.perfetto.dev
   rsflow profile mine.ron --until train_batches --epochs 1 --digest
+  rsflow profile mine.ron --processes 2                             and how long they wait for each other
 
 Nothing is validated and nothing is written: no run directory, no checkpoint, no metrics.
 

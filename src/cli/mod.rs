@@ -403,6 +403,9 @@ pub struct Profile {
     /// Writes all figures as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
+    /// Processes on this machine, which share the batches; also started by a launcher such as torchrun
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub processes: Option<u32>,
     /// Writes a timeline of every thread, in Chrome's trace event format
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub trace: Option<PathBuf>,

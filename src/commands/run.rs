@@ -62,7 +62,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 /// Whether nothing failed but another process of the run.
-fn is_lost(error: &anyhow::Error) -> bool {
+pub(super) fn is_lost(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<RunError>() {
         Some(run) => run
             .failures

@@ -4,14 +4,16 @@ mod digest;
 mod part;
 mod watch;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rsflow_cupti::{Recorder, Recording};
 use rsflow_graph::{Finished, Measured, Options, Position, RunContext, Running, Workers};
+use rsflow_model::dist::Peers;
 use rsflow_model::train::lookup::process_settings;
 
-use crate::figures::{Figures, rate};
+use crate::figures::{Exchanged, Figures, rate};
 use crate::process;
 use crate::progress::Screen;
 pub use digest::Digest;
@@ -36,6 +38,8 @@ pub struct Job {
     /// Hashes the stream, which must consist of batches.
     pub digest: Option<Digest>,
     pub run: RunContext,
+    /// The processes of the run, which is one of theirs.
+    pub peers: Option<Arc<Peers>>,
     /// Records what GPUs do.
     pub gpu: bool,
     /// Printed at the first Ctrl-C, which then ends the measurement; `None`: it ends the process.
@@ -52,6 +56,7 @@ impl Job {
             start: Position::default(),
             digest: None,
             run: RunContext::default(),
+            peers: None,
             gpu: false,
             on_interrupt: None,
         }
@@ -97,7 +102,13 @@ pub fn run(job: Job, screen: &Screen) -> Result<Outcome> {
         None => Running::start(&plan, options)?,
     };
     screen.line(&format!("{title}: {}", running.workers()));
-    let period = measure(&mut running, &watch, warm_up, job.seconds, screen);
+    let exchanged = || {
+        job.peers
+            .as_deref()
+            .map_or(Exchanged::default(), Exchanged::of)
+    };
+    let watch_all = (&watch, &exchanged as &dyn Fn() -> Exchanged);
+    let period = measure(&mut running, watch_all, warm_up, job.seconds, screen);
     // At once: whatever the GPU does from now on is not measured.
     let recording = recorder.map(Recorder::stop).transpose();
     let workers = running.workers().clone();
@@ -122,6 +133,7 @@ pub fn run(job: Job, screen: &Screen) -> Result<Outcome> {
 struct Snapshot {
     at: Instant,
     measured: Vec<Measured>,
+    exchanged: Exchanged,
     images: u64,
     /// When the last image came out.
     last: Instant,
@@ -138,7 +150,7 @@ struct Period {
 /// Waits until the run ends or has been measured for `seconds` after its warm-up.
 fn measure(
     running: &mut Running,
-    watch: &Watch,
+    (watch, exchanged): (&Watch, &dyn Fn() -> Exchanged),
     warm_up: u64,
     seconds: Option<f64>,
     screen: &Screen,
@@ -149,6 +161,7 @@ fn measure(
         Snapshot {
             at: Instant::now(),
             measured: meters.read(),
+            exchanged: exchanged(),
             images: seen.images,
             last: seen.last,
         }
@@ -203,13 +216,17 @@ impl Period {
         // tick.
         let images = (to.images - from.images) as f64;
         let took = to.last.saturating_duration_since(from.last).as_secs_f64();
-        Figures::new(
+        let figures = Figures::new(
             &from.measured,
             &to.measured,
             (to.at - from.at).as_secs_f64(),
             if took > 0.0 { images / took } else { 0.0 },
             workers,
-        )
+        );
+        Figures {
+            exchanged: to.exchanged.since(from.exchanged),
+            ..figures
+        }
     }
 }
 

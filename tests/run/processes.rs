@@ -326,3 +326,42 @@ fn what_an_exchange_costs_is_measured() {
     assert_eq!(code, Some(0), "{errors}");
     assert!(text.contains("of that step process 0 waits"), "{text}");
 }
+
+#[test]
+fn a_profile_of_processes_says_how_long_each_waits() {
+    let folder = workplace();
+    let profile = |options: &[&str]| {
+        let arguments = [
+            "profile",
+            "recipe.ron",
+            "--processes",
+            "2",
+            "--seconds",
+            "0.5",
+        ];
+        let output = program(folder.path(), &[&arguments[..], options].concat())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json: serde_json::Value = serde_json::from_str(&profile(&["--json", "-"])).unwrap();
+    let shares = json["processes"].as_array().unwrap();
+    assert_eq!(shares.len(), 2);
+    for (process, share) in shares.iter().enumerate() {
+        assert_eq!(share["process"], process);
+        assert_eq!(share["bytes_per_step"], shares[0]["bytes_per_step"]);
+        assert!(
+            share["bytes_per_step"].as_u64().unwrap() > 4 * 170_000,
+            "{share}"
+        );
+        let waits = share["wait_others_share"].as_f64().unwrap();
+        assert!((0.0..1.0).contains(&waits), "{share}");
+        assert!(share["step_us"].as_f64().unwrap() > 0.0, "{share}");
+    }
+    let table = profile(&["--only", "trainer"]);
+    assert!(table.contains("waits for others"), "{table}");
+    assert!(table.contains("is the slowest"), "{table}");
+    // Data nodes exchange nothing.
+    assert!(!profile(&["--only", "pipeline"]).contains("waits for others"));
+}

@@ -88,6 +88,9 @@ pub struct Peers {
     name: String,
     /// Microseconds that this process has waited for the others so far.
     waited: AtomicU64,
+    /// Steps that have exchanged gradients and statistics so far, and the bytes of these.
+    steps: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Peers {
@@ -132,6 +135,8 @@ impl Peers {
             group,
             name,
             waited: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }))
     }
 
@@ -155,6 +160,17 @@ impl Peers {
     /// How long this process has waited for the others so far.
     pub fn waited(&self) -> Duration {
         Duration::from_micros(self.waited.load(Relaxed))
+    }
+
+    /// Steps that have exchanged gradients and statistics so far, and the bytes of these.
+    pub fn exchanged(&self) -> (u64, u64) {
+        (self.steps.load(Relaxed), self.bytes.load(Relaxed))
+    }
+
+    /// Counts a step, and what it sends.
+    pub(crate) fn count_step(&self, bytes: u64) {
+        self.steps.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Whether this is the process that writes files and prints.

@@ -135,6 +135,8 @@ impl StepExchange {
     /// # Errors
     /// As [`Peers::sum`].
     pub fn begin(&self, sums: &[&Tensor], loss: &Loss) -> Result<Begun> {
+        let (gradients, statistics) = self.bytes();
+        self.peers.count_step(gradients + statistics);
         let total = loss.total.f_detach()?;
         let terms = [&total, &loss.ensemble_cross_entropy, &loss.cross_entropy];
         let statistics = self.statistics.iter().map(|(now, _)| now);

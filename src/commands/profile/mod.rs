@@ -1,5 +1,6 @@
 //! `rsflow profile`: where the time goes, node by node, and what the bottleneck is.
 
+mod processes;
 mod report;
 mod trace;
 
@@ -11,11 +12,16 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
 use rsflow_cupti::Recording;
-use rsflow_graph::{Plan, Planned, Position, Role, RunContext, Trace, did_you_mean, listed};
+use rsflow_graph::{
+    Opaque, Plan, Planned, Position, Role, RunContext, Tally, Trace, World, did_you_mean, listed,
+};
+use rsflow_model::dist::{Peers, Timeouts};
+use rsflow_model::train::lookup::block;
 
 use serde_json::json;
 
 use super::recipes::{plan, recipe};
+use super::run::is_lost;
 use super::usage::Usage;
 use crate::cli::{Only, Profile};
 use crate::files::{self, is_stdout, write_json};
@@ -32,10 +38,49 @@ const SECONDS: f64 = 10.0;
 const MAX_EVENTS: usize = 500_000;
 
 pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
-    let screen = Screen::new(std::io::stderr().is_terminal());
-    process::log(None, &screen)?;
-    check_output_paths(arguments)?;
     let only = only(arguments)?;
+    let world = launch::world()?;
+    if let Some(count) = arguments.processes
+        && world == World::default()
+        && count > 1
+    {
+        check_output_paths(arguments)?;
+        return launch::supervise(count, 0, |_| std::env::args_os().skip(1).collect());
+    }
+    let first = world.rank == 0;
+    let screen = match first {
+        true => Screen::new(std::io::stderr().is_terminal()),
+        false => Screen::silent(),
+    };
+    process::log(None, &screen)?;
+    // Data nodes alone exchange nothing.
+    let peers = match only {
+        Only::Pipeline => None,
+        Only::Trainer | Only::Both => {
+            process::prepare_exchange(world);
+            launch::meet(world, Timeouts::default())?
+        }
+    };
+    let result = measured(arguments, only, world, peers.as_ref(), &screen, out);
+    if let (Err(error), Some(peers)) = (&result, &peers) {
+        peers.end(error, is_lost(error));
+    }
+    result
+}
+
+/// Measures in this process, which may be one of several.
+fn measured(
+    arguments: &Profile,
+    only: Only,
+    world: World,
+    peers: Option<&Arc<Peers>>,
+    screen: &Screen,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let first = peers.is_none() || world.rank == 0;
+    if first {
+        check_output_paths(arguments)?;
+    }
     let trace = arguments.trace.as_ref();
     let trace = trace.map(|path| (path, Arc::new(Trace::new(MAX_EVENTS))));
     let mut job = match only {
@@ -46,17 +91,28 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     job.gpu = arguments.gpu;
     job.part.title.insert_str(0, "profiling ");
     job.run = RunContext {
-        world: launch::world()?,
+        world,
+        block: block(&job.part.plan),
+        peers: peers.cloned().map(Opaque::new),
+        tally: peers.map(|peers| Arc::clone(peers) as Arc<dyn Tally>),
         trace: trace.as_ref().map(|(_, trace)| trace.clone()),
         ..RunContext::default()
     };
+    job.peers = peers.cloned();
     let Outcome {
         figures,
         finished,
         digest,
         gpu,
-    } = measure::run(job, &screen)?;
-    skipped::tell(&finished.skipped, &screen);
+    } = measure::run(job, screen)?;
+    let shares = match peers {
+        Some(peers) => processes::gather(peers, &figures, finished.interrupted)?,
+        None => Vec::new(),
+    };
+    if !first {
+        return Ok(ExitCode::SUCCESS);
+    }
+    skipped::tell(&finished.skipped, screen);
     if let Some(digest) = &digest {
         if finished.interrupted {
             return Ok(ExitCode::from(INTERRUPTED)); // the hash of a part means nothing
@@ -72,7 +128,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
             path,
             &trace,
             gpu.as_ref().map(|(recording, _)| recording),
-            &screen,
+            screen,
         )?;
     }
     let hash = digest.as_ref().map(|(hash, _)| hash.as_str());
@@ -80,6 +136,7 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
         let mut value = report::as_json(&figures, &finished.skipped, only_as_json(only), hash);
         value["gpu"] = json!(gpu.as_ref().map(GpuView::as_json));
+        value["processes"] = json!(shares);
         write_json(path, &value, out)?;
     }
     let code = match finished.interrupted {
@@ -96,6 +153,9 @@ pub fn run(arguments: &Profile, out: &mut dyn Write) -> Result<ExitCode> {
             writeln!(out, "{hash}")?;
         }
         None => writeln!(out, "{}", report::render(&figures))?,
+    }
+    if !shares.is_empty() {
+        writeln!(out, "\n{}", processes::render(&shares))?;
     }
     if let Some(gpu) = &gpu {
         writeln!(out, "{}", gpu.render())?;
@@ -187,6 +247,7 @@ fn job(part: Part, arguments: &Profile) -> Job {
         start: Position::default(),
         digest: None,
         run: RunContext::default(),
+        peers: None,
         gpu: false,
         on_interrupt: Some(
             "interrupted: what was measured so far follows; press Ctrl-C again to quit now",
