@@ -1,56 +1,178 @@
-//! Speed of augmentations of one image on one core: microseconds per image, the best of some rounds.
+//! Speed of augmentations on one core: microseconds per photograph, the best of some rounds.
 //!
 //! Each operation includes the copy of the crop that comes before the first one, which is listed too.
+//! `cargo xtask bench --only load` puts torchvision and timm beside it, on the same pictures.
 
+use std::fs;
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
 use rsflow_pipeline::pixels::augment::policy::{Kind, Space, Timm, TimmKind};
 use rsflow_pipeline::pixels::augment::{Augmenter, Erase, Fill, Operation, Sampling};
-use rsflow_pipeline::pixels::{Pixels, Rect};
+use rsflow_pipeline::pixels::{Decoder, Limits, Pixels, Rect, Verify, header};
 
+/// The middle of each photograph that is large enough.
 const SIZES: [(u32, u32); 2] = [(224, 224), (500, 375)];
+/// Photographs of each size, at most. More would leave the caches, where a loader's crop is.
+const PHOTOGRAPHS: usize = 4;
 const ROUNDS: usize = 9;
 /// The time of a round, at least.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// A smooth image with some noise, as a photograph has.
-fn picture((width, height): (u32, u32)) -> Vec<u8> {
-    let mut noise = 1_u32;
-    let mut bytes = Vec::new();
-    for y in 0..height {
-        for x in 0..width {
-            for channel in 1..4 {
-                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let wave = ((x * channel) as f64 / 90.0 + y as f64 / 70.0).sin();
-                bytes.push((120.0 + 90.0 * wave) as u8 + (noise >> 28) as u8);
+#[derive(Parser)]
+struct Arguments {
+    /// A folder with JPEG files below it, at any depth
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/reference/pixels"))]
+    images: PathBuf,
+    /// Write the pictures that are measured to this folder, as PPM files in a folder for each size
+    #[arg(long)]
+    pictures: Option<PathBuf>,
+    /// Print a JSON object for each measurement
+    #[arg(long)]
+    json: bool,
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut files = Vec::new();
+    find(&arguments.images, &mut files)?;
+    files.sort();
+    let mut decoder = Decoder::new();
+    let mut is_measured = false;
+    for size in SIZES {
+        let mut pictures = Vec::new();
+        for file in &files {
+            if pictures.len() < PHOTOGRAPHS {
+                pictures.extend(middle(file, size, &mut decoder)?);
+            }
+        }
+        let name = format!("{}x{}", size.0, size.1);
+        if pictures.is_empty() {
+            eprintln!("no photograph has {name} pixels");
+            continue;
+        }
+        is_measured = true;
+        if let Some(folder) = &arguments.pictures {
+            write(&folder.join(&name), size, &pictures)?;
+        }
+        for (operation, steps) in operations(size) {
+            let microseconds = measure(size, &pictures, steps.as_ref())?;
+            if arguments.json {
+                let line = serde_json::json!({
+                    "pictures": name,
+                    "operation": operation,
+                    "by": "rsflow",
+                    "microseconds": microseconds,
+                });
+                println!("{line}");
+            } else {
+                println!("{microseconds:>9.1} us  {name} {operation}");
             }
         }
     }
-    bytes
+    ensure!(
+        is_measured,
+        "{} has no JPEG that is large enough",
+        arguments.images.display()
+    );
+    Ok(())
 }
 
+/// The JPEG files of a folder and of those in it.
+fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.extension().unwrap_or_default().to_ascii_lowercase();
+        if path.is_dir() {
+            find(&path, files)?;
+        } else if name == "jpg" || name == "jpeg" {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The middle of a photograph; `None` if it is smaller.
+fn middle(file: &Path, size: (u32, u32), decoder: &mut Decoder) -> Result<Option<Vec<u8>>> {
+    let bytes = fs::read(file)?;
+    let header = header(&bytes, &Limits::default()).with_context(|| file.display().to_string())?;
+    if header.width < size.0 || header.height < size.1 {
+        return Ok(None);
+    }
+    let region = Rect {
+        x: (header.width - size.0) / 2,
+        y: (header.height - size.1) / 2,
+        width: size.0,
+        height: size.1,
+    };
+    let pixels = decoder.decode(&bytes, &header, region, Verify::Region)?;
+    let mut copy = Augmenter::new();
+    copy.load(pixels, region)?;
+    Ok(copy.pixels().map(|pixels| pixels.bytes().to_vec()))
+}
+
+fn write(folder: &Path, size: (u32, u32), pictures: &[Vec<u8>]) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for (number, picture) in pictures.iter().enumerate() {
+        let mut file = format!("P6 {} {} 255\n", size.0, size.1).into_bytes();
+        file.extend(picture);
+        fs::write(folder.join(format!("{number}.ppm")), file)?;
+    }
+    Ok(())
+}
+
+/// Microseconds per picture.
+fn measure(size: (u32, u32), pictures: &[Vec<u8>], operation: Option<&Operation>) -> Result<f64> {
+    let rect = Rect::whole(size.0, size.1);
+    let mut augmenter = Augmenter::new();
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let (start, mut count) = (Instant::now(), 0);
+        while start.elapsed() < ROUND {
+            for bytes in pictures {
+                let pixels = Pixels::new(bytes, rect).context("a picture has another size")?;
+                augmenter.load(black_box(pixels), rect)?;
+                if let Some(operation) = operation {
+                    augmenter.apply(black_box(operation))?;
+                }
+                black_box(augmenter.pixels());
+                count += 1;
+            }
+        }
+        best = best.min(start.elapsed().as_secs_f64() / f64::from(count));
+    }
+    Ok(best * 1e6)
+}
+
+/// All operations by name, at two thirds of torchvision's strength, and then timm's. `None` is the copy
+/// alone.
 fn operations(size: (u32, u32)) -> Vec<(String, Option<Operation>)> {
+    let mut all = vec![("Copy".to_owned(), None)];
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Identity) {
+        let operation = Space::RAND_AUGMENT.operation(kind, (20, 31), false, [0; 3], size);
+        all.push((format!("{kind:?}"), operation));
+    }
+    let mut add = |name: &str, operation| all.push((name.to_owned(), Some(operation)));
+    add("Hue", Operation::Hue(30));
+    add("Invert", Operation::Invert);
+    add("SolarizeAdd", Operation::SolarizeAdd(66));
+    add("FlipHorizontal", Operation::FlipHorizontal);
+    add("FlipVertical", Operation::FlipVertical);
     let rect = Rect {
         x: size.0 / 4,
         y: size.1 / 4,
         width: size.0 / 2,
         height: size.1 / 2,
     };
-    let erase = |fill| Some(Operation::Erase(Erase { rect, fill }));
-    let mut all = vec![("copy".to_owned(), None)];
-    for kind in Kind::ALL {
-        let operation = Space::RAND_AUGMENT.operation(kind, (20, 31), false, [0; 3], size);
-        all.push((format!("{kind:?}"), operation));
-    }
-    all.push(("Hue".to_owned(), Some(Operation::Hue(30))));
-    all.push(("FlipHorizontal".to_owned(), Some(Operation::FlipHorizontal)));
-    all.push(("FlipVertical".to_owned(), Some(Operation::FlipVertical)));
-    all.push((
-        "Erase colour".to_owned(),
-        erase(Fill::Colour([124, 116, 104])),
-    ));
-    all.push(("Erase noise".to_owned(), erase(Fill::Noise(1))));
+    let erase = |fill| Operation::Erase(Erase { rect, fill });
+    add("Erase colour", erase(Fill::Colour([124, 116, 104])));
+    add("Erase noise", erase(Fill::Noise(1)));
     let timm = Timm {
         operations: 2,
         probability: 1.0,
@@ -60,38 +182,20 @@ fn operations(size: (u32, u32)) -> Vec<(String, Option<Operation>)> {
         increasing: true,
         fill: [124, 116, 104],
     };
-    for sampling in [Sampling::Bilinear, Sampling::Bicubic] {
-        let operation = timm.operation(TimmKind::Rotate, 6.0, false, sampling, size);
-        all.push((format!("Rotate {sampling:?}"), operation));
-    }
-    all
-}
-
-fn main() {
-    println!("microseconds per image");
-    for size in SIZES {
-        let bytes = picture(size);
-        let rect = Rect::whole(size.0, size.1);
-        let mut augmenter = Augmenter::new();
-        for (name, operation) in operations(size) {
-            let mut once = || {
-                let pixels = Pixels::new(&bytes, rect).expect("the length is right");
-                augmenter.load(black_box(pixels), rect).expect("memory");
-                if let Some(operation) = &operation {
-                    augmenter.apply(black_box(operation)).expect("memory");
-                }
-                black_box(augmenter.pixels());
-            };
-            let mut best = f64::INFINITY;
-            for _ in 0..ROUNDS {
-                let (start, mut count) = (Instant::now(), 0);
-                while start.elapsed() < ROUND {
-                    once();
-                    count += 1;
-                }
-                best = best.min(start.elapsed().as_secs_f64() / f64::from(count));
-            }
-            println!("{:>9.1}  {}x{} {name}", best * 1e6, size.0, size.1);
+    for (name, sampling) in [
+        ("bilinear", Sampling::Bilinear),
+        ("bicubic", Sampling::Bicubic),
+    ] {
+        for kind in [
+            TimmKind::ShearX,
+            TimmKind::ShearY,
+            TimmKind::TranslateX,
+            TimmKind::TranslateY,
+            TimmKind::Rotate,
+        ] {
+            let operation = timm.operation(kind, 6.0, false, sampling, size);
+            all.push((format!("{kind:?} {name}"), operation));
         }
     }
+    all
 }
