@@ -137,9 +137,9 @@ fn measure(size: (u32, u32), pictures: &[Vec<u8>], operation: Option<&Operation>
         while start.elapsed() < ROUND {
             for bytes in pictures {
                 let pixels = Pixels::new(bytes, rect).context("a picture has another size")?;
-                augmenter.load(black_box(pixels), rect)?;
-                if let Some(operation) = operation {
-                    augmenter.apply(black_box(operation))?;
+                match operation {
+                    Some(operation) => augmenter.load_changed(pixels, rect, operation)?,
+                    None => augmenter.load(pixels, rect)?,
                 }
                 black_box(augmenter.pixels());
                 count += 1;

@@ -254,13 +254,13 @@ impl SizedImages {
 
     /// The region with all augmentations; without any, the decoded pixels as they are.
     fn augment<'a>(&self, decoded: Pixels<'a>, augmenter: &'a mut Augmenter) -> Result<Pixels<'a>> {
-        let Some(first) = self.augmentations.first() else {
+        let Some((first, others)) = self.augmentations.split_first() else {
             augmenter.release();
             return Ok(decoded);
         };
-        let load = || Ok(augmenter.load(decoded, self.region)?);
+        let load = || Ok(augmenter.load_changed(decoded, self.region, &first.operation)?);
         first.meter.measure(load)?;
-        for Augmentation { operation, meter } in &self.augmentations {
+        for Augmentation { operation, meter } in others {
             meter.measure(|| Ok(augmenter.apply(operation)?))?;
         }
         Ok(augmenter.pixels().unwrap_or(decoded))

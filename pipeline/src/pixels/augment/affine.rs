@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::interpolate;
+use super::source::Source;
+use crate::pixels::resize::vectorized;
 
 /// How a point between pixels gets its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,21 +26,6 @@ pub struct Affine {
     pub sampling: Sampling,
     /// The colour of what lies outside the image.
     pub fill: [u8; 3],
-}
-
-/// RGB pixels of an image, row by row.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub pixels: &'a [[u8; 3]],
-    pub width: usize,
-    pub height: usize,
-}
-
-impl<'a> Source<'a> {
-    #[inline]
-    pub fn row(&self, y: usize) -> &'a [[u8; 3]] {
-        &self.pixels[y * self.width..][..self.width]
-    }
 }
 
 impl Affine {
@@ -86,15 +73,9 @@ impl Affine {
         Self::nearest([cos, sin, c, minus_sin, cos, f])
     }
 
-    /// Transforms `from` to `to`, both `[height, width, 3]`.
-    pub(super) fn apply(&self, from: &[u8], (width, height): (usize, usize), to: &mut [u8]) {
-        let (pixels, _) = from.as_chunks::<3>();
+    /// Transforms `from` to `to`, `[height, width, 3]`.
+    pub(super) fn apply(&self, source: Source<'_>, to: &mut [u8]) {
         let (to, _) = to.as_chunks_mut::<3>();
-        let source = Source {
-            pixels,
-            width,
-            height,
-        };
         match self.sampling {
             Sampling::Nearest => self.apply_nearest(source, to),
             Sampling::Bilinear => interpolate::bilinear(source, &self.matrix, self.fill, to),
@@ -116,7 +97,8 @@ impl Affine {
             // Pillow's `ImagingScaleAffine`, which adds up in the same way.
             self.float(source, to);
         } else if fits(0.0, 0.0) && fits(width, height) && fits(0.0, height) && fits(width, 0.0) {
-            self.fixed(source, to);
+            let affine = self;
+            vectorized!(fixed(affine: &Affine, source: Source<'_>, to: &mut [[u8; 3]]));
         } else {
             self.float(source, to);
         }
@@ -150,50 +132,6 @@ impl Affine {
         }
     }
 
-    /// With 16 fraction bits: Pillow's `affine_fixed`.
-    fn fixed(&self, source: Source<'_>, to: &mut [[u8; 3]]) {
-        let [a, b, c, d, e, f] = self.matrix;
-        let fix = |number: f64| (number * 65536.0 + 0.5).floor() as i64;
-        let (step_x, step_y) = (fix(a), fix(d));
-        let (row_x, row_y) = (fix(b), fix(e));
-        let mut first_x = fix(c + a * 0.5 + b * 0.5);
-        let mut first_y = fix(f + d * 0.5 + e * 0.5);
-        let width = source.width;
-        let limits = ((width as i64) << 16, (source.height as i64) << 16);
-        for to in to.chunks_exact_mut(width) {
-            let inside = span(first_x, step_x, limits.0, width);
-            let rows = span(first_y, step_y, limits.1, width);
-            let start = inside.start.max(rows.start);
-            let inside = start..inside.end.min(rows.end).max(start);
-            self.paint(&mut to[..inside.start]);
-            self.paint(&mut to[inside.end..]);
-            let mut x = first_x + start as i64 * step_x;
-            let mut y = first_y + start as i64 * step_y;
-            let to = &mut to[inside];
-            if step_x == 1 << 16 && step_y.abs() < 1 << 11 {
-                // Neighbours stay neighbours as long as the row is the same.
-                let mut rest = to;
-                while !rest.is_empty() {
-                    let length = run(y, step_y, rest.len());
-                    let (run, after) = rest.split_at_mut(length);
-                    let row = source.row((y >> 16) as usize);
-                    run.copy_from_slice(&row[(x >> 16) as usize..][..length]);
-                    x += length as i64 * step_x;
-                    y += length as i64 * step_y;
-                    rest = after;
-                }
-            } else {
-                for to in to {
-                    *to = source.pixels[(y >> 16) as usize * width + (x >> 16) as usize];
-                    x += step_x;
-                    y += step_y;
-                }
-            }
-            first_x += row_x;
-            first_y += row_y;
-        }
-    }
-
     /// For coordinates beyond 2^15: the end of Pillow's `ImagingTransformAffine`. Sums are accumulated,
     /// because their rounding errors are.
     fn float(&self, source: Source<'_>, to: &mut [[u8; 3]]) {
@@ -211,6 +149,51 @@ impl Affine {
             first_x += b;
             first_y += e;
         }
+    }
+}
+
+/// With 16 fraction bits: Pillow's `affine_fixed`.
+#[inline(always)]
+fn fixed(affine: &Affine, source: Source<'_>, to: &mut [[u8; 3]]) {
+    let [a, b, c, d, e, f] = affine.matrix;
+    let fix = |number: f64| (number * 65536.0 + 0.5).floor() as i64;
+    let (step_x, step_y) = (fix(a), fix(d));
+    let (row_x, row_y) = (fix(b), fix(e));
+    let mut first_x = fix(c + a * 0.5 + b * 0.5);
+    let mut first_y = fix(f + d * 0.5 + e * 0.5);
+    let width = source.width;
+    let limits = ((width as i64) << 16, (source.height as i64) << 16);
+    for to in to.chunks_exact_mut(width) {
+        let inside = span(first_x, step_x, limits.0, width);
+        let rows = span(first_y, step_y, limits.1, width);
+        let start = inside.start.max(rows.start);
+        let inside = start..inside.end.min(rows.end).max(start);
+        affine.paint(&mut to[..inside.start]);
+        affine.paint(&mut to[inside.end..]);
+        let mut x = first_x + start as i64 * step_x;
+        let mut y = first_y + start as i64 * step_y;
+        let to = &mut to[inside];
+        if step_x == 1 << 16 && step_y.abs() < 1 << 11 {
+            // Neighbours stay neighbours as long as the row is the same.
+            let mut rest = to;
+            while !rest.is_empty() {
+                let length = run(y, step_y, rest.len());
+                let (run, after) = rest.split_at_mut(length);
+                let row = source.row((y >> 16) as usize);
+                run.copy_from_slice(&row[(x >> 16) as usize..][..length]);
+                x += length as i64 * step_x;
+                y += length as i64 * step_y;
+                rest = after;
+            }
+        } else {
+            for to in to {
+                *to = source.pixels[(y >> 16) as usize * source.stride + (x >> 16) as usize];
+                x += step_x;
+                y += step_y;
+            }
+        }
+        first_x += row_x;
+        first_y += row_y;
     }
 }
 

@@ -1,5 +1,8 @@
 //! Pillow's `ImageEnhance`: mixes of an image with a degenerate one, by `Image.blend`, in f32.
 
+use super::source::Source;
+use crate::pixels::resize::vectorized;
+
 /// Pillow's `ImagingBlend` for one level: the sum is truncated, and clipped where `factor` is not from 0
 /// to 1. Between 0 and 1 there is nothing to clip.
 #[inline(always)]
@@ -22,51 +25,66 @@ fn grey([r, g, b]: [u8; 3]) -> u8 {
 }
 
 /// Mixes with black.
-pub(super) fn brightness(bytes: &mut [u8], factor: f32) {
-    blend_with(0, bytes, factor);
+pub(super) fn brightness(from: Source<'_>, factor: f32, to: &mut [u8]) {
+    blend_with(0, from, factor, to);
 }
 
 /// Mixes with the mean level of grey, rounded half up.
-pub(super) fn contrast(bytes: &mut [u8], factor: f32) {
-    let (pixels, _) = bytes.as_chunks::<3>();
-    let sum: u64 = pixels.iter().map(|&pixel| u64::from(grey(pixel))).sum();
-    let mean = (sum as f64 / pixels.len() as f64 + 0.5) as u8;
-    blend_with(mean, bytes, factor);
+pub(super) fn contrast(from: Source<'_>, factor: f32, to: &mut [u8]) {
+    let sum = vectorized!(sum_of_grey(from: Source<'_>) -> u64);
+    let mean = (sum as f64 / (from.width * from.height) as f64 + 0.5) as u8;
+    blend_with(mean, from, factor, to);
+}
+
+#[inline(always)]
+fn sum_of_grey(from: Source<'_>) -> u64 {
+    let sum = |row: &[[u8; 3]]| row.iter().map(|&pixel| u32::from(grey(pixel))).sum::<u32>();
+    from.rows().map(|row| u64::from(sum(row))).sum()
 }
 
 /// Mixes with one level.
-fn blend_with(degenerate: u8, bytes: &mut [u8], factor: f32) {
+fn blend_with(degenerate: u8, from: Source<'_>, factor: f32, to: &mut [u8]) {
     let table: [u8; 256] = std::array::from_fn(|level| blend(degenerate, level as u8, factor));
-    for level in bytes {
-        *level = table[usize::from(*level)];
-    }
+    from.map(|level| table[usize::from(level)], to);
 }
 
 /// Mixes with the image in grey.
-pub(super) fn colour(bytes: &mut [u8], factor: f32) {
-    for block in bytes.chunks_mut(BLOCK) {
-        let mut greys = [[0; 3]; BLOCK / 3];
-        for (greys, pixel) in greys.iter_mut().zip(block.as_chunks::<3>().0) {
-            *greys = [grey(*pixel); 3];
-        }
-        for (level, grey) in block.iter_mut().zip(greys.as_flattened()) {
-            *level = blend(*grey, *level, factor);
+pub(super) fn colour(from: Source<'_>, factor: f32, to: &mut [u8]) {
+    vectorized!(colour_all(from: Source<'_>, factor: f32, to: &mut [u8]));
+}
+
+#[inline(always)]
+fn colour_all(from: Source<'_>, factor: f32, to: &mut [u8]) {
+    for (from, to) in from.rows().zip(to.chunks_exact_mut(from.width * 3)) {
+        for (from, to) in from.chunks(BLOCK / 3).zip(to.chunks_mut(BLOCK)) {
+            let mut greys = [[0; 3]; BLOCK / 3];
+            for (greys, pixel) in greys.iter_mut().zip(from) {
+                *greys = [grey(*pixel); 3];
+            }
+            let greys = greys.as_flattened();
+            for ((level, grey), to) in from.as_flattened().iter().zip(greys).zip(to) {
+                *to = blend(*grey, *level, factor);
+            }
         }
     }
 }
 
 /// Mixes with the image smoothed by Pillow's `SMOOTH`: 3x3 pixels, of which the centre counts five times
 /// and the others once. Pixels at the edges stay.
-pub(super) fn sharpness(from: &[u8], (width, height): (usize, usize), factor: f32, to: &mut [u8]) {
-    if width < 3 || height < 3 {
-        to.copy_from_slice(from);
-        return;
+pub(super) fn sharpness(from: Source<'_>, factor: f32, to: &mut [u8]) {
+    if from.width < 3 || from.height < 3 {
+        return from.copy(to);
     }
-    let width = width * 3;
-    let row = |y: usize| &from[y * width..][..width];
+    vectorized!(sharpen_all(from: Source<'_>, factor: f32, to: &mut [u8]));
+}
+
+#[inline(always)]
+fn sharpen_all(from: Source<'_>, factor: f32, to: &mut [u8]) {
+    let width = from.width * 3;
+    let row = |y: usize| from.row(y).as_flattened();
     for (y, to) in to.chunks_exact_mut(width).enumerate() {
         let middle = row(y);
-        if y == 0 || y == height - 1 {
+        if y == 0 || y == from.height - 1 {
             to.copy_from_slice(middle);
             continue;
         }
@@ -84,6 +102,7 @@ pub(super) fn sharpness(from: &[u8], (width, height): (usize, usize), factor: f3
 const BLOCK: usize = 768;
 
 /// The middle one of three rows, which start one pixel before `to` and end one after it.
+#[inline(always)]
 fn sharpen([upper, middle, lower]: [&[u8]; 3], factor: f32, to: &mut [u8]) {
     let mut sums = [0; BLOCK + 6];
     for (((sum, upper), middle), lower) in sums.iter_mut().zip(upper).zip(middle).zip(lower) {

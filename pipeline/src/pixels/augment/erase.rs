@@ -59,7 +59,7 @@ pub fn rectangle<R: Rng + ?Sized>(
 }
 
 impl Erase {
-    pub(super) fn apply(&self, bytes: &mut [u8], (width, height): (usize, usize)) {
+    pub(super) fn apply(&self, (width, height): (usize, usize), bytes: &mut [u8]) {
         let rect = self.rect;
         let image = Rect::whole(width as u32, height as u32);
         assert!(image.contains(&rect), "{rect:?} is not within {image:?}");

@@ -1,5 +1,7 @@
 //! torchvision's `adjust_hue` on Pillow images: to Pillow's mode HSV with 8 bits, a shift, and back.
 
+use super::source::Source;
+
 /// What a hue means for the way back, [`hue_table`].
 #[derive(Debug, Clone, Copy)]
 struct Hue {
@@ -18,13 +20,14 @@ struct Tables {
 /// Adds `shift` to the hue of all pixels, modulo 256.
 ///
 /// Saturation and hue lose bits on the way there and back, so a shift of 0 changes pixels too.
-pub(super) fn shift(bytes: &mut [u8], shift: u8) {
+pub(super) fn shift(from: Source<'_>, shift: u8, to: &mut [u8]) {
     let table = Tables {
         hues: hue_table(shift),
         saturations: std::array::from_fn(|level| (level as f64 / 255.0) as f32),
     };
-    let (pixels, _) = bytes.as_chunks_mut::<3>();
-    for pixel in pixels {
+    // In place, for the compiler would make vectors of it, which are slower.
+    from.copy(to);
+    for pixel in to.as_chunks_mut().0 {
         *pixel = shifted(*pixel, &table);
     }
 }

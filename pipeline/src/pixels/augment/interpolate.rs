@@ -1,132 +1,242 @@
 //! Affine transforms that mix neighbouring pixels, in f64 as Pillow's `ImagingGenericTransform` with
 //! `bilinear_filter32RGB` or `bicubic_filter32RGB`. All three channels are computed together.
 
-use super::affine::Source;
+use std::ops::Range;
 
-/// Red, green and blue.
-type Lanes = [f64; 3];
+use super::source::Source;
+use crate::pixels::resize::vectorized;
 
-/// Mixes 2x2 pixels. Those outside the image are repeated from its edge.
-pub(super) fn bilinear(source: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
-    transform(source, matrix, fill, to, |x, y, dx, dy| {
-        let upper = mixed_row(source, x, y, dx);
-        let lower = mixed_row(source, x, y + 1, dx);
-        let mut mixed = [0.0; 3];
-        for lane in 0..3 {
-            mixed[lane] = upper[lane] + (lower[lane] - upper[lane]) * dy;
-        }
-        mixed
-    });
+/// Points that are computed together, in vectors of one channel.
+const POINTS: usize = 16;
+
+/// For each point a pixel, and the first byte of the next one.
+type Taps = [u32; POINTS];
+
+/// What is computed of pixels around a point.
+trait Filter {
+    /// Pixels in each direction: 2 or 4.
+    const TAPS: usize;
+
+    /// One channel of points, in f64 before it is clipped. `level(row, column, point)` is its level at the
+    /// pixels around a point, from the upper left one on. `dx` and `dy`, from 0 to 1, are distances from the
+    /// centre of the pixel to the upper left of the point.
+    fn mix(level: impl Fn(usize, usize) -> i32, dx: f64, dy: f64) -> f64;
 }
 
-/// Mixes two pixels of a row.
-#[inline(always)]
-fn mixed_row(source: Source<'_>, x: i64, y: i64, at: f64) -> Lanes {
-    let mut taps = [[0; 3]; 2];
-    let [a, b] = pixels(source, x, y, &mut taps);
-    let mut mixed = [0.0; 3];
-    for lane in 0..3 {
-        let (a, b) = (i32::from(a[lane]), i32::from(b[lane]));
-        mixed[lane] = f64::from(a) + f64::from(b - a) * at;
+struct Bilinear;
+struct Bicubic;
+
+/// Mixes 2x2 pixels. Those outside the image are repeated from its edge.
+pub(super) fn bilinear(from: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
+    #[inline(always)]
+    fn all(from: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
+        transform::<Bilinear>(from, matrix, fill, to);
     }
-    mixed
+    vectorized!(all(from: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]));
 }
 
 /// Mixes 4x4 pixels by cubic convolution with a = -1, likewise.
-pub(super) fn bicubic(source: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
-    transform(source, matrix, fill, to, |x, y, dx, dy| {
-        let r1 = cubic_row(source, x - 1, y - 1, dx);
-        let r2 = cubic_row(source, x - 1, y, dx);
-        let r3 = cubic_row(source, x - 1, y + 1, dx);
-        let r4 = cubic_row(source, x - 1, y + 2, dx);
-        let mut mixed = [0.0; 3];
-        for lane in 0..3 {
-            let (v1, v2, v3, v4) = (r1[lane], r2[lane], r3[lane], r4[lane]);
-            let p2 = -v1 + v3;
-            let p3 = 2.0 * (v1 - v2) + v3 - v4;
-            let p4 = -v1 + v2 - v3 + v4;
-            mixed[lane] = v2 + dy * (p2 + dy * (p3 + dy * p4));
-        }
-        mixed
-    });
+pub(super) fn bicubic(from: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
+    #[inline(always)]
+    fn all(from: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]) {
+        transform::<Bicubic>(from, matrix, fill, to);
+    }
+    vectorized!(all(from: Source<'_>, matrix: &[f64; 6], fill: [u8; 3], to: &mut [[u8; 3]]));
 }
 
-/// Mixes four pixels of a row.
+impl Filter for Bilinear {
+    const TAPS: usize = 2;
+
+    #[inline(always)]
+    fn mix(level: impl Fn(usize, usize) -> i32, dx: f64, dy: f64) -> f64 {
+        let upper = linear(level(0, 0), level(0, 1), dx);
+        let lower = linear(level(1, 0), level(1, 1), dx);
+        upper + (lower - upper) * dy
+    }
+}
+
+/// Mixes two levels of a row.
 #[inline(always)]
-fn cubic_row(source: Source<'_>, x: i64, y: i64, at: f64) -> Lanes {
-    let mut taps = [[0; 3]; 4];
-    let [v1, v2, v3, v4] = pixels(source, x, y, &mut taps);
-    let mut mixed = [0.0; 3];
-    for lane in 0..3 {
-        let (v1, v2) = (i32::from(v1[lane]), i32::from(v2[lane]));
-        let (v3, v4) = (i32::from(v3[lane]), i32::from(v4[lane]));
-        // These are exact, in integers as in f64.
-        let p2 = f64::from(v3 - v1);
-        let p3 = f64::from(2 * (v1 - v2) + v3 - v4);
-        let p4 = f64::from(v2 - v1 - v3 + v4);
-        mixed[lane] = f64::from(v2) + at * (p2 + at * (p3 + at * p4));
+fn linear(a: i32, b: i32, at: f64) -> f64 {
+    f64::from(a) + f64::from(b - a) * at
+}
+
+impl Filter for Bicubic {
+    const TAPS: usize = 4;
+
+    #[inline(always)]
+    fn mix(level: impl Fn(usize, usize) -> i32, dx: f64, dy: f64) -> f64 {
+        let v1 = cubic([level(0, 0), level(0, 1), level(0, 2), level(0, 3)], dx);
+        let v2 = cubic([level(1, 0), level(1, 1), level(1, 2), level(1, 3)], dx);
+        let v3 = cubic([level(2, 0), level(2, 1), level(2, 2), level(2, 3)], dx);
+        let v4 = cubic([level(3, 0), level(3, 1), level(3, 2), level(3, 3)], dx);
+        let p2 = -v1 + v3;
+        let p3 = 2.0 * (v1 - v2) + v3 - v4;
+        let p4 = -v1 + v2 - v3 + v4;
+        v2 + dy * (p2 + dy * (p3 + dy * p4))
+    }
+}
+
+/// Mixes four levels of a row.
+#[inline(always)]
+fn cubic([v1, v2, v3, v4]: [i32; 4], at: f64) -> f64 {
+    // These are exact, in integers as in f64.
+    let p2 = f64::from(v3 - v1);
+    let p3 = f64::from(2 * (v1 - v2) + v3 - v4);
+    let p4 = f64::from(v2 - v1 - v3 + v4);
+    f64::from(v2) + at * (p2 + at * (p3 + at * p4))
+}
+
+/// Computes each pixel by a filter.
+#[inline(always)]
+fn transform<F: Filter>(
+    from: Source<'_>,
+    &[a, b, c, d, e, f]: &[f64; 6],
+    fill: [u8; 3],
+    to: &mut [[u8; 3]],
+) {
+    let (width, height) = (from.width as f64, from.height as f64);
+    // Taps to the left of a point's upper left pixel, and from there to the right.
+    let (before, after) = (F::TAPS / 2 - 1, F::TAPS / 2);
+    for (row, to) in to.chunks_exact_mut(from.width).enumerate() {
+        let y_out = row as f64 + 0.5;
+        let x_at = |column: usize| a * (f64::from(column as u32) + 0.5) + b * y_out + c;
+        let y_at = |column: usize| d * (f64::from(column as u32) + 0.5) + e * y_out + f;
+        let inside = intersection(
+            span(x_at, a, 0.0, width, 0..from.width),
+            span(y_at, d, 0.0, height, 0..from.width),
+        );
+        // Where all taps are inside the image, and the byte after them.
+        let (left, right) = (before as f64 + 0.5, width - after as f64 - 0.5);
+        let (top, bottom) = (before as f64 + 0.5, height - after as f64 + 0.5);
+        let core = intersection(
+            span(x_at, a, left, right, inside.clone()),
+            span(y_at, d, top, bottom, inside.clone()),
+        );
+        to[..inside.start].fill(fill);
+        to[inside.end..].fill(fill);
+        let edges = (inside.start..core.start).chain(core.end..inside.end);
+        for column in edges {
+            to[column] = at_edge::<F>(from, x_at(column), y_at(column));
+        }
+        let last = core.end.saturating_sub(1);
+        for (block, to) in to[core.clone()].chunks_mut(POINTS).enumerate() {
+            let mut first = [(0, 0); POINTS];
+            let (mut dx, mut dy) = ([0.0; POINTS], [0.0; POINTS]);
+            for point in 0..POINTS {
+                // The last block repeats its last point.
+                let column = (core.start + block * POINTS + point).min(last);
+                let (x, y) = (x_at(column) - 0.5, y_at(column) - 0.5);
+                let (left, top) = (truncate(x), truncate(y));
+                dx[point] = x - f64::from(left);
+                dy[point] = y - f64::from(top);
+                first[point] = (left, top);
+            }
+            let mut taps = [[[0; POINTS]; 4]; 4];
+            for (point, (left, top)) in first.into_iter().enumerate() {
+                let first = (top as usize - before) * from.stride + left as usize - before;
+                for (row, taps) in taps[..F::TAPS].iter_mut().enumerate() {
+                    let bytes = &from.pixels[first + row * from.stride..][..F::TAPS + 1];
+                    for (column, taps) in taps[..F::TAPS].iter_mut().enumerate() {
+                        let [r, g, b] = bytes[column];
+                        taps[point] = u32::from_le_bytes([r, g, b, bytes[column + 1][0]]);
+                    }
+                }
+            }
+            let channels = [
+                channel::<F, 0>(&taps, &dx, &dy),
+                channel::<F, 8>(&taps, &dx, &dy),
+                channel::<F, 16>(&taps, &dx, &dy),
+            ];
+            for (point, to) in to.iter_mut().enumerate() {
+                *to = channels.map(|channel| channel[point]);
+            }
+        }
+    }
+}
+
+/// Red, green or blue of points: the byte of the taps that begins at bit `SHIFT`.
+#[inline(always)]
+fn channel<F: Filter, const SHIFT: u32>(
+    taps: &[[Taps; 4]; 4],
+    dx: &[f64; POINTS],
+    dy: &[f64; POINTS],
+) -> [u8; POINTS] {
+    let mut mixed = [0; POINTS];
+    for point in 0..POINTS {
+        let level = |row: usize, column: usize| (taps[row][column][point] >> SHIFT & 255) as i32;
+        mixed[point] = clipped(F::mix(level, dx[point], dy[point]));
     }
     mixed
 }
 
-/// `N` pixels of a row from `x` on. Outside the image they are those at its edge, copied to `taps`.
+/// Clips and truncates.
 #[inline(always)]
-fn pixels<'a, const N: usize>(
-    source: Source<'a>,
-    x: i64,
-    y: i64,
-    taps: &'a mut [[u8; 3]; N],
-) -> &'a [[u8; 3]; N] {
-    let row = source.row(clip(y, source.height));
-    if let Some(inside) = row.get(x as usize..)
-        && let Some(inside) = inside.first_chunk()
-    {
-        return inside;
-    }
-    for (tap, pixel) in taps.iter_mut().enumerate() {
-        *pixel = row[clip(x + tap as i64, source.width)];
-    }
-    taps
+fn clipped(level: f64) -> u8 {
+    let level = if level > 0.0 { level } else { 0.0 };
+    truncate(if level < 255.0 { level } else { 255.0 }) as u8
 }
 
-/// Computes each pixel by `filter`, which gets the pixel to the upper left of a point (perhaps -1), and
-/// the point's distance to that pixel's centre.
+/// Rounds a number from 0 to 2^31 down.
+///
+/// A cast does the same, but not in vectors. At 2^52 the unit in the last place is 1, so the sum is rounded to
+/// an integer, which is one too large where it was rounded up.
 #[inline(always)]
-fn transform(
-    source: Source<'_>,
-    &[a, b, c, d, e, f]: &[f64; 6],
-    fill: [u8; 3],
-    to: &mut [[u8; 3]],
-    filter: impl Fn(i64, i64, f64, f64) -> Lanes,
-) {
-    let (width, height) = (source.width as f64, source.height as f64);
-    for (row, to) in to.chunks_exact_mut(source.width).enumerate() {
-        let y_out = row as f64 + 0.5;
-        for (column, to) in to.iter_mut().enumerate() {
-            let x_out = column as f64 + 0.5;
-            let x = a * x_out + b * y_out + c;
-            let y = d * x_out + e * y_out + f;
-            *to = if x < 0.0 || x >= width || y < 0.0 || y >= height {
-                fill
+fn truncate(number: f64) -> i32 {
+    const UNIT: f64 = (1_u64 << 52) as f64;
+    let rounded = number + UNIT;
+    let is_above = rounded - UNIT > number;
+    (rounded.to_bits() as i32).wrapping_sub(i32::from(is_above))
+}
+
+/// The pixel at a point, with taps that may be outside the image.
+#[inline(never)]
+fn at_edge<F: Filter>(from: Source<'_>, x: f64, y: f64) -> [u8; 3] {
+    let (x, y) = (x - 0.5, y - 0.5);
+    let (left, top) = (x.floor(), y.floor());
+    let before = F::TAPS as i64 / 2 - 1;
+    let clip = |index: i64, length: usize| index.clamp(0, length as i64 - 1) as usize;
+    let tap = |row: usize, column: usize| {
+        let row = from.row(clip(top as i64 - before + row as i64, from.height));
+        row[clip(left as i64 - before + column as i64, from.width)]
+    };
+    std::array::from_fn(|channel| {
+        let level = |row, column| i32::from(tap(row, column)[channel]);
+        clipped(F::mix(level, x - left, y - top))
+    })
+}
+
+/// The part of `columns` where a coordinate is in `start..end`. `step` is its difference from one column to
+/// the next; rounding keeps the order.
+#[inline(always)]
+fn span(
+    at: impl Fn(usize) -> f64,
+    step: f64,
+    start: f64,
+    end: f64,
+    columns: Range<usize>,
+) -> Range<usize> {
+    let first = |is_before: &dyn Fn(f64) -> bool| {
+        let (mut low, mut high) = (columns.start, columns.end);
+        while low < high {
+            let middle = low.midpoint(high);
+            if is_before(at(middle)) {
+                low = middle + 1;
             } else {
-                let (x, y) = (x - 0.5, y - 0.5);
-                let (left, top) = (floor(x), floor(y));
-                let [r, g, b] = filter(left, top, x - left as f64, y - top as f64);
-                // Clips and truncates.
-                [r as u8, g as u8, b as u8]
-            };
+                high = middle;
+            }
         }
+        low
+    };
+    if step >= 0.0 {
+        first(&|at| at < start)..first(&|at| at < end)
+    } else {
+        first(&|at| at >= end)..first(&|at| at >= start)
     }
 }
 
-/// Rounds a number of at least -1 down.
 #[inline(always)]
-fn floor(number: f64) -> i64 {
-    if number < 0.0 { -1 } else { number as i64 }
-}
-
-/// The nearest of `0..length`.
-#[inline(always)]
-fn clip(index: i64, length: usize) -> usize {
-    index.clamp(0, length as i64 - 1) as usize
+fn intersection(a: Range<usize>, b: Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
 }

@@ -2,24 +2,27 @@
 //! byte.
 //!
 //! An [`Operation`] holds everything that was drawn, so that carrying it out is a function of the pixels
-//! alone. An [`Augmenter`] owns the pixels while operations are applied: some work in place, the others
-//! from one buffer to a second.
+//! alone. An [`Augmenter`] owns the pixels while operations are applied, each from one buffer to a second. The
+//! first one reads the decoded pixels.
 
 mod affine;
 mod blend;
 mod erase;
+mod flip;
 mod histogram;
 mod hue;
 mod interpolate;
 mod levels;
 mod magnitudes;
 pub mod policy;
+mod source;
 
 use rand::Rng;
 
 pub use self::affine::{Affine, Sampling};
 pub use self::erase::{Erase, Fill, rectangle};
 pub use self::magnitudes::linspace;
+use self::source::Source;
 use super::{OutOfMemory, Pixels, Rect, give_back, resize_scratch};
 
 /// One change of an image. It keeps the size.
@@ -57,12 +60,12 @@ pub enum Operation {
     Erase(Erase),
 }
 
-/// Applies operations. Holds scratch memory, 6 bytes for each pixel, so use one per worker thread.
+/// Applies operations. Holds scratch memory, up to 6 bytes for each pixel, so use one per worker thread.
 #[derive(Debug, Default)]
 pub struct Augmenter {
     /// RGB, `[height, width, 3]`.
     current: Vec<u8>,
-    /// The output of operations that do not work in place, which then becomes `current`.
+    /// The output of the next operation, which then becomes `current`.
     spare: Vec<u8>,
     /// Where the image was, in image coordinates.
     region: Option<Rect>,
@@ -79,18 +82,44 @@ impl Augmenter {
     /// # Errors
     /// Out of memory.
     pub fn load(&mut self, pixels: Pixels<'_>, region: Rect) -> Result<(), OutOfMemory> {
+        self.start(pixels, region, None)
+    }
+
+    /// [`Augmenter::load`] and [`Augmenter::apply`], without a copy between them.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn load_changed(
+        &mut self,
+        pixels: Pixels<'_>,
+        region: Rect,
+        operation: &Operation,
+    ) -> Result<(), OutOfMemory> {
+        self.start(pixels, region, Some(operation))
+    }
+
+    fn start(
+        &mut self,
+        pixels: Pixels<'_>,
+        region: Rect,
+        operation: Option<&Operation>,
+    ) -> Result<(), OutOfMemory> {
         let all = pixels.covers();
         assert!(all.contains(&region), "{region:?} is not within {all:?}");
-        let (width, height) = (region.width as usize * 3, region.height as usize);
-        resize_scratch(&mut self.current, width * height)?;
-        let (left, top) = (region.x - all.x, region.y - all.y);
-        let stride = all.width as usize * 3;
-        let from = &pixels.bytes()[top as usize * stride + left as usize * 3..];
-        for (from, to) in from
-            .chunks(stride)
-            .zip(self.current.chunks_exact_mut(width))
-        {
-            to.copy_from_slice(&from[..width]);
+        let (width, height) = (region.width as usize, region.height as usize);
+        self.region = None;
+        resize_scratch(&mut self.current, width * height * 3)?;
+        let (left, top) = ((region.x - all.x) as usize, (region.y - all.y) as usize);
+        let stride = all.width as usize;
+        let from = Source {
+            pixels: &pixels.bytes().as_chunks().0[top * stride + left..],
+            width,
+            height,
+            stride,
+        };
+        match operation {
+            Some(operation) => operation.carry_out(from, &mut self.current),
+            None => from.copy(&mut self.current),
         }
         self.region = Some(region);
         Ok(())
@@ -117,49 +146,42 @@ impl Augmenter {
         let Some(region) = self.region else {
             return Ok(());
         };
-        let size = (region.width as usize, region.height as usize);
-        let bytes = &mut self.current[..];
-        match operation {
-            Operation::FlipHorizontal => flip_horizontal(bytes, size.0),
-            Operation::FlipVertical => flip_vertical(bytes, size.0),
-            Operation::Brightness(factor) => blend::brightness(bytes, *factor),
-            Operation::Colour(factor) => blend::colour(bytes, *factor),
-            Operation::Contrast(factor) => blend::contrast(bytes, *factor),
-            Operation::Hue(shift) => hue::shift(bytes, *shift),
-            Operation::Posterize(bits) => levels::posterize(bytes, *bits),
-            Operation::Solarize(from) => levels::solarize(bytes, *from),
-            Operation::SolarizeAdd(add) => levels::solarize_add(bytes, *add),
-            Operation::Invert => levels::invert(bytes),
-            Operation::AutoContrast => histogram::auto_contrast(bytes),
-            Operation::Equalize => histogram::equalize(bytes),
-            Operation::Erase(erase) => erase.apply(bytes, size),
-            Operation::Sharpness(factor) => {
-                resize_scratch(&mut self.spare, bytes.len())?;
-                blend::sharpness(bytes, size, *factor, &mut self.spare);
-                std::mem::swap(&mut self.current, &mut self.spare);
-            }
-            Operation::Affine(affine) => {
-                resize_scratch(&mut self.spare, bytes.len())?;
-                affine.apply(bytes, size, &mut self.spare);
-                std::mem::swap(&mut self.current, &mut self.spare);
-            }
-        }
+        resize_scratch(&mut self.spare, self.current.len())?;
+        let from = Source {
+            pixels: self.current.as_chunks().0,
+            width: region.width as usize,
+            height: region.height as usize,
+            stride: region.width as usize,
+        };
+        operation.carry_out(from, &mut self.spare);
+        std::mem::swap(&mut self.current, &mut self.spare);
         Ok(())
     }
 }
 
-fn flip_horizontal(bytes: &mut [u8], width: usize) {
-    let (pixels, _) = bytes.as_chunks_mut::<3>();
-    pixels.chunks_exact_mut(width).for_each(<[_]>::reverse);
-}
-
-fn flip_vertical(bytes: &mut [u8], width: usize) {
-    let width = width * 3;
-    let half = bytes.len() / width / 2 * width;
-    let (upper, rest) = bytes.split_at_mut(half);
-    let lower = rest.rchunks_exact_mut(width);
-    for (upper, lower) in upper.chunks_exact_mut(width).zip(lower) {
-        upper.swap_with_slice(lower);
+impl Operation {
+    /// Writes the changed image to `to`, `[height, width, 3]`.
+    fn carry_out(&self, from: Source<'_>, to: &mut [u8]) {
+        match self {
+            Self::FlipHorizontal => flip::horizontal(from, to),
+            Self::FlipVertical => flip::vertical(from, to),
+            Self::Brightness(factor) => blend::brightness(from, *factor, to),
+            Self::Colour(factor) => blend::colour(from, *factor, to),
+            Self::Contrast(factor) => blend::contrast(from, *factor, to),
+            Self::Sharpness(factor) => blend::sharpness(from, *factor, to),
+            Self::Hue(shift) => hue::shift(from, *shift, to),
+            Self::Posterize(bits) => levels::posterize(from, *bits, to),
+            Self::Solarize(level) => levels::solarize(from, *level, to),
+            Self::SolarizeAdd(add) => levels::solarize_add(from, *add, to),
+            Self::Invert => levels::invert(from, to),
+            Self::AutoContrast => histogram::auto_contrast(from, to),
+            Self::Equalize => histogram::equalize(from, to),
+            Self::Affine(affine) => affine.apply(from, to),
+            Self::Erase(erase) => {
+                from.copy(to);
+                erase.apply((from.width, from.height), to);
+            }
+        }
     }
 }
 

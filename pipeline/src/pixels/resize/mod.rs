@@ -14,11 +14,13 @@ mod plain;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod vectorized;
 
 use thiserror::Error;
 
 use self::coefficients::{AxisWeights, Shape};
 use self::rows::Rows;
+pub(super) use self::vectorized::{Instructions, vectorized};
 use super::{OutOfMemory, Pixels, Rect, resize_scratch};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
