@@ -17,7 +17,9 @@ use rsflow_graph::{
     Pool, Port, Recipe, Report, Running, Schema, Sink, Slots, Stage, Text,
 };
 use rsflow_pipeline::images::{EncodedImage, Extraneous, LazyImage, Outputs, SizedImages};
-use rsflow_pipeline::nodes::{Batch, DecodeImage, ImageFolder, RandomResizedCrop, Resize};
+use rsflow_pipeline::nodes::{
+    Batch, DecodeImage, ImageFolder, RandAugment, RandomErasing, RandomResizedCrop, Resize,
+};
 use rsflow_pipeline::pixels::{Limits, Orientation, Verify, crop, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -39,6 +41,9 @@ struct Arguments {
     /// Measure plain threads instead of the graph
     #[arg(long)]
     bare: bool,
+    /// Augment the crops by two operations of RandAugment, and erase a part of a quarter of them
+    #[arg(long, conflicts_with = "bare")]
+    augment: bool,
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -56,12 +61,20 @@ fn main() -> Result<()> {
 
 /// Images per second of a recipe, without its first epoch.
 fn graph(arguments: &Arguments) -> Result<f64> {
+    let (augmentations, augmented) = if arguments.augment {
+        let nodes = r#"
+            "changed": RandAugment(input: "crops", operations: 2, magnitude: 9),
+            "erased":  RandomErasing(input: "changed", probability: 0.25),"#;
+        (nodes, "erased")
+    } else {
+        ("", "crops")
+    };
     let recipe = format!(
         r#"(seed: 0, cpu_workers: {}, nodes: {{
             "files":   ImageFolder(root: {:?}, shuffle: true),
             "images":  DecodeImage(input: "files"),
-            "crops":   RandomResizedCrop(input: "images"),
-            "sizes":   Resize(input: "crops", sizes: {:?}, flip: 0.5),
+            "crops":   RandomResizedCrop(input: "images"),{augmentations}
+            "sizes":   Resize(input: {augmented:?}, sizes: {:?}, flip: 0.5),
             "batches": Batch(input: "sizes", size: {}),
             "counted": Counted(input: "batches"),
         }})"#,
@@ -71,6 +84,8 @@ fn graph(arguments: &Arguments) -> Result<f64> {
         Kind::of::<ImageFolder>(),
         Kind::of::<DecodeImage>(),
         Kind::of::<RandomResizedCrop>(),
+        Kind::of::<RandAugment>(),
+        Kind::of::<RandomErasing>(),
         Kind::of::<Resize>(),
         Kind::of::<Batch>(),
         Kind::of::<Counted>(),

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: our speed, alone or beside another program's on the same machine.
 
+mod augment;
 mod rounds;
 
 use std::ffi::OsStr;
@@ -122,8 +123,8 @@ const LOADS: &[Load] = &[
 const WORKERS: &str = "2";
 
 /// Set up, and measure: what the graph engine costs per item and hop, loading of images, training
-/// steps, and those of quantized networks against the same in full precision. Loading and steps can
-/// be put beside other programs'.
+/// steps, and those of quantized networks against the same in full precision. Loading, augmentations and
+/// steps can be put beside other programs'.
 ///
 /// Each step is run several times and the median is shown, with the peak resident memory. With
 /// `--against` the two programs take turns, so that a machine which slows down slows both, and the
@@ -145,6 +146,11 @@ pub struct Arguments {
     /// opencv {images} {workers}"
     #[arg(long, value_name = "COMMAND", requires = "images")]
     peer: Vec<String>,
+
+    /// A Python with bench/peers/requirements.txt: torchvision's and timm's augmentations are measured
+    /// beside ours
+    #[arg(long, value_name = "PATH", requires = "images")]
+    python: Option<PathBuf>,
 
     /// Overrides a field of the recipe whose step is measured, for ours alone:
     /// trainer.precision=BFloat16
@@ -276,9 +282,11 @@ fn rsflow(
     command
 }
 
-/// Loading, beside bare threads over the same kernels and beside each of the others.
+/// Loading, beside bare threads over the same kernels and beside each of the others; then what
+/// augmentations cost.
 fn load(workspace: &Workspace, arguments: &Arguments, images: &Path) -> Result<()> {
     build(workspace, "rsflow-pipeline", "loader")?;
+    build(workspace, "rsflow-pipeline", "augment")?;
     // Cargo runs a benchmark in its package's folder.
     let images = std::path::absolute(images).context("cannot tell where `--images` is")?;
     let images = images
@@ -298,6 +306,10 @@ fn load(workspace: &Workspace, arguments: &Arguments, images: &Path) -> Result<(
             Ok::<_, anyhow::Error>(())
         };
         against("bare threads", &mut || alone(&["--bare"]))?;
+        let mut augmented = || alone(&["--augment"]);
+        let rounds = in_turn(&mut augmented, Some(&mut || alone(&[])), arguments.rounds)?;
+        let row = rounds.row(load.name);
+        println!("{row}, with RandAugment and RandomErasing against without");
         for peer in &arguments.peer {
             let shell = filled(
                 peer,
@@ -312,7 +324,12 @@ fn load(workspace: &Workspace, arguments: &Arguments, images: &Path) -> Result<(
             })?;
         }
     }
-    Ok(())
+    augment::run(
+        workspace,
+        images,
+        arguments.python.as_deref(),
+        arguments.rounds,
+    )
 }
 
 /// A command with its placeholders filled in.

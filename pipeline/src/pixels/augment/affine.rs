@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::interpolate;
 use super::source::Source;
-use crate::pixels::resize::vectorized;
 
 /// How a point between pixels gets its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +96,7 @@ impl Affine {
             // Pillow's `ImagingScaleAffine`, which adds up in the same way.
             self.float(source, to);
         } else if fits(0.0, 0.0) && fits(width, height) && fits(0.0, height) && fits(width, 0.0) {
-            let affine = self;
-            vectorized!(fixed(affine: &Affine, source: Source<'_>, to: &mut [[u8; 3]]));
+            fixed(self, source, to);
         } else {
             self.float(source, to);
         }
@@ -153,7 +151,6 @@ impl Affine {
 }
 
 /// With 16 fraction bits: Pillow's `affine_fixed`.
-#[inline(always)]
 fn fixed(affine: &Affine, source: Source<'_>, to: &mut [[u8; 3]]) {
     let [a, b, c, d, e, f] = affine.matrix;
     let fix = |number: f64| (number * 65536.0 + 0.5).floor() as i64;
