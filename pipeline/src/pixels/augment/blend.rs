@@ -1,6 +1,7 @@
 //! Pillow's `ImageEnhance`: mixes of an image with a degenerate one, by `Image.blend`, in f32.
 
 use super::source::Source;
+use super::tables;
 use crate::pixels::resize::vectorized;
 
 /// Pillow's `ImagingBlend` for one level: the sum is truncated, and clipped where `factor` is not from 0
@@ -45,7 +46,7 @@ fn sum_of_grey(from: Source<'_>) -> u64 {
 /// Mixes with one level.
 fn blend_with(degenerate: u8, from: Source<'_>, factor: f32, to: &mut [u8]) {
     let table: [u8; 256] = std::array::from_fn(|level| blend(degenerate, level as u8, factor));
-    from.map(|level| table[usize::from(level)], to);
+    tables::map(from, &[table; 3], to);
 }
 
 /// Mixes with the image in grey.

@@ -2,10 +2,10 @@
 //! `ImageOps.equalize`, which work on each channel alone.
 
 use super::source::Source;
+use super::tables::{Table, map};
 use crate::pixels::resize::vectorized;
 
 type Histogram = [u32; 256];
-type Table = [u8; 256];
 
 /// Stretches each channel, so that its darkest level becomes 0 and its brightest 255.
 pub(super) fn auto_contrast(from: Source<'_>, to: &mut [u8]) {
@@ -108,18 +108,4 @@ fn histograms(from: Source<'_>) -> [Histogram; 3] {
         }
     }
     sums
-}
-
-/// Replaces the levels of each channel by its table.
-fn map(from: Source<'_>, [red, green, blue]: &[Table; 3], to: &mut [u8]) {
-    let (to, _) = to.as_chunks_mut::<3>();
-    for (from, to) in from.rows().zip(to.chunks_exact_mut(from.width)) {
-        for ([r, g, b], to) in from.iter().zip(to) {
-            *to = [
-                red[usize::from(*r)],
-                green[usize::from(*g)],
-                blue[usize::from(*b)],
-            ];
-        }
-    }
 }

@@ -240,3 +240,35 @@ fn intersection(a: Range<usize>, b: Range<usize>) -> Range<usize> {
     let start = a.start.max(b.start);
     start..a.end.min(b.end).max(start)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncating_is_what_a_cast_does() {
+        for whole in (0..300_000).chain(i32::MAX - 1000..i32::MAX) {
+            let whole = f64::from(whole);
+            for number in [
+                whole,
+                whole.next_up(),
+                whole + 0.5,
+                (whole + 1.0).next_down(),
+            ] {
+                assert_eq!(truncate(number), number as i32, "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_span_is_where_a_coordinate_is_in_a_range() {
+        for step in [-1.7, -0.3, 0.0, 0.4, 1.0, 2.5] {
+            for start in -8..8 {
+                let at = |column: usize| step * column as f64 + f64::from(start);
+                let expected = (0..9).filter(|&column| (0.0..4.0).contains(&at(column)));
+                let found = span(at, step, 0.0, 4.0, 0..9);
+                assert!(found.clone().eq(expected), "{step} {start}: {found:?}");
+            }
+        }
+    }
+}

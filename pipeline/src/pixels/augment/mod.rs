@@ -16,6 +16,9 @@ mod levels;
 mod magnitudes;
 pub mod policy;
 mod source;
+mod tables;
+#[cfg(test)]
+mod tests;
 
 use rand::Rng;
 

@@ -20,6 +20,8 @@ use thiserror::Error;
 
 use self::coefficients::{AxisWeights, Shape};
 use self::rows::Rows;
+#[cfg(test)]
+pub(super) use self::vectorized::tests as instructions;
 pub(super) use self::vectorized::{Instructions, vectorized};
 use super::{OutOfMemory, Pixels, Rect, resize_scratch};
 
