@@ -461,8 +461,10 @@ fn photographs_allocate_no_memory_in_the_steady_state() {
     let mut outputs = SIZES.map(|size| vec![0; (size * size * 3) as usize]);
     let (mut decoder, mut resizer) = (Decoder::new(), Resizer::new());
     let mut augmenter = Augmenter::new();
-    // In place, and from one buffer to another.
-    let operations = [Operation::Equalize, Operation::Sharpness(1.5)];
+    let (first, others) = (
+        Operation::Equalize,
+        [Operation::Invert, Operation::Sharpness(1.5)],
+    );
     let mut render = |bytes: &[u8]| {
         let header = header(bytes, &Limits::default()).unwrap();
         let region = Rect {
@@ -473,8 +475,8 @@ fn photographs_allocate_no_memory_in_the_steady_state() {
         };
         for verify in [Verify::Region, Verify::Full] {
             let decoded = decoder.decode(bytes, &header, region, verify).unwrap();
-            augmenter.load(decoded, region).unwrap();
-            for operation in &operations {
+            augmenter.load_changed(decoded, region, &first).unwrap();
+            for operation in &others {
                 augmenter.apply(operation).unwrap();
             }
             let pixels = augmenter.pixels().unwrap();
