@@ -58,16 +58,48 @@ pub(super) fn colour(from: Source<'_>, factor: f32, to: &mut [u8]) {
 fn colour_all(from: Source<'_>, factor: f32, to: &mut [u8]) {
     for (from, to) in from.rows().zip(to.chunks_exact_mut(from.width * 3)) {
         for (from, to) in from.chunks(BLOCK / 3).zip(to.chunks_mut(BLOCK)) {
-            let mut greys = [[0; 3]; BLOCK / 3];
-            for (greys, pixel) in greys.iter_mut().zip(from) {
-                *greys = [grey(*pixel); 3];
-            }
-            let greys = greys.as_flattened();
-            for ((level, grey), to) in from.as_flattened().iter().zip(greys).zip(to) {
+            let levels = from.as_flattened();
+            let mut greys = [0; BLOCK];
+            grey_bytes(levels, &mut greys);
+            for ((level, grey), to) in levels.iter().zip(&greys).zip(to) {
                 *to = blend(*grey, *level, factor);
             }
         }
     }
+}
+
+/// [`grey`] of the pixel of each byte. Bytes stay in their lanes of vectors: neighbours are added instead.
+#[inline(always)]
+fn grey_bytes(levels: &[u8], greys: &mut [u8; BLOCK]) {
+    const WEIGHTS: [u32; BLOCK] = repeated([19595, 38470, 7471]);
+    const IS_RED: [u8; BLOCK] = repeated([255, 0, 0]);
+    const IS_GREEN: [u8; BLOCK] = repeated([0, 255, 0]);
+    let mut products = [0; BLOCK + 2];
+    for ((product, level), weight) in products.iter_mut().zip(levels).zip(&WEIGHTS) {
+        *product = u32::from(*level) * weight;
+    }
+    // Of three bytes from each one on; those from red on are a pixel.
+    let mut sums = [0; BLOCK + 2];
+    let later = products.iter().zip(&products[1..]).zip(&products[2..]);
+    for (sum, ((a, b), c)) in sums[2..].iter_mut().zip(later) {
+        *sum = ((a + b + c + 0x8000) >> 16) as u8;
+    }
+    for at in 0..BLOCK {
+        let (is_red, is_green) = (IS_RED[at], IS_GREEN[at]);
+        let is_blue = !(is_red | is_green);
+        greys[at] = sums[at + 2] & is_red | sums[at + 1] & is_green | sums[at] & is_blue;
+    }
+}
+
+/// Three values, again and again.
+const fn repeated<T: Copy>(values: [T; 3]) -> [T; BLOCK] {
+    let mut all = [values[0]; BLOCK];
+    let mut at = 0;
+    while at < BLOCK {
+        all[at] = values[at % 3];
+        at += 1;
+    }
+    all
 }
 
 /// Mixes with the image smoothed by Pillow's `SMOOTH`: 3x3 pixels, of which the centre counts five times
