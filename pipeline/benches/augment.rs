@@ -16,8 +16,9 @@ use rsflow_pipeline::pixels::{Decoder, Limits, Pixels, Rect, Verify, header};
 
 /// The middle of each photograph that is large enough.
 const SIZES: [(u32, u32); 2] = [(224, 224), (500, 375)];
-/// Photographs of each size, at most. More would leave the caches, where a loader's crop is.
-const PHOTOGRAPHS: usize = 4;
+/// Photographs of each size, at most. More would not stay in a core's cache, where a crop is that was just
+/// decoded.
+const PHOTOGRAPHS: usize = 2;
 const ROUNDS: usize = 9;
 /// The time of a round, at least.
 const ROUND: Duration = Duration::from_millis(20);

@@ -196,14 +196,19 @@ fn at_edge<F: Filter>(from: Source<'_>, x: f64, y: f64) -> [u8; 3] {
     let (left, top) = (x.floor(), y.floor());
     let before = F::TAPS as i64 / 2 - 1;
     let clip = |index: i64, length: usize| index.clamp(0, length as i64 - 1) as usize;
-    let tap = |row: usize, column: usize| {
-        let row = from.row(clip(top as i64 - before + row as i64, from.height));
-        row[clip(left as i64 - before + column as i64, from.width)]
+    let mut taps = [[[0; 3]; 4]; 4];
+    for (taps, y) in taps[..F::TAPS].iter_mut().zip(top as i64 - before..) {
+        let row = from.row(clip(y, from.height));
+        for (tap, x) in taps[..F::TAPS].iter_mut().zip(left as i64 - before..) {
+            *tap = row[clip(x, from.width)];
+        }
+    }
+    let (dx, dy) = (x - left, y - top);
+    let channel = |channel: usize| {
+        let level = |row: usize, column: usize| i32::from(taps[row][column][channel]);
+        clipped(F::mix(level, dx, dy))
     };
-    std::array::from_fn(|channel| {
-        let level = |row, column| i32::from(tap(row, column)[channel]);
-        clipped(F::mix(level, x - left, y - top))
-    })
+    [channel(0), channel(1), channel(2)]
 }
 
 /// The part of `columns` where a coordinate is in `start..end`. `step` is its difference from one column to
