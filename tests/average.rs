@@ -71,6 +71,10 @@ fn an_average_is_validated_and_evaluated_beside_the_weights() {
             .unwrap();
         let first = of_best["average"][0]["top1"].as_f64().unwrap();
         assert!((first - best.score).abs() <= 0.05, "{first}");
+        let store = " --sizes 48,40 --calibrate 20 --store stored.safetensors --force";
+        let measured = evaluated(folder, LAST, store);
+        let again = evaluated(folder, "stored.safetensors", " --sizes 48,40 --verify");
+        assert_eq!(again["rows"], measured["rows"]);
         for run in [&out, &plain] {
             std::fs::remove_dir_all(run).unwrap();
         }
@@ -117,6 +121,29 @@ fn an_average_goes_wherever_a_network_goes() {
     assert!(
         error.to_string().contains("has no average of the weights"),
         "{error}"
+    );
+
+    let trained_too = [
+        "--set",
+        "trainer.start_weights=Trained",
+        "--run-dir",
+        "other",
+    ];
+    completed(
+        folder,
+        &[&["--set", &*start], &trained_too[..], &still].concat(),
+    );
+    let other = Checkpoint::open(&folder.join("other/checkpoints/last.safetensors")).unwrap();
+    assert_eq!(other.read(["fc.weight"]).unwrap()[0], trained);
+    let never = "trainer.average=Average(decay: 0.8, every_steps: 23)";
+    let output = rsflow(
+        folder,
+        &["run", "recipe.ron", "--run-dir", "never", "--set", never],
+    );
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("is more than the 22 steps of the run"),
+        "{stderr}"
     );
 
     // Calibrated batch norms are stored with the weights that they were measured with.

@@ -25,7 +25,7 @@ fn resolutions_can_share_scales_and_shifts() {
         "--set",
         "trainer.affine=Shared",
         "--set",
-        "trainer.norm_epsilon=1e-3",
+        "trainer.batch_norm_epsilon=1e-3",
         "--set",
         "trainer.precision=Float32",
     ];
@@ -97,14 +97,23 @@ fn a_run_starts_from_batch_norms_of_another_kind() {
         "--set",
         "trainer.epochs=1",
     ];
-    for (before, after) in [("Private", "Shared"), ("Shared", "Private")] {
+    let quantized =
+        "trainer.network=QuantizedResNet(depth: 18, width: 8, mode: WeightsOnly, weight_bits: 2)";
+    for (before, after, network) in [
+        ("Private", "Shared", None),
+        ("Shared", "Private", None),
+        ("Private", "Shared", Some(quantized)),
+    ] {
         let affine = format!("trainer.affine={before}");
-        completed(folder, &["--run-dir", before, "--set", &affine]);
+        if !folder.join(before).exists() {
+            completed(folder, &["--run-dir", before, "--set", &affine]);
+        }
         let affine = format!("trainer.affine={after}");
         let start = format!("trainer.start_from=\"{before}/checkpoints/last.safetensors\"");
-        let tuned = format!("{before}-{after}");
+        let tuned = format!("{before}-{after}-{}", network.is_some());
+        let network: Vec<&str> = network.into_iter().flat_map(|to| ["--set", to]).collect();
         let arguments = ["--run-dir", &tuned, "--set", &affine, "--set", &start];
-        completed(folder, &[&arguments[..], &still].concat());
+        completed(folder, &[&arguments[..], &still, &network].concat());
         let read = |run: &str, name: &str| last(&folder.join(run)).read([name]).unwrap().remove(0);
         for (shared, private) in [
             ("layer1.0.bn1.weight", "layer1.0.bn1.48.weight"),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use rsflow_model::checkpoint::packed::pack;
-use rsflow_model::checkpoint::{Best, Checkpoint, Metadata, Snapshot, write_atomically};
+use rsflow_model::checkpoint::{Best, BestBy, Checkpoint, Metadata, Snapshot, write_atomically};
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::layers::Mode;
 use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
@@ -53,12 +53,32 @@ fn metadata(resolutions: &[u32]) -> Metadata {
         best: Some(Best {
             epoch: 0,
             score: 71.3,
-            by: rsflow_model::checkpoint::BestBy::First,
+            by: BestBy::First,
             mean: 0.1 + 0.2,
         }),
         recipe: "(seed: 0)\n".to_owned(),
         ..Metadata::new(resnet(18, 4), classes, resolutions.to_vec())
     }
+}
+
+#[test]
+fn a_validation_that_is_not_finite_is_not_the_best() {
+    let row = |loss| rsflow_model::checkpoint::Row {
+        resolution: Some(64),
+        batch_norm: Some(64),
+        top1: 50.0,
+        top5: 90.0,
+        loss,
+        multiply_adds: 1,
+        parameters: 1,
+    };
+    let judge = |loss| BestBy::Loss.judge(0, &[row(loss), row(1.0)]);
+    assert_eq!(judge(2.0).unwrap().score, -1.5);
+    assert!(
+        [f64::NAN, f64::INFINITY]
+            .into_iter()
+            .all(|loss| judge(loss).is_none())
+    );
 }
 
 #[test]

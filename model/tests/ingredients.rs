@@ -221,6 +221,49 @@ fn optimizers_are_those_of_pytorch_and_timm() {
     }
 }
 
+/// AdamW counts the updates of each parameter, as PyTorch does: one that has no gradient at first moves as in an
+/// optimizer that starts later.
+#[test]
+fn a_parameter_without_a_gradient_misses_an_update() {
+    let compute = ExecConfig::cpu(Kind::Double);
+    let start = WeightInit::Random { seed: 8 };
+    let new = || {
+        let net = SwitchableNetwork::new(&resnet(18, 4), 3, &[32], compute, start).unwrap();
+        let adam = rule("AdamW(lr: 0.1, weight_decay: 0.0)").start(net.parameters());
+        (net, adam.unwrap())
+    };
+    let gradients = |net: &SwitchableNetwork, step: i64, defined: bool| -> Vec<Tensor> {
+        let all = net.parameters().trainable();
+        let gradients = all.map(|p| match p.name == "fc.bias" && !defined {
+            true => Tensor::new(),
+            false => (ramp(p.tensor.numel() as i64) + step)
+                .sin()
+                .view(&p.tensor.size()[..]),
+        });
+        gradients.collect()
+    };
+    let ((net, mut adam), (late_net, mut late)) = (new(), new());
+    for step in 0..6 {
+        adam.step(gradients(&net, step, step >= 3), 0.1).unwrap();
+        if step >= 3 {
+            late.step(gradients(&late_net, step, true), 0.1).unwrap();
+        }
+        if step == 4 {
+            // As after a resume.
+            let (state, missed) = (saved(&adam), adam.missed());
+            assert_eq!(missed.get("fc.bias"), Some(&3));
+            let updates = state.updates;
+            adam = rule("AdamW(lr: 0.1, weight_decay: 0.0)")
+                .start(net.parameters())
+                .unwrap();
+            adam.load(state).unwrap();
+            adam.load_missed(&missed, updates);
+        }
+    }
+    let bias = |net: &SwitchableNetwork| values(&net.parameters().tensor("fc.bias").unwrap());
+    assert_near(&bias(&net), &bias(&late_net), 1e-12, "fc.bias");
+}
+
 #[derive(Deserialize)]
 struct Averages {
     cases: Vec<AverageCase>,

@@ -152,6 +152,24 @@ fn frozen_parts_stay_and_the_others_move_as_ever() {
             }
         }
     }
+    // Alpha alone.
+    for how in [usual, recomputing] {
+        let start = WeightInit::Random { seed: 3 };
+        let net = SwitchableNetwork::new(&resnet(18, 4), 3, &SIZES, double, start);
+        let mut net = net.unwrap();
+        net.freeze_parameters(|name| name != "alpha").unwrap();
+        let mut optimizer = Optimizer::Sgd(sgd()).start(net.parameters()).unwrap();
+        let images = SIZES.map(|side| {
+            Tensor::rand(
+                [4, 3, side.into(), side.into()],
+                (Kind::Double, Device::Cpu),
+            )
+        });
+        let inputs = Inputs::new(&images, &Tensor::from_slice(&[0_i64, 1, 2, 1]));
+        how.run(&net, &mut optimizer, &inputs, 0.1.into(), None)
+            .unwrap();
+        assert_ne!(values(net.alpha()), [1.0, 1.0]);
+    }
     let start = WeightInit::Zeros;
     let mut net = SwitchableNetwork::new(&resnet(18, 4), 3, &SIZES, double, start).unwrap();
     let error = net.freeze_parameters(|_| true).unwrap_err();

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::{packed, write_atomically};
 use rsflow_model::exchange::pth;
+use rsflow_model::nn::layers::NormOptions;
 use rsflow_model::nn::networks::Network;
 
 use super::checkpoint;
@@ -47,6 +48,12 @@ pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
                 "the reference implementation has no tensor names for {}; `--to packed` exports it",
                 metadata.network
             );
+            if metadata.norms.epsilon != NormOptions::default().epsilon {
+                say(format_args!(
+                    "its batch norms have an epsilon of {:e}, which the names do not say: set it in the other program",
+                    metadata.norms.epsilon
+                ));
+            }
             let count = pth::export(&checkpoint, &arguments.prefix, &arguments.out)?;
             writeln!(
                 out,

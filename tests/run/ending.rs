@@ -77,6 +77,32 @@ fn the_best_epoch_is_best_at_what_the_recipe_says() {
     assert_eq!((best.by, best.epoch), (BestBy::Size(32), 3));
 }
 
+/// Between two validations nobody knows whether something is better.
+#[test]
+fn a_run_that_is_resumed_between_validations_ends_as_if_it_was_not() {
+    let folder = workplace();
+    let folder = folder.path();
+    let fields = [
+        "trainer.epochs=50",
+        "trainer.validate_every=3",
+        "trainer.patience=2",
+        "trainer.optimizer.lr=1e-30",
+        "trainer.batch_norm_momentum=1e-30",
+    ];
+    let sets: Vec<&str> = fields.iter().flat_map(|field| ["--set", field]).collect();
+    completed(folder, &[&["--run-dir", "whole"], &sets[..]].concat());
+    let whole = losses(&folder.join("whole"));
+    assert_eq!(
+        whole.len(),
+        6 * 11,
+        "the validations are those of epochs 3 and 6"
+    );
+    let fifth = "whole/checkpoints/epoch-005.safetensors";
+    let resume = ["--run-dir", "resumed", "--resume", fifth];
+    completed(folder, &[&resume[..], &sets].concat());
+    assert_eq!(losses(&folder.join("resumed")), whole[5 * 11..]);
+}
+
 #[test]
 fn a_run_ends_when_nothing_gets_better_or_its_time_is_over() {
     let folder = workplace();
@@ -95,14 +121,14 @@ fn a_run_ends_when_nothing_gets_better_or_its_time_is_over() {
             "hours",
             "trainer.max_hours=1e-9",
             1,
-            "the run has had its 0.000000001 hours",
+            "0.000000001 hours are over",
         ),
         (
             "2",
             "together",
             "trainer.max_hours=1e-9",
             1,
-            "the run has had its",
+            "hours are over",
         ),
     ] {
         let arguments = |extra: &[&str]| -> Vec<String> {
@@ -117,7 +143,7 @@ fn a_run_ends_when_nothing_gets_better_or_its_time_is_over() {
                 "trainer.batch_norms=Shared",
                 // The last statistics alone, so that accuracies stay as they are.
                 "--set",
-                "trainer.norm_momentum=1e-30",
+                "trainer.batch_norm_momentum=1e-30",
                 "--set",
                 still,
                 "--set",
@@ -183,7 +209,7 @@ fn a_run_ends_when_nothing_gets_better_or_its_time_is_over() {
         "--set",
         "trainer.batch_norms=Shared",
         "--set",
-        "trainer.norm_momentum=1e-30",
+        "trainer.batch_norm_momentum=1e-30",
     ];
     completed(folder, &[&longer[..], &same, &norms].concat());
     assert_eq!(losses(&folder.join("patience")).len(), 4 * 11);

@@ -101,7 +101,7 @@ fn as_format_2(path: &Path) {
     let entry = &mut header["__metadata__"]["rsflow"];
     let mut metadata: Value = serde_json::from_str(entry.as_str().unwrap()).unwrap();
     let fields = metadata.as_object_mut().unwrap();
-    assert_eq!(fields.insert("format".to_owned(), 2.into()), Some(3.into()));
+    assert_eq!(fields.insert("format".to_owned(), 2.into()), Some(4.into()));
     fields.remove("samples_per_epoch").unwrap();
     let samples = fields.remove("sample_in_epoch").unwrap().as_u64().unwrap();
     let steps = samples.div_ceil(8);
@@ -258,6 +258,66 @@ fn killed_and_resumed(folder: &Path, save: &[&str], kind: &str, all_lines: &[usi
             "{kind}, killed after {lines} lines"
         );
     }
+}
+
+/// What was frozen and is not any more starts as in a new run, with its own count of updates.
+#[test]
+fn parts_can_be_frozen_and_thawed_between_runs() {
+    let folder = workplace();
+    let folder = folder.path();
+    let run = |epochs: &str, frozen: &str, others: &[&str]| {
+        let epochs = format!("trainer.epochs={epochs}");
+        let factors = format!("trainer.lr_factors={frozen}");
+        let adam = "trainer.optimizer=AdamW(lr: 0.001)";
+        let common = [
+            "--run-dir",
+            "out",
+            "--set",
+            &epochs,
+            "--set",
+            &factors,
+            "--set",
+            adam,
+        ];
+        completed(folder, &[&common[..], others].concat());
+        let last = folder.join("out/checkpoints/last.safetensors");
+        let last = Checkpoint::open(&last).unwrap();
+        let weight = last.read(["layer1.0.conv1.weight"]).unwrap().remove(0);
+        let weight = Vec::<f32>::try_from(weight.view(-1)).unwrap();
+        (weight, last.metadata().optimizer_missed.clone())
+    };
+    let resume = ["--resume", "--accept-changes"];
+    let (first, missed) = run("1", "[]", &[]);
+    assert!(missed.is_empty());
+    let (second, _) = run(
+        "2",
+        "[(\"layer1\", 0.0), (\"layer2.0.bn1.48\", 0.5)]",
+        &resume,
+    );
+    assert_eq!(second, first);
+    let (third, missed) = run("3", "[]", &resume);
+    assert_ne!(third, second);
+    assert_eq!(missed["layer1.0.conv1.weight"], 22);
+    assert!(!missed.contains_key("layer2.0.conv1.weight"));
+    // No step of Adam is much larger than the learning rate.
+    let changes = third
+        .iter()
+        .zip(&second)
+        .map(|(after, before)| (after - before).abs());
+    let most = changes.fold(0.0, f32::max);
+    assert!(most < 11.0 * 0.001 * 1.5, "{most}");
+    let wrong = [
+        "--set",
+        "trainer.lr_factors=[(\"bn1.0\", 0.5)]",
+        "--run-dir",
+        "wrong",
+    ];
+    let output = super::run(folder, &wrong);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("no tensor of the network has a name"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -27,7 +27,7 @@ impl BestBy {
         *self == BestBy::First
     }
 
-    /// A validation by these results. `None` if they lack what it is judged by.
+    /// A validation by these results. `None` if they lack what it is judged by, or that is not finite.
     pub fn judge(self, epoch: u64, rows: &[Row]) -> Option<Best> {
         let resolutions: Vec<&Row> = rows.iter().filter(|row| row.resolution.is_some()).collect();
         let first = resolutions.first()?;
@@ -50,7 +50,7 @@ impl BestBy {
             BestBy::Loss => -mean(|row| row.loss),
             BestBy::Size(size) => of(Some(size))?,
         };
-        Some(Best {
+        score.is_finite().then_some(Best {
             epoch,
             score,
             mean: 0.0,
@@ -85,7 +85,7 @@ impl Best {
         }
     }
 
-    /// Whether it is better than the best so far; one that was judged by another figure is no match.
+    /// Whether it is better than the best so far, or that was judged by another figure.
     pub fn beats(&self, best: Option<&Best>) -> bool {
         best.is_none_or(|best| {
             self.by != best.by || (self.score, self.mean) > (best.score, best.mean)

@@ -209,7 +209,10 @@ impl Checkpoint {
         declaration: &Declaration,
         source: impl Fn(u32) -> u32,
     ) -> Result<Place, String> {
-        let only_inference = self.metadata.packed || weights == Weights::Average;
+        let Metadata {
+            packed, averaged, ..
+        } = self.metadata;
+        let only_inference = packed || averaged || weights == Weights::Average;
         if only_inference && !declaration.role.is_needed_for_inference() {
             return Ok(Place::Absent);
         }
@@ -218,7 +221,14 @@ impl Checkpoint {
             None => declaration.name.clone(),
         };
         let stored = |name: String| format!("{}{name}", weights.prefix());
-        let name = match self.affine_name(declaration, &source).map(stored) {
+        let Declaration {
+            name: own,
+            role,
+            resolution,
+            ..
+        } = declaration;
+        let other = self.affine_name(own, *role, *resolution, &source);
+        let name = match other.map(stored) {
             Some(other) if !self.contains(&stored(name.clone())) && self.contains(&other) => other,
             _ => stored(name),
         };
@@ -248,14 +258,37 @@ impl Checkpoint {
         Ok(Place::Tensor(name))
     }
 
+    /// Whether it has what a parameter is loaded from, not as codes; `source` as in [`Checkpoint::network_with`].
+    pub fn holds(&self, parameter: &Parameter, source: impl Fn(u32) -> u32) -> bool {
+        let Parameter {
+            name,
+            role,
+            resolution,
+            ..
+        } = parameter;
+        let own = match resolution {
+            Some(norm) => parameter.name_with_batch_norm(source(*norm)),
+            None => name.clone(),
+        };
+        let other = self.affine_name(name, *role, *resolution, source);
+        let mut names = [own].into_iter().chain(other);
+        names.any(|name| self.contains(&self.stored_name(&name)))
+    }
+
     /// Where the scale or the shift of a batch norm is in the checkpoint of a network that shares them where this
     /// one does not, or the other way round: then they start with those of the first resolution.
-    fn affine_name(&self, of: &Declaration, source: impl Fn(u32) -> u32) -> Option<String> {
-        if !matches!(of.role, Role::BatchNormWeight | Role::BatchNormBias) {
+    fn affine_name(
+        &self,
+        name: &str,
+        role: Role,
+        resolution: Option<u32>,
+        source: impl Fn(u32) -> u32,
+    ) -> Option<String> {
+        if !matches!(role, Role::BatchNormWeight | Role::BatchNormBias) {
             return None;
         }
-        let (path, part) = of.name.rsplit_once('.')?;
-        match of.resolution {
+        let (path, part) = name.rsplit_once('.')?;
+        match resolution {
             Some(_) => Some(format!("{}.{part}", path.rsplit_once('.')?.0)),
             None => {
                 let first = *self.metadata.resolutions.first()?;

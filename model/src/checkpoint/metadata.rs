@@ -1,5 +1,6 @@
 //! What a checkpoint says about itself.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use anyhow::{Result, ensure};
@@ -16,8 +17,8 @@ use crate::nn::switchable::{BatchNorms, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
 
 /// The version of the format that this program writes, and the newest that it reads. 2: quantized
-/// networks, packed or not. 3: the place in an epoch is counted in samples.
-pub const FORMAT: u32 = 3;
+/// networks, packed or not. 3: the place in an epoch is counted in samples. 4: batch norms have options.
+pub const FORMAT: u32 = 4;
 
 /// What a checkpoint says about itself beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,6 +107,9 @@ pub struct Metadata {
     /// Updates of the optimizer so far, where its rule depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_updates: Option<u64>,
+    /// Of these, those that parameters without a gradient have missed, by name, where the rule depends on it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub optimizer_missed: BTreeMap<String, u64>,
     /// The recipe's text, overrides applied; empty if another program trained it.
     pub recipe: String,
 }
@@ -249,6 +253,7 @@ impl Metadata {
             trained_seconds: None,
             loss_scale: None,
             optimizer_updates: None,
+            optimizer_missed: BTreeMap::new(),
             recipe: String::new(),
         }
     }
@@ -330,7 +335,7 @@ impl Metadata {
 }
 
 /// The results of a validation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Validated {
     /// The epoch before it, counted from 0.
     pub epoch: u64,

@@ -52,6 +52,7 @@ pub struct SwitchableNetwork {
     summary: Summary,
     parameters: Parameters,
     modules: Modules,
+    droppable: (i64, i64),
     alpha: Tensor,
 }
 
@@ -94,13 +95,15 @@ impl SwitchableNetwork {
         );
 
         let declarations = declare(network, classes, resolutions, &norms)?;
+        let layers = network.layers(classes)?;
         let parameters = Parameters::new(&declarations, compute, init)?;
         Ok(Self {
             network: network.clone(),
             classes,
             resolutions: resolutions.to_vec(),
             summary: Summary::new(network, classes, resolutions, norms.clone())?,
-            modules: Modules::new(&network.layers(classes)?, &norms, &parameters)?,
+            droppable: layers::droppable(&layers),
+            modules: Modules::new(&layers, &norms, &parameters)?,
             alpha: parameters.tensor(ALPHA)?,
             norms,
             parameters,
@@ -118,6 +121,11 @@ impl SwitchableNetwork {
     /// In pixels, in the order of [`SwitchableNetwork::new`].
     pub fn resolutions(&self) -> &[u32] {
         &self.resolutions
+    }
+
+    /// The number of its residual branches, and of the inputs of its classifier.
+    pub fn droppable(&self) -> (i64, i64) {
+        self.droppable
     }
 
     pub fn norms(&self) -> &Norms {

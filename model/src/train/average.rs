@@ -52,6 +52,10 @@ impl Average {
         errors
     }
 
+    pub(super) fn every_steps(&self) -> u64 {
+        self.every_steps
+    }
+
     /// The decay of the update after a step, counted from 1; `None`: there is none.
     fn decay_after(&self, step: u64) -> Option<f64> {
         if !step.is_multiple_of(self.every_steps) {

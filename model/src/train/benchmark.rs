@@ -28,12 +28,8 @@ pub struct Benchmark {
     pub(super) steps: Steps,
     pub(super) cuda_graph: CudaGraph,
     pub(super) lr: f64,
-    /// Draws new partners for the images of every step.
-    pub(super) mix: Option<Mix>,
-    /// What is left out of the network in every step.
-    pub(super) dropping: Dropping,
-    /// Which resolutions a step trains.
-    pub(super) sampling: Sampling,
+    /// What every step draws.
+    pub(super) inputs: Drawn,
     /// Follows the network.
     pub(super) average: Option<RunningAverage>,
     /// What its steps exchange with other processes.
@@ -42,6 +38,36 @@ pub struct Benchmark {
     pub(super) overlaps: bool,
     /// `None` once inference was measured: the network is frozen then.
     pub(super) optimizer: Option<RunningOptimizer>,
+}
+
+/// What a trainer draws for each step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drawn {
+    pub mix: Option<Mix>,
+    pub dropping: Dropping,
+    pub sampling: Sampling,
+}
+
+impl Drawn {
+    /// The inputs of a step, counted from 0, with these images and labels.
+    pub fn draw(
+        &self,
+        net: &SwitchableNetwork,
+        images: &[Tensor],
+        labels: &Tensor,
+        step: u64,
+    ) -> Result<Inputs> {
+        let mut inputs = Inputs::new(images, labels);
+        if let Some(mix) = self.mix {
+            let mixed = mix.draw(0, step)?;
+            let copies = inputs.images.iter().map(Tensor::shallow_clone).collect();
+            let (images, labels) = mixed.apply(copies, labels, net.classes().into())?;
+            inputs = Inputs::new(&images, &labels);
+        }
+        let count = labels.size().first().copied().unwrap_or(0);
+        inputs.drops = self.dropping.draw(net, count, 0, (step, 0))?;
+        Ok(inputs.at(self.sampling.draw(net.resolutions(), 0, step)))
+    }
 }
 
 /// The times of something that was repeated.
@@ -77,11 +103,20 @@ impl Benchmark {
         }
     }
 
-    /// Multiply-adds of a training step for one image: forward at all resolutions, and twice as
+    /// Multiply-adds of a training step for one image: forward at all resolutions that it trains, and twice as
     /// much backward.
     pub fn step_multiply_adds(&self) -> u64 {
         let costs = self.net.summary().resolutions.iter();
-        3 * costs.map(|cost| cost.multiply_adds).sum::<u64>()
+        3 * self.of_a_step(costs.map(|cost| cost.multiply_adds))
+    }
+
+    /// The mean over steps of the sum over the resolutions that each trains.
+    fn of_a_step(&self, values: impl Iterator<Item = u64>) -> u64 {
+        let shares = self.inputs.sampling.shares(self.net.resolutions());
+        let values = values
+            .zip(shares)
+            .map(|(value, share)| value as f64 * share);
+        values.sum::<f64>() as u64
     }
 
     /// Bytes that a training step reads and writes for one image, by
@@ -93,7 +128,7 @@ impl Benchmark {
         let layers = self.net.network().layers(self.net.classes())?;
         let resolutions = self.net.resolutions().iter();
         let values = resolutions.map(|&resolution| cost::step_traffic(&layers, resolution));
-        Ok(values.sum::<u64>() * self.compute.compute_dtype.elt_size_in_bytes() as u64)
+        Ok(self.of_a_step(values) * self.compute.compute_dtype.elt_size_in_bytes() as u64)
     }
 
     /// Has the next steps recorded anew, if steps are replayed as a CUDA graph.
@@ -109,23 +144,12 @@ impl Benchmark {
         let (images, labels) = self.batch(batch)?;
         let (steps, lr) = (&mut self.steps, self.lr);
         let (net, compute) = (&self.net, self.compute);
-        let (mix, average) = (self.mix, &mut self.average);
-        let (dropping, sampling) = (self.dropping, self.sampling);
+        let (inputs_of, average) = (self.inputs, &mut self.average);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
         let mut done = 0;
         measure(compute, time, 3, || {
-            let mixed = mix.map(|mix| {
-                let copies = images.iter().map(Tensor::shallow_clone).collect();
-                mix.draw(0, done)?
-                    .apply(copies, &labels, net.classes().into())
-            });
-            let mut inputs = match mixed.transpose()? {
-                None => Inputs::new(&images, &labels),
-                Some((images, labels)) => Inputs::new(&images, &labels),
-            };
-            inputs.drops = dropping.draw(net, batch as i64, 0, (done, 0))?;
-            let inputs = inputs.at(sampling.draw(net.resolutions(), 0, done));
+            let inputs = inputs_of.draw(net, &images, &labels, done)?;
             done += 1;
             steps.step(net, optimizer, &inputs, lr, None)?;
             average

@@ -5,7 +5,7 @@ use rand::RngExt as _;
 use rsflow_base::keyed;
 
 use crate::nn::field_error::FieldError;
-use crate::nn::layers::{Drops, droppable, factors};
+use crate::nn::layers::{Drops, factors};
 use crate::nn::switchable::SwitchableNetwork;
 
 /// The probabilities, 0 to below 1.
@@ -46,7 +46,7 @@ impl Dropping {
         if *self == Dropping::default() {
             return Ok(Drops::default());
         }
-        let (branches, features) = droppable(&net.network().layers(net.classes())?);
+        let (branches, features) = net.droppable();
         let compute = net.parameters().compute();
         let draw = |purpose: &str, rows: i64, columns: i64, of_row: &dyn Fn(i64) -> f64| {
             let random = &mut keyed::random(seed, "trainer", purpose, &[step, rank.into()]);

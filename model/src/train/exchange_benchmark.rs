@@ -10,7 +10,6 @@ use tch::{Device, Kind, Tensor};
 
 use super::benchmark::Benchmark;
 use super::processes::StepExchange;
-use super::step::Inputs;
 use crate::dist::Peers;
 
 /// Times of sums over all processes.
@@ -73,12 +72,15 @@ impl Benchmark {
         );
         let peers_of_steps = Arc::clone(peers);
         let exchange = StepExchange::new(peers_of_steps, &self.net, self.exchange, self.overlaps)?;
-        let (inputs, labels) = self.batch(images)?;
-        let inputs = Inputs::new(&inputs, &labels);
+        let (images_of_all, labels) = self.batch(images)?;
+        let drawn = self.inputs;
         let (net, steps, lr) = (&self.net, &mut self.steps, self.lr);
         let optimizer = self.optimizer.as_mut();
         let optimizer = optimizer.context("steps are measured before inference")?;
+        let mut done = 0;
         let mut step = |exchange: Option<&StepExchange>| {
+            let inputs = drawn.draw(net, &images_of_all, &labels, done)?;
+            done += 1;
             let loss = steps.step(net, optimizer, &inputs, lr, exchange);
             loss.map(drop)
         };

@@ -33,6 +33,21 @@ impl Sampling {
         })
     }
 
+    /// The share of the steps that train each resolution.
+    pub fn shares(self, resolutions: &[u32]) -> Vec<f64> {
+        let all = resolutions.len();
+        let ends = [resolutions.iter().min(), resolutions.iter().max()];
+        let between = match self.largest(resolutions).len() == all {
+            true => 1.0,
+            false => 1.0 / (all - 2) as f64,
+        };
+        let share = |size| match ends.contains(&Some(size)) {
+            true => 1.0,
+            false => between,
+        };
+        resolutions.iter().map(share).collect()
+    }
+
     /// `choose` gets the positions in between, and says which of them.
     fn with(self, resolutions: &[u32], choose: impl FnOnce(&[usize]) -> usize) -> Vec<usize> {
         let all = 0..resolutions.len();
@@ -75,10 +90,15 @@ mod tests {
             assert!((900..1100).contains(&counts[at]), "{counts:?}");
         }
         assert_eq!(Sampling::Sandwich.largest(&sizes), [1, 2, 3]);
+        let third = 1.0 / 3.0;
+        let shares = Sampling::Sandwich.shares(&sizes);
+        assert_eq!(shares, [third, 1.0, 1.0, third, third]);
+        assert_eq!(Sampling::All.shares(&sizes), [1.0; 5]);
         assert_eq!(Sampling::All.draw(&sizes, 7, 0), [0, 1, 2, 3, 4]);
         for few in [&[64][..], &[64, 32], &[64, 48, 32]] {
             let all: Vec<usize> = (0..few.len()).collect();
             assert_eq!(Sampling::Sandwich.draw(few, 7, 0), all);
+            assert_eq!(Sampling::Sandwich.shares(few), vec![1.0; few.len()]);
         }
     }
 }

@@ -300,6 +300,9 @@ impl Step {
                 Some(logits) => logits,
                 None => pass.logits_without(images, position, drops)?,
             };
+            if !logits.requires_grad() {
+                continue; // nothing of it is trained
+            }
             // The gradient of sum(logits * g) is the backward pass from the logits with the gradient g.
             let product = logits.f_mul(gradient)?.f_sum(None)?;
             // All resolutions share the graph of the quantized weights; the next one needs it.
@@ -310,7 +313,13 @@ impl Step {
                 Some(sum) => add(sum, gradients)?,
             });
         }
-        let mut gradients = sum.context("a step needs images")?;
+        let undefined = || {
+            net.parameters()
+                .trainable()
+                .map(|_| Tensor::new())
+                .collect()
+        };
+        let mut gradients: Vec<Tensor> = sum.unwrap_or_else(undefined);
         for (parameter, gradient) in net.parameters().trainable().zip(&mut gradients) {
             if let (Role::Alpha, Some(of_alpha)) = (parameter.role, &alpha_gradient) {
                 *gradient = of_alpha.shallow_clone();

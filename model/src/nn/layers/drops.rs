@@ -76,5 +76,12 @@ pub fn droppable(layers: &[Layer]) -> (i64, i64) {
 /// Out of memory.
 pub fn factors(values: &[f32], shape: [i64; 2], dtype: Kind, device: Device) -> Result<Tensor> {
     let tensor = Tensor::f_from_slice(values)?.f_view(shape)?;
-    Ok(tensor.f_to_kind(dtype)?.f_to_device(device)?)
+    let tensor = tensor.f_to_kind(dtype)?;
+    if !device.is_cuda() {
+        return Ok(tensor);
+    }
+    // From pinned memory, which libtorch keeps until it is copied: nothing waits for the device.
+    let (non_blocking, copy) = (true, false);
+    let pinned = tensor.f_pin_memory(device)?;
+    Ok(pinned.f_to_device_(device, dtype, non_blocking, copy)?)
 }

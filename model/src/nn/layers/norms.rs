@@ -61,13 +61,14 @@ impl NormOptions {
         } = self;
         let mut errors = Vec::new();
         if !(*momentum > 0.0 && *momentum <= 1.0) {
-            let error = format!("`norm_momentum` must be above 0 and at most 1, not {momentum}");
-            errors.push(("norm_momentum", error));
+            let error =
+                format!("`batch_norm_momentum` must be above 0 and at most 1, not {momentum}");
+            errors.push(("batch_norm_momentum", error));
         }
         // In float32, in which variances are.
         if !(*epsilon as f32 > 0.0 && epsilon.is_finite() && *epsilon < 1.0) {
-            let error = format!("`norm_epsilon` must be above 0 and below 1, not {epsilon}");
-            errors.push(("norm_epsilon", error));
+            let error = format!("`batch_norm_epsilon` must be above 0 and below 1, not {epsilon}");
+            errors.push(("batch_norm_epsilon", error));
         }
         errors
     }

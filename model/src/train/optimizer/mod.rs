@@ -3,6 +3,8 @@
 mod adam;
 mod sgd;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -107,6 +109,7 @@ impl Optimizer {
             parameter: parameter.tensor.shallow_clone(),
             weight_decay: on.includes(parameter.role),
             lr_factor: 1.0,
+            missed: 0,
             momentum: None,
             variance: None,
         });
@@ -120,6 +123,11 @@ impl Optimizer {
             clip: None,
             loss_scale: loss_scale.transpose()?,
             states: states.collect(),
+            frozen: parameters
+                .iter()
+                .filter(|p| p.frozen)
+                .map(|p| p.name.clone())
+                .collect(),
             updates: self.has_variance().then(updates).transpose()?,
         })
     }
@@ -132,6 +140,8 @@ pub struct RunningOptimizer {
     /// The largest norm of all gradients together.
     clip: Option<f64>,
     states: Vec<ParameterState>,
+    /// The names of parameters that it leaves as they are.
+    frozen: Vec<String>,
     /// The number of updates so far, a float scalar on the device, where the rule depends on it.
     updates: Option<Tensor>,
     /// With float16 gradients.
@@ -145,6 +155,8 @@ struct ParameterState {
     weight_decay: bool,
     /// Its learning rate is so many times that of the step.
     lr_factor: f64,
+    /// Updates of the others that it had no gradient for. AdamW counts its own, as PyTorch does.
+    missed: u64,
     /// A mean of the gradients; `None` before the first one.
     momentum: Option<Tensor>,
     /// A mean of their squares.
@@ -195,6 +207,30 @@ impl RunningOptimizer {
         let updates = self.updates.as_ref();
         let updates = updates.map(|updates| anyhow::Ok(updates.f_double_value(&[])? as u64));
         updates.transpose()
+    }
+
+    /// The updates that parameters have missed, by name; those that have missed none are left out.
+    pub fn missed(&self) -> BTreeMap<String, u64> {
+        let missed = self.states.iter().filter(|state| state.missed > 0);
+        let missed = missed.map(|state| (state.name.clone(), state.missed));
+        missed.collect()
+    }
+
+    /// Sets them to those of a checkpoint, after its buffers were loaded. A parameter that has none has missed all
+    /// `updates`: it was frozen until now.
+    pub fn load_missed(&mut self, saved: &BTreeMap<String, u64>, updates: u64) {
+        if !matches!(self.rule, Optimizer::AdamW(_)) {
+            return;
+        }
+        // Of another kind of optimizer nothing is used, and the count starts anew.
+        let is_fresh = self.states.iter().all(|state| state.momentum.is_none());
+        for state in &mut self.states {
+            state.missed = match (&state.momentum, is_fresh) {
+                (_, true) => 0,
+                (None, _) => updates,
+                (Some(_), _) => saved.get(&state.name).copied().unwrap_or(0),
+            };
+        }
     }
 
     /// Sets the loss scale to that of a checkpoint, if the loss is scaled.
@@ -249,13 +285,15 @@ impl RunningOptimizer {
         }
         let rule = &self.rule;
         let (weight_decay, _) = rule.weight_decay();
-        // What is updated together has the same of both.
-        let mut groups: Vec<((bool, f64), Group)> = Vec::new();
+        // What is updated together has the same of all three.
+        let mut groups: Vec<((bool, f64, u64), Group)> = Vec::new();
+        let counts_own = matches!(rule, Optimizer::AdamW(_));
         for (state, gradient) in self.states.iter_mut().zip(gradients) {
             if !gradient.defined() {
+                state.missed += u64::from(counts_own);
                 continue;
             }
-            let key = (state.weight_decay, state.lr_factor);
+            let key = (state.weight_decay, state.lr_factor, state.missed);
             let at = groups.iter().position(|(other, _)| *other == key);
             let at = at.unwrap_or_else(|| {
                 groups.push((key, Group::default()));
@@ -274,7 +312,7 @@ impl RunningOptimizer {
             group.parameters.push(&state.parameter);
             group.gradients.push(gradient);
         }
-        for ((has_decay, factor), group) in groups {
+        for ((has_decay, factor, missed), group) in groups {
             let decay = if has_decay { weight_decay } else { 0.0 };
             let scaled;
             let lr = match lr {
@@ -288,7 +326,16 @@ impl RunningOptimizer {
             let updated = match rule {
                 Optimizer::Sgd(sgd) => sgd.update(&group, decay, lr, overflow),
                 Optimizer::AdamW(adam) | Optimizer::Lamb(adam) => {
-                    let updates = self.updates.as_ref().context("updates are not counted")?;
+                    let all = self.updates.as_ref().context("updates are not counted")?;
+                    let own;
+                    let updates = match missed {
+                        0 => all,
+                        missed => {
+                            // A step that overflows is not counted, but may have been missed.
+                            own = all.f_sub_scalar(missed as f64)?.f_clamp_min(1.0)?;
+                            &own
+                        }
+                    };
                     let scales_to_norm = matches!(rule, Optimizer::Lamb(_));
                     adam.update(&group, decay, lr, (updates, scales_to_norm), overflow)
                 }
@@ -380,6 +427,7 @@ impl RunningOptimizer {
         let mut problems = Vec::new();
         for (name, tensor) in tensors {
             match self.states.iter().position(|state| state.name == name) {
+                None if self.frozen.contains(&name) => {}
                 None => problems.push(format!("{name:?} is not in the network")),
                 Some(position) => {
                     let shape = self.states[position].parameter.size();

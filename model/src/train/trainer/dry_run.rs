@@ -109,7 +109,7 @@ fn one_step(
         let side = i64::from(side);
         Tensor::f_zeros([count, 3, side, side], (kind, compute.device))
     };
-    let images = resolutions
+    let mut images = resolutions
         .iter()
         .map(|&side| compute.to_memory_format(zeros(side, compute.compute_dtype)?))
         .collect::<Result<Vec<_>>>()?;
@@ -119,12 +119,11 @@ fn one_step(
         .map(|&side| zeros(side, Kind::Uint8))
         .collect::<Result<Vec<_>, _>>()?;
     let mut labels = Tensor::f_zeros([count], (Kind::Int64, compute.device))?;
-    let mut images = images;
     if settings.mix.is_some() {
         let mixed = Mixed::Mixup { share: 0.5 };
         (images, labels) = mixed.apply(images, &labels, settings.classes.into())?;
     }
-    let step = settings.step();
+    let step = settings.step(resolutions);
     let drops = settings.dropping().draw(&net, count, 0, (0, 0))?;
     let inputs = Inputs {
         drops,

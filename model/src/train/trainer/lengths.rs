@@ -115,6 +115,13 @@ impl Trainer {
              for more `epochs`",
             self.warm_up_steps
         );
+        let every = self.average.map_or(1, |average| average.every_steps());
+        let steps = self.epochs.saturating_mul(train.items_per_epoch);
+        ensure!(
+            every <= steps,
+            "`every_steps: {every}` of `average` is more than the {steps} steps of the run, after which it would still \
+             be what the network started with; give a smaller number"
+        );
         let at_once = self.micro_batch.map_or(train.group, u64::from);
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
         ensure!(

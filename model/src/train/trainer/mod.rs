@@ -25,7 +25,7 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::checkpoint::BestBy;
+use crate::checkpoint::{BestBy, Weights};
 use crate::dist::reducer::Exchange;
 use crate::nn::compute::{DeviceChoice, Precision, ProcessSettings};
 use crate::nn::kernels::Fused;
@@ -37,7 +37,7 @@ use crate::nn::summary::Summary;
 use crate::nn::switchable::{BatchNorms, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
 use crate::train::average::Average;
-use crate::train::benchmark::Benchmark;
+use crate::train::benchmark::{Benchmark, Drawn};
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
 use crate::train::mixing::Mix;
@@ -72,10 +72,10 @@ pub struct Trainer {
     affine: Affine,
     /// The weight of a new batch in the running statistics of batch norms, above 0 and at most 1.
     #[serde(default = "default_momentum")]
-    norm_momentum: f64,
+    batch_norm_momentum: f64,
     /// What batch norms add to a variance, above 0.
     #[serde(default = "default_epsilon")]
-    norm_epsilon: f64,
+    batch_norm_epsilon: f64,
     /// Start the last batch norm of each residual branch with a scale of 0, so that blocks are the identity at
     /// first ("Accurate, Large Minibatch SGD", 2017). Not of networks that `start_from` others.
     #[serde(default)]
@@ -86,6 +86,10 @@ pub struct Trainer {
     /// depth and width in full precision, or with other bits. Default: random, from the recipe's seed.
     #[serde(default)]
     start_from: Option<PathBuf>,
+    /// Which weights of `start_from`: those that were `Trained`, or their `Average`. Default: the average where
+    /// there is one.
+    #[serde(default)]
+    start_weights: Option<Weights>,
     /// Number of classes. Compared with the data before the first batch.
     classes: u32,
     /// Distillation: `None`; `Ensemble` (the learned ensemble teaches every resolution);
@@ -103,7 +107,7 @@ pub struct Trainer {
     #[serde(default)]
     loss: OverSizes,
     /// A moving average of the weights, `Average(decay: 0.999)`: it is validated beside them, decides which epoch
-    /// is the best, and is in the checkpoints, where `eval`, `predict` and `export` take it unless they are told
+    /// is the best, and is in the checkpoints, where `eval`, `predict` and `export` take it unless `--weights` says
     /// otherwise. Training does not depend on it. Default: none.
     #[serde(default)]
     average: Option<Average>,
@@ -114,7 +118,8 @@ pub struct Trainer {
     #[serde(default)]
     mix: Option<Mix>,
     /// Stochastic depth: the probability, for each image and step, that the last residual branch is left out of
-    /// the network; that of the others rises to it in equal steps from 0. The same at all sizes. 0 to below 1.
+    /// the network; that of the others rises to it in equal steps from 0, as in timm's residual networks. The same
+    /// at all sizes. 0 to below 1.
     #[serde(default)]
     drop_path: f64,
     /// Dropout: the probability that an input of the classifier is left out. The same at all sizes. 0 to below 1.
@@ -166,8 +171,8 @@ pub struct Trainer {
     /// End the run after so many epochs without a better validation, by `best`. Default: never.
     #[serde(default)]
     patience: Option<u64>,
-    /// End the run after the epoch in which so many hours are over, those before a resume included. The learning
-    /// rate is that of all `epochs` nevertheless. Default: never.
+    /// End the run after the epoch in which so many hours are over, counted from where this was first set, over all
+    /// resumes. The learning rate is that of all `epochs` nevertheless. Default: never.
     #[serde(default)]
     max_hours: Option<f64>,
     /// Steps between two logged losses. Reading the loss synchronizes with the device.
@@ -201,7 +206,7 @@ pub struct Trainer {
     /// The images over which batch norms take their statistics in training: those of each process
     /// (`Process`), those of all processes (`AllProcesses`, which takes time in every layer), or 32 at a
     /// time, say (`Groups(32)`, as on a GPU of the published runs), which makes results independent of the
-    /// number of processes, but for rounding. Running statistics are the mean over all of them.
+    /// number of processes, but for rounding and what `mix`, `drop_path` and `dropout` draw. Running statistics are the mean over all of them.
     #[serde(default)]
     norms_over: NormsOver,
     /// Of several processes: send gradients as they are (`Float32`), or in half the bytes (`BFloat16`), for
@@ -245,12 +250,16 @@ impl Node for Trainer {
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
         let help = "see `rsflow nodes RsNet`";
+        let sizes = inputs
+            .first()
+            .map(|train| train.schema.resolutions.as_slice());
+        let sizes = sizes.unwrap_or_default();
         let networks = "`rsflow nodes RsNet` lists the networks";
         for (parameter, faults, help) in [
             ("network", self.network.check(), networks),
             ("", self.check_norms(), help),
             ("", self.dropping().check(), help),
-            ("", self.check_lr_factors(), help),
+            ("", self.check_lr_factors(sizes), help),
             ("optimizer", self.optimizer.check(), help),
             ("", self.objective().check(), help),
             (
@@ -357,6 +366,23 @@ impl Node for Trainer {
                 );
             }
             let first = train.schema.growth.map(|growth| growth.sizes(sizes, 0));
+            if let Some(growth) = train
+                .schema
+                .growth
+                .filter(|growth| growth.until >= self.epochs)
+            {
+                report.warning(
+                    "epochs",
+                    format!(
+                        "sizes grow until epoch {}: no epoch has full ones",
+                        growth.until
+                    ),
+                    format!(
+                        "give `growth` of the sizes that lead to `{}` a smaller `until`",
+                        train.node
+                    ),
+                );
+            }
             if let (Some(first), Ok(least)) = (&first, self.network.min_resolution())
                 && let Some(small) = first.iter().find(|&&size| size < least)
             {
@@ -460,15 +486,17 @@ impl Trains for Trainer {
             compute,
             steps: self.steps(&net)?,
             cuda_graph: self.cuda_graph,
-            mix: self.mix,
-            dropping: self.dropping(),
-            sampling: self.sampling,
+            inputs: Drawn {
+                mix: self.mix,
+                dropping: self.dropping(),
+                sampling: self.sampling,
+            },
             average: match self.average {
                 Some(average) => Some(average.start(&net, CudaGraph::Off)?),
                 None => None,
             },
             exchange: self.exchange,
-            overlaps: self.step().overlaps_exchange(),
+            overlaps: self.step(net.resolutions()).overlaps_exchange(),
             net,
             lr: self.optimizer.lr(),
             optimizer: Some(optimizer),

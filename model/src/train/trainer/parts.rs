@@ -14,7 +14,6 @@ use crate::nn::switchable::{BatchNorms, SwitchableNetwork, declare};
 use crate::train::dropping::Dropping;
 use crate::train::objective::Objective;
 use crate::train::optimizer::RunningOptimizer;
-use crate::train::sampling::Sampling;
 use crate::train::step::Step;
 use crate::train::steps::Steps;
 
@@ -56,10 +55,11 @@ impl Trainer {
         found.map_or(1.0, |(_, factor)| *factor)
     }
 
-    /// The errors in the factors of the learning rate.
-    pub(super) fn check_lr_factors(&self) -> Vec<FieldError> {
+    /// The errors in the factors of the learning rate, of a network with these resolutions.
+    pub(super) fn check_lr_factors(&self, resolutions: &[u32]) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        let names: Vec<String> = match declare(&self.network, 1, &[0], &(&[0]).into()) {
+        let norms = self.norms(resolutions);
+        let names: Vec<String> = match declare(&self.network, 1, resolutions, &norms) {
             Ok(declared) => declared.into_iter().map(|tensor| tensor.name).collect(),
             Err(_) => return errors, // of the network itself
         };
@@ -99,8 +99,8 @@ impl Trainer {
     pub(super) fn norm_options(&self) -> NormOptions {
         NormOptions {
             affine: self.affine,
-            momentum: self.norm_momentum,
-            epsilon: self.norm_epsilon,
+            momentum: self.batch_norm_momentum,
+            epsilon: self.batch_norm_epsilon,
         }
     }
 
@@ -168,12 +168,12 @@ impl Trainer {
     }
 
     /// How a training step is computed.
-    pub(super) fn step(&self) -> Step {
+    pub(super) fn step(&self, resolutions: &[u32]) -> Step {
         Step {
             objective: self.objective(),
             recompute: self.recompute,
             micro_batch: self.micro_batch.map(i64::from),
-            whole: self.sampling == Sampling::All,
+            whole: self.sampling.largest(resolutions).len() == resolutions.len(),
         }
     }
 
@@ -195,6 +195,6 @@ impl Trainer {
 
     /// What does the steps of a network.
     pub(super) fn steps(&self, net: &SwitchableNetwork) -> Result<Steps> {
-        Steps::new(self.step(), net, self.cuda_graph)
+        Steps::new(self.step(net.resolutions()), net, self.cuda_graph)
     }
 }

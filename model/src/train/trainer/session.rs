@@ -28,7 +28,7 @@ use crate::train::average::RunningAverage;
 use crate::train::batches::Labelled;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
-use crate::train::metrics::{Checkpointed, Metric, Step, Table};
+use crate::train::metrics::{Checkpointed, Metric, Step};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::processes::StepExchange;
 use crate::train::schedule::{LearningRates, TrainingLength};
@@ -193,7 +193,10 @@ impl Session {
                 let peers = peers.as_deref();
                 resume(origin, run_dir, peers, &mut at, &net, optimizer_of, lengths)?
             }
-            (None, Some(path)) => start_from(path, &net, optimizer_of, &mut at, peers.as_deref())?,
+            (None, Some(path)) => {
+                let from = (path.as_path(), settings.start_weights);
+                start_from(from, &net, optimizer_of, &mut at, peers.as_deref())?
+            }
             (None, None) => ClassMap::identity(),
         };
         let origin = &validate.origin;
@@ -217,7 +220,7 @@ impl Session {
                 peers,
                 &net,
                 settings.exchange,
-                settings.step().overlaps_exchange(),
+                settings.step(net.resolutions()).overlaps_exchange(),
             )
         });
         let before = resumed.as_ref().map(|origin| origin.metadata().clone());
@@ -271,7 +274,7 @@ impl Session {
         schedule.learning_rate(rates, self.at.step, length)
     }
 
-    /// Of a run that goes on with another recipe: where the learning rate rises at once, as after the end of a
+    /// Of a run that is resumed with another recipe: where the learning rate rises at once, as after the end of a
     /// cosine that is made longer.
     fn warn_of_learning_rate(&self, before: &Metadata) {
         let now = self.learning_rate();
@@ -382,23 +385,16 @@ impl Session {
                 return self.save(outputs, None, false);
             };
             let best = self.is_best(&validation);
-            let mut table = Table {
-                epoch: validation.epoch,
-                step: self.at.step,
-                rows: validation.rows.clone(),
-                average: validation.average.clone(),
-                images: validation.images,
-                seconds: began.elapsed().as_secs_f64(),
-            };
             self.at.validation = Some(validation);
+            let table = self.last_table(began.elapsed().as_secs_f64());
             self.at.epoch += 1;
             self.at.sample_in_epoch = 0;
             // Before the checkpoint: when it is there, its validation is in the log.
-            outputs.metric(Metric::Epoch(table.clone()));
+            outputs.metric(Metric::Epoch(table));
             let reason = self.reason_to_end(out_of_time);
             let ends = reason.is_some() || self.at.epoch == self.settings.epochs;
             if ends {
-                table.seconds = run_began.elapsed().as_secs_f64();
+                let table = self.last_table(run_began.elapsed().as_secs_f64());
                 outputs.metric(Metric::Final(table));
             }
             self.save(outputs, Some(self.at.epoch), best)?;
@@ -505,6 +501,7 @@ impl Session {
                 let at = Metadata {
                     loss_scale,
                     optimizer_updates: self.optimizer.updates()?,
+                    optimizer_missed: self.optimizer.missed(),
                     trained_seconds: self.seconds(),
                     ..self.at.clone()
                 };

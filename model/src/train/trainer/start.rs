@@ -11,7 +11,7 @@ use rsflow_base::shown::Shown as _;
 use rsflow_graph::PROGRESS;
 
 use crate::checkpoint::{
-    Best, Checkpoint, ClassMap, ClassOrder, FORMAT, Metadata, match_classes, packed,
+    Best, Checkpoint, ClassMap, ClassOrder, FORMAT, Metadata, Weights, match_classes, packed,
 };
 use crate::dist::Peers;
 use crate::nn::parameters::{Parameter, Role, join_problems};
@@ -95,14 +95,14 @@ fn all_classes(network: &[String], data: &[String]) -> Result<ClassMap> {
 /// Gives the network the weights of a checkpoint, as far as they fit. `to` is what the new run says
 /// of itself; it gets the order of the network's classes.
 pub(super) fn start_from(
-    path: &Path,
+    (path, weights): (&Path, Option<Weights>),
     net: &SwitchableNetwork,
     optimizer: &mut RunningOptimizer,
     to: &mut Metadata,
     peers: Option<&Peers>,
 ) -> Result<ClassMap> {
     let first = peers.is_none_or(Peers::is_first);
-    let file = first.then(|| Checkpoint::open(&home::expand(path)?)?.with_weights(None));
+    let file = first.then(|| Checkpoint::open(&home::expand(path)?)?.with_weights(weights));
     let file = file.transpose()?;
     let origin = Origin::of(file.as_ref(), "start_from", peers)?;
     let origin = origin.context("process 0 has no checkpoint to start from")?;
@@ -131,6 +131,13 @@ pub(super) fn start_from(
             written_out(to.normalize)
         );
     }
+    if saved.norms.epsilon != to.norms.epsilon {
+        tracing::warn!(
+            "{place} was trained with `batch_norm_epsilon: {:e}`, the recipe says {:e}",
+            saved.norms.epsilon,
+            to.norms.epsilon
+        );
+    }
     if saved.channels != to.channels {
         tracing::warn!(
             "{place} was trained with `channels: {:?}`, the recipe says {:?}",
@@ -147,10 +154,8 @@ pub(super) fn start_from(
         role if role.is_quantizer_state() => same_network,
         _ if same_network => true,
         _ => {
-            let norm = parameter.resolution.map(|norm| saved.batch_norm_for(norm));
-            let there = norm.map(|norm| parameter.name_with_batch_norm(norm));
-            let name = there.as_ref().unwrap_or(&parameter.name);
-            file.contains(&file.stored_name(name)) || packed::contains(file, parameter)
+            file.holds(parameter, |norm| saved.batch_norm_for(norm))
+                || packed::contains(file, parameter)
         }
     };
     if let Some(file) = origin.file.filter(|_| !same_network) {
@@ -206,12 +211,24 @@ pub(super) struct Lengths {
 }
 
 /// The best validation so far, if its checkpoint is still there: else the best of the following epochs
-/// takes its place.
-fn best_at_hand(origin: &Origin, run_dir: Option<&Path>) -> Option<Best> {
-    let best = origin.saved.best?;
-    let Some(checkpoint) = origin.file else {
-        return Some(best); // the first process looks, and writes it
+/// takes its place. The first process looks for it.
+///
+/// # Errors
+/// Another process is lost.
+fn best_at_hand(
+    origin: &Origin,
+    run_dir: Option<&Path>,
+    peers: Option<&Peers>,
+) -> Result<Option<Best>> {
+    let found = serde_json::to_string(&find_best(origin, run_dir))?;
+    let Some(peers) = peers else {
+        return Ok(serde_json::from_str(&found)?);
     };
+    Ok(serde_json::from_str(&peers.broadcast("best", || found)?)?)
+}
+
+fn find_best(origin: &Origin, run_dir: Option<&Path>) -> Option<Best> {
+    let (best, checkpoint) = (origin.saved.best?, origin.file?);
     let folder = run_dir.unwrap_or(Path::new("")).join(CHECKPOINTS);
     let found = checkpoint.find_best(&folder);
     if found.is_none() {
@@ -348,6 +365,10 @@ pub(super) fn resume(
     if let Some(peers) = peers {
         share(peers, net, optimizer)?;
     }
+    optimizer.load_missed(
+        &saved.optimizer_missed,
+        saved.optimizer_updates.unwrap_or(0),
+    );
     *at = Metadata {
         recipe: std::mem::take(&mut at.recipe),
         classes: match classes.is_identity() {
@@ -370,7 +391,7 @@ pub(super) fn resume(
         samples_per_epoch: at.samples_per_epoch,
         sample_in_epoch,
         old_step_in_epoch: None,
-        best: best_at_hand(origin, run_dir),
+        best: best_at_hand(origin, run_dir, peers)?,
         // Its own number, unless epochs had another length: the schedule continues from its epoch.
         step: saved.epoch * steps_per_epoch + sample_in_epoch.div_ceil(batch.max(1)),
         ..saved.clone()

@@ -9,7 +9,9 @@ use crate::train::metrics::Metric;
 impl Session {
     /// Seconds that the run has trained for, those before it was resumed included; `None`: they are not limited.
     pub(super) fn seconds(&self) -> Option<f64> {
-        self.settings.max_hours?;
+        if self.settings.max_hours.is_none() && self.at.trained_seconds.is_none() {
+            return None;
+        }
         Some(self.seconds_before + self.began.elapsed().as_secs_f64())
     }
 
@@ -23,7 +25,8 @@ impl Session {
 
     /// Whether too many epochs have passed since the best one.
     fn is_out_of_patience(&self) -> bool {
-        let (patience, best) = (self.settings.patience, self.at.best);
+        let (patience, by) = (self.settings.patience, self.settings.best);
+        let best = self.at.best.filter(|best| best.by == by);
         let since = best.map(|best| self.at.epoch.saturating_sub(best.epoch + 1));
         patience
             .zip(since)
@@ -38,17 +41,19 @@ impl Session {
                 "nothing was better for {patience} epochs (`patience`; `best: {by:?}`)"
             )),
             (_, Some(hours)) if out_of_time => {
-                Some(format!("the run has had its {hours} hours (`max_hours`)"))
+                Some(format!("{hours} hours are over (`max_hours`)"))
             }
             _ => None,
         }
     }
 
-    /// Whether the run was resumed after its end. Then it gives its results once more.
+    /// Whether the run was resumed after its end. Then it gives its results again.
     pub(super) fn ended_before(&mut self, outputs: &mut Outputs) -> Result<bool> {
         let is_over = self.at.epoch >= self.settings.epochs;
-        // Within an epoch it goes on: what ended it was changed since.
-        let whole = self.at.sample_in_epoch == 0 && self.at.epoch > 0;
+        // It ended with a validation.
+        let validated = self.at.validation.as_ref();
+        let whole = self.at.sample_in_epoch == 0
+            && validated.is_some_and(|validated| validated.epoch + 1 == self.at.epoch);
         let out_of_time = self.is_out_of_time()?;
         let reason = self.reason_to_end(out_of_time).filter(|_| whole);
         if let Some(reason) = reason.filter(|_| !is_over) {
@@ -60,8 +65,8 @@ impl Session {
         } else if !is_over {
             return Ok(false);
         }
-        if let Some(table) = self.last_table() {
-            outputs.metric(Metric::Final(table));
+        if self.at.validation.is_some() {
+            outputs.metric(Metric::Final(self.last_table(0.0)));
         }
         Ok(true)
     }

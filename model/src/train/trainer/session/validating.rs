@@ -28,8 +28,8 @@ impl Session {
         let new =
             |net: &SwitchableNetwork| Validation::new(net, (0..net.resolutions().len()).collect());
         let mut own = new(&self.net)?;
-        let mut of_average = self.average.as_ref().map(|average| new(&average.net));
-        let mut of_average = of_average.take().transpose()?;
+        let of_average = self.average.as_ref().map(|average| new(&average.net));
+        let mut of_average = of_average.transpose()?;
         let mut done = 0;
         let complete = loop {
             match batches.receive()? {
@@ -105,16 +105,16 @@ impl Session {
         better
     }
 
-    /// The results of the last validation.
-    pub(super) fn last_table(&self) -> Option<Table> {
-        let validated = self.at.validation.clone()?;
-        Some(Table {
+    /// The results of the last validation, which was there, and the seconds that it took with its epoch.
+    pub(super) fn last_table(&self, seconds: f64) -> Table {
+        let validated = self.at.validation.clone().unwrap_or_default();
+        Table {
             epoch: validated.epoch,
             step: self.at.step,
             rows: validated.rows,
             average: validated.average,
             images: validated.images,
-            seconds: 0.0,
-        })
+            seconds,
+        }
     }
 }
