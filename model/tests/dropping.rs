@@ -5,11 +5,11 @@ mod small;
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::kernels::Fused;
 use rsflow_model::nn::layers::{Drops, Mode, droppable, factors};
-use rsflow_model::nn::networks::{MobileNetV2, Network, QuantizedMode, QuantizedResNet};
+use rsflow_model::nn::networks::{MobileNetV2, Network};
 use rsflow_model::nn::parameters::{Role, WeightInit};
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::dropping::Dropping;
-use small::{resnet, values};
+use small::{quantized, resnet, values};
 use tch::{Device, Kind, Tensor};
 
 const SIDE: u32 = 48;
@@ -104,18 +104,10 @@ fn is_residual(layers: &[rsflow_model::nn::layers::Layer], norm: &str) -> bool {
 
 #[test]
 fn factors_of_1_change_nothing() {
-    let quantized = Network::QuantizedResNet(QuantizedResNet {
-        depth: 18,
-        width: 8,
-        mode: QuantizedMode::PreActivation,
-        weight_bits: 2,
-        activation_bits: 2,
-        fixed_activation_basis: false,
-    });
     for (architecture, kind, tolerance) in [
         (resnet(18, 4), Kind::Float, 1e-4),
         (resnet(18, 4), Kind::Double, 1e-10),
-        (quantized, Kind::Double, 1e-10),
+        (quantized(), Kind::Double, 1e-10),
     ] {
         let compute = ExecConfig::cpu(kind).with_kernels(Fused::Auto);
         let run = |with: bool| {

@@ -4,22 +4,15 @@ mod small;
 
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::kernels::Fused;
-use rsflow_model::nn::networks::{Network, QuantizedMode, QuantizedResNet};
 use rsflow_model::nn::parameters::{Role, WeightInit};
 use rsflow_model::nn::switchable::SwitchableNetwork;
 use rsflow_model::train::distillation::Distill;
 use rsflow_model::train::optimizer::{Optimizer, Rate};
 use rsflow_model::train::step::{Inputs, Step};
-use small::{resnet, sgd, values};
+use small::{quantized, resnet, rule, sgd, values};
 use tch::{Device, Kind, Tensor};
 
 const SIZES: [u32; 2] = [48, 32];
-
-fn rule(text: &str) -> Optimizer {
-    let extensions = ron::extensions::Extensions::UNWRAP_VARIANT_NEWTYPES;
-    let ron = ron::Options::default().with_default_extension(extensions);
-    ron.from_str(text).unwrap()
-}
 
 #[test]
 fn a_factor_is_another_learning_rate() {
@@ -74,14 +67,6 @@ fn a_factor_is_another_learning_rate() {
 
 #[test]
 fn frozen_parts_stay_and_the_others_move_as_ever() {
-    let quantized = Network::QuantizedResNet(QuantizedResNet {
-        depth: 18,
-        width: 8,
-        mode: QuantizedMode::PreActivation,
-        weight_bits: 2,
-        activation_bits: 2,
-        fixed_activation_basis: false,
-    });
     let usual: Step = Distill::EnsembleTopDown.into();
     let recomputing = Step {
         recompute: true,
@@ -106,8 +91,8 @@ fn frozen_parts_stay_and_the_others_move_as_ever() {
         (resnet(18, 4), recomputing, double),
         (resnet(18, 4), usual, fused),
         (resnet(18, 4), usual, bfloat16),
-        (quantized.clone(), usual, double),
-        (quantized, recomputing, double),
+        (quantized(), usual, double),
+        (quantized(), recomputing, double),
     ] {
         for (case, frozen) in [("first", first), ("middle", middle), ("trunk", trunk)] {
             let step = |frozen: Frozen| {
