@@ -5,6 +5,7 @@ use std::net::ToSocketAddrs as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use rsflow_model::dist::nccl_version;
 use rsflow_model::nn::compute::{CPU_BFLOAT16, Cuda, Precision, cpu_has_bf16};
 use rsflow_pipeline::pixels;
 use serde_json::json;
@@ -19,6 +20,8 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     }
     let libtorch = rsflow_model::nn::compute::libtorch();
     let cuda = Cuda::open();
+    // After libtorch's part for GPUs is loaded, if there is one.
+    let nccl = nccl_version();
     let memory = memory();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let simd = simd();
@@ -45,6 +48,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
                 },
             ),
             "gloo": interface(),
+            "nccl": nccl,
             "resize_kernel": resizer,
             "jpeg_decoder": JPEG,
         });
@@ -134,7 +138,16 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
         }
         Err(reason) => line("CUDA", format!("no GPU can be used: {reason:#}"))?,
     }
-    line("processes", format!("exchange by Gloo, {}", interface()))?;
+    line(
+        "processes",
+        match &nccl {
+            Some(version) => format!(
+                "exchange by NCCL {version} on GPUs, else by Gloo, {}",
+                interface()
+            ),
+            None => format!("exchange by Gloo, {}", interface()),
+        },
+    )?;
     line("JPEG", JPEG.to_owned())?;
     line("resizing", format!("kernel {resizer}"))?;
     Ok(ExitCode::SUCCESS)

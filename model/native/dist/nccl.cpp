@@ -59,3 +59,10 @@ c10::intrusive_ptr<c10d::Backend> open_nccl(const c10::intrusive_ptr<c10d::Store
 }
 
 }  // namespace rsflow
+
+// The version of NCCL as its own number, 22705 for 2.27.5; 0 where there is none.
+extern "C" int rsflow_nccl_version() {
+  auto* const version = reinterpret_cast<int (*)(int*)>(dlsym(RTLD_DEFAULT, "ncclGetVersion"));
+  int number = 0;
+  return version != nullptr && version(&number) == 0 ? number : 0;
+}

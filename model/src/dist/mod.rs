@@ -11,6 +11,8 @@ mod native;
 pub mod reducer;
 mod store;
 
+pub use native::nccl_version;
+
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;

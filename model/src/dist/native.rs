@@ -12,6 +12,7 @@ use crate::nn::kernels::JointSum;
 use crate::nn::native::to_result;
 
 unsafe extern "C" {
+    fn rsflow_nccl_version() -> i32;
     fn rsflow_store_open(
         host: *const c_char,
         port: u16,
@@ -421,4 +422,19 @@ impl Drop for Buckets {
 
 fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The version of the NCCL by which processes exchange tensors on GPUs, `2.27.5`; `None` where there is none, as
+/// before libtorch's part for GPUs is loaded.
+pub fn nccl_version() -> Option<String> {
+    // SAFETY: it finds a function by its name and calls it with a number of its own.
+    let number = unsafe { rsflow_nccl_version() };
+    (number > 0).then(|| {
+        format!(
+            "{}.{}.{}",
+            number / 10_000,
+            number / 100 % 100,
+            number % 100
+        )
+    })
 }

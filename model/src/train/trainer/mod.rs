@@ -409,6 +409,13 @@ impl Node for Trainer {
                 "such as `start_from: \"best.safetensors\"`",
             );
         }
+        if self.start_weights.is_some() && self.start_from.is_none() {
+            report.parameter(
+                "start_weights",
+                "`start_weights` is of no use without `start_from`",
+                "leave it out, or name a checkpoint",
+            );
+        }
         batches::check_growth(inputs, "validate", report);
         batches::check_dropped(inputs, "validate", report);
         vec![Schema::default(), Schema::default()]
