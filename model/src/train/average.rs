@@ -23,7 +23,7 @@ pub struct Average {
     /// steps. What suits is a small part of the run's steps.
     decay: f64,
     /// Begin with a smaller decay, 1 - (1 + updates)^(-2/3), as long as that is below `decay`: the average then
-    /// leaves the first, random weights behind soon.
+    /// soon forgets the first, random weights.
     #[serde(default)]
     warm_up: bool,
     /// Steps from one update to the next.

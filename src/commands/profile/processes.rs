@@ -14,7 +14,7 @@ use crate::table::{grid, time};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Share {
     process: u32,
-    /// Of the trainer's time: waiting for sums of all processes, that is, what is left of an exchange behind the
+    /// Of the trainer's time: waiting for sums of all processes, that is, what is left of an exchange after the
     /// backward pass, and slower processes.
     wait_others_share: f64,
     /// The same of its own images.
