@@ -167,10 +167,10 @@ fn a_run_ends_when_nothing_gets_better_or_its_time_is_over() {
                 stderr(&output),
             )
         };
-        let (table, told) = start(&[]);
-        assert!(told.contains(said), "{name}: {told}");
+        let (table, output) = start(&[]);
+        assert!(output.contains(said), "{name}: {output}");
         let whole = format!("the run ends after epoch {epochs_trained}");
-        assert!(told.contains(&whole), "{name}: {told}");
+        assert!(output.contains(&whole), "{name}: {output}");
         let steps = epochs_trained * 11;
         assert!(
             table.contains(&format!("({steps} steps)")),
@@ -182,8 +182,11 @@ fn a_run_ends_when_nothing_gets_better_or_its_time_is_over() {
         assert!(log.lines().last().unwrap().contains("\"final\""), "{name}");
 
         // A resume has nothing to do, and says how there is more.
-        let (table, told) = start(&["--resume"]);
-        assert!(told.contains("nothing is left to train"), "{name}: {told}");
+        let (table, output) = start(&["--resume"]);
+        assert!(
+            output.contains("nothing is left to train"),
+            "{name}: {output}"
+        );
         assert!(
             table.contains(&format!("({steps} steps)")),
             "{name}: {table}"

@@ -13,11 +13,8 @@ use crate::nn::native;
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::average::RunningAverage;
-use crate::train::dropping::Dropping;
-use crate::train::mixing::Mix;
+use crate::train::drawn::Drawn;
 use crate::train::optimizer::RunningOptimizer;
-use crate::train::sampling::Sampling;
-use crate::train::step::Inputs;
 use crate::train::steps::Steps;
 
 /// A network with random weights, and its training step.
@@ -38,36 +35,6 @@ pub struct Benchmark {
     pub(super) overlaps: bool,
     /// `None` once inference was measured: the network is frozen then.
     pub(super) optimizer: Option<RunningOptimizer>,
-}
-
-/// What a trainer draws for each step.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Drawn {
-    pub mix: Option<Mix>,
-    pub dropping: Dropping,
-    pub sampling: Sampling,
-}
-
-impl Drawn {
-    /// The inputs of a step, counted from 0, with these images and labels.
-    pub fn draw(
-        &self,
-        net: &SwitchableNetwork,
-        images: &[Tensor],
-        labels: &Tensor,
-        step: u64,
-    ) -> Result<Inputs> {
-        let mut inputs = Inputs::new(images, labels);
-        if let Some(mix) = self.mix {
-            let mixed = mix.draw(0, step)?;
-            let copies = inputs.images.iter().map(Tensor::shallow_clone).collect();
-            let (images, labels) = mixed.apply(copies, labels, net.classes().into())?;
-            inputs = Inputs::new(&images, &labels);
-        }
-        let count = labels.size().first().copied().unwrap_or(0);
-        inputs.drops = self.dropping.draw(net, count, 0, (step, 0))?;
-        Ok(inputs.at(self.sampling.draw(net.resolutions(), 0, step)))
-    }
 }
 
 /// The times of something that was repeated.
@@ -149,7 +116,10 @@ impl Benchmark {
         let optimizer = optimizer.context("steps are measured before inference")?;
         let mut done = 0;
         measure(compute, time, 3, || {
-            let inputs = inputs_of.draw(net, &images, &labels, done)?;
+            let inputs = {
+                let images = images.iter().map(Tensor::shallow_clone).collect();
+                inputs_of.draw(net, images, labels.shallow_clone(), 0, (done, 0))?
+            };
             done += 1;
             steps.step(net, optimizer, &inputs, lr, None)?;
             average

@@ -79,7 +79,8 @@ impl Benchmark {
         let optimizer = optimizer.context("steps are measured before inference")?;
         let mut done = 0;
         let mut step = |exchange: Option<&StepExchange>| {
-            let inputs = drawn.draw(net, &images_of_all, &labels, done)?;
+            let images = images_of_all.iter().map(Tensor::shallow_clone).collect();
+            let inputs = drawn.draw(net, images, labels.shallow_clone(), 0, (done, 0))?;
             done += 1;
             let loss = steps.step(net, optimizer, &inputs, lr, exchange);
             loss.map(drop)

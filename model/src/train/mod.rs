@@ -4,7 +4,7 @@
 //!   checkpoint.
 //! - [`step`]: one training step, from images to updated weights. [`objective`], [`distillation`]: its loss.
 //!   [`mixing`]: mixup and CutMix. [`dropping`]: stochastic depth and dropout.
-//!   [`sampling`]: which resolutions a step trains. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
+//!   [`sampling`]: which resolutions a step trains. [`drawn`]: all three. [`optimizer`], [`schedule`], [`loss_scale`]: the update. [`steps`]: one after the other, on a GPU
 //!   recorded and replayed.
 //! - [`average`]: a moving average of the weights.
 //! - [`processes`]: what several processes exchange after a step.
@@ -17,6 +17,7 @@ pub mod average;
 pub mod batches;
 pub mod benchmark;
 pub mod distillation;
+pub mod drawn;
 pub mod dropping;
 pub mod evaluate;
 pub mod exchange_benchmark;

@@ -37,7 +37,7 @@ use crate::nn::summary::Summary;
 use crate::nn::switchable::{BatchNorms, check_resolutions};
 use crate::nn::transfer::{Channels, Normalize};
 use crate::train::average::Average;
-use crate::train::benchmark::{Benchmark, Drawn};
+use crate::train::benchmark::Benchmark;
 use crate::train::distillation::Distill;
 use crate::train::metrics::{Checkpointed, Metric};
 use crate::train::mixing::Mix;
@@ -493,11 +493,7 @@ impl Trains for Trainer {
             compute,
             steps: self.steps(&net)?,
             cuda_graph: self.cuda_graph,
-            inputs: Drawn {
-                mix: self.mix,
-                dropping: self.dropping(),
-                sampling: self.sampling,
-            },
+            inputs: self.drawn(),
             average: match self.average {
                 Some(average) => Some(average.start(&net, CudaGraph::Off)?),
                 None => None,

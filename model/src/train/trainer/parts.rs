@@ -11,6 +11,7 @@ use crate::nn::field_error::FieldError;
 use crate::nn::layers::{Affine, NormOptions, Norms};
 use crate::nn::parameters::WeightInit;
 use crate::nn::switchable::{BatchNorms, SwitchableNetwork, declare};
+use crate::train::drawn::Drawn;
 use crate::train::dropping::Dropping;
 use crate::train::objective::Objective;
 use crate::train::optimizer::RunningOptimizer;
@@ -174,6 +175,15 @@ impl Trainer {
             recompute: self.recompute,
             micro_batch: self.micro_batch.map(i64::from),
             whole: self.sampling.largest(resolutions).len() == resolutions.len(),
+        }
+    }
+
+    /// What is drawn for each step.
+    pub(super) fn drawn(&self) -> Drawn {
+        Drawn {
+            mix: self.mix,
+            dropping: self.dropping(),
+            sampling: self.sampling,
         }
     }
 

@@ -32,7 +32,6 @@ use crate::train::metrics::{Checkpointed, Metric, Step};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::processes::StepExchange;
 use crate::train::schedule::{LearningRates, TrainingLength};
-use crate::train::step::Inputs;
 use crate::train::steps::Steps;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
@@ -294,19 +293,10 @@ impl Session {
         injected_failure(self.at.step + 1)?;
         let batch = Labelled::new(batch, &self.training_classes);
         let classes = self.net.classes();
-        let (mut images, mut labels) = self.transfer.batch(&batch, classes)?;
-        if let Some(mix) = &self.settings.mix {
-            let mixed = mix.draw(self.at.seed, self.at.step)?;
-            (images, labels) = mixed.apply(images, &labels, classes.into())?;
-        }
-        let count = labels.size().first().copied().unwrap_or(0);
-        let at = (self.at.step, self.world.rank);
-        let dropping = self.settings.dropping();
-        let inputs = Inputs {
-            drops: dropping.draw(&self.net, count, self.at.seed, at)?,
-            ..Inputs::new(&images, &labels)
-        };
-        let inputs = inputs.at(self.positions(self.at.step + 1));
+        let (images, labels) = self.transfer.batch(&batch, classes)?;
+        let (seed, at) = (self.at.seed, (self.at.step, self.world.rank));
+        let drawn = self.settings.drawn();
+        let inputs = drawn.draw(&self.net, images, labels, seed, at)?;
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         let exchange = self.exchange.as_ref();
         self.steps.step(net, optimizer, &inputs, lr, exchange)
