@@ -42,6 +42,7 @@ pub const EVALUATION: Catalogue = Catalogue(&[
     Kind::of::<ImageFolder>(),
     Kind::of::<ImageTar>(),
     Kind::of::<ImageNetArchives>(),
+    Kind::of::<ShapesFolder>(),
     Kind::of::<Preprocessed>(),
     Kind::of::<DecodeImage>(),
     Kind::of::<RandomResizedCrop>(),

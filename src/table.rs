@@ -10,7 +10,7 @@ use rsflow_model::train::metrics::{Row, Table};
 /// there is one. A column names the batch norms where a
 /// resolution uses those of another.
 pub fn render(table: &Table) -> String {
-    let borrows = |row: &Row| row.batch_norm.is_some() && row.batch_norm != row.resolution;
+    let borrows = |row: &Row| row.batch_norm != row.resolution || row.between.is_some();
     let any_borrows = table.rows.iter().any(borrows);
     let has_average = !table.average.is_empty();
     let mut header = vec!["resolution"];
@@ -23,7 +23,10 @@ pub fn render(table: &Table) -> String {
     let rows = trained.chain(averages).map(|(row, weights)| {
         let mut cells = vec![size(row.resolution, "ensemble")];
         cells.extend(has_average.then(|| weights.to_owned()));
-        cells.extend(any_borrows.then(|| size(row.batch_norm, "")));
+        cells.extend(any_borrows.then(|| match row.between {
+            Some((below, above)) => format!("{below}..{above}"),
+            None => size(row.batch_norm, ""),
+        }));
         cells.extend([
             format!("{:.2}", row.top1),
             format!("{:.2}", row.top5),
@@ -33,6 +36,44 @@ pub fn render(table: &Table) -> String {
         ]);
         cells
     });
+    grid(&header, rows)
+}
+
+/// Top-1 accuracies: a row for each resolution, a column for the batch norms of each, and one for interpolated ones if
+/// there are some. The best of each row has a star.
+pub fn matrix(table: &Table) -> String {
+    let mut sizes: Vec<Option<u32>> = Vec::new();
+    let mut norms: Vec<Option<u32>> = Vec::new();
+    for row in &table.rows {
+        for (list, value) in [(&mut sizes, row.resolution), (&mut norms, row.batch_norm)] {
+            if !list.contains(&value) {
+                list.push(value);
+            }
+        }
+    }
+    // Interpolated ones are of no resolution.
+    norms.sort_by_key(Option::is_none);
+    let name = |norm: &Option<u32>| norm.map_or("interpolated".to_owned(), |norm| norm.to_string());
+    let header = norms.iter().map(name);
+    let header: Vec<String> = ["top-1 % at".to_owned()]
+        .into_iter()
+        .chain(header)
+        .collect();
+    let rows = sizes.iter().map(|size| {
+        let of_size = table.rows.iter().filter(|row| row.resolution == *size);
+        let best = of_size.clone().map(|row| row.top1).fold(f64::MIN, f64::max);
+        let cells = norms.iter().map(|norm| {
+            let mut rows = of_size.clone();
+            match rows.find(|row| row.batch_norm == *norm) {
+                Some(row) if row.top1 == best => format!("*{:.2}", row.top1),
+                Some(row) => format!("{:.2}", row.top1),
+                None => String::new(),
+            }
+        });
+        let size = size.map_or_else(String::new, |size| size.to_string());
+        [size].into_iter().chain(cells).collect()
+    });
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
     grid(&header, rows)
 }
 

@@ -3,6 +3,7 @@
 mod average;
 mod broken;
 mod catalogue;
+mod compare;
 mod damage;
 mod effects;
 mod evaluate;
@@ -19,4 +20,5 @@ mod quantized;
 mod run;
 mod run_dir;
 mod summary;
+mod untrained;
 mod workplace;

@@ -75,7 +75,7 @@ pub use rsflow_base::keyed::random;
 pub use shard::Shard;
 pub use stage::{
     AnyFold, AnyMap, AnySink, AnySource, Budget, Contents, Context, Fold, Map, OnError, Position,
-    Sink, Source, Stage, Thread,
+    SampleNames, Sink, Source, Stage, Thread,
 };
 pub use stop::Stop;
 pub use text::{Place, Text, line_column};

@@ -49,6 +49,39 @@ pub struct Contents {
     pub origin: String,
     /// A hash of the names of classes and samples, in their order; `None` where a source has no names.
     pub names_hash: Option<u64>,
+    /// The names themselves.
+    pub sample_names: SampleNames,
+}
+
+/// The names of a source's samples, made when they are asked for.
+#[derive(Clone, Default)]
+pub struct SampleNames(Option<Arc<dyn Fn(u64) -> Vec<String> + Send + Sync>>);
+
+impl SampleNames {
+    /// `of` has those of an epoch, in its order.
+    pub fn new(of: impl Fn(u64) -> Vec<String> + Send + Sync + 'static) -> Self {
+        SampleNames(Some(Arc::new(of)))
+    }
+
+    /// Those of an epoch, in its order, of all processes; `None` where a source has none.
+    pub fn of_epoch(&self, epoch: u64) -> Option<Vec<String>> {
+        Some(self.0.as_ref()?(epoch))
+    }
+}
+
+impl std::fmt::Debug for SampleNames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SampleNames")
+            .field(&self.0.is_some())
+            .finish()
+    }
+}
+
+/// Whether there are some: what they are, [`Contents::names_hash`] says.
+impl PartialEq for SampleNames {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_some() == other.0.is_some()
+    }
 }
 
 impl Contents {

@@ -7,7 +7,7 @@ use rsflow_base::shown::Shown as _;
 use serde::Serialize;
 use tch::Kind;
 
-use crate::checkpoint::{Checkpoint, OVERFLOW, is_finite};
+use crate::checkpoint::{Checkpoint, NormsFrom, OVERFLOW, is_finite};
 use crate::nn::compute::ExecConfig;
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::switchable::SwitchableNetwork;
@@ -36,8 +36,7 @@ pub struct Prediction {
 }
 
 impl Predictor {
-    /// Loads the network for images of `size` x `size` pixels, with the batch norms of the
-    /// resolution `batch_norm`.
+    /// Loads the network for images of `size` x `size` pixels, with these batch norms.
     ///
     /// # Errors
     /// A size that is too small for the network; batch norms that the checkpoint does not have; an
@@ -45,11 +44,11 @@ impl Predictor {
     pub fn open(
         checkpoint: &Checkpoint,
         size: u32,
-        batch_norm: u32,
+        batch_norms: NormsFrom,
         compute: ExecConfig,
     ) -> Result<Self> {
         let metadata = checkpoint.metadata();
-        let net = checkpoint.network(&[size], &[batch_norm], compute)?;
+        let net = checkpoint.network(&[size], &[batch_norms], compute)?;
         Ok(Self {
             inference: Inference::new(&net, CudaGraph::Auto),
             net,

@@ -66,10 +66,28 @@ Examples:
       --batch-norm 120=112
   rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 \\
       --calibrate 2000 --store best120.safetensors
+  rsflow eval --checkpoint runs/mine --sizes 120 88 72 --matrix
+  rsflow eval --checkpoint runs/mine --predictions mine.csv
 
-A size that was not trained uses the batch norms of the nearest resolution, or of the one that
---batch-norm names. With --calibrate N it gets running statistics of its own, measured on N training
-images (random crops, as in training). The ensemble averages the trained sizes among --sizes.";
+A size that was not trained uses the batch norms of the nearest resolution (of two, the smaller one),
+or of the one that --batch-norm names; --batch-norm 120=lerp interpolates between those below and above.
+With --calibrate N it gets running statistics of its own, measured on N training images (random crops,
+as in training). --matrix shows them side by side. The ensemble averages the trained sizes among
+--sizes.";
+
+pub const COMPARE_EXAMPLES: &str = "\
+Examples:
+  rsflow compare runs/kd runs/none                     two runs, or two folders of several seeds
+  rsflow compare runs/rs runs/i224+runs/i160+runs/i96  one network of three sizes, or three networks
+  rsflow compare runs/lr                               all recipes of a sweep
+  rsflow compare a.csv b.csv                           files of `rsflow eval --predictions`
+
+Runs whose recipes differ in the seed alone are one row. Every run is evaluated on the images that it was
+validated on, unless that was done before; what it predicts is kept in its folder, in predictions/.
+
+An interval covers what other validation images and, with several seeds, other seeds would change: images
+are compared one by one, and the variance between runs is that of all recipes with several seeds. With one
+seed each, it is about these networks alone.";
 
 pub const PREDICT_EXAMPLES: &str = "\
 Examples:

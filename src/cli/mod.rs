@@ -11,6 +11,7 @@ use rsflow_model::checkpoint::{ClassOrder, Weights};
 use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
 use examples::*;
+pub use values::NormChoice;
 use values::*;
 
 /// Trains and runs resolution switchable networks: one network that can be switched between input
@@ -39,6 +40,9 @@ pub enum Command {
     /// Evaluate a checkpoint, at the sizes it was trained at or any others
     #[command(after_help = EVAL_EXAMPLES)]
     Eval(Eval),
+    /// Compare runs: how far they are apart at each size, and whether chance would do it
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(Compare),
     /// Classify images at one resolution
     #[command(after_help = PREDICT_EXAMPLES)]
     Predict(Predict),
@@ -153,9 +157,10 @@ pub struct Eval {
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub checkpoint: PathBuf,
     /// A folder with val/ (and train/, for --calibrate) in it or one that holds the class folders, a tar
-    /// of such a folder, or the folder of ImageNet's archives
+    /// of such a folder, or the folder of ImageNet's archives [default: the images that the checkpoint's
+    /// run was validated on]
     #[arg(long, value_name = "PATH", value_parser = path())]
-    pub data: PathBuf,
+    pub data: Option<PathBuf>,
     /// The order of class folders for a network whose class names are not known: text (0, 1, 10, 2), as
     /// torchvision sorts them, or numeric (0, 1, 2, 10). Known classes are matched by name
     #[arg(long, value_name = "ORDER", default_value = "text", value_parser = class_order)]
@@ -163,9 +168,18 @@ pub struct Eval {
     /// Sizes to evaluate at, in pixels [default: those that it was trained at]
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S")]
     pub sizes: Vec<u32>,
-    /// Runs a size with the batch norms of another resolution
-    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "SIZE=RESOLUTION", value_parser = pair)]
-    pub batch_norm: Vec<(u32, u32)>,
+    /// Runs a size with the batch norms of another resolution, of the nearest one (nearest), or with
+    /// batch norms interpolated between those of the next resolutions below and above (lerp)
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "SIZE=RESOLUTION", value_parser = size_and_norm)]
+    pub batch_norm: Vec<(u32, NormChoice)>,
+    /// Measures every size with the batch norms of every resolution, and with interpolated ones where
+    /// the size was not trained, in place of the ensemble
+    #[arg(long)]
+    pub matrix: bool,
+    /// Writes what was predicted of each image as CSV: a row for each image, with its class and, for each
+    /// size, the predicted class and its probability. `rsflow compare` reads such files
+    #[arg(long, value_name = "FILE", value_parser = path(), conflicts_with = "matrix")]
+    pub predictions: Option<PathBuf>,
     /// Measures batch norm statistics for the sizes that were not trained, on N training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub calibrate: Option<u64>,
@@ -178,7 +192,7 @@ pub struct Eval {
     /// Writes the checkpoint with the calibrated batch norms in it
     #[arg(long, value_name = "FILE", requires = "calibrate", value_parser = path())]
     pub store: Option<PathBuf>,
-    /// Replaces the files of --store and --json if they exist
+    /// Replaces the files of --store, --predictions and --json if they exist
     #[arg(long)]
     pub force: bool,
     /// The share of an image's short side that is kept [default: as in the training's validation]
@@ -199,6 +213,35 @@ pub struct Eval {
     /// Writes the table as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
+}
+
+/// `rsflow compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// Run directories, folders of them, files of `rsflow eval --predictions`, or several of these joined
+    /// by + : networks of single sizes in place of one that has them all. The first is what the others
+    /// are compared with
+    #[arg(required = true, value_name = "RUN", value_parser = path())]
+    pub runs: Vec<PathBuf>,
+    /// Which checkpoint of each run. The best is chosen on the images that it is measured on here, which
+    /// favours runs with many validations
+    #[arg(long, value_enum, default_value_t = Which::Last)]
+    pub checkpoint: Which,
+    /// Writes the comparison as JSON; `-` is stdout, in place of the text
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub json: Option<PathBuf>,
+    /// Replaces the file of --json if it exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// One of the checkpoints that every run has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// That of its end
+    Last,
+    /// That of its best validation
+    Best,
 }
 
 /// What is read of a checkpoint, and how much of it is checked.
@@ -236,9 +279,10 @@ pub struct Predict {
     /// Resolution of the input, in pixels
     #[arg(long, value_name = "S")]
     pub size: u32,
-    /// The resolution whose batch norms are used [default: the size's own, or the nearest]
-    #[arg(long, value_name = "RESOLUTION")]
-    pub batch_norm: Option<u32>,
+    /// The resolution whose batch norms are used, or lerp: interpolated between those of the next
+    /// resolutions below and above [default: the size's own, or the nearest]
+    #[arg(long, value_name = "RESOLUTION", value_parser = norm)]
+    pub batch_norm: Option<NormChoice>,
     /// How many classes to print for each image
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub top: u64,

@@ -1,5 +1,6 @@
 //! The values of options: how they are read from text.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -48,12 +49,47 @@ pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
+/// Whose batch norms a size is to run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormChoice {
+    /// Those of this resolution.
+    Of(u32),
+    /// Those of the nearest resolution.
+    Nearest,
+    /// Interpolated between those of the next resolutions below and above.
+    Interpolated,
+}
+
+/// A resolution, `nearest` or `lerp`.
+pub(super) fn norm(text: &str) -> Result<NormChoice, String> {
+    match text.trim() {
+        "nearest" => Ok(NormChoice::Nearest),
+        "lerp" => Ok(NormChoice::Interpolated),
+        number => {
+            let of = number.parse().map(NormChoice::Of);
+            of.map_err(|_| "expected a resolution such as 160, nearest or lerp".to_owned())
+        }
+    }
+}
+
 /// `SIZE=RESOLUTION`.
-pub(super) fn pair(text: &str) -> Result<(u32, u32), String> {
+pub(super) fn size_and_norm(text: &str) -> Result<(u32, NormChoice), String> {
     let pair = text
         .split_once('=')
-        .and_then(|(size, norm)| Some((size.trim().parse().ok()?, norm.trim().parse().ok()?)));
-    pair.ok_or_else(|| "expected SIZE=RESOLUTION, such as 176=160".to_owned())
+        .and_then(|(size, of)| Some((size.trim().parse().ok()?, norm(of).ok()?)));
+    pair.ok_or_else(|| {
+        "expected SIZE=RESOLUTION, SIZE=nearest or SIZE=lerp, such as 176=160".to_owned()
+    })
+}
+
+impl fmt::Display for NormChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NormChoice::Of(resolution) => write!(f, "{resolution}"),
+            NormChoice::Nearest => f.write_str("nearest"),
+            NormChoice::Interpolated => f.write_str("lerp"),
+        }
+    }
 }
 
 /// A share above 0 and up to 1.

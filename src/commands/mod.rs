@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod checkpoint;
+mod compare;
 mod doctor;
 mod eval;
 mod export;
@@ -34,6 +35,7 @@ pub fn execute(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments, &mut out),
         Command::Eval(arguments) => eval::run(&arguments, &mut out),
+        Command::Compare(arguments) => compare::run(&arguments, &mut out),
         Command::Predict(arguments) => predict::run(&arguments, &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Graph(arguments) => {

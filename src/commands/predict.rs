@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Preprocess, counted};
+use rsflow_model::checkpoint::NormsFrom;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::nn::kernels::Fused;
 use rsflow_model::predictor::{Prediction, Predictor};
@@ -45,9 +46,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(line) = sizes::tell_borrowed(metadata, arguments.size, named) {
         say(line);
     }
-    let norm = arguments
-        .batch_norm
-        .unwrap_or_else(|| metadata.batch_norm_for(arguments.size));
+    let norms = sizes::norms(metadata, arguments.size, arguments.batch_norm);
     let Computing { device, precision } = arguments.compute;
     process::prepare(Some(ProcessSettings {
         device,
@@ -57,7 +56,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     }))?;
     let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?;
     let compute = compute.with_kernels(Fused::Auto);
-    let mut predictor = Predictor::open(&checkpoint, arguments.size, norm, compute)?;
+    let mut predictor = Predictor::open(&checkpoint, arguments.size, norms, compute)?;
     let sizes = [arguments.size];
     let by = preprocess::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
@@ -96,7 +95,10 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
             "checkpoint": path,
             "weights": checkpoint.weights().to_string(),
             "size": arguments.size,
-            "batch_norm": norm,
+            "batch_norm": match norms {
+                NormsFrom::Resolution(norm) => json!(norm),
+                NormsFrom::Between { below, above, .. } => json!([below, above]),
+            },
             "images": images.collect::<Vec<_>>(),
         });
         write_json(json, &value, out)?;

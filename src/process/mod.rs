@@ -3,10 +3,12 @@
 
 mod supervisor;
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -69,6 +71,17 @@ pub fn prepare_exchange(world: World) {
         // SAFETY: no other thread reads the environment at the same time, since there is none.
         unsafe { std::env::set_var(name, value) };
     }
+}
+
+/// Runs this program with other arguments, and returns what it printed.
+///
+/// # Errors
+/// It cannot be started.
+pub fn this_program(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Output> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(program);
+    let output = command.args(arguments).stdin(Stdio::null()).output();
+    output.context("cannot start this program again")
 }
 
 /// The number of threads of this process; known on Linux only.

@@ -50,4 +50,25 @@ impl Recipe {
     pub fn text(&self) -> &Text {
         &self.text
     }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The source, as written (`ImageFolder(...)`), of what the first node with an input `port` reads there;
+    /// `None` if there is no such node, or what it reads leads to no source.
+    pub fn source_of(&self, port: &str) -> Option<&str> {
+        let references = self.nodes.iter().flat_map(|node| &node.inputs);
+        let mut reads = references.into_iter().find(|of| of.port == Some(port))?;
+        // A recipe that was not planned may have cycles.
+        for _ in &self.nodes {
+            let name = reads.name.split('.').next()?;
+            let node = self.nodes.iter().find(|node| node.name == name)?;
+            match node.inputs.first() {
+                Some(input) => reads = input,
+                None => return self.text.resolved().get(node.value.span.clone()),
+            }
+        }
+        None
+    }
 }

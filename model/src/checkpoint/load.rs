@@ -7,8 +7,8 @@ use rsflow_base::shown::{Shown as _, quoted};
 use tch::{Kind, Tensor};
 
 use super::{
-    Checkpoint, MOMENTUM_PREFIX, Metadata, OptimizerState, VARIANCE_PREFIX, Weights, kind_of,
-    packed,
+    Checkpoint, MOMENTUM_PREFIX, Metadata, NormsFrom, OptimizerState, VARIANCE_PREFIX, Weights,
+    kind_of, packed,
 };
 use crate::nn::compute::ExecConfig;
 use crate::nn::layers::Norms;
@@ -28,43 +28,66 @@ pub(super) enum Place {
     Absent,
 }
 
+fn frozen(mut net: SwitchableNetwork) -> Result<SwitchableNetwork> {
+    net.freeze()?;
+    Ok(net)
+}
+
 impl Checkpoint {
     /// The network at some resolutions, which need not be those of the checkpoint, loaded and
-    /// frozen: for inference. `batch_norms` has, for each resolution, the resolution whose batch
-    /// norms it uses ([`Metadata::batch_norm_for`] suggests one). Other batch norms are not read.
+    /// frozen: for inference. `batch_norms` has, for each resolution, those that it uses
+    /// ([`Metadata::norms_for`] suggests some). Other batch norms are not read.
     ///
     /// # Errors
     /// As [`SwitchableNetwork::with_batch_norms`] and [`Checkpoint::load`].
     pub fn network(
         &self,
         resolutions: &[u32],
-        batch_norms: &[u32],
+        batch_norms: &[NormsFrom],
         compute: ExecConfig,
     ) -> Result<SwitchableNetwork> {
-        self.network_with(resolutions, batch_norms, compute, |resolution| resolution)
+        let labelled: Vec<_> = batch_norms.iter().map(|of| (of.label(), *of)).collect();
+        self.network_with(resolutions, &labelled, compute)
     }
 
-    /// The same, but the batch norms of a resolution are read from those of the resolution `source`
-    /// of it in the checkpoint.
+    /// The same, with a label for the batch norms of each resolution, under which the network has them.
     ///
     /// # Errors
     /// As [`Checkpoint::network`].
     pub fn network_with(
         &self,
         resolutions: &[u32],
-        batch_norms: &[u32],
+        batch_norms: &[(u32, NormsFrom)],
         compute: ExecConfig,
-        source: impl Fn(u32) -> u32,
     ) -> Result<SwitchableNetwork> {
-        let norms = self.metadata.norms_of(batch_norms);
-        self.network_of(resolutions, norms, compute, source)
+        let labels: Vec<u32> = batch_norms.iter().map(|(label, _)| *label).collect();
+        let norms = self.metadata.norms_of(&labels);
+        let sources: HashMap<u32, NormsFrom> = batch_norms.iter().copied().collect();
+        let source = |label: u32| {
+            let source = sources.get(&label).copied();
+            source.unwrap_or(NormsFrom::Resolution(label))
+        };
+        let net = self.thawed(resolutions, norms, compute, |label| source(label).first())?;
+        self.interpolate(&net, source)
+            .with_context(|| self.cannot_load())?;
+        frozen(net)
     }
 
-    /// The same with any batch norms.
+    /// The same with any batch norms, each read from those of the resolution `source` of it.
     ///
     /// # Errors
     /// As [`Checkpoint::network`].
     pub fn network_of(
+        &self,
+        resolutions: &[u32],
+        norms: Norms,
+        compute: ExecConfig,
+        source: impl Fn(u32) -> u32,
+    ) -> Result<SwitchableNetwork> {
+        frozen(self.thawed(resolutions, norms, compute, source)?)
+    }
+
+    fn thawed(
         &self,
         resolutions: &[u32],
         norms: Norms,
@@ -76,7 +99,7 @@ impl Checkpoint {
         let shapes = declare(network, classes, resolutions, &norms)
             .and_then(|declared| self.places(self.weights, &declared, &source));
         shapes.with_context(|| self.cannot_load())?;
-        let mut net = SwitchableNetwork::with_batch_norms(
+        let net = SwitchableNetwork::with_batch_norms(
             network,
             classes,
             resolutions,
@@ -86,8 +109,35 @@ impl Checkpoint {
         )
         .with_context(|| format!("cannot build the network of {}", self.path.shown()))?;
         self.load_with(&net, source, |_| true)?;
-        net.freeze()?;
         Ok(net)
+    }
+
+    /// Moves the batch norms that lie between two resolutions from the lower one, which they were loaded from,
+    /// towards the upper one.
+    fn interpolate(
+        &self,
+        net: &SwitchableNetwork,
+        source: impl Fn(u32) -> NormsFrom,
+    ) -> Result<()> {
+        let declared = declare(net.network(), net.classes(), net.resolutions(), net.norms())?;
+        for (declaration, parameter) in declared.iter().zip(net.parameters().iter()) {
+            let source = declaration.resolution.map(&source);
+            let Some(NormsFrom::Between { below, size, above }) = source else {
+                continue;
+            };
+            let share = f64::from(size - below) / f64::from(above - below);
+            let only = std::slice::from_ref(declaration);
+            for place in self.places(self.weights, only, |_| above)? {
+                let Place::Tensor(name) = place else {
+                    continue;
+                };
+                let own = &parameter.tensor;
+                let upper = self.read_tensor(&name)?;
+                let upper = upper.f_to_device(own.device())?.f_to_kind(own.f_kind()?)?;
+                let _ = tch::no_grad(|| own.shallow_clone().f_lerp_(&upper, share))?;
+            }
+        }
+        Ok(())
     }
 
     /// Loads the tensors of `net`, which may have all or some resolutions of the checkpoint, in any

@@ -318,20 +318,6 @@ impl Metadata {
             options: self.norms,
         }
     }
-
-    /// The resolution whose batch norms serve images of this size best: itself if it has some,
-    /// else the nearest that has (of two, the larger).
-    pub fn batch_norm_for(&self, size: u32) -> u32 {
-        let trained = self.resolutions.iter().position(|&r| r == size);
-        if let Some(norm) =
-            trained.and_then(|at| self.batch_norms.of(&self.resolutions).get(at).copied())
-        {
-            return norm;
-        }
-        let norms = self.batch_norm_resolutions().into_iter();
-        let nearest = norms.min_by_key(|&norm| (norm.abs_diff(size), std::cmp::Reverse(norm)));
-        nearest.unwrap_or(size)
-    }
 }
 
 /// The results of a validation.
@@ -353,8 +339,11 @@ pub struct Validated {
 pub struct Row {
     /// `None`: the ensemble.
     pub resolution: Option<u32>,
-    /// The resolution whose batch norms it used, usually its own. `None`: the ensemble.
+    /// The resolution whose batch norms it used, usually its own. `None`: the ensemble, or interpolated ones.
     pub batch_norm: Option<u32>,
+    /// The resolutions below and above whose batch norms were interpolated for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub between: Option<(u32, u32)>,
     /// Accuracy in percent.
     pub top1: f64,
     /// Accuracy in percent.

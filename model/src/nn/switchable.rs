@@ -72,7 +72,8 @@ impl SwitchableNetwork {
         Self::with_batch_norms(network, classes, resolutions, resolutions, compute, init)
     }
 
-    /// A network with these batch norms for its resolutions. Batch norms that none uses are not allocated.
+    /// A network with these batch norms for its resolutions, one of which may be there several times with different
+    /// ones. Batch norms that none uses are not allocated.
     ///
     /// # Errors
     /// As [`SwitchableNetwork::new`]; `norms` are of another number of resolutions.
@@ -85,14 +86,25 @@ impl SwitchableNetwork {
         init: WeightInit,
     ) -> Result<Self> {
         let norms = norms.into();
-        let problems = check_resolutions(network, resolutions)?;
-        ensure!(problems.is_empty(), "{}", problems.join("; "));
         ensure!(
             norms.of.len() == resolutions.len(),
             "{} batch norms were given for {} resolutions",
             norms.of.len(),
             resolutions.len()
         );
+        // A resolution may be there with several batch norms, but not twice with the same.
+        let mut seen = HashSet::new();
+        let pairs = resolutions.iter().zip(&norms.of);
+        let repeats = pairs.filter(|(of, norm)| !seen.insert((*of, *norm)));
+        let mut distinct: Vec<u32> = Vec::new();
+        for resolution in resolutions {
+            if !distinct.contains(resolution) {
+                distinct.push(*resolution);
+            }
+        }
+        distinct.extend(repeats.map(|(of, _)| *of));
+        let problems = check_resolutions(network, &distinct)?;
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
 
         let declarations = declare(network, classes, resolutions, &norms)?;
         let layers = network.layers(classes)?;

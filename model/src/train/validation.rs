@@ -17,6 +17,14 @@ pub struct Validation {
     images: u64,
 }
 
+/// What a network says of a batch at one resolution. Valid until the next batch.
+pub struct Answers {
+    /// The most probable class of each image, `[batch]`.
+    pub classes: Tensor,
+    /// `[batch, classes]`.
+    pub logits: Tensor,
+}
+
 struct Sums {
     top1: Tensor,
     top5: Tensor,
@@ -50,7 +58,7 @@ impl Validation {
     }
 
     /// Adds a batch: images `[batch, 3, s, s]` of each resolution, and labels `[batch]`. `inference` is that
-    /// of `net`.
+    /// of `net`. Returns the answers of each resolution, then of the ensemble if it has members.
     ///
     /// # Errors
     /// The device fails or is out of memory.
@@ -60,17 +68,19 @@ impl Validation {
         inference: &mut Inference,
         images: &[Tensor],
         labels: &Tensor,
-    ) -> Result<()> {
+    ) -> Result<Vec<Answers>> {
         let positions: Vec<usize> = (0..images.len()).collect();
         let mut logits = inference.logits(net, &positions, images)?;
         if !self.members.is_empty() {
             logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);
         }
-        for (sums, logits) in self.sums.iter_mut().zip(&logits) {
-            sums.add(logits, labels)?;
-        }
         self.images += labels.numel() as u64;
-        Ok(())
+        let both = self.sums.iter_mut().zip(logits);
+        both.map(|(sums, logits)| {
+            let classes = sums.add(&logits, labels)?;
+            Ok(Answers { classes, logits })
+        })
+        .collect()
     }
 
     /// Adds up what all processes have measured.
@@ -128,6 +138,7 @@ impl Validation {
             rows.push(Row {
                 resolution: cost.map(|cost| cost.resolution),
                 batch_norm: net.norms().of.get(position).copied(),
+                between: None,
                 top1: 100.0 * sums.top1.f_double_value(&[])? / images,
                 top5: 100.0 * sums.top5.f_double_value(&[])? / images,
                 loss: sums.loss.f_double_value(&[])? / images,
@@ -140,7 +151,8 @@ impl Validation {
 }
 
 impl Sums {
-    fn add(&mut self, logits: &Tensor, labels: &Tensor) -> Result<()> {
+    /// Returns the classes with the largest logits, `[batch]`.
+    fn add(&mut self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         let classes = logits.size().last().copied().unwrap_or(1);
         let (_, best) = logits.f_topk(classes.min(5), -1, true, true)?;
         let hits = best.f_eq_tensor(&labels.f_unsqueeze(-1)?)?;
@@ -156,6 +168,6 @@ impl Sums {
         ] {
             *sum = sum.f_add(&value)?;
         }
-        Ok(())
+        Ok(best.f_select(-1, 0)?)
     }
 }

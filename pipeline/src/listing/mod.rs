@@ -96,6 +96,11 @@ impl Listing {
         }
     }
 
+    /// The image's path `CLASS/IMAGE` in the data set; invalid UTF-8 is replaced.
+    pub fn name_text(&self, image: u32) -> String {
+        self.name(image).to_string_lossy().into_owned()
+    }
+
     /// The image in messages: its path, or the archive and the path in it.
     pub fn describe(&self, image: u32) -> String {
         self.place(self.name(image))

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rand::seq::SliceRandom as _;
-use rsflow_graph::{Build, Contents, Context, OnError, PROGRESS, Source, Stage, counted, random};
+use rsflow_graph::{
+    Build, Contents, Context, OnError, PROGRESS, SampleNames, Source, Stage, counted, random,
+};
 
 use crate::images::EncodedImage;
 use crate::listing::{Listing, in_brackets};
@@ -22,13 +24,26 @@ pub(super) const REMOVED: &[(&str, &str)] = &[(
 
 /// A listing at work.
 pub(super) struct Listed {
-    listing: Listing,
+    listing: Arc<Listing>,
     /// See [`Listing::hash`].
     hash: u64,
-    /// Seed and node name, if each epoch is shuffled.
-    order: Option<(u64, String)>,
+    order: Order,
     on_error: OnError,
     read_timeout: Option<Duration>,
+}
+
+/// The order of an epoch's samples: that of the listing, or shuffled by seed and node name.
+#[derive(Clone)]
+struct Order(Option<(u64, String)>);
+
+impl Order {
+    fn of(&self, epoch: u64, listing: &Listing) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..listing.len()).collect();
+        if let Some((seed, node)) = &self.0 {
+            order.shuffle(&mut random(*seed, node, "shuffle", &[epoch]));
+        }
+        order
+    }
 }
 
 /// How a listing is read.
@@ -53,8 +68,8 @@ impl Listed {
         }
         Stage::source(Listed {
             hash: listing.hash(),
-            listing,
-            order: reading.shuffle.then(|| (build.seed, build.node.to_owned())),
+            listing: Arc::new(listing),
+            order: Order(reading.shuffle.then(|| (build.seed, build.node.to_owned()))),
             on_error: reading.on_error,
             read_timeout: reading.read_timeout,
         })
@@ -65,6 +80,11 @@ impl Source for Listed {
     type Out = EncodedImage;
 
     fn contents(&self) -> Contents {
+        let (listing, order) = (Arc::clone(&self.listing), self.order.clone());
+        let names = move |epoch| {
+            let order = order.of(epoch, &listing).into_iter();
+            order.map(|sample| listing.name_text(sample)).collect()
+        };
         Contents {
             items_per_epoch: self.listing.len().into(),
             classes: Arc::clone(&self.listing.classes),
@@ -72,16 +92,13 @@ impl Source for Listed {
             last_group: 1,
             origin: self.listing.origin.clone(),
             names_hash: Some(self.hash),
+            sample_names: SampleNames::new(names),
             ..Contents::default()
         }
     }
 
     fn order(&self, epoch: u64) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.listing.len()).collect();
-        if let Some((seed, node)) = &self.order {
-            order.shuffle(&mut random(*seed, node, "shuffle", &[epoch]));
-        }
-        order
+        self.order.of(epoch, &self.listing)
     }
 
     fn fetch(&self, sample: u32, _: &Context) -> Result<EncodedImage> {
@@ -105,6 +122,6 @@ impl Source for Listed {
 
     /// What is shuffled is trained on. What is read in order is measured with: no image counts twice.
     fn pads(&self) -> bool {
-        self.order.is_some()
+        self.order.0.is_some()
     }
 }

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rsflow_base::shown::Shown as _;
+use rsflow_graph::{Recipe, Text};
+use rsflow_model::checkpoint::Metadata;
 use rsflow_pipeline::nodes::{ImageNetArchives, ImageTar};
 
+use crate::catalogue::CATALOGUE;
 use crate::commands::usage::Usage;
 
 /// Half of an image set.
@@ -43,6 +46,11 @@ pub enum Images {
     Tar { path: PathBuf, folder: String },
     /// In an archive of ImageNet's, which is in this folder.
     ImageNet { root: PathBuf, half: Half },
+    /// Those of a run: the sources of its recipe.
+    OfRun {
+        validated: String,
+        trained: Option<String>,
+    },
 }
 
 impl Images {
@@ -119,6 +127,27 @@ impl Images {
         })
     }
 
+    /// Those that a checkpoint's run was validated on.
+    ///
+    /// # Errors
+    /// Its recipe does not say.
+    pub fn of_run(metadata: &Metadata) -> Result<Self> {
+        let recipe = metadata.recipe.as_str();
+        let text = Text::new("the checkpoint's recipe", recipe);
+        let recipe = Recipe::parse(text, CATALOGUE, &[]).ok();
+        let source = |port: &str| Some(recipe.as_ref()?.source_of(port)?.to_owned());
+        let validated = source("validate").with_context(|| {
+            Usage(
+                "--data: name the images; the checkpoint does not say which its run was validated on"
+                    .to_owned(),
+            )
+        })?;
+        Ok(Images::OfRun {
+            validated,
+            trained: source("train"),
+        })
+    }
+
     /// The training images that lie beside these.
     pub fn training_beside(&self) -> Option<Self> {
         let half = Half::Train;
@@ -143,6 +172,10 @@ impl Images {
                 let root = root.clone();
                 is_there.then_some(Images::ImageNet { root, half })
             }
+            Images::OfRun { trained, .. } => Some(Images::OfRun {
+                validated: trained.clone()?,
+                trained: None,
+            }),
         }
     }
 
@@ -156,6 +189,7 @@ impl Images {
             Images::ImageNet { root, half } => {
                 format!("ImageNetArchives(root: {root:?}, split: {half:?}, shuffle: {shuffle})")
             }
+            Images::OfRun { validated, .. } => validated.clone(),
         }
     }
 }
@@ -173,6 +207,7 @@ impl fmt::Display for Images {
             Images::ImageNet { root, half } => {
                 write!(f, "{}", root.join(half.archive()).shown())
             }
+            Images::OfRun { validated, .. } => f.write_str(validated),
         }
     }
 }

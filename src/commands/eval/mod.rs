@@ -20,7 +20,7 @@ use serde_json::json;
 use super::usage::Usage;
 use super::{checkpoint, preprocess, sizes};
 use crate::catalogue;
-use crate::cli::Eval;
+use crate::cli::{Eval, NormChoice};
 use crate::files::{check_output, checkpoint_of, is_stdout, write_json};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
@@ -31,19 +31,27 @@ use data::{Half, Images};
 const EVALUATION: &str = "evaluation";
 
 pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
-    let images = Images::find(&arguments.data, Half::Val, "--data")?;
+    let images = arguments.data.as_deref();
+    let images = images.map(|path| Images::find(path, Half::Val, "--data"));
+    let images = images.transpose()?;
     let screen = Screen::new(std::io::stderr().is_terminal());
     process::log(None, &screen)?;
     let path = checkpoint_of(&arguments.checkpoint, |line| screen.line(line))?;
     if let Some(json) = &arguments.json {
         check_output(json, "--json", arguments.force, &[&path])?;
     }
-    if let Some(store) = &arguments.store {
-        check_output(store, "--store", arguments.force, &[&path])?;
+    for (option, file) in [
+        ("--store", &arguments.store),
+        ("--predictions", &arguments.predictions),
+    ] {
+        if let Some(file) = file {
+            check_output(file, option, arguments.force, &[&path])?;
+        }
     }
     let tell = |line: &str| screen.line(line);
     let checkpoint = checkpoint::open(&path, &arguments.opening, tell)?;
     let metadata = checkpoint.metadata();
+    let images = images.map_or_else(|| Images::of_run(metadata), Ok)?;
     let recipe = recipe(arguments, &path, &images, metadata, &screen)?;
     let text = Text::new("the evaluation's recipe", recipe);
     let plan = Plan::with_taps(
@@ -67,7 +75,10 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
             writeln!(
                 out,
                 "{}\n{} ({} epochs), {} images",
-                table::render(table),
+                match arguments.matrix {
+                    true => table::matrix(table),
+                    false => table::render(table),
+                },
                 path.shown(),
                 metadata.epoch,
                 table.images
@@ -81,6 +92,9 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     table.context("the evaluation ended without a table")?;
+    if let Some(path) = &arguments.predictions {
+        screen.line(&format!("{} has what was predicted", path.shown()));
+    }
     if let Some(path) = &arguments.store {
         screen.line(&format!(
             "{} has the calibrated batch norms too",
@@ -142,8 +156,11 @@ fn recipe(
         r#"input: "val_batches""#.to_owned(),
         format!("checkpoint: {checkpoint:?}"),
         format!("class_order: {:?}", arguments.class_order),
-        format!("batch_norms: {:?}", arguments.batch_norm),
     ];
+    fields.extend(norms(&arguments.batch_norm, metadata));
+    fields.extend(arguments.matrix.then(|| "matrix: true".to_owned()));
+    let predictions = arguments.predictions.as_ref();
+    fields.extend(predictions.map(|path| format!("predictions: {path:?}")));
     let weights = arguments.opening.weights.as_ref();
     fields.extend(weights.map(|weights| format!("weights: Some({weights:?})")));
     fields.extend(arguments.threads.map(|n| format!("threads: {n}")));
@@ -154,8 +171,7 @@ fn recipe(
             Some(path) => Images::find(path, Half::Train, "--calibration-data")?,
             None => images.training_beside().with_context(|| {
                 Usage(format!(
-                    "--calibrate needs training images: {} has no val/ and train/ in it; --calibration-data names a folder",
-                    arguments.data.shown()
+                    "--calibrate needs training images: {images} has no val/ and train/ in it; --calibration-data names a folder"
                 ))
             })?,
         };
@@ -167,7 +183,7 @@ fn recipe(
         screen.line(&format!(
             "statistics for {untrained:?} come from up to {count} images of {train}"
         ));
-    } else {
+    } else if !arguments.matrix {
         for size in untrained {
             if let Some(line) = sizes::tell_borrowed(metadata, size, &arguments.batch_norm) {
                 screen.line(&format!("{line}, --calibrate measures some"));
@@ -183,6 +199,22 @@ fn recipe(
         arguments.seed,
         nodes.join(",\n        ")
     ))
+}
+
+/// The fields that say which batch norms sizes run with.
+fn norms(chosen: &[(u32, NormChoice)], metadata: &Metadata) -> [String; 2] {
+    let (mut named, mut interpolated) = (Vec::new(), Vec::new());
+    for (size, choice) in chosen {
+        match choice {
+            NormChoice::Of(norm) => named.push((*size, *norm)),
+            NormChoice::Nearest => named.push((*size, metadata.batch_norm_for(*size))),
+            NormChoice::Interpolated => interpolated.push(*size),
+        }
+    }
+    [
+        format!("batch_norms: {named:?}"),
+        format!("interpolated: {interpolated:?}"),
+    ]
 }
 
 /// The nodes that make random crops, as training does where images are measured on as `by` says.

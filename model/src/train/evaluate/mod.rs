@@ -1,37 +1,38 @@
 //! The node `Evaluate`: measures a checkpoint, at sizes that need not be those it was trained at.
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod` | the node: its parameters, and what is opened |
+//! | `cells` | which sizes are measured with which batch norms |
+//! | `evaluation` | the measurement |
+//! | `predictions` | what was predicted of each image, as a file |
+
+mod cells;
+mod evaluation;
+pub mod predictions;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::home;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
-    Allocator, Batch, Build, Incoming, Input, Node, NodeKind, PROGRESS, Payload, Port, Ports,
-    Received, Report, Role, Schema, Sender, Stage, Thread, first_few, repeated,
+    Allocator, Batch, Build, Incoming, Input, Node, NodeKind, PROGRESS, Payload, Port, Report,
+    Role, Schema, Stage, first_few, repeated,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tch::Tensor;
 
-use crate::checkpoint::{
-    Checkpoint, ClassMap, ClassOrder, Metadata, OVERFLOW, Snapshot, Weights, is_finite,
-    match_classes, write_atomically,
-};
-use crate::nn::compute::{
-    DeviceChoice, ExecConfig, Precision, ProcessSettings, adopt_thread_count,
-};
+use crate::checkpoint::{Checkpoint, ClassMap, ClassOrder, Metadata, Weights, match_classes};
+use crate::nn::compute::{DeviceChoice, ExecConfig, Precision, ProcessSettings};
 use crate::nn::kernels::Fused;
-use crate::nn::layers::Mode;
-use crate::nn::parameters::Parameter;
-use crate::nn::replay::{CudaGraph, Inference};
-use crate::nn::switchable::{BatchNorms, SwitchableNetwork};
+use crate::nn::replay::CudaGraph;
+use crate::nn::switchable::BatchNorms;
 use crate::nn::transfer::DeviceTransfer;
-use crate::train::batches::Labelled;
-use crate::train::metrics::{Metric, Table, Validating};
-use crate::train::validation::Validation;
-use crate::train::{batches, check_threads, cores_of};
+use crate::train::metrics::Metric;
+use crate::train::{batches, check_threads};
+use evaluation::Evaluation;
 
 /// Measures a checkpoint at every size of its batches, and the ensemble of those that it was
 /// trained at. A size that it was not trained at runs with the batch norms of the nearest
@@ -52,6 +53,13 @@ pub struct Evaluate {
     /// that is in no pair has its own, or those of the nearest resolution.
     #[serde(default)]
     batch_norms: Vec<(u32, u32)>,
+    /// Sizes that run with batch norms interpolated between those of the next resolution below and above.
+    #[serde(default)]
+    interpolated: Vec<u32>,
+    /// Measures every size with every resolution's batch norms, and with interpolated ones where there are some,
+    /// in place of the ensemble.
+    #[serde(default)]
+    matrix: bool,
     /// The order of class folders for a network whose class names are not known: `Text` as torchvision
     /// sorts them (0, 1, 10, 2), or `Numeric` (0, 1, 2, 10). Known names are matched by name.
     #[serde(default)]
@@ -64,6 +72,10 @@ pub struct Evaluate {
     /// How many images are taken from `calibrate`; all of an epoch if left out.
     #[serde(default)]
     calibration_images: Option<u64>,
+    /// A CSV file to write: a row for each image, with its class and what was predicted at each size. A sample
+    /// that replaces a damaged one has the other's name.
+    #[serde(default)]
+    predictions: Option<PathBuf>,
     /// Where to write the checkpoint with the calibrated batch norms in it.
     #[serde(default)]
     store: Option<PathBuf>,
@@ -102,6 +114,7 @@ impl Node for Evaluate {
         for (field, path) in [
             ("checkpoint", Some(&self.checkpoint)),
             ("store", self.store.as_ref()),
+            ("predictions", self.predictions.as_ref()),
         ] {
             if let Some(Err(error)) = path.map(|path| home::expand(path)) {
                 report.parameter(field, error.to_string(), "name a file");
@@ -132,12 +145,20 @@ impl Node for Evaluate {
                 );
             }
         }
-        let sizes: Vec<u32> = self.batch_norms.iter().map(|(size, _)| *size).collect();
-        for size in repeated(&sizes).into_iter().take(3) {
+        let named: Vec<u32> = self.batch_norms.iter().map(|(size, _)| *size).collect();
+        let both = [&named[..], &self.interpolated].concat();
+        for size in repeated(&both).into_iter().take(3) {
             report.parameter(
                 "batch_norms",
                 format!("size {size} is listed twice"),
-                "remove one of the pairs",
+                "name its batch norms once, in `batch_norms` or `interpolated`",
+            );
+        }
+        if self.matrix && self.predictions.is_some() {
+            report.parameter(
+                "matrix",
+                "predictions are those of one network a size",
+                "leave out `matrix` or `predictions`",
             );
         }
         let sizes = |port| {
@@ -145,12 +166,15 @@ impl Node for Evaluate {
             found.next().map(|input| &input.schema.resolutions)
         };
         if let Some(measured) = sizes("input") {
-            for (size, _) in &self.batch_norms {
-                if !measured.contains(size) {
+            for (field, sizes) in [
+                ("batch_norms", &named),
+                ("interpolated", &self.interpolated),
+            ] {
+                for size in sizes.iter().filter(|size| !measured.contains(size)) {
                     report.parameter(
-                        "batch_norms",
+                        field,
                         format!("size {size} is not evaluated; the sizes are {measured:?}"),
-                        "remove the pair, or add the size",
+                        "remove it, or add the size to those that are evaluated",
                     );
                 }
             }
@@ -175,6 +199,7 @@ impl Node for Evaluate {
         let settings = Evaluate {
             checkpoint: home::expand(&self.checkpoint)?,
             store: self.store.as_deref().map(home::expand).transpose()?,
+            predictions: self.predictions.as_deref().map(home::expand).transpose()?,
             ..self.clone()
         };
         settings.open(build)
@@ -192,6 +217,7 @@ impl Evaluate {
         let checkpoint = Checkpoint::open(&self.checkpoint)?.with_weights(self.weights)?;
         let metadata = checkpoint.metadata();
         let mut classes = ClassMap::identity();
+        let mut class_names = metadata.classes.clone();
         for (port, contents) in build.inputs {
             let (data, origin) = (&contents.classes, &contents.origin);
             let map = match_classes(&metadata.classes, data, origin, self.class_order)?;
@@ -207,6 +233,9 @@ impl Evaluate {
                 }
                 batches::warn_of_dropped_images(contents, build.run.world);
                 classes = map;
+                if class_names.iter().all(String::is_empty) {
+                    class_names = data.to_vec();
+                }
             }
             ensure!(
                 contents.items_per_epoch > 0,
@@ -221,33 +250,19 @@ impl Evaluate {
             );
         }
         self.check_store(metadata)?;
-        let source = |size| {
-            let named = self.batch_norms.iter().find(|(of, _)| *of == size);
-            named.map_or_else(|| metadata.batch_norm_for(size), |(_, norm)| *norm)
-        };
-        let norms: Vec<u32> = sizes_measured
-            .iter()
-            .map(|&size| {
-                if calibrated.contains(&size) {
-                    size
-                } else {
-                    source(size)
-                }
-            })
-            .collect();
+        let cells = cells::of(&self, metadata, &sizes_measured, &calibrated)?;
         let compute = ExecConfig::resolve(self.device, self.precision, metadata.hints()?)?;
         let compute = compute.with_kernels(self.fused);
         compute.log(false);
-        let net = checkpoint.network_with(&sizes_measured, &norms, compute, |norm| {
-            if calibrated.contains(&norm) {
-                source(norm)
-            } else {
-                norm
-            }
-        })?;
+        let sizes: Vec<u32> = cells.iter().map(|cell| cell.size).collect();
+        let norms: Vec<_> = cells.iter().map(|cell| (cell.label, cell.norms)).collect();
+        let net = checkpoint.network_with(&sizes, &norms, compute)?;
         let batches = build.inputs.iter().find(|(port, _)| *port == "input");
         Ok(Stage::thread(Evaluation {
             classes,
+            class_names,
+            names: batches.and_then(|(_, contents)| contents.sample_names.of_epoch(0)),
+            cells,
             transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
             batches: batches.map_or(0, |(_, contents)| contents.items_per_epoch),
             net,
@@ -313,188 +328,4 @@ impl NodeKind for Evaluate {
     const ROLE: Role = Role::Evaluator;
     const EXAMPLE: &'static str =
         r#"Evaluate(input: "val_batches", checkpoint: "runs/mine/checkpoints/best.safetensors")"#;
-}
-
-/// Everything opened.
-struct Evaluation {
-    settings: Evaluate,
-    checkpoint: Checkpoint,
-    net: SwitchableNetwork,
-    transfer: DeviceTransfer,
-    /// The network's classes of the data.
-    classes: ClassMap,
-    /// Sizes whose statistics are measured first.
-    calibrated: Vec<u32>,
-    /// Batches to measure with.
-    batches: u64,
-}
-
-impl Thread for Evaluation {
-    fn run(self: Box<Self>, mut ports: Ports) -> Result<()> {
-        adopt_thread_count();
-        let began = Instant::now();
-        let mut metrics: Sender<Metric> = ports.output("metrics");
-        if !self.calibrated.is_empty() && !self.calibrate(&mut ports)? {
-            return Ok(());
-        }
-        let Some(validation) = self.measure(&mut ports, &mut metrics)? else {
-            return Ok(());
-        };
-        let metadata = self.checkpoint.metadata();
-        let rows = validation.rows(&self.net)?;
-        if let Some(row) = rows.iter().find(|row| !row.loss.is_finite()) {
-            let place = match row.resolution {
-                Some(resolution) => format!("at {resolution}"),
-                None => "of the ensemble".to_owned(),
-            };
-            bail!(
-                "{}: the loss {place} is {}: {OVERFLOW}",
-                self.settings.checkpoint.shown(),
-                row.loss
-            );
-        }
-        metrics.send(Metric::Final(Table {
-            epoch: metadata.epoch.saturating_sub(1),
-            step: metadata.step,
-            rows,
-            average: vec![],
-            images: validation.images(),
-            seconds: began.elapsed().as_secs_f64(),
-        }));
-        // Behind the table, which is worth having whatever becomes of the file.
-        if let Some(path) = &self.settings.store {
-            write_atomically(&self.snapshot()?, path)?;
-        }
-        Ok(())
-    }
-
-    fn epochs(&self) -> Option<u64> {
-        Some(1)
-    }
-
-    fn cores(&self, cores: usize) -> usize {
-        cores_of(self.net.parameters().device(), self.settings.threads, cores)
-    }
-}
-
-impl Evaluation {
-    /// Measures the statistics of the calibrated sizes; false if the run was stopped.
-    fn calibrate(&self, ports: &mut Ports) -> Result<bool> {
-        let mut batches = ports
-            .input::<Batch>("calibrate")
-            .context("`calibrate` is not connected")?;
-        let sizes = self.net.resolutions().iter();
-        let positions: Vec<usize> = self
-            .calibrated
-            .iter()
-            .filter_map(|size| sizes.clone().position(|of| of == size))
-            .collect();
-        let wanted = self.settings.calibration_images.unwrap_or(u64::MAX);
-        let mut seen = 0;
-        while seen < wanted {
-            if ports.stopping() {
-                return Ok(false);
-            }
-            let batch = match batches.receive()? {
-                Received::Item(_, batch) => batch,
-                Received::EndOfEpoch(_) => break,
-                Received::Closed => return Ok(false),
-            };
-            let images = batch.labels().len() as u64;
-            let used = images.min(wanted - seen);
-            // A single image may have no variance, and weighs next to nothing behind others.
-            if used == 1 && seen > 0 {
-                break;
-            }
-            let (images, _) = self.transfer.batch(&batch, self.net.classes())?;
-            for (tensor, &position) in images.iter().zip(&positions) {
-                let tensor = tensor.f_narrow(0, 0, used as i64)?;
-                let share = used as f64 / (seen + used) as f64;
-                let mode = Mode::Calibrate { share };
-                // Only the running statistics are wanted.
-                let _ = self.net.logits(&tensor, position, mode)?;
-            }
-            seen += used;
-        }
-        tracing::info!(images = seen, sizes = ?self.calibrated, "calibrated");
-        if seen + 1 < wanted && self.settings.calibration_images.is_some() {
-            tracing::warn!("there were only {seen} images to calibrate with");
-        }
-        for parameter in self.net.parameters().iter() {
-            ensure!(
-                is_finite(&parameter.tensor)?,
-                "the statistics {:?} are not finite: {seen} images are too few at so small a size",
-                parameter.name
-            );
-        }
-        Ok(true)
-    }
-
-    /// `None` if the run was stopped.
-    fn measure(
-        &self,
-        ports: &mut Ports,
-        metrics: &mut Sender<Metric>,
-    ) -> Result<Option<Validation>> {
-        let mut batches = ports
-            .input::<Batch>("input")
-            .context("`input` is not connected")?;
-        let metadata = self.checkpoint.metadata();
-        let trained = &metadata.resolutions;
-        let members = (0..).zip(self.net.resolutions());
-        let members = members.filter(|(_, size)| trained.contains(size));
-        let members = members.map(|(position, _)| position).collect();
-        let mut validation = Validation::new(&self.net, members)?;
-        let mut inference = Inference::new(&self.net, self.settings.cuda_graph);
-        let mut done = 0;
-        loop {
-            if ports.stopping() {
-                return Ok(None);
-            }
-            match batches.receive()? {
-                Received::Item(_, batch) => {
-                    let batch = Labelled::new(&batch, &self.classes);
-                    self.transfer
-                        .batch(&batch, self.net.classes())
-                        .and_then(|(images, labels)| {
-                            validation.add(&self.net, &mut inference, &images, &labels)
-                        })
-                        .with_context(|| format!("batch {} cannot be measured", done + 1))?;
-                }
-                Received::EndOfEpoch(_) => return Ok(Some(validation)),
-                Received::Closed => return Ok(None),
-            }
-            done += 1;
-            metrics.send(Metric::Validating(Validating {
-                epoch: 0,
-                batches: done,
-                of: self.batches,
-            }));
-        }
-    }
-
-    /// The checkpoint with the weights that were measured, and the calibrated batch norms.
-    fn snapshot(&self) -> Result<Snapshot> {
-        let mut metadata = self.checkpoint.metadata().clone();
-        metadata
-            .calibrated
-            .retain(|size| !self.calibrated.contains(size));
-        metadata.calibrated.extend(&self.calibrated);
-        let is_new = |parameter: &&Parameter| {
-            let of = parameter.resolution;
-            of.is_some_and(|norm| self.calibrated.contains(&norm))
-        };
-        let new: Vec<&Parameter> = self.net.parameters().iter().filter(is_new).collect();
-        let weights = self.checkpoint.weights();
-        metadata.averaged |= weights == Weights::Average;
-        let mut names = self.checkpoint.names_of(weights);
-        names.retain(|(_, name)| new.iter().all(|parameter| parameter.name != *name));
-        let old = self
-            .checkpoint
-            .read(names.iter().map(|(stored, _)| stored.as_str()))?;
-        let names = names.into_iter().map(|(_, name)| name);
-        let old: Vec<(String, &Tensor)> = names.zip(&old).collect();
-        let new = new.into_iter().map(|p| (p.name.clone(), &p.tensor));
-        Snapshot::from_tensors(metadata, old.into_iter().chain(new).collect())
-    }
 }

@@ -1,0 +1,210 @@
+//! A comparison as text.
+
+use super::answers::Column;
+use super::statistics::{Difference, mean};
+use super::{Compared, Comparison};
+use crate::table;
+
+/// Of a recipe whose lines are more, the first ones say enough.
+const MAX_LINES: usize = 12;
+
+/// What the recipes are, a table of accuracies, one of differences, and a sentence for each recipe.
+pub fn text(comparison: &Comparison) -> String {
+    let mut parts = vec![recipes(comparison), accuracies(comparison)];
+    match comparison.recipes.as_slice() {
+        [only] => parts.push(one_recipe(only)),
+        [first, others @ ..] => {
+            parts.push(differences(comparison, first, others));
+            parts.extend(others.iter().map(|other| sentence(other, first)));
+            parts.extend(caution(first, others));
+        }
+        [] => {}
+    }
+    parts.join("\n\n")
+}
+
+fn recipes(comparison: &Comparison) -> String {
+    let of = |recipe: &Compared| {
+        let mut seeds: Vec<u64> = recipe.runs.iter().map(|run| run.seed).collect();
+        seeds.dedup();
+        seeds.sort_unstable();
+        seeds.dedup();
+        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+        let mut lines = vec![match seeds.as_slice() {
+            [one] => format!("{}: seed {one}", recipe.name),
+            several => format!("{}: seeds {}", recipe.name, several.join(", ")),
+        }];
+        let shown = recipe.differences.iter().take(MAX_LINES);
+        lines.extend(shown.map(|line| format!("  {line}")));
+        let more = recipe.differences.len().saturating_sub(MAX_LINES);
+        if more > 0 {
+            lines.push(format!("  and {more} more differences"));
+        }
+        lines.join("\n")
+    };
+    let all: Vec<String> = comparison.recipes.iter().map(of).collect();
+    all.join("\n")
+}
+
+fn title(column: Column) -> String {
+    match column {
+        Column::Size(size) => size.to_string(),
+        Column::Ensemble => "ensemble".to_owned(),
+    }
+}
+
+fn accuracies(comparison: &Comparison) -> String {
+    let columns = &comparison.columns;
+    let titles = columns.iter().map(|column| title(*column));
+    let header = ["top-1 %".to_owned()].into_iter().chain(titles);
+    let header: Vec<String> = header.chain(["mean of sizes".to_owned()]).collect();
+    let cell = |values: &[f64]| match values {
+        [] => String::new(),
+        [one] => format!("{one:.2}"),
+        several => format!("{:.2} ± {:.2}", mean(several), deviation(several)),
+    };
+    let row = |recipe: &Compared| {
+        let cells = columns.iter().map(|column| {
+            let found = recipe.top1.iter().find(|(of, _)| of == column);
+            cell(
+                found
+                    .map(|(_, values)| values.as_slice())
+                    .unwrap_or_default(),
+            )
+        });
+        let name = recipe.name.clone();
+        [name]
+            .into_iter()
+            .chain(cells)
+            .chain([cell(&recipe.means)])
+            .collect()
+    };
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let images = table::thousands(comparison.images as u64);
+    let several = comparison
+        .recipes
+        .iter()
+        .any(|recipe| recipe.top1.iter().any(|(_, of)| of.len() > 1));
+    let note = match several {
+        true => ": mean of the seeds ± standard deviation between them",
+        false => "",
+    };
+    format!(
+        "{}\non {images} images{note}",
+        table::grid(&header, comparison.recipes.iter().map(row))
+    )
+}
+
+/// Between runs; of at least two.
+fn deviation(values: &[f64]) -> f64 {
+    let mean = mean(values);
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / (values.len() as f64 - 1.0)).sqrt()
+}
+
+fn differences(comparison: &Comparison, first: &Compared, others: &[Compared]) -> String {
+    let columns = &comparison.columns;
+    let titles = columns.iter().map(|column| title(*column));
+    let header = [format!("points above {}", first.name)]
+        .into_iter()
+        .chain(titles);
+    let header: Vec<String> = header.chain(["mean of sizes".to_owned()]).collect();
+    let cell = |it: &Difference| {
+        let mark = if it.may_be_chance() { "" } else { "* " };
+        format!("{mark}{:+.2} ± {:.2}", it.points, it.high - it.points)
+    };
+    let row = |recipe: &Compared| {
+        let cells = columns.iter().map(|column| {
+            let found = recipe.above.iter().find(|(of, _)| of == column);
+            found.map_or_else(String::new, |(_, it)| cell(it))
+        });
+        let mean = recipe
+            .mean_above
+            .as_ref()
+            .map_or_else(String::new, |(_, it)| cell(it));
+        [recipe.name.clone()]
+            .into_iter()
+            .chain(cells)
+            .chain([mean])
+            .collect()
+    };
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let grid = table::grid(&header, others.iter().map(row));
+    format!("{grid}\n± 95 % intervals; * more than chance")
+}
+
+/// Whether a recipe is above or below the first one, or chance would do it.
+fn sentence(other: &Compared, first: &Compared) -> String {
+    let Some((sizes, it)) = &other.mean_above else {
+        return String::new();
+    };
+    let sizes: Vec<String> = sizes.iter().map(u32::to_string).collect();
+    let over = match sizes.as_slice() {
+        [only] => format!("at {only}"),
+        [most @ .., last] => format!("on average over {} and {last}", most.join(", ")),
+        [] => String::new(),
+    };
+    let place = if it.points < 0.0 { "below" } else { "above" };
+    let points = it.points.abs();
+    let (name, first) = (&other.name, &first.name);
+    let interval = format!("95 % interval {:+.2} to {:+.2}", it.low, it.high);
+    match it.may_be_chance() {
+        true => format!(
+            "{name} is {points:.2} points {place} {first} {over} ({interval}): chance may do that, nothing is decided."
+        ),
+        false => format!(
+            "{name} is {points:.2} points {place} {first} {over} ({interval}): more than chance."
+        ),
+    }
+}
+
+/// What the intervals do not cover.
+fn caution(first: &Compared, others: &[Compared]) -> Option<String> {
+    let runs = |recipe: &Compared| recipe.top1.first().map_or(0, |(_, values)| values.len());
+    let all = || std::iter::once(first).chain(others);
+    let mut notes = Vec::new();
+    if all().all(|recipe| runs(recipe) < 2) {
+        notes.push(
+            "The intervals are those of these networks on other images; with another seed the networks would be \
+             others, and differ by more. Several seeds of each recipe (`rsflow sweep --seeds`) show by how much."
+                .to_owned(),
+        );
+    }
+    if others.len() > 2 {
+        notes.push(format!(
+            "Of {} comparisons, one in twenty is \"more than chance\" by chance.",
+            others.len()
+        ));
+    }
+    (!notes.is_empty()).then(|| notes.join("\n"))
+}
+
+/// Runs of one recipe differ by chance, whatever the figures are.
+fn one_recipe(recipe: &Compared) -> String {
+    let values: Vec<&[f64]> = recipe.top1.iter().map(|(_, of)| of.as_slice()).collect();
+    let header: Vec<String> = recipe
+        .top1
+        .iter()
+        .map(|(column, _)| title(*column))
+        .collect();
+    let header = ["seed".to_owned()].into_iter().chain(header);
+    let header: Vec<String> = header.collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let rows = recipe.runs.iter().enumerate().map(|(at, run)| {
+        let cells = values
+            .iter()
+            .map(|of| of.get(at).map_or_else(String::new, |it| format!("{it:.2}")));
+        [run.seed.to_string()].into_iter().chain(cells).collect()
+    });
+    let spread = match recipe.means.as_slice() {
+        means if means.len() > 1 => format!(
+            " The standard deviation of a run's mean over the sizes is {:.2} points.",
+            deviation(means)
+        ),
+        _ => String::new(),
+    };
+    format!(
+        "{}\n\nThese are runs of one recipe, which differ in the seed alone: what lies between them is chance.{spread}",
+        table::grid(&header, rows)
+    )
+}

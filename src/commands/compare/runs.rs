@@ -1,0 +1,270 @@
+//! The runs that are compared: found, read, and grouped by recipe.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST, METRICS, RECIPE};
+use rsflow_base::shown::Shown as _;
+use rsflow_graph::{Recipe, Text, differences};
+use rsflow_model::checkpoint::Checkpoint;
+
+use crate::catalogue::CATALOGUE;
+use crate::cli::Which;
+use crate::commands::usage::Usage;
+
+/// How deep folders of runs are looked into.
+const DEPTH: usize = 3;
+
+/// A run, or a file of predictions.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub path: PathBuf,
+    /// The run's recipe; `None` for a file.
+    pub recipe: Option<String>,
+    pub seed: u64,
+    pub checkpoint: Option<PathBuf>,
+    /// Steps that the checkpoint was trained for.
+    pub step: u64,
+    /// Whether the run has not come to its end.
+    pub unfinished: bool,
+    /// A hash of the names of its training images, where it is known.
+    pub training_names: Option<String>,
+}
+
+/// Runs of one recipe that differ in the seed alone. Several recipes where networks of different sizes stand
+/// for one that has them all.
+#[derive(Clone, Debug)]
+pub struct Arm {
+    pub name: String,
+    /// One list for each recipe, in the same order of seeds.
+    pub parts: Vec<Vec<Run>>,
+}
+
+/// The arms of the arguments: run directories, folders of them, files of predictions, and such joined by `+`.
+/// `tell` gets what is left out.
+///
+/// # Errors
+/// A path that is none of these; parts joined by `+` that do not have the same seeds.
+pub fn arms(arguments: &[PathBuf], which: Which, tell: impl Fn(&str)) -> Result<Vec<Arm>> {
+    let mut arms: Vec<Arm> = Vec::new();
+    for argument in arguments {
+        let paths = paths_of(argument);
+        if let [path] = paths.as_slice() {
+            for run in runs(path, which, &tell)? {
+                add(run, &mut arms);
+            }
+            continue;
+        }
+        let parts = paths.iter().map(|path| {
+            let mut found = Vec::new();
+            for run in runs(path, which, &tell)? {
+                add(run, &mut found);
+            }
+            ensure!(
+                found.len() == 1,
+                Usage(format!(
+                    "{} holds {} recipes; what is joined by + must be runs of one recipe each",
+                    path.shown(),
+                    found.len()
+                ))
+            );
+            Ok(found.into_iter().flat_map(|arm| arm.parts).collect())
+        });
+        let parts: Vec<Vec<Vec<Run>>> = parts.collect::<Result<_>>()?;
+        arms.push(joined(parts.into_iter().flatten().collect(), argument)?);
+    }
+    name(&mut arms);
+    Ok(arms)
+}
+
+/// What an argument names: itself, or the parts that `+` joins where there is no such file.
+fn paths_of(argument: &Path) -> Vec<PathBuf> {
+    match argument.to_str() {
+        Some(text) if !argument.exists() => text.split('+').map(PathBuf::from).collect(),
+        _ => vec![argument.to_owned()],
+    }
+}
+
+/// Adds a run to the arm of its recipe.
+fn add(run: Run, arms: &mut Vec<Arm>) {
+    let same = arms
+        .iter_mut()
+        .find_map(|arm| match arm.parts.as_mut_slice() {
+            [runs] if is_same_but_seed(&runs[0], &run) => Some(runs),
+            _ => None,
+        });
+    match same {
+        Some(runs) if runs.iter().any(|there| there.path == run.path) => {}
+        Some(runs) => runs.push(run),
+        None => arms.push(Arm {
+            name: String::new(),
+            parts: vec![vec![run]],
+        }),
+    }
+}
+
+/// Whether two runs are of one recipe. In one folder of a sweep, what they start from may differ, too: the run
+/// of the same seed.
+fn is_same_but_seed(one: &Run, other: &Run) -> bool {
+    let (Some(a), Some(b)) = (&one.recipe, &other.recipe) else {
+        return false;
+    };
+    let beside = one.path.parent() == other.path.parent();
+    let field = |line: &String| line.split(':').next().unwrap_or_default().to_owned();
+    let differing = differences(a, b, CATALOGUE);
+    differing.iter().map(field).all(|field| {
+        field == "seed" || beside && field.ends_with(".start_from") && one.seed != other.seed
+    })
+}
+
+/// Networks of different sizes in place of one, seed by seed.
+fn joined(mut parts: Vec<Vec<Run>>, argument: &Path) -> Result<Arm> {
+    for runs in &mut parts {
+        runs.sort_by_key(|run| run.seed);
+    }
+    let seeds = |runs: &[Run]| runs.iter().map(|run| run.seed).collect::<Vec<_>>();
+    let first = parts.first().map(|runs| seeds(runs)).unwrap_or_default();
+    if let Some(other) = parts.iter().find(|runs| seeds(runs) != first) {
+        let text = format!(
+            "{}: what is joined by + must have the same seeds, and there are {first:?} and {:?}",
+            argument.shown(),
+            seeds(other)
+        );
+        return Err(Usage(text).into());
+    }
+    Ok(Arm {
+        name: String::new(),
+        parts,
+    })
+}
+
+/// The runs that a path names.
+fn runs(path: &Path, which: Which, tell: &impl Fn(&str)) -> Result<Vec<Run>> {
+    if path.is_file() {
+        return Ok(vec![Run {
+            path: path.to_owned(),
+            recipe: None,
+            seed: 0,
+            checkpoint: None,
+            step: 0,
+            unfinished: false,
+            training_names: None,
+        }]);
+    }
+    let mut found = Vec::new();
+    directories(path, DEPTH, &mut found);
+    let runs = found.iter().map(|path| open(path, which, tell));
+    let runs: Vec<Run> = runs
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect();
+    ensure!(
+        !runs.is_empty(),
+        Usage(format!(
+            "{} is neither a run directory with a checkpoint, nor a folder of some, nor a file that `rsflow eval \
+             --predictions` has written",
+            path.shown()
+        ))
+    );
+    Ok(runs)
+}
+
+/// The run directories in a folder, itself one of them perhaps, sorted: numbers by their value.
+fn directories(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    if folder.join(RECIPE).is_file() {
+        found.push(folder.to_owned());
+        return;
+    }
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    folders.retain(|path| path.is_dir());
+    folders.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        (name.parse::<u64>().unwrap_or(u64::MAX), name.into_owned())
+    });
+    if depth > 0 {
+        for folder in folders {
+            directories(&folder, depth - 1, found);
+        }
+    }
+}
+
+/// `None`: it has no checkpoint yet.
+fn open(path: &Path, which: Which, tell: &impl Fn(&str)) -> Result<Option<Run>> {
+    let name = match which {
+        Which::Last => LAST,
+        Which::Best => BEST,
+    };
+    let file = path.join(CHECKPOINTS).join(name);
+    if !file.is_file() {
+        tell(&format!(
+            "{} has no checkpoint {name}: it is left out",
+            path.shown()
+        ));
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::open(&file)?;
+    let metadata = checkpoint.metadata();
+    let log = std::fs::read_to_string(path.join(METRICS)).unwrap_or_default();
+    let ended = log
+        .lines()
+        .next_back()
+        .is_some_and(|line| line.contains(r#""kind":"final""#));
+    Ok(Some(Run {
+        path: path.to_owned(),
+        recipe: Some(metadata.recipe.clone()),
+        seed: seed_of(&metadata.recipe)?,
+        step: metadata.step,
+        unfinished: !ended,
+        training_names: metadata.training_names.clone(),
+        checkpoint: Some(file),
+    }))
+}
+
+fn seed_of(recipe: &str) -> Result<u64> {
+    let text = Text::new("the checkpoint's recipe", recipe);
+    let recipe = Recipe::parse(text, CATALOGUE, &[]);
+    Ok(recipe.context("the recipe of a run cannot be read")?.seed())
+}
+
+/// Names the arms by what their paths do not have in common.
+fn name(arms: &mut [Arm]) {
+    let full: Vec<Vec<PathBuf>> = arms
+        .iter()
+        .map(|arm| arm.parts.iter().map(|runs| common(runs)).collect())
+        .collect();
+    let all: Vec<&PathBuf> = full.iter().flatten().collect();
+    let shared = |at: usize| {
+        let part = |path: &PathBuf| path.components().nth(at).map(|c| c.as_os_str().to_owned());
+        let first = all.first().and_then(|path| part(path));
+        // What is left must not be empty.
+        let long_enough = all.iter().all(|path| path.components().count() > at + 1);
+        long_enough && all.iter().all(|path| part(path) == first)
+    };
+    let cut = (0..).take_while(|at| shared(*at)).count();
+    for (arm, paths) in arms.iter_mut().zip(&full) {
+        let rest = paths.iter().map(|path| {
+            let rest: PathBuf = path.components().skip(cut).collect();
+            rest.shown().to_string()
+        });
+        arm.name = rest.collect::<Vec<_>>().join("+");
+    }
+}
+
+/// The folder that runs of one recipe lie in; of one run, itself.
+fn common(runs: &[Run]) -> PathBuf {
+    let Some((first, others)) = runs.split_first() else {
+        return PathBuf::new();
+    };
+    let mut path = first.path.clone();
+    while !others.iter().all(|run| run.path.starts_with(&path)) {
+        if !path.pop() {
+            return first.path.clone();
+        }
+    }
+    match path.as_os_str().is_empty() {
+        true => first.path.clone(),
+        false => path,
+    }
+}

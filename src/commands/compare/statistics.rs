@@ -1,0 +1,166 @@
+//! How far apart two sets of runs are, and how much of that chance may do.
+//!
+//! Chance comes in twice: with other validation images accuracies would differ, and with another seed the
+//! network would. The first is estimated image by image: what counts is on how many images two networks
+//! differ, not how many both get wrong. The second is the variance between runs of one recipe, for which all
+//! recipes with several runs are taken together. The variances are added; as errors on single images are in
+//! both, the interval is rather too wide than too narrow.
+
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
+
+/// A difference in points (percent of the images), and its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    pub points: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Difference {
+    /// Whether 0 is in the interval.
+    pub fn may_be_chance(&self) -> bool {
+        self.low <= 0.0 && 0.0 <= self.high
+    }
+}
+
+/// The variance between runs of one recipe, in squared points, and its degrees of freedom.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub variance: f64,
+    pub freedom: f64,
+}
+
+/// The confidence of the intervals: 95 %, of which half of the rest lies on each side.
+const QUANTILE: f64 = 0.975;
+/// Beyond this many degrees of freedom Student's distribution is the normal one.
+const MANY: f64 = 1e6;
+
+/// For each image the share of the runs that get it right, from 0 to 1.
+pub fn shares(runs: &[&[bool]]) -> Vec<f64> {
+    let images = runs.iter().map(|right| right.len()).min().unwrap_or(0);
+    let share = |image: usize| {
+        let right = runs.iter().filter(|right| right[image]).count();
+        right as f64 / runs.len() as f64
+    };
+    (0..images).map(share).collect()
+}
+
+/// For each image the mean of several shares.
+pub fn mean_of(shares: &[Vec<f64>]) -> Vec<f64> {
+    let images = shares.iter().map(Vec::len).min().unwrap_or(0);
+    let at = |image: usize| shares.iter().map(|of| of[image]).sum::<f64>() / shares.len() as f64;
+    (0..images).map(at).collect()
+}
+
+/// The variance between runs, of the accuracies in percent of the runs of each recipe; `None` if none has
+/// several runs.
+pub fn spread(recipes: &[Vec<f64>]) -> Option<Spread> {
+    let mut squares = 0.0;
+    let mut freedom = 0.0;
+    for accuracies in recipes.iter().filter(|runs| runs.len() > 1) {
+        let mean = mean(accuracies);
+        squares += accuracies.iter().map(|it| (it - mean).powi(2)).sum::<f64>();
+        freedom += accuracies.len() as f64 - 1.0;
+    }
+    (freedom > 0.0).then(|| Spread {
+        variance: squares / freedom,
+        freedom,
+    })
+}
+
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// How far one recipe is above another: by the shares of each image, the numbers of runs, and the variance
+/// between runs where it is known.
+pub fn difference(
+    (own, runs): (&[f64], usize),
+    (base, base_runs): (&[f64], usize),
+    spread: Option<Spread>,
+) -> Difference {
+    let each: Vec<f64> = own.iter().zip(base).map(|(own, base)| own - base).collect();
+    let images = each.len() as f64;
+    let mean = each.iter().sum::<f64>() / images;
+    let squares = each.iter().map(|it| (it - mean).powi(2)).sum::<f64>();
+    let of_images = 1e4 * squares / (images - 1.0).max(1.0) / images;
+    let of_runs = spread.map_or(0.0, |spread| {
+        spread.variance * (1.0 / runs as f64 + 1.0 / base_runs as f64)
+    });
+    let variance = of_images + of_runs;
+    // Welch and Satterthwaite: only the variance between runs has few degrees of freedom.
+    let freedom = match spread {
+        Some(spread) if of_runs > 0.0 => spread.freedom * (variance / of_runs).powi(2),
+        _ => MANY,
+    };
+    let quantile = StudentsT::new(0.0, 1.0, freedom.clamp(1.0, MANY));
+    let quantile = quantile.map_or(f64::INFINITY, |student| student.inverse_cdf(QUANTILE));
+    let margin = quantile * variance.sqrt();
+    let points = 100.0 * mean;
+    Difference {
+        points,
+        low: points - margin,
+        high: points + margin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `n` images, of which the first `right` are right.
+    fn first(right: usize, n: usize) -> Vec<bool> {
+        (0..n).map(|image| image < right).collect()
+    }
+
+    fn near(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-9, "{found} is not {expected}");
+    }
+
+    #[test]
+    fn only_images_on_which_two_networks_differ_count() {
+        // 60 and 50 of 100: ten images differ, all in one direction.
+        let [own, base] = [first(60, 100), first(50, 100)].map(|right| shares(&[&right]));
+        let found = difference((&own, 1), (&base, 1), None);
+        near(found.points, 10.0);
+        // The standard deviation of ten ones and ninety zeros.
+        let deviation = (10.0 * 0.9_f64.powi(2) + 90.0 * 0.1_f64.powi(2)) / 99.0;
+        let margin = 1.959_963_984_540_054 * 100.0 * (deviation / 100.0).sqrt();
+        assert!((found.high - found.points - margin).abs() < 1e-4);
+        assert!(!found.may_be_chance());
+
+        // The same accuracies with errors on other images: much less certain.
+        let other: Vec<bool> = (0..100).map(|image| image >= 50).collect();
+        let base = shares(&[&other]);
+        assert!(difference((&own, 1), (&base, 1), None).may_be_chance());
+
+        let same = difference((&own, 1), (&own, 1), None);
+        assert_eq!(same.points, 0.0);
+        assert!(same.may_be_chance());
+    }
+
+    #[test]
+    fn the_variance_between_runs_is_that_of_all_recipes() {
+        assert_eq!(spread(&[vec![50.0], vec![60.0]]), None);
+        let pooled = spread(&[vec![50.0, 52.0], vec![60.0, 60.0, 63.0], vec![1.0]]).unwrap();
+        // Squares of 1, 1 about 51, and of 1, 1, 2 about 61.
+        near(pooled.variance, 8.0 / 3.0);
+        near(pooled.freedom, 3.0);
+    }
+
+    #[test]
+    fn runs_that_differ_much_among_themselves_decide_nothing() {
+        let runs = [first(600, 1000), first(560, 1000)];
+        let other = [first(550, 1000), first(500, 1000)];
+        let [own, base] = [&runs, &other].map(|runs| shares(&[&runs[0], &runs[1]]));
+        let images = difference((&own, 2), (&base, 2), None);
+        near(images.points, 5.5);
+        assert!(!images.may_be_chance());
+        let runs = spread(&[vec![60.0, 56.0], vec![55.0, 50.0]]);
+        let both = difference((&own, 2), (&base, 2), runs);
+        near(both.points, 5.5);
+        // Two degrees of freedom: the quantile is near 4.3, not 1.96.
+        let error = (10.25_f64 + ((images.high - 5.5) / 1.959_964).powi(2)).sqrt();
+        assert!(both.high - 5.5 > 4.0 * error && both.may_be_chance());
+    }
+}
