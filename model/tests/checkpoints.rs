@@ -66,6 +66,7 @@ fn a_validation_that_is_not_finite_is_not_the_best() {
     let row = |loss| rsflow_model::checkpoint::Row {
         resolution: Some(64),
         batch_norm: Some(64),
+        between: None,
         top1: 50.0,
         top5: 90.0,
         loss,

@@ -43,10 +43,11 @@ impl Checkpoint {
     pub fn network(
         &self,
         resolutions: &[u32],
-        batch_norms: &[NormsFrom],
+        batch_norms: &[impl Into<NormsFrom> + Copy],
         compute: ExecConfig,
     ) -> Result<SwitchableNetwork> {
-        let labelled: Vec<_> = batch_norms.iter().map(|of| (of.label(), *of)).collect();
+        let labelled = batch_norms.iter().map(|of| (*of).into());
+        let labelled: Vec<_> = labelled.map(|of: NormsFrom| (of.label(), of)).collect();
         self.network_with(resolutions, &labelled, compute)
     }
 

@@ -15,6 +15,12 @@ pub enum NormsFrom {
 /// Labels of interpolated batch norms lie above all resolutions.
 const INTERPOLATED: u32 = 1 << 16;
 
+impl From<u32> for NormsFrom {
+    fn from(resolution: u32) -> Self {
+        NormsFrom::Resolution(resolution)
+    }
+}
+
 impl NormsFrom {
     /// What they are called in a network that has them beside those of resolutions.
     pub fn label(self) -> u32 {

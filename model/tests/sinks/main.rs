@@ -161,6 +161,7 @@ fn table(epoch: u64, step: u64) -> Table {
     let row = |resolution| Row {
         resolution,
         batch_norm: resolution,
+        between: None,
         top1: 50.0,
         top5: 75.0,
         loss: 1.5,

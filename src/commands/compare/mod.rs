@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use rsflow_base::shown::Shown as _;
 use rsflow_graph::differences;
 use serde::Serialize;
 use serde_json::json;
@@ -86,7 +87,7 @@ impl Comparison {
                 let step = run.step;
                 say(format_args!(
                     "{} has not ended: compared as it is after step {step}",
-                    run.path.display()
+                    run.path.shown()
                 ));
             }
         }

@@ -1,5 +1,7 @@
 //! A comparison as text.
 
+use std::collections::BTreeSet;
+
 use super::answers::Column;
 use super::statistics::{Difference, mean};
 use super::{Compared, Comparison};
@@ -25,10 +27,8 @@ pub fn text(comparison: &Comparison) -> String {
 
 fn recipes(comparison: &Comparison) -> String {
     let of = |recipe: &Compared| {
-        let mut seeds: Vec<u64> = recipe.runs.iter().map(|run| run.seed).collect();
-        seeds.dedup();
-        seeds.sort_unstable();
-        seeds.dedup();
+        // Of networks of single sizes each seed is there several times.
+        let seeds: BTreeSet<u64> = recipe.runs.iter().map(|run| run.seed).collect();
         let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
         let mut lines = vec![match seeds.as_slice() {
             [one] => format!("{}: seed {one}", recipe.name),

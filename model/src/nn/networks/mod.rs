@@ -204,13 +204,14 @@ impl Network {
         Ok(self.family().layers(i64::from(classes)))
     }
 
-    /// Whether a batch of a single image of `resolution` x `resolution` pixels can be trained on:
-    /// every batch norm then gets at least two values per channel, which a variance needs.
+    /// The values per channel that the batch norm of the smallest map gets of one image of `resolution` x
+    /// `resolution` pixels. In training a variance needs two of all images together.
     ///
     /// # Errors
     /// As [`Network::layers`].
-    pub fn trains_on_one_image(&self, resolution: u32) -> Result<bool> {
-        Ok(cost::min_batch_norm_side(&self.layers(1)?, resolution) > 1)
+    pub fn least_values(&self, resolution: u32) -> Result<u64> {
+        let side = cost::min_batch_norm_side(&self.layers(1)?, resolution);
+        Ok(side.unsigned_abs().pow(2))
     }
 
     /// Whether it can be initialized from the weights of `other`: the networks are equal, or

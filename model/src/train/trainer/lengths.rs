@@ -6,6 +6,9 @@ use rsflow_graph::{Contents, Incoming};
 use super::Trainer;
 use crate::checkpoint::BestBy;
 
+/// Statistics of fewer values per channel are little more than noise.
+const FEW_VALUES: u64 = 16;
+
 impl Trainer {
     /// The errors in what extends the schedule: field, error, help.
     pub(super) fn check_lengths(&self) -> Vec<(&'static str, String, &'static str)> {
@@ -124,9 +127,9 @@ impl Trainer {
         );
         let at_once = self.micro_batch.map_or(train.group, u64::from);
         let smallest = resolutions.iter().min().copied().unwrap_or(0);
+        let values = self.network.least_values(smallest)?;
         ensure!(
-            train.last_group % at_once != 1 % at_once
-                || self.network.trains_on_one_image(smallest)?,
+            train.last_group % at_once != 1 % at_once || values > 1,
             "{} is a single image, of which {smallest} pixels leave one value per channel: batch norm cannot train \
              on it; use another batch size or `drop_last: true`",
             match self.micro_batch {
@@ -134,6 +137,18 @@ impl Trainer {
                 Some(_) => "what `micro_batch` leaves of an epoch's last batch",
             }
         );
+        let last = match train.last_group % at_once {
+            0 => at_once,
+            rest => rest,
+        };
+        if last < at_once && last * values < FEW_VALUES {
+            tracing::warn!(
+                "the last batch of an epoch has {last} images, not {at_once}: at {smallest} pixels batch norms learn \
+                 from {} values per channel there, just before a validation; `drop_last: true` of the training \
+                 batches leaves it out",
+                last * values
+            );
+        }
         Ok(())
     }
 }
