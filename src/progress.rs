@@ -340,6 +340,13 @@ impl Count {
             self.screen.line(&format!("{title} {done}/{of}"));
         }
     }
+
+    /// Shows words beside the bar, if there is one.
+    pub fn note(&self, words: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(lines(words).into_owned());
+        }
+    }
 }
 
 impl Drop for Count {
@@ -358,7 +365,7 @@ fn new_bar(bars: &MultiProgress, of: u64) -> ProgressBar {
 }
 
 /// `1:02:03` or `2:03`.
-fn duration(duration: Duration) -> String {
+pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {

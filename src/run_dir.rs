@@ -319,13 +319,13 @@ fn remove_files(run_dir: &Path) {
 }
 
 /// Whether another run uses the directory.
-fn is_locked(folder: &Path) -> bool {
+pub fn is_locked(folder: &Path) -> bool {
     File::open(folder).is_ok_and(|folder| is_busy(&folder))
 }
 
 /// Locks the directory, if no other run has locked it. Some network file systems do not support locks;
 /// run without.
-fn is_busy(folder: &File) -> bool {
+pub fn is_busy(folder: &File) -> bool {
     matches!(folder.try_lock(), Err(TryLockError::WouldBlock))
 }
 

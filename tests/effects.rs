@@ -13,6 +13,8 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("_exit(", &["src/process/"]),
     ("process::abort", &[]),
     ("signal_hook", &["src/process/"]),
+    ("pre_exec(", &["src/process/"]),
+    ("setaffinity", &["src/process/"]),
     ("tokio::signal", &[]),
     ("ctrl_c", &[]),
     ("print!(", &[]),

@@ -20,5 +20,6 @@ mod quantized;
 mod run;
 mod run_dir;
 mod summary;
+mod sweep;
 mod untrained;
 mod workplace;

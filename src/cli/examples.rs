@@ -3,6 +3,7 @@
 pub const MAIN_EXAMPLES: &str = "\
 Examples:
   rsflow run recipes/quickstart.ron            train on a small generated image set
+  rsflow sweep recipes/quickstart.ron --over trainer.optimizer.lr=0.1,0.03 --seeds 2
   rsflow check recipes/*.ron                   find every mistake without touching data
   rsflow profile recipes/quickstart.ron        where the time goes, and which parameter to change
   rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 96
@@ -57,6 +58,31 @@ RSFLOW_LOG=info,rsflow_model=debug. The default is info.
 --resume with a different recipe lists the differences, field by field, and exits before anything is
 written; --accept-changes resumes with the new recipe. Within an epoch, the seed and the number of
 steps cannot change.";
+
+pub const SWEEP_EXAMPLES: &str = "\
+Examples:
+  rsflow sweep mine.ron --over trainer.optimizer.lr=0.1,0.03 --seeds 3
+  rsflow sweep mine.ron --over trainer.optimizer.lr=0.1,0.03 --parallel 2 \\
+      --over trainer.distill=None,EnsembleTopDown --set trainer.epochs=10
+  rsflow sweep mine.ron --over train_sizes.sizes+val_sizes.sizes=[64,48],[32] --dir runs/sizes
+  rsflow sweep mine.ron --over \"trainer.optimizer=Sgd(lr: 0.1),AdamW(lr: 0.001)\" --dry-run
+
+All combinations are checked, as by `rsflow check`, before the first run starts. Each run has the
+directory DIR/COMBINATION/SEED, such as runs/mine/sweep/lr=0.1/3, and what it prints is appended to
+DIR/COMBINATION/SEED.log. DIR/recipe.ron is the recipe that they have in common, --set applied: the
+file that was named may be edited meanwhile. DIR/sweep.json says which sweep is in DIR.
+
+The same command again continues the sweep: a run that is done is not started again, one that was
+interrupted is resumed. Seeds and values can be added. Another recipe or other fields need another
+--dir. Ctrl-C has all runs save a checkpoint, as in `rsflow run`; a second one ends them at once. A
+run that fails is named at the end, and the others go on; the exit code is 1 then.
+
+With --parallel on the CPU, each run computes on its own cores, and `threads` and `cpu_workers`
+default to those. Losses depend on the number of threads to the last bits: set trainer.threads to
+compare runs bit by bit, or keep --parallel as it was.
+
+At the end, a table has the mean top-1 of the seeds for each combination and resolution, of the
+average of the weights where there is one, and the standard deviation between seeds.";
 
 pub const EVAL_EXAMPLES: &str = "\
 Examples:

@@ -34,6 +34,9 @@ pub enum Command {
     /// Run a recipe: train, validate after every epoch, write checkpoints and metrics
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
+    /// Run a recipe with every combination of some values, with several seeds each
+    #[command(after_help = SWEEP_EXAMPLES)]
+    Sweep(Sweep),
     /// Check recipes without opening data or devices; every problem is reported
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
@@ -148,6 +151,33 @@ impl Run {
         }
         arguments
     }
+}
+
+/// `rsflow sweep`.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// The recipe
+    #[arg(value_parser = path())]
+    pub recipe: PathBuf,
+    /// The values of a field: NODE.FIELD=A,B. They are RON, split at commas outside brackets and quotes.
+    /// Fields joined by + get the same value: train_sizes.sizes+val_sizes.sizes=[64,48],[32]
+    #[arg(long, value_name = "NODE.FIELD=A,B")]
+    pub over: Vec<String>,
+    /// Runs each combination with N seeds: the recipe's and those that follow it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub seeds: u64,
+    /// Runs N of them side by side on the same device. On the CPU they share the cores equally
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub parallel: u16,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub overrides: Overrides,
+    /// Where to keep the runs [default: runs/RECIPE/sweep]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub dir: Option<PathBuf>,
+    /// Lists the runs, and starts none
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `rsflow eval`.

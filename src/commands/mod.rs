@@ -19,6 +19,7 @@ mod recipes;
 mod run;
 mod sizes;
 mod summary;
+mod sweep;
 pub(crate) mod usage;
 
 use std::io::Write as _;
@@ -34,6 +35,7 @@ pub fn execute(cli: Cli) -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments, &mut out),
+        Command::Sweep(arguments) => sweep::run(&arguments, &mut out),
         Command::Eval(arguments) => eval::run(&arguments, &mut out),
         Command::Compare(arguments) => compare::run(&arguments, &mut out),
         Command::Predict(arguments) => predict::run(&arguments, &mut out),

@@ -1,6 +1,7 @@
 //! Effects on the process as a whole: signals, stderr, the environment, what libtorch and malloc keep,
 //! and the log. The libraries have none of them: they return values, and report by `tracing`.
 
+mod side_by_side;
 mod supervisor;
 
 use std::ffi::OsStr;
@@ -25,6 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::progress::Screen;
 
+pub use side_by_side::{Ended, Shares, SideBySide};
 pub use supervisor::supervise;
 
 /// Exit code: the recipe or the command line is wrong.

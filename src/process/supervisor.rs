@@ -96,12 +96,7 @@ impl Processes {
                 interrupted |= !matches!(signal, SIGTSTP | SIGCONT);
                 let running = self.all.iter().zip(&statuses);
                 let running = running.filter(|(_, status)| status.is_none());
-                let passed_on = if signal == SIGTSTP { SIGSTOP } else { signal };
-                running.for_each(|(process, _)| send(process.id(), passed_on));
-                if signal == SIGTSTP {
-                    // Ctrl-Z stops the whole run, until SIGCONT comes.
-                    send(std::process::id(), SIGSTOP);
-                }
+                pass_on(signal, running.map(|(process, _)| process.id()));
             }
             for (rank, process) in self.all.iter_mut().enumerate() {
                 if statuses[rank].is_none() {
@@ -198,7 +193,7 @@ impl Ended {
 
 /// Has a process that is started end, as by SIGTERM, where this one ends in whatever way.
 #[allow(unsafe_code)]
-fn ends_with_this_one(command: &mut Command) {
+pub(super) fn ends_with_this_one(command: &mut Command) {
     #[cfg(target_os = "linux")]
     // SAFETY: between fork and exec it makes one system call, which allocates nothing.
     unsafe {
@@ -231,6 +226,16 @@ fn collect_errors(process: &mut Child) -> Option<JoinHandle<String>> {
     }))
 }
 
+/// Passes a signal on to processes that have not been waited for. Ctrl-Z stops them and this one, until
+/// SIGCONT comes.
+pub(super) fn pass_on(signal: c_int, processes: impl Iterator<Item = u32>) {
+    let passed_on = if signal == SIGTSTP { SIGSTOP } else { signal };
+    processes.for_each(|process| send(process, passed_on));
+    if signal == SIGTSTP {
+        send(std::process::id(), SIGSTOP);
+    }
+}
+
 #[allow(unsafe_code)]
 fn send(process: u32, signal: c_int) {
     // SAFETY: takes numbers alone. The process was not waited for, so its number is its own.
@@ -248,6 +253,6 @@ fn is_stopped(process: &Child) -> bool {
     })
 }
 
-fn end_at_once(process: &mut Child) {
+pub(super) fn end_at_once(process: &mut Child) {
     let _ = process.kill();
 }

@@ -1,0 +1,102 @@
+//! Checks of all combinations, before the first run starts.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use rsflow_base::run_files::METRICS;
+use rsflow_base::shown::Shown as _;
+use rsflow_graph::{Plan, Problems};
+
+use super::plan::{Combination, Over, combinations};
+use crate::cli::{Overrides, Sweep};
+use crate::commands::recipes::plan;
+use crate::commands::usage::{Usage, report};
+use crate::process::say;
+
+/// Combinations that are reported where no value alone is wrong.
+const MOST: usize = 5;
+
+/// Refuses a recipe whose runs leave no results.
+pub fn has_log(plan: &Plan, recipe: &Path) -> Result<()> {
+    let mut nodes = plan.nodes().iter();
+    ensure!(
+        nodes.any(|node| node.kind.output_file == METRICS),
+        Usage(format!(
+            "{} has no node that writes {METRICS}, which holds the results of a run\n\
+             help: add `\"log\": MetricsLog(input: \"trainer.metrics\")`",
+            recipe.shown()
+        ))
+    );
+    Ok(())
+}
+
+/// Whether all combinations are valid recipes; what is wrong is printed.
+///
+/// # Errors
+/// A recipe that cannot be read.
+pub fn all_are_valid(arguments: &Sweep, overs: &[Over]) -> Result<bool> {
+    let all = combinations(overs, &[]);
+    let wrong: Vec<_> = all
+        .iter()
+        .filter_map(|one| Some((one, problem(arguments, &one.sets)?)))
+        .collect();
+    if !wrong.is_empty() && !report_values(arguments, overs) {
+        report_combinations(&wrong, overs);
+    }
+    Ok(wrong.is_empty())
+}
+
+/// What is wrong with the recipe if these are set.
+fn problem(arguments: &Sweep, sets: &[String]) -> Option<anyhow::Error> {
+    let set = [&arguments.overrides.set[..], sets].concat();
+    plan(&arguments.recipe, &Overrides { set }).err()
+}
+
+/// Reports the values that alone make the recipe invalid; whether there are any.
+fn report_values(arguments: &Sweep, overs: &[Over]) -> bool {
+    let mut any = false;
+    for over in overs {
+        // A field that is not there is wrong with each of its values.
+        let mut reported: Vec<Vec<String>> = Vec::new();
+        for value in &over.values {
+            let sets: Vec<String> = over.sets(value).collect();
+            let Some(error) = problem(arguments, &sets) else {
+                continue;
+            };
+            any = true;
+            let messages = messages(&error);
+            if !reported.contains(&messages) {
+                reported.push(messages);
+                let (typed, value) = (over.typed.shown(), value.shown());
+                say(format_args!("--over {typed} with the value {value}:"));
+                report(&error);
+            }
+        }
+    }
+    any
+}
+
+fn messages(error: &anyhow::Error) -> Vec<String> {
+    match error.downcast_ref::<Problems>() {
+        Some(problems) => problems.list().map(|it| it.message.clone()).collect(),
+        None => vec![error.to_string()],
+    }
+}
+
+/// Reports values that are wrong together.
+fn report_combinations(wrong: &[(&Combination, anyhow::Error)], overs: &[Over]) {
+    for (combination, error) in wrong.iter().take(MOST) {
+        let each = overs.iter().zip(&combination.values);
+        let each: Vec<String> = each
+            .map(|(over, value)| format!("--over {}={value}", over.fields.join("+")))
+            .collect();
+        say(format_args!("{}:", each.join(" ")));
+        report(error);
+    }
+    if wrong.len() > MOST {
+        say(format_args!(
+            "{} more combinations are wrong",
+            wrong.len() - MOST
+        ));
+    }
+}

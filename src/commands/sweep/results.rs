@@ -1,0 +1,166 @@
+//! What the runs of a sweep have come to, read from their metrics.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::Result;
+use rsflow_base::run_files::METRICS;
+use serde::Deserialize;
+
+use super::Run;
+use crate::table;
+
+/// More than the last line of any log has.
+const LAST_LINE: u64 = 1 << 20;
+
+/// The end of a run: top-1, by resolution and of the ensemble.
+#[derive(Deserialize)]
+pub struct Final {
+    kind: String,
+    rows: Vec<Row>,
+    /// The same of the average of the weights.
+    #[serde(default)]
+    average: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    /// `None` for the ensemble.
+    resolution: Option<u32>,
+    /// In percent; `None` if it is not a number.
+    top1: Option<f64>,
+}
+
+impl Final {
+    /// `None`: the run has not ended.
+    pub fn of(run_dir: &Path) -> Option<Self> {
+        let mut file = File::open(run_dir.join(METRICS)).ok()?;
+        let length = file.metadata().ok()?.len();
+        let start = length.saturating_sub(LAST_LINE);
+        file.seek(SeekFrom::Start(start)).ok()?;
+        let mut end = Vec::new();
+        file.take(LAST_LINE).read_to_end(&mut end).ok()?;
+        let body = end.strip_suffix(b"\n")?;
+        let line = body.rsplit(|byte| *byte == b'\n').next()?;
+        let last: Final = serde_json::from_slice(line).ok()?;
+        (last.kind == "final").then_some(last)
+    }
+
+    /// Those of the average, where there is one: `eval` and `predict` take it, too.
+    fn rows(&self) -> &[Row] {
+        match self.average.is_empty() {
+            true => &self.rows,
+            false => &self.average,
+        }
+    }
+
+    /// `48 80.0  32 75.0  ensemble 81.0`.
+    pub fn line(&self) -> String {
+        let each = self.rows().iter().map(|row| {
+            let top1 = row.top1.map_or("-".to_owned(), |top1| format!("{top1:.1}"));
+            format!("{} {top1}", called(row.resolution))
+        });
+        each.collect::<Vec<_>>().join("  ")
+    }
+}
+
+fn called(resolution: Option<u32>) -> String {
+    resolution.map_or("ensemble".to_owned(), |resolution| resolution.to_string())
+}
+
+/// Prints the results: a row for each combination, a column for each resolution and for the ensemble.
+pub fn finish(runs: &[Run], out: &mut dyn Write) -> Result<()> {
+    // Ensembles last.
+    let mut columns: Vec<Option<u32>> = Vec::new();
+    let mut rows: Vec<(&str, BTreeMap<Option<u32>, Vec<f64>>, usize)> = Vec::new();
+    for run in runs {
+        let combination = run.combination.name.as_str();
+        if rows.last().is_none_or(|(name, ..)| *name != combination) {
+            rows.push((combination, BTreeMap::new(), 0));
+        }
+        let (Some(last), Some((_, row, count))) = (Final::of(&run.dir), rows.last_mut()) else {
+            continue;
+        };
+        *count += 1;
+        for of in last.rows() {
+            if !columns.contains(&of.resolution) {
+                columns.push(of.resolution);
+            }
+            row.entry(of.resolution).or_default().extend(of.top1);
+        }
+    }
+    columns.sort_by_key(|resolution| std::cmp::Reverse(*resolution));
+    let names: Vec<String> = columns.iter().map(|column| called(*column)).collect();
+    let mut header = vec!["combination", "runs"];
+    header.extend(names.iter().map(String::as_str));
+    let cells = rows.iter().map(|(name, row, count)| {
+        let figures = columns.iter().map(|column| {
+            let values = row.get(column).map_or(&[][..], Vec::as_slice);
+            figure(values)
+        });
+        let first = [(*name).to_owned(), count.to_string()];
+        first.into_iter().chain(figures).collect()
+    });
+    writeln!(out, "{}", table::grid(&header, cells))?;
+    let spread = match rows.iter().any(|(.., count)| *count > 1) {
+        true => ", mean ± standard deviation over the seeds",
+        false => "",
+    };
+    writeln!(out, "top-1 %{spread}")?;
+    Ok(())
+}
+
+/// The mean of some values; of several also their standard deviation, as that of a sample.
+fn figure(values: &[f64]) -> String {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    match values.len() {
+        0 => "-".to_owned(),
+        1 => format!("{mean:.2}"),
+        _ => {
+            let squares = values.iter().map(|value| (value - mean).powi(2));
+            let deviation = (squares.sum::<f64>() / (count - 1.0)).sqrt();
+            format!("{mean:.2} ± {deviation:.2}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_a_mean_and_a_deviation() {
+        for (values, expected) in [
+            (&[][..], "-"),
+            (&[50.0], "50.00"),
+            (&[50.0, 52.0], "51.00 ± 1.41"),
+            (&[1.0, 2.0, 3.0], "2.00 ± 1.00"),
+        ] {
+            assert_eq!(figure(values), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_has_ended_if_its_last_line_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let last = r#"{"kind":"final","epoch":1,"rows":[{"resolution":48,"top1":50.0},{"resolution":null,"top1":null}]}"#;
+        let average = last.replace("]}", r#"],"average":[{"resolution":48,"top1":60.0}]}"#);
+        let epoch = last.replace("final", "epoch");
+        for (log, expected) in [
+            (String::new(), None),
+            (format!("{epoch}\n"), None),
+            (format!("{epoch}\n{last}\n"), Some("48 50.0  ensemble -")),
+            (format!("{average}\n"), Some("48 60.0")),
+            // It was killed, or is resumed.
+            (format!("{epoch}\n{last}"), None),
+            (format!("{last}\n{epoch}\n"), None),
+        ] {
+            std::fs::write(folder.path().join(METRICS), &log).unwrap();
+            let line = Final::of(folder.path()).map(|last| last.line());
+            assert_eq!(line.as_deref(), expected, "{log}");
+        }
+    }
+}
