@@ -142,10 +142,10 @@ fn an_interrupted_sweep_is_continued_by_the_same_command() {
     let child = started(folder, &arguments).spawn().unwrap();
     wait_for_lines(&second.join("metrics.jsonl"), step as usize + 2);
     signal(&child, "-KILL");
-    child.wait_with_output().unwrap();
-
-    let (said, _) = swept(folder, &arguments);
+    let said = stderr(&child.wait_with_output().unwrap());
     assert!(said.contains("lr=0.02/3: resumed"), "{said}");
+
+    swept(folder, &arguments);
     for lr in values {
         let lr_of = format!("trainer.optimizer.lr={lr}");
         completed(folder, &["--set", &lr_of, "--run-dir", lr]);

@@ -1,6 +1,7 @@
 //! What the runs of a sweep have come to, read from their metrics.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write};
 use std::path::Path;
@@ -72,44 +73,51 @@ fn called(resolution: Option<u32>) -> String {
 
 /// Prints the results: a row for each combination, a column for each resolution and for the ensemble.
 pub fn finish(runs: &[Run], out: &mut dyn Write) -> Result<()> {
-    // Ensembles last.
-    let mut columns: Vec<Option<u32>> = Vec::new();
-    let mut rows: Vec<(&str, BTreeMap<Option<u32>, Vec<f64>>, usize)> = Vec::new();
-    for run in runs {
-        let combination = run.combination.name.as_str();
-        if rows.last().is_none_or(|(name, ..)| *name != combination) {
-            rows.push((combination, BTreeMap::new(), 0));
-        }
-        let (Some(last), Some((_, row, count))) = (Final::of(&run.dir), rows.last_mut()) else {
-            continue;
-        };
-        *count += 1;
-        for of in last.rows() {
-            if !columns.contains(&of.resolution) {
-                columns.push(of.resolution);
-            }
-            row.entry(of.resolution).or_default().extend(of.top1);
-        }
-    }
-    columns.sort_by_key(|resolution| std::cmp::Reverse(*resolution));
-    let names: Vec<String> = columns.iter().map(|column| called(*column)).collect();
+    let rows = by_combination(runs);
+    let columns: BTreeSet<_> = rows.iter().flat_map(|row| row.top1.keys()).collect();
+    let names: Vec<String> = columns.iter().map(|column| called(column.0)).collect();
     let mut header = vec!["combination", "runs"];
     header.extend(names.iter().map(String::as_str));
-    let cells = rows.iter().map(|(name, row, count)| {
+    let cells = rows.iter().map(|row| {
         let figures = columns.iter().map(|column| {
-            let values = row.get(column).map_or(&[][..], Vec::as_slice);
-            figure(values)
+            let values = row.top1.get(column);
+            figure(values.map_or(&[], Vec::as_slice))
         });
-        let first = [(*name).to_owned(), count.to_string()];
+        let first = [row.combination.to_owned(), row.ended.to_string()];
         first.into_iter().chain(figures).collect()
     });
     writeln!(out, "{}", table::grid(&header, cells))?;
-    let spread = match rows.iter().any(|(.., count)| *count > 1) {
+    let spread = match rows.iter().any(|row| row.ended > 1) {
         true => ", mean ± standard deviation over the seeds",
         false => "",
     };
-    writeln!(out, "top-1 %{spread}")?;
-    Ok(())
+    Ok(writeln!(out, "top-1 %{spread}")?)
+}
+
+/// The runs of a combination that have ended.
+struct Ended<'a> {
+    combination: &'a str,
+    ended: usize,
+    /// Of each run, by resolution: the largest first, the ensemble last.
+    top1: BTreeMap<Reverse<Option<u32>>, Vec<f64>>,
+}
+
+fn by_combination(runs: &[Run]) -> Vec<Ended<'_>> {
+    let of_one = runs.chunk_by(|one, next| one.combination.name == next.combination.name);
+    let rows = of_one.map(|runs| {
+        let ended: Vec<Final> = runs.iter().filter_map(|run| Final::of(&run.dir)).collect();
+        let mut top1: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        for row in ended.iter().flat_map(Final::rows) {
+            let values = top1.entry(Reverse(row.resolution)).or_default();
+            values.extend(row.top1);
+        }
+        Ended {
+            combination: &runs[0].combination.name, // No chunk is empty.
+            ended: ended.len(),
+            top1,
+        }
+    });
+    rows.collect()
 }
 
 /// The mean of some values; of several also their standard deviation, as that of a sample.
