@@ -120,7 +120,9 @@ fn an_interrupted_sweep_is_continued_by_the_same_command() {
     let folder = folder.path();
     let values = ["0.05", "0.02", "0.01"];
     let over = format!("trainer.optimizer.lr={}", values.join(","));
-    let arguments = ["--over", &over, "--parallel", "2", "--dir", "out"];
+    let long = ["--set", "trainer.epochs=4"];
+    let place = ["--over", &over, "--parallel", "2", "--dir", "out"];
+    let arguments = [&long[..], &place].concat();
     let run = |lr: &str| folder.join(format!("out/lr={lr}/3"));
     let second = run("0.02");
 
@@ -134,21 +136,27 @@ fn an_interrupted_sweep_is_continued_by_the_same_command() {
     assert!(!said.contains("failed"), "{said}");
     let checkpoint = Checkpoint::open(&second.join("checkpoints/last.safetensors")).unwrap();
     let step = checkpoint.metadata().step;
-    assert!((4..22).contains(&step), "stopped after {step} steps");
+    assert!((4..44).contains(&step), "stopped after {step} steps");
     // No run is left behind, so the next start needs not wait for one.
     fs::File::open(&second).unwrap().try_lock().unwrap();
 
-    // The system ends the runs of a sweep that is killed, and the next start waits for them.
+    // The system ends the runs of a sweep that is killed, as by SIGTERM.
     let child = started(folder, &arguments).spawn().unwrap();
     wait_for_lines(&second.join("metrics.jsonl"), step as usize + 2);
     signal(&child, "-KILL");
     let said = stderr(&child.wait_with_output().unwrap());
     assert!(said.contains("lr=0.02/3: resumed"), "{said}");
+    fs::File::open(&second).unwrap().lock().unwrap();
+    let log = fs::read_to_string(second.join("metrics.jsonl")).unwrap();
+    assert!(!log.contains("final"), "it has trained to its end");
 
     swept(folder, &arguments);
     for lr in values {
         let lr_of = format!("trainer.optimizer.lr={lr}");
-        completed(folder, &["--set", &lr_of, "--run-dir", lr]);
+        completed(
+            folder,
+            &[&long[..], &["--set", &lr_of, "--run-dir", lr]].concat(),
+        );
         assert_same(&run(lr), &folder.join(lr));
     }
 }
