@@ -46,6 +46,14 @@ pub fn run(arguments: &Compare, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The comparison of the runs in these directories, as text.
+///
+/// # Errors
+/// As [`Comparison::of`].
+pub fn text_of(run_dirs: &[PathBuf]) -> Result<String> {
+    Ok(report::text(&Comparison::of(run_dirs, Which::Last)?))
+}
+
 /// Recipes beside each other; the first one is what the others are compared with.
 pub struct Comparison {
     pub images: usize,

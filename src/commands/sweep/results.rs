@@ -4,13 +4,15 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use rsflow_base::run_files::METRICS;
 use serde::Deserialize;
 
 use super::Run;
+use crate::commands::compare;
+use crate::process::say;
 use crate::table;
 
 /// More than the last line of any log has.
@@ -71,8 +73,22 @@ fn called(resolution: Option<u32>) -> String {
     resolution.map_or("ensemble".to_owned(), |resolution| resolution.to_string())
 }
 
-/// Prints the results: a row for each combination, a column for each resolution and for the ensemble.
+/// Prints the results: how far the combinations are apart, or where they cannot be compared, why, and what each
+/// has come to.
 pub fn finish(runs: &[Run], out: &mut dyn Write) -> Result<()> {
+    let ended = runs.iter().filter(|run| run.is_done());
+    let ended: Vec<PathBuf> = ended.map(|run| run.dir.clone()).collect();
+    if ended.len() > 1 {
+        match compare::text_of(&ended) {
+            Ok(text) => return Ok(writeln!(out, "{text}")?),
+            Err(error) => say(format_args!("the runs are not compared: {error:#}")),
+        }
+    }
+    print(runs, out)
+}
+
+/// A row for each combination, a column for each resolution and for the ensemble.
+fn print(runs: &[Run], out: &mut dyn Write) -> Result<()> {
     let rows = by_combination(runs);
     let columns: BTreeSet<_> = rows.iter().flat_map(|row| row.top1.keys()).collect();
     let names: Vec<String> = columns.iter().map(|column| called(column.0)).collect();
