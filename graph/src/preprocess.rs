@@ -53,6 +53,8 @@ pub enum Resize {
 pub enum Interpolation {
     /// Bilinear, antialiased where the image shrinks, as Pillow does.
     AntialiasedBilinear,
+    /// Bicubic with A = -0.5, antialiased where the image shrinks, as Pillow does: timm's usual one.
+    AntialiasedBicubic,
     /// Bicubic with A = -0.75, never antialiased, as OpenCV does.
     Bicubic,
 }

@@ -33,6 +33,7 @@ pub fn outputs(by: &Preprocess, header: &Header, sizes: &[u32]) -> Outputs {
     let interpolated = |plan: ResizePlan| ResizePlan {
         filter: match by.interpolation {
             Interpolation::AntialiasedBilinear => Filter::Bilinear,
+            Interpolation::AntialiasedBicubic => Filter::Bicubic,
             Interpolation::Bicubic => Filter::Cubic,
         },
         ..plan

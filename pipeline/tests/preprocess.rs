@@ -121,7 +121,7 @@ fn every_field_is_kept_and_makes_other_pixels() {
         ..usual
     };
     // A name, a description, and one that differs from it in one field.
-    let cases: [(&str, Preprocess, Preprocess); 7] = [
+    let cases: [(&str, Preprocess, Preprocess); 8] = [
         (
             "fraction",
             Preprocess {
@@ -134,6 +134,14 @@ fn every_field_is_kept_and_makes_other_pixels() {
             "interpolation",
             Preprocess {
                 interpolation: Interpolation::Bicubic,
+                ..usual
+            },
+            usual,
+        ),
+        (
+            "antialiased interpolation",
+            Preprocess {
+                interpolation: Interpolation::AntialiasedBicubic,
                 ..usual
             },
             usual,
