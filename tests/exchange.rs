@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use rsflow_graph::Interpolation;
 use rsflow_model::checkpoint::{Checkpoint, Snapshot, write_atomically};
-use serde_json::Value;
+use rsflow_model::exchange::pth::names::timm_name;
+use rsflow_model::nn::layers;
+use rsflow_model::nn::networks::{MobileNetV2, Network};
+use serde_json::{Value, json};
 
 use crate::workplace::{done, rsflow, workplace};
 
@@ -148,6 +152,125 @@ fn classes_get_names_from_a_file_or_a_folder() {
     }
 }
 
+/// A safetensors file with the tensors of a small network under timm's names, all 0.
+fn weights_of_timm(path: &Path) {
+    let network = Network::MobileNetV2(MobileNetV2 { width: 0.1 });
+    let declared = layers::declare(&network.layers(3).unwrap(), &(&[64]).into());
+    let mut header = serde_json::Map::new();
+    let mut length = 0;
+    for declaration in &declared {
+        let name = timm_name(&network, &declaration.name, declaration.resolution).unwrap();
+        let end = length + 4 * declaration.numel() as usize;
+        let shape = &declaration.shape;
+        let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [length, end] });
+        header.insert(name, entry);
+        length = end;
+    }
+    let header = Value::Object(header).to_string();
+    let start = (header.len() as u64).to_le_bytes();
+    let file = [&start[..], header.as_bytes(), &vec![0; length]].concat();
+    std::fs::write(path, file).unwrap();
+}
+
+/// What an import says of images, and what its checkpoint keeps: interpolation, fraction, mean of red.
+#[test]
+fn an_import_takes_along_how_images_are_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    weights_of_timm(&folder.join("model.safetensors"));
+    let config = r#"{"pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "interpolation": "bicubic", "crop_pct": 0.95}}"#;
+    let import = |more: &[&str]| {
+        let common = [
+            "import",
+            "model.safetensors",
+            "--arch",
+            "mobilenetv2_100",
+            "--sizes",
+            "64",
+            "--out",
+        ];
+        let said = done(
+            folder,
+            &[&common[..], &["out.safetensors", "--force"], more].concat(),
+        );
+        let metadata = Checkpoint::open(&folder.join("out.safetensors")).unwrap();
+        let metadata = metadata.metadata().clone();
+        let by = metadata.preprocess.unwrap();
+        let mean = metadata.normalize.unwrap().mean[0];
+        (said, (by.interpolation, by.fraction, mean))
+    };
+    let (bilinear, bicubic) = (
+        Interpolation::AntialiasedBilinear,
+        Interpolation::AntialiasedBicubic,
+    );
+    let (said, kept) = import(&[]);
+    assert_eq!(kept, (bilinear, 0.875, 0.485));
+    for part in [
+        "one resolution, under timm's names",
+        "MobileNetV2(width: 0.1) (its width is that of the tensors)",
+        "images      bilinear, fraction 0.875, (mean: (0.485, 0.456, 0.406)",
+        "assumed: the file does not say it; --config and --fraction change it, and `eval --fraction`",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert_eq!(import(&["--fraction", "0.9"]).1, (bilinear, 0.9, 0.485));
+
+    std::fs::write(folder.join("named.json"), config.replace("0.95", "1.0")).unwrap();
+    let (said, kept) = import(&["--config", "named.json"]);
+    assert_eq!(kept, (bicubic, 1.0, 0.5));
+    assert!(said.contains("as in named.json"), "{said}");
+    // Another program's is passed over, timm's is used.
+    std::fs::write(folder.join("config.json"), r#"{"mean": [1, 2]}"#).unwrap();
+    assert_eq!(import(&[]).1, (bilinear, 0.875, 0.485));
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    let (said, kept) = import(&[]);
+    assert_eq!(kept, (bicubic, 0.95, 0.5));
+    assert!(said.contains("as in config.json"), "{said}");
+    assert_eq!(import(&["--fraction", "0.8"]).1, (bicubic, 0.8, 0.5));
+    assert_eq!(import(&["--config", "named.json"]).1, (bicubic, 1.0, 0.5));
+    std::fs::write(
+        folder.join("config.json"),
+        config.replace("bicubic", "lanczos"),
+    )
+    .unwrap();
+    let (said, kept) = import(&[]);
+    assert_eq!(kept.0, bilinear);
+    assert!(said.contains("bilinear in place of lanczos"), "{said}");
+
+    let common = [
+        "import",
+        "model.safetensors",
+        "--arch",
+        "mobilenet_v2",
+        "--sizes",
+        "64",
+        "--out",
+        "new",
+    ];
+    for (file, text, expected) in [
+        (
+            "config.json",
+            r#"{"pretrained_cfg": {"mean": [1]}}"#,
+            "config.json, which is beside the weights",
+        ),
+        ("other.json", "{}", "other.json has no `pretrained_cfg`"),
+        ("other.json", "[", "cannot read other.json"),
+    ] {
+        std::fs::write(folder.join(file), text).unwrap();
+        let named = ["--config", file];
+        let more = if file == "config.json" {
+            &[][..]
+        } else {
+            &named
+        };
+        let output = rsflow(folder, &[&common[..], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(expected), "{expected:?} is not in: {said}");
+        std::fs::write(folder.join("config.json"), config).unwrap();
+    }
+}
+
 /// Finite weights, but so large that the outputs are not.
 #[test]
 fn outputs_that_are_not_finite_are_no_result() {
@@ -235,6 +358,16 @@ fn what_cannot_be_exchanged_is_told() {
             &["no network named `vgg`: there are resnet18, "],
         ),
         (
+            import(&theirs, "mobilenetv2_110d", &fits, &[]),
+            2,
+            &["no network named `mobilenetv2_110d`: it is another network than `mobilenetv2`"],
+        ),
+        (
+            import(&theirs, "resnetv2_50", &fits, &[]),
+            2,
+            &["no network named `resnetv2_50`: there are resnet18, "],
+        ),
+        (
             import(&theirs, arch, &["128", "128", "8"], &[]),
             2,
             &[
@@ -256,10 +389,8 @@ fn what_cannot_be_exchanged_is_told() {
             import(&theirs, "resnet18", &fits, &[]),
             1,
             &[
-                "is it another network?",
-                r#"Missing: "conv1.module.weight""#,
-                r#"Not in the network: "features.0.0.module.weight""#,
-                "and 670 more",
+                "do not fit ResNet(depth: 18)",
+                "they are those of MobileNetV2(width: 0.25): --arch mobilenet_v2",
             ],
         ),
         (

@@ -45,6 +45,8 @@ fn import(
         resolutions,
         class_names,
         key: None,
+        config: None,
+        fraction: None,
     };
     pth::import(path, what)
 }

@@ -131,9 +131,19 @@ Examples:
   rsflow import resnet18-f37072fd.pth --arch resnet18 --sizes 128 96 64 --out start.safetensors
   rsflow run mine.ron --set trainer.start_from=start.safetensors
 
+  rsflow import hub/model.safetensors --arch mobilenetv2_050 --sizes 224 192 160 \\
+      --config hub/config.json --out start.safetensors
+  rsflow import checkpoint.pth --key model_ema --arch resnet50 --fraction 0.9655 --sizes 224 \\
+      --out start.safetensors
+
 The file type is detected from its tensor names. A checkpoint of the reference implementation brings
 its epoch, best accuracies and momentum, and --resume continues after that epoch. Weights of a
-network with one resolution (torchvision's) can be fine-tuned: every size gets their batch norms.
+network with one resolution (torchvision's or timm's) can be fine-tuned: every size gets their batch
+norms. recipes/resnet50_finetune.ron does that.
+How images are made for validation is what --config says (timm's config.json), else a config.json
+beside the file with a pretrained_cfg, else the arguments of timm's or torchvision's script in the
+file. What none of them says is as for torchvision's first weights: ImageNet's mean and standard
+deviation, bilinear, fraction 0.875; their second weights need --fraction 0.9655 (224 of 232).
 The file is read, never executed: one that holds more than tensors and plain values is refused.";
 
 pub const EXPORT_EXAMPLES: &str = "\

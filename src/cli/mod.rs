@@ -344,7 +344,8 @@ pub struct Import {
     #[arg(value_name = "PTH_TAR", value_parser = path())]
     pub file: PathBuf,
     /// The network: resnet18 to resnet152, resnext50_32x4d, resnext101_32x8d or mobilenet_v2, whose
-    /// width is that of the tensors; or mobilenet_v2_x0.5 with a width multiplier
+    /// width is that of the tensors; or mobilenet_v2_x0.5 with a width multiplier. timm's names too, such
+    /// as mobilenetv2_050 or resnet50.a1_in1k
     #[arg(long, value_name = "ARCH")]
     pub arch: String,
     /// The resolutions, in the order of the file's batch norms, usually the largest first
@@ -358,6 +359,14 @@ pub struct Import {
     /// each [default: not known]
     #[arg(long, value_name = "FILE_OR_DIR", value_parser = path())]
     pub class_names: Option<PathBuf>,
+    /// How images are made for the network: timm's config.json, as on the Hugging Face hub [default:
+    /// config.json beside the file, if it has a pretrained_cfg]
+    #[arg(long, value_name = "JSON", value_parser = path())]
+    pub config: Option<PathBuf>,
+    /// The share of an image's short side that is kept for validation [default: what the configuration
+    /// or the file says, else 0.875]
+    #[arg(long, value_name = "F", value_parser = fraction)]
+    pub fraction: Option<f64>,
     /// The checkpoint to write
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: PathBuf,

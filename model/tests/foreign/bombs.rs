@@ -93,6 +93,8 @@ fn few_bytes_take_little_memory() {
         resolutions: &[64],
         class_names: None,
         key: None,
+        config: None,
+        fraction: None,
     };
     let said = format!("{:#}", pth::import(&path, what).err().unwrap());
     assert!(said.contains("its tensors share their memory"), "{said}");

@@ -1,6 +1,9 @@
 //! What programs write around the weights of a network, and what is no weight.
 
 mod bombs;
+mod images;
+mod misfits;
+mod timm;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,12 +74,18 @@ fn storages(weights: &[Weight]) -> BTreeMap<String, Vec<f32>> {
 }
 
 fn import(path: &Path, key: Option<&str>) -> anyhow::Result<pth::Imported> {
-    let network = Network::by_name("resnet18").unwrap();
+    import_as("resnet18", path, key)
+}
+
+fn import_as(arch: &str, path: &Path, key: Option<&str>) -> anyhow::Result<pth::Imported> {
+    let network = Network::by_name(arch).unwrap();
     let what = Import {
         network: &network,
         resolutions: &[64],
         class_names: None,
         key,
+        config: None,
+        fraction: None,
     };
     pth::import(path, what)
 }
@@ -380,6 +389,27 @@ fn what_is_no_weight_is_refused_by_name() {
     assert_eq!(value_of("layer4.1.bn2.running_var", -0.0), "imported");
 }
 
+/// PyTorch names the folder of an archive as the file. Headers of the archive's directory are as long as
+/// their names.
+#[test]
+fn an_archive_is_read_whatever_its_name() {
+    let weights = state();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.pth");
+    for length in 1..=64 {
+        let file = write::zip_in(
+            &"n".repeat(length),
+            &dict(&weights, ""),
+            &storages(&weights),
+        );
+        for file in [file.clone(), write::with_zip64_records(file)] {
+            fs::write(&path, file).unwrap();
+            let imported = import(&path, None);
+            assert!(imported.is_ok(), "{length}: {:#}", imported.unwrap_err());
+        }
+    }
+}
+
 #[test]
 fn a_file_without_one_state_dict_says_what_it_has() {
     let weights = state();
@@ -494,6 +524,16 @@ fn an_exported_network_of_any_width_comes_back() {
         let found = found.with_width_of(|name| shapes_there.get(name).cloned());
         assert_eq!(shapes(&found), shapes_there, "{found} for {network}");
     }
+    // Of all widths with these channels it is the one that was meant.
+    for width in [0.1, 0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4, 2.0, 0.17, 0.625] {
+        let network = Network::MobileNetV2(MobileNetV2 { width });
+        let shapes_there = shapes(&network);
+        let found = Network::by_name("mobilenet_v2").unwrap();
+        assert_eq!(
+            found.with_width_of(|name| shapes_there.get(name).cloned()),
+            network
+        );
+    }
     let half = Network::by_name("mobilenet_v2_x0.5").unwrap();
     assert_eq!(half.with_width_of(|_| Some(vec![8])), half, "it was named");
 
@@ -516,6 +556,8 @@ fn an_exported_network_of_any_width_comes_back() {
         resolutions: &[64, 32],
         class_names: None,
         key: None,
+        config: None,
+        fraction: None,
     };
     let imported = pth::import(&exported, what).unwrap();
     assert_eq!(imported.layout, Layout::Reference);

@@ -96,12 +96,17 @@ pub fn pickle(code: &[u8]) -> Vec<u8> {
 
 /// The zip format; storages hold float32.
 pub fn zip(code: &[u8], storages: &BTreeMap<String, Vec<f32>>) -> Vec<u8> {
+    zip_in("archive", code, storages)
+}
+
+/// The same with another name of the folder, which is the file's in newer versions of PyTorch.
+pub fn zip_in(folder: &str, code: &[u8], storages: &BTreeMap<String, Vec<f32>>) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored =
         zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut add = |name: &str, bytes: &[u8]| {
         archive
-            .start_file(format!("archive/{name}"), stored)
+            .start_file(format!("{folder}/{name}"), stored)
             .unwrap();
         archive.write_all(bytes).unwrap();
     };
@@ -115,4 +120,26 @@ pub fn zip(code: &[u8], storages: &BTreeMap<String, Vec<f32>>) -> Vec<u8> {
         add(&format!("data/{key}"), &bytes);
     }
     archive.finish().unwrap().into_inner()
+}
+
+/// The archive with the zip64 records before its end, which PyTorch always writes.
+pub fn with_zip64_records(mut archive: Vec<u8>) -> Vec<u8> {
+    let end = archive.split_off(archive.len() - 22);
+    assert_eq!(&end[..4], b"PK\x05\x06");
+    let number = |at: usize, length: usize| {
+        let mut bytes = [0; 8];
+        bytes[..length].copy_from_slice(&end[at..at + length]);
+        bytes
+    };
+    let (entries, size, start) = (number(10, 2), number(12, 4), number(16, 4));
+    let record = archive.len() as u64;
+    archive.extend(b"PK\x06\x06");
+    archive.extend(44_u64.to_le_bytes());
+    archive.extend([30, 3, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    archive.extend([entries, entries, size, start].concat());
+    archive.extend(b"PK\x06\x07\0\0\0\0");
+    archive.extend(record.to_le_bytes());
+    archive.extend(1_u32.to_le_bytes());
+    archive.extend(end);
+    archive
 }

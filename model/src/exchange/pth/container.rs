@@ -13,6 +13,7 @@ use rsflow_base::input_file;
 use rsflow_base::shown::quoted;
 use tch::{Kind, Tensor};
 use zip::ZipArchive;
+use zip::read::{ArchiveOffset, Config};
 
 use super::pickle::{MAX_BYTES, Pickle, TensorRef, Value};
 use crate::checkpoint::{METADATA_KEY, TensorFile, kind_of};
@@ -235,14 +236,22 @@ fn read_entry(archive: &mut ZipArchive<BufReader<File>>, name: &str, max: u64) -
 
 fn open_zip(file: File) -> Result<Pth> {
     let length = file.metadata()?.len();
-    let mut archive =
-        ZipArchive::new(BufReader::new(file)).context("the zip archive is truncated or damaged")?;
+    // The archive begins with the file. A search for its beginning takes the second header of the
+    // directory for the first one where that is as long as the zip64 records before the end, 76 bytes:
+    // PyTorch always writes those records, and a file name of 21 letters makes `NAME/data.pkl` that long.
+    let config = Config {
+        archive_offset: ArchiveOffset::Known(0),
+    };
+    let mut archive = ZipArchive::with_config(config, BufReader::new(file))
+        .context("the zip archive is truncated or damaged")?;
     let folder = archive.file_names().flatten().find_map(|name| {
         let folder = name.strip_suffix("/data.pkl")?;
         (!folder.contains('/')).then(|| folder.to_owned())
     });
-    let folder =
-        folder.context("it is a zip archive, but not a PyTorch checkpoint: it has no data.pkl")?;
+    let folder = folder.context(
+        "it is a zip archive, but not a PyTorch checkpoint: it has no data.pkl; save \
+         `model.state_dict()` with `torch.save`",
+    )?;
     let order = format!("{folder}/byteorder");
     if archive.index_for_name(&order).is_some() {
         let order = read_entry(&mut archive, &order, 16)?;

@@ -1,32 +1,32 @@
 //! A file of PyTorch's weights to a checkpoint.
 
-use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rsflow_base::shown::{Shown as _, quoted};
 use safetensors::Dtype;
 use tch::{Kind, Tensor};
 
 use super::container::{Pth, Root, Tensors, dtype_name};
 use super::export::bytes;
-use super::momentum;
-use super::names::{reference_name, torchvision_name};
+use super::fit::{Fit, first_parts};
+use super::images::ImageConfig;
 use super::pickle::TensorRef;
 use super::state_dict::StateDict;
+use super::{misfit, momentum};
 use crate::checkpoint::{Best, Metadata, Snapshot, check_values};
 use crate::nn::networks::Network;
-use crate::nn::parameters::{Declaration, Role, join_problems};
-use crate::nn::switchable::{ALPHA, check_resolutions, declare};
-use crate::nn::transfer::Normalize;
+use crate::nn::switchable::check_resolutions;
 
 /// The naming scheme of the tensors in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// The reference implementation's, with private batch norms and alpha.
     Reference,
-    /// torchvision's: a network with one resolution.
+    /// torchvision's: a network with one resolution. timm's residual networks have the same names.
     Torchvision,
+    /// timm's: a network with one resolution.
+    Timm,
 }
 
 /// What happened to the optimizer's momentum buffers.
@@ -52,17 +52,25 @@ pub struct Imported {
     /// What all names of tensors began with.
     pub prefix: String,
     pub momentum: Momentum,
+    pub images: ImagesFrom,
+    /// The interpolation that the network was trained with, if it is replaced by another.
+    pub replaced_interpolation: Option<String>,
+}
+
+/// Where it is from how images are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImagesFrom {
+    /// [`Import::config`].
+    Config,
+    /// The arguments of a training script in the file.
+    Arguments,
+    /// Nothing says it.
+    Assumed,
 }
 
 /// A file may take its weights from one storage several times, but not make of a few bytes a large
 /// network: the weights have at most this many times the bytes of the file.
 const MAX_REUSE: u64 = 4;
-
-/// The normalization that torchvision's weights were trained with.
-const IMAGENET: Normalize = Normalize {
-    mean: [0.485, 0.456, 0.406],
-    std: [0.229, 0.224, 0.225],
-};
 
 /// What to make of a file.
 #[derive(Clone, Copy, Debug)]
@@ -75,12 +83,17 @@ pub struct Import<'a> {
     pub class_names: Option<&'a [String]>,
     /// The key of the weights in the file; by default it is found.
     pub key: Option<&'a str>,
+    /// How images are made; by default it is what a script's arguments in the file say, else as for
+    /// torchvision's weights.
+    pub config: Option<&'a ImageConfig>,
+    /// The share of an image's short side that is kept, above 0 and up to 1, whatever else says.
+    pub fraction: Option<f64>,
 }
 
 /// Imports a file of `torch.save` or a safetensors file: a checkpoint of the reference
 /// implementation, with epoch, best accuracies and momentum buffers if it has them; or the state
-/// dict of a torchvision network, whose batch norms every resolution gets a copy of. Tensors are
-/// converted to float32.
+/// dict of a network of torchvision or timm, whose batch norms every resolution gets a copy of. Tensors
+/// are converted to float32.
 ///
 /// # Errors
 /// As [`Pth::open`]; no weights, or weights under several keys; all tensors that are missing,
@@ -99,6 +112,8 @@ fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
         resolutions,
         class_names,
         key,
+        config,
+        fraction,
     } = what;
     let problems = check_resolutions(network, resolutions)?;
     ensure!(problems.is_empty(), "{}", problems.join("; "));
@@ -106,25 +121,17 @@ fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
     let (root, mut tensors) = file.contents();
     let own = first_parts(network)?;
     let state = StateDict::find(&root, key, |part| own.contains(part))?;
-    let layout = layout(&state);
-    if layout == Layout::Reference {
-        let batch_norms = batch_norms(&state);
-        ensure!(
-            batch_norms == resolutions.len(),
-            "its layers have {batch_norms} batch norms each, one for each resolution it was trained at, but {} sizes were given: {resolutions:?}",
-            resolutions.len()
-        );
+    let fit = Fit::new(&state, network, resolutions)?;
+    let problems = fit.problems(&state);
+    if !problems.is_empty() {
+        bail!(misfit::explain(&state, &fit, resolutions, &problems)?);
     }
-    let network = &network.with_width_of(|name| {
-        let theirs = match layout {
-            Layout::Reference => reference_name(network, name, None, resolutions),
-            Layout::Torchvision => torchvision_name(name, None),
-        };
-        Some(state.find_one(&theirs?)?.shape.to_vec())
-    });
-    let classes = classes(&state, layout, network, resolutions)?;
-    let expected = expected_tensors(layout, network, classes, resolutions)?;
-    check(&state, network, &expected)?;
+    let Fit {
+        layout,
+        network,
+        classes,
+        expected,
+    } = fit;
     let bytes = state.tensors.iter().map(|(_, tensor)| {
         let numel = tensor.shape.iter().product::<i64>().unsigned_abs();
         numel.saturating_mul(tensor.dtype.elt_size_in_bytes() as u64)
@@ -135,7 +142,16 @@ fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
         "its tensors share their memory: they have {bytes} bytes, the file {length}"
     );
 
-    let names = match class_names {
+    let arguments = root.get("args").and_then(ImageConfig::of_arguments);
+    let (images, images_from) = match (config, arguments) {
+        (Some(config), _) => (config.clone(), ImagesFrom::Config),
+        (None, Some(arguments)) if layout != Layout::Reference => {
+            (arguments, ImagesFrom::Arguments)
+        }
+        _ => (ImageConfig::default(), ImagesFrom::Assumed),
+    };
+    let names = class_names.or_else(|| images.class_names(classes as usize));
+    let names = match names {
         Some(names) => names.to_vec(),
         None => vec![String::new(); classes as usize],
     };
@@ -154,13 +170,19 @@ fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
             (momentum_buffers, momentum) =
                 momentum::read(&state, root.get("optimizer"), &expected, &mut tensors)?;
         }
-        Layout::Torchvision => metadata.normalize = Some(IMAGENET),
+        Layout::Torchvision | Layout::Timm => metadata.normalize = Some(images.normalize()),
+    }
+    let known = layout != Layout::Reference || images_from != ImagesFrom::Assumed;
+    if known || fraction.is_some() {
+        let preprocess = images.preprocess(fraction);
+        preprocess.check()?;
+        metadata.preprocess = Some(preprocess);
     }
     let mut all = Vec::new();
     for expected in &expected {
         let tensor = match &expected.theirs {
             Some(theirs) => read_weight(&mut tensors, theirs, state.get(theirs)?)?,
-            // alpha, in a file of torchvision: its initial value.
+            // alpha, in a file of a single resolution: its initial value.
             None => Tensor::f_ones(&expected.shape, (Kind::Float, tch::Device::Cpu))?,
         };
         all.push((expected.ours.clone(), tensor));
@@ -176,20 +198,9 @@ fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
         other_keys: state.others,
         prefix: state.prefix,
         momentum,
+        images: images_from,
+        replaced_interpolation: images.replaced_interpolation().map(str::to_owned),
     })
-}
-
-/// The first parts, up to a dot, of the names of the network's tensors in any layout.
-fn first_parts(network: &Network) -> Result<HashSet<String>> {
-    let mut parts = HashSet::new();
-    for declared in declare(network, 1, &[0], &(&[0]).into())? {
-        for layout in [Layout::Reference, Layout::Torchvision] {
-            let name = their_name(layout, network, &declared, &[0]);
-            let part = name.and_then(|name| name.split('.').next().map(str::to_owned));
-            parts.extend(part);
-        }
-    }
-    Ok(parts)
 }
 
 /// A tensor of any dtype, in float32.
@@ -212,121 +223,6 @@ pub(super) fn read_weight(tensors: &mut Tensors, name: &str, tensor: TensorRef) 
     let tensor = read(tensors, name, tensor)?;
     check_values(name, Dtype::F32, &bytes(&tensor)?)?;
     Ok(tensor)
-}
-
-/// A tensor of the network.
-pub(super) struct Expected {
-    pub ours: String,
-    /// Its name in the file; `None` if a file of this layout does not have it.
-    pub theirs: Option<String>,
-    pub shape: Vec<i64>,
-}
-
-fn expected_tensors(
-    layout: Layout,
-    network: &Network,
-    classes: u32,
-    resolutions: &[u32],
-) -> Result<Vec<Expected>> {
-    let all = declare(network, classes, resolutions, &resolutions.into())?.into_iter();
-    let all = all.map(|declared| Expected {
-        theirs: their_name(layout, network, &declared, resolutions),
-        ours: declared.name,
-        shape: declared.shape,
-    });
-    Ok(all.collect())
-}
-
-fn their_name(
-    layout: Layout,
-    network: &Network,
-    declared: &Declaration,
-    resolutions: &[u32],
-) -> Option<String> {
-    match layout {
-        Layout::Reference => {
-            reference_name(network, &declared.name, declared.resolution, resolutions)
-        }
-        Layout::Torchvision => torchvision_name(&declared.name, declared.resolution),
-    }
-}
-
-fn layout(state: &StateDict) -> Layout {
-    if batch_norms(state) > 0 || state.find_one(ALPHA).is_some() {
-        Layout::Reference
-    } else {
-        Layout::Torchvision
-    }
-}
-
-/// The number of private batch norms of a layer: `bn_0`, `bn_1`, ...
-fn batch_norms(state: &StateDict) -> usize {
-    let parts = state.names().flat_map(|name| name.split('.'));
-    let numbers = parts.filter_map(|part| part.strip_prefix("bn_"));
-    numbers.collect::<HashSet<_>>().len()
-}
-
-/// The number of classes: the rows of the classifier.
-fn classes(
-    state: &StateDict,
-    layout: Layout,
-    network: &Network,
-    resolutions: &[u32],
-) -> Result<u32> {
-    let declared = declare(network, 1, resolutions, &resolutions.into())?;
-    let mut classifier = declared
-        .iter()
-        .filter(|d| matches!(d.role, Role::LinearWeight | Role::LinearBias))
-        .filter_map(|d| state.find_one(&their_name(layout, network, d, resolutions)?));
-    // Without a classifier any number will do: `check` reports that it is missing.
-    let rows = classifier
-        .next()
-        .map_or(Some(1), |t| t.shape.first().copied());
-    let classes = rows.and_then(|rows| u32::try_from(rows).ok());
-    classes.filter(|&classes| classes > 0).with_context(|| {
-        let rows = rows.map_or_else(|| "no".to_owned(), |rows| rows.to_string());
-        format!("its classifier has {rows} rows, one for each class")
-    })
-}
-
-/// Checks that the file has the expected tensors, with their shapes, and no others.
-fn check(state: &StateDict, network: &Network, expected: &[Expected]) -> Result<()> {
-    let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
-    let mut known = HashSet::new();
-    for expected in expected {
-        // In torchvision's layout the batch norms of all resolutions have one name.
-        let theirs = expected.theirs.as_deref();
-        let Some(theirs) = theirs.filter(|&theirs| known.insert(theirs)) else {
-            continue;
-        };
-        match state.find_one(theirs) {
-            None => missing.push(quoted(theirs)),
-            Some(tensor) if tensor.shape != expected.shape => misshaped.push(format!(
-                "{} must have the shape {:?}, not {:?}",
-                quoted(theirs),
-                expected.shape,
-                tensor.shape
-            )),
-            Some(_) => {}
-        }
-    }
-    let unknown = state.names().filter(|name| !known.contains(name));
-    let unknown: Vec<String> = unknown.map(quoted).collect();
-    let problems: Vec<String> = [
-        ("Missing", missing),
-        ("Shape mismatch", misshaped),
-        ("Not in the network", unknown),
-    ]
-    .iter()
-    .filter(|(_, names)| !names.is_empty())
-    .map(|(what, names)| format!("{what}: {}", join_problems(names)))
-    .collect();
-    ensure!(
-        problems.is_empty(),
-        "its tensors do not fit {network}; is it another network? {}",
-        problems.join(". ")
-    );
-    Ok(())
 }
 
 /// The number of finished epochs.

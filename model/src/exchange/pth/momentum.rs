@@ -7,7 +7,8 @@ use rsflow_base::shown::quoted;
 use tch::Tensor;
 
 use super::container::Tensors;
-use super::import::{Expected, Momentum, read_weight};
+use super::fit::Expected;
+use super::import::{Momentum, read_weight};
 use super::pickle::Value;
 use super::state_dict::StateDict;
 use crate::checkpoint::MOMENTUM_PREFIX;

@@ -1,4 +1,4 @@
-//! The reference implementation's and torchvision's names of our tensors.
+//! The reference implementation's, torchvision's and timm's names of our tensors.
 
 use crate::nn::networks::Network;
 use crate::nn::switchable::ALPHA;
@@ -39,4 +39,12 @@ pub fn torchvision_name(name: &str, resolution: Option<u32>) -> Option<String> {
             Some(format!("{}.{part}", path.rsplit_once('.')?.0))
         }
     }
+}
+
+/// timm's name of the tensor `name`: `features.2.conv.0.0.weight` is `blocks.1.0.conv_pw.weight` in
+/// MobileNetV2; those of residual networks are torchvision's. `None` for alpha.
+pub fn timm_name(network: &Network, name: &str, resolution: Option<u32>) -> Option<String> {
+    let name = torchvision_name(name, resolution)?;
+    let (path, part) = name.rsplit_once('.')?;
+    Some(format!("{}.{part}", network.timm_path(path)))
 }

@@ -22,6 +22,8 @@ const WEIGHTS: [&str; 6] = [
 ];
 /// The end of the name of what is only needed where `momentum=None`.
 const COUNTER: &str = ".num_batches_tracked";
+/// What `torch.optim.swa_utils.AveragedModel` adds: the number of updates.
+const UPDATES: &str = "n_averaged";
 
 /// The tensors of a network in a file, in its order, by their names without `prefix`.
 pub(super) struct StateDict<'a> {
@@ -57,7 +59,7 @@ impl<'a> StateDict<'a> {
         };
         let candidates: Vec<&str> = value
             .entries()
-            .context("it has no state dict: its value is not a dict")?
+            .context("it has no state dict: its value is not a dict; save `model.state_dict()`")?
             .filter(|(_, value)| holds_tensors(*value))
             .filter_map(|(key, _)| key.text())
             .collect();
@@ -104,7 +106,7 @@ impl<'a> StateDict<'a> {
         is_own: impl Fn(&str) -> bool,
     ) -> Result<Self> {
         let mut tensors: Vec<(&str, TensorRef)> = tensors
-            .filter(|(name, _)| !name.ends_with(COUNTER))
+            .filter(|(name, _)| !name.ends_with(COUNTER) && *name != UPDATES)
             .collect();
         let mut prefix = String::new();
         while let Some(part) = shared_part(&tensors).filter(|part| !is_own(part)) {

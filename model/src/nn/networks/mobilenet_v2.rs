@@ -112,11 +112,58 @@ impl Family for MobileNetV2 {
             _ => path.to_owned(),
         }
     }
+
+    /// timm has `blocks.STAGE.BLOCK` with a name for each layer. A block without expansion is a
+    /// depthwise-separable convolution there.
+    fn timm_path(&self, path: &str) -> String {
+        let parts: Vec<&str> = path.split('.').collect();
+        let name = match parts[..] {
+            ["classifier", _] => "classifier",
+            ["features", "0", "0"] => "conv_stem",
+            ["features", "0", "1"] => "bn1",
+            ["features", _, "0"] => "conv_head",
+            ["features", _, "1"] => "bn2",
+            ["features", position, "conv", ref layer @ ..] => {
+                let Some((stage, block)) = position.parse().ok().and_then(stage_and_block) else {
+                    return path.to_owned();
+                };
+                let layer = match (STAGES[stage].0, layer) {
+                    (1, ["0", "0"]) => "conv_dw",
+                    (1, ["0", "1"]) => "bn1",
+                    (1, ["1"]) => "conv_pw",
+                    (1, ["2"]) => "bn2",
+                    (_, ["0", "0"]) => "conv_pw",
+                    (_, ["0", "1"]) => "bn1",
+                    (_, ["1", "0"]) => "conv_dw",
+                    (_, ["1", "1"]) => "bn2",
+                    (_, ["2"]) => "conv_pwl",
+                    (_, ["3"]) => "bn3",
+                    _ => return path.to_owned(),
+                };
+                return format!("blocks.{stage}.{block}.{layer}");
+            }
+            _ => path,
+        };
+        name.to_owned()
+    }
+}
+
+/// The stage and the block in it of `features.POSITION`, both from 0.
+fn stage_and_block(position: u32) -> Option<(usize, u32)> {
+    let mut block = position.checked_sub(1)?;
+    for (stage, (_, _, blocks, _)) in STAGES.iter().enumerate() {
+        if block < *blocks {
+            return Some((stage, block));
+        }
+        block -= blocks;
+    }
+    None
 }
 
 impl MobileNetV2 {
-    /// The width with the fewest decimals, at most four, whose layers have these numbers of output
-    /// channels; networks of all such widths are equal. `rows` are those of weights, by name.
+    /// The roundest width whose layers have these numbers of output channels: a multiple of 0.05 as those
+    /// that are published, else the one with the fewest decimals, at most four. Networks of all such widths
+    /// are equal. `rows` are those of weights, by name.
     pub(super) fn width_of(rows: impl Fn(&str) -> Option<i64>) -> Option<f64> {
         let convolutions = |width| MobileNetV2 { width }.layers(1).into_iter();
         let fits = |width: f64| {
@@ -132,13 +179,14 @@ impl MobileNetV2 {
         // The widest stage, whose channels are rounded by less than 8, or by a tenth.
         let (widest, channels) = ("features.17.conv.2.weight", STAGES[6].1);
         let rows = rows(widest)? as f64;
-        (0..=4).find_map(|decimals| {
-            let steps = 10_f64.powi(decimals);
-            let first = ((rows / 1.1 - 8.0) / channels * steps).max(0.0).floor() as u32;
-            let last = ((rows + 8.0) / channels * steps).ceil() as u32;
-            let mut widths = (first..=last).map(|step| f64::from(step) / steps);
-            widths.find(|&width| fits(width))
-        })
+        [1.0, 10.0, 20.0, 100.0, 1000.0, 10_000.0]
+            .into_iter()
+            .find_map(|steps| {
+                let first = ((rows / 1.1 - 8.0) / channels * steps).max(0.0).floor() as u32;
+                let last = ((rows + 8.0) / channels * steps).ceil() as u32;
+                let mut widths = (first..=last).map(|step| f64::from(step) / steps);
+                widths.find(|&width| fits(width))
+            })
     }
 }
 

@@ -71,6 +71,11 @@ pub trait Family {
     fn reference_path(&self, path: &str) -> String {
         path.to_owned()
     }
+
+    /// timm's path of the layer `path`; by default the same, which is torchvision's.
+    fn timm_path(&self, path: &str) -> String {
+        path.to_owned()
+    }
 }
 
 /// A convolution with padding kernel / 2. The initialization is Kaiming normal with fan-out
@@ -107,6 +112,13 @@ fn batch_norm(name: &str, channels: i64) -> Layer {
     }
 }
 
+/// timm's width multiplier: three digits, in percent.
+fn percent(digits: &str) -> Option<f64> {
+    let is_number = digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let percent: u32 = digits.parse().ok().filter(|_| is_number)?;
+    Some(f64::from(percent) / 100.0)
+}
+
 impl Network {
     fn family(&self) -> &dyn Family {
         match self {
@@ -118,10 +130,16 @@ impl Network {
     }
 
     /// The network of another program's name: torchvision's (`resnet50`,
-    /// `resnext50_32x4d`, `mobilenet_v2`), the reference implementation's (`parallel_resnet50`,
-    /// `parallel_mobilenetv2`). A width multiplier may follow (`mobilenetv2_x0.25`).
+    /// `resnext50_32x4d`, `mobilenet_v2`), timm's (`mobilenetv2_050`, `resnet50.a1_in1k`), the reference
+    /// implementation's (`parallel_resnet50`, `parallel_mobilenetv2`). A width multiplier may follow
+    /// (`mobilenetv2_x0.25`).
     pub fn by_name(name: &str) -> Option<Self> {
         let name = name.strip_prefix("parallel_").unwrap_or(name);
+        // timm's tag of the weights, which begins with a letter.
+        let name = match name.split_once('.') {
+            Some((name, tag)) if tag.starts_with(|c: char| c.is_ascii_alphabetic()) => name,
+            _ => name,
+        };
         let network = match name {
             "resnext50_32x4d" => Network::ResNeXt(ResNeXt { depth: 50 }),
             "resnext101_32x8d" => Network::ResNeXt(ResNeXt { depth: 101 }),
@@ -130,7 +148,8 @@ impl Network {
                 if let Some(rest) = mobile.iter().find_map(|known| name.strip_prefix(known)) {
                     let width = match rest.strip_prefix("_x") {
                         Some(width) => width.parse().ok()?,
-                        None => rest.is_empty().then_some(1.0)?,
+                        None if rest.is_empty() => 1.0,
+                        None => percent(rest.strip_prefix('_')?)?,
                     };
                     Network::MobileNetV2(MobileNetV2 { width })
                 } else {
@@ -144,11 +163,16 @@ impl Network {
 
     /// Examples of names that [`Network::by_name`] accepts, for messages.
     pub const NAMES: &str = "resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, \
-                             resnext101_32x8d, mobilenet_v2, mobilenet_v2_x0.5";
+                             resnext101_32x8d, mobilenet_v2, mobilenet_v2_x0.5, mobilenetv2_050";
 
     /// The reference implementation's path of the layer `path`.
     pub fn reference_path(&self, path: &str) -> String {
         self.family().reference_path(path)
+    }
+
+    /// timm's path of the layer `path`.
+    pub fn timm_path(&self, path: &str) -> String {
+        self.family().timm_path(path)
     }
 
     /// float32 if it is quantized, since a lower precision would round the levels; slow in bfloat16 on

@@ -392,6 +392,7 @@ impl<'a> Machine<'a> {
         let arguments = self.list(arguments)?;
         let result = match (function, arguments) {
             (Global::Inert, _) => Object::Inert,
+            (Global::Namespace, []) => Object::Namespace(None),
             (Global::OrderedDict, []) => Object::Dict(Vec::new()),
             // `_rebuild_tensor_v2` also has whether a gradient is wanted, hooks for it and, if there
             // are any, properties.
@@ -443,6 +444,7 @@ impl<'a> Machine<'a> {
     fn new_object(&mut self, class: Id) -> Result<()> {
         match self.object(class) {
             Object::Global(Global::Inert) => self.push(Object::Inert),
+            Object::Global(Global::Namespace) => self.push(Object::Namespace(None)),
             Object::Global(Global::OrderedDict) => self.push(Object::Dict(Vec::new())),
             _ => bail!("makes an object of a value that is no class"),
         }
@@ -506,6 +508,10 @@ impl<'a> Machine<'a> {
         let target = self.top()?;
         match self.object(target) {
             Object::Dict(_) | Object::Inert => Ok(()),
+            Object::Namespace(_) => {
+                self.objects[target.at()] = Object::Namespace(Some(state));
+                Ok(())
+            }
             Object::Dtype(_) => {
                 let order = self.list(state)?.get(1);
                 let order = order.and_then(|&order| self.value(order).text());
@@ -522,10 +528,20 @@ impl<'a> Machine<'a> {
 
 fn find_global(module: &str, name: &str) -> Result<Global> {
     Global::find(module, name).with_context(|| {
+        let class = shown(module, name);
+        if module.starts_with("__torch__") {
+            return format!(
+                "it is a TorchScript archive, which holds the code of {class}. In Python, save \
+                 `torch.jit.load(FILE).state_dict()` with `torch.save`"
+            );
+        }
+        if (module, name) == ("torch.storage", "_load_from_bytes") {
+            return "`pickle.dump` wrote it; save `model.state_dict()` with `torch.save`".to_owned();
+        }
         format!(
-            "it holds {}, which is neither a tensor nor a plain value; nothing of the file was \
-             executed. Load it in Python and save `model.state_dict()` alone",
-            shown(module, name)
+            "it holds {class}, which is neither a tensor nor a plain value; nothing of the file was \
+             executed. Load it in Python, with `torch.load(FILE, weights_only=False)` if you trust it, \
+             and save `model.state_dict()` alone"
         )
     })
 }

@@ -45,6 +45,8 @@ enum Object {
     Global(Global),
     /// The type code of a numpy dtype.
     Dtype(&'static str),
+    /// An `argparse.Namespace`, with the dict of its attributes.
+    Namespace(Option<Id>),
     /// What programs write beside their tensors and nobody here asks for: options, paths, arrays.
     Inert,
 }
@@ -97,6 +99,7 @@ enum Global {
     NumpyScalar,
     NumpyDtype,
     Encode,
+    Namespace,
     /// A class whose objects are passed over.
     Inert,
 }
@@ -109,6 +112,9 @@ impl Global {
             ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
             ("torch", "Size") => Global::Size,
             ("torch", "device") => Global::Device,
+            // A dtype among options.
+            ("torch", "float32" | "float64" | "float16" | "bfloat16" | "int64" | "uint8")
+            | ("datetime", "datetime" | "date" | "timedelta") => Global::Inert,
             ("torch", storage) => Global::StorageOf(match storage.strip_suffix("Storage")? {
                 "Float" => Kind::Float,
                 "Double" => Kind::Double,
@@ -125,8 +131,8 @@ impl Global {
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Global::NumpyScalar,
             ("numpy", "dtype") => Global::NumpyDtype,
             ("_codecs", "encode") => Global::Encode,
-            ("argparse", "Namespace")
-            | ("collections", "defaultdict" | "Counter")
+            ("argparse", "Namespace") => Global::Namespace,
+            ("collections", "defaultdict" | "Counter")
             | (
                 "builtins" | "__builtin__",
                 "set" | "frozenset" | "dict" | "list" | "int" | "float",
@@ -160,6 +166,7 @@ impl Global {
             Global::NumpyScalar => "numpy's scalar",
             Global::NumpyDtype => "numpy.dtype",
             Global::Encode => "encode",
+            Global::Namespace => "argparse.Namespace",
             Global::Inert => "a class",
         }
     }
@@ -284,6 +291,14 @@ impl<'a> Value<'a> {
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         let mut found = self.entries()?.filter(|(k, _)| k.text() == Some(key));
         found.next().map(|(_, value)| value)
+    }
+
+    /// The value of an attribute of an `argparse.Namespace`.
+    pub fn attribute(self, name: &str) -> Option<Value<'a>> {
+        match self.object() {
+            Object::Namespace(attributes) => self.at((*attributes)?).get(name),
+            _ => None,
+        }
     }
 
     pub fn tensor(self) -> Option<TensorRef<'a>> {
