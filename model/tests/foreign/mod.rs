@@ -525,7 +525,7 @@ fn an_exported_network_of_any_width_comes_back() {
         assert_eq!(shapes(&found), shapes_there, "{found} for {network}");
     }
     // Of all widths with these channels it is the one that was meant.
-    for width in [0.1, 0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4, 2.0, 0.17, 0.625] {
+    for width in [0.1, 0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4, 2.0, 0.17] {
         let network = Network::MobileNetV2(MobileNetV2 { width });
         let shapes_there = shapes(&network);
         let found = Network::by_name("mobilenet_v2").unwrap();

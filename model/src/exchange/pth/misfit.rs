@@ -201,7 +201,7 @@ fn mixed_prefixes(state: &StateDict, fit: &Fit) -> Option<String> {
     };
     let other = state.names().find(|name| !name.starts_with(prefix))?;
     let prefix = quoted(&format!("{}{prefix}", state.prefix));
-    let save = match most.is_empty() {
+    let save = match there > 0 {
         true => format!(
             "Save one kind of names: `{{name.removeprefix({prefix}): t for name, t in state.items()}}`"
         ),
