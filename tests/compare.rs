@@ -139,6 +139,50 @@ fn files(folder: &Path) {
     )
     .unwrap();
     std::fs::write(folder.join("g.csv"), "name,class\nx,y\n").unwrap();
+    let twice = "image,class,prediction_64,probability_64\nx,y,y,1\nx,y,y,1\n";
+    std::fs::write(folder.join("h.csv"), twice).unwrap();
+    let twice =
+        "image,class,prediction_64,probability_64,prediction_64,probability_64\nx,y,y,1,y,1\n";
+    std::fs::write(folder.join("i.csv"), twice).unwrap();
+    std::fs::write(
+        folder.join("j.csv"),
+        "image,class,prediction_64,probability_64\n",
+    )
+    .unwrap();
+}
+
+/// A second run with the same seed says nothing new, and one on other images is another recipe's.
+#[test]
+fn seeds_are_counted_once() {
+    let mean = |arguments: &[&str]| {
+        let (json, _) = compare(arguments);
+        json["recipes"].clone()
+    };
+    let once = mean(&["rs", "sh"]);
+    assert_eq!(mean(&["rs", "rs/../rs/0", "sh"]), once);
+    let output = rsflow(runs(), &["compare", "rs/0", "rs/../rs/0", "rs/1"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let wanted = "rs/../rs/0 has the recipe and the seed of rs/0: it is left out";
+    assert!(stderr.contains(wanted), "{stderr}");
+}
+
+#[test]
+fn a_mean_is_over_the_sizes_that_both_have() {
+    let (json, text) = compare(&["one/48", "rs"]);
+    let other = &json["recipes"][1];
+    assert_eq!(other["mean_over"], serde_json::json!([48]));
+    assert!(
+        other["above_first"]["ensemble"].is_null(),
+        "the first has none"
+    );
+    assert!(text.contains("not compared: its sizes 32"), "{text}");
+    let (_, text) = compare(&["rs", "one/48"]);
+    let row = text
+        .lines()
+        .filter(|line| line.trim_start().starts_with("one/48  "))
+        .next_back();
+    assert_eq!(row.unwrap().matches('±').count(), 1, "{text}");
+    assert!(text.contains("at 48 (95 % interval"), "{text}");
 }
 
 #[test]
@@ -187,6 +231,10 @@ fn what_cannot_be_compared_says_why() {
             1,
             "its first columns must be `image` and `class`",
         ),
+        (&["a.csv", "h.csv"], 1, "line 3: the image x is there twice"),
+        (&["a.csv", "i.csv"], 1, "each size once"),
+        (&["a.csv", "j.csv"], 1, "it has no images"),
+        (&["a.csv", "e.csv+"], 2, "e.csv+ is neither"),
         (
             &["a.csv", "empty"],
             2,

@@ -192,10 +192,40 @@ fn predictions_are_those_that_the_table_counts() {
         assert!(folder.join(&image).is_file(), "{}", image.display());
         assert!(cells[0].starts_with(&format!("{}/", cells[1])));
     }
-    let there = rsflow(
-        folder,
-        &["eval", "--checkpoint", LAST, "--predictions", file],
+    for (options, wanted) in [
+        (&["--predictions", file][..], "--force replaces it"),
+        (&["--predictions", "-"], "--predictions needs a file"),
+        (&["--predictions", "x", "--json", "x"], "need a file each"),
+        (
+            &["--matrix", "--batch-norm", "48=32"],
+            "--matrix has all batch norms",
+        ),
+        (&["--matrix", "--predictions", "x"], "cannot be used with"),
+    ] {
+        let output = rsflow(folder, &[&["eval", "--checkpoint", LAST], options].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {stderr}");
+        assert!(stderr.contains(wanted), "{options:?}: {stderr}");
+    }
+}
+
+#[test]
+fn without_data_other_images_than_the_runs_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = trained().join(LAST).display().to_string();
+    let eval = ["eval", "--checkpoint", &checkpoint];
+    // The recipe's path is relative: here the node makes its images anew, which have the same names.
+    let output = rsflow(folder.path(), &eval);
+    assert_eq!(output.status.code(), Some(0));
+    let image = folder.path().join("shapes/val/discs_plain/00000.jpg");
+    std::fs::rename(&image, image.with_file_name("other.jpg")).unwrap();
+    let output = rsflow(folder.path(), &eval);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("not those that the checkpoint's run was validated on"),
+        "{stderr}"
     );
-    assert_eq!(there.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&there.stderr).contains("--force replaces it"));
+    let named = rsflow(folder.path(), &[&eval[..], &["--data", "shapes"]].concat());
+    assert_eq!(named.status.code(), Some(0));
 }

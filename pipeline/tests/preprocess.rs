@@ -219,6 +219,14 @@ fn nodes_do_what_they_say() {
         ),
         (
             r#""images": DecodeImage(input: "files"),
+               "sizes": ResizeAndCenterCrop(input: "images", sizes: [24, 17], interpolation: AntialiasedBicubic)"#,
+            Preprocess {
+                interpolation: Interpolation::AntialiasedBicubic,
+                ..usual
+            },
+        ),
+        (
+            r#""images": DecodeImage(input: "files"),
                "sizes": CascadedCenterCrop(input: "images", sizes: [24, 17])"#,
             Preprocess {
                 resize: Resize::Cascade { side: 24 },

@@ -81,8 +81,7 @@ With --parallel on the CPU, each run computes on its own cores, and `threads` an
 default to those. Losses depend on the number of threads to the last bits: set trainer.threads to
 compare runs bit by bit, or keep --parallel as it was.
 
-At the end, a table has the mean top-1 of the seeds for each combination and resolution, of the
-average of the weights where there is one, and the standard deviation between seeds.";
+It ends as `rsflow compare DIR` does: each combination against the first one, with intervals.";
 
 pub const EVAL_EXAMPLES: &str = "\
 Examples:

@@ -203,7 +203,8 @@ pub struct Eval {
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "SIZE=RESOLUTION", value_parser = size_and_norm)]
     pub batch_norm: Vec<(u32, NormChoice)>,
     /// Measures every size with the batch norms of every resolution, and with interpolated ones where
-    /// the size was not trained, in place of the ensemble
+    /// the size was not trained, in place of the ensemble. --batch-norm then only says what --calibrate
+    /// starts with
     #[arg(long)]
     pub matrix: bool,
     /// Writes what was predicted of each image as CSV: a row for each image, with its class and, for each
@@ -309,7 +310,7 @@ pub struct Predict {
     /// Resolution of the input, in pixels
     #[arg(long, value_name = "S")]
     pub size: u32,
-    /// The resolution whose batch norms are used, or lerp: interpolated between those of the next
+    /// The resolution whose batch norms are used, nearest, or lerp: interpolated between those of the next
     /// resolutions below and above [default: the size's own, or the nearest]
     #[arg(long, value_name = "RESOLUTION", value_parser = norm)]
     pub batch_norm: Option<NormChoice>,

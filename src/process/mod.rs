@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -75,15 +76,30 @@ pub fn prepare_exchange(world: World) {
     }
 }
 
-/// Runs this program with other arguments, and returns what it printed.
+/// Runs this program with other arguments, and returns what it printed. Use it in the main thread, with whose end
+/// the other one ends.
 ///
 /// # Errors
 /// It cannot be started.
 pub fn this_program(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Output> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
+    supervisor::ends_with_this_one(&mut command);
     let output = command.args(arguments).stdin(Stdio::null()).output();
     output.context("cannot start this program again")
+}
+
+/// From here on signals end the program, whatever has listened to them before.
+///
+/// # Errors
+/// The system refuses it.
+pub fn end_on_signals() -> Result<()> {
+    for signal in ending() {
+        let always = Arc::new(AtomicBool::new(true));
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), always)
+            .context("cannot listen to signals")?;
+    }
+    Ok(())
 }
 
 /// The number of threads of this process; known on Linux only.

@@ -107,6 +107,13 @@ impl Checkpoint {
         &self.metadata
     }
 
+    /// A word that two checkpoints with different tensors or metadata do not share; of files without checksums,
+    /// that differ in the step.
+    pub fn identity(&self) -> String {
+        let sum = self.file.header_sum().map(str::to_owned);
+        sum.unwrap_or_else(|| format!("step-{}", self.metadata.step))
+    }
+
     /// Whether it has checksums. Those of this program's earlier versions have none.
     pub fn has_sums(&self) -> bool {
         self.file.has_sums()

@@ -122,6 +122,11 @@ impl TensorFile {
         self.sums.is_some()
     }
 
+    /// The checksum of the header, which has those of the tensors in it.
+    pub fn header_sum(&self) -> Option<&str> {
+        self.text(HEADER_SUM)
+    }
+
     /// An entry of the header's `__metadata__`.
     pub fn text(&self, key: &str) -> Option<&str> {
         let texts = self.header.metadata().as_ref()?;

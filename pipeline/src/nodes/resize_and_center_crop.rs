@@ -24,6 +24,14 @@ pub struct ResizeAndCenterCrop {
     /// The share of the short side that is kept.
     #[serde(default = "default_fraction")]
     fraction: f64,
+    /// How pixels are interpolated: `AntialiasedBilinear` or `AntialiasedBicubic`, as Pillow does, which most
+    /// networks of timm were trained with; or OpenCV's `Bicubic`.
+    #[serde(default = "default_interpolation")]
+    interpolation: Interpolation,
+}
+
+fn default_interpolation() -> Interpolation {
+    Preprocess::default().interpolation
 }
 
 impl ResizeAndCenterCrop {
@@ -32,7 +40,7 @@ impl ResizeAndCenterCrop {
         CenterCrop {
             by: Preprocess {
                 resize: Resize::ShortSide,
-                interpolation: Interpolation::AntialiasedBilinear,
+                interpolation: self.interpolation,
                 fraction: self.fraction,
                 ..input.preprocess.unwrap_or_default()
             },

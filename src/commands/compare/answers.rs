@@ -1,11 +1,13 @@
 //! What each run says of each image: read, or measured first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::counted;
+use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::train::evaluate::predictions::Predictions;
 
 use super::runs::{Arm, Run};
@@ -13,11 +15,29 @@ use crate::cli::Which;
 use crate::process;
 use crate::table::thousands;
 
-/// A size, or the ensemble, which is behind all sizes.
+/// A size, or the ensemble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Column {
     Size(u32),
     Ensemble,
+}
+
+impl Column {
+    pub fn size(&self) -> Option<u32> {
+        match self {
+            Column::Size(size) => Some(*size),
+            Column::Ensemble => None,
+        }
+    }
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Column::Size(size) => size.fmt(f),
+            Column::Ensemble => f.write_str("ensemble"),
+        }
+    }
 }
 
 /// Whether a run is right, image by image in the order of [`Images`], at each size.
@@ -50,7 +70,7 @@ pub fn predictions(run: &Run, which: Which, tell: impl Fn(&str)) -> Result<Predi
         Which::Best => "best",
     };
     let folder = run.path.join("predictions");
-    let file = folder.join(format!("{kind}-step-{}.csv", run.step));
+    let file = folder.join(format!("{kind}-{}.csv", run.identity));
     if !file.is_file() {
         tell(&format!("evaluating {}", run.path.shown()));
         std::fs::create_dir_all(&folder).with_context(|| {
@@ -59,24 +79,39 @@ pub fn predictions(run: &Run, which: Which, tell: impl Fn(&str)) -> Result<Predi
                 folder.shown()
             )
         })?;
-        evaluate(checkpoint, &file)
+        evaluate(checkpoint, &file, &tell)
             .with_context(|| format!("{} cannot be evaluated", run.path.shown()))?;
+        if Checkpoint::open(checkpoint)?.identity() != run.identity {
+            let _ = std::fs::remove_file(&file);
+            bail!(
+                "{} was written anew while it was evaluated; compare the run when it has ended",
+                checkpoint.shown()
+            );
+        }
     }
     Predictions::read(&file)
 }
 
-fn evaluate(checkpoint: &Path, predictions: &Path) -> Result<()> {
+fn evaluate(checkpoint: &Path, predictions: &Path, tell: &impl Fn(&str)) -> Result<()> {
     let options = [
         "eval".as_ref(),
         "--checkpoint".as_ref(),
         checkpoint.as_os_str(),
     ];
-    let more = ["--predictions".as_ref(), predictions.as_os_str()];
+    // Another comparison may be writing the same.
+    let more = [
+        "--force".as_ref(),
+        "--predictions".as_ref(),
+        predictions.as_os_str(),
+    ];
     let output = process::this_program(options.iter().chain(&more))?;
+    let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
+        said.lines()
+            .filter(|line| line.contains("WARN "))
+            .for_each(tell);
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
     let error = said.lines().skip_while(|line| !line.starts_with("error"));
     let error: Vec<&str> = error.collect();
     match error.as_slice() {
@@ -103,7 +138,7 @@ pub fn of_arms(
             let predictions = load(run)?;
             let images = match &images {
                 Some(images) => images,
-                None => images.insert(Images::of(run, &predictions)?),
+                None => images.insert(Images::of(run, &predictions)),
             };
             for (column, right) in images.right(run, &predictions)? {
                 let there = runs[at].insert(column, right);
@@ -127,20 +162,15 @@ pub fn of_arms(
 }
 
 impl Images {
-    fn of(run: &Run, predictions: &Predictions) -> Result<Self> {
+    fn of(run: &Run, predictions: &Predictions) -> Self {
         let images = predictions.images.iter().enumerate();
         let known: HashMap<_, _> = images
             .map(|(at, image)| (image.image.clone(), (at, image.class.clone())))
             .collect();
-        ensure!(
-            known.len() == predictions.images.len() && !known.is_empty(),
-            "{}: images must have names of their own, and there must be some",
-            run.path.shown()
-        );
-        Ok(Images {
+        Images {
             of: run.path.clone(),
             known,
-        })
+        }
     }
 
     fn right(&self, run: &Run, predictions: &Predictions) -> Result<Right> {
@@ -168,11 +198,19 @@ impl Images {
                        compare the files";
         let cannot = |why: String| bail!("{own} and {other} cannot be compared: {why}; {way_out}");
         let file = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
-        let by_file: HashMap<String, &str> = self
+        let counts = |names: &mut dyn Iterator<Item = &String>| {
+            let mut counts: HashMap<String, usize> = HashMap::new();
+            names.for_each(|name| *counts.entry(file(name)).or_default() += 1);
+            counts
+        };
+        let there = counts(&mut predictions.images.iter().map(|image| &image.image));
+        let here = counts(&mut self.known.keys());
+        let is_unique = |name: &str| [&there, &here].iter().all(|of| of.get(name) == Some(&1));
+        let by_file = self
             .known
             .iter()
-            .map(|(name, (_, class))| (file(name), class.as_str()))
-            .collect();
+            .map(|(name, (_, class))| (file(name), class.as_str()));
+        let by_file: HashMap<String, &str> = by_file.filter(|(name, _)| is_unique(name)).collect();
         // An image in another class folder has another name, and the same file name.
         let mut relabelled = Vec::new();
         let mut unknown = Vec::new();

@@ -68,6 +68,8 @@ pub struct Compared {
     pub runs: Vec<Run>,
     /// What its recipe says differently from the first one, a line each.
     pub differences: Vec<String>,
+    /// Its sizes that the first one does not have.
+    pub more_sizes: Vec<u32>,
     /// Top-1 accuracies in percent of each run, by column; what a recipe does not have is not there.
     pub top1: Vec<(Column, Vec<f64>)>,
     /// Of each run the mean over the sizes, where it has all of them.
@@ -114,12 +116,10 @@ impl Comparison {
     }
 
     fn as_json(&self) -> serde_json::Value {
-        let column = |column: Column| match column {
-            Column::Size(size) => size.to_string(),
-            Column::Ensemble => "ensemble".to_owned(),
-        };
         let by_column = |values: Vec<(Column, serde_json::Value)>| {
-            let values = values.into_iter().map(|(of, value)| (column(of), value));
+            let values = values
+                .into_iter()
+                .map(|(of, value)| (of.to_string(), value));
             values.collect::<serde_json::Map<_, _>>()
         };
         let recipes = self.recipes.iter().map(|recipe| {
@@ -169,10 +169,13 @@ fn compared(arms: &[Arm], right: &[Vec<Right>]) -> Result<Vec<Compared>> {
     let all_columns = sizes_of(first);
     let mut found = Vec::new();
     for (at, (arm, runs)) in arms.iter().zip(right).enumerate() {
-        let common: Vec<Column> = sizes_of(runs)
-            .into_iter()
-            .filter(|of| all_columns.contains(of))
-            .collect();
+        let own = sizes_of(runs);
+        // An ensemble of other sizes is another thing.
+        let is_common = |of: &Column| match of {
+            Column::Size(_) => all_columns.contains(of),
+            Column::Ensemble => own == all_columns,
+        };
+        let common: Vec<Column> = own.iter().copied().filter(is_common).collect();
         let sizes: Vec<Column> = common
             .iter()
             .copied()
@@ -207,6 +210,11 @@ fn compared(arms: &[Arm], right: &[Vec<Right>]) -> Result<Vec<Compared>> {
                 0 => Vec::new(),
                 _ => differing(&arms[0], arm),
             },
+            more_sizes: own
+                .iter()
+                .filter_map(Column::size)
+                .filter(|size| !all_columns.contains(&Column::Size(*size)))
+                .collect(),
             top1: common.iter().map(top1).collect(),
             means: match sizes.len() == all_sizes {
                 true => runs.iter().map(|run| accuracy(run, &sizes)).collect(),
@@ -269,10 +277,7 @@ fn above_mean(
     sizes: &[Column],
     all: &[Vec<Right>],
 ) -> (Vec<u32>, Difference) {
-    let numbers = sizes.iter().filter_map(|column| match column {
-        Column::Size(size) => Some(*size),
-        Column::Ensemble => None,
-    });
+    let numbers = sizes.iter().filter_map(Column::size);
     let difference = above(runs, first, sizes, spread_at(all, sizes));
     (numbers.collect(), difference)
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use rsflow_base::shown::Shown as _;
+
 use super::answers::Column;
 use super::statistics::{Difference, mean};
 use super::{Compared, Comparison};
@@ -35,10 +37,14 @@ fn recipes(comparison: &Comparison) -> String {
             several => format!("{}: seeds {}", recipe.name, several.join(", ")),
         }];
         let shown = recipe.differences.iter().take(MAX_LINES);
-        lines.extend(shown.map(|line| format!("  {line}")));
+        lines.extend(shown.map(|line| format!("  {}", line.shown())));
         let more = recipe.differences.len().saturating_sub(MAX_LINES);
         if more > 0 {
             lines.push(format!("  and {more} more differences"));
+        }
+        if !recipe.more_sizes.is_empty() {
+            let sizes: Vec<String> = recipe.more_sizes.iter().map(u32::to_string).collect();
+            lines.push(format!("  not compared: its sizes {}", sizes.join(", ")));
         }
         lines.join("\n")
     };
@@ -46,16 +52,9 @@ fn recipes(comparison: &Comparison) -> String {
     all.join("\n")
 }
 
-fn title(column: Column) -> String {
-    match column {
-        Column::Size(size) => size.to_string(),
-        Column::Ensemble => "ensemble".to_owned(),
-    }
-}
-
 fn accuracies(comparison: &Comparison) -> String {
     let columns = &comparison.columns;
-    let titles = columns.iter().map(|column| title(*column));
+    let titles = columns.iter().map(|column| column.to_string());
     let header = ["top-1 %".to_owned()].into_iter().chain(titles);
     let header: Vec<String> = header.chain(["mean of sizes".to_owned()]).collect();
     let cell = |values: &[f64]| match values {
@@ -104,11 +103,13 @@ fn deviation(values: &[f64]) -> f64 {
 
 fn differences(comparison: &Comparison, first: &Compared, others: &[Compared]) -> String {
     let columns = &comparison.columns;
-    let titles = columns.iter().map(|column| title(*column));
+    let titles = columns.iter().map(|column| column.to_string());
     let header = [format!("points above {}", first.name)]
         .into_iter()
         .chain(titles);
     let header: Vec<String> = header.chain(["mean of sizes".to_owned()]).collect();
+    // A mean over fewer sizes is another thing; the sentence below has it.
+    let all_sizes = columns.iter().filter_map(Column::size).count();
     let cell = |it: &Difference| {
         let mark = if it.may_be_chance() { "" } else { "* " };
         format!("{mark}{:+.2} ± {:.2}", it.points, it.high - it.points)
@@ -121,6 +122,7 @@ fn differences(comparison: &Comparison, first: &Compared, others: &[Compared]) -
         let mean = recipe
             .mean_above
             .as_ref()
+            .filter(|(sizes, _)| sizes.len() == all_sizes)
             .map_or_else(String::new, |(_, it)| cell(it));
         [recipe.name.clone()]
             .into_iter()
@@ -170,10 +172,10 @@ fn caution(first: &Compared, others: &[Compared]) -> Option<String> {
                 .to_owned(),
         );
     }
-    if others.len() > 2 {
+    let intervals: usize = others.iter().map(|recipe| recipe.above.len() + 1).sum();
+    if intervals > 4 {
         notes.push(format!(
-            "Of {} comparisons, one in twenty is \"more than chance\" by chance.",
-            others.len()
+            "Of these {intervals} intervals, about one in twenty is marked by chance."
         ));
     }
     (!notes.is_empty()).then(|| notes.join("\n"))
@@ -185,7 +187,7 @@ fn one_recipe(recipe: &Compared) -> String {
     let header: Vec<String> = recipe
         .top1
         .iter()
-        .map(|(column, _)| title(*column))
+        .map(|(column, _)| column.to_string())
         .collect();
     let header = ["seed".to_owned()].into_iter().chain(header);
     let header: Vec<String> = header.collect();

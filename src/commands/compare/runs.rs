@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST, METRICS, RECIPE};
+use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST, LOG, RECIPE};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Recipe, Text, differences};
 use rsflow_model::checkpoint::Checkpoint;
 
 use crate::catalogue::CATALOGUE;
 use crate::cli::Which;
+use crate::commands::sweep::Final;
 use crate::commands::usage::Usage;
 
 /// How deep folders of runs are looked into.
-const DEPTH: usize = 3;
+const DEPTH: usize = 4;
 
 /// A run, or a file of predictions.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Run {
     pub recipe: Option<String>,
     pub seed: u64,
     pub checkpoint: Option<PathBuf>,
+    /// See [`Checkpoint::identity`].
+    pub identity: String,
     /// Steps that the checkpoint was trained for.
     pub step: u64,
     /// Whether the run has not come to its end.
@@ -51,14 +54,14 @@ pub fn arms(arguments: &[PathBuf], which: Which, tell: impl Fn(&str)) -> Result<
         let paths = paths_of(argument);
         if let [path] = paths.as_slice() {
             for run in runs(path, which, &tell)? {
-                add(run, &mut arms);
+                add(run, &mut arms, &tell);
             }
             continue;
         }
         let parts = paths.iter().map(|path| {
             let mut found = Vec::new();
             for run in runs(path, which, &tell)? {
-                add(run, &mut found);
+                add(run, &mut found, &tell);
             }
             ensure!(
                 found.len() == 1,
@@ -79,27 +82,37 @@ pub fn arms(arguments: &[PathBuf], which: Which, tell: impl Fn(&str)) -> Result<
 
 /// What an argument names: itself, or the parts that `+` joins where there is no such file.
 fn paths_of(argument: &Path) -> Vec<PathBuf> {
-    match argument.to_str() {
-        Some(text) if !argument.exists() => text.split('+').map(PathBuf::from).collect(),
-        _ => vec![argument.to_owned()],
+    let text = argument.to_str().unwrap_or_default();
+    let parts: Vec<PathBuf> = text.split('+').map(PathBuf::from).collect();
+    let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
+    match argument.exists() || parts.iter().any(is_empty) {
+        true => vec![argument.to_owned()],
+        false => parts,
     }
 }
 
-/// Adds a run to the arm of its recipe.
-fn add(run: Run, arms: &mut Vec<Arm>) {
+/// Adds a run to the arm of its recipe. A second one with the same seed would say nothing new.
+fn add(run: Run, arms: &mut Vec<Arm>, tell: &impl Fn(&str)) {
     let same = arms
         .iter_mut()
         .find_map(|arm| match arm.parts.as_mut_slice() {
             [runs] if is_same_but_seed(&runs[0], &run) => Some(runs),
             _ => None,
         });
-    match same {
-        Some(runs) if runs.iter().any(|there| there.path == run.path) => {}
-        Some(runs) => runs.push(run),
-        None => arms.push(Arm {
+    let Some(runs) = same else {
+        arms.push(Arm {
             name: String::new(),
             parts: vec![vec![run]],
-        }),
+        });
+        return;
+    };
+    match runs.iter().find(|there| there.seed == run.seed) {
+        Some(there) => tell(&format!(
+            "{} has the recipe and the seed of {}: it is left out",
+            run.path.shown(),
+            there.path.shown()
+        )),
+        None => runs.push(run),
     }
 }
 
@@ -109,6 +122,9 @@ fn is_same_but_seed(one: &Run, other: &Run) -> bool {
     let (Some(a), Some(b)) = (&one.recipe, &other.recipe) else {
         return false;
     };
+    if one.training_names != other.training_names {
+        return false;
+    }
     let beside = one.path.parent() == other.path.parent();
     let field = |line: &String| line.split(':').next().unwrap_or_default().to_owned();
     let differing = differences(a, b, CATALOGUE);
@@ -146,13 +162,14 @@ fn runs(path: &Path, which: Which, tell: &impl Fn(&str)) -> Result<Vec<Run>> {
             recipe: None,
             seed: 0,
             checkpoint: None,
+            identity: String::new(),
             step: 0,
             unfinished: false,
             training_names: None,
         }]);
     }
     let mut found = Vec::new();
-    directories(path, DEPTH, &mut found);
+    directories(path, DEPTH, &mut found)?;
     let runs = found.iter().map(|path| open(path, which, tell));
     let runs: Vec<Run> = runs
         .collect::<Result<Vec<_>>>()?
@@ -171,23 +188,30 @@ fn runs(path: &Path, which: Which, tell: &impl Fn(&str)) -> Result<Vec<Run>> {
 }
 
 /// The run directories in a folder, itself one of them perhaps, sorted: numbers by their value.
-fn directories(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    if folder.join(RECIPE).is_file() {
+///
+/// # Errors
+/// A folder that cannot be read.
+fn directories(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+    // A sweep has a recipe in its folder, too.
+    if folder.join(RECIPE).is_file() && folder.join(LOG).is_file() {
         found.push(folder.to_owned());
-        return;
+        return Ok(());
     }
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    if depth == 0 || !folder.is_dir() {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let entries = entries.with_context(|| format!("cannot list {}", folder.shown()))?;
+    let mut folders: Vec<PathBuf> = entries.iter().map(|entry| entry.path()).collect();
     folders.retain(|path| path.is_dir());
     folders.sort_by_key(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         (name.parse::<u64>().unwrap_or(u64::MAX), name.into_owned())
     });
-    if depth > 0 {
-        for folder in folders {
-            directories(&folder, depth - 1, found);
-        }
+    for folder in folders {
+        directories(&folder, depth - 1, found)?;
     }
+    Ok(())
 }
 
 /// `None`: it has no checkpoint yet.
@@ -206,18 +230,14 @@ fn open(path: &Path, which: Which, tell: &impl Fn(&str)) -> Result<Option<Run>> 
     }
     let checkpoint = Checkpoint::open(&file)?;
     let metadata = checkpoint.metadata();
-    let log = std::fs::read_to_string(path.join(METRICS)).unwrap_or_default();
-    let ended = log
-        .lines()
-        .next_back()
-        .is_some_and(|line| line.contains(r#""kind":"final""#));
     Ok(Some(Run {
         path: path.to_owned(),
         recipe: Some(metadata.recipe.clone()),
         seed: seed_of(&metadata.recipe)?,
         step: metadata.step,
-        unfinished: !ended,
+        unfinished: Final::of(path).is_none(),
         training_names: metadata.training_names.clone(),
+        identity: checkpoint.identity(),
         checkpoint: Some(file),
     }))
 }

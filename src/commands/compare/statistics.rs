@@ -83,7 +83,11 @@ pub fn difference(
     let images = each.len() as f64;
     let mean = each.iter().sum::<f64>() / images;
     let squares = each.iter().map(|it| (it - mean).powi(2)).sum::<f64>();
-    let of_images = 1e4 * squares / (images - 1.0).max(1.0) / images;
+    // One image says nothing of others.
+    let of_images = match each.len() {
+        0 | 1 => f64::INFINITY,
+        _ => 1e4 * squares / (images - 1.0) / images,
+    };
     let of_runs = spread.map_or(0.0, |spread| {
         spread.variance * (1.0 / runs as f64 + 1.0 / base_runs as f64)
     });
@@ -137,6 +141,13 @@ mod tests {
         let same = difference((&own, 1), (&own, 1), None);
         assert_eq!(same.points, 0.0);
         assert!(same.may_be_chance());
+    }
+
+    #[test]
+    fn one_image_decides_nothing() {
+        let found = difference((&[1.0], 1), (&[0.0], 1), None);
+        assert_eq!(found.points, 100.0);
+        assert!(found.may_be_chance());
     }
 
     #[test]

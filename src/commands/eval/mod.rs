@@ -6,10 +6,10 @@
 mod data;
 
 use std::io::{IsTerminal as _, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata};
@@ -45,9 +45,26 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         ("--predictions", &arguments.predictions),
     ] {
         if let Some(file) = file {
+            ensure!(
+                !is_stdout(Some(file)),
+                Usage(format!(
+                    "{option} needs a file; only --json writes to stdout"
+                ))
+            );
             check_output(file, option, arguments.force, &[&path])?;
         }
     }
+    let outputs = [&arguments.json, &arguments.store, &arguments.predictions];
+    let outputs: Vec<&Path> = outputs
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .collect();
+    let mut distinct = outputs.iter().enumerate();
+    ensure!(
+        distinct.all(|(at, path)| !outputs[..at].contains(path)),
+        Usage("--json, --store and --predictions need a file each".to_owned())
+    );
     let tell = |line: &str| screen.line(line);
     let checkpoint = checkpoint::open(&path, &arguments.opening, tell)?;
     let metadata = checkpoint.metadata();
@@ -130,6 +147,11 @@ fn recipe(
         sizes => sizes,
     };
     sizes::check(metadata, checkpoint, sizes, &arguments.batch_norm)?;
+    if arguments.matrix && !arguments.batch_norm.is_empty() && arguments.calibrate.is_none() {
+        return Err(usage(
+            "--matrix has all batch norms; --batch-norm only says which ones --calibrate starts with".to_owned(),
+        ));
+    }
     let untrained = sizes.iter().filter(|s| !metadata.resolutions.contains(s));
     let untrained: Vec<u32> = untrained.copied().collect();
     let calibrate = arguments.calibrate.filter(|_| !untrained.is_empty());
@@ -159,6 +181,7 @@ fn recipe(
     ];
     fields.extend(norms(&arguments.batch_norm, metadata));
     fields.extend(arguments.matrix.then(|| "matrix: true".to_owned()));
+    fields.push(format!("same_images: {}", arguments.data.is_none()));
     let predictions = arguments.predictions.as_ref();
     fields.extend(predictions.map(|path| format!("predictions: {path:?}")));
     let weights = arguments.opening.weights.as_ref();

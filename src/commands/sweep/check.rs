@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use rsflow_base::run_files::METRICS;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Plan, Problems};
+use rsflow_graph::{Plan, Problems, differences};
 
 use super::plan::{Combination, Over, combinations};
+use crate::catalogue::CATALOGUE;
 use crate::cli::{Overrides, Sweep};
 use crate::commands::recipes::plan;
 use crate::commands::usage::{Usage, report};
@@ -43,7 +44,33 @@ pub fn all_are_valid(arguments: &Sweep, overs: &[Over]) -> Result<bool> {
     if !wrong.is_empty() && !report_values(arguments, overs) {
         report_combinations(&wrong, overs);
     }
+    if wrong.is_empty() {
+        ensure_distinct(arguments, &all)?;
+    }
     Ok(wrong.is_empty())
+}
+
+/// Refuses two combinations that are the same recipe: their runs would be taken for runs of several seeds.
+fn ensure_distinct(arguments: &Sweep, all: &[Combination]) -> Result<()> {
+    let mut seen: Vec<(&Combination, String)> = Vec::new();
+    for combination in all {
+        let set = [&arguments.overrides.set[..], &combination.sets].concat();
+        let plan = plan(&arguments.recipe, &Overrides { set })?;
+        let text = plan.recipe_text().to_owned();
+        let is_same = |(_, other): &&(&Combination, String)| {
+            *other == text || differences(&text, other, CATALOGUE).is_empty()
+        };
+        if let Some((other, _)) = seen.iter().find(is_same) {
+            let [one, other] =
+                [other, combination].map(|of| of.sets.join(" ").shown().into_owned());
+            return Err(Usage(format!(
+                "--over: `{one}` and `{other}` make the same recipe"
+            ))
+            .into());
+        }
+        seen.push((combination, text));
+    }
+    Ok(())
 }
 
 /// What is wrong with the recipe if these are set.

@@ -20,10 +20,11 @@ use self::plan::{Combination, Over, combinations, repeated_field};
 use super::recipes::plan;
 use super::usage::Usage;
 use crate::cli::Sweep;
-use crate::process::{INTERRUPTED, Shares, WRONG, say};
+use crate::process::{INTERRUPTED, Shares, WRONG, end_on_signals, say};
 use crate::{files, launch, run_dir};
 use record::Record;
-use results::{Final, finish};
+pub use results::Final;
+use results::finish;
 use runs::{Outcome, run_all};
 
 /// Upper bound of runs that catches typos.
@@ -97,6 +98,8 @@ pub fn run(arguments: &Sweep, out: &mut dyn Write) -> Result<ExitCode> {
         .with_context(|| format!("cannot write {}", recipe.shown()))?;
     let shares = introduce(arguments, &combinations, &runs, &dir);
     let outcome = run_all(&runs, &recipe, shares)?;
+    // The comparison may take a while, and nothing is lost with it.
+    end_on_signals()?;
     end(&outcome, &runs, out)
 }
 

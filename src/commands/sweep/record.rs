@@ -85,7 +85,11 @@ impl Record {
                  help: --dir names another directory; values and seeds can be added to a sweep",
                 dir.shown(),
                 before.recipe.shown(),
-                differ.join("\n  ")
+                differ
+                    .iter()
+                    .map(|line| line.shown().into_owned())
+                    .collect::<Vec<_>>()
+                    .join("\n  ")
             ))
         );
         self.combinations = before.combinations;

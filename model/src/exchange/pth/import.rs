@@ -170,9 +170,10 @@ fn import_inner(file: &mut Pth, what: Import) -> Result<Imported> {
             (momentum_buffers, momentum) =
                 momentum::read(&state, root.get("optimizer"), &expected, &mut tensors)?;
         }
-        Layout::Torchvision | Layout::Timm => metadata.normalize = Some(images.normalize()),
+        Layout::Torchvision | Layout::Timm => {}
     }
     let known = layout != Layout::Reference || images_from != ImagesFrom::Assumed;
+    metadata.normalize = known.then(|| images.normalize());
     if known || fraction.is_some() {
         let preprocess = images.preprocess(fraction);
         preprocess.check()?;

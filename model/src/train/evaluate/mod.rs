@@ -76,6 +76,9 @@ pub struct Evaluate {
     /// that replaces a damaged one has the other's name.
     #[serde(default)]
     predictions: Option<PathBuf>,
+    /// Refuses other images than those that the checkpoint's run was validated on, by their names.
+    #[serde(default)]
+    same_images: bool,
     /// Where to write the checkpoint with the calibrated batch norms in it.
     #[serde(default)]
     store: Option<PathBuf>,
@@ -231,6 +234,13 @@ impl Evaluate {
                         first_few(data)
                     );
                 }
+                let hash = contents.names_hash.map(|hash| format!("{hash:016x}"));
+                let known = metadata.validation_names.as_ref();
+                ensure!(
+                    !self.same_images || known.is_none_or(|known| Some(known) == hash.as_ref()),
+                    "the images in {origin} are not those that the checkpoint's run was validated on: others have been \
+                     put there, or its recipe's relative paths lead elsewhere from this folder; `--data` names images"
+                );
                 batches::warn_of_dropped_images(contents, build.run.world);
                 classes = map;
                 if class_names.iter().all(String::is_empty) {

@@ -1,5 +1,6 @@
 //! What was predicted of each image: a CSV file, by which runs are compared.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -151,9 +152,16 @@ fn read(path: &Path) -> Result<Predictions> {
         }
     };
     let columns: Option<Vec<Option<u32>>> = cells.clone().step_by(2).map(column).collect();
-    let columns = columns.filter(|columns| !columns.is_empty());
-    let columns = columns.context("it has no columns `prediction_SIZE`, or others between them")?;
+    let is_distinct = |columns: &[Option<u32>]| {
+        let distinct: HashSet<_> = columns.iter().collect();
+        !columns.is_empty() && distinct.len() == columns.len()
+    };
+    let columns = columns.filter(|columns| is_distinct(columns));
+    let columns = columns.context(
+        "it needs columns `prediction_SIZE` and `probability_SIZE` in turn, each size once",
+    )?;
     let mut images = Vec::new();
+    let mut seen = HashSet::new();
     for record in csv.records() {
         let record = record?;
         let line = record.position().map_or(0, |at| at.line());
@@ -169,12 +177,19 @@ fn read(path: &Path) -> Result<Predictions> {
             })?;
             Ok((cell(2 + 2 * column), probability))
         });
+        let image = cell(0);
+        ensure!(
+            seen.insert(image.clone()),
+            "line {line}: the image {} is there twice",
+            image.shown()
+        );
         images.push(Predicted {
-            image: cell(0),
+            image,
             class: cell(1),
             at: at.collect::<Result<_>>()?,
         });
     }
+    ensure!(!images.is_empty(), "it has no images");
     Ok(Predictions {
         columns,
         images,

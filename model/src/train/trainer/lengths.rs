@@ -1,7 +1,7 @@
 //! What is checked of the parts of a run: warm-up, schedule, cool-down; batches and their parts.
 
 use anyhow::{Result, ensure};
-use rsflow_graph::{Contents, Incoming};
+use rsflow_graph::{Contents, Incoming, counted};
 
 use super::Trainer;
 use crate::checkpoint::BestBy;
@@ -142,10 +142,14 @@ impl Trainer {
             rest => rest,
         };
         if last < at_once && last * values < FEW_VALUES {
+            let what = match self.micro_batch {
+                None => "the last batch of an epoch",
+                Some(_) => "what `micro_batch` leaves of an epoch's last batch",
+            };
             tracing::warn!(
-                "the last batch of an epoch has {last} images, not {at_once}: at {smallest} pixels batch norms learn \
-                 from {} values per channel there, just before a validation; `drop_last: true` of the training \
-                 batches leaves it out",
+                "{what} has {}, not {at_once}: at {smallest} pixels batch norms learn from {} values per channel there, \
+                 just before a validation; `drop_last: true` of the training batches leaves it out",
+                counted(last as usize, "image"),
                 last * values
             );
         }
