@@ -179,8 +179,7 @@ fn a_mean_is_over_the_sizes_that_both_have() {
     let (_, text) = compare(&["rs", "one/48"]);
     let row = text
         .lines()
-        .filter(|line| line.trim_start().starts_with("one/48  "))
-        .next_back();
+        .rfind(|line| line.trim_start().starts_with("one/48  "));
     assert_eq!(row.unwrap().matches('±').count(), 1, "{text}");
     assert!(text.contains("at 48 (95 % interval"), "{text}");
 }

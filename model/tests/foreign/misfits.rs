@@ -2,26 +2,10 @@
 
 use std::fs;
 
-use rsflow_model::nn::layers;
 use rsflow_model::nn::networks::{Network, ResNet};
 
 use super::super::write;
-use super::{Weight, dict, import, object, state, storages, unit};
-
-/// The state dict of another network, as torchvision names it.
-fn weights_of(network: &Network) -> Vec<Weight> {
-    let declared = layers::declare(&network.layers(3).unwrap(), &(&[64]).into());
-    let weights = declared.iter().map(|declaration| {
-        let name = declaration.name.replace(".64.", ".");
-        let values = unit(&name, declaration.numel() as usize);
-        Weight {
-            values: values.map(|u| u as f32).collect(),
-            shape: declaration.shape.iter().map(|&size| size as i32).collect(),
-            name,
-        }
-    });
-    weights.collect()
-}
+use super::{Weight, dict, import, object, state, storages, weights_of};
 
 fn renamed(change: impl Fn(&str) -> Option<String>) -> Vec<Weight> {
     let weights = state().into_iter().filter_map(|weight| {

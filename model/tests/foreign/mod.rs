@@ -38,9 +38,13 @@ fn small() -> Network {
     })
 }
 
-/// The state dict of a network with three classes, as torchvision names it.
 fn state() -> Vec<Weight> {
-    let declared = layers::declare(&small().layers(3).unwrap(), &(&[64]).into());
+    weights_of(&small())
+}
+
+/// The state dict of a network with three classes, as torchvision names it.
+fn weights_of(network: &Network) -> Vec<Weight> {
+    let declared = layers::declare(&network.layers(3).unwrap(), &(&[64]).into());
     let weights = declared.iter().map(|declaration| {
         let name = declaration.name.replace(".64.", ".");
         let values = unit(&name, declaration.numel() as usize);
