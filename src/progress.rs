@@ -216,7 +216,8 @@ impl State {
     }
 
     fn validating(&mut self, validating: &Validating) {
-        // An evaluation has no epochs.
+        // A run may be resumed right before a validation: then no step came before it.
+        self.epochs = validating.epochs;
         let title = match self.epochs {
             0 => "evaluation".to_owned(),
             epochs => format!("epoch {}/{epochs}", validating.epoch + 1),

@@ -76,6 +76,9 @@ pub struct Validating {
     pub batches: u64,
     /// Total batches.
     pub of: u64,
+    /// Of the run; 0 in an evaluation.
+    #[serde(skip)]
+    pub epochs: u64,
 }
 
 /// The results of a validation.

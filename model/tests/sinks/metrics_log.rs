@@ -27,6 +27,7 @@ fn metrics_are_lines() {
         epoch: 0,
         batches: 1,
         of: 2,
+        epochs: 3,
     });
     let metrics = [
         (step(1, None), 0),

@@ -192,6 +192,7 @@ impl Evaluation {
                 epoch: 0,
                 batches: done,
                 of: self.batches,
+                epochs: 0,
             }));
         }
     }

@@ -45,6 +45,7 @@ impl Session {
                 epoch: self.at.epoch,
                 batches: done,
                 of: self.validation_batches,
+                epochs: self.settings.epochs,
             }));
         };
         if self.stops(!complete)? {
