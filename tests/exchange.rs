@@ -318,6 +318,79 @@ fn outputs_that_are_not_finite_are_no_result() {
     assert!(said.contains("its checksum differs"), "{said}");
 }
 
+/// A network for one size, under the names of torchvision and timm, classifies as it does in the checkpoint.
+#[test]
+fn a_network_for_one_size_goes_out_and_comes_back() {
+    let folder = ten_classes();
+    let folder = folder.path();
+    import(folder, &["--out", "mine.safetensors"]);
+    // It gets images as they are.
+    let plain =
+        r#"{"mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 0.875, "interpolation": "bilinear"}"#;
+    std::fs::write(folder.join("plain.json"), plain).unwrap();
+    let json = |arguments: &[&str]| -> Value {
+        let common = ["--precision", "float32", "--json", "-"];
+        serde_json::from_str(&done(folder, &[arguments, &common].concat())).unwrap()
+    };
+    for (to, size, options, norm) in [
+        ("torchvision", "96", &[][..], serde_json::json!(96)),
+        ("timm", "112", &[], serde_json::json!(112)),
+        ("timm", "120", &[], serde_json::json!(112)),
+        (
+            "torchvision",
+            "120",
+            &["--batch-norm", "lerp"],
+            serde_json::json!([112, 128]),
+        ),
+    ] {
+        let out = format!("{to}-{size}.safetensors");
+        let export = [
+            "export",
+            "mine.safetensors",
+            "--to",
+            to,
+            "--size",
+            size,
+            "--out",
+            &out,
+        ];
+        let said = done(folder, &[&export[..], options, &["--force"]].concat());
+        assert!(said.contains("262 tensors; for images of"), "{said}");
+        let back = format!("back-{out}");
+        let import = [
+            "import",
+            &out,
+            "--arch",
+            "mobilenet_v2",
+            "--sizes",
+            size,
+            "--out",
+            &back,
+        ];
+        let config = ["--config", "plain.json", "--force"];
+        done(folder, &[&import[..], &config].concat());
+        let predict = |checkpoint: &str, options: &[&str]| {
+            let image = "data/class0/0.jpg";
+            let predict = ["predict", "--checkpoint", checkpoint, "--size", size, image];
+            json(&[&predict[..], options].concat())
+        };
+        let own = predict("mine.safetensors", options);
+        assert_eq!(own["batch_norm"], norm, "{to} {size}");
+        let probabilities = |report: &Value| -> Vec<f64> {
+            let predictions = report["images"][0]["predictions"]
+                .as_array()
+                .unwrap()
+                .clone();
+            predictions
+                .iter()
+                .map(|it| it["probability"].as_f64().unwrap())
+                .collect()
+        };
+        let theirs = predict(&back, &[]);
+        assert_eq!(probabilities(&theirs), probabilities(&own), "{to} {size}");
+    }
+}
+
 #[test]
 fn what_cannot_be_exchanged_is_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -442,9 +515,32 @@ fn what_cannot_be_exchanged_is_told() {
             &["cannot write nowhere/new.safetensors"],
         ),
         (
+            export("there.safetensors", "timm", "new.safetensors"),
+            2,
+            &["--to timm need --size: one of [128, 112, 96]"],
+        ),
+        (
+            [
+                export("there.safetensors", "pth-names", "new.safetensors"),
+                vec!["--size", "96"],
+            ]
+            .concat(),
+            2,
+            &["--size and --batch-norm need --to torchvision or --to timm"],
+        ),
+        (
+            [
+                export("there.safetensors", "timm", "new.safetensors"),
+                vec!["--size", "96", "--batch-norm", "lerp"],
+            ]
+            .concat(),
+            2,
+            &["--batch-norm 96=lerp", "between two of the resolutions"],
+        ),
+        (
             export("there.safetensors", "onnx", "new.safetensors"),
             2,
-            &["possible values: pth-names, packed"],
+            &["possible values: pth-names, torchvision, timm, packed"],
         ),
     ];
     for (arguments, code, expected) in cases {

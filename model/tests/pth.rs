@@ -142,7 +142,7 @@ fn what_is_exported_has_the_reference_s_names() {
     let sums = case["parameter_sums_before"].as_object().unwrap();
     for prefix in ["", "module."] {
         let path = folder.path().join("exported.safetensors");
-        let count = pth::export(&checkpoint, prefix, &path).unwrap();
+        let count = pth::export(&checkpoint, pth::Names::Reference, prefix, &path).unwrap();
         let bytes = fs::read(&path).unwrap();
         let exported = SafeTensors::deserialize(&bytes).unwrap();
         let mut names: Vec<&str> = exported.names();

@@ -152,7 +152,14 @@ Examples:
 and in Python, with the network of the reference implementation:
   model.load_state_dict(safetensors.torch.load_file(\"theirs.safetensors\"))
 
-A network in DataParallel needs --prefix module.";
+A network in DataParallel needs --prefix module.
+
+  rsflow export best.safetensors --to torchvision --size 160 --out resnet50_160.safetensors
+  rsflow export best.safetensors --to timm --size 160 --out mobilenetv2_160.safetensors
+
+and in Python, with torchvision or timm alone:
+  model = torchvision.models.resnet50()
+  model.load_state_dict(safetensors.torch.load_file(\"resnet50_160.safetensors\"))";
 
 pub const CHECK_EXAMPLES: &str = "\
 Examples:

@@ -231,6 +231,13 @@ pub struct Export {
     /// The same as --to packed
     #[arg(long, conflicts_with = "to")]
     pub packed: bool,
+    /// The size of the images, for a network of torchvision or timm, which has one
+    #[arg(long, value_name = "S")]
+    pub size: Option<u32>,
+    /// The resolution whose batch norms it gets, nearest, or lerp: interpolated between those of the next
+    /// resolutions below and above [default: the size's own, or the nearest]
+    #[arg(long, value_name = "RESOLUTION", value_parser = norm, requires = "size")]
+    pub batch_norm: Option<NormChoice>,
     /// The file to write
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: PathBuf,
@@ -250,6 +257,10 @@ pub struct Export {
 pub enum Form {
     /// A safetensors file under the names of the reference implementation's state dict
     PthNames,
+    /// A safetensors file with the network for one size, under torchvision's names
+    Torchvision,
+    /// The same under timm's
+    Timm,
     /// A checkpoint of a quantized network for inference only, its weights packed to their number of
     /// bits; `eval` and `predict` read it like any other
     Packed,

@@ -553,7 +553,7 @@ fn an_exported_network_of_any_width_comes_back() {
     let snapshot = Snapshot::take(metadata, net.parameters(), []).unwrap();
     write_atomically(&snapshot, &first).unwrap();
     let before = Checkpoint::open(&first).unwrap();
-    pth::export(&before, "", &exported).unwrap();
+    pth::export(&before, pth::Names::Reference, "", &exported).unwrap();
     let network = Network::by_name("resnet18").unwrap();
     let what = Import {
         network: &network,

@@ -24,6 +24,6 @@ mod pickle;
 mod state_dict;
 
 pub use self::container::Pth;
-pub use self::export::export;
+pub use self::export::{Names, export};
 pub use self::images::ImageConfig;
 pub use self::import::{ImagesFrom, Import, Imported, Layout, Momentum, import};
