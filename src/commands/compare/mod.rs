@@ -101,7 +101,12 @@ impl Comparison {
                 ));
             }
         }
-        let load = |run: &Run| answers::predictions(run, which, |line| say(line));
+        let mut at = 0;
+        let load = |run: &Run| {
+            at += 1;
+            let tell = |line: &str| say(format_args!("run {at} of {count}: {line}"));
+            answers::predictions(run, which, tell)
+        };
         let (images, right) = answers::of_arms(&arms, load)?;
         let recipes = compared(&arms, &right)?;
         let columns = right.first().and_then(|runs| runs.first());

@@ -85,6 +85,11 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let message = "interrupted: finishing the current batch; press Ctrl-C again to quit now";
     let finished = process::start(&plan, options, message).and_then(|running| Ok(running.wait()?));
     progress.end();
+    if finished.is_err() && arguments.data.is_none() {
+        screen.line(
+            "the images are those of the run's recipe, whose relative paths begin in this folder; --data names others",
+        );
+    }
     // Results are printed even if a file cannot be written.
     let table = progress.last_table();
     if let Some(table) = &table {
