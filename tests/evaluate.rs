@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::workplace::{RECIPE, cascaded, completed, done, rsflow, shared_workplace, workplace};
 
@@ -159,11 +159,27 @@ fn images_are_made_as_the_recipe_made_them() {
 
 #[test]
 fn sizes_that_were_not_trained_borrow_or_measure_batch_norms() {
-    let near = eval(&["--sizes", "48", "44", "40", "36"]);
+    let sizes = ["--sizes", "64", "48", "44", "40", "36"];
+    let near = eval(
+        &[
+            &sizes[..],
+            &["--batch-norm", "44=nearest", "40=nearest", "36=nearest"],
+        ]
+        .concat(),
+    );
     let norm = |table: &Value, size| row(table, Some(size))["batch_norm"].clone();
     assert_eq!(norm(&near, 44), 48);
     assert_eq!(norm(&near, 40), 32, "of two as near the smaller");
     assert_eq!(norm(&near, 36), 32);
+    let usual = eval(&sizes);
+    for size in [44, 40, 36] {
+        let row = row(&usual, Some(size));
+        assert_eq!(
+            (&row["batch_norm"], &row["between"]),
+            (&Value::Null, &json!([32, 48]))
+        );
+    }
+    assert_eq!(norm(&usual, 64), 48, "beyond all, the nearest");
     assert_eq!(
         row(&near, None),
         &Value::Null,
@@ -209,7 +225,7 @@ fn a_run_that_goes_on_leaves_calibrated_batch_norms_behind() {
         // If no epoch of this run was better, `best` is the checkpoint that it was resumed from.
         let as_stored = bytes(&checkpoint) == bytes("stored.safetensors");
         assert!(!as_stored || name == "best");
-        let norm = if as_stored { 40 } else { 32 };
+        let norm = if as_stored { json!(40) } else { Value::Null };
         let arguments = ["eval", "--checkpoint", &checkpoint, "--data", "shapes"];
         let table = json(
             folder.path(),
@@ -224,7 +240,11 @@ fn images_are_told_apart_as_in_validation() {
     let images: Vec<String> = ["bands_hatched", "discs_plain"]
         .map(|class| format!("shapes/val/{class}/00000.jpg"))
         .to_vec();
-    for (size, norm) in [("48", 48), ("32", 32), ("44", 48)] {
+    for (size, norm) in [
+        ("48", json!(48)),
+        ("32", json!(32)),
+        ("44", json!([32, 48])),
+    ] {
         let common = [
             "predict",
             "--checkpoint",

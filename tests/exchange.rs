@@ -335,13 +335,13 @@ fn a_network_for_one_size_goes_out_and_comes_back() {
     for (to, size, options, norm) in [
         ("torchvision", "96", &[][..], serde_json::json!(96)),
         ("timm", "112", &[], serde_json::json!(112)),
-        ("timm", "120", &[], serde_json::json!(112)),
         (
-            "torchvision",
+            "timm",
             "120",
-            &["--batch-norm", "lerp"],
-            serde_json::json!([112, 128]),
+            &["--batch-norm", "nearest"],
+            serde_json::json!(112),
         ),
+        ("torchvision", "120", &[], serde_json::json!([112, 128])),
     ] {
         let out = format!("{to}-{size}.safetensors");
         let export = [

@@ -230,7 +230,7 @@ fn what_cannot_be_packed_is_told() {
                 "new.safetensors",
             ],
             1,
-            "has no tensor names for QuantizedResNet(",
+            "has no tensor names in PyTorch; `--to packed`",
         ),
         (
             &["export", LAST, "--out", "new.safetensors"],

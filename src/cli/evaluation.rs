@@ -28,6 +28,7 @@ pub struct Eval {
     pub sizes: Vec<u32>,
     /// Runs a size with the batch norms of another resolution, of the nearest one (nearest), or with
     /// batch norms interpolated between those of the next resolutions below and above (lerp)
+    /// [default: the size's own, or lerp]
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "SIZE=RESOLUTION", value_parser = size_and_norm)]
     pub batch_norm: Vec<(u32, NormChoice)>,
     /// Measures every size with the batch norms of every resolution, and with interpolated ones where
@@ -139,7 +140,7 @@ pub struct Predict {
     #[arg(long, value_name = "S")]
     pub size: u32,
     /// The resolution whose batch norms are used, nearest, or lerp: interpolated between those of the next
-    /// resolutions below and above [default: the size's own, or the nearest]
+    /// resolutions below and above [default: the size's own, or lerp]
     #[arg(long, value_name = "RESOLUTION", value_parser = norm)]
     pub batch_norm: Option<NormChoice>,
     /// How many classes to print for each image

@@ -94,8 +94,8 @@ Examples:
   rsflow eval --checkpoint runs/mine --sizes 120 88 72 --matrix
   rsflow eval --checkpoint runs/mine --predictions mine.csv
 
-A size that was not trained uses the batch norms of the nearest resolution (of two, the smaller one),
-or of the one that --batch-norm names; --batch-norm 120=lerp interpolates between those below and above.
+A size that was not trained uses batch norms interpolated between those of the next resolutions below and
+above (beyond all, those of the nearest), or of the one that --batch-norm names.
 With --calibrate N it gets running statistics of its own, measured on N training images (random crops,
 as in training). --matrix shows them side by side. The ensemble averages the trained sizes among
 --sizes.";

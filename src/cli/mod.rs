@@ -235,7 +235,7 @@ pub struct Export {
     #[arg(long, value_name = "S")]
     pub size: Option<u32>,
     /// The resolution whose batch norms it gets, nearest, or lerp: interpolated between those of the next
-    /// resolutions below and above [default: the size's own, or the nearest]
+    /// resolutions below and above [default: the size's own, or lerp]
     #[arg(long, value_name = "RESOLUTION", value_parser = norm, requires = "size")]
     pub batch_norm: Option<NormChoice>,
     /// The file to write

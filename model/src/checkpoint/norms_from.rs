@@ -1,6 +1,7 @@
 //! Whose batch norms images of a size run with.
 
 use super::Metadata;
+use crate::nn::switchable::BatchNorms;
 
 /// Where the batch norms of a size come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +41,19 @@ impl NormsFrom {
 }
 
 impl Metadata {
-    /// The batch norms that serve images of this size best: its own if it has some, else those of the nearest
-    /// resolution that has (of two, the smaller one).
+    /// The batch norms that serve images of this size best: its own if it has some, else interpolated ones, else
+    /// those of the nearest resolution that has some.
     pub fn norms_for(&self, size: u32) -> NormsFrom {
-        NormsFrom::Resolution(self.batch_norm_for(size))
+        let nearest = || NormsFrom::Resolution(self.batch_norm_for(size));
+        self.norms_between(size).unwrap_or_else(nearest)
     }
 
-    /// Batch norms interpolated for this size; `None` if it has its own, or does not lie between two
-    /// resolutions that have.
+    /// Batch norms interpolated for this size; `None` if it has its own, does not lie between two
+    /// resolutions that have some, or all resolutions share theirs.
     pub fn norms_between(&self, size: u32) -> Option<NormsFrom> {
         let known = self.batch_norm_resolutions();
-        if known.contains(&size) || self.resolutions.contains(&size) {
+        let has_own = known.contains(&size) || self.resolutions.contains(&size);
+        if has_own || self.batch_norms == BatchNorms::Shared {
             return None;
         }
         let below = known.iter().copied().filter(|norm| *norm < size).max()?;
@@ -58,7 +61,8 @@ impl Metadata {
         Some(NormsFrom::Between { below, size, above })
     }
 
-    /// The resolution whose batch norms serve images of this size best, as in [`Metadata::norms_for`].
+    /// The resolution whose batch norms serve images of this size best: itself if it has some, else the nearest
+    /// that has (of two, the smaller).
     pub fn batch_norm_for(&self, size: u32) -> u32 {
         let trained = self.resolutions.iter().position(|&r| r == size);
         if let Some(norm) =

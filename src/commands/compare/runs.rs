@@ -28,13 +28,13 @@ pub struct Run {
     pub identity: String,
     /// Steps that the checkpoint was trained for.
     pub step: u64,
-    /// Whether the run has not come to its end.
+    /// Whether the run has not ended.
     pub unfinished: bool,
     /// A hash of the names of its training images, where it is known.
     pub training_names: Option<String>,
 }
 
-/// Runs of one recipe that differ in the seed alone. Several recipes where networks of different sizes stand
+/// Runs of one recipe that differ in the seed alone. Several recipes where networks of different sizes are taken
 /// for one that has them all.
 #[derive(Clone, Debug)]
 pub struct Arm {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Text};
-use rsflow_model::checkpoint::{Checkpoint, Metadata};
+use rsflow_model::checkpoint::{Checkpoint, Metadata, NormsFrom};
 use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
 use serde_json::json;
@@ -184,7 +184,8 @@ fn recipe(
         format!("checkpoint: {checkpoint:?}"),
         format!("class_order: {:?}", arguments.class_order),
     ];
-    fields.extend(norms(&arguments.batch_norm, metadata));
+    let named = norms(&arguments.batch_norm, metadata);
+    fields.push(format!("batch_norms: {named:?}"));
     fields.extend(arguments.matrix.then(|| "matrix: true".to_owned()));
     fields.push(format!("same_images: {}", arguments.data.is_none()));
     let predictions = arguments.predictions.as_ref();
@@ -229,20 +230,15 @@ fn recipe(
     ))
 }
 
-/// The fields that say which batch norms sizes run with.
-fn norms(chosen: &[(u32, NormChoice)], metadata: &Metadata) -> [String; 2] {
-    let (mut named, mut interpolated) = (Vec::new(), Vec::new());
-    for (size, choice) in chosen {
-        match choice {
-            NormChoice::Of(norm) => named.push((*size, *norm)),
-            NormChoice::Nearest => named.push((*size, metadata.batch_norm_for(*size))),
-            NormChoice::Interpolated => interpolated.push(*size),
+/// Pairs of sizes and the resolutions whose batch norms they run with. What is interpolated needs none.
+fn norms(chosen: &[(u32, NormChoice)], metadata: &Metadata) -> Vec<(u32, u32)> {
+    let named = chosen.iter().filter_map(|(size, choice)| {
+        match sizes::norms(metadata, *size, Some(*choice)) {
+            NormsFrom::Resolution(norm) => Some((*size, norm)),
+            NormsFrom::Between { .. } => None,
         }
-    }
-    [
-        format!("batch_norms: {named:?}"),
-        format!("interpolated: {interpolated:?}"),
-    ]
+    });
+    named.collect()
 }
 
 /// The nodes that make random crops, as training does where images are measured on as `by` says.

@@ -1,4 +1,4 @@
-//! What the runs of a sweep have come to, read from their metrics.
+//! The results of the runs of a sweep, read from their metrics.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,8 +73,7 @@ fn called(resolution: Option<u32>) -> String {
     resolution.map_or("ensemble".to_owned(), |resolution| resolution.to_string())
 }
 
-/// Prints the results: how far the combinations are apart, or where they cannot be compared, why, and what each
-/// has come to.
+/// Prints how far the combinations are apart, or where they cannot be compared, why, and the accuracies of each.
 pub fn finish(runs: &[Run], out: &mut dyn Write) -> Result<()> {
     let ended = runs.iter().filter(|run| run.is_done());
     let ended: Vec<PathBuf> = ended.map(|run| run.dir.clone()).collect();

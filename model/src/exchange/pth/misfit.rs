@@ -51,7 +51,7 @@ const MARKS: [(&str, &str); 16] = [
 /// Prefixes that a part of the names has where tensors of a wrapped and of a bare network were put together.
 const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "model."];
 
-/// Why a file is refused, and the way out as far as it can be told from the names and shapes.
+/// Why a file is refused, and the way out as far as names and shapes show it.
 ///
 /// # Errors
 /// As [`Fit::new`], but not for networks that are only tried.

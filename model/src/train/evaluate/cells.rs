@@ -1,7 +1,5 @@
 //! Which sizes are measured with which batch norms.
 
-use anyhow::{Context as _, Result};
-
 use super::Evaluate;
 use crate::checkpoint::{Metadata, NormsFrom, Row};
 
@@ -32,18 +30,15 @@ impl Cell {
 
 /// For each of `sizes` the batch norms that it runs with, or all that there are. `calibrated` ones get their
 /// own, with the scales and shifts that they would run with.
-///
-/// # Errors
-/// A size whose batch norms cannot be interpolated.
 pub(super) fn of(
     settings: &Evaluate,
     metadata: &Metadata,
     sizes: &[u32],
     calibrated: &[u32],
-) -> Result<Vec<Cell>> {
+) -> Vec<Cell> {
     let mut cells = Vec::new();
     for (images, &size) in sizes.iter().enumerate() {
-        let usual = usual(settings, metadata, size)?;
+        let usual = usual(settings, metadata, size);
         let cell = |label, norms| Cell {
             images,
             size,
@@ -63,26 +58,18 @@ pub(super) fn of(
         let known = known.filter(|norm| !calibrated.contains(norm));
         cells.extend(known.map(|norm| cell(norm, NormsFrom::Resolution(norm))));
         for &of in calibrated {
-            cells.push(cell(of, self::usual(settings, metadata, of)?));
+            cells.push(cell(of, self::usual(settings, metadata, of)));
         }
         let between = metadata.norms_between(size);
         cells.extend(between.map(|norms| cell(norms.label(), norms)));
     }
-    Ok(cells)
+    cells
 }
 
 /// The batch norms that a size runs with unless it is calibrated.
-fn usual(settings: &Evaluate, metadata: &Metadata, size: u32) -> Result<NormsFrom> {
+fn usual(settings: &Evaluate, metadata: &Metadata, size: u32) -> NormsFrom {
     if let Some((_, norm)) = settings.batch_norms.iter().find(|(of, _)| *of == size) {
-        return Ok(NormsFrom::Resolution(*norm));
+        return NormsFrom::Resolution(*norm);
     }
-    if !settings.interpolated.contains(&size) {
-        return Ok(metadata.norms_for(size));
-    }
-    metadata.norms_between(size).with_context(|| {
-        let known = metadata.batch_norm_resolutions();
-        format!(
-            "batch norms for {size} cannot be interpolated: it must lie between two of {known:?}, and be none of them"
-        )
-    })
+    metadata.norms_for(size)
 }

@@ -35,9 +35,9 @@ use crate::train::{batches, check_threads};
 use evaluation::Evaluation;
 
 /// Measures a checkpoint at every size of its batches, and the ensemble of those that it was
-/// trained at. A size that it was not trained at runs with the batch norms of the nearest
-/// resolution, of one that is named, or with some whose running statistics are measured first, on
-/// training images.
+/// trained at. A size that it was not trained at runs with batch norms interpolated between those of the
+/// next resolutions below and above (beyond all, with those of the nearest), with those of one that is named,
+/// or with some whose running statistics are measured first, on training images.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
@@ -50,12 +50,9 @@ pub struct Evaluate {
     #[serde(default)]
     weights: Option<Weights>,
     /// Pairs of a size and the resolution whose batch norms it runs with: `[(176, 160)]`. A size
-    /// that is in no pair has its own, or those of the nearest resolution.
+    /// that is in no pair has its own, or interpolated ones.
     #[serde(default)]
     batch_norms: Vec<(u32, u32)>,
-    /// Sizes that run with batch norms interpolated between those of the next resolution below and above.
-    #[serde(default)]
-    interpolated: Vec<u32>,
     /// Measures every size with every resolution's batch norms, and with interpolated ones where there are some,
     /// in place of the ensemble.
     #[serde(default)]
@@ -149,12 +146,11 @@ impl Node for Evaluate {
             }
         }
         let named: Vec<u32> = self.batch_norms.iter().map(|(size, _)| *size).collect();
-        let both = [&named[..], &self.interpolated].concat();
-        for size in repeated(&both).into_iter().take(3) {
+        for size in repeated(&named).into_iter().take(3) {
             report.parameter(
                 "batch_norms",
                 format!("size {size} is listed twice"),
-                "name its batch norms once, in `batch_norms` or `interpolated`",
+                "remove one of the pairs",
             );
         }
         if self.matrix && self.predictions.is_some() {
@@ -169,17 +165,12 @@ impl Node for Evaluate {
             found.next().map(|input| &input.schema.resolutions)
         };
         if let Some(measured) = sizes("input") {
-            for (field, sizes) in [
-                ("batch_norms", &named),
-                ("interpolated", &self.interpolated),
-            ] {
-                for size in sizes.iter().filter(|size| !measured.contains(size)) {
-                    report.parameter(
-                        field,
-                        format!("size {size} is not evaluated; the sizes are {measured:?}"),
-                        "remove it, or add the size to those that are evaluated",
-                    );
-                }
+            for size in named.iter().filter(|size| !measured.contains(size)) {
+                report.parameter(
+                    "batch_norms",
+                    format!("size {size} is not evaluated; the sizes are {measured:?}"),
+                    "remove the pair, or add the size",
+                );
             }
             for size in sizes("calibrate").into_iter().flatten() {
                 if !measured.contains(size) {
@@ -260,7 +251,7 @@ impl Evaluate {
             );
         }
         self.check_store(metadata)?;
-        let cells = cells::of(&self, metadata, &sizes_measured, &calibrated)?;
+        let cells = cells::of(&self, metadata, &sizes_measured, &calibrated);
         let compute = ExecConfig::resolve(self.device, self.precision, metadata.hints()?)?;
         let compute = compute.with_kernels(self.fused);
         compute.log(false);
