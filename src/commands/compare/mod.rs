@@ -153,12 +153,14 @@ fn interval(it: &Difference) -> serde_json::Value {
     #[derive(Serialize)]
     struct Interval {
         points: f64,
+        standard_error: f64,
         low: f64,
         high: f64,
         may_be_chance: bool,
     }
     json!(Interval {
         points: it.points,
+        standard_error: it.error,
         low: it.low,
         high: it.high,
         may_be_chance: it.may_be_chance(),

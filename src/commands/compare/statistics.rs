@@ -6,12 +6,14 @@
 //! recipes with several runs are taken together. The variances are added; as errors on single images are in
 //! both, the interval is rather too wide than too narrow.
 
-use statrs::distribution::{ContinuousCDF as _, StudentsT};
+use statrs::distribution::{ContinuousCDF as _, Normal, StudentsT};
 
 /// A difference in points (percent of the images), and its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
     pub points: f64,
+    /// The standard error.
+    pub error: f64,
     pub low: f64,
     pub high: f64,
 }
@@ -32,8 +34,8 @@ pub struct Spread {
 
 /// The confidence of the intervals: 95 %, of which half of the rest lies on each side.
 const QUANTILE: f64 = 0.975;
-/// Beyond this many degrees of freedom Student's distribution is the normal one.
-const MANY: f64 = 1e6;
+/// Beyond this many degrees of freedom Student's distribution is as good as the normal one.
+const MANY: f64 = 1e4;
 
 /// For each image the share of the runs that get it right, from 0 to 1.
 pub fn shares(runs: &[&[bool]]) -> Vec<f64> {
@@ -94,17 +96,27 @@ pub fn difference(
     let variance = of_images + of_runs;
     // Welch and Satterthwaite: only the variance between runs has few degrees of freedom.
     let freedom = match spread {
-        Some(spread) if of_runs > 0.0 => spread.freedom * (variance / of_runs).powi(2),
-        _ => MANY,
+        Some(spread) if of_runs > 0.0 => Some(spread.freedom * (variance / of_runs).powi(2)),
+        _ => None,
     };
-    let quantile = StudentsT::new(0.0, 1.0, freedom.clamp(1.0, MANY));
-    let quantile = quantile.map_or(f64::INFINITY, |student| student.inverse_cdf(QUANTILE));
-    let margin = quantile * variance.sqrt();
+    let quantile = quantile(freedom);
+    let error = variance.sqrt();
+    let margin = quantile * error;
     let points = 100.0 * mean;
     Difference {
         points,
+        error,
         low: points - margin,
         high: points + margin,
+    }
+}
+
+/// That of Student's distribution; of the normal one without `freedom`, or with much.
+fn quantile(freedom: Option<f64>) -> f64 {
+    let student = freedom.filter(|freedom| *freedom < MANY);
+    match student.and_then(|freedom| StudentsT::new(0.0, 1.0, freedom).ok()) {
+        Some(student) => student.inverse_cdf(QUANTILE),
+        None => Normal::standard().inverse_cdf(QUANTILE),
     }
 }
 
@@ -129,7 +141,9 @@ mod tests {
         near(found.points, 10.0);
         // The standard deviation of ten ones and ninety zeros.
         let deviation = (10.0 * 0.9_f64.powi(2) + 90.0 * 0.1_f64.powi(2)) / 99.0;
-        let margin = 1.959_963_984_540_054 * 100.0 * (deviation / 100.0).sqrt();
+        let error = 100.0 * (deviation / 100.0).sqrt();
+        near(found.error, error);
+        let margin = 1.959_963_984_540_054 * error;
         assert!((found.high - found.points - margin).abs() < 1e-4);
         assert!(!found.may_be_chance());
 
@@ -141,6 +155,26 @@ mod tests {
         let same = difference((&own, 1), (&own, 1), None);
         assert_eq!(same.points, 0.0);
         assert!(same.may_be_chance());
+    }
+
+    /// By tables.
+    #[test]
+    fn quantiles_are_those_of_tables() {
+        for (freedom, expected) in [
+            (Some(1.0), 12.706_204_7),
+            (Some(2.0), 4.302_652_7),
+            (Some(3.77), 2.843_5),
+            (Some(10.0), 2.228_138_9),
+            (Some(100.0), 1.983_971_5),
+            (Some(1e5), 1.959_964_0),
+            (None, 1.959_964_0),
+        ] {
+            let found = quantile(freedom);
+            assert!(
+                (found - expected).abs() < 2e-3 * expected,
+                "{freedom:?}: {found}"
+            );
+        }
     }
 
     #[test]
