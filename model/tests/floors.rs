@@ -10,7 +10,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
     ("dist", &["nn"]),
     ("checkpoint", &["nn"]),
     ("exchange", &["nn", "checkpoint"]),
-    ("predictor", &["nn", "checkpoint"]),
+    ("runtime", &["nn", "checkpoint"]),
     ("train", &["nn", "checkpoint", "dist"]),
     ("sinks", &["nn", "checkpoint", "train"]),
 ];

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Preprocess, counted};
+use rsflow_graph::counted;
 use rsflow_model::checkpoint::NormsFrom;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::nn::kernels::Fused;
-use rsflow_model::predictor::{Prediction, Predictor};
 use rsflow_pipeline::MAX_IMAGE_BYTES;
+use rsflow_serve::{Budget, Prediction, RsNet};
 use serde_json::json;
 
 use super::usage::Usage;
@@ -56,14 +56,14 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     }))?;
     let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?;
     let compute = compute.with_kernels(Fused::Auto);
-    let mut predictor = Predictor::open(&checkpoint, arguments.size, norms, compute)?;
     let sizes = [arguments.size];
     let by = preprocess::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
+    let net = RsNet::load(&checkpoint, &[(arguments.size, norms)], by, compute)?;
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut predicted = Vec::new();
     for path in &images {
-        match predict(&mut predictor, path, &by, top) {
+        match predict(&net, path, top) {
             Ok(predictions) => predicted.push((path, predictions)),
             Err(error) => {
                 failed += 1;
@@ -132,17 +132,11 @@ fn images(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-fn predict(
-    predictor: &mut Predictor,
-    path: &Path,
-    by: &Preprocess,
-    top: usize,
-) -> Result<Vec<Prediction>> {
+fn predict(net: &RsNet, path: &Path, top: usize) -> Result<Vec<Prediction>> {
     let bytes = match path == Path::new(STDIN) {
         false => input_file::read(path, MAX_IMAGE_BYTES),
         true => input_file::read_all(std::io::stdin().lock(), 0, MAX_IMAGE_BYTES),
     };
     let bytes = bytes.context("cannot read the file")?;
-    let pixels = rsflow_pipeline::preprocess::pixels(by, &bytes, predictor.size())?;
-    predictor.predict(&pixels, top)
+    Ok(net.classify(&bytes, Budget::None, top)?.predictions)
 }

@@ -142,6 +142,26 @@ impl DeviceTransfer {
         self.normalized(bytes.f_to_device(self.compute.device)?)
     }
 
+    /// Images that are normalized already, float32 `[count, 3, side, side]` in the network's order of channels,
+    /// in the compute dtype and memory format.
+    ///
+    /// # Errors
+    /// A wrong number of values.
+    pub fn normalized_values(&self, values: &[f32], count: usize, side: u32) -> Result<Tensor> {
+        let side = i64::from(side);
+        let shape = [count as i64, 3, side, side];
+        ensure!(
+            values.len() as i64 == shape.iter().product::<i64>(),
+            "{count} images of {side} x {side} pixels need {} values, not {}",
+            shape.iter().product::<i64>(),
+            values.len()
+        );
+        let images = Tensor::f_from_slice(values)?.f_reshape(shape)?;
+        let images = images.f_to_device(self.compute.device)?;
+        self.compute
+            .to_memory_format(images.f_to_kind(self.compute.compute_dtype)?)
+    }
+
     fn normalized(&self, mut bytes: Tensor) -> Result<Tensor> {
         if self.channels == Channels::Bgr {
             bytes = bytes.f_flip([3])?;

@@ -1,0 +1,22 @@
+//! A trained RS-Net at run time: one loaded network that answers at any of its resolutions.
+//!
+//! - [`RsNet`]: the library. Image files in, classes out, at a size or within a budget.
+//!
+//! ```no_run
+//! use rsflow_serve::{Budget, Options, RsNet};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let net = RsNet::open("runs/mine/checkpoints/best.safetensors", &Options::default())?;
+//! let photo = std::fs::read("photo.jpg")?;
+//! let best = net.classify(&photo, Budget::Milliseconds(20.0), 5)?;
+//! println!("{} at {} pixels", best.predictions[0].class, best.size);
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod rs_net;
+
+pub use rs_net::{Answer, Budget, Options, RsNet};
+pub use rsflow_model::runtime::{Images, Prediction, Runtime};
