@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 9] = [
+const SHIM: [&str; 10] = [
     "native/autograd.cpp",
     "native/optimizers.cpp",
     "native/shim.cpp",
     "native/cpu/norm.cpp",
+    "native/cpu/pointwise.cpp",
     "native/dist/dist.cpp",
     "native/dist/nccl.cpp",
     "native/gpu/graph.cpp",

@@ -3,20 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, NormsFrom, OVERFLOW};
 use crate::nn::compute::ExecConfig;
+use crate::nn::kernels::Kernels;
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::summary::Cost;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::nn::transfer::DeviceTransfer;
 
-/// A network with the batch norms of several resolutions, for inference. The shared weights are there
-/// once, and so a call at another resolution than the one before costs nothing more.
+/// A network with the batch norms of several resolutions, for inference. A call at another resolution than
+/// the one before costs nothing more: all is loaded.
 ///
 /// Any thread may call it. One call computes at a time, with all threads of libtorch; others wait.
 #[derive(Debug)]
@@ -36,6 +37,17 @@ struct State {
     /// For each size.
     passes: Vec<Inference>,
     transfer: DeviceTransfer,
+}
+
+/// Whether batch norms are folded into the convolutions before them, which is faster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Folding {
+    /// On the CPU, unless the network is quantized. Logits in float32 differ by some 1e-6 of the largest.
+    /// Each size that is used then has its own weights of convolutions in memory, from its first call on.
+    #[default]
+    Auto,
+    /// Never: weights are in memory once.
+    Off,
 }
 
 /// Images of one size, in the order of memory.
@@ -87,10 +99,21 @@ impl Runtime {
         checkpoint: &Checkpoint,
         sizes: &[(u32, NormsFrom)],
         compute: ExecConfig,
+        folding: Folding,
     ) -> Result<Self> {
         let metadata = checkpoint.metadata();
         let (sizes, norms): (Vec<u32>, Vec<NormsFrom>) = sizes.iter().copied().unzip();
-        let net = checkpoint.network(&sizes, &norms, compute)?;
+        let suits = compute.kernels == Some(Kernels::Cpu) && !metadata.network.is_quantized();
+        let folds = folding == Folding::Auto && suits;
+        // What oneDNN's operators for inference work with.
+        let compute = ExecConfig {
+            channels_last: compute.channels_last || folds,
+            ..compute
+        };
+        let mut net = checkpoint.network(&sizes, &norms, compute)?;
+        if folds {
+            net.fold();
+        }
         let members = metadata.resolutions.iter();
         let members = members.map(|member| sizes.iter().position(|size| size == member));
         let passes = sizes.iter().map(|_| Inference::new(&net, CudaGraph::Auto));
@@ -142,6 +165,7 @@ impl Runtime {
     /// # Errors
     /// A size that is not loaded; a wrong number of bytes; outputs that are not finite; the device fails.
     pub fn logits(&self, images: Images<'_>, size: u32) -> Result<Vec<f32>> {
+        self.position(size)?;
         let count = images.count(size)?;
         let mut logits = vec![0.0; count * self.classes.len()];
         self.logits_into(images, size, &mut logits)?;
@@ -238,7 +262,14 @@ impl State {
         let count = images.count(size)?;
         let images = match images {
             Images::Bytes(bytes) => self.transfer.pixels(bytes, count, size)?,
-            Images::Normalized(values) => self.transfer.normalized_values(values, count, size)?,
+            Images::Normalized(values) => {
+                // oneDNN's max(x, 0) makes a 0 of what is not a number.
+                let bad = values.iter().position(|value| !value.is_finite());
+                if let Some(at) = bad {
+                    bail!("value {at} of the images is not finite");
+                }
+                self.transfer.normalized_values(values, count, size)?
+            }
         };
         let logits = self.passes[at].logits(&self.net, &[at], &[images])?;
         logits.into_iter().next().context("a pass without logits")

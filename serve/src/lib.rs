@@ -19,4 +19,4 @@
 mod rs_net;
 
 pub use rs_net::{Answer, Budget, Options, RsNet};
-pub use rsflow_model::runtime::{Images, Prediction, Runtime};
+pub use rsflow_model::runtime::{Folding, Images, Prediction, Runtime};

@@ -11,7 +11,7 @@ use rsflow_graph::Preprocess;
 use rsflow_model::checkpoint::{Checkpoint, NormsFrom};
 use rsflow_model::nn::compute::{DeviceChoice, ExecConfig, Precision};
 use rsflow_model::nn::kernels::Fused;
-use rsflow_model::runtime::{Images, Prediction, Runtime};
+use rsflow_model::runtime::{Folding, Images, Prediction, Runtime};
 use rsflow_pipeline::{MAX_IMAGE_BYTES, preprocess};
 
 /// How a checkpoint is loaded.
@@ -22,8 +22,10 @@ pub struct Options {
     pub sizes: Vec<u32>,
     /// Where it computes.
     pub device: DeviceChoice,
-    /// With which numbers.
+    /// With which numbers. `Auto` is as the network was trained.
     pub precision: Precision,
+    /// Speed or memory.
+    pub folding: Folding,
 }
 
 /// At which size an image is classified. `200.into()` is a size.
@@ -86,7 +88,7 @@ impl RsNet {
         let sizes: Vec<(u32, NormsFrom)> = sizes.collect();
         // What an older checkpoint does not say is as in the reference.
         let preprocess = metadata.image_input(|_| None).preprocess;
-        Self::load(&checkpoint, &sizes, preprocess, compute)
+        Self::load(&checkpoint, &sizes, preprocess, compute, options.folding)
     }
 
     /// The same with batch norms and preprocessing of the caller's choice.
@@ -98,9 +100,10 @@ impl RsNet {
         sizes: &[(u32, NormsFrom)],
         preprocess: Preprocess,
         compute: ExecConfig,
+        folding: Folding,
     ) -> Result<Self> {
         ensure!(!sizes.is_empty(), "there must be at least one size");
-        let runtime = Runtime::open(checkpoint, sizes, compute)?;
+        let runtime = Runtime::open(checkpoint, sizes, compute, folding)?;
         let mut sizes = runtime.sizes().to_vec();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         Ok(RsNet {

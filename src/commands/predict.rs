@@ -12,7 +12,7 @@ use rsflow_model::checkpoint::NormsFrom;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::nn::kernels::Fused;
 use rsflow_pipeline::MAX_IMAGE_BYTES;
-use rsflow_serve::{Budget, Prediction, RsNet};
+use rsflow_serve::{Budget, Folding, Prediction, RsNet};
 use serde_json::json;
 
 use super::usage::Usage;
@@ -58,7 +58,13 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     let compute = compute.with_kernels(Fused::Auto);
     let sizes = [arguments.size];
     let by = preprocess::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
-    let net = RsNet::load(&checkpoint, &[(arguments.size, norms)], by, compute)?;
+    let net = RsNet::load(
+        &checkpoint,
+        &[(arguments.size, norms)],
+        by,
+        compute,
+        Folding::Auto,
+    )?;
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut predicted = Vec::new();

@@ -230,6 +230,11 @@ impl SwitchableNetwork {
         self.modules.freeze()
     }
 
+    /// See [`Modules::fold`].
+    pub fn fold(&mut self) -> bool {
+        self.modules.fold()
+    }
+
     /// The ensemble's logits `[batch, classes]`: the sum over all resolutions j of
     /// softmax(alpha)_j * detach(z_j). Only alpha gets a gradient through it.
     ///
@@ -250,7 +255,7 @@ impl SwitchableNetwork {
     /// # Errors
     /// As [`SwitchableNetwork::ensemble`].
     pub fn ensemble_at(&self, positions: &[usize], logits: &[Tensor]) -> Result<Tensor> {
-        if positions.len() == self.resolutions.len() {
+        if positions.iter().copied().eq(0..self.resolutions.len()) {
             return self.ensemble(logits);
         }
         let alpha = self.alpha_of(positions)?;

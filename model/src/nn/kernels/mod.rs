@@ -11,6 +11,7 @@
 //! - `program`: from the text to a program of the GPU, by NVRTC, kept in the user's cache.
 //! - `driver`: the program, loaded by NVIDIA's driver.
 //! - [`trial`]: the comparison.
+//! - `pointwise`: convolutions with a bias, a residual and an activation, for inference on the CPU.
 //! - `small_maps`: convolutions over maps of a few values, on the CPU.
 
 #[allow(unsafe_code)]
@@ -19,6 +20,8 @@ mod driver;
 mod joint;
 #[allow(unsafe_code)]
 mod operators;
+#[allow(unsafe_code)]
+mod pointwise;
 #[allow(unsafe_code)]
 mod program;
 #[allow(unsafe_code)]
@@ -38,6 +41,7 @@ pub use operators::{
     Activation, BatchNorm, Kernels, Launch, Statistics, batch_norm, depthwise, drop_kernels,
     kernel_names, max_pool, use_kernels,
 };
+pub use pointwise::PackedConvolution;
 pub use program::{Architecture, Compiler};
 pub use small_maps::{are_small_maps, small_maps_convolution};
 pub use trial::{composed, trial};

@@ -9,6 +9,7 @@
 
 pub mod cost;
 mod drops;
+mod folded;
 mod modules;
 mod norms;
 mod pass;

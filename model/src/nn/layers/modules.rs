@@ -3,10 +3,11 @@
 use anyhow::Result;
 use tch::Tensor;
 
+use super::folded::Folded;
 use super::pass::Pass;
 use super::{Conv, Layer, Mode, NormOptions, NormScope, Norms, Padding};
 use crate::nn::compute::ExecConfig;
-use crate::nn::kernels::{Activation, BatchNorm};
+use crate::nn::kernels::{Activation, BatchNorm, Kernels};
 use crate::nn::parameters::Parameters;
 use crate::nn::quantizers::Basis;
 
@@ -94,6 +95,8 @@ pub struct Modules {
     pub(super) norm_options: NormOptions,
     /// The weights of every pass (quantized, in the compute dtype) after [`Modules::freeze`].
     pub(super) frozen: Option<Vec<Tensor>>,
+    /// After [`Modules::fold`].
+    pub(super) folded: Option<Folded>,
 }
 
 impl Modules {
@@ -111,6 +114,7 @@ impl Modules {
             compute: parameters.compute(),
             norm_scope: NormScope::Batch,
             frozen: None,
+            folded: None,
         })
     }
 
@@ -126,6 +130,25 @@ impl Modules {
         self.frozen = None;
         self.frozen = Some(self.pass(Mode::Evaluate, vec![])?.weights);
         Ok(())
+    }
+
+    /// Folds batch norms into the convolutions before them in passes in [`Mode::Evaluate`], where that is
+    /// faster and hardly changes the logits: on the CPU, with [our kernels](crate::nn::kernels), and unless
+    /// activations are quantized, where a rounding may change the level. Values that are loaded afterwards
+    /// have no effect. Returns whether it does.
+    pub fn fold(&mut self) -> bool {
+        let suits = self.compute.kernels == Some(Kernels::Cpu)
+            && self.compute.channels_last
+            && self.shared.bases.is_empty();
+        self.folded = suits.then(|| {
+            Folded::new(
+                self.resolutions,
+                self.shared.weights.len(),
+                self.norm_options.epsilon,
+                self.compute.compute_dtype,
+            )
+        });
+        suits
     }
 
     /// Begins a pass with the current weights and bases. `updates_activation_bases` says for each
@@ -250,6 +273,10 @@ fn build(
 }
 
 impl Module {
+    pub(super) fn is_norm(&self) -> bool {
+        matches!(self, Module::Norm(_))
+    }
+
     /// The batch norm at its end, if an activation that follows can be that of the batch norm.
     fn takes_activation(&mut self) -> Option<&mut Norm> {
         let norm = match self {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
+use super::folded::Folded;
 use super::modules::{Module, Modules, Norm, Shared, Weight};
 use super::{Conv, Drops, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
@@ -208,12 +209,19 @@ impl<'m> Pass<'m> {
     ) -> Result<Tensor> {
         // None: still the caller's tensor, which must not be changed in place.
         let mut own: Option<Tensor> = None;
-        for module in modules {
+        let mut modules = modules.iter().peekable();
+        while let Some(module) = modules.next() {
             let x = own.as_ref().unwrap_or(input);
             let y = match module {
-                Module::Conv { conv, weight } => self
-                    .conv2d(conv, x, &self.weights[*weight])
-                    .with_context(|| format!("in the convolution {:?}", conv.name))?,
+                Module::Conv { conv, weight } => {
+                    match modules.next_if(|next| self.folded().is_some() && next.is_norm()) {
+                        Some(Module::Norm(norm)) => {
+                            self.folded_conv((conv, *weight), norm, x, None, resolution)
+                        }
+                        _ => self.conv2d(conv, x, &self.weights[*weight]),
+                    }
+                    .with_context(|| format!("in the convolution {:?}", conv.name))?
+                }
                 Module::Norm(norm) => self.norm(norm, x, None, norm.activation, resolution)?,
                 // In place where the tensor is ours, as in torchvision: the backward pass of a
                 // convolution, a batch norm or a sum does not need its output, and it saves a third
@@ -269,6 +277,25 @@ impl<'m> Pass<'m> {
                     index,
                 } => {
                     let at = (resolution, drops);
+                    if let (Some(norm), Some((Module::Conv { conv, weight }, before))) =
+                        (norm, branch.split_last())
+                        && self.folded().is_some()
+                    {
+                        let end = self.run(before, x, at, fits)?;
+                        // The sum takes its place: that of x, if it is ours and not what the convolution
+                        // reads.
+                        let shortcut = match (shortcut.is_empty(), &own) {
+                            (true, Some(own)) if !before.is_empty() => own.shallow_clone(),
+                            (true, _) => x.f_detach_copy()?,
+                            (false, _) => self.run(shortcut, x, at, fits)?,
+                        };
+                        let at = (conv, *weight);
+                        let sum = self.folded_conv(at, norm, &end, Some(shortcut), resolution);
+                        own = Some(
+                            sum.with_context(|| format!("in the convolution {:?}", conv.name))?,
+                        );
+                        continue;
+                    }
                     let mut branch = self.run(branch, x, at, fits)?;
                     // Without layers it is x.
                     let shortcut = self.run(shortcut, x, at, fits)?;
@@ -348,6 +375,38 @@ impl<'m> Pass<'m> {
             _ => whole(x, tensors, residual),
         };
         y.with_context(|| format!("in the batch norm {:?}", norm.name))
+    }
+
+    /// The folded convolutions, if this pass uses them.
+    fn folded(&self) -> Option<&Folded> {
+        let folded = self.modules.folded.as_ref();
+        folded.filter(|_| self.mode == Mode::Evaluate)
+    }
+
+    /// A convolution with the batch norm and the activation that follow it, and with what is added in between.
+    fn folded_conv(
+        &self,
+        (conv, weight): (&Conv, usize),
+        norm: &Norm,
+        x: &Tensor,
+        residual: Option<Tensor>,
+        resolution: usize,
+    ) -> Result<Tensor> {
+        let folded = self.folded().context("the network is not folded")?;
+        let (padded, [padding, _]) =
+            padded(x, pad_amounts(x, conv.padding, conv.kernel, conv.stride)?)?;
+        let x = padded.as_ref().unwrap_or(x);
+        let tensors = &norm.by_resolution[resolution];
+        let at = (resolution, weight);
+        let packed = folded.get(at, conv, &self.weights[weight], tensors, (x, padding))?;
+        match (residual, norm.activation) {
+            (Some(residual), Activation::Relu6) => {
+                let mut sum = packed.run(x, Some(residual), Activation::None)?;
+                Activation::Relu6.apply_(&mut sum)?;
+                Ok(sum)
+            }
+            (residual, activation) => packed.run(x, residual, activation),
+        }
     }
 
     /// With our kernels for GPUs.
@@ -440,20 +499,19 @@ fn pad_amounts(x: &Tensor, padding: Padding, kernel: i64, stride: i64) -> Result
     Ok([height, width].map(|side| padding.amounts(side, kernel, stride)))
 }
 
-fn conv2d(
-    conv: &Conv,
-    x: &Tensor,
-    weight: &Tensor,
-    [rows, columns]: [(i64, i64); 2],
-) -> Result<Tensor> {
-    let padded;
-    // libtorch's convolutions pad both sides of a dimension alike.
-    let (x, padding) = if rows.0 == rows.1 && columns.0 == columns.1 {
-        (x, [rows.0, columns.0])
-    } else {
-        padded = x.f_constant_pad_nd([columns.0, columns.1, rows.0, rows.1])?;
-        (&padded, [0, 0])
-    };
+/// The images padded as far as libtorch's convolutions cannot do it, which pad both sides of a dimension alike,
+/// and the padding that is left for them.
+fn padded(x: &Tensor, [rows, columns]: [(i64, i64); 2]) -> Result<(Option<Tensor>, [i64; 2])> {
+    if rows.0 == rows.1 && columns.0 == columns.1 {
+        return Ok((None, [rows.0, columns.0]));
+    }
+    let padded = x.f_constant_pad_nd([columns.0, columns.1, rows.0, rows.1])?;
+    Ok((Some(padded), [0, 0]))
+}
+
+fn conv2d(conv: &Conv, x: &Tensor, weight: &Tensor, amounts: [(i64, i64); 2]) -> Result<Tensor> {
+    let (padded, padding) = padded(x, amounts)?;
+    let x = padded.as_ref().unwrap_or(x);
     let (stride, none) = ([conv.stride; 2], None::<&Tensor>);
     Ok(x.f_conv2d(weight, none, stride, padding, [1, 1], conv.groups)?)
 }
