@@ -554,3 +554,29 @@ fn one_batch_norm_can_serve_all_resolutions() {
     assert_eq!(table["rows"], last["rows"]);
     assert_eq!(row(&table, Some(32))["batch_norm"], 48);
 }
+
+#[test]
+fn latency_is_beside_accuracy_in_table_json_and_figure() {
+    let folder = trained();
+    let figure = folder.join("figure.svg");
+    let table = eval(&["--latency", "--plot", figure.to_str().unwrap()]);
+    let latencies = table["latencies"].as_array().unwrap();
+    let sizes: Vec<&Value> = latencies.iter().map(|of| &of["resolution"]).collect();
+    let rows = table["rows"].as_array().unwrap().iter();
+    let rows: Vec<&Value> = rows
+        .map(|row| &row["resolution"])
+        .filter(|r| !r.is_null())
+        .collect();
+    assert_eq!(sizes, rows);
+    for of in latencies {
+        assert!(of["milliseconds"].as_f64().unwrap() > 0.0, "{of}");
+        assert!(of["images_per_second"].as_f64().unwrap() > 0.0, "{of}");
+        assert!((1..=64).contains(&of["batch"].as_u64().unwrap()), "{of}");
+    }
+    let svg = std::fs::read_to_string(figure).unwrap();
+    for text in ["<svg", "multiply-adds", "milliseconds", "this network"] {
+        assert!(svg.contains(text), "{text}");
+    }
+    // The paper's points are of its networks on ImageNet alone.
+    assert!(!svg.contains("published"));
+}

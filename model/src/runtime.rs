@@ -9,7 +9,7 @@ use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, NormsFrom, OVERFLOW};
-use crate::nn::compute::ExecConfig;
+use crate::nn::compute::{ExecConfig, adopt_thread_count};
 use crate::nn::kernels::Kernels;
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::summary::Cost;
@@ -259,6 +259,7 @@ impl Runtime {
 
 impl State {
     fn logits(&mut self, images: Images<'_>, at: usize, size: u32) -> Result<Tensor> {
+        adopt_thread_count();
         let count = images.count(size)?;
         let images = match images {
             Images::Bytes(bytes) => self.transfer.pixels(bytes, count, size)?,

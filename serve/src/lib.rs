@@ -1,6 +1,7 @@
 //! A trained RS-Net at run time: one loaded network that answers at any of its resolutions.
 //!
 //! - [`RsNet`]: the library. Image files in, classes out, at a size or within a budget.
+//! - [`latency`]: how long passes take on this machine.
 //!
 //! ```no_run
 //! use rsflow_serve::{Budget, Options, RsNet};
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod latency;
 mod rs_net;
 
 pub use rs_net::{Answer, Budget, Options, RsNet};

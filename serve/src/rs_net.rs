@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::input_file;
@@ -13,6 +13,8 @@ use rsflow_model::nn::compute::{DeviceChoice, ExecConfig, Precision};
 use rsflow_model::nn::kernels::Fused;
 use rsflow_model::runtime::{Folding, Images, Prediction, Runtime};
 use rsflow_pipeline::{MAX_IMAGE_BYTES, preprocess};
+
+use crate::latency;
 
 /// How a checkpoint is loaded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -209,28 +211,12 @@ impl RsNet {
     /// # Errors
     /// The device fails.
     pub fn measure(&self) -> Result<Vec<Duration>> {
-        const WARM_UP: usize = 3;
-        const PASSES: usize = 9;
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = &*times {
             return Ok(times.clone());
         }
-        let mut measured = Vec::with_capacity(self.sizes.len());
-        for &size in &self.sizes {
-            let pixels = vec![128; 3 * (size as usize).pow(2)];
-            let mut logits = vec![0.0; self.runtime.classes().len()];
-            let mut passes = Vec::with_capacity(PASSES);
-            for pass in 0..WARM_UP + PASSES {
-                let start = Instant::now();
-                self.runtime
-                    .logits_into(Images::Bytes(&pixels), size, &mut logits)?;
-                if pass >= WARM_UP {
-                    passes.push(start.elapsed());
-                }
-            }
-            passes.sort_unstable();
-            measured.push(passes[PASSES / 2]);
-        }
+        let time = |&size| latency::pass_time(&self.runtime, size, 1, Duration::from_millis(200));
+        let measured = self.sizes.iter().map(time).collect::<Result<Vec<_>>>()?;
         *times = Some(measured.clone());
         Ok(measured)
     }

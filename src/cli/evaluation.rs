@@ -40,6 +40,14 @@ pub struct Eval {
     /// size, the predicted class and its probability. `rsflow compare` reads such files
     #[arg(long, value_name = "FILE", value_parser = path(), conflicts_with = "matrix")]
     pub predictions: Option<PathBuf>,
+    /// Measures latency and throughput at every size, too: of one image alone, and of the batch with the
+    /// most images a second, from pixels to logits. Let nothing else run
+    #[arg(long, conflicts_with = "matrix")]
+    pub latency: bool,
+    /// Draws top-1 against multiply-adds and against latency, as SVG. For the paper's networks on ImageNet its
+    /// published points are there, too
+    #[arg(long, value_name = "FILE.svg", requires = "latency", value_parser = path())]
+    pub plot: Option<PathBuf>,
     /// Measures batch norm statistics for the sizes that were not trained, on N training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub calibrate: Option<u64>,
@@ -52,7 +60,7 @@ pub struct Eval {
     /// Writes the checkpoint with the calibrated batch norms in it
     #[arg(long, value_name = "FILE", requires = "calibrate", value_parser = path())]
     pub store: Option<PathBuf>,
-    /// Replaces the files of --store, --predictions and --json if they exist
+    /// Replaces the files of --store, --predictions, --plot and --json if they exist
     #[arg(long)]
     pub force: bool,
     /// The share of an image's short side that is kept [default: as in the training's validation]

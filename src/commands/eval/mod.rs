@@ -4,6 +4,8 @@
 //! runs it.
 
 mod data;
+mod latency;
+mod plot;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
@@ -21,11 +23,12 @@ use super::usage::Usage;
 use super::{checkpoint, preprocess, sizes};
 use crate::catalogue;
 use crate::cli::{Eval, NormChoice};
-use crate::files::{check_output, checkpoint_of, is_stdout, write_json};
+use crate::files::{check_output, checkpoint_of, is_stdout, replace, write_json};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
 use crate::table;
 use data::{Half, Images};
+use latency::Latency;
 
 /// The node that measures.
 const EVALUATION: &str = "evaluation";
@@ -43,6 +46,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     for (option, file) in [
         ("--store", &arguments.store),
         ("--predictions", &arguments.predictions),
+        ("--plot", &arguments.plot),
     ] {
         if let Some(file) = file {
             ensure!(
@@ -54,7 +58,12 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
             check_output(file, option, arguments.force, &[&path])?;
         }
     }
-    let outputs = [&arguments.json, &arguments.store, &arguments.predictions];
+    let outputs = [
+        &arguments.json,
+        &arguments.store,
+        &arguments.predictions,
+        &arguments.plot,
+    ];
     let outputs: Vec<&Path> = outputs
         .into_iter()
         .flatten()
@@ -63,7 +72,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let mut distinct = outputs.iter().enumerate();
     ensure!(
         distinct.all(|(at, path)| !outputs[..at].contains(path)),
-        Usage("--json, --store and --predictions need a file each".to_owned())
+        Usage("--json, --store, --predictions and --plot need a file each".to_owned())
     );
     let tell = |line: &str| screen.line(line);
     let checkpoint = checkpoint::open(&path, &arguments.opening, tell)?;
@@ -92,6 +101,13 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     }
     // Results are printed even if a file cannot be written.
     let table = progress.last_table();
+    let latencies = match &table {
+        Some(table) if arguments.latency && finished.as_ref().is_ok_and(|run| !run.interrupted) => {
+            let sizes = sizes_of(table, metadata, &arguments.batch_norm);
+            latency::measure(arguments, &checkpoint, &sizes, &screen)?
+        }
+        _ => Vec::new(),
+    };
     if let Some(table) = &table {
         if !is_stdout(arguments.json.as_deref()) {
             writeln!(
@@ -99,7 +115,8 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
                 "{}\n{} ({} epochs), {} images",
                 match arguments.matrix {
                     true => table::matrix(table),
-                    false => table::render(table),
+                    false if latencies.is_empty() => table::render(table),
+                    false => latency::render(table, &latencies),
                 },
                 path.shown(),
                 metadata.epoch,
@@ -107,8 +124,15 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
             )?;
         }
         if let Some(json) = &arguments.json {
-            write_json(json, &as_json(&checkpoint, table), out)?;
+            write_json(json, &as_json(&checkpoint, table, &latencies), out)?;
         }
+    }
+    if let (Some(path), Some(table)) = (&arguments.plot, &table) {
+        let classes = metadata.classes.len();
+        let figure = plot::svg(&metadata.network, classes, table, &latencies)?;
+        let written = replace(path, figure.as_bytes());
+        written.with_context(|| format!("cannot write {}", path.shown()))?;
+        screen.line(&format!("{} has the figure", path.shown()));
     }
     if finished?.interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
@@ -127,15 +151,19 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 /// Keys may be added in time; none goes or changes its meaning.
-fn as_json(checkpoint: &Checkpoint, table: &Table) -> serde_json::Value {
-    json!({
+fn as_json(checkpoint: &Checkpoint, table: &Table, latencies: &[Latency]) -> serde_json::Value {
+    let mut value = json!({
         "checkpoint": checkpoint.path(),
         "weights": checkpoint.weights().to_string(),
         "epochs": checkpoint.metadata().epoch,
         "images": table.images,
         "rows": table.rows,
         "seconds": table.seconds,
-    })
+    });
+    if !latencies.is_empty() {
+        value["latencies"] = json!(latencies);
+    }
+    value
 }
 
 /// The recipe that measures what was asked for.
@@ -228,6 +256,19 @@ fn recipe(
         arguments.seed,
         nodes.join(",\n        ")
     ))
+}
+
+/// The sizes of a table, each with the batch norms that it was measured with.
+fn sizes_of(
+    table: &Table,
+    metadata: &Metadata,
+    chosen: &[(u32, NormChoice)],
+) -> Vec<(u32, NormsFrom)> {
+    let sizes = table.rows.iter().filter_map(|row| row.resolution);
+    let choice = |size| chosen.iter().find(|(of, _)| *of == size).map(|(_, c)| *c);
+    sizes
+        .map(|size| (size, sizes::norms(metadata, size, choice(size))))
+        .collect()
 }
 
 /// Pairs of sizes and the resolutions whose batch norms they run with. What is interpolated needs none.
