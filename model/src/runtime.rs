@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 use crate::checkpoint::{Checkpoint, NormsFrom, OVERFLOW};
 use crate::nn::compute::{ExecConfig, adopt_thread_count};
 use crate::nn::kernels::Kernels;
+use crate::nn::layers::Mode;
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::summary::Cost;
 use crate::nn::switchable::SwitchableNetwork;
@@ -183,6 +184,21 @@ impl Runtime {
         self.finish(&logits, out)
     }
 
+    /// What the classifier gets of images at one of the sizes, `[batch, features]`: as embeddings, to compare
+    /// images by.
+    ///
+    /// # Errors
+    /// As [`Runtime::logits`].
+    pub fn features(&self, images: Images<'_>, size: u32) -> Result<Vec<f32>> {
+        let at = self.position(size)?;
+        let state = &mut *self.state();
+        let images = state.images(images, size)?;
+        let features = state.net.pass(Mode::Evaluate)?.features(&images, at)?;
+        let mut out = vec![0.0; features.numel()];
+        self.finish(&features, &mut out)?;
+        Ok(out)
+    }
+
     /// The logits of the learned ensemble, `[batch, classes]`, of the same images at each of
     /// [`Runtime::ensemble_sizes`], in their order.
     ///
@@ -258,20 +274,25 @@ impl Runtime {
 }
 
 impl State {
-    fn logits(&mut self, images: Images<'_>, at: usize, size: u32) -> Result<Tensor> {
+    /// On the device.
+    fn images(&self, images: Images<'_>, size: u32) -> Result<Tensor> {
         adopt_thread_count();
         let count = images.count(size)?;
-        let images = match images {
-            Images::Bytes(bytes) => self.transfer.pixels(bytes, count, size)?,
+        match images {
+            Images::Bytes(bytes) => self.transfer.pixels(bytes, count, size),
             Images::Normalized(values) => {
                 // oneDNN's max(x, 0) makes a 0 of what is not a number.
                 let bad = values.iter().position(|value| !value.is_finite());
                 if let Some(at) = bad {
                     bail!("value {at} of the images is not finite");
                 }
-                self.transfer.normalized_values(values, count, size)?
+                self.transfer.normalized_values(values, count, size)
             }
-        };
+        }
+    }
+
+    fn logits(&mut self, images: Images<'_>, at: usize, size: u32) -> Result<Tensor> {
+        let images = self.images(images, size)?;
         let logits = self.passes[at].logits(&self.net, &[at], &[images])?;
         logits.into_iter().next().context("a pass without logits")
     }

@@ -184,6 +184,24 @@ fn the_ensemble_is_that_of_the_network() {
 }
 
 #[test]
+fn features_are_what_the_classifier_gets() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(&resnet(18, 8), folder.path());
+    let compute = ExecConfig::cpu(Kind::Float).with_kernels(Fused::Auto);
+    let runtime = Runtime::open(&checkpoint, &sizes(), compute, Folding::Auto).unwrap();
+    let plain = checkpoint
+        .network(&SIZES, &SIZES, ExecConfig::cpu(Kind::Float))
+        .unwrap();
+    let part = |name: &str| plain.parameters().tensor(&format!("fc.{name}")).unwrap();
+    let pixels = pixels(2, 48);
+    let features = runtime.features(Images::Bytes(&pixels), 48).unwrap();
+    let rows = Tensor::from_slice(&features).reshape([2, -1]);
+    let logits = rows.linear(&part("weight"), Some(&part("bias")));
+    let found = runtime.logits(Images::Bytes(&pixels), 48).unwrap();
+    assert!(off(&found, &values(&logits)) < 1e-6);
+}
+
+#[test]
 fn what_does_not_fit_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(&resnet(18, 8), folder.path());

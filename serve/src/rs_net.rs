@@ -176,6 +176,17 @@ impl RsNet {
         answer.with_context(|| path.shown().to_string())
     }
 
+    /// An embedding of an image file in memory: what the classifier gets of it, at a size. Images that look alike
+    /// to the network have embeddings with a cosine near 1.
+    ///
+    /// # Errors
+    /// As [`RsNet::classify`].
+    pub fn embed(&self, file: &[u8], at: impl Into<Budget>) -> Result<Vec<f32>> {
+        let size = self.size_within(at.into())?;
+        let pixels = self.pixels(file, size)?;
+        self.runtime.features(Images::Bytes(&pixels), size)
+    }
+
     /// The size that a budget allows.
     ///
     /// # Errors

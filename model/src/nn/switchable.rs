@@ -328,6 +328,14 @@ impl Pass<'_> {
         })
     }
 
+    /// See [`layers::Pass::features`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn features(&self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
+        tch::no_grad(|| self.layers.features(images, resolution_index))
+    }
+
     /// See [`layers::Pass::activation_sums`].
     pub fn activation_sums(&self) -> Vec<&Tensor> {
         self.layers.activation_sums()

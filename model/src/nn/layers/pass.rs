@@ -166,6 +166,31 @@ impl<'m> Pass<'m> {
         Ok(output)
     }
 
+    /// What the classifier gets, in [`Mode::Evaluate`]: the last feature maps averaged over their pixels,
+    /// `[batch, features]` in the dtype of the parameters.
+    ///
+    /// # Errors
+    /// As [`Pass::forward`]; another mode.
+    pub fn features(&self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
+        ensure!(self.mode == Mode::Evaluate, "features are for inference");
+        ensure!(
+            resolution_index < self.modules.resolutions,
+            "there is no resolution {resolution_index}: the network has {}",
+            self.modules.resolutions
+        );
+        let before = match self.modules.modules.as_slice() {
+            [before @ .., Module::Linear { .. }] => before,
+            _ => bail!("the network has no classifier at its end"),
+        };
+        let compute = &self.modules.compute;
+        let images = images.f_to_kind(compute.compute_dtype)?;
+        let mut fits = Vec::new();
+        fits.resize_with(self.levels.len(), || None);
+        let at = (resolution_index, &Drops::default());
+        let features = self.run(before, &images, at, &mut fits)?;
+        Ok(features.f_to_kind(compute.dtype)?)
+    }
+
     /// The sums over activations that [`Pass::update_bases`] fits bases to: of several processes, those of
     /// all together. Those over weights are the same in each.
     pub fn activation_sums(&self) -> Vec<&Tensor> {
