@@ -17,9 +17,22 @@ use crate::disk;
 /// What the file system says (no such folder, no permission, disk full), without the path. The
 /// temporary file is gone then, and what was at `path` is still there.
 pub fn write(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    write_checked(path, write, |_| Ok(()))
+}
+
+/// The same, but the file takes its name only if `check`, which gets its temporary name, finds no error.
+///
+/// # Errors
+/// As [`write()`]; that of `check`.
+pub fn write_checked(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     path.file_name().context("it is not the path of a file")?;
     let (temporary, file) = temporary(path, disk::create_new)?;
     let written = write(&mut Whole(&file))
+        .and_then(|()| check(&temporary))
         .and_then(|()| Ok(disk::sync(&file)?))
         .and_then(|()| Ok(disk::rename(&temporary, path)?));
     if written.is_err() {
@@ -178,6 +191,13 @@ mod tests {
             anyhow::bail!("no more")
         });
         assert_eq!(failed.unwrap_err().to_string(), "no more");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        let wrong = |written: &Path| {
+            assert_eq!(fs::read(written)?, b"new");
+            anyhow::bail!("it is wrong")
+        };
+        let refused = write_checked(&path, |file| Ok(file.write_all(b"new")?), wrong);
+        assert_eq!(refused.unwrap_err().to_string(), "it is wrong");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         write_cache(&path, b"cached").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"cached");
