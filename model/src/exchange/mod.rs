@@ -1,3 +1,6 @@
 //! Import from other programs' files, and export to them.
 
+pub mod onnx;
 pub mod pth;
+pub mod single;
+pub mod torchscript;

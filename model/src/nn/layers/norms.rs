@@ -126,7 +126,7 @@ impl Norms {
     }
 
     /// The name of one of these tensors for the images of `resolution`.
-    pub(super) fn name(&self, layer: &str, resolution: u32, part: &str) -> String {
+    pub(crate) fn name(&self, layer: &str, resolution: u32, part: &str) -> String {
         let shared = self.options.affine == Affine::Shared && matches!(part, "weight" | "bias");
         match shared {
             true => format!("{layer}.{part}"),

@@ -78,6 +78,16 @@ impl Levels {
         })
     }
 
+    /// In rising order, `[quantizers, 2^bits]`.
+    pub(crate) fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// `[quantizers, 2^bits - 1]`: a value greater than one of them belongs to a higher level.
+    pub(crate) fn thresholds(&self) -> &Tensor {
+        &self.thresholds
+    }
+
     /// Quantizes `values`, `[quantizers, ...]` (any shape if there is one quantizer), to the
     /// nearest levels; a midpoint to the lower one. `in_place`: the output takes the memory of
     /// `values`, which the backward pass must not need.

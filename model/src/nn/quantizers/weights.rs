@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Kind, Tensor, no_grad};
 
 use super::basis::QUARTILE;
-use super::levels::{Fit, Levels};
+use super::levels::{Fit, Levels, levels_by_code};
 
 /// The lower code; the upper one is 1.
 pub(super) const LOW_CODE: f64 = -1.0;
@@ -30,6 +30,19 @@ pub fn initial_basis(shape: [i64; 4], bits: i64) -> f64 {
 /// The number of bits is not in [`BITS`](super::BITS).
 pub fn levels(basis: &Tensor) -> Result<Levels> {
     Levels::new(basis, LOW_CODE).context("invalid weight quantizer")
+}
+
+/// The quantized `weight`, `[out_channels, ...]`, as a table: the number of the level of each value, uint8
+/// `[out_channels, values]`, and the levels, `[out_channels, 2^bits]`.
+///
+/// # Errors
+/// Shapes that do not match.
+pub(crate) fn as_table(weight: &Tensor, basis: &Tensor) -> Result<(Tensor, Tensor)> {
+    no_grad(|| {
+        let values = weight.f_reshape([basis.size2()?.0, -1])?;
+        let numbers = levels(basis)?.encode(&values)?.f_to_kind(Kind::Uint8)?;
+        Ok((numbers, levels_by_code(basis, LOW_CODE)?))
+    })
 }
 
 /// The ridge-regression basis of the weights with their current codes: `(B'B + eps I)^-1 (B'w + eps
