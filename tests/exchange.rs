@@ -517,7 +517,7 @@ fn what_cannot_be_exchanged_is_told() {
         (
             export("there.safetensors", "timm", "new.safetensors"),
             2,
-            &["--to timm need --size: one of [128, 112, 96]"],
+            &["--to timm needs --size: one of [128, 112, 96], another one, or all"],
         ),
         (
             [
@@ -526,7 +526,7 @@ fn what_cannot_be_exchanged_is_told() {
             ]
             .concat(),
             2,
-            &["--size and --batch-norm need --to torchvision or --to timm"],
+            &["--size needs --to onnx, torchscript, torchvision or timm"],
         ),
         (
             [
@@ -538,9 +538,9 @@ fn what_cannot_be_exchanged_is_told() {
             &["--batch-norm 96=lerp", "between two of the resolutions"],
         ),
         (
-            export("there.safetensors", "onnx", "new.safetensors"),
+            export("there.safetensors", "tflite", "new.safetensors"),
             2,
-            &["possible values: pth-names, torchvision, timm, packed"],
+            &["possible values: pth-names, torchvision, timm, packed, onnx, torchscript"],
         ),
     ];
     for (arguments, code, expected) in cases {

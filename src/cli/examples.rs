@@ -159,7 +159,31 @@ A network in DataParallel needs --prefix module.
 
 and in Python, with torchvision or timm alone:
   model = torchvision.models.resnet50()
-  model.load_state_dict(safetensors.torch.load_file(\"resnet50_160.safetensors\"))";
+  model.load_state_dict(safetensors.torch.load_file(\"resnet50_160.safetensors\"))
+
+These files are safetensors, whatever their names end with.
+
+  rsflow export best.safetensors --to onnx --size 160 --out net.onnx
+  rsflow export best.safetensors --to onnx --size all --input bytes --softmax --out net.onnx
+  rsflow export best.safetensors --to onnx --size 144 --batch-norm 128 --batch 8 --out net.onnx
+  rsflow export best.safetensors --to torchscript --size 160 --out net.pt
+
+and in Python, with onnxruntime or torch alone:
+  session = onnxruntime.InferenceSession(\"net.onnx\")
+  logits, = session.run(None, {\"images\": images})
+  logits = torch.jit.load(\"net.pt\")(images)
+
+The network has one size and its batch norms. Images are resized and cropped outside of it. How, says
+the metadata of an ONNX file (session.get_modelmeta().custom_metadata_map), and the extra file
+rsflow.json in a TorchScript file; both have the classes, too. With --input float the caller
+normalizes: values are (bytes / 255 - mean) / std, as for torchvision's networks. With --input bytes
+the network normalizes.
+
+Every file is read back, run on 8 random images and compared with the checkpoint's network in
+float32. If outputs differ by more than 0.0001 of the largest one, the file is not kept.
+Weights of quantized networks are written as codes and tables of levels; the arithmetic is float32.
+With quantized activations another program's rounding can move a value to the next level, which
+changes single outputs by a few percent.";
 
 pub const CHECK_EXAMPLES: &str = "\
 Examples:

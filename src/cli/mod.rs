@@ -11,8 +11,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
 use examples::*;
-pub use values::NormChoice;
 use values::*;
+pub use values::{BatchSize, NormChoice, SizeChoice};
 
 /// Trains and runs resolution switchable networks: one network that can be switched between input
 /// resolutions at run time.
@@ -231,13 +231,23 @@ pub struct Export {
     /// The same as --to packed
     #[arg(long, conflicts_with = "to")]
     pub packed: bool,
-    /// The size of the images, for a network of torchvision or timm, which has one
-    #[arg(long, value_name = "S")]
-    pub size: Option<u32>,
+    /// The size of the images, for the forms whose networks have one. Several (160,128), or all (every
+    /// size with batch norms of its own), write a file each: net.160.onnx and net.128.onnx for net.onnx
+    #[arg(long, visible_alias = "sizes", value_delimiter = ',', value_name = "S", value_parser = size_choice)]
+    pub size: Vec<SizeChoice>,
     /// The resolution whose batch norms it gets, nearest, or lerp: interpolated between those of the next
     /// resolutions below and above [default: the size's own, or lerp]
     #[arg(long, value_name = "RESOLUTION", value_parser = norm, requires = "size")]
     pub batch_norm: Option<NormChoice>,
+    /// What the network in an onnx or torchscript file gets [default: float]
+    #[arg(long, value_enum)]
+    pub input: Option<InputForm>,
+    /// The number of images in a batch of an onnx file, or dynamic [default: dynamic]
+    #[arg(long, value_name = "N", value_parser = batch_size)]
+    pub batch: Option<BatchSize>,
+    /// The network in an onnx or torchscript file ends with a softmax: probabilities in place of logits
+    #[arg(long)]
+    pub softmax: bool,
     /// The file to write
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: PathBuf,
@@ -253,7 +263,7 @@ pub struct Export {
 }
 
 /// Formats that a checkpoint is exported to.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Form {
     /// A safetensors file under the names of the reference implementation's state dict
     PthNames,
@@ -264,6 +274,20 @@ pub enum Form {
     /// A checkpoint of a quantized network for inference only, its weights packed to their number of
     /// bits; `eval` and `predict` read it like any other
     Packed,
+    /// An ONNX file (operator set 17) with the network for one size, for ONNX Runtime, OpenVINO or
+    /// TensorRT
+    Onnx,
+    /// A TorchScript file of the same, for torch.jit.load or libtorch
+    Torchscript,
+}
+
+/// What an exported network gets.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum InputForm {
+    /// uint8 [batch, S, S, 3], red, green, blue: the network normalizes them itself
+    Bytes,
+    /// float32 [batch, 3, S, S], normalized by the caller as the command's output says
+    Float,
 }
 
 /// `rsflow check`.

@@ -72,6 +72,39 @@ pub(super) fn norm(text: &str) -> Result<NormChoice, String> {
     }
 }
 
+/// A size to export a network for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeChoice {
+    /// This one, in pixels.
+    Of(u32),
+    /// All that have batch norms of their own.
+    All,
+}
+
+/// A size, or `all`.
+pub(super) fn size_choice(text: &str) -> Result<SizeChoice, String> {
+    match text.trim() {
+        "all" => Ok(SizeChoice::All),
+        number => {
+            let of = number.parse().map(SizeChoice::Of);
+            of.map_err(|_| "expected a size such as 160, or all".to_owned())
+        }
+    }
+}
+
+/// The number of images in a batch, or `dynamic`, which is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSize(pub Option<u32>);
+
+pub(super) fn batch_size(text: &str) -> Result<BatchSize, String> {
+    if text == "dynamic" {
+        return Ok(BatchSize(None));
+    }
+    let size = text.parse().ok().filter(|size| (1..=65536).contains(size));
+    let size = size.ok_or_else(|| "expected dynamic, or a number such as 8".to_owned())?;
+    Ok(BatchSize(Some(size)))
+}
+
 /// `SIZE=RESOLUTION`.
 pub(super) fn size_and_norm(text: &str) -> Result<(u32, NormChoice), String> {
     let pair = text
