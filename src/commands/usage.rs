@@ -33,8 +33,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 
 /// An error of libtorch without the functions of C++ that it came through.
 fn without_frames(text: &str) -> &str {
-    let end = text.find("\nException raised from").unwrap_or(text.len());
-    text[..end].trim_end()
+    let begins = ["\nException raised from", "\nframe #0: "];
+    let ends = begins.iter().filter_map(|begin| text.find(begin));
+    text[..ends.min().unwrap_or(text.len())].trim_end()
 }
 
 /// The command line is wrong: exit code 2.
@@ -49,4 +50,20 @@ pub fn check_folder(folder: &Path) -> Result<()> {
         Usage(format!("there is no folder {}", folder.shown()))
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_frames;
+
+    #[test]
+    fn what_an_error_came_through_is_left_out() {
+        for after in [
+            "",
+            "\nframe #0: c10::alloc_cpu(unsigned long)\nframe #1: main",
+            "\nException raised from check at it.cpp:1 (most recent call first):\nframe #0: main",
+        ] {
+            assert_eq!(without_frames(&format!("no memory{after}")), "no memory");
+        }
+    }
 }
