@@ -10,6 +10,7 @@ use rsflow_model::checkpoint::{Checkpoint, Metadata, NormsFrom, packed, write_at
 use rsflow_model::exchange::pth::{self, Names};
 use rsflow_model::exchange::single::{Input, Options};
 use rsflow_model::exchange::{onnx, torchscript};
+use rsflow_model::nn::compute::is_out_of_memory;
 use rsflow_model::nn::layers::NormOptions;
 use rsflow_model::nn::networks::Network;
 use rsflow_model::nn::transfer::Channels;
@@ -220,7 +221,13 @@ fn graph(
         Form::Torchscript => torchscript::export,
         _ => onnx::export,
     };
-    let exported = export(checkpoint, &options, path, &|line| say(line))?;
+    let exported = export(checkpoint, &options, path, &|line| say(line));
+    let exported = exported.map_err(|error| match is_out_of_memory(&error) {
+        true => error.context(format!(
+            "not enough memory to run the network on images of {size} pixels; a smaller --size takes less"
+        )),
+        false => error,
+    })?;
     let what = match options.input {
         Input::Float => single(metadata, size, options.norms),
         Input::Bytes => format!(
