@@ -183,7 +183,7 @@ Every file is read back, run on 8 random images and compared with the checkpoint
 float32. If outputs differ by more than 0.0001 of the largest one, the file is not kept.
 Weights of quantized networks are written as codes and tables of levels; the arithmetic is float32.
 With quantized activations another program's rounding can move a value to the next level, which
-changes single outputs by a few percent.";
+changes the outputs of that image by some percent.";
 
 pub const CHECK_EXAMPLES: &str = "\
 Examples:
