@@ -8,7 +8,9 @@ fn main() {
     let Some(libtorch) = std::env::var_os("LIBTORCH").map(PathBuf::from) else {
         return;
     };
-    // The path as given comes first: `.libtorch/torch` is a link, and a program that follows it
+    // In an archive that was made to be copied, libtorch lies beside the program.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
+    // In the checkout, the path as given comes first: `.libtorch/torch` is a link, and a program that follows it
     // needs no new build when setup points it elsewhere. Where the link led on the day of the
     // build comes second: a program outlives the checkout that built it.
     for path in [std::path::absolute(&libtorch), libtorch.canonicalize()]

@@ -1,9 +1,11 @@
 //! Project automation: everything that is done to this checkout by more than one plain command.
 //!
-//! One file per subcommand ([`setup`], [`quickstart`], [`mod@test`], [`mod@bench`], [`scaling`]); what
+//! One file per subcommand ([`setup`], [`quickstart`], [`mod@test`], [`mod@bench`], [`package`],
+//! [`scaling`]); what
 //! they share, where this checkout is and how cargo is called in it, is in [`workspace`].
 
 mod bench;
+mod package;
 mod quickstart;
 mod scaling;
 mod setup;
@@ -35,6 +37,7 @@ enum Command {
     Quickstart(quickstart::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Package(package::Arguments),
     Scaling(scaling::Arguments),
 }
 
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Quickstart(arguments) => quickstart::run(&workspace, arguments),
         Command::Test(arguments) => test::run(&workspace, arguments),
         Command::Bench(arguments) => bench::run(&workspace, arguments),
+        Command::Package(arguments) => package::run(&workspace, arguments),
         Command::Scaling(arguments) => scaling::run(&workspace, arguments),
     });
     match result {

@@ -79,6 +79,17 @@ impl Workspace {
         self.build("release", build)
     }
 
+    /// The program and the C library of a profile.
+    pub fn build_package(&self, profile: &str) -> Result<PathBuf> {
+        self.build(
+            profile,
+            match profile {
+                "release" => "build --release --workspace --bins --lib",
+                _ => "build --workspace --bins --lib",
+            },
+        )
+    }
+
     /// The same in debug mode, as `cargo xtask test` builds it.
     pub fn build_debug(&self) -> Result<PathBuf> {
         self.build("debug", "build --workspace --bins --tests")
