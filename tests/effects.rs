@@ -79,6 +79,7 @@ fn effects_on_the_process_are_in_one_place() {
         "pipeline/src",
         "model/src",
         "model/native",
+        "serve/src",
     ] {
         sources(&root.join(folder), &mut files);
     }

@@ -66,6 +66,19 @@ pub enum PreprocessError {
 /// # Errors
 /// Damage and unsupported files; a size or a side of 0.
 pub fn pixels(by: &Preprocess, bytes: &[u8], size: u32) -> Result<Vec<u8>, PreprocessError> {
+    let mut sizes = pixels_at(by, bytes, &[size])?;
+    Ok(sizes.swap_remove(0))
+}
+
+/// The same at several sizes, of an image that is decoded once.
+///
+/// # Errors
+/// As [`pixels`].
+pub fn pixels_at(
+    by: &Preprocess,
+    bytes: &[u8],
+    sizes: &[u32],
+) -> Result<Vec<Vec<u8>>, PreprocessError> {
     let (header, orientation) = open(by, bytes)?;
     let mut decoder = Decoder::new();
     let whole = header.whole();
@@ -76,13 +89,16 @@ pub fn pixels(by: &Preprocess, bytes: &[u8], size: u32) -> Result<Vec<u8>, Prepr
         resizer.resize(decoded, plan, &mut out)?;
         Ok::<_, ResizeError>(out)
     };
-    match outputs(by, &header, &[size]) {
-        Outputs::Rendered(plans) => Ok(rendered(&plans[0])?),
+    match outputs(by, &header, sizes) {
+        Outputs::Rendered(plans) => Ok(plans.iter().map(rendered).collect::<Result<_, _>>()?),
         Outputs::Sampled { picture: plan, .. } => {
             let picture = rendered(&plan)?;
-            let mut out = vec![0; size as usize * size as usize * 3];
-            resizer.sample_nearest(&picture, plan.size, &mut out, size)?;
-            Ok(out)
+            let sampled = sizes.iter().map(|&size| {
+                let mut out = vec![0; size as usize * size as usize * 3];
+                resizer.sample_nearest(&picture, plan.size, &mut out, size)?;
+                Ok::<_, ResizeError>(out)
+            });
+            Ok(sampled.collect::<Result<_, _>>()?)
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`RsNet`]: the library. Image files in, classes out, at a size or within a budget.
 //! - [`latency`]: how long passes take on this machine.
+//! - [`server`]: the same over HTTP, where the load decides about the size (feature `http`, on by default).
 //!
 //! ```no_run
 //! use rsflow_serve::{Budget, Options, RsNet};
@@ -19,6 +20,8 @@
 
 pub mod latency;
 mod rs_net;
+#[cfg(feature = "http")]
+pub mod server;
 
 pub use rs_net::{Answer, Budget, Options, RsNet};
 pub use rsflow_model::runtime::{Folding, Images, Prediction, Runtime};

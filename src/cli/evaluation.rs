@@ -113,7 +113,7 @@ pub enum Which {
 }
 
 /// What is read of a checkpoint, and how much of it is checked.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Opening {
     /// Which of the checkpoint's weights, if its run kept an average of them: trained or average
     /// [default: average]
@@ -127,7 +127,7 @@ pub struct Opening {
 }
 
 /// Device and precision.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Computing {
     /// Where to compute: auto, cpu, cuda, or cuda:1 for another GPU than the first
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]

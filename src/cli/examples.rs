@@ -8,6 +8,7 @@ Examples:
   rsflow profile recipes/quickstart.ron        where the time goes, and which parameter to change
   rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 96
   rsflow predict --checkpoint best.safetensors --size 96 cat.jpg
+  rsflow serve --checkpoint best.safetensors   over HTTP, at the resolution that the load allows
   rsflow nodes RandomResizedCrop               what a node does, and its parameters
   rsflow graph recipes/resnet50_kd.ron --format svg > graph.svg
   rsflow bench recipes/resnet50_kd.ron --only step  how fast a training step is here
@@ -120,6 +121,40 @@ Examples:
   rsflow predict --checkpoint best.safetensors --size 224 --top 1 --json - photos/*.jpg
 
 Only the shared weights and one set of batch norms are loaded.";
+
+pub const SERVE_EXAMPLES: &str = "\
+Examples:
+  rsflow serve --checkpoint runs/mine
+  rsflow serve --checkpoint best.safetensors --listen 0.0.0.0:8080 --deadline-ms 100 --floor 128
+  curl --data-binary @cat.jpg 'http://127.0.0.1:8080/v1/classify?top=3'
+  curl --data-binary @cat.jpg 'http://127.0.0.1:8080/v1/classify?size=160&deadline_ms=200'
+
+Before each batch, it takes the largest size with which all that waits is answered by its deadline, by
+the times that it measured at the start and corrects while it runs. If requests come faster than a size
+can sustain, that size is used only while the queue is short. After a request was refused or late, the
+smallest is used for a second. A request that cannot be in time even at the smallest size is refused at
+once: 503 with Retry-After. One that waited too long gets 504. An answer that is computed is sent, late or
+not.
+
+Routes:
+  /                    a page: state, resolution in use, latency; try a picture there
+  /v1/classify         POST an image file; ?top=5&size=auto|ensemble|PIXELS&deadline_ms=MS
+  /v1/status           what the page shows, as JSON
+  /v2/...              Open Inference Protocol, with binary tensors: clients of Triton and KServe.
+                       An inference has one input: `images` (BYTES: image files), `pixels` (UINT8
+                       [n, size, size, 3], RGB) or `normalized` (FP32 [n, 3, size, size]); outputs
+                       `logits`, `probabilities`, `resolution`; parameters `size`, `deadline_ms`
+  /v2/repository/models/NAME/load
+                       POST: load the checkpoint again, as SIGHUP does. The network that is there
+                       answers until the new one is warm, and stays if the file is damaged
+  /metrics             for Prometheus
+
+SIGTERM or Ctrl-C: no new connections, what is in flight is answered (for at most 30 s), exit code 0.
+If the device fails, /v2/health/live says 503 and the exit code is 1.
+
+Answers are those of `rsflow predict`, bit for bit, where a batch has one image. In larger batches libtorch may
+sum in another order, which changes the last bits. There is no encryption and no access control: put a proxy
+before it where others can reach it.";
 
 pub const IMPORT_EXAMPLES: &str = "\
 Examples:

@@ -2,6 +2,7 @@
 
 mod evaluation;
 mod examples;
+mod serve;
 mod values;
 
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
 use examples::*;
+pub use serve::{Serve, Switch};
 use values::*;
 pub use values::{BatchSize, NormChoice, SizeChoice};
 
@@ -49,6 +51,9 @@ pub enum Command {
     /// Classify images at one resolution
     #[command(after_help = PREDICT_EXAMPLES)]
     Predict(Predict),
+    /// Serve a checkpoint over HTTP; the load decides about the resolution of each batch
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Serve),
     /// Convert a checkpoint or weights written by PyTorch
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Import),

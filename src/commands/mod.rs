@@ -17,6 +17,7 @@ mod preprocess;
 mod profile;
 mod recipes;
 mod run;
+mod serve;
 mod sizes;
 mod summary;
 mod sweep;
@@ -52,6 +53,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             })
         }
         Command::Summary(arguments) => summary::run(&arguments, &mut out),
+        Command::Serve(arguments) => serve::run(&arguments, &mut out),
         Command::Import(arguments) => import::run(&arguments, &mut out),
         Command::Export(arguments) => export::run(&arguments, &mut out),
         Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),

@@ -102,6 +102,42 @@ pub fn end_on_signals() -> Result<()> {
     Ok(())
 }
 
+/// What signals ask of a server.
+pub enum Asked {
+    Stop,
+    Reload,
+}
+
+/// Has signals stop a server, or reload its network (SIGHUP, also under `nohup`), from here to the end of the
+/// program. A second signal that stops it ends the program at once.
+///
+/// # Errors
+/// The system has no more file descriptors or threads.
+pub fn on_signals(act: impl Fn(Asked) + Send + 'static) -> Result<()> {
+    let mut signals = Signals::new(ENDING).context("cannot listen to signals")?;
+    let listen = move || {
+        let mut is_stopping = false;
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => act(Asked::Reload),
+                _ if is_stopping => exit_at_once(INTERRUPTED),
+                _ => {
+                    is_stopping = true;
+                    act(Asked::Stop);
+                }
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    thread.spawn(listen).context("cannot listen to signals")?;
+    Ok(())
+}
+
+/// Ends the program, although other threads may still compute.
+pub fn end_at_once(code: u8) -> ! {
+    exit_at_once(code)
+}
+
 /// The number of threads of this process; known on Linux only.
 fn threads() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())

@@ -1,0 +1,121 @@
+//! Connections: how many, how slow, how large.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::problem::Problem;
+
+/// Open connections; who comes then waits in the system's queue.
+const CONNECTIONS: usize = 4096;
+/// For the head of a request, and for the pause between two of them.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// For all of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// All bodies together, in KiB.
+const BODIES: usize = 1 << 20;
+/// When no connection can be taken (too many open files), the next attempt comes after this.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes connections until it is stopped, and returns when the last one is closed.
+pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let open = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(64 << 10);
+    loop {
+        let accept = async {
+            // Never closed.
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            accepted = accept => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        // An answer is one small packet.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection = open.watch(connection);
+        tokio::spawn(async move {
+            // Whatever ends it (the client is gone, or wrote nonsense), it is the client's affair.
+            let _ = connection.await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    open.shutdown().await;
+}
+
+/// The memory that the bodies of all requests may take.
+pub(super) struct Budget(Arc<Semaphore>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget(Arc::new(Semaphore::new(BODIES)))
+    }
+}
+
+/// A body, and its share of the memory for bodies.
+pub(super) struct Whole {
+    pub bytes: Bytes,
+    _share: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// Reads a body of at most so many bytes.
+    pub async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        most: usize,
+    ) -> Result<Whole, Problem> {
+        let encoding = headers.get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| encoding != "identity") {
+            return Err(Problem::unsupported("the body must not be compressed"));
+        }
+        let too_large = || Problem::too_large(format!("the body has more than {most} bytes"));
+        let declared = headers.get(header::CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+        let length: usize = declared.unwrap_or(most);
+        if length > most {
+            return Err(too_large());
+        }
+        let share = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+        let share = Arc::clone(&self.0).try_acquire_many_owned(share);
+        let share = share.map_err(|_| {
+            Problem::unavailable("the server is busy: too many bodies are being read", 1.0)
+        })?;
+        let body = Limited::new(body, most).collect();
+        let body = tokio::time::timeout(BODY_TIMEOUT, body).await;
+        let body = body.map_err(|_| {
+            let text = format!("the body took more than {} s", BODY_TIMEOUT.as_secs());
+            Problem::new(axum::http::StatusCode::REQUEST_TIMEOUT, text)
+        })?;
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => too_large(),
+            false => Problem::bad("the body ended early"),
+        })?;
+        Ok(Whole {
+            bytes: body.to_bytes(),
+            _share: share,
+        })
+    }
+}

@@ -1,0 +1,690 @@
+//! The server over HTTP, with a network that only sleeps: refusals, deadlines, cancelling, draining, failures.
+
+#[path = "common/client.rs"]
+mod client;
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use client::{Reply, begin, get, post, send};
+use rsflow_pipeline::preprocess::{PreprocessError, pixels_at};
+use rsflow_serve::server::device::{At, Network};
+use rsflow_serve::server::{Config, Control, Server};
+use rsflow_serve::{Images, Prediction};
+
+/// What tests do to the device.
+#[derive(Default)]
+struct Switches {
+    /// While it is closed, batches do not end.
+    is_closed: Mutex<bool>,
+    opened: Condvar,
+    fails: AtomicBool,
+    /// Images computed after the warm-up, and batches begun.
+    images: AtomicUsize,
+    batches: AtomicUsize,
+}
+
+impl Switches {
+    fn close(&self, closed: bool) {
+        *self.is_closed.lock().unwrap() = closed;
+        self.opened.notify_all();
+    }
+
+    fn reset(&self) {
+        self.images.store(0, SeqCst);
+        self.batches.store(0, SeqCst);
+    }
+}
+
+/// Its logits are an image's first byte and its size. A byte of 13 has no logits.
+struct Sleeper {
+    classes: Vec<String>,
+    image: Duration,
+    switches: Arc<Switches>,
+}
+
+impl Network for Sleeper {
+    fn sizes(&self) -> Vec<u32> {
+        vec![64, 32]
+    }
+
+    fn ensemble(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn source(&self) -> String {
+        "sleeper\u{1b}[31m".to_owned()
+    }
+
+    fn pixels(&self, file: &[u8], sizes: &[u32]) -> Result<Vec<Vec<u8>>, PreprocessError> {
+        match file {
+            [b'#', first] => {
+                let pixels = sizes
+                    .iter()
+                    .map(|&size| vec![*first; 3 * (size * size) as usize]);
+                Ok(pixels.collect())
+            }
+            file => pixels_at(&rsflow_graph::Preprocess::default(), file, sizes),
+        }
+    }
+
+    fn top(&self, logits: &[f32], top: usize) -> Vec<Prediction> {
+        let all = logits.iter().enumerate().take(top);
+        all.map(|(index, logit)| Prediction {
+            class: self.classes[index].clone(),
+            index,
+            probability: f64::from(*logit),
+        })
+        .collect()
+    }
+
+    fn logits(&self, at: At, images: &[Images<'_>]) -> Result<Vec<f32>> {
+        let At::Size(size) = at else {
+            bail!("there is no ensemble")
+        };
+        let count = images[0].count(size)?;
+        self.switches.batches.fetch_add(1, SeqCst);
+        let closed = self.switches.is_closed.lock().unwrap();
+        drop(
+            self.switches
+                .opened
+                .wait_while(closed, |closed| *closed)
+                .unwrap(),
+        );
+        if self.switches.fails.load(SeqCst) {
+            bail!("CUDA error: an illegal memory access was encountered");
+        }
+        thread::sleep(self.image * count as u32 * size / 64);
+        self.switches.images.fetch_add(count, SeqCst);
+        let firsts: Vec<f32> = match images[0] {
+            Images::Bytes(bytes) => bytes
+                .chunks(bytes.len() / count)
+                .map(|image| image[0].into())
+                .collect(),
+            Images::Normalized(values) => values
+                .chunks(values.len() / count)
+                .map(|image| image[0])
+                .collect(),
+        };
+        if firsts.contains(&13.0) {
+            bail!("the outputs are not finite");
+        }
+        Ok(firsts
+            .into_iter()
+            .flat_map(|first| [first, size as f32])
+            .collect())
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    control: Control,
+    switches: Arc<Switches>,
+    said: Arc<Mutex<Vec<String>>>,
+    server: JoinHandle<Result<()>>,
+}
+
+fn config() -> Config {
+    Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        name: "sleeper".to_owned(),
+        deadline: Duration::from_secs(60),
+        switching: true,
+        floor: None,
+        max_batch: 4,
+        queue: 8,
+    }
+}
+
+/// A server that is ready.
+fn start(config: Config, image: Duration) -> Running {
+    let switches = Arc::new(Switches::default());
+    let of_load = Arc::clone(&switches);
+    let load = move || {
+        Ok(Box::new(Sleeper {
+            classes: vec!["byte".to_owned(), "size".to_owned()],
+            image,
+            switches: Arc::clone(&of_load),
+        }) as Box<dyn Network>)
+    };
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let of_tell = Arc::clone(&said);
+    let tell = Arc::new(move |line: &str| of_tell.lock().unwrap().push(line.to_owned()));
+    let server = Server::bind(config, Arc::new(load), tell).unwrap();
+    let (address, control) = (server.address(), server.control());
+    let (ready, wait) = mpsc::channel();
+    let server = thread::spawn(move || server.run(|_| ready.send(()).unwrap()));
+    wait.recv().unwrap();
+    switches.reset();
+    Running {
+        address,
+        control,
+        switches,
+        said,
+        server,
+    }
+}
+
+impl Running {
+    fn stop(self) {
+        self.control.stop();
+        self.server.join().unwrap().unwrap();
+    }
+
+    /// An image whose first byte is `first`.
+    fn image(&self, query: &str, first: u8) -> TcpStream {
+        begin(
+            self.address,
+            "POST",
+            &format!("/v1/classify?{query}"),
+            &[],
+            &[b'#', first],
+        )
+    }
+
+    /// The device is closed, and has begun a batch.
+    fn close_with_one(&self) -> TcpStream {
+        self.switches.close(true);
+        let first = self.image("", 1);
+        until(|| self.switches.batches.load(SeqCst) == 1);
+        first
+    }
+
+    fn waiting(&self) -> u64 {
+        get(self.address, "/v1/status").json()["waiting"]
+            .as_u64()
+            .unwrap()
+    }
+}
+
+/// Waits for something that will happen.
+fn until(so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it does not happen"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn it_is_ready_once_the_network_is_warm() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let load = move || -> Result<Box<dyn Network>> {
+        wait.lock().unwrap().recv().unwrap();
+        bail!("the file is damaged")
+    };
+    let server = Server::bind(config(), Arc::new(load), Arc::new(|_: &str| {})).unwrap();
+    let address = server.address();
+    let running = thread::spawn(move || server.run(|_| {}));
+    assert_eq!(get(address, "/v2/health/live").status, 200);
+    assert_eq!(get(address, "/v2/health/ready").status, 503);
+    let refused = post(address, "/v1/classify", b"#1");
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (503, Some("1"))
+    );
+    assert_eq!(get(address, "/v1/status").json()["state"], "loading");
+    go.send(()).unwrap();
+    let error = running.join().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the file is damaged");
+    let server = start(config(), Duration::ZERO);
+    assert_eq!(get(server.address, "/v2/health/ready").status, 200);
+    assert_eq!(get(server.address, "/v2/models/sleeper/ready").status, 200);
+    let reply = Reply::read(server.image("", 7));
+    assert_eq!(
+        (reply.status, reply.header("x-rsflow-resolution")),
+        (200, Some("64"))
+    );
+    assert_eq!(reply.json()["predictions"][0]["probability"], 7.0);
+    server.stop();
+}
+
+#[test]
+fn what_cannot_be_in_time_is_refused_at_once_and_what_waits_too_long_expires() {
+    let server = start(config(), Duration::from_millis(20));
+    for query in ["deadline_ms=1", "size=64&deadline_ms=3"] {
+        let refused = Reply::read(server.image(query, 1));
+        assert_eq!(
+            (refused.status, refused.header("retry-after")),
+            (503, Some("1")),
+            "{query}"
+        );
+    }
+    assert_eq!(
+        server.switches.images.load(SeqCst),
+        0,
+        "nothing was computed for them"
+    );
+    let first = server.close_with_one();
+    // The answer comes at the deadline, although the device does not move.
+    let expired = Reply::read(server.image("deadline_ms=300", 2));
+    assert_eq!(expired.status, 504, "{}", expired.text());
+    // The queue has 8 places.
+    let waiting: Vec<TcpStream> = (0..8).map(|n| server.image("", n)).collect();
+    until(|| server.waiting() == 8);
+    let refused = Reply::read(server.image("", 1));
+    assert_eq!(refused.status, 503);
+    assert!(
+        refused.text().contains("the queue is full"),
+        "{}",
+        refused.text()
+    );
+    server.switches.close(false);
+    assert_eq!(Reply::read(first).status, 200);
+    for (n, waiting) in waiting.into_iter().enumerate() {
+        assert_eq!(
+            Reply::read(waiting).json()["predictions"][0]["probability"],
+            n as f64
+        );
+    }
+    assert_eq!(
+        server.switches.images.load(SeqCst),
+        9,
+        "what expired was not computed"
+    );
+    // After that it is at the smallest size for a second.
+    let metrics = get(server.address, "/metrics").text();
+    for line in [
+        "rsflow_requests_total{outcome=\"refused\",size=\"\"} 3",
+        "rsflow_requests_total{outcome=\"expired\",size=\"\"} 1",
+        "rsflow_waiting 0",
+    ] {
+        assert!(metrics.lines().any(|of| of == line), "{line}: {metrics}");
+    }
+    server.stop();
+}
+
+#[test]
+fn nothing_is_computed_for_a_client_that_is_gone() {
+    let server = start(config(), Duration::ZERO);
+    let first = server.close_with_one();
+    let waiting: Vec<TcpStream> = (0..6).map(|n| server.image("", n)).collect();
+    until(|| server.waiting() == 6);
+    drop(waiting);
+    until(|| {
+        get(server.address, "/metrics")
+            .text()
+            .contains("{outcome=\"cancelled\",size=\"\"} 6")
+    });
+    server.switches.close(false);
+    assert_eq!(Reply::read(first).status, 200);
+    assert_eq!(Reply::read(server.image("", 9)).status, 200);
+    assert_eq!(server.switches.images.load(SeqCst), 2);
+    server.stop();
+}
+
+#[test]
+fn what_is_in_flight_is_answered_before_it_stops() {
+    let server = start(config(), Duration::ZERO);
+    let first = server.close_with_one();
+    let waiting: Vec<TcpStream> = (0..5).map(|n| server.image("", n)).collect();
+    until(|| server.waiting() == 5);
+    server.control.stop();
+    until(|| TcpStream::connect(server.address).is_err());
+    server.switches.close(false);
+    assert_eq!(Reply::read(first).status, 200);
+    for waiting in waiting {
+        assert_eq!(Reply::read(waiting).status, 200);
+    }
+    server.server.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_device_that_fails_ends_the_server() {
+    let server = start(config(), Duration::ZERO);
+    let first = server.close_with_one();
+    let waiting = server.image("", 2);
+    until(|| server.waiting() == 1);
+    server.switches.fails.store(true, SeqCst);
+    server.switches.close(false);
+    for lost in [first, waiting] {
+        let lost = Reply::read(lost);
+        assert_eq!(
+            (lost.status, lost.json()["error"].as_str()),
+            (503, Some("the device failed"))
+        );
+    }
+    let error = server.server.join().unwrap().unwrap_err();
+    assert!(
+        format!("{error:#}").contains("illegal memory access"),
+        "{error:#}"
+    );
+}
+
+#[test]
+fn an_image_without_an_answer_spoils_no_other() {
+    let server = start(config(), Duration::ZERO);
+    let first = server.close_with_one();
+    let waiting: Vec<TcpStream> = [5, 13, 6].map(|n| server.image("size=32", n)).into();
+    until(|| server.waiting() == 3);
+    server.switches.close(false);
+    assert_eq!(Reply::read(first).status, 200);
+    let replies: Vec<Reply> = waiting.into_iter().map(Reply::read).collect();
+    let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
+    assert_eq!(statuses, [200, 400, 200]);
+    assert_eq!(replies[1].json()["error"], "the outputs are not finite");
+    assert_eq!(replies[2].json()["predictions"][0]["probability"], 6.0);
+    assert_eq!(get(server.address, "/v2/health/live").status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_queue_is_answered_at_a_smaller_size_than_one_request() {
+    let config = Config {
+        deadline: Duration::from_secs(2),
+        max_batch: 64,
+        queue: 100,
+        ..config()
+    };
+    // 80 images at 64 take 2.4 s, at 32 1.2 s.
+    let server = start(config, Duration::from_millis(30));
+    let idle = Reply::read(server.image("", 1));
+    assert_eq!(idle.header("x-rsflow-resolution"), Some("64"));
+    let many: Vec<TcpStream> = (0..80).map(|n| server.image("", n)).collect();
+    let sizes = many.into_iter().map(Reply::read);
+    let sizes: Vec<String> = sizes
+        .filter_map(|reply| reply.header("x-rsflow-resolution").map(str::to_owned))
+        .collect();
+    assert!(sizes.iter().any(|size| size == "32"), "{sizes:?}");
+    server.stop();
+}
+
+#[test]
+fn a_reload_under_load_loses_nothing() {
+    let server = start(
+        Config {
+            queue: 100,
+            ..config()
+        },
+        Duration::from_millis(1),
+    );
+    let address = server.address;
+    let is_done = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|n| {
+            let is_done = Arc::clone(&is_done);
+            thread::spawn(move || {
+                let mut count = 0;
+                while !is_done.load(SeqCst) {
+                    let reply = post(address, "/v1/classify", &[b'#', n]);
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        let loaded = post(address, "/v2/repository/models/sleeper/load", b"");
+        assert_eq!(loaded.status, 200, "{}", loaded.text());
+    }
+    server.control.reload();
+    until(|| server.said.lock().unwrap().len() == 4);
+    is_done.store(true, SeqCst);
+    for client in clients {
+        assert!(client.join().unwrap() > 0);
+    }
+    server.stop();
+}
+
+#[test]
+fn wrong_requests_are_told_what_is_wrong() {
+    let server = start(config(), Duration::ZERO);
+    let to = server.address;
+    let classify = "/v1/classify";
+    let infer = "/v2/models/sleeper/infer";
+    let json = |inputs: &str| format!("{{\"inputs\": [{inputs}]}}").into_bytes();
+    let tensor = |name: &str, datatype: &str, shape: &str, data: &str| {
+        let rest = format!("\"datatype\": \"{datatype}\", \"shape\": {shape}, \"data\": {data}");
+        json(&format!("{{\"name\": \"{name}\", {rest}}}"))
+    };
+    let mut cut = b"\xff\xd8\xff\xe0\0\x10JFIF\0".to_vec();
+    cut.extend([0; 4]);
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let none: &[(&str, &str)] = &[];
+    for (path, headers, body, status, text) in [
+        (classify, none, cut, 400, "the file ends at byte"),
+        (classify, none, b"<html>".to_vec(), 415, "looks like HTML"),
+        (classify, none, Vec::new(), 400, "the file is empty"),
+        (
+            classify,
+            &[("Content-Type", "multipart/form-data")],
+            b"x".to_vec(),
+            415,
+            "--data-binary",
+        ),
+        (
+            classify,
+            &[("Content-Encoding", "gzip")],
+            b"x".to_vec(),
+            415,
+            "compressed",
+        ),
+        (
+            "/v1/classify?size=48",
+            none,
+            b"#1".to_vec(),
+            400,
+            "the size 48 is not loaded; there are 64, 32",
+        ),
+        (
+            "/v1/classify?size=ensemble",
+            none,
+            b"#1".to_vec(),
+            400,
+            "the ensemble is not loaded",
+        ),
+        (
+            "/v1/classify?size=%1b[31m",
+            none,
+            b"#1".to_vec(),
+            400,
+            "size=\\\\u{1b}[31m must be",
+        ),
+        (
+            "/v1/classify?deadline_ms=-1",
+            none,
+            b"#1".to_vec(),
+            400,
+            "deadline_ms must be above 0",
+        ),
+        (
+            "/v1/classify?deadline_ms=NaN",
+            none,
+            b"#1".to_vec(),
+            400,
+            "deadline_ms must be above 0",
+        ),
+        ("/v1/classify?tops=3", none, b"#1".to_vec(), 400, "tops"),
+        (
+            "/v2/models/other/infer",
+            none,
+            b"{}".to_vec(),
+            404,
+            "there is no model",
+        ),
+        (
+            "/v2/models/sleeper/versions/2/infer",
+            none,
+            b"{}".to_vec(),
+            404,
+            "there is no version",
+        ),
+        (infer, none, b"{".to_vec(), 400, "EOF"),
+        (infer, none, json(""), 400, "this one has 0"),
+        (
+            infer,
+            none,
+            tensor("x", "FP32", "[1]", "[1]"),
+            400,
+            "there is no such input",
+        ),
+        (
+            infer,
+            none,
+            tensor("pixels", "FP32", "[1]", "[1]"),
+            400,
+            "the datatype is UINT8",
+        ),
+        (
+            infer,
+            none,
+            tensor("pixels", "UINT8", "[1, 3, 32, 32]", "[1]"),
+            400,
+            "[n, size, size, 3]",
+        ),
+        (
+            infer,
+            none,
+            tensor("pixels", "UINT8", "[1, 2, 2, 3]", "[1]"),
+            400,
+            "does not fit 1 values",
+        ),
+        (
+            infer,
+            none,
+            tensor("pixels", "UINT8", "[99999999999999999, 32, 32, 3]", "[1]"),
+            400,
+            "does not fit",
+        ),
+        (
+            infer,
+            none,
+            tensor("pixels", "UINT8", "[1, 1, 1, 3]", "[1, 256, 0]"),
+            400,
+            "256 is not a whole number",
+        ),
+        (
+            infer,
+            none,
+            tensor("pixels", "UINT8", "[1, 1, 1, 3]", "[1, [2], 0]"),
+            400,
+            "the size 1 is not loaded",
+        ),
+        (
+            infer,
+            none,
+            tensor("pixels", "UINT8", "[1, 1, 1, 3]", &deep),
+            400,
+            "recursion",
+        ),
+        (
+            infer,
+            none,
+            tensor("normalized", "FP32", "[1, 3, 1, 1]", "[1, 1e39, 0]"),
+            400,
+            "the size 1 is not loaded",
+        ),
+        (
+            infer,
+            none,
+            tensor("images", "BYTES", "[2]", "[\"IzE=\"]"),
+            400,
+            "does not fit",
+        ),
+        (
+            infer,
+            none,
+            tensor("images", "BYTES", "[1]", "[\"!\"]"),
+            400,
+            "base64",
+        ),
+        (
+            infer,
+            none,
+            tensor("images", "BYTES", "[0]", "[]"),
+            400,
+            "1 to 8 images",
+        ),
+        (
+            infer,
+            &[("Inference-Header-Content-Length", "99")],
+            b"{}".to_vec(),
+            400,
+            "the length of the JSON",
+        ),
+        ("/nothing", none, Vec::new(), 404, "nothing at /nothing"),
+    ] {
+        let reply = send(to, "POST", path, headers, &body);
+        let shown = format!(
+            "{path} {:?}: {} {}",
+            String::from_utf8_lossy(&body[..body.len().min(200)]),
+            reply.status,
+            reply.text()
+        );
+        assert_eq!(reply.status, status, "{shown}");
+        assert!(reply.text().contains(text), "{shown}");
+        assert!(reply.json()["error"].is_string(), "{shown}");
+        assert!(reply.body.iter().all(|byte| *byte >= 0x20), "{shown}");
+    }
+    assert_eq!(get(to, classify).status, 405);
+    // Not finite at a size that is loaded.
+    let mut values = vec!["0.5"; 3 * 32 * 32];
+    values[7] = "1e39";
+    let reply = post(
+        to,
+        infer,
+        &tensor(
+            "normalized",
+            "FP32",
+            "[1, 3, 32, 32]",
+            &format!("[{}]", values.join(",")),
+        ),
+    );
+    assert_eq!(
+        (reply.status, reply.json()["error"].as_str()),
+        (400, Some("a value of the tensor is not finite"))
+    );
+    // More than it says, or never as much: the length is judged before the body.
+    let mut stream = TcpStream::connect(to).unwrap();
+    let head = format!(
+        "POST {classify} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(Reply::read(stream).status, 413);
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.write_all(b"\x16\x03\x01 TLS?\r\n\r\n").unwrap();
+    assert_eq!(Reply::read(stream).status, 400);
+    assert_eq!(get(to, "/v2/health/live").status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_thousand_connections_are_answered() {
+    let server = start(
+        Config {
+            queue: 2000,
+            max_batch: 64,
+            ..config()
+        },
+        Duration::from_micros(100),
+    );
+    // Of which some never say anything.
+    let silent: Vec<TcpStream> = (0..200)
+        .map(|_| TcpStream::connect(server.address).unwrap())
+        .collect();
+    let open: Vec<TcpStream> = (0..1000).map(|n| server.image("", n as u8 % 13)).collect();
+    for (n, open) in open.into_iter().enumerate() {
+        let reply = Reply::read(open);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(
+            reply.json()["predictions"][0]["probability"],
+            (n as u8 % 13) as f64
+        );
+    }
+    drop(silent);
+    server.stop();
+}
