@@ -19,6 +19,7 @@ mod profile;
 mod quantized;
 mod run;
 mod run_dir;
+mod serve;
 mod single;
 mod summary;
 mod sweep;

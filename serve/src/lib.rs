@@ -11,7 +11,7 @@
 //! let net = RsNet::open("runs/mine/checkpoints/best.safetensors", &Options::default())?;
 //! let photo = std::fs::read("photo.jpg")?;
 //! let best = net.classify(&photo, Budget::Milliseconds(20.0), 5)?;
-//! println!("{} at {} pixels", best.predictions[0].class, best.size);
+//! let (class, size) = (&best.predictions[0].class, best.size);
 //! # Ok(())
 //! # }
 //! ```

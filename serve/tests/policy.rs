@@ -333,7 +333,7 @@ fn simulate(device: Device, automatic: usize, trace: Trace<'_>, seed: u64) -> Fo
             .iter()
             .filter(|entry| at(now) <= entry.deadline)
             .count();
-        queue.done(batch.row, images, in_time < images, at(now));
+        queue.done(batch.row, images, images - in_time, at(now));
         found.in_time += in_time;
         found.top1 += in_time as f64 * SIZES[batch.row].2;
     }
@@ -381,6 +381,42 @@ fn under_load_all_are_answered_at_the_largest_size_that_allows_it() {
             assert!((late as f64) < 0.002 * beyond.requests as f64, "{beyond:?}");
         }
     }
+}
+
+#[test]
+fn one_late_request_is_no_overload() {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let mut queue = Queue::new(GPU.rules(), GPU.profile(), 10_000, |_: &usize| false, start);
+    let mut late = Vec::new();
+    // 1,000 a second, one by one; at 0.5 s two are late, at 3 s twenty.
+    let mut rows = Vec::new();
+    for millisecond in 0..6000 {
+        submit(&mut queue, at(millisecond), 0.05, &mut Found::default());
+        let batch = queue.next(&mut late, at(millisecond)).unwrap();
+        rows.push(batch.row);
+        let missed = match millisecond {
+            500 => 2,
+            3000 => 20,
+            _ => 0,
+        };
+        let took = Duration::from_secs_f64(batch.predicted.min(9e-4));
+        queue.done(batch.row, 1, missed, at(millisecond) + took);
+    }
+    assert!(late.is_empty());
+    let at_smallest = |row: &usize| *row == 4;
+    assert_eq!(
+        rows[600..3000]
+            .iter()
+            .filter(|row| at_smallest(row))
+            .count(),
+        0
+    );
+    assert!(rows[3001..3900].iter().all(at_smallest));
+    assert_eq!(
+        rows[4100..].iter().filter(|row| at_smallest(row)).count(),
+        0
+    );
 }
 
 #[test]

@@ -2,221 +2,21 @@
 
 #[path = "common/client.rs"]
 mod client;
+#[path = "common/sleeper.rs"]
+mod sleeper;
 
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
-use client::{Reply, begin, get, post, send};
-use rsflow_pipeline::preprocess::{PreprocessError, pixels_at};
-use rsflow_serve::server::device::{At, Network};
-use rsflow_serve::server::{Config, Control, Server};
-use rsflow_serve::{Images, Prediction};
-
-/// What tests do to the device.
-#[derive(Default)]
-struct Switches {
-    /// While it is closed, batches do not end.
-    is_closed: Mutex<bool>,
-    opened: Condvar,
-    fails: AtomicBool,
-    /// Images computed after the warm-up, and batches begun.
-    images: AtomicUsize,
-    batches: AtomicUsize,
-}
-
-impl Switches {
-    fn close(&self, closed: bool) {
-        *self.is_closed.lock().unwrap() = closed;
-        self.opened.notify_all();
-    }
-
-    fn reset(&self) {
-        self.images.store(0, SeqCst);
-        self.batches.store(0, SeqCst);
-    }
-}
-
-/// Its logits are an image's first byte and its size. A byte of 13 has no logits.
-struct Sleeper {
-    classes: Vec<String>,
-    image: Duration,
-    switches: Arc<Switches>,
-}
-
-impl Network for Sleeper {
-    fn sizes(&self) -> Vec<u32> {
-        vec![64, 32]
-    }
-
-    fn ensemble(&self) -> Vec<u32> {
-        Vec::new()
-    }
-
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    fn source(&self) -> String {
-        "sleeper\u{1b}[31m".to_owned()
-    }
-
-    fn pixels(&self, file: &[u8], sizes: &[u32]) -> Result<Vec<Vec<u8>>, PreprocessError> {
-        match file {
-            [b'#', first] => {
-                let pixels = sizes
-                    .iter()
-                    .map(|&size| vec![*first; 3 * (size * size) as usize]);
-                Ok(pixels.collect())
-            }
-            file => pixels_at(&rsflow_graph::Preprocess::default(), file, sizes),
-        }
-    }
-
-    fn top(&self, logits: &[f32], top: usize) -> Vec<Prediction> {
-        let all = logits.iter().enumerate().take(top);
-        all.map(|(index, logit)| Prediction {
-            class: self.classes[index].clone(),
-            index,
-            probability: f64::from(*logit),
-        })
-        .collect()
-    }
-
-    fn logits(&self, at: At, images: &[Images<'_>]) -> Result<Vec<f32>> {
-        let At::Size(size) = at else {
-            bail!("there is no ensemble")
-        };
-        let count = images[0].count(size)?;
-        self.switches.batches.fetch_add(1, SeqCst);
-        let closed = self.switches.is_closed.lock().unwrap();
-        drop(
-            self.switches
-                .opened
-                .wait_while(closed, |closed| *closed)
-                .unwrap(),
-        );
-        if self.switches.fails.load(SeqCst) {
-            bail!("CUDA error: an illegal memory access was encountered");
-        }
-        thread::sleep(self.image * count as u32 * size / 64);
-        self.switches.images.fetch_add(count, SeqCst);
-        let firsts: Vec<f32> = match images[0] {
-            Images::Bytes(bytes) => bytes
-                .chunks(bytes.len() / count)
-                .map(|image| image[0].into())
-                .collect(),
-            Images::Normalized(values) => values
-                .chunks(values.len() / count)
-                .map(|image| image[0])
-                .collect(),
-        };
-        if firsts.contains(&13.0) {
-            bail!("the outputs are not finite");
-        }
-        Ok(firsts
-            .into_iter()
-            .flat_map(|first| [first, size as f32])
-            .collect())
-    }
-}
-
-struct Running {
-    address: SocketAddr,
-    control: Control,
-    switches: Arc<Switches>,
-    said: Arc<Mutex<Vec<String>>>,
-    server: JoinHandle<Result<()>>,
-}
-
-fn config() -> Config {
-    Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        name: "sleeper".to_owned(),
-        deadline: Duration::from_secs(60),
-        switching: true,
-        floor: None,
-        max_batch: 4,
-        queue: 8,
-    }
-}
-
-/// A server that is ready.
-fn start(config: Config, image: Duration) -> Running {
-    let switches = Arc::new(Switches::default());
-    let of_load = Arc::clone(&switches);
-    let load = move || {
-        Ok(Box::new(Sleeper {
-            classes: vec!["byte".to_owned(), "size".to_owned()],
-            image,
-            switches: Arc::clone(&of_load),
-        }) as Box<dyn Network>)
-    };
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let of_tell = Arc::clone(&said);
-    let tell = Arc::new(move |line: &str| of_tell.lock().unwrap().push(line.to_owned()));
-    let server = Server::bind(config, Arc::new(load), tell).unwrap();
-    let (address, control) = (server.address(), server.control());
-    let (ready, wait) = mpsc::channel();
-    let server = thread::spawn(move || server.run(|_| ready.send(()).unwrap()));
-    wait.recv().unwrap();
-    switches.reset();
-    Running {
-        address,
-        control,
-        switches,
-        said,
-        server,
-    }
-}
-
-impl Running {
-    fn stop(self) {
-        self.control.stop();
-        self.server.join().unwrap().unwrap();
-    }
-
-    /// An image whose first byte is `first`.
-    fn image(&self, query: &str, first: u8) -> TcpStream {
-        begin(
-            self.address,
-            "POST",
-            &format!("/v1/classify?{query}"),
-            &[],
-            &[b'#', first],
-        )
-    }
-
-    /// The device is closed, and has begun a batch.
-    fn close_with_one(&self) -> TcpStream {
-        self.switches.close(true);
-        let first = self.image("", 1);
-        until(|| self.switches.batches.load(SeqCst) == 1);
-        first
-    }
-
-    fn waiting(&self) -> u64 {
-        get(self.address, "/v1/status").json()["waiting"]
-            .as_u64()
-            .unwrap()
-    }
-}
-
-/// Waits for something that will happen.
-fn until(so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "it does not happen"
-        );
-        thread::sleep(Duration::from_millis(2));
-    }
-}
+use client::{Reply, get, post, send};
+use rsflow_serve::server::device::Network;
+use rsflow_serve::server::{Config, Server};
+use sleeper::{attempt, config, start, until};
 
 #[test]
 fn it_is_ready_once_the_network_is_warm() {
@@ -240,6 +40,12 @@ fn it_is_ready_once_the_network_is_warm() {
     go.send(()).unwrap();
     let error = running.join().unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the file is damaged");
+    let hopeless = Config {
+        deadline: Duration::from_millis(5),
+        ..config()
+    };
+    let error = attempt(hopeless, Duration::from_millis(40)).unwrap_err();
+    assert!(error.to_string().contains("help: --deadline-ms"), "{error}");
     let server = start(config(), Duration::ZERO);
     assert_eq!(get(server.address, "/v2/health/ready").status, 200);
     assert_eq!(get(server.address, "/v2/models/sleeper/ready").status, 200);
@@ -365,6 +171,21 @@ fn a_device_that_fails_ends_the_server() {
 }
 
 #[test]
+fn a_device_that_is_stuck_is_not_live() {
+    let server = start(config(), Duration::ZERO);
+    let first = server.close_with_one();
+    let live = || get(server.address, "/v2/health/live").status;
+    assert_eq!(live(), 200);
+    until(|| live() == 503);
+    assert_eq!(get(server.address, "/v2/health/ready").status, 503);
+    assert_eq!(get(server.address, "/v1/status").json()["state"], "failed");
+    server.switches.close(false);
+    assert_eq!(Reply::read(first).status, 200);
+    assert_eq!(live(), 200);
+    server.stop();
+}
+
+#[test]
 fn an_image_without_an_answer_spoils_no_other() {
     let server = start(config(), Duration::ZERO);
     let first = server.close_with_one();
@@ -384,16 +205,21 @@ fn an_image_without_an_answer_spoils_no_other() {
 #[test]
 fn a_queue_is_answered_at_a_smaller_size_than_one_request() {
     let config = Config {
-        deadline: Duration::from_secs(2),
+        deadline: Duration::from_secs(6),
         max_batch: 64,
-        queue: 100,
+        queue: 300,
         ..config()
     };
-    // 80 images at 64 take 2.4 s, at 32 1.2 s.
+    // 250 images at 64 take 7.5 s, at 32 3.8 s.
     let server = start(config, Duration::from_millis(30));
     let idle = Reply::read(server.image("", 1));
     assert_eq!(idle.header("x-rsflow-resolution"), Some("64"));
-    let many: Vec<TcpStream> = (0..80).map(|n| server.image("", n)).collect();
+    server.switches.reset();
+    let first = server.close_with_one();
+    let many: Vec<TcpStream> = (0..250).map(|n| server.image("", n % 13)).collect();
+    until(|| server.waiting() > 240);
+    server.switches.close(false);
+    assert_eq!(Reply::read(first).status, 200);
     let sizes = many.into_iter().map(Reply::read);
     let sizes: Vec<String> = sizes
         .filter_map(|reply| reply.header("x-rsflow-resolution").map(str::to_owned))
@@ -592,6 +418,13 @@ fn wrong_requests_are_told_what_is_wrong() {
             infer,
             none,
             tensor("images", "BYTES", "[2]", "[\"IzE=\"]"),
+            400,
+            "does not fit",
+        ),
+        (
+            infer,
+            none,
+            tensor("images", "BYTES", "[9223372036854775808, 4]", "[\"IzE=\"]"),
             400,
             "does not fit",
         ),

@@ -131,8 +131,8 @@ Examples:
 
 Before each batch, it takes the largest size with which all that waits is answered by its deadline, by
 the times that it measured at the start and corrects while it runs. If requests come faster than a size
-can sustain, that size is used only while the queue is short. After a request was refused or late, the
-smallest is used for a second. A request that cannot be in time even at the smallest size is refused at
+can sustain, that size is used only while the queue is short. While more than 1 % of the last second's
+requests were refused or late, the smallest is used. A request that cannot be in time even at the smallest size is refused at
 once: 503 with Retry-After. One that waited too long gets 504. An answer that is computed is sent, late or
 not.
 
@@ -146,7 +146,8 @@ Routes:
                        `logits`, `probabilities`, `resolution`; parameters `size`, `deadline_ms`
   /v2/repository/models/NAME/load
                        POST: load the checkpoint again, as SIGHUP does. The network that is there
-                       answers until the new one is warm, and stays if the file is damaged
+                       answers until the new one is warm (more slowly, as both compute), and stays if the file is
+                       damaged
   /metrics             for Prometheus
 
 SIGTERM or Ctrl-C: no new connections, what is in flight is answered (for at most 30 s), exit code 0.

@@ -33,7 +33,8 @@ pub struct Serve {
     /// deadline
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_batch: u32,
-    /// The most images that wait; more are refused
+    /// The most images that wait; more are refused. Each takes the memory of its pixels at all sizes (0.4 MB
+    /// for those from 224 to 96)
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub queue: u32,
     /// The name of the model in requests

@@ -10,7 +10,7 @@ use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::NormsFrom;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::nn::kernels::Fused;
-use rsflow_serve::RsNet;
+use rsflow_serve::{Folding, RsNet};
 use rsflow_serve::server::device::{Device, Network};
 use rsflow_serve::server::{Config, Server};
 
@@ -112,7 +112,7 @@ fn load(arguments: &Serve) -> Result<RsNet> {
     let compute = compute.with_kernels(Fused::Auto);
     let mut by = preprocess::like_training(metadata, chosen, arguments.fraction, |line| say(line));
     by.max_pixels = by.max_pixels.min(MAX_PIXELS);
-    RsNet::load(&checkpoint, &norms, by, compute)
+    RsNet::load(&checkpoint, &norms, by, compute, Folding::Auto)
 }
 
 /// What was loaded, and what was measured at the start.

@@ -463,13 +463,12 @@ fn compute(
     let computed = began.elapsed();
     let now = Instant::now();
     metrics.batch(at, count, computed, batch.predicted);
-    let mut is_late = false;
     {
-        let mut state = shared.state();
-        for entry in &batch.entries {
-            is_late |= now > entry.deadline && state.queue.counts_as_trouble(entry);
-        }
-        state.queue.done(batch.row, count, is_late, now);
+        let queue = &mut shared.state().queue;
+        let late = batch.entries.iter();
+        let late = late.filter(|entry| now > entry.deadline && queue.counts_as_trouble(entry));
+        let late = late.count();
+        queue.done(batch.row, count, late, now);
     }
     for (entry, result) in batch.entries.into_iter().zip(results) {
         let outcome = match result {

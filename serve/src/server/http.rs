@@ -112,7 +112,7 @@ async fn status(State(app): Shared) -> Response {
         overloaded: watched.is_some_and(|watched| watched.troubled),
         recent: app.metrics.recent(),
     };
-    axum_json(&status)
+    json_response(&status)
 }
 
 fn sizes(device: &Device) -> Vec<SizeStatus> {
@@ -133,7 +133,7 @@ fn sizes(device: &Device) -> Vec<SizeStatus> {
 }
 
 /// A value as JSON.
-pub(super) fn axum_json(value: &impl Serialize) -> Response {
+pub(super) fn json_response(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(error) => {
@@ -217,7 +217,7 @@ async fn classified(
     let answer = answers.into_iter().next();
     let answer = answer.ok_or_else(|| Problem::unavailable("the device failed", 10.0))?;
     let top = query.top.unwrap_or(5);
-    let mut response = axum_json(&json!({
+    let mut response = json_response(&json!({
         "model": app.config.name,
         "size": size(answer.at),
         "predictions": device.network.top(&answer.logits, top),

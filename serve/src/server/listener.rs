@@ -13,6 +13,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
 use super::problem::Problem;
 
@@ -22,6 +23,8 @@ const CONNECTIONS: usize = 4096;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// For all of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Without any progress of an answer that its client does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// All bodies together, in KiB.
 const BODIES: usize = 1 << 20;
 /// When no connection can be taken (too many open files), the next attempt comes after this.
@@ -34,6 +37,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        // A client that closes its side is gone: nothing more is computed for it.
+        .half_close(false)
         .max_buf_size(64 << 10);
     loop {
         let accept = async {
@@ -52,7 +57,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
         // An answer is one small packet.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = open.watch(connection);
         tokio::spawn(async move {
             // Whatever ends it (the client is gone, or wrote nonsense), it is the client's affair.

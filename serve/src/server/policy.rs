@@ -43,7 +43,7 @@ pub struct Waiting {
 pub struct Load {
     /// Arrivals per second.
     pub rate: f64,
-    /// Whether a request was refused or late within the last second.
+    /// Whether more than a few requests were refused or late within the last second.
     pub troubled: bool,
 }
 

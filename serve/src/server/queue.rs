@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::policy::{self, Load, RESERVE, Rules, Waiting};
 use super::profile::Profile;
 
-/// For how long a refused or late request keeps requests at the smallest size.
-const TROUBLE: Duration = Duration::from_secs(1);
+/// While more than this share of the last second's requests was refused or late, all get the smallest size. A
+/// single one may be late because the machine was busy otherwise.
+const TROUBLE: f64 = 0.01;
 
 /// An image that waits.
 #[derive(Debug)]
@@ -71,8 +72,9 @@ pub struct Queue<T> {
     at: Vec<VecDeque<Entry<T>>>,
     /// The most entries.
     room: usize,
-    arrivals: Arrivals,
-    trouble: Option<Instant>,
+    arrivals: LastSecond,
+    /// Those that were refused or late.
+    missed: LastSecond,
     running: Option<Running>,
     /// Whether nobody waits for an answer any more.
     is_cancelled: fn(&T) -> bool,
@@ -92,8 +94,8 @@ impl<T> Queue<T> {
             rules,
             profile,
             room,
-            arrivals: Arrivals::new(now),
-            trouble: None,
+            arrivals: LastSecond::new(now),
+            missed: LastSecond::new(now),
             running: None,
             is_cancelled,
         }
@@ -166,7 +168,9 @@ impl<T> Queue<T> {
         }
         self.arrivals.count(images, now);
         if let Err(refused) = self.admits(row, images, 0.0, deadline, now) {
-            self.trouble = self.trouble.max(counts_as_trouble.then_some(now));
+            if counts_as_trouble {
+                self.missed.count(images, now);
+            }
             return Err(refused);
         }
         for entry in entries {
@@ -208,15 +212,14 @@ impl<T> Queue<T> {
         })
     }
 
-    /// A batch has been computed: what it took corrects the profile.
-    pub fn done(&mut self, row: usize, images: usize, late: bool, now: Instant) {
+    /// A batch has been computed: what it took corrects the profile. `late` of its images, that
+    /// [count as trouble](Queue::counts_as_trouble), were late.
+    pub fn done(&mut self, row: usize, images: usize, late: usize, now: Instant) {
         if let Some(running) = self.running.take() {
             let took = now.duration_since(running.since).as_secs_f64();
             self.profile.observe(row, images, took);
         }
-        if late {
-            self.trouble = Some(now);
-        }
+        self.missed.count(late, now);
     }
 
     /// Whether this request's fate says that the device is overloaded.
@@ -227,7 +230,7 @@ impl<T> Queue<T> {
     /// A request waited in vain for so long, and is not waited for any more.
     pub fn expired(&mut self, row: Option<usize>, after: Duration, now: Instant) {
         if self.is_usual(row, after) {
-            self.trouble = Some(now);
+            self.missed.count(1, now);
         }
     }
 
@@ -281,12 +284,9 @@ impl<T> Queue<T> {
                 late.extend(queue.pop_front());
             }
         }
-        if late[before..]
-            .iter()
-            .any(|entry| self.counts_as_trouble(entry))
-        {
-            self.trouble = Some(now);
-        }
+        let late = late[before..].iter();
+        let missed = late.filter(|entry| self.counts_as_trouble(entry)).count();
+        self.missed.count(missed, now);
     }
 
     fn waiting(&self, now: Instant) -> Waiting {
@@ -319,27 +319,24 @@ impl<T> Queue<T> {
     }
 
     fn is_troubled(&self, now: Instant) -> bool {
-        let since = self
-            .trouble
-            .map(|trouble| now.saturating_duration_since(trouble));
-        since.is_some_and(|since| since < TROUBLE)
+        self.missed.rate(now) > TROUBLE * self.arrivals.rate(now)
     }
 }
 
 /// How many came within the last second, in slices of it.
 #[derive(Debug)]
-struct Arrivals {
+struct LastSecond {
     start: Instant,
     /// The number of the newest slice, from `start`.
     newest: u64,
     slices: [u64; Self::SLICES as usize],
 }
 
-impl Arrivals {
+impl LastSecond {
     const SLICES: u64 = 32;
 
     fn new(now: Instant) -> Self {
-        Arrivals {
+        LastSecond {
             start: now,
             newest: 0,
             slices: [0; Self::SLICES as usize],

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::App;
 use super::device::Answer;
-use super::http::{Shared, axum_json, ended, most_body, ready_device, tell_in_headers};
+use super::http::{Shared, ended, json_response, most_body, ready_device, tell_in_headers};
 use super::infer::{Counted, infer};
 use super::metrics::Ended;
 use super::problem::Problem;
@@ -48,7 +48,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn server() -> Response {
-    axum_json(&json!({
+    json_response(&json!({
         "name": "rsflow",
         "version": env!("CARGO_PKG_VERSION"),
         "extensions": ["binary_tensor_data", "model_repository(load)"],
@@ -58,10 +58,10 @@ async fn server() -> Response {
 /// 200, or 503.
 fn health(name: &str, is_so: bool) -> Response {
     match is_so {
-        true => axum_json(&json!({ name: true })),
+        true => json_response(&json!({ name: true })),
         false => (
             StatusCode::SERVICE_UNAVAILABLE,
-            axum_json(&json!({ name: false })),
+            json_response(&json!({ name: false })),
         )
             .into_response(),
     }
@@ -108,7 +108,7 @@ async fn metadata(State(app): Shared, Path(named): Named) -> Result<Response, Pr
     let classes = device.network.classes();
     let tensor = |name: &str, datatype: &str, shape: &[i64]| json!({ "name": name, "datatype": datatype, "shape": shape });
     let of_classes = [-1, classes.len() as i64];
-    Ok(axum_json(&json!({
+    Ok(json_response(&json!({
         "name": app.config.name,
         "versions": [VERSION],
         "platform": "rsflow",
@@ -136,7 +136,7 @@ async fn load(State(app): Shared, Path(named): Named) -> Result<Response, Proble
     // It goes on if the client does not wait for it.
     let loaded = tokio::spawn(app.reload()).await;
     loaded.map_err(|_| Problem::unavailable("the reload was interrupted", 1.0))??;
-    Ok(axum_json(&json!({})))
+    Ok(json_response(&json!({})))
 }
 
 const LOGITS: &str = "logits";
@@ -225,7 +225,7 @@ async fn inferred(
         outputs: tensors,
     };
     let mut response = match tail.is_empty() {
-        true => axum_json(&response),
+        true => json_response(&response),
         false => with_tail(&response, tail),
     };
     if let Some(first) = answers.first() {

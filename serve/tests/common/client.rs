@@ -29,18 +29,27 @@ impl Reply {
     }
 
     /// Reads one to its end.
-    pub fn read(mut stream: TcpStream) -> Reply {
+    pub fn read(stream: TcpStream) -> Reply {
+        Self::read_any(stream).expect("an answer")
+    }
+
+    /// The same; `None` if the connection is closed without one.
+    pub fn read_any(mut stream: TcpStream) -> Option<Reply> {
         let mut all = Vec::new();
-        stream.read_to_end(&mut all).unwrap();
+        let read = stream.read_to_end(&mut all);
+        if all.is_empty() {
+            return None;
+        }
+        read.unwrap();
         let end = all.windows(4).position(|four| four == b"\r\n\r\n");
         let end = end.unwrap_or_else(|| panic!("no head: {}", String::from_utf8_lossy(&all)));
         let head = String::from_utf8(all[..end].to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Reply {
+        Some(Reply {
             status,
             head,
             body: all.split_off(end + 4),
-        }
+        })
     }
 }
 

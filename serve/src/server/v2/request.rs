@@ -182,7 +182,9 @@ fn images(input: &Input<'_>, binary: &Bytes) -> Result<Images, Problem> {
                     .collect::<Result<_, _>>()
                     .map_err(|error| Problem::bad(format!("files in JSON are base64: {error}")))?,
             };
-            match input.shape.iter().product::<u64>() == files.len() as u64 {
+            let mut declared = input.shape.iter();
+            let declared = declared.try_fold(1_u64, |product, side| product.checked_mul(*side));
+            match declared == Some(files.len() as u64) {
                 true => Ok(Images::Files(files)),
                 false => Err(wrong_count(&input.shape, files.len())),
             }

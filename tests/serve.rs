@@ -1,0 +1,327 @@
+//! `rsflow serve` with a network that was really trained.
+
+#[path = "../serve/tests/common/client.rs"]
+mod client;
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use client::{Reply, begin, get, post, send};
+use serde_json::{Value, json};
+
+use crate::evaluate::{LAST, trained};
+use crate::workplace::{program, rsflow};
+
+const IMAGES: [&str; 3] = [
+    "shapes/val/bands_hatched/00000.jpg",
+    "shapes/val/discs_plain/00000.jpg",
+    "shapes/val/rings_hatched/00001.jpg",
+];
+const INFER: &str = "/v2/models/rs-net/infer";
+const LOAD: &str = "/v2/repository/models/rs-net/load";
+
+/// A server in a process of its own, which ends with the test.
+struct Served {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Served {
+    /// One that is ready. Its deadline is so long that no slow machine misses it.
+    fn start(folder: &Path, checkpoint: &str) -> Served {
+        let arguments = [
+            "serve",
+            "--checkpoint",
+            checkpoint,
+            "--listen",
+            "127.0.0.1:0",
+        ];
+        let more = ["--deadline-ms", "60000", "--max-batch", "4"];
+        let mut process = program(folder, &[&arguments[..], &more].concat())
+            .env("OMP_NUM_THREADS", "1")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on http://");
+        let Some(address) = address else {
+            let mut stderr = String::new();
+            let _ = process.stderr.take().unwrap().read_to_string(&mut stderr);
+            panic!("not started: {line} {stderr}");
+        };
+        Served {
+            address: address.parse().unwrap(),
+            process,
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill").args([name, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn end(&mut self) -> (ExitStatus, String) {
+        let status = self.process.wait().unwrap();
+        let mut stderr = String::new();
+        let mut from = self.process.stderr.take().unwrap();
+        from.read_to_string(&mut stderr).unwrap();
+        (status, stderr)
+    }
+}
+
+/// What `predict` says of an image.
+fn predicted(folder: &Path, size: &str, image: &str) -> Value {
+    let arguments = [
+        "predict",
+        "--checkpoint",
+        LAST,
+        "--size",
+        size,
+        "--top",
+        "8",
+    ];
+    let output = program(folder, &[&arguments[..], &["--json", "-", image]].concat())
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    report["images"][0]["predictions"].clone()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (values, rest) = bytes.as_chunks::<4>();
+    assert!(rest.is_empty());
+    values
+        .iter()
+        .map(|value| f32::from_le_bytes(*value))
+        .collect()
+}
+
+#[test]
+fn answers_are_those_of_predict_by_every_protocol() {
+    let folder = trained();
+    let server = Served::start(folder, LAST);
+    let to = server.address;
+    for (image, size) in IMAGES
+        .iter()
+        .flat_map(|image| [(image, "48"), (image, "32")])
+    {
+        let file = std::fs::read(folder.join(image)).unwrap();
+        let reply = post(to, &format!("/v1/classify?size={size}&top=8"), &file);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(reply.header("x-rsflow-resolution"), Some(size));
+        assert_eq!(
+            reply.json()["predictions"],
+            predicted(folder, size, image),
+            "{image} {size}"
+        );
+
+        let parameters =
+            json!({ "size": size.parse::<u32>().unwrap(), "binary_data_output": false });
+        let input = |rest: Value| {
+            let mut input = json!({ "name": "images", "datatype": "BYTES", "shape": [1] });
+            input
+                .as_object_mut()
+                .unwrap()
+                .extend(rest.as_object().unwrap().clone());
+            json!({ "id": "7", "parameters": parameters, "inputs": [input] })
+        };
+        let text = input(json!({ "data": [STANDARD.encode(&file)] })).to_string();
+        let as_json = post(to, INFER, text.as_bytes());
+        assert_eq!(as_json.status, 200, "{}", as_json.text());
+        let as_json = as_json.json();
+        assert_eq!(
+            (&as_json["id"], &as_json["model_name"]),
+            (&json!("7"), &json!("rs-net"))
+        );
+        let output = |name: &str| -> Vec<f32> {
+            let mut outputs = as_json["outputs"].as_array().unwrap().iter();
+            let output = outputs.find(|output| output["name"] == name).unwrap();
+            serde_json::from_value(output["data"].clone()).unwrap()
+        };
+        assert_eq!(output("resolution"), [size.parse::<f32>().unwrap()]);
+        for prediction in reply.json()["predictions"].as_array().unwrap() {
+            let index = prediction["index"].as_u64().unwrap() as usize;
+            let probability = prediction["probability"].as_f64().unwrap() as f32;
+            assert_eq!(output("probabilities")[index], probability);
+        }
+
+        let mut request = input(json!({ "parameters": { "binary_data_size": file.len() + 4 } }));
+        request["outputs"] = json!([{ "name": "logits", "parameters": { "binary_data": true } }]);
+        let text = request.to_string();
+        let length = (file.len() as u32).to_le_bytes();
+        let body = [text.as_bytes(), &length, &file].concat();
+        let headers = [("Inference-Header-Content-Length", text.len().to_string())];
+        let headers = headers
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        let binary = send(to, "POST", INFER, &headers, &body);
+        assert_eq!(binary.status, 200, "{}", binary.text());
+        let at = binary.header("inference-header-content-length").unwrap();
+        let logits = floats(&binary.body[at.parse::<usize>().unwrap()..]);
+        assert_eq!(logits, output("logits"));
+    }
+    // No size is named, and nothing waits: the largest.
+    let file = std::fs::read(folder.join(IMAGES[0])).unwrap();
+    let reply = post(to, "/v1/classify?top=1", &file);
+    assert_eq!(reply.json()["size"], 48);
+    let reply = post(to, "/v1/classify?size=ensemble", &file);
+    assert_eq!(
+        (reply.status, &reply.json()["size"]),
+        (200, &json!("ensemble"))
+    );
+    let damaged = post(to, "/v1/classify", &file[..file.len() / 2]);
+    assert_eq!(damaged.status, 400);
+    assert!(damaged.text().contains("at byte"), "{}", damaged.text());
+
+    let page = get(to, "/");
+    assert!(
+        page.header("content-type")
+            .unwrap()
+            .starts_with("text/html")
+    );
+    assert!(
+        !page.text().contains("://"),
+        "the page needs nothing from elsewhere"
+    );
+    let status = get(to, "/v1/status").json();
+    assert_eq!(
+        (&status["state"], &status["sizes"][0]["size"]),
+        (&json!("ready"), &json!("48"))
+    );
+    let metrics = get(to, "/metrics").text();
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("rsflow_"), "{line}");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+    }
+    let answered = "rsflow_requests_total{outcome=\"ok\",size=\"32\"} 9";
+    assert!(metrics.lines().any(|line| line == answered), "{metrics}");
+}
+
+#[test]
+fn a_reload_loses_nothing_and_sigterm_drains() {
+    let folder = trained();
+    let sound = std::fs::read(folder.join(LAST)).unwrap();
+    let served = folder.join("served.safetensors");
+    std::fs::write(&served, &sound).unwrap();
+    let mut server = Served::start(folder, "served.safetensors");
+    let to = server.address;
+    let file = std::fs::read(folder.join(IMAGES[1])).unwrap();
+    let classify = "/v1/classify?size=32&top=8";
+    let answer = post(to, classify, &file).json();
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let ask = || {
+            let mut count = 0;
+            while !is_done.load(Relaxed) {
+                let reply = post(to, classify, &file);
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                // In a batch of several, sums may be rounded differently.
+                assert_eq!(
+                    reply.json()["predictions"][0]["index"],
+                    answer["predictions"][0]["index"]
+                );
+                count += 1;
+            }
+            count
+        };
+        let clients = [scope.spawn(ask), scope.spawn(ask)];
+        assert_eq!(post(to, LOAD, b"").status, 200);
+        // A flipped bit in the weights.
+        let mut damaged = sound.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0x40;
+        std::fs::write(&served, &damaged).unwrap();
+        let refused = post(to, LOAD, b"");
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        let text = refused.text();
+        assert!(text.contains("the network stays as it was"), "{text}");
+        std::fs::write(&served, &sound).unwrap();
+        server.signal("-HUP");
+        let reloads = "rsflow_reloads_total{outcome=\"ok\"} 2";
+        while !get(to, "/metrics").text().contains(reloads) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        is_done.store(true, Relaxed);
+        for client in clients {
+            assert!(client.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(
+        post(to, classify, &file).json(),
+        answer,
+        "it is the same network"
+    );
+    let waiting: Vec<_> = (0..20)
+        .map(|_| begin(to, "POST", classify, &[], &file))
+        .collect();
+    assert_eq!(post(to, classify, &file).status, 200);
+    server.signal("-TERM");
+    // A request gets its answer, or was not read: then its connection is closed.
+    let answered = waiting.into_iter().filter_map(Reply::read_any);
+    assert!(answered.into_iter().all(|reply| reply.status == 200));
+    let (status, stderr) = server.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    for text in [
+        "8 classes",
+        "largest batch",
+        "reloaded served.safetensors",
+        "cannot reload",
+    ] {
+        assert!(stderr.contains(text), "{text}: {stderr}");
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_an_error_at_the_start() {
+    let folder = trained();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (arguments, code, text) in [
+        (
+            &["--listen", &taken][..],
+            1,
+            "--listen names another address",
+        ),
+        (
+            &["--floor", "64"],
+            2,
+            "--floor 64 is above the largest size, 48",
+        ),
+        (&["--sizes", "4"], 2, "4"),
+        (&["--listen", "here"], 2, "expected ADDRESS:PORT"),
+        (&["--name", "a/b"], 2, "expected letters"),
+    ] {
+        let common = ["serve", "--checkpoint", LAST];
+        let listen = ["--listen", "127.0.0.1:0"];
+        let listen = if arguments[0] == "--listen" {
+            &[][..]
+        } else {
+            &listen
+        };
+        let output = rsflow(folder, &[&common[..], listen, arguments].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(text), "{arguments:?}: {stderr}");
+    }
+}
