@@ -13,6 +13,7 @@ mod files;
 mod gpu;
 mod launch;
 mod measure;
+mod plot;
 mod process;
 mod progress;
 mod run_dir;

@@ -325,3 +325,96 @@ fn what_cannot_be_served_is_an_error_at_the_start() {
         assert!(stderr.contains(text), "{arguments:?}: {stderr}");
     }
 }
+
+/// What `rsflow bench --serve` measured.
+fn loaded(folder: &Path, url: &str, arguments: &[&str]) -> Value {
+    let common = ["bench", "--serve", url, "--images", "shapes/val"];
+    let output = program(folder, &[&common[..], &["--json", "-"], arguments].concat())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_load_is_sent_as_it_was_planned_and_all_of_it_is_counted() {
+    let folder = trained();
+    let server = Served::start(folder, LAST);
+    let address = server.address.to_string();
+    let url = format!("http://{address}/");
+    let count = |row: &Value| -> u64 {
+        let ends = ["in_time", "late", "refused", "expired", "failed"];
+        ends.iter().map(|end| row[end].as_u64().unwrap()).sum()
+    };
+
+    let figure = folder.join("load.svg");
+    let plot = ["--plot", figure.to_str().unwrap()];
+    let rates = ["--rate", "20,60", "--seconds", "2", "--seed", "3"];
+    let report = loaded(folder, &url, &[&rates[..], &plot].concat());
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for (row, rate) in rows.iter().zip([20.0, 60.0]) {
+        let sent = row["sent"].as_u64().unwrap();
+        assert_eq!(count(row), sent, "{row}");
+        assert!(
+            (sent as f64 - 2.0 * rate).abs() < 6.0 * rate.sqrt(),
+            "{row}"
+        );
+        // The deadline is the server's, which nobody misses.
+        assert_eq!(row["in_time"], row["sent"], "{row}");
+        let sizes = row["sizes"].as_object().unwrap().values();
+        assert_eq!(sizes.map(|n| n.as_u64().unwrap()).sum::<u64>(), sent);
+        assert!(row["p50_ms"].as_f64() <= row["p99_ms"].as_f64(), "{row}");
+        // The folders are its classes.
+        assert!(
+            (0.0..=100.0).contains(&row["top1"].as_f64().unwrap()),
+            "{row}"
+        );
+    }
+    assert!(std::fs::read_to_string(figure).unwrap().contains("<svg"));
+
+    // A trace, at one size, and a deadline that nothing meets: it is expired, refused or late.
+    std::fs::write(folder.join("trace"), "5\n5.1\n5.2\n5.3\n").unwrap();
+    let trace = ["--trace", "trace", "--size", "32"];
+    let report = loaded(folder, &address, &trace);
+    let row = &report["rows"][0];
+    assert_eq!(
+        (&row["sent"], &row["sizes"]),
+        (&json!(4), &json!({ "32": 4 }))
+    );
+    let output = program(
+        folder,
+        &[
+            &["bench", "--serve", &address, "--images", "shapes/val"][..],
+            &["--trace", "trace", "--deadline-ms", "0.001", "--json", "-"],
+        ]
+        .concat(),
+    )
+    .output()
+    .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = &report["rows"][0];
+    assert_eq!((count(row), &row["in_time"]), (4, &json!(0)), "{row}");
+
+    // What cannot be measured.
+    drop(server);
+    for (arguments, code, expected) in [
+        (&["--serve", &address][..], 1, "cannot reach http://"),
+        (&["--serve", "https://here"], 2, "must begin with http://"),
+        (
+            &["--serve", &address, "--rate", "0"],
+            2,
+            "must be a number above 0",
+        ),
+        (&["--rate", "5"], 2, "--serve"),
+    ] {
+        let images = ["bench", "--images", "shapes/val"];
+        let output = program(folder, &[&images[..], arguments].concat())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{errors}");
+        assert!(errors.contains(expected), "{errors}");
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! - [`RsNet`]: the library. Image files in, classes out, at a size or within a budget.
 //! - [`latency`]: how long passes take on this machine.
+//! - [`load`]: requests at given times, and what became of them (feature `http`).
 //! - [`server`]: the same over HTTP, where the load decides about the size (feature `http`, on by default).
 //!
 //! ```no_run
@@ -19,6 +20,8 @@
 #![forbid(unsafe_code)]
 
 pub mod latency;
+#[cfg(feature = "http")]
+pub mod load;
 mod rs_net;
 #[cfg(feature = "http")]
 pub mod server;

@@ -94,6 +94,7 @@ Examples:
       --calibrate 2000 --store best120.safetensors
   rsflow eval --checkpoint runs/mine --sizes 120 88 72 --matrix
   rsflow eval --checkpoint runs/mine --predictions mine.csv
+  rsflow eval --checkpoint runs/mine --latency --plot mine.svg
 
 A size that was not trained uses batch norms interpolated between those of the next resolutions below and
 above (beyond all, those of the nearest), or of the one that --batch-norm names.
@@ -268,6 +269,10 @@ and which parameter to change.
 them. It measures sums over all processes (the bandwidth is 2 (W - 1) / W times the bytes over the
 time, with W processes), and a step of each process without and with its exchange.
 
+--serve measures a server of `rsflow serve` in place of a recipe. Requests have their times beforehand
+(Poisson arrivals, or a trace), and each latency counts from that time: a server that falls behind cannot
+hide it. Let the load come from another machine, or count its cost on this one.
+
 --gpu adds what the GPU did: time by kind of kernel, the kernels that took most, and how much of the
 time it was busy. --trace then has its kernels and copies, too.
 
@@ -284,6 +289,8 @@ Examples:
   rsflow bench recipes/resnet50_kd.ron --only step --set trainer.precision=BFloat16 --batch 128
   rsflow bench mine.ron --json bench.json
   rsflow bench mine.ron --only exchange --processes 2
+  rsflow bench --serve http://127.0.0.1:8080 --images data/imagenette/val --plot load.svg
+  rsflow bench --serve 127.0.0.1:8080 --images data/imagenette/val --rate 200,400 --bursts 0.3 --seconds 30
 
 `training step` trains at all resolutions on random images that are already on the device; an image
 counts once, and a GPU is synchronized after each step. `inference` is one resolution: a single

@@ -12,7 +12,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
 use examples::*;
-pub use serve::{Serve, Switch};
+pub use serve::{Load, Serve, Switch};
 use values::*;
 pub use values::{BatchSize, NormChoice, SizeChoice};
 
@@ -388,11 +388,14 @@ pub struct Profile {
 #[derive(Debug, Args)]
 pub struct Bench {
     /// The recipe
-    #[arg(value_parser = path())]
-    pub recipe: PathBuf,
+    #[arg(value_parser = path(), required_unless_present = "serve", conflicts_with = "serve")]
+    pub recipe: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub overrides: Overrides,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: Load,
     /// Measures only this part; may be given several times
     #[arg(long, value_enum)]
     pub only: Vec<BenchPart>,
@@ -406,15 +409,23 @@ pub struct Bench {
     /// Also records what the GPU does in training steps, with NVIDIA's CUPTI, which comes with PyTorch
     #[arg(long)]
     pub gpu: bool,
-    /// How long to measure each part, at least; inference a fifth of it for each batch size
+    /// How long to measure each part, at least; inference a fifth of it for each batch size. With --serve, how
+    /// long each rate is held
     #[arg(long, value_name = "N", default_value = "5", value_parser = seconds)]
     pub seconds: f64,
     /// Writes all figures as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub json: Option<PathBuf>,
-    /// Replaces the file of --json if it exists
+    /// Replaces the files of --json and --plot if they exist
     #[arg(long)]
     pub force: bool,
+}
+
+impl Bench {
+    /// The recipe, which is there unless a server is measured.
+    pub fn recipe(&self) -> &Path {
+        self.recipe.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 /// What `rsflow bench` measures.

@@ -82,3 +82,58 @@ fn model_name(text: &str) -> Result<String, String> {
         false => Err("expected letters, digits, `-`, `_` and `.`".to_owned()),
     }
 }
+
+/// `rsflow bench --serve`.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Measures a server in place of a recipe: sends images at a rate that does not depend on the answers
+    #[arg(long, value_name = "URL", requires = "images")]
+    pub serve: Option<String>,
+    /// The images that are sent, in class folders if top-1 is to be counted
+    #[arg(long, value_name = "DIR", requires = "serve", value_parser = path())]
+    pub images: Option<PathBuf>,
+    /// Requests a second, one row of the table for each
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "R", requires = "serve", value_parser = positive)]
+    pub rate: Vec<f64>,
+    /// The same as multiples of what the server can compute at its largest size
+    /// [default: 0.5,1,2,3,4]
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "X", requires = "serve", conflicts_with = "rate", value_parser = positive)]
+    pub times_capacity: Vec<f64>,
+    /// Times at which requests are sent, in seconds, one a line
+    #[arg(long, value_name = "FILE", requires = "serve", conflicts_with_all = ["rate", "times_capacity"], value_parser = path())]
+    pub trace: Option<PathBuf>,
+    /// The rate is that share higher in every other second, and lower in between: 0 to 1
+    #[arg(long, value_name = "F", default_value_t = 0.0, requires = "serve", value_parser = share)]
+    pub bursts: f64,
+    /// The deadline of the requests, in milliseconds [default: the server's]
+    #[arg(long, value_name = "MS", requires = "serve", value_parser = positive)]
+    pub deadline_ms: Option<f64>,
+    /// The size of the requests: auto, ensemble or pixels
+    #[arg(long, value_name = "S", default_value = "auto", requires = "serve")]
+    pub size: String,
+    /// The most connections at a time
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "serve", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Seed of the times and of the order of the images
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "serve")]
+    pub seed: u64,
+    /// Draws goodput, latency and top-1 against the rate, as SVG
+    #[arg(long, value_name = "FILE.svg", requires = "serve", value_parser = path())]
+    pub plot: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let value = text
+        .parse()
+        .ok()
+        .filter(|value: &f64| *value > 0.0 && value.is_finite());
+    value.ok_or_else(|| "must be a number above 0".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let value = text
+        .parse()
+        .ok()
+        .filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "must be a number from 0 to 1".to_owned())
+}

@@ -10,9 +10,9 @@ use rsflow_base::shown::Shown as _;
 use rsflow_model::checkpoint::NormsFrom;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::nn::kernels::Fused;
-use rsflow_serve::{Folding, RsNet};
 use rsflow_serve::server::device::{Device, Network};
 use rsflow_serve::server::{Config, Server};
+use rsflow_serve::{Folding, RsNet};
 
 use super::usage::{Usage, report};
 use super::{checkpoint, preprocess, sizes};

@@ -36,10 +36,10 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     }
     let first = world.rank == 0;
     if let Some(path) = arguments.json.as_ref().filter(|_| first) {
-        files::check_output(path, "--json", arguments.force, &[&arguments.recipe])?;
+        files::check_output(path, "--json", arguments.force, &[arguments.recipe()])?;
     }
-    let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
+    let plan = plan(arguments.recipe(), &arguments.overrides)?;
+    let (planned, trainer) = the_trainer(&plan, arguments.recipe())?;
     let its_batch = source_of_batches(&plan, planned).and_then(Planned::batch_size);
     let batch = arguments.batch.map(u64::from).or(its_batch);
     let batch = batch.context(Usage(
@@ -73,7 +73,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         let computes = benchmark.computes();
         if let Some(path) = &arguments.json {
             let value = json!({
-                "recipe": arguments.recipe,
+                "recipe": arguments.recipe(),
                 "computes": computes,
                 "processes": world.size,
                 "sums": sums,

@@ -1,6 +1,7 @@
 //! `rsflow bench`: how fast the parts of a recipe are on this machine.
 
 mod exchange;
+mod load;
 
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
@@ -57,6 +58,9 @@ struct Floor {
 }
 
 pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
+    if let Some(url) = &arguments.load.serve {
+        return load::run(arguments, url, out);
+    }
     if arguments.only.contains(&BenchPart::Exchange) {
         return exchange::run(arguments, out);
     }
@@ -64,12 +68,12 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
         bail!(Usage("--processes needs --only exchange".to_owned()));
     }
     if let Some(path) = &arguments.json {
-        files::check_output(path, "--json", arguments.force, &[&arguments.recipe])?;
+        files::check_output(path, "--json", arguments.force, &[arguments.recipe()])?;
     }
     let screen = Screen::new(std::io::stderr().is_terminal());
     process::log(None, &screen)?;
-    let plan = plan(&arguments.recipe, &arguments.overrides)?;
-    let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
+    let plan = plan(arguments.recipe(), &arguments.overrides)?;
+    let (planned, trainer) = the_trainer(&plan, arguments.recipe())?;
     let its_batch = source_of_batches(&plan, planned).and_then(Planned::batch_size);
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let seconds = Duration::from_secs_f64(arguments.seconds);
@@ -161,7 +165,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     }
     if let Some(path) = &arguments.json {
         let value = json!({
-            "recipe": arguments.recipe,
+            "recipe": arguments.recipe(),
             "computes": computes,
             "peak_multiply_adds_per_second": peak_rate,
             "step_floor": floor.as_ref().map(Floor::as_json),
