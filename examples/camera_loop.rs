@@ -14,6 +14,10 @@ fn main() -> Result<()> {
     let mut next = |name: &str| arguments.next().with_context(|| format!("no {name}"));
     let (checkpoint, folder) = (next("checkpoint")?, next("folder")?);
     let per_second: f64 = next("frames a second")?.parse()?;
+    ensure!(
+        (0.1..=1000.0).contains(&per_second),
+        "0.1 to 1000 frames a second"
+    );
     let net = RsNet::open(checkpoint, &Options::default())?;
     // Measured before the first frame comes.
     for (size, time) in net.sizes().iter().zip(net.measure()?) {
@@ -29,7 +33,7 @@ fn main() -> Result<()> {
     for (frame, file) in files
         .iter()
         .cycle()
-        .take(10 * per_second as usize)
+        .take((10.0 * per_second).ceil() as usize)
         .enumerate()
     {
         let due = start + between.mul_f64(frame as f64);

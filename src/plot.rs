@@ -96,11 +96,14 @@ fn panel(
     Ok(())
 }
 
-/// A range with room around the values, for one value too.
+/// A range with room around the values, for one value or none too.
 fn around(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| {
         (low.min(value), high.max(value))
     });
+    if low > high {
+        return 0.0..1.0;
+    }
     let room = match high - low {
         span if span > 0.0 => 0.12 * span,
         _ => (0.1 * high.abs()).max(1.0),

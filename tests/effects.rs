@@ -43,7 +43,7 @@ const EFFECTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("mallopt(", &["model/native/shim.cpp"]),
-    ("compute::apply(", &["src/process/"]),
+    ("compute::apply(", &["src/process/", "serve/c/src/lib.rs"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -25,7 +25,8 @@ typedef struct rsflow_prediction {
 const char* rsflow_error(void);
 
 /* Loads a checkpoint for `count` sizes in pixels; with a count of 0, for those that it was trained for. The
- * device is the first GPU, or the CPU where there is none. NULL: see rsflow_error. */
+ * device is the first GPU, or the CPU where there is none. Sets for the process that libtorch does not multiply
+ * float32 as TF32, and on a CPU that freed memory is kept. NULL: see rsflow_error. */
 rsflow_net* rsflow_open(const char* checkpoint, const uint32_t* sizes, size_t count);
 
 /* Frees it. NULL is allowed. */
@@ -44,7 +45,7 @@ const char* rsflow_class_name(const rsflow_net* net, size_t class_index);
  * counted; the smallest size if none does. The first call measures. 0: see rsflow_error. */
 uint32_t rsflow_size_within(const rsflow_net* net, double milliseconds);
 
-/* The `top` most probable classes of an image file in memory (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM), the most
+/* The `top` (at least 1) most probable classes of an image file in memory (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM), the most
  * probable first. Returns how many were written, 0 if it failed: see rsflow_error. */
 size_t rsflow_classify(const rsflow_net* net, const uint8_t* file, size_t bytes, uint32_t size,
                        rsflow_prediction* predictions, size_t top);

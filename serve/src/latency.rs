@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rsflow_model::nn::compute::is_out_of_memory;
 use rsflow_model::runtime::{Images, Runtime};
 
 /// Passes at each size and batch before the first that counts, and what is enough to count.
@@ -55,7 +56,11 @@ pub fn throughput(runtime: &Runtime, size: u32, most: usize) -> Result<Throughpu
     let mut without_gain = 0;
     let batches = std::iter::successors(Some(1), |batch| Some(batch * 2));
     for batch in batches.take_while(|batch| *batch <= most) {
-        let time = pass_time(runtime, size, batch, Duration::from_millis(300))?;
+        let time = match pass_time(runtime, size, batch, Duration::from_millis(300)) {
+            // There is room for no larger batch.
+            Err(error) if best.batch > 0 && is_out_of_memory(&error) => break,
+            time => time?,
+        };
         let images_per_second = batch as f64 / time.as_secs_f64();
         without_gain += 1;
         if images_per_second > best.images_per_second {

@@ -72,7 +72,8 @@ pub struct RsNet {
 }
 
 impl RsNet {
-    /// Loads a checkpoint.
+    /// Loads a checkpoint. It sets nothing for the process: on GPUs libtorch multiplies float32 as TF32 unless
+    /// [`apply`](rsflow_model::nn::compute::apply) says otherwise, which the command `rsflow predict` does.
     ///
     /// # Errors
     /// The file cannot be read or is damaged; a size that is too small for the network; a device that is

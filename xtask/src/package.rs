@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup;
 use crate::workspace::Workspace;
@@ -61,7 +61,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let packed = folder.join("bin/rsflow");
     shorten_run_path(&packed)?;
     shorten_run_path(&folder.join("lib/librsflow_net.so"))?;
-    check(&packed)?;
+    check(&packed, &folder.join("lib"))?;
     for library in libraries {
         let size = fs::metadata(folder.join("lib").join(&library))?.len();
         println!("{:8.1} MB  lib/{library}", size as f64 / 1e6);
@@ -73,16 +73,22 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let archive = out.join(format!("{name}.tar.gz"));
+    // Half an archive must not look like one.
+    let partial = out.join(format!("{name}.tar.gz.partial"));
     eprintln!("packing {}", archive.display());
     let packed = Command::new("tar")
         .args(["--create", "--gzip", "--owner=0", "--group=0", "--file"])
-        .arg(&archive)
+        .arg(&partial)
         .arg("--directory")
         .arg(&out)
         .arg(&name)
         .status()
         .context("cannot start tar; --folder leaves the files unpacked")?;
-    ensure!(packed.success(), "tar failed");
+    if !packed.success() {
+        let _ = fs::remove_file(&partial);
+        bail!("tar failed; is there room in {}?", out.display());
+    }
+    fs::rename(&partial, &archive)?;
     let size = fs::metadata(&archive)?.len();
     println!("{:8.1} MB  {}", size as f64 / 1e6, archive.display());
     Ok(())
@@ -142,7 +148,7 @@ fn needed(program: &Path) -> Result<Vec<PathBuf>> {
     );
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     if let Some(missing) = text.lines().find(|line| line.contains("not found")) {
-        anyhow::bail!("{} lacks a library: {}", program.display(), missing.trim());
+        bail!("{} lacks a library: {}", program.display(), missing.trim());
     }
     // `name => path (address)`; the kernel's and the linker have no arrow.
     let paths = text.lines().filter_map(|line| line.split_once("=> "));
@@ -150,32 +156,47 @@ fn needed(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.map(|path| PathBuf::from(path.trim())).collect())
 }
 
-/// The licences of libtorch and of the libraries that come with it.
+/// The licences of libtorch and the libraries that come with it, and of the crates that the program consists of.
 fn licenses(workspace: &Workspace, folder: &Path) -> Result<()> {
     let libtorch = workspace.libtorch_link().canonicalize();
-    let site = libtorch.context("there is no libtorch")?;
-    let site = site.parent().unwrap_or(&site).to_path_buf();
-    let mut packages = vec![];
-    for entry in fs::read_dir(&site)? {
+    let libtorch = libtorch.context("there is no libtorch")?;
+    let site = libtorch.parent().unwrap_or(&libtorch);
+    for entry in fs::read_dir(site)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".dist-info") {
-            packages.push(path);
+        if path.extension().is_some_and(|of| of == "dist-info") {
+            copy_licenses(&path, folder)?;
         }
     }
-    for package in packages {
-        let of = package.file_stem().unwrap_or_default().to_string_lossy();
-        let mut folders = vec![package.clone()];
-        while let Some(next) = folders.pop() {
-            for entry in fs::read_dir(&next)? {
-                let path = entry?.path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let upper = name.to_uppercase();
-                if path.is_dir() {
-                    folders.push(path.clone());
-                } else if upper.starts_with("LICENSE") || upper.starts_with("NOTICE") {
-                    fs::copy(&path, folder.join(format!("{of}-{name}")))?;
-                }
+    let listed = workspace
+        .cargo()
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .output()
+        .context("cannot start cargo")?;
+    ensure!(listed.status.success(), "cargo metadata failed");
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
+    let crates = listed["packages"].as_array().into_iter().flatten();
+    // Ours have their licence in the archive already.
+    for package in crates.filter(|package| !package["source"].is_null()) {
+        let manifest = package["manifest_path"].as_str().map(Path::new);
+        if let Some(root) = manifest.and_then(Path::parent).filter(|root| root.is_dir()) {
+            copy_licenses(root, folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the files of a package that are licences by their names, with the package's name before them.
+fn copy_licenses(package: &Path, folder: &Path) -> Result<()> {
+    let of = package.file_name().unwrap_or_default().to_string_lossy();
+    let roots = [package.to_path_buf(), package.join("licenses")];
+    for root in roots.iter().filter(|root| root.is_dir()) {
+        for entry in fs::read_dir(root)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let upper = name.to_uppercase();
+            let is_one = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "UNLICENSE"];
+            if path.is_file() && is_one.iter().any(|start| upper.starts_with(start)) {
+                fs::copy(&path, folder.join(format!("{of}-{name}")))?;
             }
         }
     }
@@ -200,7 +221,7 @@ fn shorten_run_path(file: &Path) -> Result<()> {
 }
 
 /// Starts the copied program with nothing of this machine's environment.
-fn check(program: &Path) -> Result<()> {
+fn check(program: &Path, lib: &Path) -> Result<()> {
     let started = Command::new(program).arg("--version").env_clear().output();
     let started = started.with_context(|| format!("cannot start {}", program.display()))?;
     ensure!(
@@ -209,14 +230,11 @@ fn check(program: &Path) -> Result<()> {
         program.display(),
         String::from_utf8_lossy(&started.stderr).trim()
     );
-    let loaded = needed(program)?;
-    let folder = program.parent().and_then(Path::parent);
-    let lib = folder.map(|folder| folder.join("lib").canonicalize());
-    let lib = lib.context("a program without a folder")??;
-    let torch = loaded
-        .iter()
-        .filter(|path| path.to_string_lossy().contains("torch"));
-    for path in torch {
+    let mut loaded = needed(program)?;
+    loaded.extend(needed(&lib.join("librsflow_net.so"))?);
+    let lib = lib.canonicalize()?;
+    let is_torch = |path: &&PathBuf| path.to_string_lossy().contains("libtorch");
+    for path in loaded.iter().filter(is_torch) {
         let path = path.canonicalize()?;
         ensure!(
             path.starts_with(&lib),

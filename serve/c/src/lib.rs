@@ -12,6 +12,7 @@ use std::ptr;
 use std::slice;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use rsflow_model::nn::compute::{self, DeviceChoice, ProcessSettings};
 use rsflow_serve::{Budget, Images, Options, RsNet};
 
 thread_local! {
@@ -51,13 +52,21 @@ unsafe fn opened<'a>(net: *const rsflow_net) -> Result<&'a rsflow_net> {
     unsafe { net.as_ref() }.context("the network is NULL")
 }
 
+/// No memory is larger than `isize::MAX` bytes.
+fn check<T>(first: *const T, count: usize, name: &str) -> Result<()> {
+    ensure!(!first.is_null(), "`{name}` is NULL");
+    let most = isize::MAX as usize / size_of::<T>();
+    ensure!(count <= most, "`{name}` cannot have {count} values");
+    Ok(())
+}
+
 /// # Safety
 /// Null, or `count` values that live as long as the call.
 unsafe fn values<'a, T>(first: *const T, count: usize, name: &str) -> Result<&'a [T]> {
     if count == 0 {
         return Ok(&[]);
     }
-    ensure!(!first.is_null(), "`{name}` is NULL");
+    check(first, count, name)?;
     // SAFETY: the caller's promise.
     Ok(unsafe { slice::from_raw_parts(first, count) })
 }
@@ -70,8 +79,8 @@ unsafe fn places<'a, T>(first: *mut T, count: usize, name: &str) -> Result<&'a m
     if count == 0 {
         return Ok(&mut []);
     }
-    ensure!(!first.is_null(), "`{name}` is NULL");
-    // SAFETY: the caller's promise.
+    check(first, count, name)?;
+    // SAFETY: the caller's promise, and what is written here has no value that is not allowed.
     Ok(unsafe { slice::from_raw_parts_mut(first, count) })
 }
 
@@ -92,6 +101,13 @@ pub unsafe extern "C" fn rsflow_open(
         ensure!(!checkpoint.is_null(), "`checkpoint` is NULL");
         // SAFETY: the caller's promise.
         let (path, sizes) = unsafe { (CStr::from_ptr(checkpoint), values(sizes, count, "sizes")?) };
+        // As `rsflow predict` does it.
+        compute::apply(&ProcessSettings {
+            device: DeviceChoice::Auto,
+            tf32: false,
+            deterministic: false,
+            threads: None,
+        })?;
         let options = Options {
             sizes: sizes.to_vec(),
             ..Options::default()
@@ -180,10 +196,13 @@ pub unsafe extern "C" fn rsflow_classify(
     top: usize,
 ) -> usize {
     caught(0, || {
+        ensure!(top > 0, "`top` must be at least 1");
         // SAFETY: the caller's promise.
         let (net, file, places) = unsafe {
+            let net = opened(net)?;
+            let top = top.min(net.classes.len());
             let places = places(predictions, top, "predictions")?;
-            (opened(net)?, values(file, bytes, "file")?, places)
+            (net, values(file, bytes, "file")?, places)
         };
         let answer = net.net.classify(file, size, top)?;
         for (place, prediction) in places.iter_mut().zip(&answer.predictions) {

@@ -246,7 +246,7 @@ impl Device {
         Ok(())
     }
 
-    /// Whether a request could be in time that can be queued in `before` seconds.
+    /// Whether a request could be in time whose files can be queued in `before` seconds.
     ///
     /// # Errors
     /// It could not.
@@ -257,10 +257,10 @@ impl Device {
         before: f64,
         deadline: Instant,
     ) -> Result<(), Refused> {
-        let state = self.shared.state();
+        let mut state = self.shared.state();
         state
             .queue
-            .admits(row, images, before, deadline, Instant::now())
+            .admits_files(row, images, before, deadline, Instant::now())
     }
 
     /// A request waited in vain until its deadline.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -83,7 +83,7 @@ impl Default for Budget {
 /// A body, and its share of the memory for bodies.
 pub(super) struct Whole {
     pub bytes: Bytes,
-    _share: OwnedSemaphorePermit,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 impl Budget {
@@ -101,28 +101,46 @@ impl Budget {
         let too_large = || Problem::too_large(format!("the body has more than {most} bytes"));
         let declared = headers.get(header::CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
-        let length: usize = declared.unwrap_or(most);
-        if length > most {
+        if declared.is_some_and(|length: usize| length > most) {
             return Err(too_large());
         }
-        let share = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
-        let share = Arc::clone(&self.0).try_acquire_many_owned(share);
-        let share = share.map_err(|_| {
-            Problem::unavailable("the server is busy: too many bodies are being read", 1.0)
-        })?;
-        let body = Limited::new(body, most).collect();
-        let body = tokio::time::timeout(BODY_TIMEOUT, body).await;
+        let body = tokio::time::timeout(BODY_TIMEOUT, self.collect(body, most)).await;
         let body = body.map_err(|_| {
             let text = format!("the body took more than {} s", BODY_TIMEOUT.as_secs());
             Problem::new(axum::http::StatusCode::REQUEST_TIMEOUT, text)
         })?;
-        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-            true => too_large(),
-            false => Problem::bad("the body ended early"),
-        })?;
-        Ok(Whole {
-            bytes: body.to_bytes(),
+        body?.ok_or_else(too_large)
+    }
+
+    /// Takes memory as it comes, not as it is announced: who announces much and sends nothing keeps nobody out.
+    /// `None` if there is too much of it.
+    async fn collect(&self, mut body: Body, most: usize) -> Result<Option<Whole>, Problem> {
+        let mut bytes = Vec::new();
+        let mut share: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Problem::bad("the body ended early"))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > most {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&data);
+            let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let more = bytes.len().div_ceil(1024).saturating_sub(held);
+            let more = u32::try_from(more).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.0).try_acquire_many_owned(more);
+            let more = more.map_err(|_| {
+                Problem::unavailable("the server is busy: too many bodies are being read", 1.0)
+            })?;
+            match &mut share {
+                Some(share) => share.merge(more),
+                None => share = Some(more),
+            }
+        }
+        Ok(Some(Whole {
+            bytes: bytes.into(),
             _share: share,
-        })
+        }))
     }
 }

@@ -24,6 +24,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use axum::http::StatusCode;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use device::{Device, Network};
@@ -147,6 +148,17 @@ impl App {
         let Ok(_alone) = self.reloading.try_lock() else {
             return Err(Problem::conflict("a reload is under way already"));
         };
+        self.reload_alone().await
+    }
+
+    /// The same after a reload that is under way: the file may have changed since that began.
+    async fn reload_after_others(self: Arc<Self>) {
+        let _alone = self.reloading.lock().await;
+        // The operator is told.
+        let _ = self.reload_alone().await;
+    }
+
+    async fn reload_alone(self: &Arc<Self>) -> Result<(), Problem> {
         let opened = self.open().await;
         self.metrics.reload(opened.is_ok());
         match opened {
@@ -158,7 +170,7 @@ impl App {
             Err(error) => {
                 let text = format!("cannot reload, the network stays as it was: {error:#}");
                 (self.tell)(&text);
-                Err(Problem::bad(text))
+                Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, text))
             }
         }
     }
@@ -264,25 +276,29 @@ async fn answer(
         app.open().await
     };
     tokio::pin!(opened);
+    // The file changed while it was loaded.
+    let mut again = false;
     loop {
         tokio::select! {
             opened = &mut opened => break opened?,
             event = events.recv() => match event {
                 Some(Event::Stop) | None => return Ok(()),
                 Some(Event::Failed(error)) => return Err(error),
-                // It is being loaded.
-                Some(Event::Reload) => {}
+                Some(Event::Reload) => again = true,
             },
         }
     }
     if let Some(device) = app.device() {
         ready(&device);
     }
+    if again {
+        app.control.reload();
+    }
     while let Some(event) = events.recv().await {
         match event {
             Event::Stop => break,
             Event::Failed(error) => return Err(error.context("the device failed")),
-            Event::Reload => drop(tokio::spawn(Arc::clone(app).reload())),
+            Event::Reload => drop(tokio::spawn(Arc::clone(app).reload_after_others())),
         }
     }
     Ok(())

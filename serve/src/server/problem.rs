@@ -81,7 +81,7 @@ impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Hopeless { retry_after } => Problem::unavailable(
-                "the server is busy: the request could not be answered by its deadline",
+                "the request cannot be answered by its deadline: the server is busy, or the deadline is too short for so many images",
                 retry_after,
             ),
             Refused::Full { retry_after } => {

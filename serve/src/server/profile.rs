@@ -127,6 +127,17 @@ impl Profile {
         self.update();
     }
 
+    /// Goes a tenth of the way back to what was measured at the start: where predictions alone keep all requests
+    /// out, nothing is observed that could correct them.
+    pub fn fade(&mut self) {
+        const FADED: f64 = 0.9;
+        self.drift *= FADED;
+        for row in &mut self.rows {
+            row.correction.iter_mut().for_each(|of| *of *= FADED);
+        }
+        self.update();
+    }
+
     /// Computes all predictions, from the smallest size to the largest.
     fn update(&mut self) {
         for at in (0..self.rows.len()).rev() {

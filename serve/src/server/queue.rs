@@ -137,8 +137,10 @@ impl<T> Queue<T> {
     ) -> Result<(), Refused> {
         let at = row.unwrap_or(self.rules.smallest());
         let left = deadline.saturating_duration_since(now).as_secs_f64();
+        // The queues are by due time, which is this much before a deadline of a request that arrives now.
+        let due = deadline - Duration::from_secs_f64(RESERVE * left);
         let earlier =
-            |queue: &VecDeque<Entry<T>>| queue.partition_point(|entry| entry.deadline <= deadline);
+            |queue: &VecDeque<Entry<T>>| queue.partition_point(|entry| entry.due() <= due);
         let mut ahead: Vec<usize> = self.at.iter().map(earlier).collect();
         ahead[self.rules.smallest()] += earlier(&self.any);
         ahead[at] += images.saturating_sub(1);
@@ -153,6 +155,41 @@ impl<T> Queue<T> {
         }
     }
 
+    /// The same before a request's files are decoded. One that is refused counts as arrived, and as trouble if it
+    /// was not refused for its decoding alone.
+    ///
+    /// # Errors
+    /// As [`Queue::admits`].
+    pub fn admits_files(
+        &mut self,
+        row: Option<usize>,
+        images: usize,
+        before: f64,
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let admitted = self.admits(row, images, before, deadline, now);
+        if admitted.is_err() {
+            self.arrivals.count(images, now);
+            let at_once = self.admits(row, images, 0.0, deadline, now);
+            if at_once.is_err() {
+                self.is_refused(row, images, deadline.saturating_duration_since(now), now);
+            }
+        }
+        admitted
+    }
+
+    /// A request that had so much time cannot be in time.
+    fn is_refused(&mut self, row: Option<usize>, images: usize, left: Duration, now: Instant) {
+        // Some of its time has passed since it arrived.
+        if self.is_usual(row, left.mul_f64(1.0 + RESERVE)) {
+            self.missed.count(images, now);
+        }
+        if self.running.is_none() && self.is_empty() {
+            self.profile.fade();
+        }
+    }
+
     /// Takes the images of a request, all of them or none.
     ///
     /// # Errors
@@ -162,15 +199,13 @@ impl<T> Queue<T> {
             return Ok(());
         };
         let (row, images, deadline) = (last.row, entries.len(), last.deadline);
-        let counts_as_trouble = self.counts_as_trouble(last);
+        let time = deadline.duration_since(last.arrived);
         if self.len() + images > self.room {
             self.forget_cancelled();
         }
         self.arrivals.count(images, now);
         if let Err(refused) = self.admits(row, images, 0.0, deadline, now) {
-            if counts_as_trouble {
-                self.missed.count(images, now);
-            }
+            self.is_refused(row, images, time, now);
             return Err(refused);
         }
         for entry in entries {
@@ -319,7 +354,8 @@ impl<T> Queue<T> {
     }
 
     fn is_troubled(&self, now: Instant) -> bool {
-        self.missed.rate(now) > TROUBLE * self.arrivals.rate(now)
+        let missed = self.missed.rate(now);
+        missed >= 2.0 && missed > TROUBLE * self.arrivals.rate(now)
     }
 }
 

@@ -178,11 +178,22 @@ async fn inferred(
     // In JSON, a byte takes up to 4, and a float about 12.
     let most = most_body(&device, app.config.max_batch).saturating_mul(2);
     let body = app.bodies.read(headers, body, most).await?;
+    let arrived = counted.arrived();
     let (json, binary) = split(headers, &body.bytes)?;
     let parsed = request::parse(app, &json, &binary)?;
     let outputs = parsed.outputs.clone();
+    let unknown = outputs
+        .iter()
+        .find(|(name, _)| !OUTPUTS.contains(&name.as_str()));
+    if let Some((name, _)) = unknown {
+        return Err(Problem::bad(format!(
+            "there is no output {}; there are {}",
+            quoted(name),
+            OUTPUTS.join(", ")
+        )));
+    }
     let id = parsed.id.clone();
-    let request = parsed.request(counted.arrived());
+    let request = parsed.request(arrived);
     let answers = infer(app, &device, request).await?;
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut tail = Vec::new();

@@ -24,6 +24,7 @@ use crate::table::grid;
 
 /// The most images that are read, and kept in memory.
 const MOST_IMAGES: usize = 1000;
+const LONGEST_DEADLINE: Duration = Duration::from_secs(600);
 /// The most requests at one rate.
 const MOST_REQUESTS: f64 = 5e6;
 const CAPACITIES: [f64; 5] = [0.5, 1.0, 2.0, 3.0, 4.0];
@@ -55,7 +56,10 @@ pub fn run(arguments: &Bench, url: &str, out: &mut dyn Write) -> Result<ExitCode
     let deadline_ms = arguments.load.deadline_ms.unwrap_or(status.deadline_ms);
     let target = Target {
         url: url.clone(),
-        deadline: Duration::from_secs_f64(deadline_ms / 1e3),
+        deadline: Duration::try_from_secs_f64(deadline_ms / 1e3)
+            .ok()
+            .filter(|deadline| *deadline <= LONGEST_DEADLINE)
+            .with_context(|| Usage(format!("a deadline of {deadline_ms} ms is none")))?,
         size: arguments.load.size.clone(),
         connections: arguments.load.connections as usize,
     };

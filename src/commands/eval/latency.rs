@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use rsflow_model::checkpoint::{Checkpoint, NormsFrom};
+use rsflow_model::checkpoint::{Checkpoint, Metadata, NormsFrom};
 use rsflow_model::nn::compute::ExecConfig;
 use rsflow_model::nn::kernels::Fused;
 use rsflow_model::train::metrics::Table;
@@ -71,8 +71,8 @@ pub fn measure(
 }
 
 /// The table of resolutions with what was measured at each: the time of one image, and the batch with the most
-/// images a second. An ensemble of them takes as long as all together.
-pub fn render(table: &Table, latencies: &[Latency]) -> String {
+/// images a second. An ensemble takes as long as its members together.
+pub fn render(table: &Table, metadata: &Metadata, latencies: &[Latency]) -> String {
     let header = [
         "resolution",
         "top-1 %",
@@ -93,7 +93,10 @@ pub fn render(table: &Table, latencies: &[Latency]) -> String {
                 of.batch.to_string(),
             ],
             None => {
-                let all: f64 = latencies.iter().map(|of| of.milliseconds).sum();
+                let members = latencies
+                    .iter()
+                    .filter(|of| metadata.resolutions.contains(&of.resolution));
+                let all: f64 = members.map(|of| of.milliseconds).sum();
                 [format!("{all:.2}"), String::new(), String::new()]
             }
         };

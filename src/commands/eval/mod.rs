@@ -101,13 +101,14 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     }
     // Results are printed even if a file cannot be written.
     let table = progress.last_table();
-    let latencies = match &table {
+    let measured = match &table {
         Some(table) if arguments.latency && finished.as_ref().is_ok_and(|run| !run.interrupted) => {
             let sizes = sizes_of(table, metadata, &arguments.batch_norm);
-            latency::measure(arguments, &checkpoint, &sizes, &screen)?
+            latency::measure(arguments, &checkpoint, &sizes, &screen)
         }
-        _ => Vec::new(),
+        _ => Ok(Vec::new()),
     };
+    let latencies = measured.as_deref().unwrap_or_default();
     if let Some(table) = &table {
         if !is_stdout(arguments.json.as_deref()) {
             writeln!(
@@ -116,7 +117,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
                 match arguments.matrix {
                     true => table::matrix(table),
                     false if latencies.is_empty() => table::render(table),
-                    false => latency::render(table, &latencies),
+                    false => latency::render(table, metadata, latencies),
                 },
                 path.shown(),
                 metadata.epoch,
@@ -124,12 +125,12 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
             )?;
         }
         if let Some(json) = &arguments.json {
-            write_json(json, &as_json(&checkpoint, table, &latencies), out)?;
+            write_json(json, &as_json(&checkpoint, table, latencies), out)?;
         }
     }
-    if let (Some(path), Some(table)) = (&arguments.plot, &table) {
+    if let (Some(path), Some(table), false) = (&arguments.plot, &table, latencies.is_empty()) {
         let classes = metadata.classes.len();
-        let figure = plot::svg(&metadata.network, classes, table, &latencies)?;
+        let figure = plot::svg(&metadata.network, classes, table, latencies)?;
         let written = replace(path, figure.as_bytes());
         written.with_context(|| format!("cannot write {}", path.shown()))?;
         screen.line(&format!("{} has the figure", path.shown()));
@@ -138,6 +139,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     table.context("the evaluation ended without a table")?;
+    measured.context("cannot measure the latency")?;
     if let Some(path) = &arguments.predictions {
         screen.line(&format!("{} has what was predicted", path.shown()));
     }

@@ -423,7 +423,14 @@ impl<'m> Pass<'m> {
         let x = padded.as_ref().unwrap_or(x);
         let tensors = &norm.by_resolution[resolution];
         let at = (resolution, weight);
-        let packed = folded.get(at, conv, &self.weights[weight], tensors, (x, padding))?;
+        let packed = folded.get(
+            at,
+            conv,
+            // As trained, not rounded yet.
+            &self.modules.shared.weights[weight].tensor,
+            tensors,
+            (x, padding),
+        )?;
         match (residual, norm.activation) {
             (Some(residual), Activation::Relu6) => {
                 let mut sum = packed.run(x, Some(residual), Activation::None)?;

@@ -115,7 +115,7 @@ pub fn parse(app: &App, json: &Bytes, binary: &Bytes) -> Result<Parsed, Problem>
             request.inputs.len()
         )));
     };
-    let images = images(input, binary)
+    let images = images(input, binary, app.config.queue)
         .map_err(|problem| problem.about(&format!("the input {}", quoted(&input.name))))?;
     let is_binary = request.parameters.binary_data_output.unwrap_or(false);
     let outputs = match request.outputs {
@@ -140,7 +140,7 @@ pub fn parse(app: &App, json: &Bytes, binary: &Bytes) -> Result<Parsed, Problem>
     })
 }
 
-fn images(input: &Input<'_>, binary: &Bytes) -> Result<Images, Problem> {
+fn images(input: &Input<'_>, binary: &Bytes, most: usize) -> Result<Images, Problem> {
     let expected = match input.name.as_str() {
         FILES => "BYTES",
         PIXELS => "UINT8",
@@ -175,7 +175,7 @@ fn images(input: &Input<'_>, binary: &Bytes) -> Result<Images, Problem> {
     match input.name.as_str() {
         FILES => {
             let files = match data {
-                None => strings(binary)?,
+                None => strings(binary, most)?,
                 Some(data) => flat::<String>(data)?
                     .into_iter()
                     .map(|text| STANDARD.decode(text).map(Bytes::from))
@@ -251,10 +251,13 @@ fn wrong_count(shape: &[u64], found: usize) -> Problem {
 }
 
 /// Binary strings: the length of each in 4 bytes, little endian, then its bytes.
-fn strings(binary: &Bytes) -> Result<Vec<Bytes>, Problem> {
+fn strings(binary: &Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
     let mut all = Vec::new();
     let mut rest = binary.clone();
     while !rest.is_empty() {
+        if all.len() == most {
+            return Err(Problem::bad(format!("a request has 1 to {most} images")));
+        }
         let length = rest
             .first_chunk::<4>()
             .map(|length| u32::from_le_bytes(*length) as usize);
