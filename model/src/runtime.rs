@@ -45,7 +45,8 @@ struct State {
 pub enum Folding {
     /// On the CPU, unless the network is quantized. Logits in float32 differ by some 1e-6 of the largest, in
     /// bfloat16 by some 1e-2, as those without folding do from float32.
-    /// Each size that is used then has its own weights of convolutions in memory, from its first call on.
+    /// Each size that is used then has its own weights of convolutions in memory, from its first call on; twice
+    /// if it gets batches of both less and more than eight images.
     #[default]
     Auto,
     /// Never: weights are in memory once.

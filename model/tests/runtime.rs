@@ -97,7 +97,7 @@ fn every_size_answers_as_the_network_of_the_checkpoint() {
             for folding in [Folding::Auto, Folding::Off] {
                 let runtime = Runtime::open(&checkpoint, &sizes(), compute, folding).unwrap();
                 // From size to size and back: nothing of the one before is left.
-                for (batch, at) in [(1, 0), (3, 1), (1, 2), (2, 0), (3, 1)] {
+                for (batch, at) in [(1, 0), (3, 1), (1, 2), (9, 2), (2, 0), (3, 1), (10, 2)] {
                     let size = SIZES[at];
                     let pixels = pixels(batch, size);
                     let found = runtime.logits(Images::Bytes(&pixels), size).unwrap();

@@ -8,23 +8,27 @@ use tch::{Kind, Tensor, no_grad};
 use super::Conv;
 use crate::nn::kernels::{BatchNorm, PackedConvolution};
 
+/// Batches from here on are large.
+const LARGE: i64 = 8;
+
 /// For each resolution and each shared weight, the convolution with the batch norm that follows it: one
 /// operator that also adds the residual and applies the activation. Each is made when it is first used, in
-/// the layout that oneDNN likes best for the images of that call.
+/// the layout that oneDNN likes best for the images of that call: one for small batches and one for others, for
+/// either is slow with the other's (MobileNetV2 at 96 pixels, one image: three times as long).
 ///
 /// With s = gamma / sqrt(variance + epsilon), the weight is s times that of the convolution, computed in double
 /// precision and rounded once to the compute dtype, as the bias beta - s mean. Logits in float32 differ from those
 /// of separate layers by some 1e-6 of the largest, in bfloat16 by as much as those differ from float32.
 #[derive(Debug)]
 pub(super) struct Folded {
-    cells: Vec<Vec<OnceCell<PackedConvolution>>>,
+    cells: Vec<Vec<[OnceCell<PackedConvolution>; 2]>>,
     epsilon: f64,
     dtype: Kind,
 }
 
 impl Folded {
     pub(super) fn new(resolutions: usize, weights: usize, epsilon: f64, dtype: Kind) -> Self {
-        let empty = || (0..weights).map(|_| OnceCell::new()).collect();
+        let empty = || (0..weights).map(|_| Default::default()).collect();
         Folded {
             cells: (0..resolutions).map(|_| empty()).collect(),
             epsilon,
@@ -43,7 +47,8 @@ impl Folded {
         (images, padding): (&Tensor, i64),
     ) -> Result<&PackedConvolution> {
         let cell = self.cells.get(resolution).and_then(|of| of.get(index));
-        let cell = cell.context("a weight that was not there when the network was folded")?;
+        let cells = cell.context("a weight that was not there when the network was folded")?;
+        let cell = &cells[usize::from(images.size4()?.0 >= LARGE)];
         if let Some(packed) = cell.get() {
             return Ok(packed);
         }
