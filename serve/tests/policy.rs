@@ -435,3 +435,44 @@ fn a_step_of_the_load_loses_nothing() {
         assert!(fixed.share() < 70.0, "{fixed:?}");
     }
 }
+
+#[test]
+fn a_slow_moment_does_not_keep_requests_out_for_good() {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let entry = |now: Instant| Entry {
+        row: None,
+        arrived: now,
+        deadline: now + Duration::from_millis(50),
+        job: 0,
+    };
+    // One image takes 30 ms of the 50.
+    let curve = Curve {
+        measured: vec![(1, 0.03)],
+    };
+    let rules = Rules {
+        automatic: 1,
+        deadline: 0.05,
+    };
+    let profile = Profile::new(vec![curve], Vec::new());
+    let mut queue = Queue::new(rules, profile, 10, |_: &i32| false, start);
+    let mut late = Vec::new();
+    // The machine is three times as slow until nothing is admitted any more.
+    let mut now = 0;
+    while queue.submit(vec![entry(at(now))], at(now)).is_ok() {
+        let batch = queue.next(&mut late, at(now)).unwrap();
+        now += 90;
+        queue.done(batch.row, 1, 1, at(now));
+        assert!(now < 20_000, "it never refuses");
+    }
+    // The refused one, and those after it, bring the prediction back though nothing is computed.
+    let mut tries = 0;
+    while queue.submit(vec![entry(at(now))], at(now)).is_err() {
+        now += 100;
+        tries += 1;
+        assert!(tries < 50, "refused for good");
+    }
+    queue.clear();
+    let deadline = at(now) + Duration::from_millis(50);
+    queue.admits_files(None, 1, 0.0, deadline, at(now)).unwrap();
+}

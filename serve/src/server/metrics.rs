@@ -277,8 +277,8 @@ impl Metrics {
         drop(recent);
         times.sort_by(f64::total_cmp);
         let quantile = |share: f64| {
-            let at = (times.len() as f64 * share) as usize;
-            times.get(at.min(times.len().saturating_sub(1))).copied()
+            let rank = (times.len() as f64 * share).ceil() as usize;
+            times.get(rank.saturating_sub(1)).copied()
         };
         sizes.sort_by_key(|(at, _)| match at {
             At::Ensemble => 0,

@@ -35,7 +35,7 @@ use problem::Problem;
 
 /// How long requests are still answered after the server was asked to stop.
 const DRAIN: Duration = Duration::from_secs(30);
-/// And after the device failed: they only have to be told.
+/// And after the device failed: requests only get their error.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Threads that read requests and write answers; what takes time is done elsewhere.
 const HTTP_THREADS: usize = 4;
@@ -143,7 +143,7 @@ impl App {
         Ok(())
     }
 
-    /// Loads the network anew; the one that is there goes on if that fails.
+    /// Loads the network anew; the one that is there stays if that fails.
     async fn reload(self: Arc<Self>) -> Result<(), Problem> {
         let Ok(_alone) = self.reloading.try_lock() else {
             return Err(Problem::conflict("a reload is under way already"));
@@ -154,7 +154,7 @@ impl App {
     /// The same after a reload that is under way: the file may have changed since that began.
     async fn reload_after_others(self: Arc<Self>) {
         let _alone = self.reloading.lock().await;
-        // The operator is told.
+        // It reports to the operator itself.
         let _ = self.reload_alone().await;
     }
 

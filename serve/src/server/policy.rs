@@ -38,7 +38,7 @@ pub struct Waiting {
     pub at: Vec<Vec<f64>>,
 }
 
-/// What goes on.
+/// What came within the last second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
     /// Arrivals per second.
@@ -103,7 +103,7 @@ pub fn drain(profile: &Profile, waiting: &Waiting, row: usize) -> Drain {
 
 /// Whether a request that arrives can be answered within `left` seconds at `row` (the smallest size if it named
 /// none), after `busy` seconds of the batch that is computed now and those that wait before it, a number for
-/// each row. If others are before it, it has to be answered with the reserve in hand: a full queue is as long as
+/// each row. If others are before it, it has to be answered within the reserve: a full queue is as long as
 /// it may be, and every batch that takes longer than predicted would make requests late.
 ///
 /// # Errors

@@ -133,7 +133,7 @@ async fn metadata(State(app): Shared, Path(named): Named) -> Result<Response, Pr
 
 async fn load(State(app): Shared, Path(named): Named) -> Result<Response, Problem> {
     check_name(&app, &named)?;
-    // It goes on if the client does not wait for it.
+    // It continues if the client does not wait for it.
     let loaded = tokio::spawn(app.reload()).await;
     loaded.map_err(|_| Problem::unavailable("the reload was interrupted", 1.0))??;
     Ok(json_response(&json!({})))
