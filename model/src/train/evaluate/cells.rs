@@ -19,8 +19,9 @@ pub(super) struct Cell {
 impl Cell {
     /// A row of the table that says whose batch norms these are.
     pub fn name(&self, row: &mut Row) {
+        // Calibrated ones began as interpolated ones, and have a name of their own.
         if let NormsFrom::Between { below, above, .. } = self.norms
-            && self.label != self.size
+            && self.label == self.norms.label()
         {
             row.batch_norm = None;
             row.between = Some((below, above));
