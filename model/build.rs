@@ -3,11 +3,14 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 10] = [
+const SHIM: [&str; 13] = [
     "native/autograd.cpp",
     "native/optimizers.cpp",
     "native/shim.cpp",
+    "native/cpu/buffers.cpp",
+    "native/cpu/convolution.cpp",
     "native/cpu/norm.cpp",
+    "native/cpu/pixels.cpp",
     "native/cpu/pointwise.cpp",
     "native/dist/dist.cpp",
     "native/dist/nccl.cpp",
@@ -49,6 +52,8 @@ fn main() {
         .flag(root.join("include/torch/csrc/api/include"))
         // Of libtorch's headers full debug information takes as long as all else.
         .debug(false)
+        // In every profile: loops over registers must be unrolled.
+        .opt_level(3)
         .flag_if_supported("-g1")
         // Functions that take vectors are inlined, so how they are passed does not matter.
         .flag_if_supported("-Wno-psabi")

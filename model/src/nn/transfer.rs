@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::nn::compute::ExecConfig;
+use crate::nn::kernels::PixelTable;
 use crate::nn::native::CopyStream;
 
 /// Normalization of the channels red, green and blue: (x - mean) / std.
@@ -56,6 +57,8 @@ pub struct DeviceTransfer {
     /// Mean and standard deviation, `[1, 3, 1, 1]`, in the order of the channels.
     normalize: Option<(Tensor, Tensor)>,
     channels: Channels,
+    /// On the CPU in channels last.
+    table: Option<PixelTable>,
     /// `None` on the CPU.
     in_flight: Mutex<Option<InFlightCopy>>,
 }
@@ -76,6 +79,8 @@ impl DeviceTransfer {
                 .f_reshape([1, 3, 1, 1])?
                 .f_to_device(compute.device)?)
         };
+        let on_cpu = compute.device == Device::Cpu && compute.channels_last;
+        let table = on_cpu.then(|| pixel_table(normalize, channels));
         let normalize = match normalize {
             None => None,
             Some(by) => Some((by_channel(by.mean)?, by_channel(by.std)?)),
@@ -91,6 +96,7 @@ impl DeviceTransfer {
             compute,
             normalize,
             channels,
+            table,
             in_flight: Mutex::new(in_flight),
         })
     }
@@ -138,6 +144,10 @@ impl DeviceTransfer {
     /// A wrong number of bytes.
     pub fn pixels(&self, bytes: &[u8], count: usize, side: u32) -> Result<Tensor> {
         let shape = shape(bytes, count, side)?;
+        if let Some(table) = &self.table {
+            let images = table.apply(bytes, count, side)?;
+            return Ok(images.f_to_kind(self.compute.compute_dtype)?);
+        }
         let bytes = Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?;
         self.normalized(bytes.f_to_device(self.compute.device)?)
     }
@@ -176,6 +186,26 @@ impl DeviceTransfer {
             Some((mean, std)) => images.f_sub(mean)?.f_div(std)?,
         };
         Ok(images.f_to_kind(self.compute.compute_dtype)?)
+    }
+}
+
+/// The normalized value of every byte, by the operations that libtorch does, in float32.
+fn pixel_table(normalize: Option<Normalize>, channels: Channels) -> PixelTable {
+    let order = match channels {
+        Channels::Rgb => [0, 1, 2],
+        Channels::Bgr => [2, 1, 0],
+    };
+    let values = order.map(|channel: usize| {
+        std::array::from_fn(|byte| {
+            let value = byte as f32 / 255.0;
+            normalize.map_or(value, |by| {
+                (value - by.mean[channel] as f32) / by.std[channel] as f32
+            })
+        })
+    });
+    PixelTable {
+        values,
+        order: order.map(|channel| channel as i32),
     }
 }
 

@@ -11,15 +11,22 @@
 //! - `program`: from the text to a program of the GPU, by NVRTC, kept in the user's cache.
 //! - `driver`: the program, loaded by NVIDIA's driver.
 //! - [`trial`]: the comparison.
-//! - `pointwise`: convolutions with a bias, a residual and an activation, for inference on the CPU.
+//! - `convolution`: convolutions with the batch norm, the residual and the activation, for inference on the CPU
+//!   in float32.
+//! - `pixels`: bytes of images as a network takes them, on the CPU.
+//! - `pointwise`: oneDNN's with a bias, a residual and an activation, for the same in bfloat16.
 //! - `small_maps`: convolutions over maps of a few values, on the CPU.
 
+#[allow(unsafe_code)]
+mod convolution;
 #[allow(unsafe_code)]
 mod driver;
 #[allow(unsafe_code)]
 mod joint;
 #[allow(unsafe_code)]
 mod operators;
+#[allow(unsafe_code)]
+mod pixels;
 #[allow(unsafe_code)]
 mod pointwise;
 #[allow(unsafe_code)]
@@ -36,11 +43,13 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
+pub use convolution::{Convolution, Place, convolution_sets};
 pub use joint::{JointSum, joint_batch_norm};
 pub use operators::{
     Activation, BatchNorm, Kernels, Launch, Statistics, batch_norm, depthwise, drop_kernels,
     kernel_names, max_pool, use_kernels,
 };
+pub use pixels::PixelTable;
 pub use pointwise::PackedConvolution;
 pub use program::{Architecture, Compiler};
 pub use small_maps::{are_small_maps, small_maps_convolution};

@@ -1,71 +1,186 @@
-//! Batch norms folded into the convolutions before them, for inference on the CPU.
+//! Batch norms as a part of the convolutions before them, for inference on the CPU.
 
 use std::cell::OnceCell;
 
 use anyhow::{Context as _, Result};
 use tch::{Kind, Tensor, no_grad};
 
-use super::Conv;
-use crate::nn::kernels::{BatchNorm, PackedConvolution};
+use super::pass::{pad_amounts, padded};
+use super::{Conv, Padding};
+use crate::nn::kernels::{
+    Activation, BatchNorm, Convolution, PackedConvolution, Place, convolution_sets,
+};
 
-/// Batches from here on are large.
-const LARGE: i64 = 8;
-
-/// For each resolution and each shared weight, the convolution with the batch norm that follows it: one
-/// operator that also adds the residual and applies the activation. Each is made when it is first used, in
-/// the layout that oneDNN likes best for the images of that call: one for small batches and one for others, for
-/// either is slow with the other's (MobileNetV2 at 96 pixels, one image: three times as long).
+/// For each resolution and each shared weight, the convolution with the batch norm that follows it: one operator
+/// that also adds the residual and applies the activation. Each is made when it is first used.
 ///
-/// With s = gamma / sqrt(variance + epsilon), the weight is s times that of the convolution, computed in double
-/// precision and rounded once to the compute dtype, as the bias beta - s mean. Logits in float32 differ from those
-/// of separate layers by some 1e-6 of the largest, in bfloat16 by as much as those differ from float32.
+/// With s = gamma / sqrt(variance + epsilon), computed in double precision, the batch norm multiplies by s and
+/// adds beta - s mean. Logits differ from those of separate layers by some 1e-6 of the largest in float32, and in
+/// bfloat16 by as much as those differ from float32.
 #[derive(Debug)]
 pub(super) struct Folded {
-    cells: Vec<Vec<[OnceCell<PackedConvolution>; 2]>>,
     epsilon: f64,
-    dtype: Kind,
+    kind: Convolutions,
+}
+
+#[derive(Debug)]
+enum Convolutions {
+    /// Ours, in float32: the weight as it is, once for all resolutions and shapes, and for each resolution scale
+    /// and shift, rounded to float32.
+    Float {
+        weights: Vec<OnceCell<Convolution>>,
+        norms: Vec<Vec<OnceCell<(Tensor, Tensor)>>>,
+    },
+    /// oneDNN's, in bfloat16: for each resolution the weight, multiplied by s and rounded once, in the layout
+    /// that oneDNN likes best for the images of the first call: one for small batches and one for others, for
+    /// either is slow with the other's (MobileNetV2 at 96 pixels, one image: three times as long).
+    Half(Vec<Vec<[OnceCell<PackedConvolution>; 2]>>),
+}
+
+/// What is added before the activation.
+pub(super) enum Residual<'a> {
+    /// The sum may take its place.
+    Own(Tensor),
+    Other(&'a Tensor),
+}
+
+/// The convolution of the shared weight at `index`, which is `weight`, and the batch norm of a resolution.
+pub(super) struct At<'a> {
+    pub(super) resolution: usize,
+    pub(super) index: usize,
+    pub(super) conv: &'a Conv,
+    pub(super) weight: &'a Tensor,
+    pub(super) norm: &'a BatchNorm,
+    pub(super) activation: Activation,
 }
 
 impl Folded {
-    pub(super) fn new(resolutions: usize, weights: usize, epsilon: f64, dtype: Kind) -> Self {
-        let empty = || (0..weights).map(|_| Default::default()).collect();
-        Folded {
-            cells: (0..resolutions).map(|_| empty()).collect(),
-            epsilon,
-            dtype,
+    /// For so many resolutions and weights; `None` if this processor lacks the instructions for that dtype.
+    pub(super) fn new(
+        resolutions: usize,
+        weights: usize,
+        epsilon: f64,
+        dtype: Kind,
+    ) -> Option<Self> {
+        fn cells<T: Default>(count: usize) -> Vec<T> {
+            (0..count).map(|_| T::default()).collect()
         }
+        let kind = match dtype {
+            Kind::Float if convolution_sets() > 0 => Convolutions::Float {
+                weights: cells(weights),
+                norms: (0..resolutions).map(|_| cells(weights)).collect(),
+            },
+            Kind::BFloat16 if has_bfloat16() => {
+                Convolutions::Half((0..resolutions).map(|_| cells(weights)).collect())
+            }
+            _ => return None,
+        };
+        Some(Folded { epsilon, kind })
     }
 
-    /// The convolution of the shared weight at `index`, which is `weight`, with this batch norm of this
-    /// resolution. `images` are those that it will get, and `padding` is on all sides.
-    pub(super) fn get(
+    /// activation(norm(conv(x)) + residual).
+    pub(super) fn run(
         &self,
-        (resolution, index): (usize, usize),
-        conv: &Conv,
-        weight: &Tensor,
-        norm: &BatchNorm,
-        (images, padding): (&Tensor, i64),
-    ) -> Result<&PackedConvolution> {
-        let cell = self.cells.get(resolution).and_then(|of| of.get(index));
-        let cells = cell.context("a weight that was not there when the network was folded")?;
-        let cell = &cells[usize::from(images.size4()?.0 >= LARGE)];
-        if let Some(packed) = cell.get() {
-            return Ok(packed);
+        at: &At<'_>,
+        x: &Tensor,
+        residual: Option<Residual<'_>>,
+    ) -> Result<Tensor> {
+        const UNKNOWN: &str = "a weight that was not there when the network was folded";
+        let [rows, columns] = pad_amounts(x, at.conv.padding, at.conv.kernel, at.conv.stride)?;
+        match &self.kind {
+            Convolutions::Float { weights, norms } => {
+                let weight = weights.get(at.index).context(UNKNOWN)?;
+                let weight = get_or_make(weight, || {
+                    Convolution::new(0, at.weight, at.conv.stride, at.conv.groups)
+                })?;
+                let of = norms.get(at.resolution).and_then(|of| of.get(at.index));
+                let (scale, shift) = get_or_make(of.context(UNKNOWN)?, || {
+                    let (scale, shift) = self.scale_and_shift(at.norm)?;
+                    let rounded = |tensor: Tensor| tensor.f_to_kind(Kind::Float);
+                    Ok((rounded(scale)?, rounded(shift)?))
+                })?;
+                let (_, _, height, width) = x.size4()?;
+                let Conv {
+                    padding,
+                    kernel,
+                    stride,
+                    ..
+                } = *at.conv;
+                let place = Place {
+                    padding: [rows.0, columns.0],
+                    output: [height, width]
+                        .map(|side| Padding::output(padding, side, kernel, stride)),
+                };
+                let residual = residual.as_ref().map(|residual| match residual {
+                    Residual::Own(tensor) => tensor,
+                    Residual::Other(tensor) => *tensor,
+                });
+                weight.run(x, place, (scale, shift), residual, at.activation)
+            }
+            Convolutions::Half(of) => {
+                let (padded, [padding, _]) = padded(x, [rows, columns])?;
+                let x = padded.as_ref().unwrap_or(x);
+                let of = of.get(at.resolution).and_then(|of| of.get(at.index));
+                let cell = &of.context(UNKNOWN)?[usize::from(is_large(x)?)];
+                let packed = get_or_make(cell, || self.packed(at, x, padding))?;
+                let own = match residual {
+                    None => return packed.run(x, None, at.activation),
+                    Some(Residual::Own(own)) => own,
+                    Some(Residual::Other(tensor)) => tensor.f_detach_copy()?,
+                };
+                if at.activation != Activation::Relu6 {
+                    return packed.run(x, Some(own), at.activation);
+                }
+                let mut sum = packed.run(x, Some(own), Activation::None)?;
+                at.activation.apply_(&mut sum)?;
+                Ok(sum)
+            }
         }
-        let (weight, bias) = no_grad(|| self.fold(weight, norm))?;
-        let geometry = (padding, conv.stride, conv.groups);
-        let packed = PackedConvolution::new(&weight, Some(bias), images, geometry)?;
-        Ok(cell.get_or_init(|| packed))
     }
 
-    fn fold(&self, weight: &Tensor, norm: &BatchNorm) -> Result<(Tensor, Tensor)> {
+    /// Of a batch norm, in double precision, `[channels]` each.
+    fn scale_and_shift(&self, norm: &BatchNorm) -> Result<(Tensor, Tensor)> {
         let double = |tensor: &Tensor| tensor.f_to_kind(Kind::Double);
-        let deviation = double(&norm.running_var)?
-            .f_add_scalar(self.epsilon)?
-            .f_sqrt()?;
-        let scale = double(&norm.weight)?.f_div(&deviation)?;
-        let bias = double(&norm.bias)?.f_sub(&scale.f_mul(&double(&norm.running_mean)?)?)?;
-        let weight = double(weight)?.f_mul(&scale.f_reshape([-1, 1, 1, 1])?)?;
-        Ok((weight.f_to_kind(self.dtype)?, bias.f_to_kind(self.dtype)?))
+        no_grad(|| {
+            let variance = double(&norm.running_var)?.f_add_scalar(self.epsilon)?;
+            let scale = double(&norm.weight)?.f_div(&variance.f_sqrt()?)?;
+            let mean = scale.f_mul(&double(&norm.running_mean)?)?;
+            let shift = double(&norm.bias)?.f_sub(&mean)?;
+            Ok((scale, shift))
+        })
     }
+
+    fn packed(&self, at: &At<'_>, x: &Tensor, padding: i64) -> Result<PackedConvolution> {
+        let (scale, shift) = self.scale_and_shift(at.norm)?;
+        let weight = no_grad(|| {
+            let weight = at.weight.f_to_kind(Kind::Double)?;
+            weight.f_mul(&scale.f_reshape([-1, 1, 1, 1])?)
+        })?;
+        let rounded = |tensor: &Tensor| tensor.f_to_kind(Kind::BFloat16);
+        let geometry = (padding, at.conv.stride, at.conv.groups);
+        PackedConvolution::new(&rounded(&weight)?, Some(rounded(&shift)?), x, geometry)
+    }
+}
+
+fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(value) = cell.get() {
+        return Ok(value);
+    }
+    let value = make()?;
+    Ok(cell.get_or_init(|| value))
+}
+
+fn is_large(images: &Tensor) -> Result<bool> {
+    Ok(images.size4()?.0 >= 8)
+}
+
+/// Whether oneDNN has operators with an activation and a residual for bfloat16 on this processor.
+fn has_bfloat16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return tch::utils::has_mkldnn()
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512vl")
+        && std::is_x86_feature_detected!("avx512dq");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }

@@ -1,7 +1,7 @@
 //! Layers with their tensors.
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::folded::Folded;
 use super::pass::Pass;
@@ -138,18 +138,13 @@ impl Modules {
     /// have no effect. Returns whether it does.
     pub fn fold(&mut self) -> bool {
         let suits = self.compute.kernels == Some(Kernels::Cpu)
-            && computes_pointwise(self.compute.compute_dtype)
             && self.compute.channels_last
             && self.shared.bases.is_empty();
-        self.folded = suits.then(|| {
-            Folded::new(
-                self.resolutions,
-                self.shared.weights.len(),
-                self.norm_options.epsilon,
-                self.compute.compute_dtype,
-            )
-        });
-        suits
+        let weights = self.shared.weights.len();
+        let (epsilon, dtype) = (self.norm_options.epsilon, self.compute.compute_dtype);
+        let folded = suits.then(|| Folded::new(self.resolutions, weights, epsilon, dtype));
+        self.folded = folded.flatten();
+        self.folded.is_some()
     }
 
     /// Begins a pass with the current weights and bases. `updates_activation_bases` says for each
@@ -271,21 +266,6 @@ fn build(
         });
     }
     Ok(modules)
-}
-
-/// Whether oneDNN's operators with an activation and a residual take this dtype on this processor.
-fn computes_pointwise(dtype: Kind) -> bool {
-    match dtype {
-        Kind::Float => tch::utils::has_mkldnn(),
-        #[cfg(target_arch = "x86_64")]
-        Kind::BFloat16 => {
-            tch::utils::has_mkldnn()
-                && std::is_x86_feature_detected!("avx512bw")
-                && std::is_x86_feature_detected!("avx512vl")
-                && std::is_x86_feature_detected!("avx512dq")
-        }
-        _ => false,
-    }
 }
 
 impl Module {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
-use super::folded::Folded;
+use super::folded::{At, Folded, Residual};
 use super::modules::{Module, Modules, Norm, Shared, Weight};
 use super::{Conv, Drops, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
@@ -307,12 +307,14 @@ impl<'m> Pass<'m> {
                         && self.folded().is_some()
                     {
                         let end = self.run(before, x, at, fits)?;
-                        // The sum takes its place: that of x, if it is ours and not what the convolution
-                        // reads.
+                        // The sum may take its place: that of x, if it is ours and not what the
+                        // convolution reads.
                         let shortcut = match (shortcut.is_empty(), &own) {
-                            (true, Some(own)) if !before.is_empty() => own.shallow_clone(),
-                            (true, _) => x.f_detach_copy()?,
-                            (false, _) => self.run(shortcut, x, at, fits)?,
+                            (true, Some(own)) if !before.is_empty() => {
+                                Residual::Own(own.shallow_clone())
+                            }
+                            (true, _) => Residual::Other(x),
+                            (false, _) => Residual::Own(self.run(shortcut, x, at, fits)?),
                         };
                         let at = (conv, *weight);
                         let sum = self.folded_conv(at, norm, &end, Some(shortcut), resolution);
@@ -411,34 +413,23 @@ impl<'m> Pass<'m> {
     /// A convolution with the batch norm and the activation that follow it, and with what is added in between.
     fn folded_conv(
         &self,
-        (conv, weight): (&Conv, usize),
+        (conv, index): (&Conv, usize),
         norm: &Norm,
         x: &Tensor,
-        residual: Option<Tensor>,
+        residual: Option<Residual<'_>>,
         resolution: usize,
     ) -> Result<Tensor> {
         let folded = self.folded().context("the network is not folded")?;
-        let (padded, [padding, _]) =
-            padded(x, pad_amounts(x, conv.padding, conv.kernel, conv.stride)?)?;
-        let x = padded.as_ref().unwrap_or(x);
-        let tensors = &norm.by_resolution[resolution];
-        let at = (resolution, weight);
-        let packed = folded.get(
-            at,
+        let at = At {
+            resolution,
+            index,
             conv,
             // As trained, not rounded yet.
-            &self.modules.shared.weights[weight].tensor,
-            tensors,
-            (x, padding),
-        )?;
-        match (residual, norm.activation) {
-            (Some(residual), Activation::Relu6) => {
-                let mut sum = packed.run(x, Some(residual), Activation::None)?;
-                Activation::Relu6.apply_(&mut sum)?;
-                Ok(sum)
-            }
-            (residual, activation) => packed.run(x, residual, activation),
-        }
+            weight: &self.modules.shared.weights[index].tensor,
+            norm: &norm.by_resolution[resolution],
+            activation: norm.activation,
+        };
+        folded.run(&at, x, residual)
     }
 
     /// With our kernels for GPUs.
@@ -526,14 +517,22 @@ fn in_groups(
 }
 
 /// The padding before and after the height, and before and after the width, of `x`.
-fn pad_amounts(x: &Tensor, padding: Padding, kernel: i64, stride: i64) -> Result<[(i64, i64); 2]> {
+pub(super) fn pad_amounts(
+    x: &Tensor,
+    padding: Padding,
+    kernel: i64,
+    stride: i64,
+) -> Result<[(i64, i64); 2]> {
     let (_, _, height, width) = x.size4()?;
     Ok([height, width].map(|side| padding.amounts(side, kernel, stride)))
 }
 
 /// The images padded as far as libtorch's convolutions cannot do it, which pad both sides of a dimension alike,
 /// and the padding that is left for them.
-fn padded(x: &Tensor, [rows, columns]: [(i64, i64); 2]) -> Result<(Option<Tensor>, [i64; 2])> {
+pub(super) fn padded(
+    x: &Tensor,
+    [rows, columns]: [(i64, i64); 2],
+) -> Result<(Option<Tensor>, [i64; 2])> {
     if rows.0 == rows.1 && columns.0 == columns.1 {
         return Ok((None, [rows.0, columns.0]));
     }

@@ -1,0 +1,474 @@
+// Convolutions in float32 and channels last for inference, with the batch norm, the residual's addition and the
+// activation that follow: activation(conv(x) scale + shift + residual), called by
+// `src/nn/kernels/convolution.rs`. Scale and shift are the batch norm's, so all resolutions share one weight, in
+// one layout, whatever the shape of the images. The calling convention is described in `../guard.h`.
+//
+// A convolution is a product of matrices: the pixels of the output by its channels, summed over taps (places of
+// the kernel) and channels of the input. The kernel (`convolution_kernels.h`) computes a tile of ROWS pixels by a
+// panel of a few vectors of channels. It finds the pixels of the input by a table of pointers, in which the places
+// beyond the border are zeros: nothing is copied. Long sums are cut into blocks, so that a block of a panel's
+// weights stays in a cache while a chunk of tiles uses it; the sums so far are then in the output. That makes them
+// more exact, too: no sum is longer than a block.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include "../guard.h"
+#include "../norm.h"
+#include "buffers.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define HAS_SETS
+#include <immintrin.h>
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+namespace {
+namespace convolution {
+
+constexpr int ROWS = 6;
+// The terms of a sum after which it is cut.
+constexpr std::int64_t BLOCK = 512;
+// The tiles that a task computes at most.
+constexpr std::int64_t CHUNK = 32;
+
+struct Tile {
+  // For each tap, ROWS pixels of the input; of these the channels from `offset` on, `run` many.
+  const float* const* pixels;
+  std::int64_t taps, offset, run;
+  // `[taps, run, vectors, LANES]`.
+  const float* weights;
+  // What to fetch meanwhile, and by how many bytes it moves on with each term of the sum.
+  const char* ahead;
+  std::int64_t step;
+  float* output;
+  // The channels of the output, and how many of them are in the tile's last vector.
+  std::int64_t outputs;
+  int last;
+  // Null, or laid out as the output.
+  const float* residual;
+  const float *scale, *shift;
+  // Of the activation.
+  float low, high;
+  // Of the blocks of the sum.
+  bool is_first, is_last;
+};
+
+// A row of the output of a depthwise convolution with a kernel of 3 x 3.
+struct Row {
+  // The three rows of the input; null beyond the border.
+  const float* input[3];
+  // `[9, channels]`.
+  const float* weights;
+  float* output;
+  std::int64_t channels, width, outputs, stride, left;
+  const float *scale, *shift;
+  float low, high;
+};
+
+struct Set {
+  int lanes, widest;
+  void (*tile)(const Tile&, int rows, int vectors);
+  void (*row)(const Row&);
+};
+
+#ifdef HAS_SETS
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own headers
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace avx2 {
+constexpr int LANES = 8, WIDEST = 2;
+using Vector = __m256;
+INLINE __m256i mask(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE void prefetch(const char* from) { _mm_prefetch(from, _MM_HINT_T1); }
+INLINE Vector zero() { return _mm256_setzero_ps(); }
+INLINE Vector load(const float* from) { return _mm256_loadu_ps(from); }
+INLINE Vector load_some(const float* from, int count) { return _mm256_maskload_ps(from, mask(count)); }
+INLINE void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
+INLINE void store_some(float* to, Vector x, int count) { _mm256_maskstore_ps(to, mask(count), x); }
+INLINE Vector broadcast(float x) { return _mm256_set1_ps(x); }
+INLINE Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+// NaN stays NaN: it is the second operand.
+INLINE Vector clamp(Vector x, float low, float high) {
+  return _mm256_min_ps(broadcast(high), _mm256_max_ps(broadcast(low), x));
+}
+#include "convolution_kernels.h"
+}  // namespace avx2
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+namespace avx512 {
+constexpr int LANES = 16, WIDEST = 4;
+using Vector = __m512;
+INLINE __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+INLINE void prefetch(const char* from) { _mm_prefetch(from, _MM_HINT_T1); }
+INLINE Vector zero() { return _mm512_setzero_ps(); }
+INLINE Vector load(const float* from) { return _mm512_loadu_ps(from); }
+INLINE Vector load_some(const float* from, int count) { return _mm512_maskz_loadu_ps(mask(count), from); }
+INLINE void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
+INLINE void store_some(float* to, Vector x, int count) { _mm512_mask_storeu_ps(to, mask(count), x); }
+INLINE Vector broadcast(float x) { return _mm512_set1_ps(x); }
+INLINE Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE Vector clamp(Vector x, float low, float high) {
+  return _mm512_min_ps(broadcast(high), _mm512_max_ps(broadcast(low), x));
+}
+#include "convolution_kernels.h"
+}  // namespace avx512
+#pragma GCC pop_options
+#pragma GCC diagnostic pop
+#endif
+
+// Those that this processor has, the best first.
+const std::vector<const Set*>& sets() {
+  static const auto* const found = [] {
+    auto* const sets = new std::vector<const Set*>;
+#ifdef HAS_SETS
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      sets->push_back(&avx512::SET);
+    }
+    if (has_avx2) {
+      sets->push_back(&avx2::SET);
+    }
+#endif
+    return sets;
+  }();
+  return *found;
+}
+
+const Set& set(std::int64_t index) {
+  TORCH_CHECK(index >= 0 && index < static_cast<std::int64_t>(sets().size()),
+              "this processor lacks the instructions");
+  return *sets()[index];
+}
+
+// As `Geometry` in `src/nn/kernels/convolution.rs`.
+struct Geometry {
+  std::int64_t set, kernel, stride, groups;
+  // Pixels of padding before the image, and the size of the output.
+  std::int64_t top, left, height, width;
+};
+
+// How the channels of a group are cut into panels, as equal as they can be.
+struct Panels {
+  std::int64_t lanes, vectors, count;
+
+  Panels(const Set& set, std::int64_t channels)
+      : lanes(set.lanes),
+        vectors((channels + set.lanes - 1) / set.lanes),
+        count((vectors + set.widest - 1) / set.widest) {}
+
+  // The vector at which a panel begins.
+  std::int64_t begin(std::int64_t panel) const { return vectors * panel / count; }
+};
+
+// Whether each channel has a kernel of 3 x 3 of its own.
+bool is_depthwise(std::int64_t kernel, std::int64_t groups, std::int64_t inputs, std::int64_t outputs) {
+  return kernel == 3 && groups > 1 && groups == inputs && groups == outputs;
+}
+
+at::Tensor pack(const Set& set, const at::Tensor& weight, std::int64_t groups) {
+  const auto from = weight.to(at::kFloat).contiguous();
+  const float* const values = from.const_data_ptr<float>();
+  const auto outputs = weight.size(0), inputs = weight.size(1), taps = weight.size(2) * weight.size(3);
+  if (is_depthwise(weight.size(2), groups, groups * inputs, outputs)) {
+    return from.view({outputs, taps}).t().contiguous();
+  }
+  const auto each = outputs / groups;
+  const Panels panels(set, each);
+  const auto width = panels.vectors * panels.lanes;
+  auto packed = at::zeros({groups, width * taps * inputs}, from.options());
+  float* const to = packed.mutable_data_ptr<float>();
+  at::parallel_for(0, groups * panels.count, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto at = begin; at < end; ++at) {
+      const auto group = at / panels.count, panel = at % panels.count;
+      const auto first = panels.begin(panel) * panels.lanes;
+      const auto size = panels.begin(panel + 1) * panels.lanes - first;
+      float* next = to + (group * width + first) * taps * inputs;
+      for (std::int64_t term = 0; term < taps * inputs; ++term, next += size) {
+        const auto tap = term / inputs, c = term % inputs;
+        for (std::int64_t n = 0; n < std::min(size, each - first); ++n) {
+          next[n] = values[((group * each + first + n) * inputs + c) * taps + tap];
+        }
+      }
+    }
+  });
+  return packed;
+}
+
+// What all tiles of a call have in common.
+struct Job {
+  const Set& set;
+  Geometry geometry;
+  // Of the input.
+  const float* x = nullptr;
+  std::int64_t batch = 0, channels = 0, height = 0, width = 0;
+  const float *weights = nullptr, *scale = nullptr, *shift = nullptr, *residual = nullptr;
+  float* y = nullptr;
+  std::int64_t outputs = 0;
+  float low = 0, high = 0;
+};
+
+void depthwise(const Job& job) {
+  const auto& at = job.geometry;
+  const auto grain = std::max<std::int64_t>(1, (1 << 15) / (at.width * job.outputs));
+  at::parallel_for(0, job.batch * at.height, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (auto line = begin; line < end; ++line) {
+      const auto image = line / at.height, first = line % at.height * at.stride - at.top;
+      Row row{};
+      for (int ky = 0; ky < 3; ++ky) {
+        const auto y = first + ky;
+        const bool is_inside = y >= 0 && y < job.height;
+        row.input[ky] =
+            is_inside ? job.x + (image * job.height + y) * job.width * job.channels : nullptr;
+      }
+      row.weights = job.weights;
+      row.output = job.y + line * at.width * job.outputs;
+      row.channels = job.channels;
+      row.width = job.width;
+      row.outputs = at.width;
+      row.stride = at.stride;
+      row.left = at.left;
+      row.scale = job.scale;
+      row.shift = job.shift;
+      row.low = job.low;
+      row.high = job.high;
+      job.set.row(row);
+    }
+  });
+}
+
+// The places of the kernel: `rows` by `columns`, of `run` values each.
+struct Taps {
+  std::int64_t rows, columns, run;
+  std::int64_t count() const { return rows * columns; }
+};
+
+// For each tile and tap, where the pixels of the input are. The last tile repeats its last pixel.
+void find_pixels(const Job& job, const Taps& taps, const float* zeros, std::int64_t first_tile,
+                 std::int64_t end_tile, const float** table) {
+  const auto& at = job.geometry;
+  const auto pixels = job.batch * at.height * at.width;
+  auto pixel = first_tile * ROWS;
+  auto column = pixel % at.width, line = pixel / at.width % at.height;
+  const float* image = job.x + pixel / at.width / at.height * job.height * job.width * job.channels;
+  for (auto tile = first_tile; tile < end_tile; ++tile, table += taps.count() * ROWS) {
+    for (int r = 0; r < ROWS; ++r) {
+      const auto top = line * at.stride - at.top, left = column * at.stride - at.left;
+      for (std::int64_t ky = 0, tap = r; ky < taps.rows; ++ky) {
+        const auto y = top + ky;
+        for (std::int64_t kx = 0; kx < taps.columns; ++kx, tap += ROWS) {
+          const auto x = left + kx;
+          const bool is_inside = y >= 0 && y < job.height && x >= 0 && x < job.width;
+          table[tap] = is_inside ? image + (y * job.width + x) * job.channels : zeros;
+        }
+      }
+      if (++pixel == pixels) {
+        --pixel;
+      } else if (++column == at.width) {
+        column = 0;
+        if (++line == at.height) {
+          line = 0;
+          image += job.height * job.width * job.channels;
+        }
+      }
+    }
+  }
+}
+
+// Computes a panel of the tiles, whose pixels `table` has.
+void compute_panel(const Job& job, const Taps& taps, const Panels& panels, std::int64_t group,
+                   std::int64_t panel, std::int64_t first_tile, std::int64_t end_tile,
+                   const float* const* table) {
+  const auto& at = job.geometry;
+  const auto pixels = job.batch * at.height * at.width;
+  const auto each = job.outputs / at.groups;
+  const auto begin = panels.begin(panel), vectors = panels.begin(panel + 1) - begin;
+  const auto first = begin * panels.lanes, channel = group * each + first;
+  const float* const weights =
+      job.weights + (group * panels.vectors * panels.lanes + first) * taps.count() * taps.run;
+  Tile tile{};
+  tile.outputs = job.outputs;
+  tile.last = static_cast<int>(std::min(panels.lanes, each - first - (vectors - 1) * panels.lanes));
+  tile.scale = job.scale + channel;
+  tile.shift = job.shift + channel;
+  tile.low = job.low;
+  tile.high = job.high;
+  const auto compute = [&](std::int64_t tap, std::int64_t count, std::int64_t offset, std::int64_t run) {
+    tile.taps = count;
+    tile.run = run;
+    tile.offset = group * taps.run + offset;
+    tile.weights = weights + (tap * taps.run + offset) * vectors * panels.lanes;
+    tile.is_first = tap == 0 && offset == 0;
+    tile.is_last = tap + count == taps.count() && offset + run == taps.run;
+    // Each tile fetches its share of the next block's weights, which lie behind these.
+    const auto size = count * run * vectors * panels.lanes * static_cast<std::int64_t>(sizeof(float));
+    const auto share = size / (end_tile - first_tile);
+    tile.step = (share + count * run - 1) / (count * run);
+    for (auto at = first_tile; at < end_tile; ++at) {
+      tile.ahead = reinterpret_cast<const char*>(tile.weights) + size + (at - first_tile) * share;
+      const auto from = at * ROWS * job.outputs + channel;
+      tile.pixels = table + ((at - first_tile) * taps.count() + tap) * ROWS;
+      tile.output = job.y + from;
+      tile.residual = job.residual == nullptr ? nullptr : job.residual + from;
+      const auto rows = std::min<std::int64_t>(ROWS, pixels - at * ROWS);
+      job.set.tile(tile, static_cast<int>(rows), static_cast<int>(vectors));
+    }
+  };
+  // Blocks of several taps, or of a part of one.
+  const auto together = std::max<std::int64_t>(1, BLOCK / taps.run);
+  const auto blocks = (taps.count() + together - 1) / together;
+  const auto parts = (taps.run + BLOCK - 1) / BLOCK;
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const auto tap = taps.count() * block / blocks, next = taps.count() * (block + 1) / blocks;
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const auto offset = taps.run * part / parts;
+      compute(tap, next - tap, offset, taps.run * (part + 1) / parts - offset);
+    }
+  }
+}
+
+void product(const Job& job, const Taps& taps) {
+  const auto& at = job.geometry;
+  const Panels panels(job.set, job.outputs / at.groups);
+  const auto tiles = (job.batch * at.height * at.width + ROWS - 1) / ROWS;
+  // Every thread has several tasks: chunks of tiles, of which each reads all weights of its part of the channels.
+  // So there are more chunks than the caches ask for only where there are not enough channels.
+  const auto threads = static_cast<std::int64_t>(at::get_num_threads());
+  const auto wanted = threads == 1 ? 1 : 4 * threads;
+  const auto all = at.groups * panels.count;
+  auto chunks = (tiles + CHUNK - 1) / CHUNK;
+  const auto parts = std::clamp<std::int64_t>((wanted + chunks - 1) / chunks, 1, all);
+  chunks = std::min(tiles, std::max(chunks, (wanted + parts - 1) / parts));
+  const std::vector<float> zeros(job.channels);
+  at::parallel_for(0, chunks * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<const float*> table;
+    std::int64_t found = -1;
+    for (auto task = begin; task < end; ++task) {
+      const auto chunk = task / parts, part = task % parts;
+      const auto first = tiles * chunk / chunks, last = tiles * (chunk + 1) / chunks;
+      if (chunk != found) {
+        table.resize((last - first) * taps.count() * ROWS);
+        find_pixels(job, taps, zeros.data(), first, last, table.data());
+        found = chunk;
+      }
+      for (auto panel = all * part / parts; panel < all * (part + 1) / parts; ++panel) {
+        compute_panel(job, taps, panels, panel / panels.count, panel % panels.count, first, last,
+                      table.data());
+      }
+    }
+  });
+}
+
+// The images with their padding in memory: then all columns of a row of the
+// kernel lie together.
+at::Tensor pad(const Job& job, std::int64_t height, std::int64_t width) {
+  const auto padded = rsflow::cpu::buffer({job.batch, job.channels, height, width});
+  float* const to = padded.mutable_data_ptr<float>();
+  const auto& at = job.geometry;
+  const auto columns = std::min(job.width, width - at.left);
+  at::parallel_for(0, job.batch * height, 64, [&](std::int64_t begin, std::int64_t end) {
+    for (auto line = begin; line < end; ++line) {
+      const auto image = line / height, y = line % height - at.top;
+      float* const row = to + line * width * job.channels;
+      std::fill_n(row, width * job.channels, 0.0f);
+      if (y >= 0 && y < job.height) {
+        std::memcpy(row + at.left * job.channels,
+                    job.x + (image * job.height + y) * job.width * job.channels,
+                    columns * job.channels * sizeof(float));
+      }
+    }
+  });
+  return padded;
+}
+
+at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight, const Geometry& at,
+               const at::Tensor& scale, const at::Tensor& shift, const at::Tensor* residual,
+               rsflow::Activation activation) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  constexpr auto FORMAT = at::MemoryFormat::ChannelsLast;
+  TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat, "images are float32, of four dimensions");
+  const auto x = input.contiguous(FORMAT);
+  const auto outputs = scale.numel();
+  const auto y = rsflow::cpu::buffer({x.size(0), outputs, at.height, at.width});
+  at::Tensor added;
+  if (residual != nullptr) {
+    TORCH_CHECK(residual->sizes() == y.sizes(), "the residual has another shape than the result");
+    added = residual->contiguous(FORMAT);
+  }
+  Job job{set, at};
+  job.x = x.const_data_ptr<float>();
+  job.batch = x.size(0);
+  job.channels = x.size(1);
+  job.height = x.size(2);
+  job.width = x.size(3);
+  job.weights = weight.const_data_ptr<float>();
+  job.scale = scale.const_data_ptr<float>();
+  job.shift = shift.const_data_ptr<float>();
+  job.residual = added.defined() ? added.const_data_ptr<float>() : nullptr;
+  job.y = y.mutable_data_ptr<float>();
+  job.outputs = outputs;
+  job.low = activation == rsflow::Activation::NONE ? -infinity : 0;
+  job.high = activation == rsflow::Activation::RELU6 ? 6 : infinity;
+  const auto inputs = job.channels / at.groups;
+  if (y.numel() == 0) {
+    return y;
+  }
+  if (is_depthwise(at.kernel, at.groups, job.channels, outputs)) {
+    TORCH_CHECK(residual == nullptr, "a depthwise convolution has no residual");
+    depthwise(job);
+  } else if (at.kernel > 1 && at.groups == 1 && inputs < set.lanes) {
+    const auto padded = pad(job, (at.height - 1) * at.stride + at.kernel, (at.width - 1) * at.stride + at.kernel);
+    job.x = padded.const_data_ptr<float>();
+    job.height = padded.size(2);
+    job.width = padded.size(3);
+    job.geometry.top = job.geometry.left = 0;
+    product(job, Taps{at.kernel, 1, at.kernel * inputs});
+  } else {
+    product(job, Taps{at.kernel, at.kernel, inputs});
+  }
+  return y;
+}
+
+}  // namespace convolution
+}  // namespace
+
+// How many instruction sets there are kernels for on this processor.
+extern "C" std::size_t rsflow_convolution_sets() { return convolution::sets().size(); }
+
+// A weight `[outputs, inputs / groups, kernel, kernel]` as the convolutions of that set take it, float32.
+extern "C" const char* rsflow_pack(std::int64_t set, const at::Tensor* weight, std::int64_t groups,
+                                   at::Tensor** output) {
+  return catch_exceptions([&] {
+    deref(output) = new at::Tensor(convolution::pack(convolution::set(set), deref(weight), groups));
+  });
+}
+
+// activation(conv(images) scale + shift + residual), `[batch, outputs, height, width]` in channels last.
+// `residual` may be null. `scale` and `shift` are float32 `[outputs]`.
+extern "C" const char* rsflow_fused_convolution(const at::Tensor* images, const at::Tensor* packed,
+                                                const convolution::Geometry* geometry,
+                                                const at::Tensor* scale, const at::Tensor* shift,
+                                                const at::Tensor* residual, int activation,
+                                                at::Tensor** output) {
+  return catch_exceptions([&] {
+    const auto& set = convolution::set(deref(geometry).set);
+    deref(output) = new at::Tensor(convolution::run(set, deref(images), deref(packed), *geometry,
+                                                    deref(scale), deref(shift), residual,
+                                                    static_cast<rsflow::Activation>(activation)));
+  });
+}

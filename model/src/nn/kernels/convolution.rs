@@ -1,0 +1,169 @@
+//! Convolutions in float32 with the batch norm, the residual's addition and the activation that follow them, for
+//! inference on the CPU (`native/cpu/convolution.cpp`).
+
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
+
+use anyhow::{Context as _, Result, ensure};
+use tch::{Kind, Tensor};
+
+use super::Activation;
+use super::operators::tensor;
+use crate::nn::native::to_result;
+
+unsafe extern "C" {
+    fn rsflow_convolution_sets() -> usize;
+    fn rsflow_pack(
+        set: i64,
+        weight: *const c_void,
+        groups: i64,
+        output: *mut *mut c_void,
+    ) -> *const c_char;
+    fn rsflow_fused_convolution(
+        images: *const c_void,
+        packed: *const c_void,
+        geometry: *const Geometry,
+        scale: *const c_void,
+        shift: *const c_void,
+        residual: *const c_void,
+        activation: c_int,
+        output: *mut *mut c_void,
+    ) -> *const c_char;
+}
+
+/// As `Geometry` in `native/cpu/convolution.cpp`.
+#[repr(C)]
+struct Geometry {
+    set: i64,
+    kernel: i64,
+    stride: i64,
+    groups: i64,
+    top: i64,
+    left: i64,
+    height: i64,
+    width: i64,
+}
+
+/// How many instruction sets of this processor there are kernels for: AVX-512, and AVX2 with FMA. Without them
+/// there is no [`Convolution`].
+pub fn convolution_sets() -> usize {
+    // SAFETY: it has no arguments, and asks the processor.
+    unsafe { rsflow_convolution_sets() }
+}
+
+/// A convolution whose weight lies as its kernels read it, for images of any shape.
+#[derive(Debug)]
+pub struct Convolution {
+    packed: Tensor,
+    set: i64,
+    inputs: i64,
+    outputs: i64,
+    kernel: i64,
+    stride: i64,
+    groups: i64,
+}
+
+/// Where a convolution is computed: pixels of padding above and left of the images, and the height and the width
+/// of the result.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub padding: [i64; 2],
+    pub output: [i64; 2],
+}
+
+impl Convolution {
+    /// Of a weight `[outputs, inputs / groups, kernel, kernel]`, for the instruction set at that place of
+    /// [`convolution_sets`], of which 0 is the best.
+    ///
+    /// # Errors
+    /// Another shape; no such set; out of memory.
+    pub fn new(set: usize, weight: &Tensor, stride: i64, groups: i64) -> Result<Self> {
+        let set = i64::try_from(set)?;
+        let (outputs, inputs, kernel, columns) = weight.size4()?;
+        ensure!(
+            kernel == columns && groups > 0 && outputs % groups == 0,
+            "a weight of shape {:?} in {groups} groups",
+            weight.size()
+        );
+        let mut output = ptr::null_mut();
+        // SAFETY: the pointers are of a live tensor and of the output.
+        to_result(unsafe { rsflow_pack(set, weight.as_ptr().cast(), groups, &mut output) })?;
+        Ok(Convolution {
+            packed: tensor(output).context("packing a weight gave nothing")?,
+            set,
+            inputs: inputs * groups,
+            outputs,
+            kernel,
+            stride,
+            groups,
+        })
+    }
+
+    /// activation(conv(images) scale + shift + residual), float32 `[batch, outputs, height, width]` in channels
+    /// last, of images `[batch, inputs, ..]`. `scale` and `shift` are float32 `[outputs]`.
+    ///
+    /// # Errors
+    /// Shapes or dtypes that do not match; out of memory.
+    pub fn run(
+        &self,
+        images: &Tensor,
+        place: Place,
+        (scale, shift): (&Tensor, &Tensor),
+        residual: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let (_, channels, height, width) = images.size4()?;
+        ensure!(
+            channels == self.inputs,
+            "{channels} channels for a convolution of {}",
+            self.inputs
+        );
+        let is_inside = |side: i64, before: i64, output: i64| {
+            // Every window has at least one pixel of the image.
+            before >= 0
+                && before < self.kernel
+                && output > 0
+                && (output - 1) * self.stride - before < side
+        };
+        let ([top, left], [out_height, out_width]) = (place.padding, place.output);
+        ensure!(
+            is_inside(height, top, out_height) && is_inside(width, left, out_width),
+            "a convolution of {height} x {width} pixels with {place:?}"
+        );
+        for of_channels in [scale, shift] {
+            ensure!(
+                of_channels.size() == [self.outputs] && of_channels.kind() == Kind::Float,
+                "a batch norm of {:?} after {} channels",
+                of_channels.size(),
+                self.outputs
+            );
+        }
+        let geometry = Geometry {
+            set: self.set,
+            kernel: self.kernel,
+            stride: self.stride,
+            groups: self.groups,
+            top,
+            left,
+            height: out_height,
+            width: out_width,
+        };
+        let mut output = ptr::null_mut();
+        // SAFETY: the pointers are null where that is allowed, or of live values; the shapes that the other side
+        // does not check were checked above.
+        let message = unsafe {
+            rsflow_fused_convolution(
+                images.as_ptr().cast(),
+                self.packed.as_ptr().cast(),
+                &geometry,
+                scale.as_ptr().cast(),
+                shift.as_ptr().cast(),
+                residual.map_or(ptr::null(), |residual| residual.as_ptr().cast()),
+                activation as c_int,
+                &mut output,
+            )
+        };
+        to_result(message)?;
+        tensor(output).context("a convolution gave nothing")
+    }
+}
