@@ -38,6 +38,8 @@ struct State {
     /// For each size.
     passes: Vec<Inference>,
     transfer: DeviceTransfer,
+    /// Whether a batch is computed a few images at a time.
+    divides: bool,
 }
 
 /// Whether batch norms are folded into the convolutions before them, which is faster.
@@ -45,8 +47,9 @@ struct State {
 pub enum Folding {
     /// On the CPU, unless the network is quantized. Logits in float32 differ by some 1e-6 of the largest, in
     /// bfloat16 by some 1e-2, as those without folding do from float32.
-    /// Each size that is used then has its own weights of convolutions in memory, from its first call on; twice
-    /// if it gets batches of both less and more than eight images.
+    /// The weights are then in memory once more, as the convolutions read them: in float32 once for all sizes. In
+    /// bfloat16 each size that is used has its own, from its first call on; twice if it gets batches of both less
+    /// and more than eight images.
     #[default]
     Auto,
     /// Never: weights are in memory once.
@@ -62,7 +65,16 @@ pub enum Images<'a> {
     Normalized(&'a [f32]),
 }
 
-impl Images<'_> {
+impl<'a> Images<'a> {
+    /// So many of this size at a time.
+    fn chunks(self, count: usize, size: u32) -> Box<dyn Iterator<Item = Images<'a>> + 'a> {
+        let values = count * 3 * (size as usize).pow(2);
+        match self {
+            Images::Bytes(bytes) => Box::new(bytes.chunks(values).map(Images::Bytes)),
+            Images::Normalized(all) => Box::new(all.chunks(values).map(Images::Normalized)),
+        }
+    }
+
     /// How many there are.
     ///
     /// # Errors
@@ -114,7 +126,8 @@ impl Runtime {
             ..compute
         };
         let mut net = checkpoint.network(&sizes, &norms, compute)?;
-        if folds && !net.fold() {
+        let folded = folds && net.fold();
+        if folds && !folded {
             tracing::debug!("batch norms are not folded: this processor lacks the instructions");
         }
         let members = metadata.resolutions.iter();
@@ -128,6 +141,8 @@ impl Runtime {
             state: Mutex::new(State {
                 passes: passes.collect(),
                 transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
+                // oneDNN's convolutions, in bfloat16, like large batches.
+                divides: folded && compute.compute_dtype == Kind::Float,
                 net,
             }),
             sizes,
@@ -194,8 +209,9 @@ impl Runtime {
     pub fn features(&self, images: Images<'_>, size: u32) -> Result<Vec<f32>> {
         let at = self.position(size)?;
         let state = &mut *self.state();
-        let images = state.images(images, size)?;
-        let features = state.net.pass(Mode::Evaluate)?.features(&images, at)?;
+        let features = state.in_parts(images, size, |state, images| {
+            state.net.pass(Mode::Evaluate)?.features(&images, at)
+        })?;
         let mut out = vec![0.0; features.numel()];
         self.finish(&features, &mut out)?;
         Ok(out)
@@ -294,8 +310,42 @@ impl State {
     }
 
     fn logits(&mut self, images: Images<'_>, at: usize, size: u32) -> Result<Tensor> {
-        let images = self.images(images, size)?;
-        let logits = self.passes[at].logits(&self.net, &[at], &[images])?;
-        logits.into_iter().next().context("a pass without logits")
+        self.in_parts(images, size, |state, images| {
+            let logits = state.passes[at].logits(&state.net, &[at], &[images])?;
+            logits.into_iter().next().context("a pass without logits")
+        })
     }
+
+    /// What `pass` makes of the images, [a few at a time](images_at_once) if that is faster.
+    fn in_parts(
+        &mut self,
+        images: Images<'_>,
+        size: u32,
+        mut pass: impl FnMut(&mut Self, Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let count = images.count(size)?;
+        let at_once = match self.divides {
+            true => images_at_once(size, tch::get_num_threads()),
+            false => count,
+        };
+        let mut results = Vec::with_capacity(count.div_ceil(at_once));
+        for part in images.chunks(at_once, size) {
+            let part = self.images(part, size)?;
+            results.push(pass(self, part)?);
+        }
+        match results.as_mut_slice() {
+            [_] => results.pop().context("no images"),
+            _ => Ok(Tensor::f_cat(&results, 0)?),
+        }
+    }
+}
+
+/// The images of a size whose feature maps stay in the caches of so many cores from one layer to the next.
+/// Measured with ResNets and MobileNetV2: eight images of 224 pixels at once take 1.1 to 1.5 times as long as
+/// one after the other.
+fn images_at_once(size: u32, threads: i32) -> usize {
+    const PIXELS_OF_TWO_THREADS: usize = 224 * 224;
+    let threads = usize::try_from(threads).unwrap_or(1).max(2);
+    let pixels = (size as usize).pow(2).max(1);
+    (PIXELS_OF_TWO_THREADS * threads / 2).div_ceil(pixels)
 }

@@ -128,6 +128,31 @@ fn normalized(pixels: &[u8], batch: usize, size: u32) -> Tensor {
 }
 
 #[test]
+fn an_answer_does_not_depend_on_the_batch() {
+    for (name, network) in networks() {
+        if name == "quantized" {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = checkpoint(&network, folder.path());
+        let compute = ExecConfig::cpu(Kind::Float).with_kernels(Fused::Auto);
+        let runtime = Runtime::open(&checkpoint, &sizes(), compute, Folding::Auto).unwrap();
+        for size in SIZES {
+            // More than are computed at once.
+            let together = pixels(70, size);
+            let together: Vec<&[u8]> = together.chunks(3 * (size as usize).pow(2)).collect();
+            let alone: Vec<f32> = together
+                .iter()
+                .flat_map(|image| runtime.logits(Images::Bytes(image), size).unwrap())
+                .collect();
+            let all = together.concat();
+            let found = runtime.logits(Images::Bytes(&all), size).unwrap();
+            assert_eq!(found, alone, "{name} at {size}");
+        }
+    }
+}
+
+#[test]
 fn threads_get_the_answers_that_one_gets() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(&resnet(18, 8), folder.path());

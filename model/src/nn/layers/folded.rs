@@ -37,6 +37,8 @@ enum Convolutions {
     Half(Vec<Vec<[OnceCell<PackedConvolution>; 2]>>),
 }
 
+const UNKNOWN: &str = "a weight that was not there when the network was folded";
+
 /// What is added before the activation.
 pub(super) enum Residual<'a> {
     /// The sum may take its place.
@@ -85,7 +87,6 @@ impl Folded {
         x: &Tensor,
         residual: Option<Residual<'_>>,
     ) -> Result<Tensor> {
-        const UNKNOWN: &str = "a weight that was not there when the network was folded";
         let [rows, columns] = pad_amounts(x, at.conv.padding, at.conv.kernel, at.conv.stride)?;
         match &self.kind {
             Convolutions::Float { weights, norms } => {
@@ -136,6 +137,38 @@ impl Folded {
                 Ok(sum)
             }
         }
+    }
+
+    /// The classifier on `[batch, features]`, with the bias `[classes]`; `None` if libtorch's is used. With ours,
+    /// an image's logits are the same in every batch, bit for bit.
+    pub(super) fn linear(
+        &self,
+        index: usize,
+        (weight, bias): (&Tensor, &Tensor),
+        x: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let Convolutions::Float { weights, norms } = &self.kind else {
+            return Ok(None);
+        };
+        let as_image = |tensor: &Tensor| {
+            let (rows, columns) = tensor.size2()?;
+            tensor.f_reshape([rows, columns, 1, 1])
+        };
+        let weight = get_or_make(weights.get(index).context(UNKNOWN)?, || {
+            Convolution::new(0, &as_image(weight)?, 1, 1)
+        })?;
+        // The same for all resolutions.
+        let norm = norms.first().and_then(|of| of.get(index));
+        let (scale, shift) = get_or_make(norm.context(UNKNOWN)?, || {
+            Ok((bias.f_ones_like()?, bias.f_detach_copy()?))
+        })?;
+        let place = Place {
+            padding: [0, 0],
+            output: [1, 1],
+        };
+        let norm = (scale, shift);
+        let y = weight.run(&as_image(x)?, place, norm, None, Activation::None)?;
+        Ok(Some(y.f_flatten(1, -1)?))
     }
 
     /// Of a batch norm, in double precision, `[channels]` each.

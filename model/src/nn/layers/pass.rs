@@ -349,9 +349,7 @@ impl<'m> Pass<'m> {
                 Module::Linear { name, weight, bias } => {
                     let kept = drops.features.as_ref();
                     let kept = kept.map(|factors| x.f_mul(factors)).transpose()?;
-                    kept.as_ref()
-                        .unwrap_or(x)
-                        .f_linear(&self.weights[*weight], Some(&self.weights[*bias]))
+                    self.linear(kept.as_ref().unwrap_or(x), *weight, *bias)
                         .with_context(|| format!("in the linear layer {name:?}"))?
                 }
             };
@@ -430,6 +428,16 @@ impl<'m> Pass<'m> {
             activation: norm.activation,
         };
         folded.run(&at, x, residual)
+    }
+
+    fn linear(&self, x: &Tensor, weight: usize, bias: usize) -> Result<Tensor> {
+        let tensors = (&self.weights[weight], &self.weights[bias]);
+        if let Some(folded) = self.folded()
+            && let Some(y) = folded.linear(weight, tensors, x)?
+        {
+            return Ok(y);
+        }
+        Ok(x.f_linear(tensors.0, Some(tensors.1))?)
     }
 
     /// With our kernels for GPUs.
