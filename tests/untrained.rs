@@ -129,6 +129,25 @@ fn a_matrix_has_every_size_with_every_batch_norm() {
     assert!(row.unwrap().contains("*"), "the best is marked: {text}");
 }
 
+/// Calibrated batch norms begin as interpolated ones, and are not shown as such.
+#[test]
+fn interpolated_batch_norms_stay_beside_calibrated_ones() {
+    let sizes = ["--sizes", "40,36", "--matrix"];
+    let without = eval(&sizes);
+    let with = eval(&[&sizes[..], &["--calibrate", "50"]].concat());
+    for size in [40, 36] {
+        let interpolated = cell(&without, size, &Value::Null);
+        assert!(interpolated["top1"].is_number(), "{without}");
+        assert_eq!(cell(&with, size, &Value::Null), interpolated, "{size}");
+        for norm in [40, 36] {
+            assert!(
+                cell(&with, size, &json!(norm))["top1"].is_number(),
+                "{with}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_size_that_is_not_between_two_gets_no_interpolated_batch_norms() {
     for (size, option) in [("48", "48=lerp"), ("64", "64=lerp"), ("40", "40=cubic")] {
