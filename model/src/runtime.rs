@@ -23,6 +23,7 @@ use crate::nn::transfer::DeviceTransfer;
 /// Any thread may call it. One call computes at a time, with all threads of libtorch; others wait.
 #[derive(Debug)]
 pub struct Runtime {
+    compute: ExecConfig,
     sizes: Vec<u32>,
     costs: Vec<Cost>,
     classes: Vec<String>,
@@ -134,6 +135,7 @@ impl Runtime {
         let members = members.map(|member| sizes.iter().position(|size| size == member));
         let passes = sizes.iter().map(|_| Inference::new(&net, CudaGraph::Auto));
         Ok(Runtime {
+            compute,
             members: members.collect::<Option<_>>().unwrap_or_default(),
             costs: net.summary().resolutions.clone(),
             classes: metadata.classes.clone(),
@@ -147,6 +149,11 @@ impl Runtime {
             }),
             sizes,
         })
+    }
+
+    /// Where and with which numbers it computes.
+    pub fn compute(&self) -> ExecConfig {
+        self.compute
     }
 
     /// The sizes that are loaded, in pixels, as they were given.

@@ -51,8 +51,9 @@ pub fn measure(
     };
     let runtime = Runtime::open(checkpoint, sizes, compute, Folding::Auto)?;
     screen.line(&format!(
-        "latency: measuring {} sizes on {compute}; nothing else should run now",
-        sizes.len()
+        "latency: measuring {} sizes on {}; nothing else should run now",
+        sizes.len(),
+        runtime.compute()
     ));
     let measured = sizes.iter().map(|&(resolution, _)| {
         let alone = latency::pass_time(&runtime, resolution, 1, Duration::from_secs(1))?;
