@@ -1,6 +1,7 @@
 //! The syntax of a recipe's text: the ranges of names, values and fields, and where to insert a new
 //! field. The RON reader decides whether the text is valid; this finds places only.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use ron::error::SpannedError;
@@ -14,9 +15,24 @@ pub(crate) fn options() -> ron::Options {
     ron::Options::default().with_default_extension(extensions)
 }
 
-/// Fails if a text is not valid RON.
+/// Fails if a text is not valid RON, apart from words that recipes have beyond it ([`tokens`]).
 pub(crate) fn ron(text: &str) -> Result<(), SpannedError> {
-    options().from_str(text).map(|IgnoredAny| ())
+    options().from_str(&masked(text)).map(|IgnoredAny| ())
+}
+
+/// The text with `$name` and `cuda:1` as words of RON of the same length.
+fn masked(text: &str) -> Cow<'_, str> {
+    if !text.contains('$') && !DEVICES.iter().any(|device| text.contains(device)) {
+        return text.into();
+    }
+    let mut masked = text.to_owned();
+    for (token, span) in tokens(text) {
+        if token == Token::Word {
+            let word = text[span.clone()].replace(['$', ':'], "_");
+            masked.replace_range(span, &word);
+        }
+    }
+    masked.into()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +45,13 @@ pub(crate) enum Token {
     Mark(char),
 }
 
-/// The tokens of a text, without white space and comments.
+/// The words that a colon and a number may follow as a value.
+const DEVICES: [&str; 2] = ["cuda:", "gpu:"];
+
+/// The tokens of a text, without white space and comments. `$name` is a word, and so is `cuda:1` where a
+/// value stands.
 pub(crate) fn tokens(text: &str) -> Vec<(Token, Range<usize>)> {
-    let mut tokens = Vec::new();
+    let mut tokens: Vec<(Token, Range<usize>)> = Vec::new();
     let mut at = 0;
     while let Some(first) = text[at..].chars().next() {
         let rest = &text[at..];
@@ -42,9 +62,9 @@ pub(crate) fn tokens(text: &str) -> Vec<(Token, Range<usize>)> {
         } else if let Some((closed, length)) = quoted(rest) {
             (Some(Token::Quoted { closed }), length)
         } else {
-            let raw_name = if rest.starts_with("r#") { 2 } else { 0 };
-            let name = rest[raw_name..].find(|c| !is_word(c));
-            match name.map_or(rest.len(), |length| raw_name + length) {
+            let before = tokens.last().map(|(token, _)| *token);
+            let is_value = matches!(before, None | Some(Token::Mark(':')));
+            match word(rest, is_value) {
                 0 => (Some(Token::Mark(first)), first.len_utf8()),
                 length => (Some(Token::Word), length),
             }
@@ -53,6 +73,27 @@ pub(crate) fn tokens(text: &str) -> Vec<(Token, Range<usize>)> {
         at += length;
     }
     tokens
+}
+
+/// Length of the word that `text` starts with.
+fn word(text: &str, is_value: bool) -> usize {
+    let number = |device: &str| {
+        let rest = text.strip_prefix(device).filter(|_| is_value)?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit());
+        let digits = digits.unwrap_or(rest.len());
+        (digits > 0).then_some(device.len() + digits)
+    };
+    if let Some(length) = DEVICES.iter().find_map(|device| number(device)) {
+        return length;
+    }
+    let prefixes = ["r#", "$"].into_iter();
+    let mut prefixes = prefixes.filter(|prefix| text.starts_with(prefix));
+    let prefix = prefixes.next().map_or(0, str::len);
+    let rest = &text[prefix..];
+    match rest.find(|c| !is_word(c)).unwrap_or(rest.len()) {
+        0 if prefix == 1 => 0,
+        length => prefix + length,
+    }
 }
 
 fn is_word(c: char) -> bool {

@@ -6,7 +6,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `text`, `fields` | the recipe's text, the places in it, `--set` |
+//! | `text`, `expansion`, `fields` | the recipe's text, the places in it, `--set`, what `let` puts in place of names |
 //! | `recipe` | reading a recipe |
 //! | `node`, `node_id` | node kinds and their catalogue; a node's name |
 //! | `plan` | names, types, schemas, cycles |
@@ -28,6 +28,7 @@ mod context;
 mod counters;
 mod draw;
 mod executor;
+mod expansion;
 mod fields;
 mod growth;
 mod item;
@@ -64,6 +65,7 @@ pub use item::{Item, Key, Message, Payload};
 pub use journal::{Journal, LogWriter};
 pub use node::{
     Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Role, Schema,
+    Spelling,
 };
 pub use node_id::NodeId;
 pub use plan::{Edge, Plan, Planned};
@@ -81,4 +83,4 @@ pub use stop::Stop;
 pub use text::{Place, Text, line_column};
 pub use times::Times;
 pub use trace::{Level, Recorded, Slice, Trace};
-pub use words::{counted, did_you_mean, first_few, listed, one_of, repeated};
+pub use words::{counted, did_you_mean, first_few, listed, nearest, one_of, repeated};

@@ -127,19 +127,32 @@ pub struct Report<'a> {
     text: &'a str,
     /// `Kind(...)` in it.
     node: &'a Value,
+    /// Of a node that a trainer validates on, the resolutions of its training batches, if they are known.
+    training: Option<&'a [u32]>,
+    /// Whether the node depends on them.
+    pub(crate) takes_training: bool,
     pub(crate) found: Vec<Problem>,
     pub(crate) warnings: Vec<Problem>,
 }
 
 impl<'a> Report<'a> {
     /// Of the node `node` in a recipe's `text`.
-    pub(crate) fn new(text: &'a str, node: &'a Value) -> Self {
+    pub(crate) fn new(text: &'a str, node: &'a Value, training: Option<&'a [u32]>) -> Self {
         Report {
             text,
             node,
+            training,
+            takes_training: false,
             found: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// The resolutions of the training batches of a trainer that validates on what the node yields. Empty as
+    /// long as they are not known: the node is planned again then. `None` if no trainer does.
+    pub fn training_resolutions(&mut self) -> Option<&'a [u32]> {
+        self.takes_training = true;
+        self.training
     }
 
     /// Adds an error at the parameter `field`, or at the node's kind where the field is not given. A
@@ -195,6 +208,8 @@ pub struct Build<'a> {
     pub inputs: &'a [(&'static str, Contents)],
     /// What the plan knows of it, in the same order.
     pub schemas: &'a [(&'static str, Schema)],
+    /// What the plan knows of the outputs, in the kind's order.
+    pub outputs: &'a [Schema],
     /// What each output's readers ask for: port, demand.
     pub demands: &'a [(&'static str, Demand)],
     /// Memory for batches.
@@ -303,7 +318,13 @@ pub trait NodeKind: Node + DeserializeOwned + JsonSchema + 'static {
     const ALIASES: &'static [&'static str] = &[];
     /// Parameters that older recipes may have, and what replaces each, as a sentence of help.
     const REMOVED: &'static [(&'static str, &'static str)] = &[];
+    /// Parameters whose values other programs write otherwise.
+    const SPELLINGS: &'static [(&'static str, Spelling)] = &[];
 }
+
+/// A value as recipes write it, for the same in another program's words: `Cuda(1)` for `cuda:1`. `None` for
+/// what is unknown.
+pub type Spelling = fn(&str) -> Option<String>;
 
 /// An entry of the catalogue.
 #[derive(Clone, Copy)]
@@ -328,6 +349,8 @@ pub struct Kind {
     pub aliases: &'static [&'static str],
     /// See [`NodeKind::REMOVED`].
     pub removed: &'static [(&'static str, &'static str)],
+    /// See [`NodeKind::SPELLINGS`].
+    pub spellings: &'static [(&'static str, Spelling)],
     /// The parameters, as JSON Schema.
     pub parameters: fn() -> schemars::Schema,
     pub(crate) parse: fn(&str) -> Result<Arc<dyn Node>, SpannedError>,
@@ -346,6 +369,7 @@ impl Kind {
             output_file: K::OUTPUT_FILE,
             aliases: K::ALIASES,
             removed: K::REMOVED,
+            spellings: K::SPELLINGS,
             parameters: || schemars::schema_for!(K),
             parse: |text| {
                 fields::options()

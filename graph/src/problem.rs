@@ -7,6 +7,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use rsflow_base::shown::lines;
 
+use crate::expansion::Expansion;
 use crate::text::{Place, Text};
 use crate::words::counted;
 
@@ -53,6 +54,19 @@ impl Problem {
         self
     }
 
+    /// A problem of the text as written, at its places in the expanded one.
+    pub(crate) fn in_expanded(mut self, expansion: &Expansion) -> Self {
+        let moved = |span: Range<usize>| {
+            let start = expansion.in_expanded(span.start);
+            start..start + span.len()
+        };
+        self.span = moved(self.span);
+        for (span, _) in &mut self.also {
+            *span = moved(span.clone());
+        }
+        self
+    }
+
     /// Adds a related place.
     pub fn also(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
         self.also.push((span, label.into()));
@@ -92,6 +106,17 @@ impl Problems {
         self.parts.iter().flat_map(|(_, list)| list)
     }
 
+    /// Where everything that the problems name was written.
+    pub fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        self.parts.iter().flat_map(|(text, list)| {
+            let spans = list.iter().flat_map(|problem| {
+                let also = problem.also.iter().map(|(span, _)| span);
+                also.chain([&problem.span])
+            });
+            spans.map(|span| text.place(span.clone()))
+        })
+    }
+
     /// For the terminal: every problem with its place underlined. `colour` adds escape sequences.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
@@ -116,13 +141,12 @@ impl Problems {
 fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {
     let written = text.place(problem.span.clone());
     // Where an override changed a part of it, the user looks for the override.
-    let main = text
-        .overridden_in(&problem.span)
-        .map_or(written, |span| text.place(span));
+    let main = text.overridden_in(&problem.span).unwrap_or(written);
     let mut notes = Vec::new();
     if !std::ptr::eq(written.text, main.text) {
         notes.push((written, "a part of this is overridden"));
     }
+    notes.extend(text.use_of(&problem.span).map(|place| (place, "used here")));
     for (span, label) in &problem.also {
         notes.push((text.place(span.clone()), label));
     }

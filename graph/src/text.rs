@@ -1,18 +1,23 @@
 //! A recipe's text with overrides, and the origin of each byte.
 //!
-//! `--set` splices values into the text, so that they pass the same parser and checks as the file.
-//! Errors must still point at what the user wrote, the file or the command-line argument: [`Text`]
-//! keeps that mapping.
+//! `--set` splices values into the text, so that they pass the same parser and checks as the file;
+//! then the values of `let` replace each `$name`. Errors must still point at what the user wrote, the
+//! file or the command-line argument: [`Text`] keeps that mapping.
 
 use std::ops::Range;
 
-/// The file's text with overrides spliced in.
+use crate::expansion::Expansion;
+
+/// The file's text with overrides spliced in, and then expanded.
 #[derive(Clone, Debug)]
 pub struct Text {
     path: String,
     original: String,
-    resolved: String,
+    /// With overrides.
+    written: String,
     edits: Vec<Edit>,
+    /// `None` where it is as written.
+    expansion: Option<Expansion>,
 }
 
 /// One spliced value.
@@ -73,9 +78,10 @@ impl Text {
         let original = text.into();
         Text {
             path: path.into(),
-            resolved: original.clone(),
+            written: original.clone(),
             original,
             edits: Vec::new(),
+            expansion: None,
         }
     }
 
@@ -83,13 +89,42 @@ impl Text {
         &self.path
     }
 
-    /// The text with every override applied: it is parsed, and written as a run's `recipe.ron`.
+    /// The text with every override applied and every `$name` replaced by its value: it is parsed.
     pub fn resolved(&self) -> &str {
-        &self.resolved
+        let expansion = self.expansion.as_ref();
+        expansion.map_or(&self.written, |expansion| &expansion.text)
     }
 
-    /// A copy in which `range` of the resolved text reads `before` + `value` + `after`; errors
-    /// within it point at `argument`.
+    /// The text with every override applied, in which `$name` stands for a value of `let`.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+
+    /// The resolved text without `let`, which has no use any more: what a run keeps as its `recipe.ron`.
+    pub fn without_let(&self) -> String {
+        let mut text = self.resolved().to_owned();
+        if let Some(range) = self.expansion.as_ref().and_then(|it| it.let_field.clone()) {
+            text.replace_range(range, "");
+        }
+        text
+    }
+
+    /// A copy with this expansion of [`Self::written`].
+    pub(crate) fn expanded(self, expansion: Expansion) -> Self {
+        Text {
+            expansion: Some(expansion),
+            ..self
+        }
+    }
+
+    /// The names in `let`.
+    pub(crate) fn let_names(&self) -> &[String] {
+        let expansion = self.expansion.as_ref();
+        expansion.map_or(&[], |expansion| &expansion.names)
+    }
+
+    /// A copy in which `range` of the written text reads `before` + `value` + `after`; errors
+    /// within it point at `argument`. It is not expanded.
     pub fn spliced(
         &self,
         range: Range<usize>,
@@ -103,7 +138,8 @@ impl Text {
         let (name, typed_value) = name_and_value(argument).unwrap_or((0..0, 0..argument.len()));
         let last = argument[name.clone()].rfind('.');
         let mut text = self.clone();
-        text.resolved.replace_range(range.clone(), &replacement);
+        text.expansion = None;
+        text.written.replace_range(range.clone(), &replacement);
         text.edits.push(Edit {
             new: range.start..range.start + replacement.len(),
             old: range,
@@ -115,10 +151,11 @@ impl Text {
         text
     }
 
-    /// The last override's value within `range` of the resolved text.
-    pub(crate) fn overridden_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
+    /// The place of the last override's value within `range` of the resolved text.
+    pub(crate) fn overridden_in(&self, range: &Range<usize>) -> Option<Place<'_>> {
+        let range = self.to_written(range.clone());
         let last_first = self.edits.iter().enumerate().rev();
-        last_first.into_iter().find_map(|(index, edit)| {
+        let found = last_first.into_iter().find_map(|(index, edit)| {
             let mut value = edit.value.clone();
             for later in &self.edits[index + 1..] {
                 let moved = |at: usize| at + later.new.len() - later.old.len();
@@ -131,18 +168,36 @@ impl Text {
                 }
             }
             (range.start <= value.start && value.end <= range.end).then_some(value)
-        })
+        })?;
+        Some(self.place_of_written(found))
     }
 
     /// The value as typed, if `range` is a string that an override put quotes around.
     pub(crate) fn typed_without_quotes(&self, range: &Range<usize>) -> Option<&str> {
         let place = self.place(range.clone());
         let typed = &place.text[place.start..place.end];
-        (typed != &self.resolved[range.clone()]).then_some(typed)
+        (typed != &self.resolved()[range.clone()]).then_some(typed)
+    }
+
+    /// Where `range` of the resolved text is the value of a `$name`: the place of that name.
+    pub(crate) fn use_of(&self, range: &Range<usize>) -> Option<Place<'_>> {
+        let used = self.expansion.as_ref()?.use_at(range.start)?;
+        Some(self.place_of_written(used))
+    }
+
+    fn to_written(&self, range: Range<usize>) -> Range<usize> {
+        match &self.expansion {
+            Some(expansion) => expansion.to_written(range),
+            None => range,
+        }
     }
 
     /// The origin of `range` of the resolved text.
     pub fn place(&self, range: Range<usize>) -> Place<'_> {
+        self.place_of_written(self.to_written(range))
+    }
+
+    fn place_of_written(&self, range: Range<usize>) -> Place<'_> {
         let (mut start, mut end) = (range.start, range.end);
         for edit in self.edits.iter().rev() {
             if edit.new.contains(&start) {
@@ -222,9 +277,9 @@ mod tests {
         assert_eq!(text.typed_without_quotes(&(at + 16..at + 21)), None);
         let overridden = |range| {
             text.overridden_in(&range)
-                .map(|span| &text.resolved()[span])
+                .map(|place| &place.text[place.start..place.end])
         };
-        assert_eq!(overridden(0..text.resolved().len()), Some("\"two\""));
+        assert_eq!(overridden(0..text.resolved().len()), Some("two"));
         assert_eq!(overridden(18..text.resolved().len()), Some("12345"));
         assert_eq!(overridden(0..3), None);
         let nodes = text.resolved().find("nodes").unwrap();

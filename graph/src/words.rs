@@ -53,10 +53,7 @@ pub fn did_you_mean<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -
 }
 
 /// The name with the smallest edit distance, if that is at most a third of the longer name.
-pub(crate) fn nearest<'a>(
-    found: &str,
-    names: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The distance costs the product of both lengths, and what is longer is no misspelt name.
     const LONGEST: usize = 200;
     if found.len() > LONGEST {

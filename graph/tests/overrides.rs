@@ -135,6 +135,201 @@ fn fields_of_the_recipe_itself() {
     }
 }
 
+/// The text after overrides, and the one that a run keeps.
+fn texts(text: &str, overrides: &[&str]) -> (String, String) {
+    let recipe = parse(text, overrides).unwrap_or_else(|problems| panic!("{problems}"));
+    let written = recipe.text().written().to_owned();
+    let plan = Plan::new(recipe).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(plan.written(), written);
+    (written, plan.recipe_text().to_owned())
+}
+
+const WITH_LET: &str = r#"(
+    // How many.
+    let: {"many": 3, "skipped": [$many, 7]}, // both
+    nodes: {
+        "a": Count(to: $many), // three
+        "b": Noise(input: "a", fail: $skipped),
+        "c": Keep(input: "b"),
+    },
+)"#;
+
+#[test]
+fn values_of_let_are_put_in_place() {
+    let (written, kept) = texts(WITH_LET, &[]);
+    assert_eq!(written, WITH_LET);
+    let expected = r#"(
+    // How many.
+     // both
+    nodes: {
+        "a": Count(to: 3), // three
+        "b": Noise(input: "a", fail: [3, 7]),
+        "c": Keep(input: "b"),
+    },
+)"#;
+    assert_eq!(kept, expected);
+    let (written, kept) = texts(WITH_LET, &["many=40", "b.delay=$many", "c.input=a"]);
+    let expected = expected.replace("to: 3", "to: 40").replace("[3", "[40");
+    let expected = expected
+        .replace("7])", "7], delay: 40)")
+        .replace("\"b\"),", "\"a\"),");
+    assert_eq!(kept, expected);
+    // What was written can be overridden again.
+    assert_eq!(texts(&written, &["many=3"]).1, expected.replace("40", "3"));
+    let own_line = WITH_LET.replace(" // both", "");
+    assert!(!texts(&own_line, &[]).1.contains("\n\n"));
+}
+
+#[test]
+fn nodes_are_replaced() {
+    let (_, kept) = texts(
+        r#"(nodes: { "a": Count(to: 3), "b": Keep(input: "a") })"#,
+        &["a=Count(to: 4, shuffle: true)", "a.to=5"],
+    );
+    assert_eq!(
+        kept,
+        r#"(nodes: { "a": Count(to: 5, shuffle: true), "b": Keep(input: "a") })"#
+    );
+    assert_says(
+        SOUND,
+        &["a=Cuont(to: 3)", "b=Keep"],
+        expect![[r#"
+        error: there is no kind of node named `Cuont`
+         --> command line:1:3
+          |
+        1 | a=Cuont(to: 3)
+          |   ^^^^^ unknown kind
+          |
+        help: did you mean `Count`?
+
+        error: `Keep` needs the field `input`
+         --> command line:1:3
+          |
+        1 | b=Keep
+          |   ^^^^ `input` is missing
+          |
+        help: add `input: "NODE"`, the name of a node that yields numbers
+    "#]],
+    );
+    assert_says(
+        SOUND,
+        &["a=Count(to: 3"],
+        expect![[r#"
+        error: this `(` is not closed
+         --> command line:1:8
+          |
+        1 | a=Count(to: 3
+          |        ^ no `)` belongs to it
+    "#]],
+    );
+    assert_says(
+        SOUND,
+        &["a={to: 3}"],
+        expect![[r#"
+        error: expected a kind of node
+         --> command line:1:3
+          |
+        1 | a={to: 3}
+          |   ^^^^^^^ such as `ImageFolder(...)`
+          |
+        help: a node is written `KIND(FIELD: VALUE)`, without braces
+    "#]],
+    );
+}
+
+#[test]
+fn mistakes_in_values_of_let() {
+    assert_says(
+        WITH_LET,
+        &["many=0"],
+        expect![[r#"
+        error: there is nothing to count
+         --> command line:1:6
+          |
+        1 | many=0
+          |      ^
+          |
+         ::: r.ron:5:24
+          |
+        5 |         "a": Count(to: $many), // three
+          |                        ----- used here
+          |
+        help: use at least 1
+    "#]],
+    );
+    assert_says(
+        WITH_LET,
+        &["many=x", "skipped=3, 4"],
+        expect![[r#"
+        error: `to` must be an integer
+         --> command line:1:6
+          |
+        1 | many=x
+          |      ^ this is a word without quotes
+          |
+         ::: r.ron:5:24
+          |
+        5 |         "a": Count(to: $many), // three
+          |                        ----- used here
+
+        error: `fail` must be a list of integers
+         --> command line:1:9
+          |
+        1 | skipped=3, 4
+          |         ^^^^ not valid RON, treated as a string
+          |
+         ::: r.ron:6:38
+          |
+        6 |         "b": Noise(input: "a", fail: $skipped),
+          |                                      -------- used here
+          |
+        help: write `[3, 4]`
+    "#]],
+    );
+    assert_says(
+        WITH_LET,
+        &["mayn=3", "many.x=3", "to=3"],
+        expect![[r#"
+        error: the recipe has no field `mayn`
+         --> command line:1:1
+          |
+        1 | mayn=3
+          | ^^^^
+          |
+        help: did you mean `many`?
+
+        error: cannot set `many.x`
+         --> command line:1:1
+          |
+        1 | many.x=3
+          | ^^^^^^^^
+          |
+        help: the value before the last dot has no fields in the recipe; set all of it
+
+        error: the recipe has no field `to`
+         --> command line:1:1
+          |
+        1 | to=3
+          | ^^
+          |
+        help: write `--set a.to=...`
+    "#]],
+    );
+    assert_says(
+        &WITH_LET.replace("Count(to: $many)", "$many"),
+        &["a.to=3"],
+        expect![[r#"
+            error: cannot set `a.to`: the recipe has `$many` there
+             --> command line:1:1
+              |
+            1 | a.to=3
+              | ^^^^
+              |
+            help: set its value: `--set many=...`
+        "#]],
+    );
+}
+
 fn assert_says(text: &str, overrides: &[&str], expected: Expect) {
     let planned = parse(text, overrides).and_then(Plan::new);
     let problems = planned.err().expect("a recipe that is wrong");
@@ -149,12 +344,12 @@ fn mistakes_are_shown_in_the_argument() {
         SOUND,
         &["a.to=Three"],
         expect![[r#"
-        error: `to` must be an integer
-         --> command line:1:6
-          |
-        1 | a.to=Three
-          |      ^^^^^ this is not in quotes
-    "#]],
+            error: `to` must be an integer
+             --> command line:1:6
+              |
+            1 | a.to=Three
+              |      ^^^^^ this is a word without quotes
+        "#]],
     );
     assert_says(
         SOUND,

@@ -145,6 +145,224 @@ fn a_node_of_unknown_kind_may_read_anything() {
     );
 }
 
+fn assert_recipe_says(recipe: &str, expected: Expect) {
+    let planned = Recipe::parse(Text::new("r.ron", recipe), CATALOGUE, &[]).and_then(Plan::new);
+    let problems = match &planned {
+        Ok(plan) => plan.warnings(),
+        Err(problems) => problems,
+    };
+    expected.assert_eq(&problems.render(false));
+}
+
+#[test]
+fn values_of_let() {
+    // Of a value within a value, the first use is named.
+    assert_recipe_says(
+        r#"(
+    let: {"count": 0, "all": [$count, 1], "spare": 3},
+    nodes: {
+        "a": Count(to: $count),
+        "b": Noise(input: "a", fail: $all, skip: $cuont),
+        "c": Keep(input: "b"),
+        "d": Noise(input: "a", delay: $all),
+        "e": Keep(input: "d"),
+    },
+)"#,
+        expect![[r#"
+            error: there is nothing to count
+             --> r.ron:2:20
+              |
+            2 |     let: {"count": 0, "all": [$count, 1], "spare": 3},
+              |                    ^
+            3 |     nodes: {
+            4 |         "a": Count(to: $count),
+              |                        ------ used here
+              |
+            help: use at least 1
+
+            error: there is no `cuont` in `let`
+             --> r.ron:5:50
+              |
+            5 |         "b": Noise(input: "a", fail: $all, skip: $cuont),
+              |                                                  ^^^^^^ `let` has `count`, `all`, `spare`
+              |
+            help: did you mean `$count`?
+
+            error: `delay` must be an integer
+             --> r.ron:2:30
+              |
+            2 |     let: {"count": 0, "all": [$count, 1], "spare": 3},
+              |                              ^^^^^^^^^^^ this is a list
+            ...
+            7 |         "d": Noise(input: "a", delay: $all),
+              |                                       ---- used here
+        "#]],
+    );
+    assert_recipe_says(
+        r#"(let: {"spare": 3}, nodes: {"a": Count(to: 1), "b": Keep(input: "a")})"#,
+        expect![[r#"
+            warning: nothing uses `spare`
+             --> r.ron:1:9
+              |
+            1 | (let: {"spare": 3}, nodes: {"a": Count(to: 1), "b": Keep(input: "a")})
+              |         ^^^^^
+              |
+            help: write `$spare` where its value is meant, or remove it
+        "#]],
+    );
+}
+
+#[test]
+fn names_of_let() {
+    assert_recipe_says(
+        r#"(
+    let: {
+        "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+    },
+    nodes: {"a": Count(to: $late), "z": Keep(input: $nothing)},
+)"#,
+        expect![[r#"
+            error: `own` comes after this
+             --> r.ron:3:18
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                  ^^^^        --- here
+              |
+            help: a value of `let` may use those before it: move `own` up
+
+            error: `b` comes after this
+             --> r.ron:3:24
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                        ^^                 - here
+              |
+            help: a value of `let` may use those before it: move `b` up
+
+            error: `own` is a part of itself
+             --> r.ron:3:36
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                                    ^^^^
+              |
+            help: write a value without it
+
+            error: `b` is given twice in `let`
+             --> r.ron:3:51
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                                           -       ^ the second one
+              |                                           |
+              |                                           the first one
+              |
+            help: remove one of them
+
+            error: `a` is the name of a node and a name in `let`
+             --> r.ron:3:59
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                                                           ^ in `let`
+            4 |     },
+            5 |     nodes: {"a": Count(to: $late), "z": Keep(input: $nothing)},
+              |              - the node
+              |
+            help: rename one of them: `--set a=...` could mean both
+
+            error: `seed` is a field of the recipe and a name in `let`
+             --> r.ron:3:67
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                                                                   ^^^^
+              |
+            help: rename it: `--set seed=...` could mean both
+
+            error: a name in `let` must be in quotes
+             --> r.ron:3:77
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                                                                             ^
+              |
+            help: write `"c"`
+
+            error: `x-y` cannot be a name in `let`
+             --> r.ron:3:84
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                                                                                    ^^^
+              |
+            help: use letters, digits and `_`, and begin with a letter
+
+            error: `to` must be an integer
+             --> r.ron:3:17
+              |
+            3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,
+              |                 ^^^^^^^^^^ this is a list
+            4 |     },
+            5 |     nodes: {"a": Count(to: $late), "z": Keep(input: $nothing)},
+              |                            ----- used here
+
+            error: there is no `nothing` in `let`
+             --> r.ron:5:53
+              |
+            5 |     nodes: {"a": Count(to: $late), "z": Keep(input: $nothing)},
+              |                                                     ^^^^^^^^ `let` has `late`, `own`, `b`, `b`, `a` and 3 more
+              |
+            help: add it to `let`: `"nothing": ...`
+        "#]],
+    );
+    assert_recipe_says(
+        r#"(let: [1], nodes: {"a": Count(to: $a), "b": $b, "c": Keep(input: "a")})"#,
+        expect![[r#"
+            error: `let` must be a map {string: any value}
+             --> r.ron:1:7
+              |
+            1 | (let: [1], nodes: {"a": Count(to: $a), "b": $b, "c": Keep(input: "a")})
+              |       ^^^ this is a list
+
+            error: there is no `a` in `let`
+             --> r.ron:1:35
+              |
+            1 | (let: [1], nodes: {"a": Count(to: $a), "b": $b, "c": Keep(input: "a")})
+              |                                   ^^ the recipe has no `let`
+              |
+            help: add `let: {"a": ...},` before `nodes`
+
+            error: there is no `b` in `let`
+             --> r.ron:1:45
+              |
+            1 | (let: [1], nodes: {"a": Count(to: $a), "b": $b, "c": Keep(input: "a")})
+              |                                             ^^ the recipe has no `let`
+              |
+            help: add `let: {"b": ...},` before `nodes`
+        "#]],
+    );
+}
+
+/// A few names could make a text of any size.
+#[test]
+fn values_within_values_are_limited() {
+    let entry = |at: usize| match at {
+        0 => "\"n0\": [1, 2, 3, 4]".to_owned(),
+        at => format!("\"n{at}\": [{}]", format!("$n{}, ", at - 1).repeat(10)),
+    };
+    let lets = |count| (0..count).map(entry).collect::<Vec<_>>().join(", ");
+    let planned = |lets: String, name: &str| {
+        let nodes = format!(r#""a": Count(to: {name}), "b": Keep(input: "a")"#);
+        let text = Text::new("r.ron", format!("(let: {{{lets}}}, nodes: {{{nodes}}})"));
+        let planned = Recipe::parse(text, CATALOGUE, &[]).and_then(Plan::new);
+        planned.err().expect("a mistake").render(false)
+    };
+    let said = planned(lets(40), "$n39");
+    assert!(said.contains("the recipe is too long"), "{said}");
+    let chain: Vec<String> = (1..100)
+        .map(|at| format!("\"m{at}\": $m{}", at - 1))
+        .collect();
+    let said = planned(format!("\"m0\": 1, {}", chain.join(", ")), "$m99");
+    assert!(
+        said.contains("more than 50 values within each other"),
+        "{said}"
+    );
+}
+
 /// Each node of these is sound, and its text is read alone.
 #[test]
 fn what_is_around_sound_nodes_is_read() {

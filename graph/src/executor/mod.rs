@@ -198,6 +198,7 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
             recipe: &plan.recipe_text,
             inputs: &inputs,
             schemas: &schemas,
+            outputs: &planned.outputs,
             demands: &demands,
             allocator: Arc::clone(&options.allocator),
         });

@@ -3,6 +3,7 @@
 
 mod links;
 mod shape;
+mod training;
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
@@ -15,11 +16,13 @@ use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 use links::{Links, resolve};
 use shape::{one_writer, order, shared, unread};
+use training::{Training, training};
 
 /// A checked graph.
 #[derive(Clone)]
 pub struct Plan {
     pub(crate) recipe_text: String,
+    written: String,
     pub(crate) seed: u64,
     pub(crate) cpu_workers: Option<usize>,
     /// In topological order.
@@ -81,16 +84,25 @@ impl Plan {
         let mut problems = recipe.problems.clone();
         let links = resolve(&recipe, &mut problems);
         let order = order(&recipe, &links, &mut problems);
-        unread(&recipe, &links, tapped, &mut problems);
+        let mut warnings = recipe.warnings.clone();
+        unread(&recipe, &links, tapped, &mut problems, &mut warnings);
         shared(&recipe, &links, &mut problems);
         one_writer(&recipe, &mut problems);
-        let mut warnings = Vec::new();
-        let planned = propagate(&recipe, &links, &order, &mut problems, &mut warnings);
+        let none = training(&recipe, &links, &[], &HashMap::new());
+        let mut pass = propagate(&recipe, &links, &order, &none);
+        if pass.takes_training {
+            let training = training(&recipe, &links, &pass.planned, &pass.position);
+            pass = propagate(&recipe, &links, &order, &training);
+        }
+        problems.append(&mut pass.problems);
+        warnings.append(&mut pass.warnings);
+        let planned = pass.planned;
         if !problems.is_empty() {
             return Err(Problems::new(recipe.text, problems));
         }
         Ok(Plan {
-            recipe_text: recipe.text.resolved().to_owned(),
+            recipe_text: recipe.text.without_let(),
+            written: recipe.text.written().to_owned(),
             seed: recipe.seed,
             cpu_workers: recipe.cpu_workers,
             nodes: planned,
@@ -142,9 +154,14 @@ impl Plan {
         self.seed
     }
 
-    /// The recipe with all overrides applied.
+    /// The recipe with all overrides applied, and values in place of the names in `let`.
     pub fn recipe_text(&self) -> &str {
         &self.recipe_text
+    }
+
+    /// The recipe with all overrides applied, which further ones may change: with its `let`.
+    pub fn written(&self) -> &str {
+        &self.written
     }
 
     /// The plan of `node` and what is upstream of it; `None` if there is no such node.
@@ -181,18 +198,28 @@ impl Plan {
     }
 }
 
+/// What all nodes say of themselves.
+#[derive(Default)]
+struct Pass {
+    planned: Vec<Planned>,
+    /// The index in `planned` of a node without errors.
+    position: HashMap<usize, usize>,
+    /// Whether a node depends on the resolutions of a trainer's training batches.
+    takes_training: bool,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
 /// Lets every node check itself, in topological order. Nodes downstream of an error check their
 /// parameters only, as the schemas of their inputs are unknown.
-fn propagate(
-    recipe: &Recipe,
-    links: &Links,
-    order: &[usize],
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<Problem>,
-) -> Vec<Planned> {
-    let mut planned: Vec<Planned> = Vec::new();
-    // The index in `planned` of a node without errors.
-    let mut position: HashMap<usize, usize> = HashMap::new();
+fn propagate(recipe: &Recipe, links: &Links, order: &[usize], training: &Training) -> Pass {
+    let Pass {
+        mut planned,
+        mut position,
+        mut takes_training,
+        mut problems,
+        mut warnings,
+    } = Pass::default();
     let ordered: HashSet<usize> = order.iter().copied().collect();
     let in_cycles = (0..recipe.nodes.len()).filter(|index| !ordered.contains(index));
     for index in order.iter().copied().chain(in_cycles) {
@@ -227,8 +254,10 @@ fn propagate(
                 }
             })
             .collect();
-        let mut report = Report::new(recipe.text.resolved(), &written.value);
+        let training = training.get(&index).map(Vec::as_slice);
+        let mut report = Report::new(recipe.text.resolved(), &written.value, training);
         let outputs = node.plan(&incoming, &mut report);
+        takes_training |= report.takes_training;
         let edges: Option<Vec<Edge>> = edges.into_iter().collect();
         if report.found.is_empty() && outputs.len() != kind.outputs.len() {
             report.found.push(Problem::new(
@@ -265,5 +294,11 @@ fn propagate(
             outputs,
         });
     }
-    planned
+    Pass {
+        planned,
+        position,
+        takes_training,
+        problems,
+        warnings,
+    }
 }

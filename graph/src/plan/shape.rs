@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::links::{Link, Links, outputs};
+use crate::node::{Port, Role};
 use crate::problem::Problem;
 use crate::recipe::{Recipe, Written};
 use crate::words::{listed, one_of};
@@ -90,8 +91,15 @@ pub(super) fn order(recipe: &Recipe, links: &Links, problems: &mut Vec<Problem>)
     order
 }
 
-/// Outputs without a reader, except those of `tapped` nodes.
-pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: &mut Vec<Problem>) {
+/// Outputs without a reader, except those of `tapped` nodes. They are errors where nothing would run, else
+/// warnings.
+pub(super) fn unread(
+    recipe: &Recipe,
+    links: &Links,
+    tapped: &[&str],
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) {
     if links.unknown {
         return;
     }
@@ -100,6 +108,8 @@ pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: 
     for link in links.of.iter().flatten() {
         read[link.from].push(link.output);
     }
+    let mut kinds = recipe.nodes.iter().filter_map(|node| node.kind);
+    let runs = kinds.any(|kind| kind.role != Role::Data);
     let tapped: HashSet<&str> = tapped.iter().copied().collect();
     let mut names = HashSet::new();
     for (node, read) in recipe.nodes.iter().zip(read) {
@@ -111,41 +121,54 @@ pub(super) fn unread(recipe: &Recipe, links: &Links, tapped: &[&str], problems: 
             let mut outputs = read.iter();
             outputs.any(|output| output.is_none_or(|output| output == position))
         };
-        let outputs = outputs(node);
-        for (position, port) in outputs.iter().enumerate() {
+        for (position, port) in outputs(node).iter().enumerate() {
             // An input that is not connected elsewhere probably was meant to read this.
             if is_read(position) || links.lacking.contains(&port.carries) {
                 continue;
             }
-            let reference = match outputs {
-                [_] => node.name.clone(),
-                _ => format!("{}.{}", node.name, port.name),
-            };
-            let readers: Vec<&str> = recipe
-                .catalogue
-                .0
-                .iter()
-                .filter(|kind| {
-                    kind.inputs
-                        .iter()
-                        .any(|input| input.carries == port.carries)
-                })
-                .map(|kind| kind.name)
-                .collect();
-            problems.push(
-                Problem::new(
-                    format!("output `{reference}` ({}) has no reader", port.carries),
-                    node.name_span.clone(),
-                )
-                .label("unread output")
-                .help(format!(
-                    "add a node that reads it ({}), or remove `{}`",
-                    one_of(readers),
-                    node.name
-                )),
-            );
+            let problem = unread_output(recipe, node, port);
+            match runs {
+                true => warnings.push(Problem {
+                    is_warning: true,
+                    ..problem
+                }),
+                false => problems.push(problem),
+            }
         }
     }
+}
+
+fn unread_output(recipe: &Recipe, node: &Written, port: &Port) -> Problem {
+    let reference = match outputs(node) {
+        [_] => node.name.clone(),
+        _ => format!("{}.{}", node.name, port.name),
+    };
+    let readers = recipe.catalogue.0.iter().filter(|kind| {
+        let mut inputs = kind.inputs.iter();
+        inputs.any(|input| input.carries == port.carries)
+    });
+    let readers: Vec<&str> = readers.map(|kind| kind.name).collect();
+    let is_data = node.kind.is_none_or(|kind| kind.role == Role::Data);
+    let (message, instead) = match is_data {
+        true => (
+            format!("output `{reference}` ({}) has no reader", port.carries),
+            format!(", or remove `{}`", node.name),
+        ),
+        // A line that says what is lost.
+        false => (
+            format!(
+                "nothing reads `{reference}`: its {} are not kept",
+                port.carries
+            ),
+            String::new(),
+        ),
+    };
+    Problem::new(message, node.name_span.clone())
+        .label("unread output")
+        .help(format!(
+            "add a node that reads it ({}){instead}",
+            one_of(readers)
+        ))
 }
 
 /// Inputs of one node that come from the same node. A node reads its inputs in turn; the one that is

@@ -1,8 +1,10 @@
 //! Differences between two recipes, by meaning and not by text.
 
+use super::lets::expanded;
 use super::number::{float, integer};
 use crate::fields::{self, Shape, Token, Value};
 use crate::node::Catalogue;
+use crate::text::Text;
 
 /// The differences of the recipe `now` from the recipe `was`: one line for each field, and for each
 /// node that only one of them has. Empty if both mean the same.
@@ -12,6 +14,11 @@ use crate::node::Catalogue;
 /// difference even if it has its default value. Present and former names of a kind of `catalogue` are
 /// the same.
 pub fn differences(now: &str, was: &str, catalogue: Catalogue) -> Vec<String> {
+    let [now, was] = [now, was].map(|text| {
+        let text = Text::new("", text);
+        expanded(text, catalogue).text.without_let()
+    });
+    let (now, was) = (now.as_str(), was.as_str());
     let Some(was_value) = read(was) else {
         return vec!["the previous recipe cannot be parsed".to_owned()];
     };

@@ -5,14 +5,17 @@
 //! error at its place.
 
 mod difference;
+mod habits;
+mod lets;
 mod number;
 mod overrides;
 mod read;
+mod suggest;
 mod syntax;
 mod validate;
 
 use crate::node::Catalogue;
-use crate::problem::Problems;
+use crate::problem::{Problem, Problems};
 use crate::text::Text;
 pub use difference::differences;
 use overrides::with_override;
@@ -20,15 +23,21 @@ pub use read::Recipe;
 use read::read;
 pub(crate) use read::{Reference, Written};
 
+fn messages(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(|it| it.message.clone()).collect()
+}
+
 impl Recipe {
-    /// Reads `text` with `overrides` (`node.field=value`, or `field=value` for the recipe's own
-    /// fields) applied.
+    /// Reads `text` with `overrides` (`node.field=value`, `node=Kind(...)`, `name=value` for a value of
+    /// `let`, or `field=value` for the recipe's own fields) applied.
     ///
     /// # Errors
     /// A text without a list of nodes, or an override that cannot be applied. Errors of single nodes
     /// are reported by [`crate::Plan::new`].
     pub fn parse(text: Text, catalogue: Catalogue, overrides: &[String]) -> Result<Self, Problems> {
         let mut recipe = read(text, catalogue)?;
+        // A value whose last use an override replaces is no mistake.
+        let unused: Vec<String> = messages(&recipe.warnings);
         let mut wrong: Option<Problems> = None;
         for argument in overrides {
             match with_override(&recipe, argument) {
@@ -43,12 +52,20 @@ impl Recipe {
                 }
             }
         }
+        recipe
+            .warnings
+            .retain(|warning| unused.contains(&warning.message));
         wrong.map_or(Ok(recipe), Err)
     }
 
-    /// The text with overrides applied.
     pub fn text(&self) -> &Text {
         &self.text
+    }
+
+    /// What `--set` calls the fields `field` of nodes: `trainer.epochs` for `epochs`, `trainer.optimizer.lr`
+    /// for `lr`.
+    pub fn paths_to(&self, field: &str) -> Vec<String> {
+        overrides::paths_to(self, field)
     }
 
     pub fn seed(&self) -> u64 {

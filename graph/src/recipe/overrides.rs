@@ -2,18 +2,36 @@
 
 use std::ops::Range;
 
+use super::lets::entries;
 use super::read::{Recipe, SETTINGS, read};
-use crate::fields;
+use super::suggest;
+use super::syntax::syntax;
+use crate::fields::{self, Shape, Value};
 use crate::problem::Problem;
-use crate::text::name_and_value;
-use crate::words::{did_you_mean, listed};
+use crate::schema::{Reader, properties};
+use crate::text::{Text, name_and_value};
+use crate::words::{did_you_mean, listed, one_of};
+
+/// What the first part of an override's name means.
+enum Target {
+    /// A field of the recipe.
+    Recipe,
+    /// A node, or a value of `let`: its place in the text.
+    Entry(Range<usize>),
+}
+
+/// Where a value goes.
+struct Insertion {
+    range: Range<usize>,
+    before: String,
+    after: String,
+    /// Whether it is all of a node.
+    is_node: bool,
+}
 
 /// The recipe with one override applied. Errors are about the argument, with spans in it; an invalid
 /// value is a problem of the returned recipe.
 pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, Box<Problem>> {
-    let wrong = |message: String, span: Range<usize>, help: String| {
-        Err(Box::new(Problem::new(message, span).help(help)))
-    };
     let (target_span, value_span) = match name_and_value(argument) {
         Some((target, value)) if !value.is_empty() => (target, value),
         _ => {
@@ -24,81 +42,226 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
             );
         }
     };
-    let (target, value) = (&argument[target_span.clone()], &argument[value_span]);
-    let whole = recipe.text.resolved();
-    // `body`: the node that the field belongs to, or the recipe.
-    let (body, path) = match target.split_once('.') {
-        None if SETTINGS.contains(&target) => (0..whole.len(), target),
-        None => {
-            let is_node = recipe.nodes.iter().any(|node| node.name == target);
-            let help = match did_you_mean(target, SETTINGS.iter().copied()) {
-                _ if is_node => format!("a node's field is written `{target}.FIELD=VALUE`"),
-                Some(meant) => meant,
-                None => "a node's field is written `NODE.FIELD=VALUE`".to_owned(),
-            };
-            return wrong(
-                format!("the recipe has no field `{target}`"),
-                target_span,
-                help,
-            );
-        }
-        Some((name, path)) => {
-            let Some(node) = recipe.nodes.iter().find(|node| node.name == name) else {
-                let names = || recipe.nodes.iter().map(|node| node.name.as_str());
-                let span = target_span.start..target_span.start + name.len();
-                let all = || format!("the recipe has {}", listed(names()));
-                let help = did_you_mean(name, names()).unwrap_or_else(all);
-                return wrong(format!("there is no node `{name}`"), span, help);
-            };
-            (node.value.span.clone(), path)
-        }
-    };
-    if path
-        .split('.')
-        .any(|name| name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_'))
+    let (target, value) = (
+        &argument[target_span.clone()],
+        &argument[value_span.clone()],
+    );
+    let insertion = insertion(recipe, target, &target_span)?;
+    if insertion.is_node
+        && let Err(error) = fields::ron(value)
     {
-        let help = "write `--set NODE.FIELD=VALUE`".to_owned();
+        let mut problem = syntax(value, &error);
+        problem.span = value_span.start + problem.span.start..value_span.start + problem.span.end;
+        for (span, _) in &mut problem.also {
+            *span = value_span.start + span.start..value_span.start + span.end;
+        }
+        return Err(Box::new(problem));
+    }
+    let set = Set {
+        recipe,
+        argument,
+        insertion: &insertion,
+        value_span,
+    };
+    set.chosen(value).ok_or_else(|| {
+        let problem = Problem::new(format!("cannot set `{target}`"), 0..argument.len());
+        let within = target.contains('.');
+        let help = "the value before the last dot has no fields in the recipe; set all of it";
+        Box::new(problem.maybe_help(within.then(|| help.to_owned())))
+    })
+}
+
+fn wrong<T>(message: String, span: Range<usize>, help: String) -> Result<T, Box<Problem>> {
+    Err(Box::new(Problem::new(message, span).help(help)))
+}
+
+/// An override whose place is known.
+struct Set<'a> {
+    recipe: &'a Recipe,
+    argument: &'a str,
+    insertion: &'a Insertion,
+    /// The value in the argument.
+    value_span: Range<usize>,
+}
+
+impl Set<'_> {
+    /// The value is RON; a bare word or a path, which is not, is tried as a string.
+    fn chosen(&self, value: &str) -> Option<Recipe> {
+        let is_ron = fields::ron(value).is_ok();
+        let as_it_is = is_ron.then(|| self.attempt(value)).flatten();
+        if self.insertion.is_node {
+            return as_it_is;
+        }
+        let as_text = self.attempt(&format!("{value:?}"));
+        match (as_it_is, as_text) {
+            (Some(one), Some(other))
+                if other.problems.len() < one.problems.len()
+                    && !other
+                        .problems
+                        .iter()
+                        .any(|it| self.is_value(&other.text, it)) =>
+            {
+                Some(other)
+            }
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn attempt(&self, value: &str) -> Option<Recipe> {
+        let Insertion {
+            range,
+            before,
+            after,
+            ..
+        } = self.insertion;
+        let text = &self.recipe.text;
+        let text = text.spliced(range.clone(), before, value, after, self.argument);
+        read(text, self.recipe.catalogue).ok()
+    }
+
+    /// Whether a problem is about all of the value.
+    fn is_value(&self, text: &Text, problem: &Problem) -> bool {
+        let place = text.place(problem.span.clone());
+        place.text == self.argument && (place.start..place.end) == self.value_span
+    }
+}
+
+fn insertion(
+    recipe: &Recipe,
+    target: &str,
+    span: &Range<usize>,
+) -> Result<Insertion, Box<Problem>> {
+    let whole = recipe.text.written();
+    let Some(shape) = fields::shape(whole) else {
+        return wrong(
+            format!("cannot set `{target}`"),
+            span.clone(),
+            String::new(),
+        );
+    };
+    let (name, path) = match target.split_once('.') {
+        Some((name, path)) => (name, Some(path)),
+        None => (target, None),
+    };
+    let names_field =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let (body, path, is_node) = match (find(recipe, whole, &shape, name, span)?, path) {
+        (Target::Entry(value), None) => {
+            let is_node = recipe.nodes.iter().any(|node| node.name == name);
+            return Ok(Insertion {
+                range: value,
+                before: String::new(),
+                after: String::new(),
+                is_node,
+            });
+        }
+        (Target::Entry(value), Some(path)) => (value, path, false),
+        (Target::Recipe, _) => (0..whole.len(), target, false),
+    };
+    if !path.split('.').all(names_field) {
         return wrong(
             format!("`{target}` does not name a field"),
-            target_span,
-            help,
+            span.clone(),
+            "write `--set NODE.FIELD=VALUE`".to_owned(),
+        );
+    }
+    if let Some(name) = name_on_the_way(&whole[body.clone()], path) {
+        return wrong(
+            format!("cannot set `{target}`: the recipe has `{name}` there"),
+            span.clone(),
+            format!("set its value: `--set {}=...`", &name[1..]),
         );
     }
     let Some((range, before, after)) = fields::insertion(&whole[body.clone()], path) else {
         return wrong(
             format!("cannot set `{target}`"),
-            target_span,
+            span.clone(),
             "the value before the last dot has no fields in the recipe; set all of it".to_owned(),
         );
     };
-    let range = body.start + range.start..body.start + range.end;
-    let attempt = |value: &str| {
-        let text = recipe
-            .text
-            .spliced(range.clone(), &before, value, &after, argument);
-        read(text, recipe.catalogue).ok()
-    };
-    // The value is RON; a bare word or a path, which is not, is tried as a string.
-    let is_ron = fields::ron(value).is_ok();
-    let as_it_is = is_ron.then(|| attempt(value)).flatten();
-    let quoted = format!("{value:?}");
-    let as_text = attempt(&quoted);
-    let start = range.start + before.len();
-    let is_wrong = |problem: &Problem| problem.span == (start..start + quoted.len());
-    let chosen = match (as_it_is, as_text) {
-        (Some(one), Some(other))
-            if other.problems.len() < one.problems.len()
-                && !other.problems.iter().any(is_wrong) =>
-        {
-            Some(other)
+    Ok(Insertion {
+        range: body.start + range.start..body.start + range.end,
+        before,
+        after,
+        is_node,
+    })
+}
+
+/// The `$name` that is the value of a part of `path`, in which a field cannot be set.
+fn name_on_the_way<'a>(text: &'a str, path: &str) -> Option<&'a str> {
+    let whole = fields::shape(text)?;
+    let mut value = &whole;
+    for name in path.split('.') {
+        let word = &text[value.span.clone()];
+        if matches!(value.shape, Shape::Word) && word.starts_with('$') {
+            return Some(word);
         }
-        (one, other) => one.or(other),
+        value = value.at(text, name)?;
+    }
+    None
+}
+
+/// The node, value of `let` or field of the recipe called `name`, which an override begins with.
+fn find(
+    recipe: &Recipe,
+    whole: &str,
+    shape: &Value,
+    name: &str,
+    span: &Range<usize>,
+) -> Result<Target, Box<Problem>> {
+    let is_field = span.len() > name.len();
+    if !is_field && SETTINGS.contains(&name) {
+        return Ok(Target::Recipe);
+    }
+    let nodes = entries(whole, shape, "nodes");
+    let lets = entries(whole, shape, "let");
+    let mut all = nodes.iter().chain(&lets);
+    if let Some((_, _, value)) = all.find(|(_, other, _)| other == name) {
+        return Ok(Target::Entry(value.span.clone()));
+    }
+    let names = || {
+        let names = nodes.iter().chain(&lets);
+        names.map(|(_, name, _)| name.as_str())
     };
-    let unreadable = || {
-        Box::new(Problem::new(
-            format!("cannot set `{target}`"),
-            0..argument.len(),
-        ))
-    };
-    chosen.ok_or_else(unreadable)
+    let all = || format!("the recipe has {}", listed(names()));
+    let span = span.start..span.start + name.len();
+    if is_field {
+        let help = did_you_mean(name, names()).unwrap_or_else(all);
+        return wrong(format!("there is no node `{name}`"), span, help);
+    }
+    let settings = SETTINGS.iter().copied();
+    let help = did_you_mean(name, settings)
+        .or_else(|| with_node(recipe, name))
+        .or_else(|| did_you_mean(name, names()))
+        .unwrap_or_else(|| "a node's field is written `NODE.FIELD=VALUE`".to_owned());
+    wrong(format!("the recipe has no field `{name}`"), span, help)
+}
+
+/// Help for a field without its node.
+fn with_node(recipe: &Recipe, field: &str) -> Option<String> {
+    let paths = paths_to(recipe, field);
+    match paths.as_slice() {
+        [] => None,
+        [path] => Some(format!("write `--set {path}=...`")),
+        paths => {
+            let paths = paths.iter().map(String::as_str);
+            Some(format!("write {}", one_of(paths)))
+        }
+    }
+}
+
+/// The fields of nodes called `field`: `trainer.epochs` for `epochs`, `trainer.optimizer.lr` for `lr`.
+pub(super) fn paths_to(recipe: &Recipe, field: &str) -> Vec<String> {
+    let text = recipe.text.resolved();
+    let paths = recipe.nodes.iter().filter_map(|node| {
+        let schema = (node.kind?.parameters)();
+        let root = schema.as_value();
+        let is_there = properties(root)?.contains_key(field);
+        let path = match is_there {
+            true => Some(field.to_owned()),
+            false => suggest::within(&Reader { root }, text, &node.value, root, field),
+        };
+        Some(format!("{}.{}", node.name, path?))
+    });
+    paths.collect()
 }

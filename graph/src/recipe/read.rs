@@ -8,9 +8,10 @@ use rsflow_base::shown::Shown as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Schema, json};
 
+use super::lets::{self, expanded};
 use super::syntax::{syntax, unexplained};
 use super::validate::Validator;
-use crate::fields::{self, Shape, Value};
+use crate::fields::{self, Shape, Token, Value};
 use crate::node::{Catalogue, Kind, Node};
 use crate::problem::{Problem, Problems};
 use crate::text::{Text, offset_of};
@@ -25,6 +26,7 @@ pub struct Recipe {
     pub(crate) catalogue: Catalogue,
     /// Errors of single nodes, kept for the plan so that all are reported together.
     pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// A node as written.
@@ -65,6 +67,7 @@ fn schema() -> Schema {
         "properties": {
             "seed": { "type": "integer", "format": "uint64", "minimum": 0 },
             "cpu_workers": { "type": ["integer", "null"], "format": "uint", "minimum": 1, "maximum": MAX_WORKERS, "default": AUTO },
+            "let": { "type": "object", "additionalProperties": {} },
             "nodes": { "type": "object", "additionalProperties": { "type": "node" } },
         },
         "required": ["nodes"],
@@ -72,9 +75,12 @@ fn schema() -> Schema {
     })
 }
 
+/// `text` is not expanded yet.
 pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems> {
+    let expanded = expanded(text, catalogue);
+    let (text, warnings) = (expanded.text, expanded.warnings);
     let whole = text.resolved();
-    let contents = Contents::read(&text, catalogue);
+    let contents = Contents::read(&text, catalogue, expanded.problems);
     // Of a sound recipe every part has been read by then. The whole text is read where that is not so:
     // to explain its syntax.
     if !contents.as_ref().is_ok_and(|contents| contents.is_sound)
@@ -91,6 +97,7 @@ pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems>
             nodes: contents.nodes,
             catalogue,
             problems: contents.problems,
+            warnings,
         }),
         Err(problems) => Err(Problems::new(text, problems)),
     }
@@ -108,16 +115,20 @@ struct Contents {
 
 impl Contents {
     /// Without a list of nodes, the problems.
-    fn read(text: &Text, catalogue: Catalogue) -> Result<Self, Vec<Problem>> {
+    fn read(text: &Text, catalogue: Catalogue, known: Vec<Problem>) -> Result<Self, Vec<Problem>> {
         let whole = text.resolved();
         let Some(shape) = fields::shape(whole) else {
             let problem = Problem::new("a recipe is written `(nodes: {...})`", 0..0);
             return Err(vec![problem]);
         };
+        if let Some(problem) = in_braces(whole, &shape) {
+            return Err(vec![problem]);
+        }
         let schema = schema();
         let mut validator = Validator::new(text, &schema, None);
         validator.object(&shape, &schema, "the recipe");
-        let mut problems = validator.found;
+        let mut problems = known;
+        problems.extend(validator.found);
         if !matches!(&whole[shape.head.clone()], "" | "Recipe") {
             let problem = Problem::new(
                 "a recipe has no name in front of its `(`",
@@ -136,7 +147,10 @@ impl Contents {
         // `None` within for all of the machine's cores.
         let cpu_workers: Option<Option<usize>> = setting(whole, &shape, "cpu_workers");
         // Attributes, and comments that are not closed, are in nothing that is read below.
-        let outside = whole.trim_start().starts_with('#') || whole[shape.span.end..].contains("/*");
+        // Nor are the values of `let`.
+        let outside = whole.trim_start().starts_with('#')
+            || whole[shape.span.end..].contains("/*")
+            || shape.at(whole, "let").is_some();
         let Some(Value {
             shape: Shape::Map(entries),
             span: all,
@@ -160,12 +174,7 @@ impl Contents {
                     written.to_owned()
                 }
             };
-            // Without the quotes, where there are plain ones.
-            let inner = key.span.start + 1..key.span.end.saturating_sub(1);
-            let name_span = match whole.get(inner.clone()) {
-                Some(inside) if inside == name && !name.is_empty() => inner,
-                _ => key.span.clone(),
-            };
+            let (name_span, _) = lets::key(whole, &key);
             if let Some(&first) = first_of.get(&name) {
                 let first: &Written = &nodes[first];
                 problems.push(
@@ -213,6 +222,24 @@ impl Contents {
     }
 }
 
+/// A recipe in `{}`, as JSON is, or the nodes alone.
+fn in_braces(whole: &str, shape: &Value) -> Option<Problem> {
+    let Shape::Map(entries) = &shape.shape else {
+        return None;
+    };
+    let open = shape.span.start..shape.span.start + 1;
+    let is_field = |key: &Value| {
+        let name = whole[key.span.clone()].trim_matches('"');
+        matches!(name, "nodes" | "let") || SETTINGS.contains(&name)
+    };
+    Some(match entries.iter().any(|(key, _)| is_field(key)) {
+        true => Problem::new("a recipe is in parentheses, not in braces", open)
+            .help("write `(nodes: {...})`, with names of fields without quotes"),
+        false => Problem::new("the nodes must be in the field `nodes`", open)
+            .help("write `(nodes: {...})`"),
+    })
+}
+
 /// The default if it is missing, `None` if it is invalid.
 fn setting<T: DeserializeOwned + Default>(whole: &str, shape: &Value, name: &str) -> Option<T> {
     let Some(value) = shape.at(whole, name) else {
@@ -238,10 +265,17 @@ fn read_node(text: &Text, value: &Value, catalogue: Catalogue) -> ReadNode {
     };
     let name = &whole[value.head.clone()];
     let Some(kind) = catalogue.find(name) else {
+        // A name that is not in `let` is reported there.
+        if is_name(whole, value) {
+            return read;
+        }
         read.problems.push(if name.is_empty() {
-            Problem::new("expected a kind of node", value.span.clone())
-                .label("such as `ImageFolder(...)`")
-                .help("`rsflow nodes` lists them")
+            let problem = Problem::new("expected a kind of node", value.span.clone())
+                .label("such as `ImageFolder(...)`");
+            problem.help(match value.shape {
+                Shape::Map(_) => "a node is written `KIND(FIELD: VALUE)`, without braces",
+                _ => "`rsflow nodes` lists them",
+            })
         } else {
             let message = format!("there is no kind of node named `{name}`");
             Problem::new(message, value.head.clone())
@@ -289,13 +323,26 @@ fn read_node(text: &Text, value: &Value, catalogue: Catalogue) -> ReadNode {
             let mut validator = Validator::new(text, schema, Some(kind));
             validator.object(value, schema, kind.name);
             read.problems = validator.found;
-            if read.problems.is_empty() {
+            if read.problems.is_empty() && !has_name(whole, value) {
                 let at = body_start + offset_of(body, error.span.end.line, error.span.end.col);
                 read.problems.push(unexplained(whole, at, &error));
             }
         }
     }
     read
+}
+
+/// Whether it is a `$name` that `let` has no value for.
+pub(super) fn is_name(whole: &str, value: &Value) -> bool {
+    matches!(value.shape, Shape::Word) && whole[value.span.clone()].starts_with('$')
+}
+
+/// Whether there is one within it.
+fn has_name(whole: &str, value: &Value) -> bool {
+    let tokens = fields::tokens(&whole[value.span.clone()]);
+    let body = &whole[value.span.clone()];
+    let mut words = tokens.iter().filter(|(token, _)| *token == Token::Word);
+    words.any(|(_, span)| body[span.clone()].starts_with('$'))
 }
 
 /// A name in quotes.

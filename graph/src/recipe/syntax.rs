@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ron::error::{Error as RonError, SpannedError};
 
+use super::habits::{foreign_character, foreign_form};
 use super::number::is_number;
 use crate::fields::{self, Token};
 use crate::problem::Problem;
@@ -24,7 +25,16 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
         return Problem::new("this comment is not closed", start..start + 2)
             .label("no `*/` belongs to it");
     }
-    if let Some(problem) = unpaired(text, error) {
+    let foreign = foreign_character(text, &tokens, stop);
+    let unpaired = unpaired(text, error);
+    let foreign_first = |foreign: &Problem| {
+        let quote = unclosed_quote(text, &tokens, stop);
+        quote.is_none_or(|quote| foreign.span.start <= quote.start)
+    };
+    if let Some(problem) = foreign.filter(foreign_first).or(unpaired) {
+        return problem;
+    }
+    if let Some(problem) = foreign_form(text, &tokens, stop) {
         return problem;
     }
     let at = tokens.partition_point(|(_, span)| span.end <= stop);
@@ -55,6 +65,9 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
             Problem::new("values are nested too deeply", here.clone())
                 .label("values within this one cannot be read")
         }
+        (RonError::InvalidEscape(_), ..) => {
+            unexplained(text, stop, error).help("in a string write `/`, or `\\\\` for `\\`")
+        }
         (RonError::TrailingCharacters, _, Some((_, here))) => {
             Problem::new("the recipe ends before this", here.clone())
                 .label("nothing may follow the last `)`")
@@ -75,18 +88,28 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
 pub(super) fn unpaired(text: &str, error: &SpannedError) -> Option<Problem> {
     let stop = offset_of(text, error.span.end.line, error.span.end.col);
     let tokens = fields::tokens(text);
-    for (token, span) in tokens.iter().take_while(|(_, span)| span.start <= stop) {
-        let Token::Quoted { closed } = token else {
-            continue;
-        };
-        let quoted = &text[span.clone()];
-        if !closed || quoted.contains('\n') {
-            let line = quoted.lines().next().map_or(0, str::len);
-            let problem = Problem::new("a quote is missing", span.start..span.start + line);
-            return Some(problem.label("the text that begins here does not end on this line"));
-        }
+    if let Some(span) = unclosed_quote(text, &tokens, stop) {
+        let problem = Problem::new("a quote is missing", span);
+        return Some(problem.label("the text that begins here does not end on this line"));
     }
     unbalanced(text, &tokens, stop)
+}
+
+/// The first line of the first string up to `stop` that does not end on its line.
+fn unclosed_quote(
+    text: &str,
+    tokens: &[(Token, Range<usize>)],
+    stop: usize,
+) -> Option<Range<usize>> {
+    let mut before = tokens.iter().take_while(|(_, span)| span.start <= stop);
+    before.find_map(|(token, span)| {
+        let Token::Quoted { closed } = token else {
+            return None;
+        };
+        let quoted = &text[span.clone()];
+        let line = quoted.lines().next().map_or(0, str::len);
+        (!closed || quoted.contains('\n')).then_some(span.start..span.start + line)
+    })
 }
 
 /// Brackets within each other that people write.

@@ -6,12 +6,15 @@ use std::ops::Range;
 use serde_json::Value as Schema;
 
 use super::number::{float, integer, is_number};
+use super::read::is_name;
+use super::suggest;
 use super::syntax::unpaired;
 use crate::fields::{self, Field, Shape, Value};
 use crate::node::Kind;
 use crate::problem::Problem;
 use crate::schema::{
-    Choice, Reader, Shape as Type, default_word, properties, type_of, with_article,
+    Choice, Reader, Shape as Type, default_word, fields as fields_of, is_character, properties,
+    type_of, with_article,
 };
 use crate::text::Text;
 use crate::words::{did_you_mean, listed, nearest, one_of};
@@ -40,8 +43,12 @@ impl<'a> Validator<'a> {
 
     /// `what` names the value in messages.
     pub fn value(&mut self, mut value: &Value, schema: &'a Schema, what: &str) {
+        let whole_schema = schema;
         let (schema, optional) = self.reader.resolve(schema);
         let head = self.word(&value.head);
+        if is_name(self.text.resolved(), value) {
+            return;
+        }
         match &value.shape {
             Shape::Word if optional && head == "None" => return,
             Shape::Tuple(items) if optional && head == "Some" => {
@@ -60,7 +67,9 @@ impl<'a> Validator<'a> {
             },
             (Type::Plain("number"), Shape::Word) => float(word).is_some(),
             (Type::Plain("boolean"), Shape::Word) => matches!(word, "true" | "false"),
-            (Type::Plain("string"), Shape::Quoted) => true,
+            (Type::Plain("string"), Shape::Quoted) => {
+                is_character(schema) || !suggest::is_single_quoted(value, word)
+            }
             (Type::List(item), Shape::List(values)) => {
                 for value in values {
                     self.value(value, item, &format!("each value of {what}"));
@@ -73,13 +82,16 @@ impl<'a> Validator<'a> {
                 }
                 return;
             }
+            // What a struct is called nobody writes: another word is meant as its value.
+            (Type::Struct, Shape::Word) if !word.starts_with(|c: char| c.is_uppercase()) => false,
+            (Type::Struct, Shape::Word) if optional && suggest::is_none(word) => false,
             (Type::Struct | Type::Map(_), _) => return self.object(value, schema, what),
             (Type::Plain("integer" | "number" | "boolean" | "string"), _) => false,
             (Type::List(_) | Type::Tuple(_), _) => false,
             (Type::Plain(_), _) => true,
         };
         if !valid {
-            self.type_mismatch(value, schema, what);
+            self.type_mismatch(value, whole_schema, what);
         }
     }
 
@@ -99,23 +111,57 @@ impl<'a> Validator<'a> {
     }
 
     fn type_mismatch(&mut self, value: &Value, schema: &'a Schema, what: &str) {
+        let help = self.meant(value, schema);
+        let message = format!("{what} must be {}", self.type_in_words(schema));
+        let problem = Problem::new(message, value.span.clone());
+        self.found
+            .push(problem.label(self.found(value)).maybe_help(help));
+    }
+
+    /// Help: how what was probably meant is written.
+    fn meant(&self, value: &Value, schema: &'a Schema) -> Option<String> {
         let word = self.word(&value.span);
-        let unquoted = word.trim_matches('"');
-        let help = match (Type::of(schema), &value.shape) {
+        let unquoted = word.trim_matches(['"', '\'']);
+        let typed = self.text.typed_without_quotes(&value.span).is_some();
+        let quoted = matches!(value.shape, Shape::Quoted) && !typed;
+        let without_quotes = |written: &str| match quoted {
+            true => Some(format!("write `{written}`, without quotes")),
+            false => Some(format!("write `{written}`")),
+        };
+        if let Some(name) = self.let_name(value) {
+            return without_quotes(&name);
+        }
+        if self.reader.resolve(schema).1 && suggest::is_none(unquoted) {
+            return without_quotes("None");
+        }
+        match (Type::of(self.reader.resolve(schema).0), &value.shape) {
             (Type::Plain("integer"), Shape::Quoted) if integer(unquoted).is_some() => {
-                Some(format!("write `{unquoted}`, without quotes"))
+                without_quotes(unquoted)
+            }
+            (Type::Plain("integer"), Shape::Quoted | Shape::Word) => {
+                suggest::whole(unquoted).and_then(|number| without_quotes(&number))
             }
             (Type::Plain("number"), Shape::Quoted) if float(unquoted).is_some() => {
-                Some(format!("write `{unquoted}`, without quotes"))
+                without_quotes(unquoted)
             }
-            (Type::Plain("boolean"), Shape::Quoted) if matches!(unquoted, "true" | "false") => {
-                Some(format!("write `{unquoted}`, without quotes"))
+            (Type::Plain("number"), Shape::Quoted) => {
+                suggest::decimal(unquoted).and_then(|number| without_quotes(&number))
+            }
+            (Type::Plain("boolean"), Shape::Quoted | Shape::Word) => {
+                suggest::boolean(unquoted).and_then(without_quotes)
             }
             (Type::List(_), Shape::Quoted) => self.bracketed(value, &[("", "]"), ("[", "]")]),
-            (Type::Tuple(_) | Type::Struct | Type::Map(_), Shape::Quoted) => {
+            (Type::Struct, Shape::Quoted | Shape::Word | Shape::Map(_)) => {
+                let written = suggest::struct_written(schema, self.reader.resolve(schema).0);
+                let bracketed = self.bracketed(value, &[("", ")"), ("(", ")")]);
+                bracketed.or_else(|| Some(format!("write `{written}`")))
+            }
+            (Type::Tuple(_) | Type::Map(_), Shape::Quoted) => {
                 self.bracketed(value, &[("", ")"), ("(", ")")])
             }
-            (Type::Plain("string"), Shape::Word) => Some(format!("write `\"{word}\"`")),
+            (Type::Plain("string"), Shape::Word | Shape::Quoted) => {
+                Some(format!("write `\"{unquoted}\"`"))
+            }
             (Type::List(_), Shape::Word) => Some(format!("write `[{word}]`")),
             (Type::List(_), Shape::Tuple(items)) if !items.is_empty() => {
                 let [first, .., last] = [&items[0], &items[items.len() - 1]];
@@ -127,11 +173,16 @@ impl<'a> Validator<'a> {
                 Some(format!("write `({})`", self.word(&inside)))
             }
             _ => None,
-        };
-        let message = format!("{what} must be {}", self.type_in_words(schema));
-        let problem = Problem::new(message, value.span.clone());
-        self.found
-            .push(problem.label(self.found(value)).maybe_help(help));
+        }
+    }
+
+    /// `$name` for `name` and `"$name"`, if `let` has it.
+    fn let_name(&self, value: &Value) -> Option<String> {
+        let word = self.word(&value.span).trim_matches('"');
+        let name = word.strip_prefix('$').unwrap_or(word);
+        let is_plain = matches!(value.shape, Shape::Word | Shape::Quoted);
+        let is_known = self.text.let_names().iter().any(|known| known == name);
+        (is_plain && is_known).then(|| format!("${name}"))
     }
 
     fn type_in_words(&self, schema: &'a Schema) -> String {
@@ -143,8 +194,12 @@ impl<'a> Validator<'a> {
         let word = self.word(&value.span);
         match &value.shape {
             Shape::Word if integer(word).is_some() => "this is an integer".to_owned(),
+            Shape::Word if float(word).is_some_and(|number| number.fract() == 0.0) => {
+                "this is not written as an integer".to_owned()
+            }
             Shape::Word if float(word).is_some() => "this is a number with a fraction".to_owned(),
-            Shape::Word => "this is not in quotes".to_owned(),
+            Shape::Word => "this is a word without quotes".to_owned(),
+            Shape::Quoted if word.starts_with('\'') => "this is in single quotes".to_owned(),
             Shape::Quoted => match self.text.typed_without_quotes(&value.span) {
                 Some(typed) => not_ron(typed),
                 None => "this is a string".to_owned(),
@@ -179,6 +234,17 @@ impl<'a> Validator<'a> {
             (Some((name, Some(inner))), shape) => {
                 let (inner, _) = self.reader.resolve(inner);
                 match shape {
+                    Shape::Word if is_complete(inner) => {
+                        let problem =
+                            Problem::new(format!("`{name}` needs parentheses"), value.head.clone());
+                        problem.help(format!("write `{name}()`"))
+                    }
+                    Shape::Word if type_of(inner) != "object" => {
+                        let words = self.type_in_words(inner);
+                        let message = format!("`{name}` needs {words} in parentheses");
+                        let problem = Problem::new(message, value.head.clone());
+                        problem.help(format!("write `{name}(...)`"))
+                    }
                     Shape::Tuple(items) if type_of(inner) != "object" => match items.as_slice() {
                         [item] => return self.value(item, inner, &format!("`{name}`")),
                         _ => return self.type_mismatch(value, inner, &format!("`{name}`")),
@@ -186,6 +252,7 @@ impl<'a> Validator<'a> {
                     _ => return self.object(value, inner, name),
                 }
             }
+
             (Some((_, None)), Shape::Word) => return,
             (Some((name, None)), _) => Problem::new(
                 format!("`{name}` has no fields"),
@@ -193,9 +260,15 @@ impl<'a> Validator<'a> {
             )
             .help(format!("write `{name}`")),
             (None, _) if head.is_empty() || is_number(head) => {
-                let unquoted = self.word(&value.span).trim_matches('"');
-                let meant = names().find(|name| *name == unquoted);
-                let meant = meant.map(|name| format!("write `{name}`, without quotes"));
+                let word = self.word(&value.span);
+                let typed = self.text.typed_without_quotes(&value.span).is_some();
+                let meant = match &value.shape {
+                    Shape::Quoted => {
+                        self.choice_meant(value, choices, word.trim_matches('"'), !typed)
+                    }
+                    Shape::Map(_) => Some("write `NAME(FIELD: VALUE)`, without braces".to_owned()),
+                    _ => None,
+                };
                 Problem::new(
                     format!("{what} must be {}", self.type_in_words(schema)),
                     value.span.clone(),
@@ -205,9 +278,29 @@ impl<'a> Validator<'a> {
             }
             (None, _) => Problem::new(format!("{what} cannot be `{head}`"), value.head.clone())
                 .label(format!("expected {}", one_of(names())))
-                .maybe_help(did_you_mean(head, names())),
+                .maybe_help(self.choice_meant(value, choices, head, false)),
         };
         self.found.push(problem);
+    }
+
+    /// Help: the choice that `word` means.
+    fn choice_meant(
+        &self,
+        value: &Value,
+        choices: &[Choice<'a>],
+        word: &str,
+        is_quoted: bool,
+    ) -> Option<String> {
+        let suffix = if is_quoted { ", without quotes" } else { "" };
+        let meant = match self.let_name(value) {
+            Some(name) => Some(name),
+            None if !matches!(value.shape, Shape::Word | Shape::Quoted) => None,
+            None => suggest::choice(&self.reader, choices, word),
+        };
+        let nearest = || did_you_mean(word, choices.iter().map(|choice| choice.name));
+        meant
+            .map(|meant| format!("write `{meant}`{suffix}"))
+            .or_else(nearest)
     }
 
     /// `owner` names what has the fields where no name is in front of the parentheses.
@@ -265,20 +358,29 @@ impl<'a> Validator<'a> {
             } else if !open {
                 let known = || properties.keys().map(String::as_str);
                 let message = format!("{name} has no field `{written}`");
-                let others = match properties.len() {
-                    0 => "it has no fields".to_owned(),
+                let others = match (properties.len(), self.kind) {
+                    (0, _) => "it has no fields".to_owned(),
+                    (MANY.., Some(kind)) if owner == kind.name => {
+                        format!("`rsflow nodes {owner}` lists its fields")
+                    }
                     _ => format!("its fields are {}", listed(known())),
                 };
+                let text = self.text.resolved();
+                let inside = suggest::within(&self.reader, text, value, schema, written);
+                let inside = inside.map(|path| format!("did you mean `{path}`?"));
                 let mut removed = self.kind.iter().flat_map(|kind| kind.removed);
                 let problem = Problem::new(message, field.name.clone());
                 self.found
                     .push(match removed.find(|(name, _)| *name == written) {
                         Some((_, help)) => problem.label("no longer a field").help(*help),
                         None => {
-                            meant.extend(nearest(written, known()));
-                            problem
-                                .label("unknown field")
-                                .help(did_you_mean(written, known()).unwrap_or(others))
+                            let near = nearest(written, known());
+                            meant.extend(near.filter(|_| inside.is_none()));
+                            problem.label("unknown field").help(
+                                inside
+                                    .or_else(|| did_you_mean(written, known()))
+                                    .unwrap_or(others),
+                            )
                         }
                     });
             }
@@ -306,6 +408,15 @@ impl<'a> Validator<'a> {
             );
         }
     }
+}
+
+/// More fields than a message lists.
+const MANY: usize = 20;
+
+/// Whether it is a struct all of whose fields have defaults.
+fn is_complete(schema: &Schema) -> bool {
+    matches!(Type::of(schema), Type::Struct)
+        && fields_of(schema).iter().all(|field| !field.required)
 }
 
 /// The label of an override that is not RON and was put into quotes.

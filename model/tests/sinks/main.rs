@@ -59,6 +59,7 @@ fn open_in<K: NodeKind>(text: &str, run: &RunContext) -> Result<Box<dyn AnySink>
         recipe: "",
         inputs: &[],
         schemas: &[],
+        outputs: &[],
         demands: &[],
         allocator: Arc::new(PlainMemory),
     })?;

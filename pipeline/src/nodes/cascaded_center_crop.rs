@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::center_crop::CenterCrop;
 use super::{
-    check_fraction, check_from, check_sizes, default_fraction, incoming, input, output,
-    picture_side,
+    check_fraction, check_from, default_fraction, incoming, input, output, picture_side,
+    planned_sizes, validation_sizes,
 };
 use crate::images::{LazyImage, SizedImages};
 
@@ -23,8 +23,10 @@ use crate::images::{LazyImage, SizedImages};
 pub struct CascadedCenterCrop {
     /// The images.
     input: Input,
-    /// Sides of the square outputs in pixels.
-    sizes: Vec<u32>,
+    /// Sides of the square outputs in pixels. Default: for images that a trainer validates on, the resolutions
+    /// of its training batches.
+    #[serde(default)]
+    sizes: Option<Vec<u32>>,
     /// The side of the picture that the sizes are samples of; the largest of them if left out.
     #[serde(default)]
     from: Option<u32>,
@@ -35,17 +37,17 @@ pub struct CascadedCenterCrop {
 
 impl CascadedCenterCrop {
     /// `input`: what the input brings.
-    fn center_crop(&self, input: Schema) -> CenterCrop {
+    fn center_crop(&self, input: Schema, sizes: Vec<u32>) -> CenterCrop {
         CenterCrop {
             by: Preprocess {
                 resize: Resize::Cascade {
-                    side: picture_side(self.from, &self.sizes),
+                    side: picture_side(self.from, &sizes),
                 },
                 interpolation: Interpolation::Bicubic,
                 fraction: self.fraction,
                 ..input.preprocess.unwrap_or_default()
             },
-            sizes: self.sizes.clone(),
+            sizes,
         }
     }
 }
@@ -56,15 +58,18 @@ impl Node for CascadedCenterCrop {
     }
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        check_sizes(&self.sizes, report);
-        check_from(self.from, &self.sizes, report);
+        let sizes = validation_sizes(self.sizes.as_deref(), report);
+        check_from(self.from, &sizes, report);
         check_fraction(self.fraction, report);
-        vec![self.center_crop(incoming(inputs)).schema()]
+        vec![self.center_crop(incoming(inputs), sizes).schema()]
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let input = build.schemas.first().map(|(_, schema)| schema.clone());
-        Ok(Stage::map(self.center_crop(input.unwrap_or_default())))
+        let sizes = planned_sizes(build);
+        Ok(Stage::map(
+            self.center_crop(input.unwrap_or_default(), sizes),
+        ))
     }
 }
 

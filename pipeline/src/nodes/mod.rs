@@ -45,7 +45,7 @@ pub use trivial_augment::TrivialAugment;
 use std::path::Path;
 
 use rsflow_base::home;
-use rsflow_graph::{Incoming, MAX_SIZE, Port, Preprocess, Report, Schema, repeated};
+use rsflow_graph::{Build, Incoming, MAX_SIZE, Port, Preprocess, Report, Schema, repeated};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -125,6 +125,30 @@ fn check_sizes(sizes: &[u32], report: &mut Report) {
             "remove one",
         );
     }
+}
+
+/// The parameter `sizes` of a node for validation, checked; the resolutions of the training batches where it is
+/// left out. Empty as long as these are not known.
+fn validation_sizes(sizes: Option<&[u32]>, report: &mut Report) -> Vec<u32> {
+    if let Some(sizes) = sizes {
+        check_sizes(sizes, report);
+        return sizes.to_vec();
+    }
+    let training = report.training_resolutions();
+    if training.is_none() {
+        report.parameter(
+            "sizes",
+            "`sizes` is missing, and no trainer validates on these images",
+            "such as `sizes: [224, 192, 160, 128, 96]`",
+        );
+    }
+    training.unwrap_or_default().to_vec()
+}
+
+/// The sizes of a node with one output, given or those of the training batches.
+fn planned_sizes(build: &Build) -> Vec<u32> {
+    let output = build.outputs.first();
+    output.map_or_else(Vec::new, |schema| schema.resolutions.clone())
 }
 
 /// Checks the parameters `scale` and `ratio` of a random crop.

@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::center_crop::CenterCrop;
-use super::{check_fraction, check_sizes, default_fraction, incoming, input, output};
+use super::{
+    check_fraction, default_fraction, incoming, input, output, planned_sizes, validation_sizes,
+};
 use crate::images::{LazyImage, SizedImages};
 
 /// For every size: scales the image until its short side is size / fraction (truncated), then cuts
@@ -19,8 +21,10 @@ use crate::images::{LazyImage, SizedImages};
 pub struct ResizeAndCenterCrop {
     /// The images.
     input: Input,
-    /// Sides of the square outputs in pixels.
-    sizes: Vec<u32>,
+    /// Sides of the square outputs in pixels. Default: for images that a trainer validates on, the resolutions
+    /// of its training batches.
+    #[serde(default)]
+    sizes: Option<Vec<u32>>,
     /// The share of the short side that is kept.
     #[serde(default = "default_fraction")]
     fraction: f64,
@@ -36,7 +40,7 @@ fn default_interpolation() -> Interpolation {
 
 impl ResizeAndCenterCrop {
     /// `input`: what the input brings.
-    fn center_crop(&self, input: Schema) -> CenterCrop {
+    fn center_crop(&self, input: Schema, sizes: Vec<u32>) -> CenterCrop {
         CenterCrop {
             by: Preprocess {
                 resize: Resize::ShortSide,
@@ -44,7 +48,7 @@ impl ResizeAndCenterCrop {
                 fraction: self.fraction,
                 ..input.preprocess.unwrap_or_default()
             },
-            sizes: self.sizes.clone(),
+            sizes,
         }
     }
 }
@@ -55,14 +59,17 @@ impl Node for ResizeAndCenterCrop {
     }
 
     fn plan(&self, inputs: &[Incoming], report: &mut Report) -> Vec<Schema> {
-        check_sizes(&self.sizes, report);
+        let sizes = validation_sizes(self.sizes.as_deref(), report);
         check_fraction(self.fraction, report);
-        vec![self.center_crop(incoming(inputs)).schema()]
+        vec![self.center_crop(incoming(inputs), sizes).schema()]
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let input = build.schemas.first().map(|(_, schema)| schema.clone());
-        Ok(Stage::map(self.center_crop(input.unwrap_or_default())))
+        let sizes = planned_sizes(build);
+        Ok(Stage::map(
+            self.center_crop(input.unwrap_or_default(), sizes),
+        ))
     }
 }
 

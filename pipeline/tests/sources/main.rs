@@ -107,6 +107,7 @@ fn names<K: NodeKind>(node: &str, place: &str) -> (Vec<String>, Vec<String>) {
         recipe: "",
         inputs: &[],
         schemas: &[],
+        outputs: &[],
         demands: &[],
         allocator: Arc::new(PlainMemory),
     });

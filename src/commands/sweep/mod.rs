@@ -94,7 +94,7 @@ pub fn run(arguments: &Sweep, out: &mut dyn Write) -> Result<ExitCode> {
     record.add(&combinations, &seeds);
     record.write(&dir)?;
     let recipe = dir.join(run_files::RECIPE);
-    files::replace(&recipe, base.recipe_text().as_bytes())
+    files::replace(&recipe, base.written().as_bytes())
         .with_context(|| format!("cannot write {}", recipe.shown()))?;
     let shares = introduce(arguments, &combinations, &runs, &dir);
     let outcome = run_all(&runs, &recipe, shares)?;

@@ -49,6 +49,7 @@ fn list(node: &dyn Node) {
         recipe: "",
         inputs: &[],
         schemas: &[],
+        outputs: &[],
         demands: &[],
         allocator: Arc::new(PlainMemory),
     });

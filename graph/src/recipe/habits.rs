@@ -1,0 +1,216 @@
+//! What is written in a recipe out of habit: as in Python, JSON, YAML or a word processor.
+
+use std::ops::Range;
+
+use super::number::{integer, is_number};
+use super::read::SETTINGS;
+use crate::fields::Token;
+use crate::problem::Problem;
+
+type Tokens = [(Token, Range<usize>)];
+
+/// Characters that are no part of RON outside of strings, and single quotes. The first one up to `stop`.
+pub(super) fn foreign_character(text: &str, tokens: &Tokens, stop: usize) -> Option<Problem> {
+    let mut found = tokens.iter().enumerate();
+    found.find_map(|(index, (token, span))| {
+        if span.start > stop {
+            return None;
+        }
+        match token {
+            Token::Quoted { closed: true } => single_quotes(text, span),
+            Token::Mark(mark) => foreign_mark(text, tokens, index, *mark),
+            _ => None,
+        }
+    })
+}
+
+/// A string in single quotes, which are for characters.
+fn single_quotes(text: &str, span: &Range<usize>) -> Option<Problem> {
+    let inner = text[span.clone()].strip_prefix('\'')?.strip_suffix('\'')?;
+    let is_character = inner.chars().count() == 1 || inner.starts_with('\\');
+    if is_character || inner.contains(['"', '\n']) {
+        return None;
+    }
+    let problem = Problem::new("a string must be in double quotes", span.clone());
+    Some(problem.help(format!("write `\"{inner}\"`")))
+}
+
+fn foreign_mark(text: &str, tokens: &Tokens, index: usize, mark: char) -> Option<Problem> {
+    let span = tokens[index].1.clone();
+    let word = |index: Option<usize>| {
+        let (token, span) = tokens.get(index?)?;
+        (*token == Token::Word).then_some(&text[span.clone()])
+    };
+    let before = word(index.checked_sub(1));
+    let after = word(Some(index + 1));
+    let next = tokens.get(index + 1).map(|(token, _)| *token);
+    let (message, help) = match mark {
+        // `#![enable(...)]` is an attribute.
+        '#' if next == Some(Token::Mark('!')) => return None,
+        '#' => (
+            "a comment begins with `//`",
+            "write `//` in place of `#`".to_owned(),
+        ),
+        '=' => {
+            let field = before.unwrap_or("FIELD");
+            (
+                "a field and its value are joined by `:`",
+                format!("write `{field}: {}`", after.unwrap_or("...")),
+            )
+        }
+        ';' => ("unexpected `;`", "write `,`".to_owned()),
+        '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{201f}' | '\u{2018}' | '\u{2019}' | '\u{ab}'
+        | '\u{bb}' => (
+            "a typographic quote does not begin or end a string",
+            format!("write `\"` in place of `{mark}`"),
+        ),
+        '\u{2212}' | '\u{2012}' | '\u{2013}' | '\u{2014}' => (
+            "a typographic minus or dash is not a minus sign",
+            format!("write `-` in place of `{mark}`"),
+        ),
+        '%' => {
+            let share = before.and_then(|word| word.parse::<f64>().ok());
+            let share =
+                share.map_or_else(|| "0.5".to_owned(), |share| format!("{}", share / 100.0));
+            (
+                "a share is written as a number from 0 to 1",
+                format!("write `{share}`"),
+            )
+        }
+        '$' if next == Some(Token::Mark('{')) => {
+            let name = word(Some(index + 2)).unwrap_or("name");
+            (
+                "a name in `let` is used without braces",
+                format!("write `${name}`"),
+            )
+        }
+        _ => return None,
+    };
+    Some(Problem::new(message, span).help(help))
+}
+
+/// Names and numbers of forms that RON does not have, up to `stop`: `weight-decay:`, `2seed:`, `lr: 0,1`,
+/// `sizes: 64, 48`, `"epochs": 2`, nodes without `nodes: {...}`.
+pub(super) fn foreign_form(text: &str, tokens: &Tokens, stop: usize) -> Option<Problem> {
+    let mut open: Vec<usize> = Vec::new();
+    for (index, (token, span)) in tokens.iter().enumerate() {
+        if span.start > stop {
+            return None;
+        }
+        match token {
+            Token::Mark('(' | '[' | '{') => open.push(index),
+            Token::Mark(')' | ']' | '}') => drop(open.pop()),
+            _ => {}
+        }
+        let around = Around {
+            text,
+            tokens,
+            index,
+            open: open.last().copied(),
+        };
+        if let Some(problem) = around.name().or_else(|| around.numbers()) {
+            return Some(problem);
+        }
+    }
+    None
+}
+
+/// A token with those around it.
+struct Around<'a> {
+    text: &'a str,
+    tokens: &'a Tokens,
+    index: usize,
+    /// The bracket that it is in.
+    open: Option<usize>,
+}
+
+impl Around<'_> {
+    fn mark(&self, ahead: usize, mark: char) -> bool {
+        self.token(self.index + ahead) == Some(Token::Mark(mark))
+    }
+
+    fn token(&self, index: usize) -> Option<Token> {
+        self.tokens.get(index).map(|(token, _)| *token)
+    }
+
+    fn word(&self, index: usize) -> &str {
+        let span = self.tokens.get(index).map(|(_, span)| span.clone());
+        span.map_or("", |span| &self.text[span])
+    }
+
+    /// In place of a field's name in parentheses.
+    fn name(&self) -> Option<Problem> {
+        let before = self.token(self.index.checked_sub(1)?);
+        let begins = matches!(before, Some(Token::Mark('(' | ',' | '{')));
+        if !begins || !self.mark(1, ':') {
+            return None;
+        }
+        let word = self.word(self.index);
+        let span = self.tokens[self.index].1.clone();
+        let in_parentheses = self.token(self.open?) == Some(Token::Mark('('));
+        match self.token(self.index)? {
+            Token::Word
+                if word.starts_with(|c: char| c.is_ascii_digit()) && integer(word).is_none() =>
+            {
+                let problem = Problem::new(format!("`{word}` cannot be a name"), span);
+                Some(problem.label("it begins with a digit"))
+            }
+            Token::Word if word.contains(['-', '.']) && !is_number(word) => {
+                let problem = Problem::new(format!("`{word}` cannot be a field's name"), span);
+                let meant = word.replace(['-', '.'], "_");
+                Some(problem.help(format!("write `{meant}`")))
+            }
+            Token::Quoted { closed: true } if in_parentheses => Some(self.quoted_name(span)),
+            _ => None,
+        }
+    }
+
+    fn quoted_name(&self, span: Range<usize>) -> Problem {
+        let open = self.open.unwrap_or(0);
+        let word = self.word(self.index);
+        let name = word.trim_matches(['"', '\'']);
+        let is_field = name == "nodes" || name == "let" || SETTINGS.contains(&name);
+        let field = open.checked_sub(2).map_or("", |field| self.word(field));
+        if matches!(field, "nodes" | "let") && self.token(open - 1) == Some(Token::Mark(':')) {
+            let open = self.tokens[open].1.clone();
+            return Problem::new(format!("`{field}` must be in braces"), open)
+                .help(format!("write `{field}: {{...}}`"));
+        }
+        if open == 0 && !is_field {
+            return Problem::new("the nodes must be in the field `nodes`", span)
+                .label("a node")
+                .help("a recipe is written `(nodes: {...})`");
+        }
+        Problem::new("a field's name must not be in quotes", span).help(format!("write `{name}`"))
+    }
+
+    /// Numbers after a colon that commas separate, in parentheses or braces.
+    fn numbers(&self) -> Option<Problem> {
+        if !self.mark(0, ':') {
+            return None;
+        }
+        let is_number_at =
+            |index: usize| self.token(index) == Some(Token::Word) && is_number(self.word(index));
+        let first = self.index + 1;
+        let mut last = first;
+        while is_number_at(last + 2)
+            && self.token(last + 1) == Some(Token::Mark(','))
+            && self.token(last + 3) != Some(Token::Mark(':'))
+        {
+            last += 2;
+        }
+        if last == first || !is_number_at(first) {
+            return None;
+        }
+        let span = self.tokens[first].1.start..self.tokens[last].1.end;
+        let written = &self.text[span.clone()];
+        let digits = self.word(last).chars().all(|c| c.is_ascii_digit());
+        if last == first + 2 && digits && !written.contains(char::is_whitespace) {
+            let problem = Problem::new("a decimal point is written `.`", span);
+            let meant = written.replace(',', ".");
+            return Some(problem.help(format!("write `{meant}`")));
+        }
+        let problem = Problem::new("a list must be in brackets", span);
+        Some(problem.help(format!("write `[{written}]`")))
+    }
+}
