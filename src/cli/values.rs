@@ -10,16 +10,8 @@ use rsflow_model::checkpoint::{ClassOrder, Weights};
 use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
 pub(super) fn device(text: &str) -> Result<DeviceChoice, String> {
-    let gpu = text.strip_prefix("cuda").map(|rest| match rest {
-        "" => Some(0),
-        rest => rest.strip_prefix(':').and_then(|index| index.parse().ok()),
-    });
-    match (text, gpu) {
-        ("auto", _) => Ok(DeviceChoice::Auto),
-        ("cpu", _) => Ok(DeviceChoice::Cpu),
-        (_, Some(Some(index))) => Ok(DeviceChoice::Cuda(index)),
-        _ => Err("expected auto, cpu, cuda or cuda:N".to_owned()),
-    }
+    let device = DeviceChoice::from_name(text);
+    device.ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned())
 }
 
 pub(super) fn class_order(text: &str) -> Result<ClassOrder, String> {
@@ -31,14 +23,8 @@ pub(super) fn class_order(text: &str) -> Result<ClassOrder, String> {
 }
 
 pub(super) fn precision(text: &str) -> Result<Precision, String> {
-    Ok(match text {
-        "auto" => Precision::Auto,
-        "float32" | "fp32" => Precision::Float32,
-        "tensorfloat32" | "tf32" => Precision::TensorFloat32,
-        "bfloat16" | "bf16" => Precision::BFloat16,
-        "float16" | "fp16" => Precision::Float16,
-        _ => return Err("expected auto, float32, tf32, bfloat16 or float16".to_owned()),
-    })
+    let precision = Precision::from_name(text);
+    precision.ok_or_else(|| "expected auto, float32, tf32, bfloat16 or float16".to_owned())
 }
 
 /// A path, in which a leading `~` is the home folder.

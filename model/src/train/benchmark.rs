@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use rsflow_graph::counted;
 use tch::{Device, Kind, Tensor};
 
 use crate::dist::reducer::Exchange;
@@ -65,7 +66,10 @@ impl Benchmark {
     /// The same as text, with the number of threads on the CPU.
     pub fn computes(&self) -> String {
         match self.compute.device {
-            Device::Cpu => format!("{}, {} threads", self.compute, tch::get_num_threads()),
+            Device::Cpu => {
+                let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+                format!("{}, {}", self.compute, counted(threads, "thread"))
+            }
             _ => self.compute.to_string(),
         }
     }

@@ -36,17 +36,34 @@ pub mod trainer;
 pub mod trains;
 pub mod validation;
 
-use rsflow_graph::Report;
+use rsflow_graph::{Report, Spelling, counted};
 use tch::Device;
+
+use crate::nn::compute::{DeviceChoice, Precision};
 
 /// OpenMP ends the process where it cannot start its threads, and no processor has more cores.
 const MAX_THREADS: u64 = 1024;
+
+/// Fields of nodes whose values have other names elsewhere, such as `cuda:1` and `bf16`.
+const SPELLINGS: &[(&str, Spelling)] = &[
+    ("device", DeviceChoice::spelling),
+    ("precision", Precision::spelling),
+    ("exchange", Precision::spelling),
+];
 
 /// Reports a number of libtorch's threads outside 1 to [`MAX_THREADS`].
 fn check_threads(threads: Option<usize>, report: &mut Report) {
     if let Some(threads) = threads {
         let help = "leave it out for one per core";
         report.limit("threads", threads as u64, 1..=MAX_THREADS, help);
+        let cores = std::thread::available_parallelism().map_or(threads, usize::from);
+        if threads > cores && threads as u64 <= MAX_THREADS {
+            let message = format!(
+                "`threads` is {threads}, and this machine has {}: a step may take many times as long",
+                counted(cores, "core")
+            );
+            report.warning("threads", message, help);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod failure;
 #[allow(unsafe_code)]
 mod pinned;
 mod process;
+mod spelling;
 
 use std::fmt;
 use std::path::Path;

@@ -19,7 +19,7 @@ use rsflow_base::home;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
     Allocator, Batch, Build, Incoming, Input, Node, NodeKind, PROGRESS, Payload, Port, Report,
-    Role, Schema, Stage, first_few, repeated,
+    Role, Schema, Spelling, Stage, first_few, repeated,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -31,7 +31,7 @@ use crate::nn::replay::CudaGraph;
 use crate::nn::switchable::BatchNorms;
 use crate::nn::transfer::DeviceTransfer;
 use crate::train::metrics::Metric;
-use crate::train::{batches, check_threads};
+use crate::train::{SPELLINGS, batches, check_threads};
 use evaluation::Evaluation;
 
 /// Measures a checkpoint at every size of its batches, and the ensemble of those that it was
@@ -327,6 +327,7 @@ impl NodeKind for Evaluate {
         carries: Metric::NAME,
     }];
     const ROLE: Role = Role::Evaluator;
+    const SPELLINGS: &'static [(&'static str, Spelling)] = SPELLINGS;
     const EXAMPLE: &'static str =
         r#"Evaluate(input: "val_batches", checkpoint: "runs/mine/checkpoints/best.safetensors")"#;
 }

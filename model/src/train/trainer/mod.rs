@@ -20,7 +20,7 @@ use rsflow_base::home;
 use rsflow_base::nfc::nfc;
 use rsflow_graph::{
     Allocator, Batch, Build, Contents, Incoming, Input, Node, NodeKind, Payload, Port, Preprocess,
-    Report, Role, Schema, Stage, World,
+    Report, Role, Schema, Spelling, Stage, World,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -47,7 +47,7 @@ use crate::train::processes::NormsOver;
 use crate::train::sampling::Sampling;
 use crate::train::schedule::Schedule;
 use crate::train::trains::Trains;
-use crate::train::{batches, check_threads};
+use crate::train::{SPELLINGS, batches, check_threads};
 use session::Session;
 
 /// Trains one network at every resolution of its batches. The convolutions and the classifier are
@@ -90,8 +90,10 @@ pub struct Trainer {
     /// there is one.
     #[serde(default)]
     start_weights: Option<Weights>,
-    /// Number of classes. Compared with the data before the first batch.
-    classes: u32,
+    /// Number of classes, compared with the data before the first batch. Default: as many as the training data
+    /// has. `rsflow summary` and `bench`, which open no data, need it.
+    #[serde(default)]
+    classes: Option<u32>,
     /// Distillation: `None`; `Ensemble` (the learned ensemble teaches every resolution);
     /// `EnsembleTopDown` (in addition, every resolution teaches those after it).
     #[serde(default)]
@@ -283,9 +285,9 @@ impl Node for Trainer {
         for (field, value, most, help) in [
             (
                 "classes",
-                u64::from(self.classes),
+                self.classes.map_or(1, u64::from),
                 u64::MAX,
-                "give a positive number",
+                "leave it out for the number of classes of the training data",
             ),
             ("epochs", self.epochs, MAX_EPOCHS, "such as `epochs: 120`"),
             (
@@ -430,7 +432,12 @@ impl Node for Trainer {
             bail!("the trainer needs `train` and `validate`");
         };
         self.check_data(train, validate, build.run.world)?;
-        Ok(Stage::thread(Session::open(self, build, train, validate)?))
+        let counted = u32::try_from(train.classes.len()).ok();
+        let own = Trainer {
+            classes: self.classes.or(counted),
+            ..self.clone()
+        };
+        Ok(Stage::thread(Session::open(&own, build, train, validate)?))
     }
 }
 
@@ -474,7 +481,7 @@ impl Trains for Trainer {
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
         let resolutions = resolutions(incoming)?;
         let norms = self.norms(&resolutions);
-        Summary::new(&self.network, self.classes, &resolutions, norms)
+        Summary::new(&self.network, self.classes()?, &resolutions, norms)
     }
 
     fn benchmark(&self, incoming: &[(&'static str, Schema)], world: World) -> Result<Benchmark> {
@@ -510,13 +517,18 @@ impl Trains for Trainer {
 impl Trainer {
     /// Compares the recipe with the data.
     fn check_data(&self, train: &Contents, validate: &Contents, world: World) -> Result<()> {
-        let classes = self.classes as usize;
-        ensure!(
-            train.classes.len() == classes,
-            "`classes` is {classes}, but {} has {} classes; correct `classes` or the folder",
-            train.origin,
-            train.classes.len()
-        );
+        let found = train.classes.len();
+        if let Some(classes) = self.classes {
+            ensure!(
+                found == classes as usize,
+                "`classes` is {classes}, but {} has {}; correct `classes`, leave it out, or correct the folder",
+                train.origin,
+                match found {
+                    1 => "1 class".to_owned(),
+                    found => format!("{found} classes"),
+                }
+            );
+        }
         let only_in = |a: &Contents, b: &Contents| {
             let names: HashSet<_> = b.classes.iter().map(|class| nfc(class)).collect();
             let missing = a.classes.iter().find(|class| !names.contains(&nfc(class)));
@@ -575,5 +587,6 @@ impl NodeKind for Trainer {
         },
     ];
     const ROLE: Role = Role::Trainer { port: "train" };
+    const SPELLINGS: &'static [(&'static str, Spelling)] = SPELLINGS;
     const EXAMPLE: &'static str = r#"RsNet(train: "train_batches", validate: "val_batches", network: ResNet(depth: 18), classes: 1000, optimizer: Sgd(lr: 0.1), epochs: 120)"#;
 }

@@ -1,6 +1,6 @@
 //! What a trainer's fields become on this machine: device and dtype, network, optimizer, step.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rsflow_graph::World;
 use tch::Kind;
 
@@ -26,6 +26,14 @@ fn is_part(part: &str, tensor: &str) -> bool {
 }
 
 impl Trainer {
+    /// The number of classes, where the data is not open.
+    pub(super) fn classes(&self) -> Result<u32> {
+        self.classes.context(
+            "the recipe leaves `classes` to the data, which is not opened here: give it, as by \
+             `--set trainer.classes=1000`",
+        )
+    }
+
     /// Builds its network for a device and dtype.
     pub(super) fn network(
         &self,
@@ -36,7 +44,7 @@ impl Trainer {
         let norms = self.norms(resolutions);
         let mut net = SwitchableNetwork::with_batch_norms(
             &self.network,
-            self.classes,
+            self.classes()?,
             resolutions,
             norms,
             compute,

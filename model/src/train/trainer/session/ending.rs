@@ -1,7 +1,7 @@
 //! Runs that end before their last epoch: nothing gets better, or their time is over.
 
 use anyhow::Result;
-use rsflow_graph::PROGRESS;
+use rsflow_graph::{PROGRESS, counted};
 
 use super::{Outputs, Session};
 use crate::train::metrics::Metric;
@@ -38,7 +38,8 @@ impl Session {
         let by = self.settings.best;
         match (self.settings.patience, self.settings.max_hours) {
             (Some(patience), _) if self.is_out_of_patience() => Some(format!(
-                "nothing was better for {patience} epochs (`patience`; `best: {by:?}`)"
+                "nothing was better for {} (`patience`; `best: {by:?}`)",
+                counted(usize::try_from(patience).unwrap_or(usize::MAX), "epoch")
             )),
             (_, Some(hours)) if out_of_time => {
                 Some(format!("{hours} hours are over (`max_hours`)"))
