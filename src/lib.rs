@@ -21,4 +21,4 @@ mod skipped;
 mod table;
 mod verdict;
 
-pub use commands::execute;
+pub use commands::{execute, parse};

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    rsflow::execute(rsflow::cli::Cli::parse())
+    rsflow::parse().map_or_else(|code| code, rsflow::execute)
 }

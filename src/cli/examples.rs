@@ -26,7 +26,7 @@ Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong,
 pub const RUN_EXAMPLES: &str = "\
 Examples:
   rsflow run recipes/quickstart.ron
-  rsflow run recipes/imagenette_resnet18.ron --set trainer.epochs=3 --set train_batches.size=32
+  rsflow run recipes/imagenette_resnet18.ron --set trainer.epochs=3 --set sizes=[64,48]
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine
   rsflow run recipes/imagenette_resnet18.ron --run-dir runs/mine --resume
   rsflow run changed.ron --run-dir runs/mine --resume --accept-changes
@@ -65,7 +65,7 @@ Examples:
   rsflow sweep mine.ron --over trainer.optimizer.lr=0.1,0.03 --seeds 3
   rsflow sweep mine.ron --over trainer.optimizer.lr=0.1,0.03 --parallel 2 \\
       --over trainer.distill=None,EnsembleTopDown --set trainer.epochs=10
-  rsflow sweep mine.ron --over train_sizes.sizes+val_sizes.sizes=[64,48],[32] --dir runs/sizes
+  rsflow sweep recipes/quickstart.ron --over sizes=[64,48],[32] --dir runs/sizes
   rsflow sweep mine.ron --over \"trainer.optimizer=Sgd(lr: 0.1),AdamW(lr: 0.001)\" --dry-run
 
 All combinations are checked, as by `rsflow check`, before the first run starts. Each run has the

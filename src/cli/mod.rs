@@ -89,8 +89,9 @@ pub enum Command {
 /// Changes to a recipe.
 #[derive(Clone, Debug, Args)]
 pub struct Overrides {
-    /// Overrides a field: NODE.FIELD=VALUE (NODE.FIELD.INNER=VALUE, or seed=VALUE and
-    /// cpu_workers=VALUE for the recipe's own). The value is RON; a bare word is a string
+    /// Overrides a field: NODE.FIELD=VALUE or NODE.FIELD.INNER=VALUE. NODE=KIND(...) replaces a whole node,
+    /// NAME=VALUE a value of `let`, seed=VALUE and cpu_workers=VALUE the recipe's own. The value is RON; a
+    /// bare word is a string
     #[arg(long = "set", value_name = "NODE.FIELD=VALUE")]
     pub set: Vec<String>,
 }
@@ -165,7 +166,8 @@ pub struct Sweep {
     #[arg(value_parser = path())]
     pub recipe: PathBuf,
     /// The values of a field: NODE.FIELD=A,B. They are RON, split at commas outside brackets and quotes.
-    /// Fields joined by + get the same value: train_sizes.sizes+val_sizes.sizes=[64,48],[32]
+    /// NAME=A,B is a value of `let`. Fields joined by + get the same value:
+    /// train_sizes.sizes+val_sizes.sizes=[64,48],[32]
     #[arg(long, value_name = "NODE.FIELD=A,B")]
     pub over: Vec<String>,
     /// Runs each combination with N seeds: the recipe's and those that follow it

@@ -1,26 +1,25 @@
 //! `rsflow check`: reports every problem of every recipe, and opens no data or device.
 
-use std::io::{IsTerminal as _, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use rsflow_base::shown::Shown as _;
+use rsflow_graph::counted;
 
 use super::recipes::plan;
-use super::usage::report;
+use super::usage::{report, warn};
 use crate::cli::Check;
-use crate::process::{WRONG, say};
+use crate::process::WRONG;
 
 pub fn run(arguments: &Check, out: &mut dyn Write) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for path in &arguments.recipes {
         match plan(path, &arguments.overrides) {
             Ok(plan) => {
-                if plan.warnings().list().next().is_some() {
-                    let colour = std::io::stderr().is_terminal();
-                    say(plan.warnings().render(colour).trim_end());
-                }
-                writeln!(out, "{}: ok, {} nodes", path.shown(), plan.nodes().len())?;
+                warn(plan.warnings());
+                let nodes = counted(plan.nodes().len(), "node");
+                writeln!(out, "{}: ok, {nodes}", path.shown())?;
             }
             Err(error) => {
                 report(&error);

@@ -5,6 +5,7 @@ use std::net::ToSocketAddrs as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use rsflow_graph::counted;
 use rsflow_model::dist::nccl_version;
 use rsflow_model::nn::compute::{CPU_BFLOAT16, Cuda, Precision, cpu_has_bf16};
 use rsflow_pipeline::pixels;
@@ -85,7 +86,10 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     let memory = memory.map_or_else(String::new, |bytes| {
         format!(", {:.0} GiB of memory", bytes as f64 / f64::from(1 << 30))
     });
-    line("CPU", format!("{cores} cores{memory}; {}", simd.join(", ")))?;
+    line(
+        "CPU",
+        format!("{}{memory}; {}", counted(cores, "core"), simd.join(", ")),
+    )?;
     line(
         "",
         match (std::env::var_os(CPU_BFLOAT16).is_some(), bfloat16) {

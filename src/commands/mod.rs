@@ -1,6 +1,7 @@
 //! One file per subcommand; here is which of them runs. What they share: `recipes` (reading and
 //! checking a recipe), `checkpoint` (opening one) and `usage` (errors of what was typed, exit codes).
 
+mod arguments;
 mod bench;
 mod check;
 mod checkpoint;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Command, Format};
+pub use arguments::parse;
 use recipes::plan;
 use usage::report;
 

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
 use rsflow_pipeline::imagenet::{self, Action, How, Label, Labels, Sorting, Task};
 
-use super::usage::{Usage, check_folder};
+use super::usage::{Usage, check_folder, many};
 use crate::cli::PrepareVal;
 use crate::process::say;
 use crate::progress::{Count, Screen};
@@ -81,9 +81,12 @@ fn summary(sorting: &Sorting, task: &Task, dry_run: bool) -> String {
         missing => format!(", {missing} missing"),
     };
     format!(
-        "{} images in {} classes: {new} {done}, {} already there{missing}",
-        new + sorting.there,
-        sorting.classes,
+        "{} in {}: {new} {done}, {} already there{missing}",
+        many((new + sorting.there) as u64, "image"),
+        match sorting.classes {
+            1 => "1 class".to_owned(),
+            classes => format!("{classes} classes"),
+        },
         sorting.there
     )
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text};
+use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text, nearest};
 use rsflow_model::train::lookup::trainer_of;
 use rsflow_model::train::trains::Trains;
 
@@ -42,10 +42,43 @@ pub fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'
     }
 }
 
+/// Help where there is no such recipe: one of that name with its ending, in the same folder or in `recipes`.
+fn meant(path: &Path) -> String {
+    let Some(name) = path.file_name().filter(|_| !path.exists()) else {
+        return String::new();
+    };
+    let name = name.to_string_lossy();
+    let stem = name.strip_suffix(".ron").unwrap_or(&name);
+    let here = path.parent().unwrap_or(Path::new(""));
+    for folder in [here, Path::new("recipes")] {
+        let listed = std::fs::read_dir(match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        });
+        let files = listed.into_iter().flatten().flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        let names: Vec<String> = names.filter(|name| name.ends_with(".ron")).collect();
+        let exact = names
+            .iter()
+            .find(|it| it.strip_suffix(".ron") == Some(stem));
+        let near = || nearest(&name, names.iter().map(String::as_str));
+        if let Some(found) = exact.map(String::as_str).or_else(near) {
+            let found = folder.join(found);
+            return format!("\nhelp: did you mean {}?", found.shown());
+        }
+    }
+    String::new()
+}
+
 /// Reads a recipe.
 pub fn recipe(path: &Path, overrides: &Overrides) -> Result<Recipe> {
-    let text = input_file::read_to_string(path, MAX_RECIPE)
-        .with_context(|| Usage(format!("cannot read the recipe {}", path.shown())))?;
+    let text = input_file::read_to_string(path, MAX_RECIPE).with_context(|| {
+        Usage(format!(
+            "cannot read the recipe {}{}",
+            path.shown(),
+            meant(path)
+        ))
+    })?;
     // Some editors begin a file with an invisible mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let text = Text::new(path.shown().to_string(), text);

@@ -17,7 +17,7 @@ use rsflow_model::dist::{PeerLost, Peers, Timeouts};
 use rsflow_model::train::lookup::{block, process_settings};
 
 use super::recipes::plan;
-use super::usage::Usage;
+use super::usage::{Usage, many, warn};
 use crate::catalogue::CATALOGUE;
 use crate::cli::Run;
 use crate::process::{self, INTERRUPTED, Interrupts};
@@ -43,6 +43,9 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
         "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
     )?;
     let plan = plan(&arguments.recipe, &arguments.overrides)?;
+    if world.rank == 0 {
+        warn(plan.warnings());
+    }
     let timeouts = Timeouts {
         exchange: Duration::from_secs(arguments.exchange_timeout),
         silence: Duration::from_secs(arguments.silence),
@@ -232,11 +235,11 @@ fn train(
     if let Some(table) = progress.last_table().filter(|_| first) {
         writeln!(
             out,
-            "{}\nafter {} epochs ({} steps), {} validation images",
+            "{}\nafter {} ({}), {}",
             table::render(&table),
-            table.epoch + 1,
-            table.step,
-            table.images
+            many(table.epoch + 1, "epoch"),
+            many(table.step, "step"),
+            many(table.images, "validation image")
         )?;
     }
     if interrupted {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::Problems;
+use rsflow_graph::{Problems, counted};
 
 use crate::process::{WRONG, say};
 
@@ -29,6 +29,19 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(WRONG);
     }
     ExitCode::FAILURE
+}
+
+/// Prints warnings of a recipe, each with its place.
+pub fn warn(warnings: &Problems) {
+    if warnings.list().next().is_some() {
+        let text = warnings.render(std::io::stderr().is_terminal());
+        let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+    }
+}
+
+/// "1 epoch", "2 epochs".
+pub fn many(count: u64, noun: &str) -> String {
+    counted(usize::try_from(count).unwrap_or(usize::MAX), noun)
 }
 
 /// An error of libtorch without the functions of C++ that it came through.

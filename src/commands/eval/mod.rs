@@ -19,7 +19,7 @@ use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
 use serde_json::json;
 
-use super::usage::Usage;
+use super::usage::{Usage, many};
 use super::{checkpoint, preprocess, sizes};
 use crate::catalogue;
 use crate::cli::{Eval, NormChoice};
@@ -113,15 +113,15 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         if !is_stdout(arguments.json.as_deref()) {
             writeln!(
                 out,
-                "{}\n{} ({} epochs), {} images",
+                "{}\n{} ({}), {}",
                 match arguments.matrix {
                     true => table::matrix(table),
                     false if latencies.is_empty() => table::render(table),
                     false => latency::render(table, metadata, latencies),
                 },
                 path.shown(),
-                metadata.epoch,
-                table.images
+                many(metadata.epoch, "epoch"),
+                many(table.images, "image")
             )?;
         }
         if let Some(json) = &arguments.json {
@@ -240,7 +240,13 @@ fn recipe(
         let store = arguments.store.as_ref();
         fields.extend(store.map(|path| format!("store: {path:?}")));
         screen.line(&format!(
-            "statistics for {untrained:?} come from up to {count} images of {train}"
+            "statistics for {} come from up to {} of {train}",
+            untrained
+                .iter()
+                .map(u32::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+            many(count, "image")
         ));
     } else if !arguments.matrix {
         for size in untrained {
