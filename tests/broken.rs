@@ -93,6 +93,59 @@ const OVERRIDES: &[(&str, &[&str])] = &[
     ("set_mismatch", &["val_sizes.sizes=[64, 32]"]),
 ];
 
+/// Wrong command lines; what is said of them is in `command_lines.txt`.
+const COMMAND_LINES: &[&[&str]] = &[
+    &["chek", SOUND],
+    &["check"],
+    &["check", "tests/fixtures/sound"],
+    &["run", "quickstart"],
+    &["run", "recipes/quikstart.ron"],
+    &["run", "no/such.ron"],
+    &["check", SOUND, "--epochs", "3"],
+    &["check", SOUND, "--lr=0.3"],
+    &["run", SOUND, "--drop-last"],
+    &["check", SOUND, "--no-such-field", "3"],
+    &["run", SOUND, "--resumee"],
+    &["check", SOUND, "--set", "epochs=1"],
+    &["check", SOUND, "--set", "lr=1"],
+    &["check", SOUND, "--set", "root=x"],
+    &["check", SOUND, "--set", "trainer.lr=1"],
+    &["check", SOUND, "--set", "trainer.normalize=imagenet"],
+    &["check", SOUND, "--set", "trainer.network=MobileNetV2"],
+    &["check", SOUND, "--set", "trainer.network=resnet18"],
+    &["check", SOUND, "--set", "trainer.schedule=\"cosine\""],
+    &["check", SOUND, "--set", "trainer.optimizer.lr=0,1"],
+    &["check", SOUND, "--set", "train_files.shuffle=yes"],
+    &["check", SOUND, "--set", "trainer.average=null"],
+    &["check", SOUND, "--set", "trainer.epochs=1e2"],
+    &["check", SOUND, "--set", "trainer.device=tpu"],
+    &["check", SOUND, "--set", "trainer.precision=int8"],
+    &["check", SOUND, "--set", "train_files=ImageTar(path: \"x\""],
+    &["check", SOUND, "--set", "train_files=ImageTar"],
+    &["check", SOUND, "--set", "train_files=imagefolder()"],
+    &["check", SOUND, "--set", "train_files.root=~you/x"],
+    &["check", QUICKSTART, "--set", "sizes=64,48"],
+    &["check", QUICKSTART, "--set", "sizs=[64]"],
+    &["check", QUICKSTART, "--set", "sizes.first=64"],
+    &["check", QUICKSTART, "--set", "val_sizes.sizes=$size"],
+    &["nodes", "Resise"],
+    &["eval", "--checkpoint", "x.safetensors", "--device", "tpu"],
+    &[
+        "predict",
+        "--checkpoint",
+        "x.safetensors",
+        "--size",
+        "64",
+        "--precision",
+        "int8",
+        "x.jpg",
+    ],
+    &["sweep", QUICKSTART, "--over", "sizes=[64],[0]", "--dry-run"],
+    &["run", SOUND, "--run-dir", "~you/x"],
+];
+
+const QUICKSTART: &str = "recipes/quickstart.ron";
+
 /// What is said of a recipe, as `rsflow check` writes it. A process takes long to start: one that
 /// checks all recipes shows that this is what the program says.
 fn said(recipe: &str, overrides: &[&str]) -> Result<(), String> {
@@ -114,9 +167,12 @@ fn assert_says(recipe: &str, overrides: &[&str], expected: ExpectFile) -> String
 /// Runs `rsflow check` in the root of the workspace: what it writes to stdout and to stderr, and
 /// its exit code.
 fn check(arguments: &[&str]) -> (String, String, Option<i32>) {
+    rsflow(&[&["check"], arguments].concat())
+}
+
+fn rsflow(arguments: &[&str]) -> (String, String, Option<i32>) {
     let output = Command::new(env!("CARGO_BIN_EXE_rsflow"))
         .current_dir(root())
-        .arg("check")
         .args(arguments)
         .output()
         .unwrap();
@@ -153,6 +209,19 @@ fn broken_recipes() {
     assert_eq!(check(&recipes), (String::new(), all, Some(2)));
 }
 
+/// What is no mistake, but may not be meant.
+#[test]
+fn suspicious_recipes() {
+    let recipes = recipes("tests/fixtures/suspicious");
+    for recipe in &recipes {
+        let expected = root().join(recipe).with_extension("txt");
+        let (out, err, code) = check(&[recipe]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.starts_with(&format!("{recipe}: ok, ")), "{out}");
+        expect_file![expected].assert_eq(&err);
+    }
+}
+
 #[test]
 fn broken_overrides() {
     let expected = |name: &str| root().join(FOLDER).join(name).with_extension("txt");
@@ -163,6 +232,63 @@ fn broken_overrides() {
     let said = std::fs::read_to_string(expected(name)).unwrap();
     let arguments = [SOUND, "--set", overrides[0]];
     assert_eq!(check(&arguments), (String::new(), said, Some(2)));
+}
+
+#[test]
+fn broken_command_lines() {
+    let mut all = String::new();
+    for arguments in COMMAND_LINES {
+        let (out, err, code) = rsflow(arguments);
+        let typed = arguments.join(" ");
+        assert_eq!((out.as_str(), code), ("", Some(2)), "{typed}: {err}");
+        all += &format!("$ rsflow {typed}\n{}\n\n", err.trim_end());
+    }
+    let expected = root().join(FOLDER).join("command_lines.txt");
+    expect_file![expected].assert_eq(&all);
+}
+
+/// Devices and precisions in the words of other programs; what a run keeps has the recipe's.
+#[test]
+fn other_names_of_devices_and_precisions() {
+    let text = std::fs::read_to_string(root().join(SOUND)).unwrap();
+    for (field, written, kept) in [
+        ("device", "cuda", "Cuda(0)"),
+        ("device", "cuda:1", "Cuda(1)"),
+        ("device", "\"cuda:1\"", "Cuda(1)"),
+        ("device", "gpu", "Cuda(0)"),
+        ("device", "\"cpu\"", "Cpu"),
+        ("device", "Cuda(2)", "Cuda(2)"),
+        ("precision", "bf16", "BFloat16"),
+        ("precision", "\"bfloat16\"", "BFloat16"),
+        ("precision", "fp16", "Float16"),
+        ("precision", "fp32", "Float32"),
+        ("precision", "tf32", "TensorFloat32"),
+        ("exchange", "bf16", "BFloat16"),
+    ] {
+        let end = "epochs: 2,\n        )";
+        assert!(text.contains(end));
+        let expected = text.replace(end, &format!("epochs: 2, {field}: {kept},\n        )"));
+        let named = text.replace(
+            "(\n    nodes",
+            &format!("(\n    let: {{\"it\": {written}}},\n    nodes"),
+        );
+        let argument = format!("trainer.{field}={written}");
+        for (text, overrides) in [
+            (
+                text.replace(end, &format!("epochs: 2, {field}: {written},\n        )")),
+                vec![],
+            ),
+            (text.clone(), vec![argument]),
+            (named, vec![format!("trainer.{field}=$it")]),
+        ] {
+            let recipe = Recipe::parse(Text::new("r.ron", text), CATALOGUE, &overrides);
+            let plan = recipe
+                .and_then(Plan::new)
+                .unwrap_or_else(|it| panic!("{it}"));
+            let (found, expected) = (plan.recipe_text(), expected.as_str());
+            assert_eq!(found, expected, "{field}: {written} {overrides:?}");
+        }
+    }
 }
 
 #[test]
@@ -196,6 +322,9 @@ fn sound_overrides() {
         "train_files.on_error=Skip(budget: 1.0)",
         "train_files.read_timeout=5",
         "train_files.read_timeout=None",
+        "train_files=ImageTar(path: \"data/train.tar\", shuffle: true)",
+        "train_files=ShapesFolder(root: \"data\", split: Train)",
+        "log=TensorBoard(input: \"trainer.metrics\")",
     ] {
         assert_eq!(said(SOUND, &[argument]), Ok(()), "{argument}");
     }
@@ -218,11 +347,9 @@ fn assert_shown(text: &str, overrides: &[String]) {
     let planned = Recipe::parse(whole, CATALOGUE, overrides).and_then(Plan::new);
     let Err(problems) = planned else { return };
     assert_ne!(problems.list().count(), 0, "{text}");
-    for problem in problems.list().filter(|_| overrides.is_empty()) {
-        let places = problem.also.iter().map(|(span, _)| span);
-        for span in places.chain([&problem.span]) {
-            assert!(text.get(span.clone()).is_some(), "{problem:?}\n{text}");
-        }
+    for place in problems.places() {
+        let is_there = place.text.get(place.start..place.end).is_some();
+        assert!(is_there, "{problems}\n{text}");
     }
     assert!(problems.render(false).contains(" --> "), "{text}");
     problems.render(true);
@@ -280,6 +407,11 @@ fn whatever_is_written() {
         "None",
         "ü",
         "日本",
+        "$",
+        "$sizes",
+        "let: {\"sizes\": ",
+        "cuda:1",
+        "“",
         "\u{0}",
         "r#\"",
         "b'",

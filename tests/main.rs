@@ -20,6 +20,7 @@ mod quantized;
 mod run;
 mod run_dir;
 mod serve;
+mod short;
 mod single;
 mod summary;
 mod sweep;
