@@ -175,7 +175,7 @@ fn a_gpu_that_is_not_there_is_an_error_before_anything_is_written() {
     assert!(!folder.path().join("run").exists());
     let checkpoint = ["--checkpoint", "no.safetensors", "--size", "32", "x.jpg"];
     for (option, words) in [
-        (["--device", "gpu"], "expected auto, cpu, cuda or cuda:N"),
+        (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
         (["--precision", "fp8"], "expected auto, float32, tf32"),
     ] {
         let output = rsflow(

@@ -89,8 +89,8 @@ fn foreign_mark(text: &str, tokens: &Tokens, index: usize, mark: char) -> Option
     Some(Problem::new(message, span).help(help))
 }
 
-/// Names and numbers of forms that RON does not have, up to `stop`: `weight-decay:`, `2seed:`, `lr: 0,1`,
-/// `sizes: 64, 48`, `"epochs": 2`, nodes without `nodes: {...}`.
+/// Names and values of forms that RON does not have, up to `stop`: `weight-decay:`, `2seed:`, `lr: 0,1`,
+/// `sizes: 64, 48`, `"epochs": 2`, `ResNet{...}`, `2 * $size`, nodes without `nodes: {...}`.
 pub(super) fn foreign_form(text: &str, tokens: &Tokens, stop: usize) -> Option<Problem> {
     let mut open: Vec<usize> = Vec::new();
     for (index, (token, span)) in tokens.iter().enumerate() {
@@ -108,7 +108,8 @@ pub(super) fn foreign_form(text: &str, tokens: &Tokens, stop: usize) -> Option<P
             index,
             open: open.last().copied(),
         };
-        if let Some(problem) = around.name().or_else(|| around.numbers()) {
+        let found = around.name().or_else(|| around.numbers());
+        if let Some(problem) = found.or_else(|| around.value()) {
             return Some(problem);
         }
     }
@@ -141,13 +142,13 @@ impl Around<'_> {
     /// In place of a field's name in parentheses.
     fn name(&self) -> Option<Problem> {
         let before = self.token(self.index.checked_sub(1)?);
-        let begins = matches!(before, Some(Token::Mark('(' | ',' | '{')));
+        let begins = matches!(before, Some(Token::Mark('(' | ',' | '{' | '[')));
         if !begins || !self.mark(1, ':') {
             return None;
         }
         let word = self.word(self.index);
         let span = self.tokens[self.index].1.clone();
-        let in_parentheses = self.token(self.open?) == Some(Token::Mark('('));
+        let open = self.token(self.open?);
         match self.token(self.index)? {
             Token::Word
                 if word.starts_with(|c: char| c.is_ascii_digit()) && integer(word).is_none() =>
@@ -160,9 +161,64 @@ impl Around<'_> {
                 let meant = word.replace(['-', '.'], "_");
                 Some(problem.help(format!("write `{meant}`")))
             }
-            Token::Quoted { closed: true } if in_parentheses => Some(self.quoted_name(span)),
+            Token::Quoted { closed: true } if open == Some(Token::Mark('(')) => {
+                self.in_braces().or_else(|| Some(self.quoted_name(span)))
+            }
+            Token::Quoted { closed: true } if open == Some(Token::Mark('[')) => self.in_braces(),
             _ => None,
         }
+    }
+
+    /// Names of `nodes` or `let` that are not in braces.
+    fn in_braces(&self) -> Option<Problem> {
+        let open = self.open?;
+        let field = self.word(open.checked_sub(2)?);
+        let is_value = self.token(open - 1) == Some(Token::Mark(':'));
+        (is_value && matches!(field, "nodes" | "let")).then(|| {
+            let span = self.tokens[open].1.clone();
+            let problem = Problem::new(format!("`{field}` must be in braces"), span);
+            problem.help(format!("write `{field}: {{...}}`"))
+        })
+    }
+
+    /// A word with something before or after it that makes it no value.
+    fn value(&self) -> Option<Problem> {
+        if let Some(problem) = self.computed() {
+            return Some(problem);
+        }
+        let (token, span) = &self.tokens[self.index];
+        let word = self.word(self.index);
+        let before = self.token(self.index.checked_sub(1)?);
+        if *token != Token::Word || is_number(word) || before != Some(Token::Mark(':')) {
+            return None;
+        }
+        if self.mark(1, '{') {
+            let message = format!("the fields of `{word}` must be in parentheses");
+            let problem = Problem::new(message, span.clone());
+            return Some(problem.help(format!("write `{word}(FIELD: VALUE)`")));
+        }
+        let (_, last) = word.rsplit_once('.')?;
+        let problem = Problem::new(format!("`{word}` cannot be a name"), span.clone());
+        Some(problem.maybe_help((!last.is_empty()).then(|| format!("write `{last}`"))))
+    }
+
+    /// Arithmetic with a `$name`.
+    fn computed(&self) -> Option<Problem> {
+        let is_operator = |index: usize| {
+            let is_sign = matches!(self.word(index), "-" | "+" | "*" | "/");
+            is_sign && self.token(index).is_some()
+        };
+        let is_name = |index: &usize| {
+            self.token(*index) == Some(Token::Word) && self.word(*index).starts_with('$')
+        };
+        if !is_operator(self.index) {
+            return None;
+        }
+        let mut beside = [self.index.checked_sub(1), Some(self.index + 1)].into_iter();
+        let name = beside.find_map(|index| index.filter(is_name))?;
+        let message = format!("nothing is computed with `{}`", self.word(name));
+        let problem = Problem::new(message, self.tokens[name].1.clone());
+        Some(problem.help("write the result, or give it a name of its own in `let`"))
     }
 
     fn quoted_name(&self, span: Range<usize>) -> Problem {
@@ -170,12 +226,6 @@ impl Around<'_> {
         let word = self.word(self.index);
         let name = word.trim_matches(['"', '\'']);
         let is_field = name == "nodes" || name == "let" || SETTINGS.contains(&name);
-        let field = open.checked_sub(2).map_or("", |field| self.word(field));
-        if matches!(field, "nodes" | "let") && self.token(open - 1) == Some(Token::Mark(':')) {
-            let open = self.tokens[open].1.clone();
-            return Problem::new(format!("`{field}` must be in braces"), open)
-                .help(format!("write `{field}: {{...}}`"));
-        }
         if open == 0 && !is_field {
             return Problem::new("the nodes must be in the field `nodes`", span)
                 .label("a node")

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use rsflow_base::home;
 use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST, LOG, RECIPE};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Recipe, Text, differences};
@@ -83,7 +84,9 @@ pub fn arms(arguments: &[PathBuf], which: Which, tell: impl Fn(&str)) -> Result<
 /// What an argument names: itself, or the parts that `+` joins where there is no such file.
 fn paths_of(argument: &Path) -> Vec<PathBuf> {
     let text = argument.to_str().unwrap_or_default();
-    let parts: Vec<PathBuf> = text.split('+').map(PathBuf::from).collect();
+    // Only the first part's `~` was seen when the argument was read.
+    let part = |part: &str| home::expand(Path::new(part)).unwrap_or_else(|_| part.into());
+    let parts: Vec<PathBuf> = text.split('+').map(part).collect();
     let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
     match argument.exists() || parts.iter().any(is_empty) {
         true => vec![argument.to_owned()],
