@@ -81,6 +81,19 @@ fn a_recipe_of_any_size_is_checked() {
             nodes([format!("\"n\": Resize(input: \"m\", sizes: [{sizes}]),\n")]),
             "size 40 is listed twice",
         ),
+        (
+            "names in `let`",
+            {
+                let lets = (0..10_000).map(|n| format!("\"v{n}\": [{n}], "));
+                let uses = (0..10_000).map(|n| {
+                    let name = ["v", "w"][n % 2];
+                    format!("\"n{n}\": Resize(input: \"m\", sizes: ${name}{n}),\n")
+                });
+                let nodes = nodes(uses);
+                nodes.replacen('(', &format!("(let: {{{}}}, ", lets.collect::<String>()), 1)
+            },
+            "there is no `w1` in `let`",
+        ),
         ("open brackets", "(".repeat(1_000_000), "nested too deeply"),
         (
             "brackets in lines",

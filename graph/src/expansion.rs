@@ -12,6 +12,8 @@ pub(crate) struct Expansion {
     pub let_field: Option<Range<usize>>,
     /// In order, without gaps.
     pieces: Vec<Piece>,
+    /// The pieces that are as written there, by index. Their origins are in order, too.
+    copied: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +56,9 @@ impl Expansion {
     ) {
         if text.is_empty() {
             return;
+        }
+        if is_copy && used.is_none() {
+            self.copied.push(self.pieces.len());
         }
         self.pieces.push(Piece {
             start: self.text.len(),
@@ -100,11 +105,14 @@ impl Expansion {
 
     /// Where the written byte `at`, which no `$name` replaced, is in the expanded text.
     pub fn in_expanded(&self, at: usize) -> usize {
-        let mut copied = self
-            .pieces
-            .iter()
-            .filter(|piece| piece.is_copy && piece.used.is_none());
-        let found = copied.find(|piece| piece.origin.start <= at && at <= piece.origin.end);
+        let origin = |index: &usize| &self.pieces[*index].origin;
+        let after = self
+            .copied
+            .partition_point(|index| origin(index).start <= at);
+        let found = after
+            .checked_sub(1)
+            .map(|index| &self.pieces[self.copied[index]]);
+        let found = found.filter(|piece| at <= piece.origin.end);
         found.map_or(0, |piece| piece.start + at - piece.origin.start)
     }
 }

@@ -10,7 +10,7 @@ use super::read::{SETTINGS, is_name};
 use crate::expansion::Expansion;
 use crate::fields::{self, Field, Shape, Token, Value};
 use crate::node::{Catalogue, Kind};
-use crate::problem::Problem;
+use crate::problem::{Problem, SHOWN};
 use crate::text::Text;
 use crate::words::{did_you_mean, first_few};
 
@@ -282,7 +282,8 @@ impl<'a> Lets<'a> {
                 .help(format!(
                     "a value of `let` may use those before it: move `{name}` up"
                 )),
-            None => self.unknown(name, span),
+            None if self.problems.len() < SHOWN => self.unknown(name, span),
+            None => Problem::new(format!("there is no `{name}` in `let`"), span),
         };
         self.problems.push(problem);
         None
