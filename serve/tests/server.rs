@@ -384,7 +384,39 @@ fn wrong_requests_are_told_what_is_wrong() {
             none,
             tensor("pixels", "UINT8", "[99999999999999999, 32, 32, 3]", "[1]"),
             400,
-            "does not fit",
+            "1 to 8 images",
+        ),
+        (
+            infer,
+            none,
+            tensor(
+                "images",
+                "BYTES",
+                &format!("[{}1]", "1, ".repeat(10_000)),
+                "[\"IzE=\"]",
+            ),
+            400,
+            "a shape has at most 16 dimensions",
+        ),
+        (
+            infer,
+            none,
+            // Not decoded: the last is no base64.
+            tensor(
+                "images",
+                "BYTES",
+                "[9]",
+                &format!("[{} \"!\"]", "\"IzE=\",".repeat(8)),
+            ),
+            400,
+            "more than 8 values",
+        ),
+        (
+            infer,
+            none,
+            b"{\"parameters\": {\"size\": [0, 0]}}".to_vec(),
+            400,
+            "\\\"ensemble\\\" or a number of pixels",
         ),
         (
             infer,

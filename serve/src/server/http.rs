@@ -13,11 +13,11 @@ use rsflow_base::shown::Shown as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::App;
 use super::device::{Answer, At, Device};
 use super::infer::{Counted, Images, Request, infer, values};
-use super::metrics::{Ended, Recent};
+use super::metrics::Recent;
 use super::problem::Problem;
+use super::{App, Config};
 use super::{profile::Profile, v2};
 
 /// The longest deadline that a request may name, in milliseconds.
@@ -158,24 +158,8 @@ async fn classify(
     body: Body,
 ) -> Result<Response, Problem> {
     let mut counted = Counted::new(&app.metrics);
-    match classified(&app, &mut counted, &uri, &headers, body).await {
-        Ok((response, answer)) => {
-            counted.end(ended(&answer), Some(answer.at));
-            Ok(response)
-        }
-        Err(problem) => {
-            counted.end(problem.ended(), None);
-            Err(problem)
-        }
-    }
-}
-
-/// How an answered request ended.
-pub(super) fn ended(answer: &Answer) -> Ended {
-    match answer.late {
-        true => Ended::Late,
-        false => Ended::Ok,
-    }
+    let result = classified(&app, &mut counted, &uri, &headers, body).await;
+    counted.result(result)
 }
 
 async fn classified(
@@ -184,7 +168,7 @@ async fn classified(
     uri: &Uri,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(Response, Answer), Problem> {
+) -> Result<(Response, Vec<Answer>), Problem> {
     let device = ready_device(app)?;
     let query = Query::<Classify>::try_from_uri(uri);
     let Query(query) = query.map_err(|error| {
@@ -194,7 +178,7 @@ async fn classified(
         ))
     })?;
     let at = at(query.size.as_deref())?;
-    let deadline = deadline(app, query.deadline_ms)?;
+    let deadline = deadline(&app.config, query.deadline_ms)?;
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind.starts_with("multipart/") || kind.starts_with("application/json") {
@@ -214,7 +198,7 @@ async fn classified(
         images: Images::Files(vec![body.bytes.clone()]),
     };
     let answers = infer(app, &device, request).await?;
-    let answer = answers.into_iter().next();
+    let answer = answers.first();
     let answer = answer.ok_or_else(|| Problem::unavailable("the device failed", 10.0))?;
     let top = query.top.unwrap_or(5);
     let mut response = json_response(&json!({
@@ -222,8 +206,8 @@ async fn classified(
         "size": size(answer.at),
         "predictions": device.network.top(&answer.logits, top),
     }));
-    tell_in_headers(response.headers_mut(), &answer);
-    Ok((response, answer))
+    tell_in_headers(response.headers_mut(), answer);
+    Ok((response, answers))
 }
 
 /// A size as JSON.
@@ -271,9 +255,9 @@ pub(super) fn at(size: Option<&str>) -> Result<Option<At>, Problem> {
     }
 }
 
-pub(super) fn deadline(app: &App, milliseconds: Option<f64>) -> Result<Duration, Problem> {
+pub(super) fn deadline(config: &Config, milliseconds: Option<f64>) -> Result<Duration, Problem> {
     match milliseconds {
-        None => Ok(app.config.deadline),
+        None => Ok(config.deadline),
         Some(some) if some > 0.0 && some <= LONGEST_DEADLINE_MS => {
             Ok(Duration::from_secs_f64(some / 1e3))
         }

@@ -47,7 +47,7 @@ impl Images {
         }
     }
 
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self {
             Images::Files(files) => files.len(),
             Images::Pixels(size, bytes) => bytes.len() / values(*size),
@@ -83,7 +83,25 @@ impl<'a> Counted<'a> {
         self.arrived
     }
 
-    pub fn end(mut self, ended: Ended, at: Option<At>) {
+    /// It was answered, late if one of its images was, or it was not.
+    pub fn result<T>(self, result: Result<(T, Vec<Answer>), Problem>) -> Result<T, Problem> {
+        match result {
+            Ok((response, answers)) => {
+                let ended = match answers.iter().any(|answer| answer.late) {
+                    true => Ended::Late,
+                    false => Ended::Ok,
+                };
+                self.end(ended, answers.first().map(|answer| answer.at));
+                Ok(response)
+            }
+            Err(problem) => {
+                self.end(problem.ended(), None);
+                Err(problem)
+            }
+        }
+    }
+
+    fn end(mut self, ended: Ended, at: Option<At>) {
         self.is_open = false;
         self.metrics.request(ended, at, self.arrived.elapsed());
     }

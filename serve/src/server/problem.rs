@@ -1,5 +1,8 @@
 //! Why a request gets no answer, as its sender reads it.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rsflow_base::shown::lines;
@@ -9,6 +12,31 @@ use serde_json::json;
 
 use super::metrics::Ended;
 use super::queue::Refused;
+
+/// The beginning of an error that may quote all of a request.
+pub(super) fn brief(error: &impl fmt::Display) -> String {
+    /// In bytes.
+    const MOST: usize = 1000;
+    struct Beginning(String);
+    impl fmt::Write for Beginning {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let room = MOST.saturating_sub(self.0.len());
+            let end = (0..=room.min(text.len()))
+                .rev()
+                .find(|end| text.is_char_boundary(*end));
+            self.0.push_str(&text[..end.unwrap_or(0)]);
+            match room < text.len() {
+                true => Err(fmt::Error),
+                false => Ok(()),
+            }
+        }
+    }
+    let mut beginning = Beginning(String::new());
+    match fmt::write(&mut beginning, format_args!("{error}")) {
+        Ok(()) => beginning.0,
+        Err(_) => beginning.0 + "...",
+    }
+}
 
 /// An error of a request.
 #[derive(Debug)]
@@ -67,6 +95,11 @@ impl Problem {
         self
     }
 
+    /// What came from outside may be shown on a terminal.
+    pub fn text(&self) -> Cow<'_, str> {
+        lines(&self.message)
+    }
+
     /// For the metrics.
     pub fn ended(&self) -> Ended {
         match self.status {
@@ -110,8 +143,7 @@ impl From<PreprocessError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        // What came from outside may be shown on a terminal.
-        let body = json!({ "error": lines(&self.message) }).to_string();
+        let body = json!({ "error": self.text() }).to_string();
         let json = [(header::CONTENT_TYPE, "application/json")];
         let mut response = (self.status, json, body).into_response();
         if let Some(seconds) = self.retry_after {

@@ -1,8 +1,8 @@
 //! The Open Inference Protocol (v2) with its extension for binary tensors, as Triton, KServe and their clients
 //! speak it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -15,16 +15,19 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::App;
-use super::device::Answer;
-use super::http::{Shared, ended, json_response, most_body, ready_device, tell_in_headers};
+use super::device::{Answer, Device};
+use super::http::{Shared, json_response, most_body, ready_device, tell_in_headers};
 use super::infer::{Counted, infer};
-use super::metrics::Ended;
 use super::problem::Problem;
+use inputs::INPUTS;
+use outputs::{Data, Output, times};
 
-mod request;
+pub(super) mod inputs;
+pub(super) mod outputs;
+pub(super) mod request;
 
 /// The only version of a model.
-const VERSION: &str = "1";
+pub(super) const VERSION: &str = "1";
 /// The length of the JSON before binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
@@ -79,9 +82,10 @@ async fn ready(State(app): Shared) -> Response {
 type Named = Path<Vec<(String, String)>>;
 
 /// There is one model, with one version.
-fn check_name(app: &App, named: &[(String, String)]) -> Result<(), Problem> {
+pub(super) fn check_name<S: AsRef<str>>(app: &App, named: &[(S, S)]) -> Result<(), Problem> {
     for (what, name) in named {
-        let known = match what.as_str() {
+        let (what, name) = (what.as_ref(), name.as_ref());
+        let known = match what {
             "model" => app.config.name.as_str(),
             _ => VERSION,
         };
@@ -107,28 +111,29 @@ async fn metadata(State(app): Shared, Path(named): Named) -> Result<Response, Pr
     let device = ready_device(&app)?;
     let classes = device.network.classes();
     let tensor = |name: &str, datatype: &str, shape: &[i64]| json!({ "name": name, "datatype": datatype, "shape": shape });
-    let of_classes = [-1, classes.len() as i64];
+    let inputs = INPUTS.map(|(name, datatype, shape)| tensor(name, datatype, shape));
+    let outputs = Output::ALL.map(|output| {
+        let shape = output.shape(-1, classes.len());
+        tensor(output.name(), output.datatype(), &shape)
+    });
     Ok(json_response(&json!({
         "name": app.config.name,
         "versions": [VERSION],
         "platform": "rsflow",
-        // A request has one of them.
-        "inputs": [
-            tensor(request::FILES, "BYTES", &[-1]),
-            tensor(request::PIXELS, "UINT8", &[-1, -1, -1, 3]),
-            tensor(request::NORMALIZED, "FP32", &[-1, 3, -1, -1]),
-        ],
-        "outputs": [
-            tensor(LOGITS, "FP32", &of_classes),
-            tensor(PROBABILITIES, "FP32", &of_classes),
-            tensor(RESOLUTION, "INT32", &[-1]),
-        ],
+        "inputs": inputs,
+        "outputs": outputs,
         "parameters": {
             "sizes": device.network.sizes(),
             "classes": classes,
             "checkpoint": device.network.source(),
         },
     })))
+}
+
+/// The largest message of an inference request, whatever protocol brings it. In JSON, a byte takes up to 4, and a
+/// float about 12.
+pub(super) fn most_request(app: &App, device: &Device) -> usize {
+    most_body(device, app.config.max_batch).saturating_mul(2)
 }
 
 async fn load(State(app): Shared, Path(named): Named) -> Result<Response, Problem> {
@@ -139,12 +144,6 @@ async fn load(State(app): Shared, Path(named): Named) -> Result<Response, Proble
     Ok(json_response(&json!({})))
 }
 
-const LOGITS: &str = "logits";
-const PROBABILITIES: &str = "probabilities";
-/// The size at which each image was computed, in pixels; 0 for the ensemble.
-const RESOLUTION: &str = "resolution";
-const OUTPUTS: [&str; 3] = [LOGITS, PROBABILITIES, RESOLUTION];
-
 async fn post_infer(
     State(app): Shared,
     Path(named): Named,
@@ -152,18 +151,8 @@ async fn post_infer(
     body: Body,
 ) -> Result<Response, Problem> {
     let mut counted = Counted::new(&app.metrics);
-    match inferred(&app, &mut counted, &named, &headers, body).await {
-        Ok((response, answers)) => {
-            let late = answers.iter().find(|answer| answer.late);
-            let ended = late.map_or(Ended::Ok, ended);
-            counted.end(ended, answers.first().map(|answer| answer.at));
-            Ok(response)
-        }
-        Err(problem) => {
-            counted.end(problem.ended(), None);
-            Err(problem)
-        }
-    }
+    let result = inferred(&app, &mut counted, &named, &headers, body).await;
+    counted.result(result)
 }
 
 async fn inferred(
@@ -175,64 +164,37 @@ async fn inferred(
 ) -> Result<(Response, Vec<Answer>), Problem> {
     check_name(app, named)?;
     let device = ready_device(app)?;
-    // In JSON, a byte takes up to 4, and a float about 12.
-    let most = most_body(&device, app.config.max_batch).saturating_mul(2);
+    let most = most_request(app, &device);
     let body = app.bodies.read(headers, body, most).await?;
     let arrived = counted.arrived();
-    let (json, binary) = split(headers, &body.bytes)?;
-    let parsed = request::parse(app, &json, &binary)?;
-    let outputs = parsed.outputs.clone();
-    let unknown = outputs
-        .iter()
-        .find(|(name, _)| !OUTPUTS.contains(&name.as_str()));
-    if let Some((name, _)) = unknown {
-        return Err(Problem::bad(format!(
-            "there is no output {}; there are {}",
-            quoted(name),
-            OUTPUTS.join(", ")
-        )));
-    }
-    let id = parsed.id.clone();
-    let request = parsed.request(arrived);
-    let answers = infer(app, &device, request).await?;
+    let length = headers.get(HEADER_LENGTH);
+    let (json, binary) = split(length.map(HeaderValue::as_bytes), &body.bytes)?;
+    let parsed = request::parse(&app.config, &json, &binary)?;
+    let (id, outputs) = (parsed.id.clone(), parsed.outputs.clone());
+    let answers = infer(app, &device, parsed.request(arrived)).await?;
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut tail = Vec::new();
-    for (name, is_binary) in outputs {
-        let classes = device.network.classes().len();
-        let (datatype, shape, data) =
-            output(&name, &device, &answers, classes).ok_or_else(|| {
-                let text = format!(
-                    "there is no output {}; there are {}",
-                    quoted(&name),
-                    OUTPUTS.join(", ")
-                );
-                Problem::bad(text)
-            })?;
+    for (output, is_binary) in outputs {
+        let data = output.data(&device, &answers);
         let bytes = is_binary.then(|| data.bytes());
         let parameters = bytes.as_ref().map(|bytes| BinaryData {
             binary_data_size: bytes.len(),
         });
         tail.extend(bytes.into_iter().flatten());
+        let classes = device.network.classes().len();
         tensors.push(Tensor {
-            name,
-            datatype,
-            shape,
+            name: output.name(),
+            datatype: output.datatype(),
+            shape: output.shape(answers.len() as i64, classes),
             data: parameters.is_none().then_some(data),
             parameters,
         });
     }
-    let milliseconds = |time: fn(&Answer) -> Duration| {
-        let longest = answers.iter().map(time).max().unwrap_or_default();
-        longest.as_secs_f64() * 1e3
-    };
     let response = InferResponse {
         model_name: &app.config.name,
         model_version: VERSION,
         id,
-        parameters: json!({
-            "queue_ms": milliseconds(|answer| answer.queued),
-            "compute_ms": milliseconds(|answer| answer.computed),
-        }),
+        parameters: times(&answers).into_iter().collect(),
         outputs: tensors,
     };
     let mut response = match tail.is_empty() {
@@ -246,14 +208,12 @@ async fn inferred(
 }
 
 /// The JSON of a body, and the binary tensors that follow it.
-fn split(headers: &HeaderMap, body: &Bytes) -> Result<(Bytes, Bytes), Problem> {
-    let Some(length) = headers.get(HEADER_LENGTH) else {
+pub(super) fn split(length: Option<&[u8]>, body: &Bytes) -> Result<(Bytes, Bytes), Problem> {
+    let Some(length) = length else {
         return Ok((body.clone(), Bytes::new()));
     };
-    let length = length
-        .to_str()
-        .ok()
-        .and_then(|length| length.parse::<usize>().ok());
+    let length = str::from_utf8(length).ok();
+    let length = length.and_then(|length| length.parse::<usize>().ok());
     match length {
         Some(length) if length <= body.len() => Ok((body.slice(..length), body.slice(length..))),
         _ => Err(Problem::bad(format!(
@@ -284,15 +244,15 @@ struct InferResponse<'a> {
     model_version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
-    parameters: serde_json::Value,
+    parameters: BTreeMap<&'static str, f64>,
     outputs: Vec<Tensor>,
 }
 
 #[derive(Serialize)]
 struct Tensor {
-    name: String,
+    name: &'static str,
     datatype: &'static str,
-    shape: Vec<usize>,
+    shape: Vec<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<BinaryData>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -302,66 +262,4 @@ struct Tensor {
 #[derive(Serialize)]
 struct BinaryData {
     binary_data_size: usize,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Data {
-    Floats(Vec<f32>),
-    Integers(Vec<i32>),
-}
-
-impl Data {
-    /// As the protocol has them: little endian.
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Data::Floats(values) => values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-            Data::Integers(values) => values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-        }
-    }
-}
-
-/// An output by its name.
-fn output(
-    name: &str,
-    device: &super::device::Device,
-    answers: &[Answer],
-    classes: usize,
-) -> Option<(&'static str, Vec<usize>, Data)> {
-    let images = answers.len();
-    match name {
-        LOGITS => {
-            let logits = answers
-                .iter()
-                .flat_map(|answer| answer.logits.iter().copied());
-            Some((
-                "FP32",
-                vec![images, classes],
-                Data::Floats(logits.collect()),
-            ))
-        }
-        PROBABILITIES => {
-            let mut all = vec![0.0; images * classes];
-            for (answer, of_image) in answers.iter().zip(all.chunks_exact_mut(classes)) {
-                for prediction in device.network.top(&answer.logits, classes) {
-                    of_image[prediction.index] = prediction.probability as f32;
-                }
-            }
-            Some(("FP32", vec![images, classes], Data::Floats(all)))
-        }
-        RESOLUTION => {
-            let sizes = answers.iter().map(|answer| match answer.at {
-                super::device::At::Size(size) => size as i32,
-                super::device::At::Ensemble => 0,
-            });
-            Some(("INT32", vec![images], Data::Integers(sizes.collect())))
-        }
-        _ => None,
-    }
 }

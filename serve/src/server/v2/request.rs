@@ -1,4 +1,4 @@
-//! The body of an inference request.
+//! The body of an inference request over HTTP: JSON, and binary tensors that follow it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -6,24 +6,17 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rsflow_base::shown::quoted;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::OUTPUTS;
-use crate::server::App;
+use super::inputs::{self, Binary, Data, Described};
+use super::outputs::Output;
+use crate::server::Config;
 use crate::server::device::At;
 use crate::server::http::{at, deadline};
-use crate::server::infer::{Images, Request, values};
-use crate::server::problem::Problem;
-
-/// Image files.
-pub const FILES: &str = "images";
-/// Pixels, uint8 `[n, size, size, 3]`, RGB.
-pub const PIXELS: &str = "pixels";
-/// Normalized pixels, float32 `[n, 3, size, size]`, in the network's order of channels.
-pub const NORMALIZED: &str = "normalized";
+use crate::server::infer::{Images, Request};
+use crate::server::problem::{Problem, brief};
 
 #[derive(Deserialize)]
 struct InferRequest<'a> {
@@ -32,7 +25,7 @@ struct InferRequest<'a> {
     parameters: Parameters,
     #[serde(borrow)]
     inputs: Vec<Input<'a>>,
-    outputs: Option<Vec<Output>>,
+    outputs: Option<Vec<Wanted>>,
 }
 
 /// Of a request. Others are ignored, as the protocol wants it.
@@ -43,19 +36,70 @@ struct Parameters {
     binary_data_output: Option<bool>,
 }
 
-/// A number, or a text.
-#[derive(Deserialize)]
-#[serde(untagged)]
+/// A number, or a text. Read as it comes: serde's `untagged` would keep any value whatever, in many times its bytes.
 enum Size {
     Pixels(u32),
     Text(String),
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size: \"auto\", \"ensemble\" or a number of pixels")
+            }
+
+            fn visit_u64<E: Error>(self, pixels: u64) -> Result<Size, E> {
+                let size = u32::try_from(pixels);
+                let size = size.map_err(|_| E::custom(format!("no image has the size {pixels}")));
+                size.map(Size::Pixels)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
+                Ok(Size::Text(text.to_owned()))
+            }
+        }
+        from.deserialize_any(Read)
+    }
+}
+
+/// A shape of few dimensions.
+#[derive(Default)]
+struct Shape(Vec<u64>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of whole numbers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+                let mut shape = Vec::new();
+                while let Some(side) = list.next_element()? {
+                    if shape.len() == inputs::MOST_DIMENSIONS {
+                        return Err(A::Error::custom(inputs::too_many_dimensions()));
+                    }
+                    shape.push(side);
+                }
+                Ok(Shape(shape))
+            }
+        }
+        from.deserialize_seq(Read)
+    }
 }
 
 #[derive(Deserialize)]
 struct Input<'a> {
     name: String,
     datatype: String,
-    shape: Vec<u64>,
+    shape: Shape,
     #[serde(default)]
     parameters: InputParameters,
     #[serde(borrow)]
@@ -68,22 +112,22 @@ struct InputParameters {
 }
 
 #[derive(Deserialize)]
-struct Output {
+struct Wanted {
     name: String,
     #[serde(default)]
-    parameters: OutputParameters,
+    parameters: WantedParameters,
 }
 
 #[derive(Default, Deserialize)]
-struct OutputParameters {
+struct WantedParameters {
     binary_data: Option<bool>,
 }
 
 /// A request that is understood.
 pub struct Parsed {
     pub id: Option<String>,
-    /// Names, and whether they are wanted as binary tensors.
-    pub outputs: Vec<(String, bool)>,
+    /// With whether they are wanted as binary tensors.
+    pub outputs: Vec<(Output, bool)>,
     at: Option<At>,
     deadline: Duration,
     images: Images,
@@ -101,185 +145,97 @@ impl Parsed {
 }
 
 /// Reads the JSON of a request and the binary tensors that follow it.
-pub fn parse(app: &App, json: &Bytes, binary: &Bytes) -> Result<Parsed, Problem> {
+pub fn parse(config: &Config, json: &Bytes, binary: &Bytes) -> Result<Parsed, Problem> {
     let request: InferRequest<'_> = serde_json::from_slice(json)
-        .map_err(|error| Problem::bad(format!("the request's JSON: {error}")))?;
+        .map_err(|error| Problem::bad(format!("the request's JSON: {}", brief(&error))))?;
     let at = match request.parameters.size {
         None => None,
         Some(Size::Pixels(size)) => Some(At::Size(size)),
         Some(Size::Text(text)) => at(Some(&text))?,
     };
-    let [input] = request.inputs.as_slice() else {
-        return Err(Problem::bad(format!(
-            "a request has one input, {FILES}, {PIXELS} or {NORMALIZED}; this one has {}",
-            request.inputs.len()
-        )));
-    };
-    let images = images(input, binary, app.config.queue)
-        .map_err(|problem| problem.about(&format!("the input {}", quoted(&input.name))))?;
+    let deadline = deadline(config, request.parameters.deadline_ms)?;
     let is_binary = request.parameters.binary_data_output.unwrap_or(false);
     let outputs = match request.outputs {
-        None => OUTPUTS.map(|name| (name.to_owned(), is_binary)).to_vec(),
-        Some(outputs) if outputs.len() > OUTPUTS.len() => {
-            return Err(Problem::bad(format!("there are {} outputs", OUTPUTS.len())));
-        }
-        Some(outputs) => {
-            let wanted = outputs.into_iter().map(|output| {
-                let is_binary = output.parameters.binary_data.unwrap_or(is_binary);
-                (output.name, is_binary)
-            });
-            wanted.collect()
+        None => Output::ALL.map(|output| (output, is_binary)).to_vec(),
+        Some(wanted) => {
+            let named = Output::parse(wanted.iter().map(|wanted| wanted.name.as_str()))?;
+            let binary = wanted.iter().map(|wanted| wanted.parameters.binary_data);
+            named
+                .into_iter()
+                .zip(binary.map(|binary| binary.unwrap_or(is_binary)))
+                .collect()
         }
     };
+    let input = inputs::only(&request.inputs)?;
+    let described = Described {
+        name: &input.name,
+        datatype: &input.datatype,
+        shape: &input.shape.0,
+    };
+    let images = inputs::images(&described, || data(input, binary), config.queue)?;
     Ok(Parsed {
         id: request.id,
         outputs,
         at,
-        deadline: deadline(app, request.parameters.deadline_ms)?,
+        deadline,
         images,
     })
 }
 
-fn images(input: &Input<'_>, binary: &Bytes, most: usize) -> Result<Images, Problem> {
-    let expected = match input.name.as_str() {
-        FILES => "BYTES",
-        PIXELS => "UINT8",
-        NORMALIZED => "FP32",
-        _ => {
-            let text = format!("there is no such input; there are {FILES}, {PIXELS}, {NORMALIZED}");
-            return Err(Problem::bad(text));
-        }
-    };
-    if input.datatype != expected {
-        let text = format!(
-            "the datatype is {expected}, not {}",
-            quoted(&input.datatype)
-        );
-        return Err(Problem::bad(text));
-    }
-    let data = match (input.parameters.binary_data_size, input.data) {
-        (Some(size), None) if size == binary.len() => None,
-        (None, Some(data)) if binary.is_empty() => Some(data),
+/// A tensor's data: in the JSON, or after it.
+enum Carried<'a> {
+    Json(&'a RawValue),
+    Binary(Binary),
+}
+
+fn data<'a>(input: &Input<'a>, binary: &Bytes) -> Result<Carried<'a>, Problem> {
+    match (input.parameters.binary_data_size, input.data) {
+        (Some(size), None) if size == binary.len() => Ok(Carried::Binary(Binary(binary.clone()))),
+        (None, Some(data)) if binary.is_empty() => Ok(Carried::Json(data)),
         (Some(size), None) => {
             let text = format!(
                 "binary_data_size is {size}, and {} bytes follow",
                 binary.len()
             );
-            return Err(Problem::bad(text));
+            Err(Problem::bad(text))
         }
         _ => {
             let text = "either `data` or `binary_data_size` with the header Inference-Header-Content-Length";
-            return Err(Problem::bad(text));
-        }
-    };
-    match input.name.as_str() {
-        FILES => {
-            let files = match data {
-                None => strings(binary, most)?,
-                Some(data) => flat::<String>(data)?
-                    .into_iter()
-                    .map(|text| STANDARD.decode(text).map(Bytes::from))
-                    .collect::<Result<_, _>>()
-                    .map_err(|error| Problem::bad(format!("files in JSON are base64: {error}")))?,
-            };
-            let mut declared = input.shape.iter();
-            let declared = declared.try_fold(1_u64, |product, side| product.checked_mul(*side));
-            match declared == Some(files.len() as u64) {
-                true => Ok(Images::Files(files)),
-                false => Err(wrong_count(&input.shape, files.len())),
-            }
-        }
-        PIXELS => {
-            let size = shape(&input.shape, |size| [size, size, 3])?;
-            let pixels = match data {
-                None => binary.clone(),
-                Some(data) => flat::<u8>(data)?.into(),
-            };
-            check_count(&input.shape, size, pixels.len())?;
-            Ok(Images::Pixels(size, pixels))
-        }
-        _ => {
-            let size = shape(&input.shape, |size| [3, size, size])?;
-            let pixels = match data {
-                None => {
-                    let (values, rest) = binary.as_chunks::<4>();
-                    if !rest.is_empty() {
-                        return Err(wrong_count(&input.shape, binary.len()));
-                    }
-                    values
-                        .iter()
-                        .map(|value| f32::from_le_bytes(*value))
-                        .collect()
-                }
-                Some(data) => flat::<f32>(data)?,
-            };
-            check_count(&input.shape, size, pixels.len())?;
-            Ok(Images::Normalized(size, pixels))
+            Err(Problem::bad(text))
         }
     }
 }
 
-/// The size in a shape `[n, ...]`.
-fn shape(shape: &[u64], of: fn(u64) -> [u64; 3]) -> Result<u32, Problem> {
-    let found = match shape {
-        [_, rest @ ..] => rest.get(1).filter(|size| rest == of(**size)),
-        [] => None,
-    };
-    let size = found.and_then(|size| u32::try_from(*size).ok());
-    let size = size.filter(|size| (1..=rsflow_graph::MAX_SIZE).contains(size));
-    size.ok_or_else(|| {
-        let expected = match of(0) {
-            [0, 0, 3] => "[n, size, size, 3]",
-            _ => "[n, 3, size, size]",
-        };
-        Problem::bad(format!("the shape is {expected}, not {shape:?}"))
-    })
-}
-
-fn check_count(shape: &[u64], size: u32, found: usize) -> Result<(), Problem> {
-    let images = shape.first().copied().unwrap_or(0);
-    match images.checked_mul(values(size) as u64) == Some(found as u64) {
-        true => Ok(()),
-        false => Err(wrong_count(shape, found)),
-    }
-}
-
-fn wrong_count(shape: &[u64], found: usize) -> Problem {
-    Problem::bad(format!(
-        "the shape {shape:?} does not fit {found} values or bytes"
-    ))
-}
-
-/// Binary strings: the length of each in 4 bytes, little endian, then its bytes.
-fn strings(binary: &Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
-    let mut all = Vec::new();
-    let mut rest = binary.clone();
-    while !rest.is_empty() {
-        if all.len() == most {
-            return Err(Problem::bad(format!("a request has 1 to {most} images")));
-        }
-        let length = rest
-            .first_chunk::<4>()
-            .map(|length| u32::from_le_bytes(*length) as usize);
-        let end = length.and_then(|length| length.checked_add(4));
-        match end.filter(|end| *end <= rest.len()) {
-            Some(end) => {
-                let mut string = rest.split_to(end);
-                all.push(string.split_off(4));
-            }
-            None => return Err(Problem::bad("a string is longer than the tensor")),
+impl Data for Carried<'_> {
+    fn files(self, most: usize) -> Result<Vec<Bytes>, Problem> {
+        match self {
+            Carried::Json(data) => flat(data, most),
+            Carried::Binary(binary) => binary.files(most),
         }
     }
-    Ok(all)
+
+    fn pixels(self, most: usize) -> Result<Bytes, Problem> {
+        match self {
+            Carried::Json(data) => flat(data, most).map(Bytes::from),
+            Carried::Binary(binary) => binary.pixels(most),
+        }
+    }
+
+    fn floats(self, most: usize) -> Result<Vec<f32>, Problem> {
+        match self {
+            Carried::Json(data) => flat(data, most),
+            Carried::Binary(binary) => binary.floats(most),
+        }
+    }
 }
 
 /// The values of a tensor in JSON, flat or nested.
-fn flat<T: Value>(data: &RawValue) -> Result<Vec<T>, Problem> {
+fn flat<T: Value>(data: &RawValue, most: usize) -> Result<Vec<T>, Problem> {
     let mut values = Vec::new();
     let mut json = serde_json::Deserializer::from_str(data.get());
-    Push(&mut values)
+    Push(&mut values, most)
         .deserialize(&mut json)
-        .map_err(|error| Problem::bad(format!("`data`: {error}")))?;
+        .map_err(|error| Problem::bad(format!("`data`: {}", brief(&error))))?;
     Ok(values)
 }
 
@@ -313,16 +269,34 @@ impl Value for u8 {
     }
 }
 
-impl Value for String {
-    const EXPECTED: &'static str = "a text, or lists of them";
+/// A file.
+impl Value for Bytes {
+    const EXPECTED: &'static str = "a file in base64, or lists of them";
 
     fn of_text(text: &str) -> Option<Self> {
-        Some(text.to_owned())
+        STANDARD.decode(text).ok().map(Bytes::from)
     }
 }
 
-/// Appends a value, or those of a list, to what is there.
-struct Push<'a, T>(&'a mut Vec<T>);
+/// Appends a value, or those of a list, to what is there, and takes no more than so many.
+struct Push<'a, T>(&'a mut Vec<T>, usize);
+
+impl<T: Value> Push<'_, T> {
+    /// One more. Nothing is converted that is too much.
+    fn push<E: Error>(
+        self,
+        convert: impl FnOnce() -> Option<T>,
+        found: impl fmt::Display,
+    ) -> Result<(), E> {
+        if self.0.len() == self.1 {
+            return Err(E::custom(format!("more than {} values", self.1)));
+        }
+        let value = convert();
+        self.0
+            .push(value.ok_or_else(|| E::custom(format!("{found} is not {}", T::EXPECTED)))?);
+        Ok(())
+    }
+}
 
 impl<'de, T: Value> DeserializeSeed<'de> for Push<'_, T> {
     type Value = ();
@@ -340,10 +314,7 @@ impl<'de, T: Value> Visitor<'de> for Push<'_, T> {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
-        let value = T::of_number(number);
-        self.0
-            .push(value.ok_or_else(|| E::custom(format!("{number} is not {}", T::EXPECTED)))?);
-        Ok(())
+        self.push(|| T::of_number(number), number)
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
@@ -355,14 +326,11 @@ impl<'de, T: Value> Visitor<'de> for Push<'_, T> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        let value = T::of_text(text);
-        self.0
-            .push(value.ok_or_else(|| E::custom(format!("a text is not {}", T::EXPECTED)))?);
-        Ok(())
+        self.push(|| T::of_text(text), "a text")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(Push(self.0))?.is_some() {}
+        while list.next_element_seed(Push(self.0, self.1))?.is_some() {}
         Ok(())
     }
 }
