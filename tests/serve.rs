@@ -2,6 +2,8 @@
 
 #[path = "../serve/tests/common/client.rs"]
 mod client;
+#[path = "../serve/tests/common/grpc.rs"]
+mod grpc_client;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -14,6 +16,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use client::{Reply, begin, get, post, send};
+use grpc_client::Client;
+use rsflow_serve::server::grpc::messages::{
+    InferInputTensor, InputContents, ModelInferRequest, ModelInferResponse, Parameter,
+};
 use serde_json::{Value, json};
 
 use crate::evaluate::{LAST, trained};
@@ -25,12 +31,14 @@ const IMAGES: [&str; 3] = [
     "shapes/val/rings_hatched/00001.jpg",
 ];
 const INFER: &str = "/v2/models/rs-net/infer";
+const GRPC_INFER: &str = "inference.GRPCInferenceService/ModelInfer";
 const LOAD: &str = "/v2/repository/models/rs-net/load";
 
 /// A server in a process of its own, which ends with the test.
 struct Served {
     process: Child,
     address: SocketAddr,
+    grpc: SocketAddr,
 }
 
 impl Drop for Served {
@@ -49,6 +57,8 @@ impl Served {
             checkpoint,
             "--listen",
             "127.0.0.1:0",
+            "--grpc",
+            "127.0.0.1:0",
         ];
         let more = ["--deadline-ms", "60000", "--max-batch", "4"];
         let mut process = program(folder, &[&arguments[..], &more].concat())
@@ -66,8 +76,13 @@ impl Served {
             let _ = process.stderr.take().unwrap().read_to_string(&mut stderr);
             panic!("not started: {line} {stderr}");
         };
+        let address = address.parse().unwrap();
+        line.clear();
+        stdout.read_line(&mut line).unwrap();
+        let grpc = line.trim_end().strip_prefix("listening on grpc://");
         Served {
-            address: address.parse().unwrap(),
+            address,
+            grpc: grpc.unwrap().parse().unwrap(),
             process,
         }
     }
@@ -129,6 +144,7 @@ fn answers_are_those_of_predict_by_every_protocol() {
     let folder = trained();
     let server = Served::start(folder, LAST);
     let to = server.address;
+    let over_grpc = Client::connect(server.grpc);
     for (image, size) in IMAGES
         .iter()
         .flat_map(|image| [(image, "48"), (image, "32")])
@@ -187,6 +203,35 @@ fn answers_are_those_of_predict_by_every_protocol() {
         let at = binary.header("inference-header-content-length").unwrap();
         let logits = floats(&binary.body[at.parse::<usize>().unwrap()..]);
         assert_eq!(logits, output("logits"));
+
+        let mut request = ModelInferRequest {
+            model_name: "rs-net".to_owned(),
+            inputs: vec![InferInputTensor {
+                name: "images".to_owned(),
+                datatype: "BYTES".to_owned(),
+                shape: vec![1],
+                contents: Some(InputContents {
+                    bytes_contents: vec![file.clone().into()],
+                    ..Default::default()
+                }),
+            }],
+            ..Default::default()
+        };
+        let pixels = Parameter::Int64(size.parse().unwrap());
+        request.parameters.insert("size".to_owned(), pixels.into());
+        let typed: ModelInferResponse = over_grpc.call(GRPC_INFER, request.clone()).unwrap();
+        for of in &typed.outputs {
+            let contents = of.contents.clone().unwrap();
+            let integers = contents.int_contents.iter().map(|value| *value as f32);
+            let values: Vec<f32> = contents.fp32_contents.into_iter().chain(integers).collect();
+            assert_eq!(values, output(&of.name), "{image} {size} {}", of.name);
+        }
+        request.inputs[0].contents = None;
+        request.raw_input_contents = vec![[&length[..], &file].concat().into()];
+        let raw: ModelInferResponse = over_grpc.call(GRPC_INFER, request).unwrap();
+        assert_eq!(floats(&raw.raw_output_contents[0]), logits);
+        let probabilities = floats(&raw.raw_output_contents[1]);
+        assert_eq!(probabilities, output("probabilities"));
     }
     // No size is named, and nothing waits: the largest.
     let file = std::fs::read(folder.join(IMAGES[0])).unwrap();
@@ -223,7 +268,7 @@ fn answers_are_those_of_predict_by_every_protocol() {
         assert!(name.starts_with("rsflow_"), "{line}");
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
-    let answered = "rsflow_requests_total{outcome=\"ok\",size=\"32\"} 9";
+    let answered = "rsflow_requests_total{outcome=\"ok\",size=\"32\"} 15";
     assert!(metrics.lines().any(|line| line == answered), "{metrics}");
 }
 
@@ -319,6 +364,8 @@ fn what_cannot_be_served_is_an_error_at_the_start() {
             2,
             "--floor 64 is above the largest size, 48",
         ),
+        (&["--grpc", &taken], 1, "--grpc names another address"),
+        (&["--grpc", "here"], 2, "expected ADDRESS:PORT"),
         (&["--sizes", "4"], 2, "4"),
         (&["--listen", "here"], 2, "expected ADDRESS:PORT"),
         (&["--name", "a/b"], 2, "expected letters"),

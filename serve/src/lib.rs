@@ -3,7 +3,8 @@
 //! - [`RsNet`]: the library. Image files in, classes out, at a size or within a budget.
 //! - [`latency`]: how long passes take on this machine.
 //! - [`load`]: requests at given times, and what became of them (feature `http`).
-//! - [`server`]: the same over HTTP, where the load decides about the size (feature `http`, on by default).
+//! - [`server`]: the same over HTTP, where the load decides about the size (feature `http`, on by default), and over
+//!   gRPC (feature `grpc`).
 //!
 //! ```no_run
 //! use rsflow_serve::{Budget, Options, RsNet};

@@ -2,6 +2,12 @@
 
 #[path = "common/client.rs"]
 mod client;
+#[cfg(feature = "grpc")]
+#[path = "server/grpc.rs"]
+mod grpc;
+#[cfg(feature = "grpc")]
+#[path = "common/grpc.rs"]
+mod grpc_client;
 #[path = "common/sleeper.rs"]
 mod sleeper;
 

@@ -127,6 +127,7 @@ pub const SERVE_EXAMPLES: &str = "\
 Examples:
   rsflow serve --checkpoint runs/mine
   rsflow serve --checkpoint best.safetensors --listen 0.0.0.0:8080 --deadline-ms 100 --floor 128
+  rsflow serve --checkpoint best.safetensors --grpc 127.0.0.1:8081
   curl --data-binary @cat.jpg 'http://127.0.0.1:8080/v1/classify?top=3'
   curl --data-binary @cat.jpg 'http://127.0.0.1:8080/v1/classify?size=160&deadline_ms=200'
 
@@ -150,6 +151,12 @@ Routes:
                        answers until the new one is warm (more slowly, as both compute), and stays if the file is
                        damaged
   /metrics             for Prometheus
+
+With --grpc, the Open Inference Protocol over gRPC at an address of its own (HTTP/2 without TLS): the same
+inputs, outputs and parameters in the same queue, as typed or raw contents; server and model live, ready and
+metadata; RepositoryModelLoad; grpc.health.v1 (Check). A call's own timeout shortens its deadline. In place
+of 503 it gets UNAVAILABLE with `retry-after`, of 504 DEADLINE_EXCEEDED, of 413 RESOURCE_EXHAUSTED. A call
+that is cancelled is not computed. Messages must not be compressed.
 
 SIGTERM or Ctrl-C: no new connections, what is in flight is answered (for at most 30 s), exit code 0.
 If the device fails, /v2/health/live says 503 and the exit code is 1.

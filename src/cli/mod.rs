@@ -51,7 +51,7 @@ pub enum Command {
     /// Classify images at one resolution
     #[command(after_help = PREDICT_EXAMPLES)]
     Predict(Predict),
-    /// Serve a checkpoint over HTTP; the load decides about the resolution of each batch
+    /// Serve a checkpoint over HTTP and gRPC; the load decides about the resolution of each batch
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Serve),
     /// Convert a checkpoint or weights written by PyTorch

@@ -17,6 +17,10 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
+    /// Where to answer gRPC, too: the Open Inference Protocol (v2), without TLS; port 0 takes a free one, which is
+    /// printed
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+    pub grpc: Option<SocketAddr>,
     /// Sizes that requests can be computed at, in pixels [default: those that it was trained at]
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S")]
     pub sizes: Vec<u32>,

@@ -1,4 +1,4 @@
-//! `rsflow serve`: a trained network over HTTP.
+//! `rsflow serve`: a trained network over HTTP and gRPC.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -44,17 +44,24 @@ pub fn run(arguments: &Serve, out: &mut dyn Write) -> Result<ExitCode> {
     };
     let of_load = arguments.clone();
     let load = Arc::new(move || Ok(Box::new(load(&of_load)?) as Box<dyn Network>));
-    let server = Server::bind(config, load, Arc::new(|line| say(line)))?;
+    let mut server = Server::bind(config, load, Arc::new(|line| say(line)))?;
     let control = server.control();
     process::on_signals(move |asked| match asked {
         Asked::Stop => control.stop(),
         Asked::Reload => control.reload(),
     })?;
     let address = server.address();
+    let grpc = arguments.grpc.map(|at| server.bind_grpc(at)).transpose()?;
     let ended = server.run(|device| {
         say(profile(device));
         // For scripts, which may have asked for port 0. A closed pipe is no reason to end.
-        let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
+        let mut listening = format!("listening on http://{address}\n");
+        if let Some(grpc) = grpc {
+            listening += &format!("listening on grpc://{grpc}\n");
+        }
+        let _ = out
+            .write_all(listening.as_bytes())
+            .and_then(|()| out.flush());
     });
     let code = match ended {
         Ok(()) => 0,

@@ -1,4 +1,4 @@
-//! Connections: how many, how slow, how large.
+//! Connections: how many, how slow, how large. Those of HTTP/1; for gRPC they are in `grpc::connections`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
@@ -20,19 +20,71 @@ use super::problem::Problem;
 /// Open connections; who comes then waits in the system's queue.
 const CONNECTIONS: usize = 4096;
 /// For the head of a request, and for the pause between two of them.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// For all of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Without any progress of an answer that its client does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// All bodies together, in KiB.
 const BODIES: usize = 1 << 20;
 /// When no connection can be taken (too many open files), the next attempt comes after this.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// A connection that makes progress, or is closed.
+pub(super) type Stream = std::pin::Pin<Box<TimeoutStream<TcpStream>>>;
+
+/// A listener that is not asked for more connections than may be open.
+pub(super) struct Listener {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+}
+
+impl Listener {
+    pub fn new(listener: TcpListener) -> Self {
+        Listener {
+            listener,
+            slots: Arc::new(Semaphore::new(CONNECTIONS)),
+        }
+    }
+
+    /// The next connection, and its place, which it holds while it is open. `None` once this is to stop.
+    pub async fn next(
+        &self,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<(Stream, OwnedSemaphorePermit)> {
+        loop {
+            let accept = async {
+                // Never closed.
+                let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+                Some((slot, self.listener.accept().await))
+            };
+            let (slot, accepted) = tokio::select! {
+                accepted = accept => accepted?,
+                _ = stop.wait_for(|stop| *stop) => return None,
+            };
+            let Ok((stream, _)) = accepted else {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            // An answer is one small packet.
+            let _ = stream.set_nodelay(true);
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(WRITE_TIMEOUT));
+            return Some((Box::pin(stream), slot));
+        }
+    }
+
+    /// Lets no more in, and waits until the last connection is closed.
+    #[cfg(feature = "grpc")]
+    pub async fn closed(self) {
+        drop(self.listener);
+        let _ = self.slots.acquire_many(CONNECTIONS as u32).await;
+    }
+}
+
 /// Takes connections until it is stopped, and returns when the last one is closed.
 pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let listener = Listener::new(listener);
     let open = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -40,26 +92,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
         // A client that closes its side is gone: nothing more is computed for it.
         .half_close(false)
         .max_buf_size(64 << 10);
-    loop {
-        let accept = async {
-            // Never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
-            accepted = accept => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
-        // An answer is one small packet.
-        let _ = stream.set_nodelay(true);
+    while let Some((stream, slot)) = listener.next(&mut stop).await {
         let service = TowerToHyperService::new(router.clone());
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = open.watch(connection);
         tokio::spawn(async move {
             // Whatever ends it (the client is gone, or wrote nonsense), it is the client's affair.

@@ -1,13 +1,16 @@
-//! The server: requests over HTTP, batches for the device, and for each batch the largest size with which all
-//! that waits is answered in time.
+//! The server: requests over HTTP and gRPC, batches for the device, and for each batch the largest size with which
+//! all that waits is answered in time.
 //!
 //! - `listener`, `http`, `v2`: connections; the routes; the Open Inference Protocol.
+//! - [`grpc`]: the Open Inference Protocol over gRPC (feature `grpc`).
 //! - `infer`: a request from its images to its answers, whatever protocol it came by.
 //! - [`queue`], [`policy`], [`profile`]: what waits, at which size it is computed, how long that takes. Without
 //!   threads, and time is an argument.
 //! - [`device`]: the thread that computes.
 
 pub mod device;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod http;
 mod infer;
 mod listener;
@@ -26,6 +29,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axum::http::StatusCode;
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
 
 use device::{Device, Network};
 use infer::Decoding;
@@ -176,11 +180,23 @@ impl App {
     }
 }
 
+/// Listens at an address; with port 0, at the one that is returned. `option` names another one.
+fn listen(at: SocketAddr, option: &str) -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(at).with_context(|| {
+        format!("cannot listen on {at}; {option} names another address or port")
+    })?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
 /// A server that listens.
 pub struct Server {
     app: Arc<App>,
     listener: TcpListener,
     address: SocketAddr,
+    #[cfg(feature = "grpc")]
+    grpc: Option<TcpListener>,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
@@ -190,12 +206,7 @@ impl Server {
     /// # Errors
     /// The address cannot be used.
     pub fn bind(config: Config, load: Load, tell: Tell) -> Result<Server> {
-        let listen = config.listen;
-        let listener = TcpListener::bind(listen).with_context(|| {
-            format!("cannot listen on {listen}; --listen names another address or port")
-        })?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+        let (listener, address) = listen(config.listen, "--listen")?;
         let (send, events) = mpsc::unbounded_channel();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Server {
@@ -213,8 +224,21 @@ impl Server {
             }),
             listener,
             address,
+            #[cfg(feature = "grpc")]
+            grpc: None,
             events,
         })
+    }
+
+    /// Answers gRPC, too, at an address of its own, which is returned: with port 0 the system chooses the port.
+    ///
+    /// # Errors
+    /// The address cannot be used.
+    #[cfg(feature = "grpc")]
+    pub fn bind_grpc(&mut self, at: SocketAddr) -> Result<SocketAddr> {
+        let (listener, address) = listen(at, "--grpc")?;
+        self.grpc = Some(listener);
+        Ok(address)
     }
 
     /// Where it listens.
@@ -236,6 +260,8 @@ impl Server {
             app,
             listener,
             mut events,
+            #[cfg(feature = "grpc")]
+            grpc,
             ..
         } = self;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -250,12 +276,20 @@ impl Server {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (stop, stopped) = watch::channel(false);
             let router = http::router(Arc::clone(&app));
-            let serving = tokio::spawn(listener::serve(listener, router, stopped));
+            let mut serving = JoinSet::new();
+            #[cfg(feature = "grpc")]
+            if let Some(listener) = grpc {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let router = grpc::router(Arc::clone(&app));
+                serving.spawn(grpc::serve(listener, router, stopped.clone()));
+            }
+            serving.spawn(listener::serve(listener, router, stopped));
             let ended = answer(&app, &mut events, ready).await;
             app.is_stopping.store(true, Relaxed);
             let _ = stop.send(true);
             let most = if ended.is_ok() { DRAIN } else { FAREWELL };
-            if tokio::time::timeout(most, serving).await.is_err() && ended.is_ok() {
+            let served = async { while serving.join_next().await.is_some() {} };
+            if tokio::time::timeout(most, served).await.is_err() && ended.is_ok() {
                 (app.tell)("some requests were not answered in time to stop");
             }
             ended

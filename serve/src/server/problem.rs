@@ -95,9 +95,18 @@ impl Problem {
         self
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What came from outside may be shown on a terminal.
     pub fn text(&self) -> Cow<'_, str> {
         lines(&self.message)
+    }
+
+    /// In seconds.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after
     }
 
     /// For the metrics.

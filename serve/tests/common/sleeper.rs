@@ -124,6 +124,8 @@ impl Network for Sleeper {
 
 pub struct Running {
     pub address: SocketAddr,
+    #[cfg(feature = "grpc")]
+    pub grpc: SocketAddr,
     pub control: Control,
     pub switches: Arc<Switches>,
     pub said: Arc<Mutex<Vec<String>>>,
@@ -169,14 +171,19 @@ pub fn attempt(config: Config, image: Duration) -> Result<()> {
 
 /// A server that is ready.
 pub fn start(config: Config, image: Duration) -> Running {
-    let (server, switches, said) = bind(config, image);
+    #[allow(unused_mut, reason = "gRPC has an address of its own")]
+    let (mut server, switches, said) = bind(config, image);
     let (address, control) = (server.address(), server.control());
+    #[cfg(feature = "grpc")]
+    let grpc = server.bind_grpc("127.0.0.1:0".parse().unwrap()).unwrap();
     let (ready, wait) = mpsc::channel();
     let server = thread::spawn(move || server.run(|_| ready.send(()).unwrap()));
     wait.recv().unwrap();
     switches.reset();
     Running {
         address,
+        #[cfg(feature = "grpc")]
+        grpc,
         control,
         switches,
         said,

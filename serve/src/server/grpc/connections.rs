@@ -1,0 +1,252 @@
+//! Connections of HTTP/2: how many, how slow, how long.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::server::listener::{HEAD_TIMEOUT, Listener, WRITE_TIMEOUT};
+
+/// Calls of a connection at a time; a client keeps more to itself.
+const CALLS: u32 = 1024;
+/// A peer that is silent for so long is asked whether it is there,
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// and closed if it does not answer within this.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// A client that was told to go, and has no call, is closed after this.
+const CLOSING: Duration = Duration::from_secs(5);
+
+tokio::task_local! {
+    /// Of a call: its answer is there to be sent.
+    static ANSWERED: Arc<Notify>;
+}
+
+/// Takes connections until it is stopped, and returns when the last one is closed.
+pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+    let listener = Listener::new(listener);
+    while let Some((stream, slot)) = listener.next(&mut stop).await {
+        let (router, mut stop) = (router.clone(), stop.clone());
+        tokio::spawn(async move {
+            // What has not begun to speak has nothing to be told.
+            let mut first = [0];
+            let speaks = tokio::select! {
+                peeked = stream.get_ref().peek(&mut first) => peeked.is_ok(),
+                () = sleep(HEAD_TIMEOUT) => false,
+                _ = stop.wait_for(|stop| *stop) => false,
+            };
+            if speaks {
+                converse(stream, router, stop).await;
+            }
+            drop(slot);
+        });
+    }
+    listener.closed().await;
+}
+
+/// Answers the calls of a connection until either side ends it.
+async fn converse<S>(stream: S, router: Router, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (open, calls) = watch::channel(0);
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = service.call(request);
+        async move {
+            let answer = answer.await;
+            let _ = ANSWERED.try_with(|answered| answered.notify_one());
+            answer
+        }
+    });
+    let mut http = http2::Builder::new(Calls(Arc::new(open)));
+    http.timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(CALLS);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    // Whatever ends it (the client is gone, or wrote nonsense), it is the client's affair.
+    tokio::select! {
+        _ = &mut connection => return,
+        () = idle(calls.clone(), HEAD_TIMEOUT) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    // The client is told to begin nothing more here. What it has begun is answered.
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        () = idle(calls, CLOSING) => {}
+    }
+}
+
+/// Returns when there was no call for so long, or the connection is gone.
+async fn idle(mut calls: watch::Receiver<usize>, time: Duration) {
+    while calls.wait_for(|calls| *calls == 0).await.is_ok() {
+        match timeout(time, calls.changed()).await {
+            Ok(Ok(())) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Runs the calls of a connection and counts them. An answer that its client does not take is dropped in the end:
+/// unlike the connection's, its writes may wait for the client alone.
+#[derive(Clone)]
+struct Calls(Arc<watch::Sender<usize>>);
+
+impl<F> Executor<F> for Calls
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        let open = Open::new(&self.0);
+        let answered = Arc::new(Notify::new());
+        let unread = Arc::clone(&answered);
+        tokio::spawn(ANSWERED.scope(answered, async move {
+            let _open = open;
+            tokio::select! {
+                () = call => {}
+                () = async { unread.notified().await; sleep(WRITE_TIMEOUT).await } => {}
+            }
+        }));
+    }
+}
+
+/// A call that is counted while it is open.
+struct Open(Arc<watch::Sender<usize>>);
+
+impl Open {
+    fn new(calls: &Arc<watch::Sender<usize>>) -> Self {
+        calls.send_modify(|calls| *calls += 1);
+        Open(Arc::clone(calls))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::post;
+    use http_body_util::BodyExt as _;
+    use hyper::client::conn::http2 as client;
+    use hyper_util::rt::TokioExecutor;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A connection to a server that answers `/` with 100 bytes, `/never` not at all.
+    fn connect() -> (DuplexStream, JoinHandle<()>, watch::Sender<bool>) {
+        let router = Router::new()
+            .route("/", post(|| async { vec![7; 100] }))
+            .route("/never", post(std::future::pending::<()>));
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(converse(theirs, router, stopped));
+        (ours, served, stop)
+    }
+
+    fn post_to(path: &str) -> Request<Body> {
+        let uri = format!("http://test{path}");
+        Request::post(uri).body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_not_kept() {
+        let start = Instant::now();
+        let (silent, served, _stop) = connect();
+        served.await.unwrap();
+        let closed = HEAD_TIMEOUT + CLOSING;
+        assert_eq!(start.elapsed().as_secs(), closed.as_secs());
+        drop(silent);
+        // Nor who lives, and asks nothing more.
+        let start = Instant::now();
+        let (ours, served, _stop) = connect();
+        let handshake = client::handshake(TokioExecutor::new(), TokioIo::new(ours)).await;
+        let (mut sender, connection) = handshake.unwrap();
+        let connection = tokio::spawn(connection);
+        sleep(HEAD_TIMEOUT / 2).await;
+        let answer = sender.send_request(post_to("/")).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), 100);
+        connection.await.unwrap().unwrap();
+        served.await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs() * 3 / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_dead_is_not_kept_though_it_called() {
+        let start = Instant::now();
+        let (mut ours, served, _stop) = connect();
+        // Settings, and HEADERS of a call that never ends: POST http /never by the static table.
+        let head = b"\x83\x86\x04\x06/never\x01\x04test";
+        let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        sent.extend([0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1]);
+        sent.extend(head);
+        ours.write_all(&sent).await.unwrap();
+        served.await.unwrap();
+        let closed = (PING_INTERVAL + PING_TIMEOUT).as_secs();
+        assert_eq!(start.elapsed().as_secs(), closed);
+        let mut received = Vec::new();
+        ours.read_to_end(&mut received).await.unwrap();
+        // No stream was refused: the call was open until then.
+        assert!(!received.windows(4).any(|frame| frame == [4, 3, 0, 0]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_is_dropped() {
+        let (ours, served, _stop) = connect();
+        let handshake = client::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            // Takes no byte of a body.
+            .initial_stream_window_size(0)
+            .handshake(TokioIo::new(ours))
+            .await;
+        let (mut sender, connection) = handshake.unwrap();
+        let connection = tokio::spawn(connection);
+        let start = Instant::now();
+        let answer = sender.send_request(post_to("/")).await.unwrap();
+        let error = answer.into_body().collect().await.unwrap_err();
+        assert_eq!(
+            start.elapsed().as_secs(),
+            WRITE_TIMEOUT.as_secs(),
+            "{error}"
+        );
+        connection.await.unwrap().unwrap();
+        served.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_call_keeps_its_connection_until_it_is_answered() {
+        let (ours, served, stop) = connect();
+        let handshake = client::handshake(TokioExecutor::new(), TokioIo::new(ours)).await;
+        let (mut sender, connection) = handshake.unwrap();
+        let connection = tokio::spawn(connection);
+        let call = tokio::spawn(sender.send_request(post_to("/never")));
+        sleep(10 * HEAD_TIMEOUT).await;
+        stop.send(true).unwrap();
+        sleep(10 * WRITE_TIMEOUT).await;
+        assert!(!call.is_finished() && !served.is_finished() && !connection.is_finished());
+        call.abort();
+        drop(sender);
+        served.await.unwrap();
+    }
+}
