@@ -168,6 +168,9 @@ impl<T> Queue<T> {
         deadline: Instant,
         now: Instant,
     ) -> Result<(), Refused> {
+        if self.len() + images > self.room {
+            self.forget_cancelled();
+        }
         let admitted = self.admits(row, images, before, deadline, now);
         if admitted.is_err() {
             self.arrivals.count(images, now);
