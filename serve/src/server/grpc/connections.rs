@@ -202,7 +202,7 @@ mod tests {
         sent.extend([0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1]);
         sent.extend(head);
         ours.write_all(&sent).await.unwrap();
-        served.await.unwrap();
+        timeout(10 * HEAD_TIMEOUT, served).await.unwrap().unwrap();
         let closed = (PING_INTERVAL + PING_TIMEOUT).as_secs();
         assert_eq!(start.elapsed().as_secs(), closed);
         let mut received = Vec::new();
