@@ -33,6 +33,8 @@ pub(super) mod request;
 mod wire;
 
 pub(super) use connections::serve;
+#[cfg(fuzzing)]
+pub(super) use wire::unframed;
 
 /// The service, as clients name it.
 const SERVICE: &str = "inference.GRPCInferenceService";

@@ -9,6 +9,8 @@
 //! - [`device`]: the thread that computes.
 
 pub mod device;
+#[cfg(all(fuzzing, feature = "grpc"))]
+pub mod fuzzing;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 mod http;

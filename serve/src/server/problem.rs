@@ -95,6 +95,7 @@ impl Problem {
         self
     }
 
+    #[cfg(feature = "grpc")]
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -105,6 +106,7 @@ impl Problem {
     }
 
     /// In seconds.
+    #[cfg(feature = "grpc")]
     pub fn retry_after(&self) -> Option<u64> {
         self.retry_after
     }
