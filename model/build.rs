@@ -31,6 +31,10 @@ fn main() {
         Ok(library) => {
             let folder = library.parent().unwrap_or(&library);
             println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
+            // Without OpenMP libtorch's `parallel_for` is a plain call. Its own library, so that there is one
+            // pool of threads.
+            println!("cargo:rustc-link-search=native={}", folder.display());
+            println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
         }
         Err(_) => {
             println!(
@@ -46,6 +50,7 @@ fn main() {
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .include("native/dist") // in place of Gloo's headers
+        .flag("-fopenmp")
         .flag("-isystem")
         .flag(root.join("include"))
         .flag("-isystem")
@@ -57,6 +62,8 @@ fn main() {
         .flag_if_supported("-g1")
         // Functions that take vectors are inlined, so how they are passed does not matter.
         .flag_if_supported("-Wno-psabi")
+        // GCC 12 says it of libtorch's and of its own headers.
+        .flag_if_supported("-Wno-maybe-uninitialized")
         .files(SHIM)
         .compile("rsflow_native");
 }

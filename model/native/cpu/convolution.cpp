@@ -81,8 +81,6 @@ struct Set {
 };
 
 #ifdef HAS_SETS
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own headers
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
@@ -128,7 +126,6 @@ INLINE Vector clamp(Vector x, float low, float high) {
 #include "convolution_kernels.h"
 }  // namespace avx512
 #pragma GCC pop_options
-#pragma GCC diagnostic pop
 #endif
 
 // Those that this processor has, the best first.
