@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 use crate::checkpoint::{Checkpoint, NormsFrom, OVERFLOW};
 use crate::nn::compute::{ExecConfig, adopt_thread_count};
 use crate::nn::kernels::Kernels;
-use crate::nn::layers::Mode;
+use crate::nn::layers::{self, Mode};
 use crate::nn::replay::{CudaGraph, Inference};
 use crate::nn::summary::Cost;
 use crate::nn::switchable::SwitchableNetwork;
@@ -120,17 +120,14 @@ impl Runtime {
         let metadata = checkpoint.metadata();
         let (sizes, norms): (Vec<u32>, Vec<NormsFrom>) = sizes.iter().copied().unzip();
         let suits = compute.kernels == Some(Kernels::Cpu) && !metadata.network.is_quantized();
-        let folds = folding == Folding::Auto && suits;
-        // What oneDNN's operators for inference work with.
+        let folds = folding == Folding::Auto && suits && layers::folds(compute.compute_dtype);
+        // What convolutions with batch norms work with.
         let compute = ExecConfig {
             channels_last: compute.channels_last || folds,
             ..compute
         };
         let mut net = checkpoint.network(&sizes, &norms, compute)?;
         let folded = folds && net.fold();
-        if folds && !folded {
-            tracing::debug!("batch norms are not folded: this processor lacks the instructions");
-        }
         let members = metadata.resolutions.iter();
         let members = members.map(|member| sizes.iter().position(|size| size == member));
         let passes = sizes.iter().map(|_| Inference::new(&net, CudaGraph::Auto));
@@ -305,14 +302,7 @@ impl State {
         let count = images.count(size)?;
         match images {
             Images::Bytes(bytes) => self.transfer.pixels(bytes, count, size),
-            Images::Normalized(values) => {
-                // oneDNN's max(x, 0) makes a 0 of what is not a number.
-                let bad = values.iter().position(|value| !value.is_finite());
-                if let Some(at) = bad {
-                    bail!("value {at} of the images is not finite");
-                }
-                self.transfer.normalized_values(values, count, size)
-            }
+            Images::Normalized(values) => self.transfer.normalized_values(values, count, size),
         }
     }
 
@@ -331,6 +321,12 @@ impl State {
         mut pass: impl FnMut(&mut Self, Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let count = images.count(size)?;
+        if let Images::Normalized(values) = images
+            // oneDNN's max(x, 0) makes a 0 of what is not a number.
+            && let Some(at) = values.iter().position(|value| !value.is_finite())
+        {
+            bail!("value {at} of the images is not finite");
+        }
         let at_once = match self.divides {
             true => images_at_once(size, tch::get_num_threads()),
             false => count,

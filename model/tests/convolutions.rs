@@ -110,6 +110,19 @@ fn cases() -> Vec<Case> {
             });
         }
     }
+    // Padding beyond every window's reach; a sum behind channels with kernels of their own.
+    cases.push(Case {
+        kernel: 1,
+        padding: Padding::Symmetric(2),
+        ..USUAL
+    });
+    cases.push(Case {
+        channels: [21, 21],
+        groups: 21,
+        residual: true,
+        activation: Activation::Relu,
+        ..USUAL
+    });
     // Many tiles, and several images in one.
     cases.push(Case {
         batch: 5,
@@ -248,11 +261,7 @@ fn what_does_not_fit_is_an_error() {
             "float32",
         ),
         (
-            run(&images, place([1, 1], [7, 5]), &norm, None),
-            "5 x 5 pixels",
-        ),
-        (
-            run(&images, place([3, 1], [5, 5]), &norm, None),
+            run(&images, place([-1, 1], [5, 5]), &norm, None),
             "5 x 5 pixels",
         ),
         (
@@ -261,27 +270,27 @@ fn what_does_not_fit_is_an_error() {
         ),
         (
             run(&images, fits, &random("", &[5]), None),
-            "a batch norm of [5]",
+            "the batch norm of 6 channels has a Float tensor of shape [5]",
         ),
         (
             run(&images, fits, &norm.to_kind(Kind::Double), None),
-            "a batch norm",
+            "a Double tensor",
         ),
         (
             run(&images, fits, &norm, Some(&random("", &[1, 6, 4, 5]))),
-            "another shape",
+            "a residual of shape",
         ),
         (
             Convolution::new(9, &random("", &[6, 4, 3, 3]), 1, 1)
                 .map(|_| norm.copy())
                 .map_err(|error| error.to_string()),
-            "lacks the instructions",
+            "no convolutions",
         ),
         (
             Convolution::new(0, &random("", &[6, 4, 3, 2]), 1, 1)
                 .map(|_| norm.copy())
                 .map_err(|error| error.to_string()),
-            "a weight of shape",
+            "no convolution has a weight",
         ),
     ];
     for (at, (result, part)) in wrong.into_iter().enumerate() {

@@ -128,6 +128,34 @@ fn normalized(pixels: &[u8], batch: usize, size: u32) -> Tensor {
 }
 
 #[test]
+fn pixels_are_the_same_in_both_memory_formats() {
+    use rsflow_model::nn::transfer::{Channels, DeviceTransfer};
+    let bytes = pixels(3, 33);
+    let normalize = Normalize {
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    };
+    for channels in [Channels::Rgb, Channels::Bgr] {
+        for normalize in [None, Some(normalize)] {
+            let images = [false, true].map(|channels_last| {
+                let compute = ExecConfig {
+                    channels_last,
+                    ..ExecConfig::cpu(Kind::Float)
+                };
+                let transfer = DeviceTransfer::new(compute, normalize, channels).unwrap();
+                transfer.pixels(&bytes, 3, 33).unwrap()
+            });
+            assert_eq!(images[0].size(), images[1].size());
+            assert_eq!(
+                values(&images[0]),
+                values(&images[1]),
+                "{channels:?} {normalize:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn an_answer_does_not_depend_on_the_batch() {
     for (name, network) in networks() {
         if name == "quantized" {
@@ -251,9 +279,14 @@ fn what_does_not_fit_is_an_error() {
         let error = runtime.logits(images, size).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    let nan = vec![f32::NAN; 3 * 64 * 64];
-    let error = runtime.logits(Images::Normalized(&nan), 64).unwrap_err();
-    assert_eq!(error.to_string(), "value 0 of the images is not finite");
+    // Not among the images that are computed first.
+    let mut values = vec![0.5; 30 * 3 * 64 * 64];
+    values[28 * 3 * 64 * 64 + 5] = f32::NAN;
+    let error = runtime.logits(Images::Normalized(&values), 64).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "value 344069 of the images is not finite"
+    );
     // It still answers.
     runtime.logits(Images::Bytes(&whole), 64).unwrap();
 }

@@ -1,5 +1,5 @@
-// Every pass of a network allocates and frees the same large blocks. The system would get them back, and zero their
-// pages anew, 4 KiB at a time; so they are kept here, up to twice as much as was in use at once.
+// Every pass of a network allocates and frees the same large blocks. By default malloc gives them back to the system,
+// which zeroes their pages anew, 4 KiB at a time; so they are kept here, up to twice as much as was in use at once.
 
 #include "buffers.h"
 
@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <new>
 
 #include <ATen/EmptyTensor.h>
 #include <c10/core/Allocator.h>
@@ -34,6 +35,15 @@ class Buffers final : public c10::Allocator {
     default_copy_data(to, from, count);
   }
 
+  // Gives back to the system what is not in use.
+  void drop() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    while (!free.empty()) {
+      drop_smallest();
+    }
+    most_used = used;
+  }
+
   static Buffers& all() {
     // Never destroyed: tensors may outlive static objects.
     static auto* const buffers = new Buffers;
@@ -55,20 +65,27 @@ class Buffers final : public c10::Allocator {
       count(block->size);
       return block;
     }
+    const auto most = std::max(most_used, used + size);
+    while (!free.empty() && used + size + kept > 2 * most) {
+      drop_smallest();
+    }
+    void* memory = std::aligned_alloc(4096, size);
+    while (memory == nullptr && !free.empty()) {
+      drop_smallest();
+      memory = std::aligned_alloc(4096, size);
+    }
+    TORCH_CHECK_WITH(OutOfMemoryError, memory != nullptr, "no memory for ", size, " bytes");
+    auto* const block = new Block{size, memory};
     count(size);
-    while (!free.empty() && used + kept > 2 * most_used) {
-      const auto smallest = free.begin();
-      kept -= smallest->first;
-      std::free(smallest->second->memory);
-      delete smallest->second;
-      free.erase(smallest);
-    }
-    void* const memory = std::aligned_alloc(4096, size);
-    if (memory == nullptr) {
-      used -= size;
-      TORCH_CHECK_WITH(OutOfMemoryError, false, "no memory for ", size, " bytes");
-    }
-    return new Block{size, memory};
+    return block;
+  }
+
+  void drop_smallest() {
+    const auto smallest = free.begin();
+    kept -= smallest->first;
+    std::free(smallest->second->memory);
+    delete smallest->second;
+    free.erase(smallest);
   }
 
   void count(std::size_t size) {
@@ -81,8 +98,13 @@ class Buffers final : public c10::Allocator {
     auto& buffers = all();
     const std::lock_guard<std::mutex> lock(buffers.mutex);
     buffers.used -= block->size;
-    buffers.kept += block->size;
-    buffers.free.emplace(block->size, block);
+    try {
+      buffers.free.emplace(block->size, block);
+      buffers.kept += block->size;
+    } catch (const std::bad_alloc&) {
+      std::free(block->memory);
+      delete block;
+    }
   }
 };
 
@@ -98,3 +120,6 @@ at::Tensor buffer(at::IntArrayRef size) {
 
 }  // namespace cpu
 }  // namespace rsflow
+
+// Gives the kept memory back to the system.
+extern "C" void rsflow_drop_buffers() { Buffers::all().drop(); }

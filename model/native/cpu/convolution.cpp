@@ -69,6 +69,8 @@ struct Row {
   // `[9, channels]`.
   const float* weights;
   float* output;
+  // Null, or a row laid out as the output.
+  const float* residual;
   std::int64_t channels, width, outputs, stride, left;
   const float *scale, *shift;
   float low, high;
@@ -128,29 +130,33 @@ INLINE Vector clamp(Vector x, float low, float high) {
 #pragma GCC pop_options
 #endif
 
+struct Sets {
+  const Set* of[2] = {};
+  std::int64_t count = 0;
+};
+
 // Those that this processor has, the best first.
-const std::vector<const Set*>& sets() {
-  static const auto* const found = [] {
-    auto* const sets = new std::vector<const Set*>;
+const Sets& sets() {
+  static const Sets found = [] {
+    Sets sets;
 #ifdef HAS_SETS
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      sets->push_back(&avx512::SET);
+      sets.of[sets.count++] = &avx512::SET;
     }
     if (has_avx2) {
-      sets->push_back(&avx2::SET);
+      sets.of[sets.count++] = &avx2::SET;
     }
 #endif
     return sets;
   }();
-  return *found;
+  return found;
 }
 
 const Set& set(std::int64_t index) {
-  TORCH_CHECK(index >= 0 && index < static_cast<std::int64_t>(sets().size()),
-              "this processor lacks the instructions");
-  return *sets()[index];
+  TORCH_CHECK(index >= 0 && index < sets().count, "there are no convolutions for this processor");
+  return *sets().of[index];
 }
 
 // As `Geometry` in `src/nn/kernels/convolution.rs`.
@@ -234,7 +240,9 @@ void depthwise(const Job& job) {
             is_inside ? job.x + (image * job.height + y) * job.width * job.channels : nullptr;
       }
       row.weights = job.weights;
-      row.output = job.y + line * at.width * job.outputs;
+      const auto from = line * at.width * job.outputs;
+      row.output = job.y + from;
+      row.residual = job.residual == nullptr ? nullptr : job.residual + from;
       row.channels = job.channels;
       row.width = job.width;
       row.outputs = at.width;
@@ -316,13 +324,13 @@ void compute_panel(const Job& job, const Taps& taps, const Panels& panels, std::
     const auto size = count * run * vectors * panels.lanes * static_cast<std::int64_t>(sizeof(float));
     const auto share = size / (end_tile - first_tile);
     tile.step = (share + count * run - 1) / (count * run);
-    for (auto at = first_tile; at < end_tile; ++at) {
-      tile.ahead = reinterpret_cast<const char*>(tile.weights) + size + (at - first_tile) * share;
-      const auto from = at * ROWS * job.outputs + channel;
-      tile.pixels = table + ((at - first_tile) * taps.count() + tap) * ROWS;
+    for (auto next = first_tile; next < end_tile; ++next) {
+      tile.ahead = reinterpret_cast<const char*>(tile.weights) + size + (next - first_tile) * share;
+      const auto from = next * ROWS * job.outputs + channel;
+      tile.pixels = table + ((next - first_tile) * taps.count() + tap) * ROWS;
       tile.output = job.y + from;
       tile.residual = job.residual == nullptr ? nullptr : job.residual + from;
-      const auto rows = std::min<std::int64_t>(ROWS, pixels - at * ROWS);
+      const auto rows = std::min<std::int64_t>(ROWS, pixels - next * ROWS);
       job.set.tile(tile, static_cast<int>(rows), static_cast<int>(vectors));
     }
   };
@@ -377,7 +385,7 @@ at::Tensor pad(const Job& job, std::int64_t height, std::int64_t width) {
   const auto padded = rsflow::cpu::buffer({job.batch, job.channels, height, width});
   float* const to = padded.mutable_data_ptr<float>();
   const auto& at = job.geometry;
-  const auto columns = std::min(job.width, width - at.left);
+  const auto columns = std::max<std::int64_t>(0, std::min(job.width, width - at.left));
   at::parallel_for(0, job.batch * height, 64, [&](std::int64_t begin, std::int64_t end) {
     for (auto line = begin; line < end; ++line) {
       const auto image = line / height, y = line % height - at.top;
@@ -398,13 +406,15 @@ at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight
                rsflow::Activation activation) {
   constexpr float infinity = std::numeric_limits<float>::infinity();
   constexpr auto FORMAT = at::MemoryFormat::ChannelsLast;
-  TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat, "images are float32, of four dimensions");
+  TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat && input.is_cpu(),
+              "images are float32, of four dimensions, on the CPU");
   const auto x = input.contiguous(FORMAT);
   const auto outputs = scale.numel();
   const auto y = rsflow::cpu::buffer({x.size(0), outputs, at.height, at.width});
   at::Tensor added;
   if (residual != nullptr) {
-    TORCH_CHECK(residual->sizes() == y.sizes(), "the residual has another shape than the result");
+    TORCH_CHECK(residual->sizes() == y.sizes() && residual->scalar_type() == at::kFloat,
+                "a residual of shape ", residual->sizes(), " for a result of shape ", y.sizes());
     added = residual->contiguous(FORMAT);
   }
   Job job{set, at};
@@ -426,7 +436,6 @@ at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight
     return y;
   }
   if (is_depthwise(at.kernel, at.groups, job.channels, outputs)) {
-    TORCH_CHECK(residual == nullptr, "a depthwise convolution has no residual");
     depthwise(job);
   } else if (at.kernel > 1 && at.groups == 1 && inputs < set.lanes) {
     const auto padded = pad(job, (at.height - 1) * at.stride + at.kernel, (at.width - 1) * at.stride + at.kernel);
@@ -445,7 +454,9 @@ at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight
 }  // namespace
 
 // How many instruction sets there are kernels for on this processor.
-extern "C" std::size_t rsflow_convolution_sets() { return convolution::sets().size(); }
+extern "C" std::size_t rsflow_convolution_sets() {
+  return static_cast<std::size_t>(convolution::sets().count);
+}
 
 // A weight `[outputs, inputs / groups, kernel, kernel]` as the convolutions of that set take it, float32.
 extern "C" const char* rsflow_pack(std::int64_t set, const at::Tensor* weight, std::int64_t groups,

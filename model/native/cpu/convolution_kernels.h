@@ -127,8 +127,13 @@ INLINE void sum_window(const Row& row, std::int64_t first, std::int64_t c, int c
   }
   const Vector scale = get(row.scale), shift = get(row.shift);
   for (int p = 0; p < P; ++p) {
-    const Vector y = clamp(multiply_add(sums[p], scale, shift), row.low, row.high);
-    float* const to = row.output + (first + p) * row.channels + c;
+    Vector y = multiply_add(sums[p], scale, shift);
+    const auto at = (first + p) * row.channels;
+    if (row.residual != nullptr) {
+      y = add(y, get(row.residual + at));
+    }
+    y = clamp(y, row.low, row.high);
+    float* const to = row.output + at + c;
     SOME ? store_some(to, y, count) : store(to, y);
   }
 }

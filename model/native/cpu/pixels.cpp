@@ -5,9 +5,9 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include "../guard.h"
-#include "buffers.h"
 
 // RGB, uint8 `[count, height, width, 3]`, as float32 `[count, 3, height, width]` in channels last: channel c of the
 // result has `table[c][b]` where channel `order[c]` has the byte b.
@@ -15,7 +15,7 @@ extern "C" const char* rsflow_pixels(const std::uint8_t* bytes, std::int64_t cou
                                      std::int64_t width, const float (*table)[256], const std::int32_t* order,
                                      at::Tensor** output) {
   return catch_exceptions([&] {
-    const auto images = rsflow::cpu::buffer({count, 3, height, width});
+    const auto images = at::empty({count, 3, height, width}, at::kFloat, at::MemoryFormat::ChannelsLast);
     float* const to = images.mutable_data_ptr<float>();
     at::parallel_for(0, count * height * width, 1 << 14, [&](std::int64_t begin, std::int64_t end) {
       for (auto pixel = begin; pixel < end; ++pixel) {

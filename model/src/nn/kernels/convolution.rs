@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 use anyhow::{Context as _, Result, ensure};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Activation;
 use super::operators::tensor;
@@ -13,6 +13,7 @@ use crate::nn::native::to_result;
 
 unsafe extern "C" {
     fn rsflow_convolution_sets() -> usize;
+    fn rsflow_drop_buffers();
     fn rsflow_pack(
         set: i64,
         weight: *const c_void,
@@ -51,6 +52,12 @@ pub fn convolution_sets() -> usize {
     unsafe { rsflow_convolution_sets() }
 }
 
+/// Gives back to the system what memory of results the convolutions keep for the next pass.
+pub fn drop_buffers() {
+    // SAFETY: it may be called at any time.
+    unsafe { rsflow_drop_buffers() }
+}
+
 /// A convolution whose weight lies as its kernels read it, for images of any shape.
 #[derive(Debug)]
 pub struct Convolution {
@@ -81,15 +88,15 @@ impl Convolution {
         let set = i64::try_from(set)?;
         let (outputs, inputs, kernel, columns) = weight.size4()?;
         ensure!(
-            kernel == columns && groups > 0 && outputs % groups == 0,
-            "a weight of shape {:?} in {groups} groups",
+            kernel == columns && inputs > 0 && stride > 0 && groups > 0 && outputs % groups == 0,
+            "no convolution has a weight of shape {:?}, {groups} groups and a stride of {stride}",
             weight.size()
         );
         let mut output = ptr::null_mut();
         // SAFETY: the pointers are of a live tensor and of the output.
         to_result(unsafe { rsflow_pack(set, weight.as_ptr().cast(), groups, &mut output) })?;
         Ok(Convolution {
-            packed: tensor(output).context("packing a weight gave nothing")?,
+            packed: tensor(output).context("packing a weight was without a result")?,
             set,
             inputs: inputs * groups,
             outputs,
@@ -115,27 +122,25 @@ impl Convolution {
         let (_, channels, height, width) = images.size4()?;
         ensure!(
             channels == self.inputs,
-            "{channels} channels for a convolution of {}",
+            "images of {channels} channels for a convolution of {}",
             self.inputs
         );
-        let is_inside = |side: i64, before: i64, output: i64| {
-            // Every window has at least one pixel of the image.
-            before >= 0
-                && before < self.kernel
-                && output > 0
-                && (output - 1) * self.stride - before < side
-        };
         let ([top, left], [out_height, out_width]) = (place.padding, place.output);
         ensure!(
-            is_inside(height, top, out_height) && is_inside(width, left, out_width),
-            "a convolution of {height} x {width} pixels with {place:?}"
+            top >= 0 && left >= 0 && out_height > 0 && out_width > 0,
+            "no convolution of {height} x {width} pixels has an output of {out_height} x {out_width}, and {top} and \
+             {left} pixels of padding"
         );
         for of_channels in [scale, shift] {
             ensure!(
-                of_channels.size() == [self.outputs] && of_channels.kind() == Kind::Float,
-                "a batch norm of {:?} after {} channels",
-                of_channels.size(),
-                self.outputs
+                of_channels.size() == [self.outputs]
+                    && of_channels.kind() == Kind::Float
+                    && of_channels.device() == Device::Cpu
+                    && of_channels.is_contiguous(),
+                "the batch norm of {} channels has a {:?} tensor of shape {:?}",
+                self.outputs,
+                of_channels.kind(),
+                of_channels.size()
             );
         }
         let geometry = Geometry {
@@ -164,6 +169,6 @@ impl Convolution {
             )
         };
         to_result(message)?;
-        tensor(output).context("a convolution gave nothing")
+        tensor(output).context("a convolution was without a result")
     }
 }

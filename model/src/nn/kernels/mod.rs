@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
-pub use convolution::{Convolution, Place, convolution_sets};
+pub use convolution::{Convolution, Place, convolution_sets, drop_buffers};
 pub use joint::{JointSum, joint_batch_norm};
 pub use operators::{
     Activation, BatchNorm, Kernels, Launch, Statistics, batch_norm, depthwise, drop_kernels,

@@ -61,6 +61,6 @@ impl PixelTable {
             )
         };
         to_result(message)?;
-        tensor(output).context("normalizing pixels gave nothing")
+        tensor(output).context("normalizing pixels was without a result")
     }
 }

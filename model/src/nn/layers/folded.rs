@@ -8,7 +8,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::pass::{pad_amounts, padded};
 use super::{Conv, Padding};
 use crate::nn::kernels::{
-    Activation, BatchNorm, Convolution, PackedConvolution, Place, convolution_sets,
+    Activation, BatchNorm, Convolution, PackedConvolution, Place, convolution_sets, drop_buffers,
 };
 
 /// For each resolution and each shared weight, the convolution with the batch norm that follows it: one operator
@@ -56,6 +56,13 @@ pub(super) struct At<'a> {
     pub(super) activation: Activation,
 }
 
+/// The memory of its results, too.
+impl Drop for Folded {
+    fn drop(&mut self) {
+        drop_buffers();
+    }
+}
+
 impl Folded {
     /// For so many resolutions and weights; `None` if this processor lacks the instructions for that dtype.
     pub(super) fn new(
@@ -68,11 +75,11 @@ impl Folded {
             (0..count).map(|_| T::default()).collect()
         }
         let kind = match dtype {
-            Kind::Float if convolution_sets() > 0 => Convolutions::Float {
+            Kind::Float if folds(dtype) => Convolutions::Float {
                 weights: cells(weights),
                 norms: (0..resolutions).map(|_| cells(weights)).collect(),
             },
-            Kind::BFloat16 if has_bfloat16() => {
+            Kind::BFloat16 if folds(dtype) => {
                 Convolutions::Half((0..resolutions).map(|_| cells(weights)).collect())
             }
             _ => return None,
@@ -192,6 +199,15 @@ impl Folded {
         let rounded = |tensor: &Tensor| tensor.f_to_kind(Kind::BFloat16);
         let geometry = (padding, at.conv.stride, at.conv.groups);
         PackedConvolution::new(&rounded(&weight)?, Some(rounded(&shift)?), x, geometry)
+    }
+}
+
+/// Whether this processor has the instructions.
+pub fn folds(dtype: Kind) -> bool {
+    match dtype {
+        Kind::Float => convolution_sets() > 0,
+        Kind::BFloat16 => has_bfloat16(),
+        _ => false,
     }
 }
 

@@ -15,6 +15,7 @@ mod norms;
 mod pass;
 
 pub use drops::{Drops, droppable, factors};
+pub use folded::folds;
 pub use modules::Modules;
 pub use norms::{Affine, NormOptions, Norms};
 pub(crate) use norms::{default_epsilon, default_momentum};
