@@ -41,7 +41,8 @@ def rsflow(options):
     library.rsflow_error.restype = ctypes.c_char_p
     library.rsflow_class_count.restype = ctypes.c_size_t
     sizes = (ctypes.c_uint32 * len(options.sizes))(*options.sizes)
-    net = library.rsflow_open(options.checkpoint.encode(), sizes, ctypes.c_size_t(len(sizes)))
+    count = ctypes.c_size_t(len(sizes))
+    net = library.rsflow_open(options.checkpoint.encode(), sizes, count, b"cpu", options.precision.encode())
     assert net, library.rsflow_error().decode()
     net = ctypes.c_void_p(net)
     classes = library.rsflow_class_count(net)
@@ -137,11 +138,7 @@ def main():
     if options.only:
         return measure(options)
     contenders = [name for name in CONTENDERS if name != "onnxruntime" or options.precision == "float32"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(options.threads),
-        "RSFLOW_CPU_BFLOAT16": "yes" if options.precision == "bfloat16" else "no",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     best = {}
     for _ in range(options.rounds):
         for name in contenders:

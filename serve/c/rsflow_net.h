@@ -1,7 +1,7 @@
 /* A trained RS-Net from C: a checkpoint is loaded once and answers at any of its sizes. Any thread may call
  * any function with the same network, except rsflow_close, which must be the last.
  *
- *     rsflow_net* net = rsflow_open("best.safetensors", NULL, 0);
+ *     rsflow_net* net = rsflow_open("best.safetensors", NULL, 0, NULL, NULL);
  *     if (net == NULL) fprintf(stderr, "%s\n", rsflow_error());
  */
 #ifndef RSFLOW_NET_H
@@ -24,10 +24,15 @@ typedef struct rsflow_prediction {
 /* Why the calling thread's last call failed. Valid until its next call. */
 const char* rsflow_error(void);
 
-/* Loads a checkpoint for `count` sizes in pixels; with a count of 0, for those that it was trained for. The
- * device is the first GPU, or the CPU where there is none. Sets for the process that libtorch does not multiply
- * float32 as TF32, and on a CPU that freed memory is kept. NULL: see rsflow_error. */
-rsflow_net* rsflow_open(const char* checkpoint, const uint32_t* sizes, size_t count);
+/* Loads a checkpoint for `count` sizes in pixels; with a count of 0, for those that it was trained for.
+ *
+ * device: "cpu", "cuda:0"; NULL or "auto": the first GPU, or the CPU where there is none.
+ * precision: "float32", "tf32", "bfloat16", "float16"; NULL or "auto": as the network was trained.
+ *
+ * Sets for the process whether libtorch multiplies float32 as TF32, and on a CPU that freed memory is kept.
+ * NULL: see rsflow_error. */
+rsflow_net* rsflow_open(const char* checkpoint, const uint32_t* sizes, size_t count, const char* device,
+                        const char* precision);
 
 /* Frees it. NULL is allowed. */
 void rsflow_close(rsflow_net* net);

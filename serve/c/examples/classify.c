@@ -25,7 +25,7 @@ int main(int count, char** arguments) {
     fprintf(stderr, "usage: %s CHECKPOINT IMAGE\n", arguments[0]);
     return 2;
   }
-  rsflow_net* net = rsflow_open(arguments[1], NULL, 0);
+  rsflow_net* net = rsflow_open(arguments[1], NULL, 0, NULL, NULL);
   if (net == NULL) {
     fprintf(stderr, "%s\n", rsflow_error());
     return 1;

@@ -12,7 +12,7 @@ use std::ptr;
 use std::slice;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use rsflow_model::nn::compute::{self, DeviceChoice, ProcessSettings};
+use rsflow_model::nn::compute::{self, DeviceChoice, Precision, ProcessSettings};
 use rsflow_serve::{Budget, Images, Options, RsNet};
 
 thread_local! {
@@ -90,29 +90,59 @@ pub extern "C" fn rsflow_error() -> *const c_char {
 }
 
 /// # Safety
-/// A string that ends with a zero, and `count` sizes.
+/// Null, or a string that ends with a zero.
+unsafe fn text<'a>(text: *const c_char) -> Result<Option<&'a str>> {
+    if text.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    let text = unsafe { CStr::from_ptr(text) };
+    Ok(Some(text.to_str().context("a text is not UTF-8")?))
+}
+
+/// # Safety
+/// A string that ends with a zero, `count` sizes, and for `device` and `precision` null or such a string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rsflow_open(
     checkpoint: *const c_char,
     sizes: *const u32,
     count: usize,
+    device: *const c_char,
+    precision: *const c_char,
 ) -> *mut rsflow_net {
     caught(ptr::null_mut(), || {
-        ensure!(!checkpoint.is_null(), "`checkpoint` is NULL");
         // SAFETY: the caller's promise.
-        let (path, sizes) = unsafe { (CStr::from_ptr(checkpoint), values(sizes, count, "sizes")?) };
+        let (path, sizes, device, precision) = unsafe {
+            let sizes = values(sizes, count, "sizes")?;
+            (text(checkpoint)?, sizes, text(device)?, text(precision)?)
+        };
+        let path = path.context("`checkpoint` is NULL")?;
+        let device = match device {
+            None => DeviceChoice::Auto,
+            Some(name) => DeviceChoice::from_name(name).with_context(|| {
+                format!("{name:?} is no device; `auto`, `cpu` and `cuda:0` are")
+            })?,
+        };
+        let precision = match precision {
+            None => Precision::Auto,
+            Some(name) => Precision::from_name(name).with_context(|| {
+                format!("{name:?} is no precision; `auto`, `float32`, `tf32`, `bfloat16` and `float16` are")
+            })?,
+        };
         // As `rsflow predict` does it.
         compute::apply(&ProcessSettings {
-            device: DeviceChoice::Auto,
-            tf32: false,
+            device,
+            tf32: precision == Precision::TensorFloat32,
             deterministic: false,
             threads: None,
         })?;
         let options = Options {
             sizes: sizes.to_vec(),
+            device,
+            precision,
             ..Options::default()
         };
-        let net = RsNet::open(path.to_str().context("the path is not UTF-8")?, &options)?;
+        let net = RsNet::open(path, &options)?;
         let names = net.runtime().classes().iter();
         let classes = names.map(|name| CString::new(name.replace('\0', "\u{fffd}")));
         let classes = classes.collect::<Result<_, _>>()?;
@@ -241,4 +271,42 @@ pub unsafe extern "C" fn rsflow_logits(
         runtime.logits_into(Images::Bytes(pixels), size, logits)?;
         Ok(1)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_opened_says_why() {
+        for (checkpoint, device, precision, expected) in [
+            (None, None, None, "`checkpoint` is NULL"),
+            (Some(c"missing"), Some(c"tpu"), None, "\"tpu\" is no device"),
+            (
+                Some(c"missing"),
+                Some(c"cpu"),
+                Some(c"int8"),
+                "\"int8\" is no precision",
+            ),
+            (Some(c"missing"), Some(c"cpu"), Some(c"bf16"), "missing"),
+            (Some(c"\xff"), None, None, "not UTF-8"),
+        ] {
+            let pointer = |text: Option<&'static CStr>| text.map_or(ptr::null(), CStr::as_ptr);
+            let sizes = ptr::null();
+            // SAFETY: strings that end with a zero, and no sizes.
+            let net = unsafe {
+                rsflow_open(
+                    pointer(checkpoint),
+                    sizes,
+                    0,
+                    pointer(device),
+                    pointer(precision),
+                )
+            };
+            assert!(net.is_null());
+            // SAFETY: a string that ends with a zero.
+            let message = unsafe { CStr::from_ptr(rsflow_error()) }.to_string_lossy();
+            assert!(message.contains(expected), "{expected}: {message}");
+        }
+    }
 }

@@ -35,11 +35,16 @@ fn image() -> Vec<u8> {
     b"P6 40 30 255\n".iter().copied().chain(pixels).collect()
 }
 
+/// Where cargo put the library.
+fn built() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().to_owned()
+}
+
 /// The example's program, linked with the library that cargo built.
 fn program(folder: &Path) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let test = std::env::current_exe().unwrap();
-    let built = test.parent().unwrap();
+    let built = built();
     assert!(built.join("librsflow_net.so").exists(), "{built:?}");
     let compiler = cc::Build::new()
         .opt_level(0)
@@ -78,6 +83,8 @@ fn the_example_answers_as_the_library_does() {
     let run = |checkpoint: &Path, picture: &Path| {
         let done = Command::new(&program)
             .args([checkpoint, picture])
+            // Not one of an earlier build, which cargo's own value may name first.
+            .env("LD_LIBRARY_PATH", built())
             .output()
             .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
