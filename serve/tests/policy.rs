@@ -420,6 +420,40 @@ fn one_late_request_is_no_overload() {
 }
 
 #[test]
+fn cancelled_requests_keep_nobody_out() {
+    let now = Instant::now();
+    let entry = |is_cancelled| Entry {
+        row: None,
+        arrived: now,
+        deadline: now + Duration::from_millis(50),
+        job: is_cancelled,
+    };
+    let deadline = entry(false).deadline;
+    let filled = |is_cancelled: bool| {
+        let mut queue = Queue::new(GPU.rules(), GPU.profile(), 10_000, |job: &bool| *job, now);
+        let mut count = 0;
+        while queue
+            .admits(None, 1, 0.0, deadline, now)
+            .inspect_err(|refused| assert!(matches!(refused, Refused::Hopeless { .. })))
+            .is_ok()
+        {
+            queue.submit(vec![entry(is_cancelled)], now).unwrap();
+            count += 1;
+        }
+        assert!(count > 100, "{count}");
+        queue
+    };
+    filled(true).submit(vec![entry(false)], now).unwrap();
+    let mut queue = filled(true);
+    queue.admits_files(None, 1, 0.0, deadline, now).unwrap();
+    assert_eq!(queue.len(), 0);
+    // Those that are waited for do.
+    let mut queue = filled(false);
+    queue.submit(vec![entry(false)], now).unwrap_err();
+    queue.admits_files(None, 1, 0.0, deadline, now).unwrap_err();
+}
+
+#[test]
 fn a_step_of_the_load_loses_nothing() {
     let capacity = GPU.capacity();
     let trace = [

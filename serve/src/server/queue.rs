@@ -155,6 +155,23 @@ impl<T> Queue<T> {
         }
     }
 
+    /// The same, but entries that were cancelled keep nobody out. They are removed only when they would: the next
+    /// batch removes them anyway.
+    fn admits_uncancelled(
+        &mut self,
+        row: Option<usize>,
+        images: usize,
+        before: f64,
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        self.admits(row, images, before, deadline, now)
+            .or_else(|_| {
+                self.forget_cancelled();
+                self.admits(row, images, before, deadline, now)
+            })
+    }
+
     /// The same before a request's files are decoded. One that is refused counts as arrived, and as trouble if it
     /// was not refused for its decoding alone.
     ///
@@ -168,10 +185,7 @@ impl<T> Queue<T> {
         deadline: Instant,
         now: Instant,
     ) -> Result<(), Refused> {
-        if self.len() + images > self.room {
-            self.forget_cancelled();
-        }
-        let admitted = self.admits(row, images, before, deadline, now);
+        let admitted = self.admits_uncancelled(row, images, before, deadline, now);
         if admitted.is_err() {
             self.arrivals.count(images, now);
             let at_once = self.admits(row, images, 0.0, deadline, now);
@@ -203,11 +217,8 @@ impl<T> Queue<T> {
         };
         let (row, images, deadline) = (last.row, entries.len(), last.deadline);
         let time = deadline.duration_since(last.arrived);
-        if self.len() + images > self.room {
-            self.forget_cancelled();
-        }
         self.arrivals.count(images, now);
-        if let Err(refused) = self.admits(row, images, 0.0, deadline, now) {
+        if let Err(refused) = self.admits_uncancelled(row, images, 0.0, deadline, now) {
             self.is_refused(row, images, time, now);
             return Err(refused);
         }
