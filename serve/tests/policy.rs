@@ -454,6 +454,32 @@ fn cancelled_requests_keep_nobody_out() {
 }
 
 #[test]
+fn a_timeout_that_is_the_deadline_less_a_transfer_counts_as_trouble() {
+    let now = Instant::now();
+    // (milliseconds of the server's 50, named row, whether it counts)
+    for (time, row, counts) in [
+        (50, None, true),
+        (47, None, true),
+        (40, None, false),
+        (47, Some(0), false),
+    ] {
+        let mut queue = Queue::new(GPU.rules(), GPU.profile(), 10_000, |_: &i32| false, now);
+        let time = Duration::from_millis(time);
+        let entry = Entry {
+            row,
+            arrived: now,
+            deadline: now + time,
+            job: 0,
+        };
+        assert_eq!(queue.counts_as_trouble(&entry), counts, "{time:?}, {row:?}");
+        for _ in 0..3 {
+            queue.expired(row, time, now);
+        }
+        assert_eq!(queue.watch(now).troubled, counts, "{time:?}, {row:?}");
+    }
+}
+
+#[test]
 fn a_step_of_the_load_loses_nothing() {
     let capacity = GPU.capacity();
     let trace = [

@@ -198,8 +198,7 @@ impl<T> Queue<T> {
 
     /// A request that had so much time cannot be in time.
     fn is_refused(&mut self, row: Option<usize>, images: usize, left: Duration, now: Instant) {
-        // Some of its time has passed since it arrived.
-        if self.is_usual(row, left.mul_f64(1.0 + RESERVE)) {
+        if self.is_usual(row, left) {
             self.missed.count(images, now);
         }
         if self.running.is_none() && self.is_empty() {
@@ -283,9 +282,11 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Not one that asked for less time than others, or for more work.
+    /// Not one that asked for less time than others, or for more work. Of a gRPC call's timeout its transfer is
+    /// taken off, and of a request that is refused the time since it arrived: a little less is no less.
     fn is_usual(&self, row: Option<usize>, deadline: Duration) -> bool {
-        row.is_none() && deadline >= Duration::from_secs_f64(self.rules.deadline)
+        let most = deadline.mul_f64(1.0 + RESERVE);
+        row.is_none() && most >= Duration::from_secs_f64(self.rules.deadline)
     }
 
     /// Removes everything.
