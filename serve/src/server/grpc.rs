@@ -39,7 +39,7 @@ pub(super) use wire::unframed;
 /// The service, as clients name it.
 const SERVICE: &str = "inference.GRPCInferenceService";
 /// The largest message that is no inference request.
-const MOST_SMALL: usize = 64 << 10;
+const MOST_SMALL: usize = 4 << 10;
 
 pub(super) fn router(app: Arc<App>) -> Router {
     let of_service = |call: &str| format!("/{SERVICE}/{call}");
@@ -74,13 +74,12 @@ async fn unknown(uri: Uri) -> Failed {
 /// The message of a call.
 struct Call<M>(M);
 
-impl<M: Message + Default> FromRequest<Arc<App>> for Call<M> {
+impl<S: Sync, M: Message + Default> FromRequest<S> for Call<M> {
     type Rejection = Failed;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Failed> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failed> {
         let (head, body) = request.into_parts();
-        let read = wire::read(&app.bodies, &head.headers, body, MOST_SMALL).await;
-        let (message, _share) = read?;
+        let message = wire::small(&head.headers, body, MOST_SMALL).await?;
         Ok(Call(wire::decode(message)?))
     }
 }
@@ -248,4 +247,69 @@ async fn inferred(
         tell_in_headers(response.headers_mut(), first);
     }
     Ok((response, answers))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt as _;
+    use tower_service::Service as _;
+
+    use super::wire::PREFIX;
+    use super::*;
+    use crate::server::{Config, Server};
+
+    #[tokio::test]
+    async fn probes_are_answered_while_images_fill_the_memory() {
+        let config = Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            name: "a".to_owned(),
+            deadline: Duration::from_secs(1),
+            switching: true,
+            floor: None,
+            max_batch: 1,
+            queue: 1,
+        };
+        let load = || anyhow::bail!("it is not started");
+        let server = Server::bind(config, Arc::new(load), Arc::new(|_: &str| {})).unwrap();
+        let app = server.app;
+        let body = || Body::from(b"\0\0\0\0\0".to_vec());
+        let all = app.bodies.take_all();
+        let image = wire::read(&app.bodies, &HeaderMap::new(), body(), MOST_SMALL).await;
+        let refused = image.err().unwrap();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let mut router = router(Arc::clone(&app));
+        for (of, size, status) in [
+            ("grpc.health.v1.Health/Check", 0, "0"),
+            ("inference.GRPCInferenceService/ServerLive", 0, "0"),
+            ("inference.GRPCInferenceService/ServerReady", 0, "0"),
+            ("inference.GRPCInferenceService/ServerMetadata", 0, "0"),
+            // The names are wrong.
+            ("inference.GRPCInferenceService/ModelReady", 0, "5"),
+            ("inference.GRPCInferenceService/ModelMetadata", 0, "5"),
+            // Nor is it a way around that memory.
+            ("grpc.health.v1.Health/Check", MOST_SMALL + 1, "8"),
+        ] {
+            let body = match size {
+                0 => body(),
+                size => Body::from(vec![0; PREFIX + size]),
+            };
+            let call = Request::post(format!("/{of}"));
+            let call = call.header(header::CONTENT_TYPE, "application/grpc");
+            let answer = router.call(call.body(body).unwrap()).await.unwrap();
+            let (head, body) = answer.into_parts();
+            let told = match head.headers.get("grpc-status") {
+                Some(status) => status.clone(),
+                None => {
+                    let body = body.collect().await.unwrap();
+                    body.trailers().unwrap()["grpc-status"].clone()
+                }
+            };
+            assert_eq!(told, status, "{of}");
+        }
+        drop(all);
+        let image = wire::read(&app.bodies, &HeaderMap::new(), body(), MOST_SMALL).await;
+        assert!(image.is_ok());
+    }
 }

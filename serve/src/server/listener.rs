@@ -129,53 +129,87 @@ impl Budget {
         body: Body,
         most: usize,
     ) -> Result<Whole, Problem> {
-        let encoding = headers.get(header::CONTENT_ENCODING);
-        if encoding.is_some_and(|encoding| encoding != "identity") {
-            return Err(Problem::unsupported("the body must not be compressed"));
-        }
-        let too_large = || Problem::too_large(format!("the body has more than {most} bytes"));
-        let declared = headers.get(header::CONTENT_LENGTH);
-        let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
-        if declared.is_some_and(|length: usize| length > most) {
-            return Err(too_large());
-        }
-        let body = tokio::time::timeout(BODY_TIMEOUT, self.collect(body, most)).await;
-        let body = body.map_err(|_| {
-            let text = format!("the body took more than {} s", BODY_TIMEOUT.as_secs());
-            Problem::new(axum::http::StatusCode::REQUEST_TIMEOUT, text)
-        })?;
-        body?.ok_or_else(too_large)
+        read(Some(self), headers, body, most).await
     }
 
-    /// Takes memory as it comes, not as it is announced: who announces much and sends nothing keeps nobody out.
-    /// `None` if there is too much of it.
-    async fn collect(&self, mut body: Body, most: usize) -> Result<Option<Whole>, Problem> {
-        let mut bytes = Vec::new();
-        let mut share: Option<OwnedSemaphorePermit> = None;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Problem::bad("the body ended early"))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            if bytes.len() + data.len() > most {
-                return Ok(None);
-            }
-            bytes.extend_from_slice(&data);
-            let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-            let more = bytes.len().div_ceil(1024).saturating_sub(held);
-            let more = u32::try_from(more).unwrap_or(u32::MAX);
-            let more = Arc::clone(&self.0).try_acquire_many_owned(more);
-            let more = more.map_err(|_| {
-                Problem::unavailable("the server is busy: too many bodies are being read", 1.0)
-            })?;
-            match &mut share {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
-            }
-        }
-        Ok(Some(Whole {
-            bytes: bytes.into(),
-            _share: share,
-        }))
+    /// None is left until the value is dropped.
+    #[cfg(all(test, feature = "grpc"))]
+    pub fn take_all(&self) -> OwnedSemaphorePermit {
+        let all = Arc::clone(&self.0).try_acquire_many_owned(BODIES as u32);
+        all.unwrap()
     }
+}
+
+/// Reads a body of so few bytes that it needs no share of the memory for bodies.
+#[cfg(feature = "grpc")]
+pub(super) async fn read_small(
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<Bytes, Problem> {
+    let body = read(None, headers, body, most).await?;
+    Ok(body.bytes)
+}
+
+async fn read(
+    budget: Option<&Budget>,
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<Whole, Problem> {
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| encoding != "identity") {
+        return Err(Problem::unsupported("the body must not be compressed"));
+    }
+    let too_large = || Problem::too_large(format!("the body has more than {most} bytes"));
+    let declared = headers.get(header::CONTENT_LENGTH);
+    let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: usize| length > most) {
+        return Err(too_large());
+    }
+    let body = tokio::time::timeout(BODY_TIMEOUT, collect(budget, body, most)).await;
+    let body = body.map_err(|_| {
+        let text = format!("the body took more than {} s", BODY_TIMEOUT.as_secs());
+        Problem::new(axum::http::StatusCode::REQUEST_TIMEOUT, text)
+    })?;
+    body?.ok_or_else(too_large)
+}
+
+/// Takes memory as it comes, not as it is announced: who announces much and sends nothing keeps nobody out.
+/// `None` if there is too much of it.
+async fn collect(
+    budget: Option<&Budget>,
+    mut body: Body,
+    most: usize,
+) -> Result<Option<Whole>, Problem> {
+    let mut bytes = Vec::new();
+    let mut share: Option<OwnedSemaphorePermit> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Problem::bad("the body ended early"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > most {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&data);
+        let Some(Budget(budget)) = budget else {
+            continue;
+        };
+        let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = bytes.len().div_ceil(1024).saturating_sub(held);
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let more = Arc::clone(budget).try_acquire_many_owned(more);
+        let more = more.map_err(|_| {
+            Problem::unavailable("the server is busy: too many bodies are being read", 1.0)
+        })?;
+        match &mut share {
+            Some(share) => share.merge(more),
+            None => share = Some(more),
+        }
+    }
+    Ok(Some(Whole {
+        bytes: bytes.into(),
+        _share: share,
+    }))
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, Full};
 use prost::Message;
 
-use crate::server::listener::{Budget, Whole};
+use crate::server::listener::{Budget, Whole, read_small};
 use crate::server::problem::Problem;
 
 const CONTENT_TYPE: &str = "application/grpc";
@@ -20,7 +20,7 @@ const ENCODINGS: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// When a client that retries by itself may do so, in milliseconds.
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// Before each message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub const PREFIX: usize = 5;
 /// Bytes of an error's text; clients take 8 KB of headers by default.
 const MOST_TEXT: usize = 4000;
 
@@ -35,6 +35,13 @@ pub async fn read(
     let body = budget.read(headers, body, most + PREFIX).await?;
     let message = unframed(&body.bytes)?;
     Ok((message, body))
+}
+
+/// Reads the only message of a call that is no inference request. It takes no share of that memory: a probe is
+/// answered, too, while images fill it.
+pub async fn small(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Problem> {
+    let body = read_small(headers, body, most + PREFIX).await?;
+    unframed(&body)
 }
 
 /// The only message of a body.
