@@ -1,13 +1,17 @@
 //! Connections of HTTP/2: how many, how slow, how long.
 
+use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::http::Request;
-use hyper::body::Incoming;
+use axum::response::Response;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::{Service as _, service_fn};
@@ -29,9 +33,16 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A client that was told to go, and has no call, is closed after this.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// Bytes of an answer that are sent as one: the largest frame that every peer takes.
+const PIECE: usize = 16 << 10;
+
 tokio::task_local! {
-    /// Of a call: its answer is there to be sent.
-    static ANSWERED: Arc<Notify>;
+    /// Of a call: a piece of its answer is there to be sent, so the client took those before.
+    static PROGRESS: Arc<Notify>;
+}
+
+fn progress() {
+    let _ = PROGRESS.try_with(|progress| progress.notify_one());
 }
 
 /// Takes connections until it is stopped, and returns when the last one is closed.
@@ -66,9 +77,9 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = service.call(request);
         async move {
-            let answer = answer.await;
-            let _ = ANSWERED.try_with(|answered| answered.notify_one());
-            answer
+            let answer: Response = answer.await?;
+            progress();
+            Ok::<_, Infallible>(answer.map(Pieces::new))
         }
     });
     let mut http = http2::Builder::new(Calls(Arc::new(open)));
@@ -101,8 +112,60 @@ async fn idle(mut calls: watch::Receiver<usize>, time: Duration) {
     }
 }
 
-/// Runs the calls of a connection and counts them. An answer that its client does not take is dropped in the end:
-/// unlike the connection's, its writes may wait for the client alone.
+/// The body of an answer in pieces: the next one is asked for when the client has room for it.
+struct Pieces {
+    body: Body,
+    /// What is left of the body's last frame.
+    rest: Bytes,
+}
+
+impl Pieces {
+    fn new(body: Body) -> Self {
+        Pieces {
+            body,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        progress();
+        let piece = self.rest.len().min(PIECE);
+        let piece = self.rest.split_to(piece);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    /// It is asked for before the first piece.
+    fn size_hint(&self) -> SizeHint {
+        match self.rest.is_empty() {
+            true => self.body.size_hint(),
+            false => SizeHint::default(),
+        }
+    }
+}
+
+/// Runs the calls of a connection and counts them. An answer that its client stops taking is dropped: unlike the
+/// connection's, its writes may wait for the client alone.
 #[derive(Clone)]
 struct Calls(Arc<watch::Sender<usize>>);
 
@@ -112,13 +175,18 @@ where
 {
     fn execute(&self, call: F) {
         let open = Open::new(&self.0);
-        let answered = Arc::new(Notify::new());
-        let unread = Arc::clone(&answered);
-        tokio::spawn(ANSWERED.scope(answered, async move {
+        let progress = Arc::new(Notify::new());
+        let taken = Arc::clone(&progress);
+        let stuck = async move {
+            // Before its answer is there, it may take as long as it does.
+            taken.notified().await;
+            while timeout(WRITE_TIMEOUT, taken.notified()).await.is_ok() {}
+        };
+        tokio::spawn(PROGRESS.scope(progress, async move {
             let _open = open;
             tokio::select! {
                 () = call => {}
-                () = async { unread.notified().await; sleep(WRITE_TIMEOUT).await } => {}
+                () = stuck => {}
             }
         }));
     }
@@ -153,10 +221,13 @@ mod tests {
 
     use super::*;
 
-    /// A connection to a server that answers `/` with 100 bytes, `/never` not at all.
+    const LARGE: usize = 1 << 20;
+
+    /// A connection to a server that answers `/` with 100 bytes, `/large` with `LARGE`, `/never` not at all.
     fn connect() -> (DuplexStream, JoinHandle<()>, watch::Sender<bool>) {
         let router = Router::new()
             .route("/", post(|| async { vec![7; 100] }))
+            .route("/large", post(|| async { vec![7; LARGE] }))
             .route("/never", post(std::future::pending::<()>));
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let (stop, stopped) = watch::channel(false);
@@ -230,6 +301,31 @@ mod tests {
             WRITE_TIMEOUT.as_secs(),
             "{error}"
         );
+        connection.await.unwrap().unwrap();
+        served.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_read_slowly_is_not_cut() {
+        let (ours, served, _stop) = connect();
+        let handshake = client::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(32 << 10)
+            .handshake(TokioIo::new(ours))
+            .await;
+        let (mut sender, connection) = handshake.unwrap();
+        let connection = tokio::spawn(connection);
+        let start = Instant::now();
+        let answer = sender.send_request(post_to("/large")).await.unwrap();
+        let (mut body, mut read) = (answer.into_body(), 0);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.unwrap_or_else(|error| panic!("{error} after {read} bytes"));
+            read += frame.into_data().unwrap().len();
+            sleep(WRITE_TIMEOUT / 3).await;
+        }
+        assert_eq!(read, LARGE);
+        assert!(start.elapsed() > 10 * WRITE_TIMEOUT);
+        drop(sender);
         connection.await.unwrap().unwrap();
         served.await.unwrap();
     }
