@@ -18,7 +18,7 @@ use tokio_io_timeout::TimeoutStream;
 use super::problem::Problem;
 
 /// Open connections; who comes then waits in the system's queue.
-const CONNECTIONS: usize = 4096;
+pub(super) const CONNECTIONS: usize = 4096;
 /// For the head of a request, and for the pause between two of them.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// For all of a body.

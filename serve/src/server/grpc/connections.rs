@@ -1,4 +1,4 @@
-//! Connections of HTTP/2: how many, how slow, how long.
+//! Connections of HTTP/2 and calls: how many, how slow, how long.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -19,13 +19,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::server::listener::{HEAD_TIMEOUT, Listener, WRITE_TIMEOUT};
+use super::wire::Failed;
+use crate::server::listener::{CONNECTIONS, HEAD_TIMEOUT, Listener, WRITE_TIMEOUT};
+use crate::server::problem::Problem;
 
 /// Calls of a connection at a time; a client keeps more to itself.
-const CALLS: u32 = 1024;
+const CALLS: u32 = 256;
+/// Calls of all connections at a time; one above that is refused at once. A call takes about as much as a connection
+/// of HTTP/1.
+const ALL_CALLS: usize = CONNECTIONS;
 /// A peer that is silent for so long is asked whether it is there,
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// and closed if it does not answer within this.
@@ -48,8 +53,9 @@ fn progress() {
 /// Takes connections until it is stopped, and returns when the last one is closed.
 pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let listener = Listener::new(listener);
+    let places = Places::new(ALL_CALLS);
     while let Some((stream, slot)) = listener.next(&mut stop).await {
-        let (router, mut stop) = (router.clone(), stop.clone());
+        let (router, places, mut stop) = (router.clone(), places.clone(), stop.clone());
         tokio::spawn(async move {
             // What has not begun to speak has nothing to be told.
             let mut first = [0];
@@ -59,7 +65,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Recei
                 _ = stop.wait_for(|stop| *stop) => false,
             };
             if speaks {
-                converse(stream, router, stop).await;
+                converse(stream, router, places, stop).await;
             }
             drop(slot);
         });
@@ -67,19 +73,52 @@ pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Recei
     listener.closed().await;
 }
 
+/// The places for the calls of all connections.
+#[derive(Clone)]
+struct Places {
+    infer: Arc<Semaphore>,
+    /// Of their own, so that probes are answered while inference has no place left.
+    others: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        let places = || Arc::new(Semaphore::new(count));
+        Places {
+            infer: places(),
+            others: places(),
+        }
+    }
+
+    /// A place for a call, which it holds until its answer is sent.
+    fn take(&self, path: &str) -> Result<OwnedSemaphorePermit, Problem> {
+        let places = match path.ends_with("/ModelInfer") {
+            true => &self.infer,
+            false => &self.others,
+        };
+        let place = Arc::clone(places).try_acquire_owned();
+        place.map_err(|_| Problem::unavailable("the server is busy: too many calls are open", 1.0))
+    }
+}
+
 /// Answers the calls of a connection until either side ends it.
-async fn converse<S>(stream: S, router: Router, mut stop: watch::Receiver<bool>)
+async fn converse<S>(stream: S, router: Router, places: Places, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (open, calls) = watch::channel(0);
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
+        let place = places.take(request.uri().path());
+        // It does nothing until it is polled.
         let answer = service.call(request);
         async move {
-            let answer: Response = answer.await?;
+            let (answer, place): (Response, _) = match place {
+                Ok(place) => (answer.await?, Some(place)),
+                Err(full) => (Failed(full).into_response(), None),
+            };
             progress();
-            Ok::<_, Infallible>(answer.map(Pieces::new))
+            Ok::<_, Infallible>(answer.map(|body| Pieces::new(body, place)))
         }
     });
     let mut http = http2::Builder::new(Calls(Arc::new(open)));
@@ -117,13 +156,15 @@ struct Pieces {
     body: Body,
     /// What is left of the body's last frame.
     rest: Bytes,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Pieces {
-    fn new(body: Body) -> Self {
+    fn new(body: Body, place: Option<OwnedSemaphorePermit>) -> Self {
         Pieces {
             body,
             rest: Bytes::new(),
+            _place: place,
         }
     }
 }
@@ -225,13 +266,17 @@ mod tests {
 
     /// A connection to a server that answers `/` with 100 bytes, `/large` with `LARGE`, `/never` not at all.
     fn connect() -> (DuplexStream, JoinHandle<()>, watch::Sender<bool>) {
+        connect_with(Places::new(ALL_CALLS))
+    }
+
+    fn connect_with(places: Places) -> (DuplexStream, JoinHandle<()>, watch::Sender<bool>) {
         let router = Router::new()
             .route("/", post(|| async { vec![7; 100] }))
             .route("/large", post(|| async { vec![7; LARGE] }))
             .route("/never", post(std::future::pending::<()>));
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let (stop, stopped) = watch::channel(false);
-        let served = tokio::spawn(converse(theirs, router, stopped));
+        let served = tokio::spawn(converse(theirs, router, places, stopped));
         (ours, served, stop)
     }
 
@@ -328,6 +373,33 @@ mod tests {
         drop(sender);
         connection.await.unwrap().unwrap();
         served.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_refused_while_too_many_are_open_on_all_connections() {
+        let places = Places::new(1);
+        let (ours, _served, _stop) = connect_with(places.clone());
+        let handshake = client::handshake(TokioExecutor::new(), TokioIo::new(ours)).await;
+        let (mut first, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        let (ours, _served, _stop) = connect_with(places);
+        let handshake = client::handshake(TokioExecutor::new(), TokioIo::new(ours)).await;
+        let (mut second, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        let call = tokio::spawn(first.send_request(post_to("/never")));
+        sleep(Duration::from_secs(1)).await;
+        let refused = second.send_request(post_to("/")).await.unwrap();
+        assert_eq!(refused.headers()["grpc-status"], "14");
+        // Inference has places of its own (here is no such route).
+        let other = second.send_request(post_to("/a/ModelInfer")).await.unwrap();
+        assert_eq!(other.status(), 404);
+        call.abort();
+        sleep(Duration::from_secs(1)).await;
+        for _ in 0..2 {
+            let answer = second.send_request(post_to("/")).await.unwrap();
+            assert!(!answer.headers().contains_key("grpc-status"));
+            answer.into_body().collect().await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]
