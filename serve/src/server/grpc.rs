@@ -57,10 +57,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Who speaks no gRPC cannot read its errors.
+/// A client that sends anything but gRPC with protobuf cannot read gRPC's errors: it gets HTTP's.
 async fn only_grpc(request: Request, next: Next) -> Response {
     let kind = request.headers().get(header::CONTENT_TYPE);
-    match kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    match kind.is_some_and(|kind| wire::is_grpc(kind.as_bytes())) {
         true => next.run(request).await,
         false => Problem::unsupported("gRPC alone is spoken here").into_response(),
     }

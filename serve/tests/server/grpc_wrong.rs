@@ -300,7 +300,22 @@ fn grpc_takes_no_more_than_it_says_and_nothing_else() {
             "{body:?}"
         );
     }
-    assert_eq!(client.raw(post("application/json", b"{}")).status(), 415);
+    for (kind, status) in [
+        ("application/grpc", 200),
+        ("Application/grpc; charset=utf-8", 200),
+        ("application/grpc+proto;a=b", 200),
+        ("application/grpc+json", 415),
+        ("application/grpc-web", 415),
+        ("application/grpc-web+proto", 415),
+        ("application/grpcfoo", 415),
+        ("application/json", 415),
+        ("application/json;application/grpc", 415),
+    ] {
+        let answer = client.raw(post(kind, b"\0\0\0\0\0"));
+        assert_eq!(answer.status(), status, "{kind}");
+        let has_code = answer.headers().contains_key("grpc-status");
+        assert_eq!(has_code, status == 200, "{kind}");
+    }
     let mut timed = post(grpc, b"\0\0\0\0\0");
     timed
         .headers_mut()

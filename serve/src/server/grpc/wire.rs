@@ -24,6 +24,15 @@ pub const PREFIX: usize = 5;
 /// Bytes of an error's text; clients take 8 KB of headers by default.
 const MOST_TEXT: usize = 4000;
 
+/// Whether a content type is gRPC's with messages of protobuf; it may have parameters.
+pub fn is_grpc(kind: &[u8]) -> bool {
+    let end = kind.iter().position(|byte| *byte == b';');
+    let kind = kind[..end.unwrap_or(kind.len())].trim_ascii_end();
+    [CONTENT_TYPE, "application/grpc+proto"]
+        .iter()
+        .any(|grpc| kind.eq_ignore_ascii_case(grpc.as_bytes()))
+}
+
 /// Reads the only message of a call, of at most so many bytes. The second value is its share of the memory for
 /// bodies.
 pub async fn read(
