@@ -62,7 +62,7 @@ async fn only_grpc(request: Request, next: Next) -> Response {
     let kind = request.headers().get(header::CONTENT_TYPE);
     match kind.is_some_and(|kind| wire::is_grpc(kind.as_bytes())) {
         true => next.run(request).await,
-        false => Problem::unsupported("gRPC alone is spoken here").into_response(),
+        false => Problem::unsupported("this address answers gRPC only").into_response(),
     }
 }
 

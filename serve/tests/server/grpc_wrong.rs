@@ -137,12 +137,12 @@ fn grpc_wrong_requests_are_told_what_is_wrong() {
         (
             both,
             Code::InvalidArgument,
-            "either `contents` or raw_input_contents",
+            "must be in either `contents` or raw_input_contents",
         ),
         (
             neither,
             Code::InvalidArgument,
-            "either `contents` or raw_input_contents",
+            "must be in either `contents` or raw_input_contents",
         ),
         (
             raw_twice,
@@ -193,7 +193,7 @@ fn grpc_wrong_requests_are_told_what_is_wrong() {
         (
             request("pixels", "UINT8", &[-1, 2, 2, 3], none()),
             Code::InvalidArgument,
-            "no negative numbers",
+            "must not have negative numbers",
         ),
         (
             request("pixels", "UINT8", &[1, 2, 2, 3], none()),

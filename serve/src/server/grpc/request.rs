@@ -114,7 +114,7 @@ pub fn parse(config: &Config, request: ModelInferRequest) -> Result<Parsed, Prob
         .iter()
         .map(|side| u64::try_from(*side).ok())
         .collect();
-    let shape = shape.ok_or_else(|| Problem::bad("a shape has no negative numbers"))?;
+    let shape = shape.ok_or_else(|| Problem::bad("the shape must not have negative numbers"))?;
     let described = Described {
         name: &input.name,
         datatype: &input.datatype,
@@ -178,7 +178,9 @@ fn data(input: &InferInputTensor, raw: &[Bytes]) -> Result<Carried, Problem> {
             let text = format!("{} raw_input_contents, and one input", raw.len());
             Err(Problem::bad(text))
         }
-        _ => Err(Problem::bad("either `contents` or raw_input_contents")),
+        _ => Err(Problem::bad(
+            "the data must be in either `contents` or raw_input_contents",
+        )),
     }
 }
 
