@@ -330,6 +330,45 @@ fn mistakes_in_values_of_let() {
     );
 }
 
+/// A string would be what it is spelt: the name of a node or of a folder.
+#[test]
+fn unknown_names_are_not_strings() {
+    assert_says(
+        WITH_LET,
+        &["c.input=$mnay", "skipped=[1, $mnay]"],
+        expect![[r#"
+            error: there is no `mnay` in `let`
+             --> command line:1:13
+              |
+            1 | skipped=[1, $mnay]
+              |             ^^^^^ `let` has `many`, `skipped`
+              |
+            help: did you mean `$many`?
+
+            error: there is no `mnay` in `let`
+             --> command line:1:9
+              |
+            1 | c.input=$mnay
+              |         ^^^^^ `let` has `many`, `skipped`
+              |
+            help: did you mean `$many`?
+        "#]],
+    );
+    assert_says(
+        WITH_LET,
+        &["b.input=$many-1", "many=$mayn"],
+        expect![[r#"
+        error: recipes do not compute: `$many` is a whole value
+         --> command line:1:9
+          |
+        1 | b.input=$many-1
+          |         ^^^^^^^
+          |
+        help: write the result, or give it a name of its own in `let`
+    "#]],
+    );
+}
+
 fn assert_says(text: &str, overrides: &[&str], expected: Expect) {
     let planned = parse(text, overrides).and_then(Plan::new);
     let problems = planned.err().expect("a recipe that is wrong");

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::lets::entries;
-use super::read::{Recipe, SETTINGS, read};
+use super::read::{Recipe, SETTINGS, has_name, read};
 use super::suggest;
 use super::syntax::syntax;
 use crate::fields::{self, Shape, Value};
@@ -47,7 +47,7 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
         &argument[value_span.clone()],
     );
     let insertion = insertion(recipe, target, &target_span)?;
-    if insertion.is_node
+    if (insertion.is_node || is_name(value))
         && let Err(error) = fields::ron(value)
     {
         let mut problem = syntax(value, &error);
@@ -71,6 +71,11 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
     })
 }
 
+/// Whether a value is one word that begins with `$`, as `$name` and `$name-1` do.
+fn is_name(value: &str) -> bool {
+    fields::tokens(value).len() == 1 && has_name(value)
+}
+
 fn wrong<T>(message: String, span: Range<usize>, help: String) -> Result<T, Box<Problem>> {
     Err(Box::new(Problem::new(message, span).help(help)))
 }
@@ -85,11 +90,12 @@ struct Set<'a> {
 }
 
 impl Set<'_> {
-    /// The value is RON; a bare word or a path, which is not, is tried as a string.
+    /// The value is RON; a bare word or a path, which is not, is tried as a string. A `$name` never is.
     fn chosen(&self, value: &str) -> Option<Recipe> {
         let is_ron = fields::ron(value).is_ok();
         let as_it_is = is_ron.then(|| self.attempt(value)).flatten();
-        if self.insertion.is_node {
+        // A misspelt `$name` must not become the name of a folder.
+        if self.insertion.is_node || (is_ron && has_name(value)) {
             return as_it_is;
         }
         let as_text = self.attempt(&format!("{value:?}"));

@@ -323,7 +323,7 @@ fn read_node(text: &Text, value: &Value, catalogue: Catalogue) -> ReadNode {
             let mut validator = Validator::new(text, schema, Some(kind));
             validator.object(value, schema, kind.name);
             read.problems = validator.found;
-            if read.problems.is_empty() && !has_name(whole, value) {
+            if read.problems.is_empty() && !has_name(&whole[value.span.clone()]) {
                 let at = body_start + offset_of(body, error.span.end.line, error.span.end.col);
                 read.problems.push(unexplained(whole, at, &error));
             }
@@ -337,12 +337,11 @@ pub(super) fn is_name(whole: &str, value: &Value) -> bool {
     matches!(value.shape, Shape::Word) && whole[value.span.clone()].starts_with('$')
 }
 
-/// Whether there is one within it.
-fn has_name(whole: &str, value: &Value) -> bool {
-    let tokens = fields::tokens(&whole[value.span.clone()]);
-    let body = &whole[value.span.clone()];
+/// Whether a text has a `$name` outside of quotes.
+pub(super) fn has_name(text: &str) -> bool {
+    let tokens = fields::tokens(text);
     let mut words = tokens.iter().filter(|(token, _)| *token == Token::Word);
-    words.any(|(_, span)| body[span.clone()].starts_with('$'))
+    words.any(|(_, span)| text[span.clone()].starts_with('$'))
 }
 
 /// A name in quotes.
