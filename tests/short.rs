@@ -110,6 +110,21 @@ fn a_sweep_goes_over_values_of_let() {
     // The same command again finds them done.
     let again = rsflow(folder, &sweep);
     assert!(stderr(&again).contains("2 done"), "{}", stderr(&again));
+
+    // The same recipe, until a value of `let` is set.
+    let literal = with_let().replace("$lr", "0.05");
+    write(folder, "let.ron", &literal);
+    let again = rsflow(folder, &[&sweep[..], &["--dry-run"]].concat());
+    let said = stderr(&again);
+    assert_eq!(again.status.code(), Some(2), "{said}");
+    assert!(said.contains("lr: 0.05, was $lr"), "{said}");
+    // Records of earlier versions do not have it.
+    let path = folder.join("runs/let/sweep/sweep.json");
+    let record = fs::read_to_string(&path).unwrap();
+    let mut record: Value = serde_json::from_str(&record).unwrap();
+    assert!(record.as_object_mut().unwrap().remove("written").is_some());
+    fs::write(&path, record.to_string()).unwrap();
+    done(folder, &[&sweep[..], &["--dry-run"]].concat());
 }
 
 /// Sizes of validation are those of training, classes those of the data.

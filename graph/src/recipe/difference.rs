@@ -18,7 +18,12 @@ pub fn differences(now: &str, was: &str, catalogue: Catalogue) -> Vec<String> {
         let text = Text::new("", text);
         expanded(text, catalogue).text.without_let()
     });
-    let (now, was) = (now.as_str(), was.as_str());
+    differences_as_written(&now, &was, catalogue)
+}
+
+/// The same with each `$name` as a value of its own, and with `let`: recipes that are the same may become
+/// different where a value of `let` is set.
+pub fn differences_as_written(now: &str, was: &str, catalogue: Catalogue) -> Vec<String> {
     let Some(was_value) = read(was) else {
         return vec!["the previous recipe cannot be parsed".to_owned()];
     };

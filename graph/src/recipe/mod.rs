@@ -17,7 +17,7 @@ mod validate;
 use crate::node::Catalogue;
 use crate::problem::{Problem, Problems};
 use crate::text::Text;
-pub use difference::differences;
+pub use difference::{differences, differences_as_written};
 use overrides::with_override;
 pub use read::Recipe;
 use read::read;

@@ -84,8 +84,8 @@ pub fn run(arguments: &Sweep, out: &mut dyn Write) -> Result<ExitCode> {
         true => None,
         false => Some(lock(&dir)?),
     };
-    let record = Record::new(&arguments.recipe, base.recipe_text(), &overs);
-    let mut record = record.continued(&dir)?;
+    let record = Record::new(&arguments.recipe, &base, &overs);
+    let mut record = record.continued(&dir, uses_let(&base, &overs))?;
     let combinations = combinations(&overs, &record.names());
     let runs = all_runs(&combinations, &seeds, &dir);
     if arguments.dry_run {
@@ -123,6 +123,19 @@ fn overs(arguments: &Sweep) -> Result<Vec<Over>> {
         Usage(format!("{count} runs are too many: at most {MAX_RUNS}"))
     );
     Ok(overs)
+}
+
+/// Whether a value of `let` is swept over, or a value names one.
+fn uses_let(base: &Plan, overs: &[Over]) -> bool {
+    let is_of_node = |field: &String| {
+        let name = field.split('.').next();
+        base.nodes()
+            .iter()
+            .any(|node| Some(node.id.name.as_str()) == name)
+    };
+    overs.iter().any(|over| {
+        !over.fields.iter().all(is_of_node) || over.values.iter().any(|value| value.contains('$'))
+    })
 }
 
 /// The recipe's seed and those that follow it.

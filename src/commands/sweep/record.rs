@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::differences;
+use rsflow_graph::{Plan, differences, differences_as_written};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Combination, Over};
@@ -26,6 +26,10 @@ pub struct Record {
     recipe: String,
     /// The recipe that all runs have in common, overrides applied.
     recipe_text: String,
+    /// The same with `let` as written, which the values of `--over` replace or use. Earlier versions did not
+    /// keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    written: Option<String>,
     /// The fields of each `--over`.
     over: Vec<Vec<String>>,
     /// Also those of earlier starts.
@@ -42,11 +46,12 @@ struct Named {
 
 impl Record {
     /// A sweep that has no runs yet.
-    pub fn new(recipe: &Path, recipe_text: &str, overs: &[Over]) -> Self {
+    pub fn new(recipe: &Path, base: &Plan, overs: &[Over]) -> Self {
         Record {
             format: FORMAT,
             recipe: recipe.shown().into_owned(),
-            recipe_text: recipe_text.to_owned(),
+            recipe_text: base.recipe_text().to_owned(),
+            written: Some(base.written().to_owned()),
             over: overs.iter().map(|over| over.fields.clone()).collect(),
             combinations: Vec::new(),
             seeds: Vec::new(),
@@ -55,9 +60,12 @@ impl Record {
 
     /// What an earlier start has left in the directory, whose runs this sweep continues.
     ///
+    /// `uses_let` says whether the values of `let` may differ between runs: then the same recipe with other
+    /// uses of `let` is another sweep.
+    ///
     /// # Errors
     /// It is another sweep's, or not that of a sweep.
-    pub fn continued(mut self, dir: &Path) -> Result<Self> {
+    pub fn continued(mut self, dir: &Path, uses_let: bool) -> Result<Self> {
         let Some(before) = read(dir)? else {
             return Ok(self);
         };
@@ -78,6 +86,13 @@ impl Record {
             &before.recipe_text,
             CATALOGUE,
         ));
+        if let (true, Some(now), Some(was)) = (
+            uses_let && differ.is_empty(),
+            &self.written,
+            &before.written,
+        ) {
+            differ.extend(differences_as_written(now, was, CATALOGUE));
+        }
         ensure!(
             differ.is_empty(),
             Usage(format!(
@@ -92,6 +107,8 @@ impl Record {
                     .join("\n  ")
             ))
         );
+        // Runs with other values may depend on it.
+        self.written = before.written.or(self.written);
         self.combinations = before.combinations;
         self.seeds = before.seeds;
         Ok(self)
