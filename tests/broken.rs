@@ -272,12 +272,17 @@ fn other_names_of_devices_and_precisions() {
             "(\n    nodes",
             &format!("(\n    let: {{\"it\": {written}}},\n    nodes"),
         );
+        let with_field = text.replace(end, &format!("epochs: 2, {field}: {written},\n        )"));
+        let (start, close) = (with_field.find("RsNet(").unwrap(), "\n        )");
+        let node = &with_field[start..][..with_field[start..].find(close).unwrap() + close.len()];
+        let named_node = with_field.replace(node, "$node").replace(
+            "(\n    nodes",
+            &format!("(\n    let: {{\"node\": {node}}},\n    nodes"),
+        );
         let argument = format!("trainer.{field}={written}");
         for (text, overrides) in [
-            (
-                text.replace(end, &format!("epochs: 2, {field}: {written},\n        )")),
-                vec![],
-            ),
+            (with_field.clone(), vec![]),
+            (named_node, vec![]),
             (text.clone(), vec![argument]),
             (named, vec![format!("trainer.{field}=$it")]),
         ] {

@@ -312,6 +312,10 @@ impl<'a> Lets<'a> {
     fn find_spellings(&mut self, shape: &Value, catalogue: Catalogue) {
         let mut found = Vec::new();
         for (_, _, node) in entries(self.whole, shape, "nodes") {
+            // Also of a node that is a value of `let`.
+            let Some(node) = self.named_value(node) else {
+                continue;
+            };
             let kind = catalogue.find(&self.whole[node.head.clone()]);
             for field in node.fields() {
                 found.extend(kind.and_then(|kind| self.spelling(kind, field)));
@@ -333,19 +337,25 @@ impl<'a> Lets<'a> {
             self.sites.extend(found);
         }
         self.sites.sort_by_key(|(span, _)| span.start);
+        // Several nodes may have the same value of `let`.
+        self.sites.dedup_by_key(|(span, _)| span.start);
     }
 
-    fn spelling(&self, kind: &Kind, field: &Field) -> Option<(Range<usize>, Site)> {
-        let name = &self.whole[field.name.clone()];
-        let (_, spelling) = kind.spellings.iter().find(|(field, _)| *field == name)?;
-        let mut value = &field.value;
-        // As deep as names may be.
+    /// The value itself, or that of the `$name` that it is.
+    fn named_value<'b>(&'b self, mut value: &'b Value) -> Option<&'b Value> {
         for _ in 0..=MAX_DEPTH {
             let Some(name) = self.word(value).strip_prefix('$') else {
                 break;
             };
             value = self.entries[*self.named.get(name)?].value;
         }
+        Some(value)
+    }
+
+    fn spelling(&self, kind: &Kind, field: &Field) -> Option<(Range<usize>, Site)> {
+        let name = &self.whole[field.name.clone()];
+        let (_, spelling) = kind.spellings.iter().find(|(field, _)| *field == name)?;
+        let value = self.named_value(&field.value)?;
         let word = match value.shape {
             Shape::Word => self.word(value).to_owned(),
             Shape::Quoted => fields::options().from_str(self.word(value)).ok()?,
