@@ -296,6 +296,29 @@ fn other_names_of_devices_and_precisions() {
     }
 }
 
+/// The field of a value that has a name is set by that name.
+#[test]
+fn fields_of_values_with_names() {
+    let text = std::fs::read_to_string(root().join(SOUND)).unwrap();
+    let text = text.replace(
+        "(\n    nodes",
+        "(\n    let: {\"net\": NET, \"big\": $net},\n    nodes",
+    );
+    let start = text.find("ResNet(").unwrap();
+    let end = start + text[start..].find(')').unwrap() + 1;
+    let network = &text[start..end];
+    let text = text.replace(network, "$big").replace("NET", network);
+    let parse = |overrides: &[String]| {
+        let recipe = Recipe::parse(Text::new("r.ron", text.as_str()), CATALOGUE, overrides);
+        recipe.map_err(|problems| problems.render(false))
+    };
+    assert_eq!(parse(&[]).unwrap().paths_to("depth"), ["net.depth"]);
+    let refused = parse(&["trainer.network.depth=50".to_owned()]);
+    let said = refused.err().unwrap();
+    assert!(said.contains("`--set net.depth=...`"), "{said}");
+    parse(&["net.depth=50".to_owned()]).unwrap();
+}
+
 #[test]
 fn sound_overrides() {
     for argument in [

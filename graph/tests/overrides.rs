@@ -290,30 +290,30 @@ fn mistakes_in_values_of_let() {
         WITH_LET,
         &["mayn=3", "many.x=3", "to=3"],
         expect![[r#"
-        error: the recipe has no field `mayn`
-         --> command line:1:1
-          |
-        1 | mayn=3
-          | ^^^^
-          |
-        help: did you mean `many`?
+            error: the recipe has no field `mayn`
+             --> command line:1:1
+              |
+            1 | mayn=3
+              | ^^^^
+              |
+            help: did you mean `many`?
 
-        error: cannot set `many.x`
-         --> command line:1:1
-          |
-        1 | many.x=3
-          | ^^^^^^^^
-          |
-        help: the value before the last dot has no fields in the recipe; set all of it
+            error: cannot set `many.x`
+             --> command line:1:1
+              |
+            1 | many.x=3
+              | ^^^^^^^^
+              |
+            help: the value before the last dot has no fields in the recipe; set all of it
 
-        error: the recipe has no field `to`
-         --> command line:1:1
-          |
-        1 | to=3
-          | ^^
-          |
-        help: write `--set a.to=...`
-    "#]],
+            error: the recipe has no field `to`
+             --> command line:1:1
+              |
+            1 | to=3
+              | ^^
+              |
+            help: write `--set many=...`
+        "#]],
     );
     assert_says(
         &WITH_LET.replace("Count(to: $many)", "$many"),

@@ -171,11 +171,16 @@ fn insertion(
             "write `--set NODE.FIELD=VALUE`".to_owned(),
         );
     }
-    if let Some(name) = name_on_the_way(&whole[body.clone()], path) {
+    if let Some((name, rest)) = name_on_the_way(&whole[body.clone()], path) {
+        let inner = settable(recipe, [&name[1..], rest].join("."));
+        let settable = match is_settable(whole, &shape, &inner) {
+            true => inner,
+            false => name[1..].to_owned(),
+        };
         return wrong(
             format!("cannot set `{target}`: the recipe has `{name}` there"),
             span.clone(),
-            format!("set its value: `--set {}=...`", &name[1..]),
+            format!("set its value: `--set {settable}=...`"),
         );
     }
     let Some((range, before, after)) = fields::insertion(&whole[body.clone()], path) else {
@@ -193,18 +198,72 @@ fn insertion(
     })
 }
 
-/// The `$name` that is the value of a part of `path`, in which a field cannot be set.
-fn name_on_the_way<'a>(text: &'a str, path: &str) -> Option<&'a str> {
+/// The `$name` that is the value of a part of `path`, in which a field cannot be set, and the rest of `path`.
+fn name_on_the_way<'a, 'p>(text: &'a str, path: &'p str) -> Option<(&'a str, &'p str)> {
     let whole = fields::shape(text)?;
     let mut value = &whole;
-    for name in path.split('.') {
+    let mut rest = path;
+    loop {
         let word = &text[value.span.clone()];
         if matches!(value.shape, Shape::Word) && word.starts_with('$') {
-            return Some(word);
+            return Some((word, rest));
         }
-        value = value.at(text, name)?;
+        let (name, after) = rest.split_once('.')?;
+        (value, rest) = (value.at(text, name)?, after);
     }
-    None
+}
+
+/// How `--set` calls the field `path`: by the name in `let` where the recipe has a `$name`.
+fn settable(recipe: &Recipe, path: String) -> String {
+    let whole = recipe.text.written();
+    let Some(shape) = fields::shape(whole) else {
+        return path;
+    };
+    let mut path = path;
+    // One that is within itself has no end.
+    for _ in recipe.text.let_names() {
+        let Some(named) = named(whole, &shape, &path) else {
+            break;
+        };
+        path = named;
+    }
+    path
+}
+
+/// `net.depth` for `trainer.network.depth` where `network: $net` is written, `net` for `trainer.network`.
+fn named(whole: &str, shape: &Value, path: &str) -> Option<String> {
+    let (name, mut rest) = path.split_once('.').unwrap_or((path, ""));
+    let mut value = value_of(whole, shape, name)?;
+    loop {
+        let word = &whole[value.span.clone()];
+        if let (Shape::Word, Some(name)) = (&value.shape, word.strip_prefix('$')) {
+            value_of(whole, shape, name)?;
+            return Some([name, rest].join(".").trim_end_matches('.').to_owned());
+        }
+        let (name, after) = rest.split_once('.').unwrap_or((rest, ""));
+        (value, rest) = (value.at(whole, name)?, after);
+    }
+}
+
+/// Whether a field can be set at `path`, which begins with a value of `let`.
+fn is_settable(whole: &str, shape: &Value, path: &str) -> bool {
+    let Some((name, path)) = path.split_once('.') else {
+        return true;
+    };
+    value_of(whole, shape, name).is_some_and(|value| {
+        let text = &whole[value.span.clone()];
+        let is_value = matches!(value.shape, Shape::Word) && !text.starts_with(char::is_uppercase);
+        !is_value && fields::insertion(text, path).is_some()
+    })
+}
+
+/// The value of the node or name of `let`.
+fn value_of<'a>(whole: &str, shape: &'a Value, name: &str) -> Option<&'a Value> {
+    let mut all = entries(whole, shape, "nodes")
+        .into_iter()
+        .chain(entries(whole, shape, "let"));
+    all.find(|(_, other, _)| other == name)
+        .map(|(_, _, value)| value)
 }
 
 /// The node, value of `let` or field of the recipe called `name`, which an override begins with.
@@ -256,7 +315,8 @@ fn with_node(recipe: &Recipe, field: &str) -> Option<String> {
     }
 }
 
-/// The fields of nodes called `field`: `trainer.epochs` for `epochs`, `trainer.optimizer.lr` for `lr`.
+/// The fields of nodes called `field`: `trainer.epochs` for `epochs`, `trainer.optimizer.lr` for `lr`; for
+/// one that is a value of `let`, its name there. Each once.
 pub(super) fn paths_to(recipe: &Recipe, field: &str) -> Vec<String> {
     let text = recipe.text.resolved();
     let paths = recipe.nodes.iter().filter_map(|node| {
@@ -267,7 +327,13 @@ pub(super) fn paths_to(recipe: &Recipe, field: &str) -> Vec<String> {
             true => Some(field.to_owned()),
             false => suggest::within(&Reader { root }, text, &node.value, root, field),
         };
-        Some(format!("{}.{}", node.name, path?))
+        Some(settable(recipe, format!("{}.{}", node.name, path?)))
     });
-    paths.collect()
+    let mut each: Vec<String> = Vec::new();
+    for path in paths {
+        if !each.contains(&path) {
+            each.push(path);
+        }
+    }
+    each
 }
