@@ -176,7 +176,14 @@ impl Text {
     pub(crate) fn typed_without_quotes(&self, range: &Range<usize>) -> Option<&str> {
         let place = self.place(range.clone());
         let typed = &place.text[place.start..place.end];
-        (typed != &self.resolved()[range.clone()]).then_some(typed)
+        let differs = typed != &self.resolved()[range.clone()];
+        (differs && !self.is_spelling(range)).then_some(typed)
+    }
+
+    /// Whether `range` is another spelling of what is written: `"cuda:1"` of `cuda:1` in `let`.
+    pub(crate) fn is_spelling(&self, range: &Range<usize>) -> bool {
+        let written = self.written.get(self.to_written(range.clone()));
+        written != Some(&self.resolved()[range.clone()])
     }
 
     /// Where `range` of the resolved text is the value of a `$name`: the place of that name.

@@ -123,7 +123,8 @@ impl<'a> Validator<'a> {
         let word = self.word(&value.span);
         let unquoted = word.trim_matches(['"', '\'']);
         let typed = self.text.typed_without_quotes(&value.span).is_some();
-        let quoted = matches!(value.shape, Shape::Quoted) && !typed;
+        let quoted =
+            matches!(value.shape, Shape::Quoted) && !typed && !self.text.is_spelling(&value.span);
         let without_quotes = |written: &str| match quoted {
             true => Some(format!("write `{written}`, without quotes")),
             false => Some(format!("write `{written}`")),
@@ -202,6 +203,9 @@ impl<'a> Validator<'a> {
             Shape::Quoted if word.starts_with('\'') => "this is in single quotes".to_owned(),
             Shape::Quoted => match self.text.typed_without_quotes(&value.span) {
                 Some(typed) => not_ron(typed),
+                None if self.text.is_spelling(&value.span) => {
+                    "this is a word without quotes".to_owned()
+                }
                 None => "this is a string".to_owned(),
             },
             Shape::List(_) => "this is a list".to_owned(),
@@ -264,7 +268,8 @@ impl<'a> Validator<'a> {
                 let typed = self.text.typed_without_quotes(&value.span).is_some();
                 let meant = match &value.shape {
                     Shape::Quoted => {
-                        self.choice_meant(value, choices, word.trim_matches('"'), !typed)
+                        let quoted = !typed && !self.text.is_spelling(&value.span);
+                        self.choice_meant(value, choices, word.trim_matches('"'), quoted)
                     }
                     Shape::Map(_) => Some("write `NAME(FIELD: VALUE)`, without braces".to_owned()),
                     _ => None,
