@@ -238,7 +238,7 @@ fn names_of_let() {
               |
             help: a value of `let` may use those before it: move `b` up
 
-            error: `own` is a part of itself
+            error: `own` contains `$own`
              --> r.ron:3:36
               |
             3 |         "late": [$own, $b], "own": $own, "b": 1, "b": 2, "a": 3, "seed": 4, c: 5, "x-y": 6,

@@ -274,7 +274,7 @@ impl<'a> Lets<'a> {
         let problem = match found {
             Some(found) if found < visible => return Some(found),
             Some(found) if found == visible => {
-                Problem::new(format!("`{name}` is a part of itself"), span)
+                Problem::new(format!("`{name}` contains `${name}`"), span)
                     .help("write a value without it")
             }
             Some(found) => Problem::new(format!("`{name}` comes after this"), span)
