@@ -5,7 +5,9 @@ use std::ops::Range;
 use super::number::{integer, is_number};
 use super::read::SETTINGS;
 use crate::fields::Token;
+use crate::node::Catalogue;
 use crate::problem::Problem;
+use crate::schema::{Reader, Shape as Type, properties};
 
 type Tokens = [(Token, Range<usize>)];
 
@@ -91,7 +93,12 @@ fn foreign_mark(text: &str, tokens: &Tokens, index: usize, mark: char) -> Option
 
 /// Names and values of forms that RON does not have, up to `stop`: `weight-decay:`, `2seed:`, `lr: 0,1`,
 /// `sizes: 64, 48`, `"epochs": 2`, `ResNet{...}`, `2 * $size`, nodes without `nodes: {...}`.
-pub(super) fn foreign_form(text: &str, tokens: &Tokens, stop: usize) -> Option<Problem> {
+pub(super) fn foreign_form(
+    text: &str,
+    tokens: &Tokens,
+    stop: usize,
+    catalogue: Catalogue,
+) -> Option<Problem> {
     let mut open: Vec<usize> = Vec::new();
     for (index, (token, span)) in tokens.iter().enumerate() {
         if span.start > stop {
@@ -107,6 +114,7 @@ pub(super) fn foreign_form(text: &str, tokens: &Tokens, stop: usize) -> Option<P
             tokens,
             index,
             open: open.last().copied(),
+            catalogue,
         };
         let found = around.name().or_else(|| around.numbers());
         if let Some(problem) = found.or_else(|| around.value()) {
@@ -123,6 +131,7 @@ struct Around<'a> {
     index: usize,
     /// The bracket that it is in.
     open: Option<usize>,
+    catalogue: Catalogue,
 }
 
 impl Around<'_> {
@@ -183,7 +192,7 @@ impl Around<'_> {
 
     /// A word with something before or after it that makes it no value.
     fn value(&self) -> Option<Problem> {
-        if let Some(problem) = self.computed() {
+        if let Some(problem) = self.computed().or_else(|| self.part_of_name()) {
             return Some(problem);
         }
         let (token, span) = &self.tokens[self.index];
@@ -202,23 +211,50 @@ impl Around<'_> {
         Some(problem.maybe_help((!last.is_empty()).then(|| format!("write `{last}`"))))
     }
 
-    /// Arithmetic with a `$name`.
+    /// Arithmetic with a `$name`. `-` and `+` may be parts of words: `$a-1`, `2-$a`, `$a-$b`.
     fn computed(&self) -> Option<Problem> {
-        let is_operator = |index: usize| {
-            let is_sign = matches!(self.word(index), "-" | "+" | "*" | "/");
-            is_sign && self.token(index).is_some()
+        let name_at = |index: usize| {
+            let (name, _) = name_and_rest(self.word(index));
+            let is_name = self.token(index) == Some(Token::Word) && !name.is_empty();
+            is_name.then(|| (name, self.tokens[index].1.clone()))
         };
-        let is_name = |index: &usize| {
-            self.token(*index) == Some(Token::Word) && self.word(*index).starts_with('$')
+        let (_, rest) = name_and_rest(self.word(self.index));
+        let is_sign = rest.starts_with(['-', '+']);
+        let is_digit = |c: char| c.is_ascii_digit() || c == '.';
+        let (name, span) = match rest {
+            "-" | "+" | "*" | "/" => [Some(self.index), self.index.checked_sub(1)]
+                .into_iter()
+                .flatten()
+                .find_map(name_at)
+                .or_else(|| name_at(self.index + 1))?,
+            _ if rest.ends_with(['-', '+']) => name_at(self.index + 1)?,
+            _ if is_sign && rest[1..].starts_with(is_digit) => name_at(self.index)?,
+            _ => return None,
         };
-        if !is_operator(self.index) {
+        let message = format!("recipes do not compute: `{name}` is a whole value");
+        let problem = Problem::new(message, span);
+        Some(problem.help("write the result, or give it a name of its own in `let`"))
+    }
+
+    /// `$sizes.0`, `$weight-decay`.
+    fn part_of_name(&self) -> Option<Problem> {
+        let (token, span) = &self.tokens[self.index];
+        let word = self.word(self.index);
+        let (name, rest) = name_and_rest(word);
+        if *token != Token::Word || name.len() < 2 || rest.is_empty() {
             return None;
         }
-        let mut beside = [self.index.checked_sub(1), Some(self.index + 1)].into_iter();
-        let name = beside.find_map(|index| index.filter(is_name))?;
-        let message = format!("nothing is computed with `{}`", self.word(name));
-        let problem = Problem::new(message, self.tokens[name].1.clone());
-        Some(problem.help("write the result, or give it a name of its own in `let`"))
+        let (message, help) = match rest.starts_with('.') {
+            true => (
+                format!("`{name}` stands for all of its value, not for a part"),
+                "give the part a name of its own in `let`".to_owned(),
+            ),
+            false => (
+                format!("`{word}` cannot be a name in `let`"),
+                format!("write `{}`", word.replace(['-', '+', '.'], "_")),
+            ),
+        };
+        Some(Problem::new(message, span.clone()).help(help))
     }
 
     fn quoted_name(&self, span: Range<usize>) -> Problem {
@@ -254,13 +290,56 @@ impl Around<'_> {
         }
         let span = self.tokens[first].1.start..self.tokens[last].1.end;
         let written = &self.text[span.clone()];
+        let list = match written.contains(char::is_whitespace) {
+            true => format!("[{written}]"),
+            false => format!("[{}]", written.replace(',', ", ")),
+        };
         let digits = self.word(last).chars().all(|c| c.is_ascii_digit());
-        if last == first + 2 && digits && !written.contains(char::is_whitespace) {
-            let problem = Problem::new("a decimal point is written `.`", span);
-            let meant = written.replace(',', ".");
-            return Some(problem.help(format!("write `{meant}`")));
-        }
-        let problem = Problem::new("a list must be in brackets", span);
-        Some(problem.help(format!("write `[{written}]`")))
+        let is_pair = last == first + 2 && digits && !written.contains(char::is_whitespace);
+        let decimal = written.replace(',', ".");
+        let is_fraction = self.word(first).trim_start_matches('-') == "0";
+        let (message, help) = match self.expected() {
+            expected if !is_pair || expected == Some(Expected::List) => {
+                ("a list must be in brackets", format!("write `{list}`"))
+            }
+            expected if is_fraction || expected == Some(Expected::Number) => (
+                "a decimal point is written `.`",
+                format!("write `{decimal}`"),
+            ),
+            _ => (
+                "a list must be in brackets, and a decimal point is written `.`",
+                format!("write `{list}` or `{decimal}`"),
+            ),
+        };
+        Some(Problem::new(message, span).help(help))
     }
+
+    /// What the field before the colon must be, if it is one of a node.
+    fn expected(&self) -> Option<Expected> {
+        let kind = self.catalogue.find(self.word(self.open?.checked_sub(1)?))?;
+        let schema = (kind.parameters)();
+        let root = schema.as_value();
+        let field = properties(root)?.get(self.word(self.index.checked_sub(1)?))?;
+        match Type::of(Reader { root }.resolve(field).0) {
+            Type::List(_) => Some(Expected::List),
+            Type::Plain("number") => Some(Expected::Number),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    List,
+    Number,
+}
+
+/// `$sizes` and `.0` of `$sizes.0`; a word that is no `$name` is all rest.
+fn name_and_rest(word: &str) -> (&str, &str) {
+    let after = word.strip_prefix('$');
+    let length = after.map_or(0, |after| {
+        let end = after.find(|c: char| !c.is_alphanumeric() && c != '_');
+        1 + end.unwrap_or(after.len())
+    });
+    word.split_at(length)
 }

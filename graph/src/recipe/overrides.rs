@@ -50,7 +50,7 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
     if (insertion.is_node || is_name(value))
         && let Err(error) = fields::ron(value)
     {
-        let mut problem = syntax(value, &error);
+        let mut problem = syntax(value, &error, "the value", recipe.catalogue);
         problem.span = value_span.start + problem.span.start..value_span.start + problem.span.end;
         for (span, _) in &mut problem.also {
             *span = value_span.start + span.start..value_span.start + span.end;

@@ -86,7 +86,7 @@ pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems>
     if !contents.as_ref().is_ok_and(|contents| contents.is_sound)
         && let Err(error) = fields::ron(whole)
     {
-        let problem = syntax(whole, &error);
+        let problem = syntax(whole, &error, "the recipe", catalogue);
         return Err(Problems::new(text, vec![problem]));
     }
     match contents {

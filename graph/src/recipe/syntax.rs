@@ -7,17 +7,26 @@ use ron::error::{Error as RonError, SpannedError};
 use super::habits::{foreign_character, foreign_form};
 use super::number::is_number;
 use crate::fields::{self, Token};
+use crate::node::Catalogue;
 use crate::problem::Problem;
 use crate::text::offset_of;
 
 /// Explains a syntax error. Common mistakes are recognized from the text and the error's variant and
-/// position, not from its message.
-pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
+/// position, not from its message. `what` names the text: `the recipe`.
+pub(super) fn syntax(
+    text: &str,
+    error: &SpannedError,
+    what: &str,
+    catalogue: Catalogue,
+) -> Problem {
     let stop = offset_of(text, error.span.end.line, error.span.end.col);
     let tokens = fields::tokens(text);
     if tokens.is_empty() {
-        return Problem::new("the recipe is empty", 0..0)
-            .help("a recipe is written `(nodes: {...})`");
+        let (span, help) = match what {
+            "the recipe" => (0..0, "a recipe is written `(nodes: {...})`"),
+            _ => (0..text.len(), "a node is written `KIND(FIELD: VALUE)`"),
+        };
+        return Problem::new(format!("{what} is empty"), span).help(help);
     }
     if error.code == RonError::UnclosedBlockComment {
         let last = tokens.last().map_or(0, |(_, span)| span.end);
@@ -34,7 +43,7 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
     if let Some(problem) = foreign.filter(foreign_first).or(unpaired) {
         return problem;
     }
-    if let Some(problem) = foreign_form(text, &tokens, stop) {
+    if let Some(problem) = foreign_form(text, &tokens, stop, catalogue) {
         return problem;
     }
     let at = tokens.partition_point(|(_, span)| span.end <= stop);
@@ -69,7 +78,7 @@ pub(super) fn syntax(text: &str, error: &SpannedError) -> Problem {
             unexplained(text, stop, error).help("in a string write `/`, or `\\\\` for `\\`")
         }
         (RonError::TrailingCharacters, _, Some((_, here))) => {
-            Problem::new("the recipe ends before this", here.clone())
+            Problem::new(format!("{what} ends before this"), here.clone())
                 .label("nothing may follow the last `)`")
         }
         _ => unexplained(text, stop, error),
