@@ -128,6 +128,18 @@ const COMMAND_LINES: &[&[&str]] = &[
     &["check", QUICKSTART, "--set", "sizs=[64]"],
     &["check", QUICKSTART, "--set", "sizes.first=64"],
     &["check", QUICKSTART, "--set", "val_sizes.sizes=$size"],
+    &["check", QUICKSTART, "--set", "train_files.root=$dat"],
+    &["check", QUICKSTART, "--sizes", "64"],
+    &["check", QUICKSTART, "--set", "let=1"],
+    &["check", QUICKSTART, "--set", "nodes.trainer=1"],
+    &["check", QUICKSTART, "--set", "trainer=/* */"],
+    &[
+        "check",
+        QUICKSTART,
+        "--set",
+        "train_crops=RandomResizedCrop(input: \"train_images\") x",
+    ],
+    &["check", QUICKSTART, "--set", "sizes=[64] /* , // x"],
     &["nodes", "Resise"],
     &["eval", "--checkpoint", "x.safetensors", "--device", "tpu"],
     &[
@@ -141,6 +153,13 @@ const COMMAND_LINES: &[&[&str]] = &[
         "x.jpg",
     ],
     &["sweep", QUICKSTART, "--over", "sizes=[64],[0]", "--dry-run"],
+    &[
+        "sweep",
+        QUICKSTART,
+        "--over",
+        "train_files.root=data,$dta",
+        "--dry-run",
+    ],
     &["run", SOUND, "--run-dir", "~you/x"],
 ];
 
@@ -331,6 +350,8 @@ fn sound_overrides() {
         "train_files.root=2024",
         "train_files.root=\"in quotes, (with) brackets\"",
         "train_sizes.sizes=[64, 48, 32]",
+        "train_sizes.sizes=[64, 48, 32] // three",
+        "train_batches.size=/* few */ 8",
         "train_crops.scale=(0.5, 1.0)",
         "trainer.distill=None",
         "trainer.network=ResNet(depth: 50)",

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::expansion::Expansion;
+use crate::fields;
 
 /// The file's text with overrides spliced in, and then expanded.
 #[derive(Clone, Debug)]
@@ -228,7 +229,8 @@ impl Text {
     }
 }
 
-/// The ranges of name and value in `name=value`, without surrounding white space.
+/// The ranges of name and value in `name=value`, without surrounding white space and, of a value that is
+/// RON, comments: after one nothing could follow on its line.
 pub(crate) fn name_and_value(argument: &str) -> Option<(Range<usize>, Range<usize>)> {
     let equals = argument.find('=')?;
     let trimmed = |range: Range<usize>| {
@@ -236,7 +238,15 @@ pub(crate) fn name_and_value(argument: &str) -> Option<(Range<usize>, Range<usiz
         let start = range.start + text.len() - text.trim_start().len();
         start..start + text.trim().len()
     };
-    Some((trimmed(0..equals), trimmed(equals + 1..argument.len())))
+    let mut value = trimmed(equals + 1..argument.len());
+    let typed = &argument[value.clone()];
+    if typed.contains(['/', '*']) && fields::ron(typed).is_ok() {
+        let tokens = fields::tokens(typed);
+        if let (Some((_, first)), Some((_, last))) = (tokens.first(), tokens.last()) {
+            value = value.start + first.start..value.start + last.end;
+        }
+    }
+    Some((trimmed(0..equals), value))
 }
 
 /// Byte offset of a line and column, both counted from 1, the column in characters.

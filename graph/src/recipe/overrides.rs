@@ -289,6 +289,17 @@ fn find(
         names.map(|(_, name, _)| name.as_str())
     };
     let all = || format!("the recipe has {}", listed(names()));
+    if matches!(name, "nodes" | "let") {
+        return wrong(
+            format!("`{name}` cannot be set as a whole"),
+            span.clone(),
+            match name {
+                "let" => "set a value of it by its name: `--set NAME=VALUE`".to_owned(),
+                _ => "set a node or a field: `--set 'NODE=KIND(...)'`, `--set NODE.FIELD=VALUE`"
+                    .to_owned(),
+            },
+        );
+    }
     let span = span.start..span.start + name.len();
     if is_field {
         let help = did_you_mean(name, names()).unwrap_or_else(all);
