@@ -263,33 +263,68 @@ struct Taps {
   std::int64_t count() const { return rows * columns; }
 };
 
+// A pixel of the output: its column and row, and the image of the input.
+struct Position {
+  std::int64_t pixel, column, line;
+  const float* image;
+
+  void advance(const Job& job, std::int64_t by) {
+    const auto& at = job.geometry;
+    pixel += by;
+    column += by;
+    if (column == at.width) {
+      column = 0;
+      if (++line == at.height) {
+        line = 0;
+        image += job.height * job.width * job.channels;
+      }
+    }
+  }
+};
+
+// Where the taps of one pixel are in the input.
+void find_taps(const Job& job, const Taps& taps, const float* zeros, const Position& of, const float** table) {
+  const auto& at = job.geometry;
+  const auto top = of.line * at.stride - at.top, left = of.column * at.stride - at.left;
+  for (std::int64_t ky = 0; ky < taps.rows; ++ky) {
+    const auto y = top + ky;
+    for (std::int64_t kx = 0; kx < taps.columns; ++kx, table += ROWS) {
+      const auto x = left + kx;
+      const bool is_inside = y >= 0 && y < job.height && x >= 0 && x < job.width;
+      *table = is_inside ? of.image + (y * job.width + x) * job.channels : zeros;
+    }
+  }
+}
+
 // For each tile and tap, where the pixels of the input are. The last tile repeats its last pixel.
 void find_pixels(const Job& job, const Taps& taps, const float* zeros, std::int64_t first_tile,
                  std::int64_t end_tile, const float** table) {
   const auto& at = job.geometry;
   const auto pixels = job.batch * at.height * at.width;
-  auto pixel = first_tile * ROWS;
-  auto column = pixel % at.width, line = pixel / at.width % at.height;
-  const float* image = job.x + pixel / at.width / at.height * job.height * job.width * job.channels;
+  const auto first = first_tile * ROWS;
+  Position next{first, first % at.width, first / at.width % at.height,
+                job.x + first / at.width / at.height * job.height * job.width * job.channels};
   for (auto tile = first_tile; tile < end_tile; ++tile, table += taps.count() * ROWS) {
-    for (int r = 0; r < ROWS; ++r) {
-      const auto top = line * at.stride - at.top, left = column * at.stride - at.left;
-      for (std::int64_t ky = 0, tap = r; ky < taps.rows; ++ky) {
-        const auto y = top + ky;
-        for (std::int64_t kx = 0; kx < taps.columns; ++kx, tap += ROWS) {
-          const auto x = left + kx;
-          const bool is_inside = y >= 0 && y < job.height && x >= 0 && x < job.width;
-          table[tap] = is_inside ? image + (y * job.width + x) * job.channels : zeros;
+    const auto top = next.line * at.stride - at.top, left = next.column * at.stride - at.left;
+    const auto right = left + (ROWS - 1) * at.stride + taps.columns;
+    const bool is_inside = next.column + ROWS <= at.width && top >= 0 && top + taps.rows <= job.height &&
+                           left >= 0 && right <= job.width;
+    if (is_inside) {
+      // Most tiles: without a look at each place.
+      for (std::int64_t tap = 0; tap < taps.count(); ++tap) {
+        const auto y = top + tap / taps.columns, x = left + tap % taps.columns;
+        const float* const from = next.image + (y * job.width + x) * job.channels;
+        for (int r = 0; r < ROWS; ++r) {
+          table[tap * ROWS + r] = from + r * at.stride * job.channels;
         }
       }
-      if (++pixel == pixels) {
-        --pixel;
-      } else if (++column == at.width) {
-        column = 0;
-        if (++line == at.height) {
-          line = 0;
-          image += job.height * job.width * job.channels;
-        }
+      next.advance(job, ROWS);
+      continue;
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      find_taps(job, taps, zeros, next, table + r);
+      if (next.pixel + 1 < pixels) {
+        next.advance(job, 1);
       }
     }
   }

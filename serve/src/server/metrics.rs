@@ -80,7 +80,7 @@ pub struct Metrics {
     rate: Seconds,
     ready: Gauge,
     reloads: Family<OfReload, Counter>,
-    recent: Mutex<VecDeque<(Instant, Ended, At, Duration)>>,
+    recent: Mutex<VecDeque<Remembered>>,
 }
 
 /// What happened lately.
@@ -94,6 +94,15 @@ pub struct Recent {
     pub p99_ms: Option<f64>,
     /// How many were answered at each size, the largest first.
     pub sizes: Vec<(String, usize)>,
+}
+
+/// A request that ended: when, how, at which size, and how long it took.
+type Remembered = (Instant, Ended, At, Duration);
+
+fn forget_old(recent: &mut VecDeque<Remembered>) {
+    while recent.front().is_some_and(|(at, ..)| at.elapsed() > RECENT) {
+        recent.pop_front();
+    }
 }
 
 /// How much of the past [`Recent`] covers.
@@ -203,6 +212,7 @@ impl Metrics {
             of_size.observe(took.as_secs_f64());
         }
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        forget_old(&mut recent);
         if recent.len() == REMEMBERED {
             recent.pop_front();
         }
@@ -255,9 +265,7 @@ impl Metrics {
     /// The last second.
     pub fn recent(&self) -> Recent {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        while recent.front().is_some_and(|(at, ..)| at.elapsed() > RECENT) {
-            recent.pop_front();
-        }
+        forget_old(&mut recent);
         let is_answered = |ended: Ended| matches!(ended, Ended::Ok | Ended::Late);
         let answered = recent.iter().filter(|(_, ended, ..)| is_answered(*ended));
         let mut times: Vec<f64> = Vec::new();
