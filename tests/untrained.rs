@@ -129,7 +129,7 @@ fn a_matrix_has_every_size_with_every_batch_norm() {
     assert!(row.unwrap().contains("*"), "the best is marked: {text}");
 }
 
-/// Calibrated batch norms begin as interpolated ones, and are not shown as such.
+/// Calibrated batch norms begin as interpolated ones, and are shown apart from these.
 #[test]
 fn interpolated_batch_norms_stay_beside_calibrated_ones() {
     let sizes = ["--sizes", "40,36", "--matrix"];

@@ -22,7 +22,7 @@ struct Piece {
     start: usize,
     /// Where it comes from in the text as written.
     origin: Range<usize>,
-    /// Whether it has the bytes of its origin; else it stands for all of it.
+    /// Whether it has the bytes of its origin; else it is in place of all of it.
     is_copy: bool,
     /// The `$name` as written that it replaces.
     used: Option<Range<usize>>,

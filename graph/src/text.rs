@@ -96,7 +96,7 @@ impl Text {
         expansion.map_or(&self.written, |expansion| &expansion.text)
     }
 
-    /// The text with every override applied, in which `$name` stands for a value of `let`.
+    /// The text with every override applied, in which `$name` means a value of `let`.
     pub fn written(&self) -> &str {
         &self.written
     }

@@ -110,7 +110,7 @@ fn cases() -> Vec<Case> {
             });
         }
     }
-    // Padding beyond every window's reach; a sum behind channels with kernels of their own.
+    // Padding beyond every window's reach; a sum after channels with kernels of their own.
     cases.push(Case {
         kernel: 1,
         padding: Padding::Symmetric(2),

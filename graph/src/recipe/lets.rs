@@ -1,4 +1,4 @@
-//! `let`: values with names, which `$name` stands for.
+//! `let`: values with names; `$name` is such a value.
 //!
 //! They are put in place of the names in the text, so that all else reads a recipe without names. So are
 //! the recipe's own words for values that other programs call otherwise: `Cuda(1)` for `cuda:1`.
@@ -264,7 +264,7 @@ impl<'a> Lets<'a> {
         }
     }
 
-    /// The entry that the `$name` in `span` stands for, of the first `visible` ones.
+    /// The entry that the `$name` in `span` means, of the first `visible` ones.
     fn find_use(&mut self, span: Range<usize>, visible: usize) -> Option<usize> {
         let name = &self.whole[span.start + 1..span.end];
         let found = self.named.get(name).copied();

@@ -355,7 +355,7 @@ void compute_panel(const Job& job, const Taps& taps, const Panels& panels, std::
     tile.weights = weights + (tap * taps.run + offset) * vectors * panels.lanes;
     tile.is_first = tap == 0 && offset == 0;
     tile.is_last = tap + count == taps.count() && offset + run == taps.run;
-    // Each tile fetches its share of the next block's weights, which lie behind these.
+    // Each tile fetches its share of the next block's weights, which follow these.
     const auto size = count * run * vectors * panels.lanes * static_cast<std::int64_t>(sizeof(float));
     const auto share = size / (end_tile - first_tile);
     tile.step = (share + count * run - 1) / (count * run);

@@ -24,7 +24,7 @@ pub struct Client {
     channel: Channel,
 }
 
-/// A call that was begun; dropped, it goes on.
+/// A call that was begun. Dropping it does not cancel it.
 pub type Pending<A> = JoinHandle<Result<Response<A>, Status>>;
 
 impl Client {

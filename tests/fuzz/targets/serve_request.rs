@@ -29,7 +29,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| Config {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    // The header that tells the length of the JSON is what comes before the first line break, if any.
+    // The header with the length of the JSON is what comes before the first line break, if any.
     let end = bytes.iter().take(24).position(|byte| *byte == b'\n');
     let (length, body) = match end {
         Some(end) => (Some(&bytes[..end]), &bytes[end + 1..]),

@@ -35,7 +35,7 @@ const ALL_CALLS: usize = CONNECTIONS;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// and closed if it does not answer within this.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// A client that was told to go, and has no call, is closed after this.
+/// A client that was asked to leave, and has no call, is closed after this.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// Bytes of an answer that are sent as one: the largest frame that every peer takes.
@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Recei
     while let Some((stream, slot)) = listener.next(&mut stop).await {
         let (router, places, mut stop) = (router.clone(), places.clone(), stop.clone());
         tokio::spawn(async move {
-            // What has not begun to speak has nothing to be told.
+            // Nothing has been sent, so nobody waits for a goodbye.
             let mut first = [0];
             let speaks = tokio::select! {
                 peeked = stream.get_ref().peek(&mut first) => peeked.is_ok(),
@@ -133,7 +133,7 @@ where
         () = idle(calls.clone(), HEAD_TIMEOUT) => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
-    // The client is told to begin nothing more here. What it has begun is answered.
+    // The client is asked to begin nothing more here. What it has begun is answered.
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         _ = connection => {}
