@@ -3,15 +3,18 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 13] = [
+const SHIM: [&str; 16] = [
     "native/autograd.cpp",
     "native/optimizers.cpp",
     "native/shim.cpp",
     "native/cpu/buffers.cpp",
     "native/cpu/convolution.cpp",
+    "native/cpu/convolution_sets.cpp",
+    "native/cpu/max_pool.cpp",
     "native/cpu/norm.cpp",
     "native/cpu/pixels.cpp",
     "native/cpu/pointwise.cpp",
+    "native/cpu/winograd.cpp",
     "native/dist/dist.cpp",
     "native/dist/nccl.cpp",
     "native/gpu/graph.cpp",

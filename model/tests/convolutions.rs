@@ -2,7 +2,7 @@
 
 mod filled;
 
-use rsflow_model::nn::kernels::{Activation, Convolution, Place, convolution_sets};
+use rsflow_model::nn::kernels::{Activation, Convolution, Place, convolution_sets, max_pool_cpu};
 use rsflow_model::nn::layers::Padding;
 use tch::{Kind, Tensor};
 
@@ -130,6 +130,26 @@ fn cases() -> Vec<Case> {
         channels: [20, 130],
         ..USUAL
     });
+    // With fewer multiplications: sides of all remainders, chunks of squares, parts of panels.
+    for (sides, channels) in [
+        ([8, 8], [16, 64]),
+        ([7, 8], [32, 48]),
+        ([9, 15], [40, 20]),
+        ([56, 56], [64, 64]),
+        ([14, 14], [256, 256]),
+        ([28, 27], [19, 129]),
+    ] {
+        for padding in [0, 1, 2] {
+            cases.push(Case {
+                sides,
+                channels,
+                padding: Padding::Symmetric(padding),
+                residual: padding == 1,
+                activation: Activation::Relu,
+                ..USUAL
+            });
+        }
+    }
     cases.push(Case {
         batch: 40,
         sides: [1, 1],
@@ -139,8 +159,9 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// The distance from the result in float64, of the largest value, of ours and of libtorch's in float32.
-fn errors(case: &Case, set: usize) -> (f64, f64) {
+/// The distance from the result in float64, of the largest value, of ours and of libtorch's in float32; and whether
+/// ours has fewer multiplications.
+fn errors(case: &Case, set: usize) -> (f64, f64, bool) {
     let Case {
         batch,
         channels: [inputs, outputs],
@@ -185,6 +206,7 @@ fn errors(case: &Case, set: usize) -> (f64, f64) {
         output,
     };
     let norm = (&scale, &shift);
+    let is_winograd = ours.suits_winograd(place);
     let ours = ours.run(&images, place, norm, residual.as_ref(), case.activation);
     let ours = ours.unwrap();
     assert_eq!(ours.size(), exact.size(), "{case:?}");
@@ -192,19 +214,95 @@ fn errors(case: &Case, set: usize) -> (f64, f64) {
         let most = (found.to_kind(Kind::Double) - &exact).abs().max();
         most.double_value(&[]) / exact.abs().max().double_value(&[]).max(1e-3)
     };
-    (off(&ours), off(&of(Kind::Float)))
+    (off(&ours), off(&of(Kind::Float)), is_winograd)
 }
 
 #[test]
 fn they_are_those_of_float64() {
     for set in 0..convolution_sets() {
+        let mut winograd = 0;
         for case in cases() {
-            let (ours, libtorchs) = errors(&case, set);
-            let bound = 3.0 * libtorchs + 1e-6;
+            let (ours, libtorchs, is_winograd) = errors(&case, set);
+            winograd += usize::from(is_winograd);
+            // Sixteen products, of sums of four and of nine.
+            let bound = if is_winograd { 8.0 } else { 3.0 } * libtorchs + 1e-6;
             assert!(
                 ours < bound,
                 "set {set}, {case:?}: off by {ours:e}, libtorch by {libtorchs:e}"
             );
+        }
+        assert!(winograd >= 18, "only {winograd}");
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_in_its_windows() {
+    let place = Place {
+        padding: [1, 1],
+        output: [8, 9],
+    };
+    for set in 0..convolution_sets() {
+        let conv = Convolution::new(set, &random("weight", &[20, 32, 3, 3]), 1, 1).unwrap();
+        assert!(conv.suits_winograd(place));
+        let ones = Tensor::ones([20], (Kind::Float, tch::Device::Cpu));
+        for (row, column) in [(0, 0), (3, 3), (4, 5), (7, 8), (2, 0)] {
+            let images = random("images", &[1, 32, 8, 9]);
+            let _ = images.get(0).get(5).get(row).get(column).fill_(f64::NAN);
+            let y = conv.run(&images, place, (&ones, &ones), None, Activation::None);
+            let found = Vec::<bool>::try_from(y.unwrap().get(0).get(0).isnan().flatten(0, -1));
+            let expected =
+                (0..8 * 9).map(|at: i64| (at / 9 - row).abs() <= 1 && (at % 9 - column).abs() <= 1);
+            assert_eq!(
+                found.unwrap(),
+                expected.collect::<Vec<_>>(),
+                "{row}, {column}"
+            );
+        }
+    }
+}
+
+#[test]
+fn max_pooling_is_that_of_libtorch() {
+    for set in 0..convolution_sets() {
+        for (channels, sides, kernel, stride, padding) in [
+            (64, [13, 12], 3, 2, 1),
+            (1, [5, 5], 3, 2, 1),
+            (21, [9, 9], 2, 2, 0),
+            (35, [8, 9], 3, 1, 1),
+            (16, [3, 3], 3, 3, 0),
+        ] {
+            let images = random("images", &[2, channels, sides[0], sides[1]]);
+            let _ = images.get(1).get(0).get(2).get(1).fill_(f64::NAN);
+            let expected = images.max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], false);
+            let (_, _, height, width) = expected.size4().unwrap();
+            let place = Place {
+                padding: [padding, padding],
+                output: [height, width],
+            };
+            let found = max_pool_cpu(set, &images, kernel, stride, place).unwrap();
+            let bits = |tensor: &Tensor| {
+                let values = Vec::<f32>::try_from(tensor.contiguous().flatten(0, -1)).unwrap();
+                // One kind of not a number is as good as another.
+                let bits = values
+                    .iter()
+                    .map(|value| if value.is_nan() { 1 } else { value.to_bits() });
+                bits.collect::<Vec<_>>()
+            };
+            assert_eq!(
+                bits(&found),
+                bits(&expected),
+                "set {set}, {channels}, {sides:?}"
+            );
+            assert!(expected.isnan().any().double_value(&[]) > 0.0);
+        }
+        let images = random("images", &[1, 4, 5, 5]);
+        for (padding, output, part) in [
+            ([3, 0], [2, 2], "beyond the image"),
+            ([0, 0], [4, 2], "beyond the image"),
+            ([0, 0], [0, 2], "no max pooling"),
+        ] {
+            let error = max_pool_cpu(set, &images, 3, 2, Place { padding, output }).unwrap_err();
+            assert!(error.to_string().contains(part), "{error:#}");
         }
     }
 }

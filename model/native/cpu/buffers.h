@@ -1,4 +1,4 @@
-// Memory for the results of forward passes on the CPU, which is kept for the next pass.
+// Memory for weights and for the results of forward passes on the CPU; the latter is kept for the next pass.
 
 #pragma once
 
@@ -9,6 +9,9 @@ namespace cpu {
 
 // An uninitialized float32 tensor `[batch, channels, height, width]` in channels last.
 at::Tensor buffer(at::IntArrayRef size);
+
+// So many float32 zeros, for weights: memory of their own, in large pages.
+at::Tensor zeros(std::int64_t count);
 
 }  // namespace cpu
 }  // namespace rsflow

@@ -1,7 +1,8 @@
 // Convolutions in float32 and channels last for inference, with the batch norm, the residual's addition and the
 // activation that follow: activation(conv(x) scale + shift + residual), called by
-// `src/nn/kernels/convolution.rs`. Scale and shift are the batch norm's, so all resolutions share one weight, in
-// one layout, whatever the shape of the images. The calling convention is described in `../guard.h`.
+// `src/nn/kernels/convolution.rs`. Scale and shift are the batch norm's, so all resolutions share one weight,
+// whatever the shape of the images. The calling convention is described in `../guard.h`. Some convolutions of 3 x 3
+// are computed in another way (`winograd.cpp`).
 //
 // A convolution is a product of matrices: the pixels of the output by its channels, summed over taps (places of
 // the kernel) and channels of the input. The kernel (`convolution_kernels.h`) computes a tile of ROWS pixels by a
@@ -14,178 +15,35 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <vector>
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/zeros.h>
 
 #include "../guard.h"
 #include "../norm.h"
 #include "buffers.h"
+#include "convolution.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define HAS_SETS
-#include <immintrin.h>
-#endif
-#define INLINE inline __attribute__((always_inline))
-
-namespace {
+namespace rsflow {
+namespace cpu {
 namespace convolution {
+namespace {
 
-constexpr int ROWS = 6;
-// The terms of a sum after which it is cut.
-constexpr std::int64_t BLOCK = 512;
 // The tiles that a task computes at most.
 constexpr std::int64_t CHUNK = 32;
-
-struct Tile {
-  // For each tap, ROWS pixels of the input; of these the channels from `offset` on, `run` many.
-  const float* const* pixels;
-  std::int64_t taps, offset, run;
-  // `[taps, run, vectors, LANES]`.
-  const float* weights;
-  // What to fetch meanwhile, and by how many bytes it moves on with each term of the sum.
-  const char* ahead;
-  std::int64_t step;
-  float* output;
-  // The channels of the output, and how many of them are in the tile's last vector.
-  std::int64_t outputs;
-  int last;
-  // Null, or laid out as the output.
-  const float* residual;
-  const float *scale, *shift;
-  // Of the activation.
-  float low, high;
-  // Of the blocks of the sum.
-  bool is_first, is_last;
-};
-
-// A row of the output of a depthwise convolution with a kernel of 3 x 3.
-struct Row {
-  // The three rows of the input; null beyond the border.
-  const float* input[3];
-  // `[9, channels]`.
-  const float* weights;
-  float* output;
-  // Null, or a row laid out as the output.
-  const float* residual;
-  std::int64_t channels, width, outputs, stride, left;
-  const float *scale, *shift;
-  float low, high;
-};
-
-struct Set {
-  int lanes, widest;
-  void (*tile)(const Tile&, int rows, int vectors);
-  void (*row)(const Row&);
-};
-
-#ifdef HAS_SETS
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-namespace avx2 {
-constexpr int LANES = 8, WIDEST = 2;
-using Vector = __m256;
-INLINE __m256i mask(int count) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-INLINE void prefetch(const char* from) { _mm_prefetch(from, _MM_HINT_T1); }
-INLINE Vector zero() { return _mm256_setzero_ps(); }
-INLINE Vector load(const float* from) { return _mm256_loadu_ps(from); }
-INLINE Vector load_some(const float* from, int count) { return _mm256_maskload_ps(from, mask(count)); }
-INLINE void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
-INLINE void store_some(float* to, Vector x, int count) { _mm256_maskstore_ps(to, mask(count), x); }
-INLINE Vector broadcast(float x) { return _mm256_set1_ps(x); }
-INLINE Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-// NaN stays NaN: it is the second operand.
-INLINE Vector clamp(Vector x, float low, float high) {
-  return _mm256_min_ps(broadcast(high), _mm256_max_ps(broadcast(low), x));
-}
-#include "convolution_kernels.h"
-}  // namespace avx2
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
-namespace avx512 {
-constexpr int LANES = 16, WIDEST = 4;
-using Vector = __m512;
-INLINE __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1); }
-INLINE void prefetch(const char* from) { _mm_prefetch(from, _MM_HINT_T1); }
-INLINE Vector zero() { return _mm512_setzero_ps(); }
-INLINE Vector load(const float* from) { return _mm512_loadu_ps(from); }
-INLINE Vector load_some(const float* from, int count) { return _mm512_maskz_loadu_ps(mask(count), from); }
-INLINE void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
-INLINE void store_some(float* to, Vector x, int count) { _mm512_mask_storeu_ps(to, mask(count), x); }
-INLINE Vector broadcast(float x) { return _mm512_set1_ps(x); }
-INLINE Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE Vector clamp(Vector x, float low, float high) {
-  return _mm512_min_ps(broadcast(high), _mm512_max_ps(broadcast(low), x));
-}
-#include "convolution_kernels.h"
-}  // namespace avx512
-#pragma GCC pop_options
-#endif
-
-struct Sets {
-  const Set* of[2] = {};
-  std::int64_t count = 0;
-};
-
-// Those that this processor has, the best first.
-const Sets& sets() {
-  static const Sets found = [] {
-    Sets sets;
-#ifdef HAS_SETS
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      sets.of[sets.count++] = &avx512::SET;
-    }
-    if (has_avx2) {
-      sets.of[sets.count++] = &avx2::SET;
-    }
-#endif
-    return sets;
-  }();
-  return found;
-}
-
-const Set& set(std::int64_t index) {
-  TORCH_CHECK(index >= 0 && index < sets().count, "there are no convolutions for this processor");
-  return *sets().of[index];
-}
-
-// As `Geometry` in `src/nn/kernels/convolution.rs`.
-struct Geometry {
-  std::int64_t set, kernel, stride, groups;
-  // Pixels of padding before the image, and the size of the output.
-  std::int64_t top, left, height, width;
-};
-
-// How the channels of a group are cut into panels, as equal as they can be.
-struct Panels {
-  std::int64_t lanes, vectors, count;
-
-  Panels(const Set& set, std::int64_t channels)
-      : lanes(set.lanes),
-        vectors((channels + set.lanes - 1) / set.lanes),
-        count((vectors + set.widest - 1) / set.widest) {}
-
-  // The vector at which a panel begins.
-  std::int64_t begin(std::int64_t panel) const { return vectors * panel / count; }
-};
 
 // Whether each channel has a kernel of 3 x 3 of its own.
 bool is_depthwise(std::int64_t kernel, std::int64_t groups, std::int64_t inputs, std::int64_t outputs) {
   return kernel == 3 && groups > 1 && groups == inputs && groups == outputs;
 }
 
-at::Tensor pack(const Set& set, const at::Tensor& weight, std::int64_t groups) {
+at::Tensor pack(const Set& set, const at::Tensor& weight, std::int64_t groups, bool is_winograd) {
   const auto from = weight.to(at::kFloat).contiguous();
+  if (is_winograd) {
+    TORCH_CHECK(groups == 1 && weight.size(2) == 3 && weight.size(1) <= BLOCK, "no weight for `winograd`");
+    return pack_winograd(set, from);
+  }
   const float* const values = from.const_data_ptr<float>();
   const auto outputs = weight.size(0), inputs = weight.size(1), taps = weight.size(2) * weight.size(3);
   if (is_depthwise(weight.size(2), groups, groups * inputs, outputs)) {
@@ -194,7 +52,7 @@ at::Tensor pack(const Set& set, const at::Tensor& weight, std::int64_t groups) {
   const auto each = outputs / groups;
   const Panels panels(set, each);
   const auto width = panels.vectors * panels.lanes;
-  auto packed = at::zeros({groups, width * taps * inputs}, from.options());
+  const auto packed = zeros(groups * width * taps * inputs);
   float* const to = packed.mutable_data_ptr<float>();
   at::parallel_for(0, groups * panels.count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (auto at = begin; at < end; ++at) {
@@ -212,19 +70,6 @@ at::Tensor pack(const Set& set, const at::Tensor& weight, std::int64_t groups) {
   });
   return packed;
 }
-
-// What all tiles of a call have in common.
-struct Job {
-  const Set& set;
-  Geometry geometry;
-  // Of the input.
-  const float* x = nullptr;
-  std::int64_t batch = 0, channels = 0, height = 0, width = 0;
-  const float *weights = nullptr, *scale = nullptr, *shift = nullptr, *residual = nullptr;
-  float* y = nullptr;
-  std::int64_t outputs = 0;
-  float low = 0, high = 0;
-};
 
 void depthwise(const Job& job) {
   const auto& at = job.geometry;
@@ -470,7 +315,10 @@ at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight
   if (y.numel() == 0) {
     return y;
   }
-  if (is_depthwise(at.kernel, at.groups, job.channels, outputs)) {
+  if (at.is_winograd != 0) {
+    TORCH_CHECK(at.kernel == 3 && at.stride == 1 && at.groups == 1, "no convolution for `winograd`");
+    winograd(job);
+  } else if (is_depthwise(at.kernel, at.groups, job.channels, outputs)) {
     depthwise(job);
   } else if (at.kernel > 1 && at.groups == 1 && inputs < set.lanes) {
     const auto padded = pad(job, (at.height - 1) * at.stride + at.kernel, (at.width - 1) * at.stride + at.kernel);
@@ -485,19 +333,24 @@ at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight
   return y;
 }
 
-}  // namespace convolution
 }  // namespace
+}  // namespace convolution
+}  // namespace cpu
+}  // namespace rsflow
+
+namespace convolution = rsflow::cpu::convolution;
 
 // How many instruction sets there are kernels for on this processor.
 extern "C" std::size_t rsflow_convolution_sets() {
-  return static_cast<std::size_t>(convolution::sets().count);
+  return static_cast<std::size_t>(convolution::set_count());
 }
 
 // A weight `[outputs, inputs / groups, kernel, kernel]` as the convolutions of that set take it, float32.
 extern "C" const char* rsflow_pack(std::int64_t set, const at::Tensor* weight, std::int64_t groups,
-                                   at::Tensor** output) {
+                                   std::int64_t is_winograd, at::Tensor** output) {
   return catch_exceptions([&] {
-    deref(output) = new at::Tensor(convolution::pack(convolution::set(set), deref(weight), groups));
+    deref(output) =
+        new at::Tensor(convolution::pack(convolution::set(set), deref(weight), groups, is_winograd != 0));
   });
 }
 

@@ -1,5 +1,5 @@
-// The kernels of `convolution.cpp`, which includes this text once for each instruction set, each in its own
-// namespace, with `Vector` and what can be done with it.
+// The kernels of `convolution.cpp`. `convolution_sets.cpp` includes this text once for each instruction set, each in
+// its own namespace, with `Vector` and what can be done with it.
 
 // R pixels by N vectors of channels of the output, all of whose sums are in registers.
 template <int R, int N>
@@ -164,5 +164,3 @@ void compute_row(const Row& row) {
     }
   }
 }
-
-constexpr Set SET = {LANES, WIDEST, compute_tile, compute_row};

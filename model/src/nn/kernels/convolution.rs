@@ -1,6 +1,7 @@
 //! Convolutions in float32 with the batch norm, the residual's addition and the activation that follow them, for
 //! inference on the CPU (`native/cpu/convolution.cpp`).
 
+use std::cell::OnceCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
@@ -18,6 +19,7 @@ unsafe extern "C" {
         set: i64,
         weight: *const c_void,
         groups: i64,
+        is_winograd: i64,
         output: *mut *mut c_void,
     ) -> *const c_char;
     fn rsflow_fused_convolution(
@@ -43,6 +45,7 @@ struct Geometry {
     left: i64,
     height: i64,
     width: i64,
+    is_winograd: i64,
 }
 
 /// How many instruction sets of this processor there are kernels for: AVX-512, and AVX2 with FMA. Without them
@@ -61,7 +64,10 @@ pub fn drop_buffers() {
 /// A convolution whose weight lies as its kernels read it, for images of any shape.
 #[derive(Debug)]
 pub struct Convolution {
-    packed: Tensor,
+    /// The weight as it was given. Each algorithm has it in its own layout, made at its first use.
+    weight: Tensor,
+    direct: OnceCell<Tensor>,
+    winograd: OnceCell<Tensor>,
     set: i64,
     inputs: i64,
     outputs: i64,
@@ -92,11 +98,14 @@ impl Convolution {
             "no convolution has a weight of shape {:?}, {groups} groups and a stride of {stride}",
             weight.size()
         );
-        let mut output = ptr::null_mut();
-        // SAFETY: the pointers are of a live tensor and of the output.
-        to_result(unsafe { rsflow_pack(set, weight.as_ptr().cast(), groups, &mut output) })?;
+        ensure!(
+            set < i64::try_from(convolution_sets())?,
+            "there are no convolutions for this processor"
+        );
         Ok(Convolution {
-            packed: tensor(output).context("packing a weight was without a result")?,
+            weight: weight.shallow_clone(),
+            direct: OnceCell::new(),
+            winograd: OnceCell::new(),
             set,
             inputs: inputs * groups,
             outputs,
@@ -143,6 +152,12 @@ impl Convolution {
                 of_channels.size()
             );
         }
+        let is_winograd = self.suits_winograd(place);
+        let cell = match is_winograd {
+            true => &self.winograd,
+            false => &self.direct,
+        };
+        let packed = get_or_make(cell, || self.pack(is_winograd))?;
         let geometry = Geometry {
             set: self.set,
             kernel: self.kernel,
@@ -152,6 +167,7 @@ impl Convolution {
             left,
             height: out_height,
             width: out_width,
+            is_winograd: i64::from(is_winograd),
         };
         let mut output = ptr::null_mut();
         // SAFETY: the pointers are null where that is allowed, or of live values; the shapes that the other side
@@ -159,7 +175,7 @@ impl Convolution {
         let message = unsafe {
             rsflow_fused_convolution(
                 images.as_ptr().cast(),
-                self.packed.as_ptr().cast(),
+                packed.as_ptr().cast(),
                 &geometry,
                 scale.as_ptr().cast(),
                 shift.as_ptr().cast(),
@@ -171,4 +187,40 @@ impl Convolution {
         to_result(message)?;
         tensor(output).context("a convolution was without a result")
     }
+    /// Whether this is computed with fewer multiplications (`native/cpu/winograd.cpp`). It reads more weights, so
+    /// an image needs enough pixels for them: of the image and not of the batch, on which results do not depend.
+    pub fn suits_winograd(&self, place: Place) -> bool {
+        const SQUARES: i64 = 16;
+        const WEIGHTS: i64 = 256 * 256;
+        let [height, width] = place.output;
+        let squares = ((height + 1) / 2).saturating_mul((width + 1) / 2);
+        (self.kernel, self.stride, self.groups) == (3, 1, 1)
+            && self.inputs >= 16
+            && self.inputs.saturating_mul(self.outputs) <= WEIGHTS
+            && squares >= SQUARES
+    }
+
+    fn pack(&self, is_winograd: bool) -> Result<Tensor> {
+        let mut output = ptr::null_mut();
+        // SAFETY: the pointers are of a live tensor and of the output.
+        to_result(unsafe {
+            rsflow_pack(
+                self.set,
+                self.weight.as_ptr().cast(),
+                self.groups,
+                i64::from(is_winograd),
+                &mut output,
+            )
+        })?;
+        tensor(output).context("packing a weight was without a result")
+    }
+}
+
+/// What is in the cell; if it is empty, what is made for it.
+pub fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(value) = cell.get() {
+        return Ok(value);
+    }
+    let value = make()?;
+    Ok(cell.get_or_init(|| value))
 }

@@ -24,6 +24,8 @@ mod driver;
 #[allow(unsafe_code)]
 mod joint;
 #[allow(unsafe_code)]
+mod max_pool;
+#[allow(unsafe_code)]
 mod operators;
 #[allow(unsafe_code)]
 mod pixels;
@@ -43,8 +45,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
-pub use convolution::{Convolution, Place, convolution_sets, drop_buffers};
+pub use convolution::{Convolution, Place, convolution_sets, drop_buffers, get_or_make};
 pub use joint::{JointSum, joint_batch_norm};
+pub use max_pool::max_pool_cpu;
 pub use operators::{
     Activation, BatchNorm, Kernels, Launch, Statistics, batch_norm, depthwise, drop_kernels,
     kernel_names, max_pool, use_kernels,

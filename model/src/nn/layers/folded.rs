@@ -9,6 +9,7 @@ use super::pass::{pad_amounts, padded};
 use super::{Conv, Padding};
 use crate::nn::kernels::{
     Activation, BatchNorm, Convolution, PackedConvolution, Place, convolution_sets, drop_buffers,
+    get_or_make,
 };
 
 /// For each resolution and each shared weight, the convolution with the batch norm that follows it: one operator
@@ -85,6 +86,11 @@ impl Folded {
             _ => return None,
         };
         Some(Folded { epsilon, kind })
+    }
+
+    /// Whether the convolutions are ours, in float32.
+    pub(super) fn is_float(&self) -> bool {
+        matches!(self.kind, Convolutions::Float { .. })
     }
 
     /// activation(norm(conv(x)) + residual).
@@ -209,14 +215,6 @@ pub fn folds(dtype: Kind) -> bool {
         Kind::BFloat16 => has_bfloat16(),
         _ => false,
     }
-}
-
-fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
-    if let Some(value) = cell.get() {
-        return Ok(value);
-    }
-    let value = make()?;
-    Ok(cell.get_or_init(|| value))
 }
 
 fn is_large(images: &Tensor) -> Result<bool> {

@@ -8,12 +8,14 @@
 //! updates them at its end.
 
 pub mod cost;
+mod divided;
 mod drops;
 mod folded;
 mod modules;
 mod norms;
 mod pass;
 
+pub use divided::images_of_pass;
 pub use drops::{Drops, droppable, factors};
 pub use folded::folds;
 pub use modules::Modules;

@@ -7,7 +7,7 @@ use super::folded::{At, Folded, Residual};
 use super::modules::{Module, Modules, Norm, Shared, Weight};
 use super::{Conv, Drops, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
-use crate::nn::kernels::{self, Activation, BatchNorm, Kernels, Statistics};
+use crate::nn::kernels::{self, Activation, BatchNorm, Kernels, Place, Statistics};
 use crate::nn::native;
 use crate::nn::quantizers::{self, Fit, Gradient, Levels};
 
@@ -148,8 +148,11 @@ impl<'m> Pass<'m> {
             ..
         } = self.modules.compute;
         let images = images.f_to_kind(compute_dtype)?;
-        let at = (resolution_index, drops);
-        let output = self.run(&self.modules.modules, &images, at, &mut fits)?;
+        let modules = &self.modules.modules;
+        let output = match self.folded().is_some_and(Folded::is_float) {
+            true => self.run_divided(modules, &images, resolution_index)?,
+            false => self.run(modules, &images, (resolution_index, drops), &mut fits)?,
+        };
         let output = output.f_to_kind(dtype)?;
         if self.mode == Mode::Train {
             let mut earlier = self.fits.iter_mut();
@@ -184,10 +187,15 @@ impl<'m> Pass<'m> {
         };
         let compute = &self.modules.compute;
         let images = images.f_to_kind(compute.compute_dtype)?;
-        let mut fits = Vec::new();
-        fits.resize_with(self.levels.len(), || None);
-        let at = (resolution_index, &Drops::default());
-        let features = self.run(before, &images, at, &mut fits)?;
+        let features = match self.folded().is_some_and(Folded::is_float) {
+            true => self.run_divided(before, &images, resolution_index)?,
+            false => {
+                let mut fits = Vec::new();
+                fits.resize_with(self.levels.len(), || None);
+                let at = (resolution_index, &Drops::default());
+                self.run(before, &images, at, &mut fits)?
+            }
+        };
         Ok(features.f_to_kind(compute.dtype)?)
     }
 
@@ -225,7 +233,7 @@ impl<'m> Pass<'m> {
         Ok(())
     }
 
-    fn run(
+    pub(super) fn run(
         &self,
         modules: &[Module],
         input: &Tensor,
@@ -470,13 +478,16 @@ impl<'m> Pass<'m> {
 
     fn max_pool(&self, x: &Tensor, kernel: i64, stride: i64, padding: Padding) -> Result<Tensor> {
         let [rows, columns] = pad_amounts(x, padding, kernel, stride)?;
-        if self.on_gpu() {
-            let (_, _, height, width) = x.size4()?;
-            let out = [height, width].map(|side| padding.output(side, kernel, stride));
-            let y = kernels::max_pool(x, kernel, stride, [rows.0, columns.0], out)?;
-            if let Some(y) = y {
-                return Ok(y);
-            }
+        let (_, _, height, width) = x.size4()?;
+        let output = [height, width].map(|side| padding.output(side, kernel, stride));
+        let padding = [rows.0, columns.0];
+        if self.on_gpu()
+            && let Some(y) = kernels::max_pool(x, kernel, stride, padding, output)?
+        {
+            return Ok(y);
+        }
+        if self.folded().is_some_and(Folded::is_float) {
+            return kernels::max_pool_cpu(0, x, kernel, stride, Place { padding, output });
         }
         max_pool(x, kernel, stride, [rows, columns])
     }
