@@ -30,7 +30,7 @@ namespace cpu {
 namespace convolution {
 namespace {
 
-// The tiles that a task computes at most.
+// The tiles that use a block of weights one after the other, at most.
 constexpr std::int64_t CHUNK = 32;
 
 // Whether each channel has a kernel of 3 x 3 of its own.
@@ -231,29 +231,29 @@ void product(const Job& job, const Taps& taps) {
   const auto& at = job.geometry;
   const Panels panels(job.set, job.outputs / at.groups);
   const auto tiles = (job.batch * at.height * at.width + ROWS - 1) / ROWS;
-  // Every thread has several tasks: chunks of tiles, of which each reads all weights of its part of the channels.
-  // So there are more chunks than the caches ask for only where there are not enough channels.
-  const auto threads = static_cast<std::int64_t>(at::get_num_threads());
-  const auto wanted = threads == 1 ? 1 : 4 * threads;
-  const auto all = at.groups * panels.count;
-  auto chunks = (tiles + CHUNK - 1) / CHUNK;
-  const auto parts = std::clamp<std::int64_t>((wanted + chunks - 1) / chunks, 1, all);
-  chunks = std::min(tiles, std::max(chunks, (wanted + parts - 1) / parts));
+  const auto chunks = (tiles + CHUNK - 1) / CHUNK, all = at.groups * panels.count;
   const std::vector<float> zeros(job.channels);
-  at::parallel_for(0, chunks * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+  // Chunk by chunk, panel by panel, tile by tile: each thread has as many tiles of a panel as the others, and where
+  // there are more threads than chunks it reads a part of the weights only.
+  at::parallel_for(0, tiles * all, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<const float*> table;
-    std::int64_t found = -1;
-    for (auto task = begin; task < end; ++task) {
-      const auto chunk = task / parts, part = task % parts;
+    // The one that holds `begin`.
+    auto chunk = begin / all * chunks / tiles;
+    while (tiles * (chunk + 1) / chunks * all <= begin) {
+      ++chunk;
+    }
+    for (; tiles * chunk / chunks * all < end; ++chunk) {
       const auto first = tiles * chunk / chunks, last = tiles * (chunk + 1) / chunks;
-      if (chunk != found) {
-        table.resize((last - first) * taps.count() * ROWS);
-        find_pixels(job, taps, zeros.data(), first, last, table.data());
-        found = chunk;
-      }
-      for (auto panel = all * part / parts; panel < all * (part + 1) / parts; ++panel) {
-        compute_panel(job, taps, panels, panel / panels.count, panel % panels.count, first, last,
-                      table.data());
+      table.resize((last - first) * taps.count() * ROWS);
+      find_pixels(job, taps, zeros.data(), first, last, table.data());
+      for (std::int64_t panel = 0; panel < all; ++panel) {
+        // The panel's tiles among those of this thread.
+        const auto from = first * all + panel * (last - first) - first;
+        const auto begin_tile = std::max(first, begin - from), end_tile = std::min(last, end - from);
+        if (begin_tile < end_tile) {
+          compute_panel(job, taps, panels, panel / panels.count, panel % panels.count, begin_tile, end_tile,
+                        table.data() + (begin_tile - first) * taps.count() * ROWS);
+        }
       }
     }
   });

@@ -169,7 +169,12 @@ void winograd(const Job& job) {
   const auto wanted = threads == 1 ? 1 : 2 * threads;
   auto chunks = (all + most - 1) / most;
   const auto parts = std::clamp<std::int64_t>((wanted + chunks - 1) / chunks, 1, panels.count);
-  chunks = std::min(all, std::max(chunks, (wanted + parts - 1) / parts));
+  chunks = std::max(chunks, (wanted + parts - 1) / parts);
+  // As many tasks for each thread.
+  while (chunks * parts % threads != 0) {
+    ++chunks;
+  }
+  chunks = std::min(all, chunks);
   const std::vector<float> border(job.channels);
   at::parallel_for(0, chunks * parts, 1, [&](std::int64_t begin, std::int64_t end) {
     const auto size = (all + chunks - 1) / chunks;
