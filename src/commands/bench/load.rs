@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use plotters::style::RGBColor;
 use rand::seq::SliceRandom as _;
 use rsflow_base::shown::Shown as _;
 use rsflow_base::{input_file, keyed};
@@ -17,7 +16,7 @@ use serde_json::json;
 use crate::cli::{Bench, Load};
 use crate::commands::usage::Usage;
 use crate::files::{check_output, is_stdout, replace, write_json};
-use crate::plot::{self, Curve, Panel};
+use crate::plot::{self, Axis, Chart, Line, Look, Point};
 use crate::process;
 use crate::progress::{Count, Screen};
 use crate::table::grid;
@@ -28,9 +27,6 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(600);
 /// The most requests at one rate.
 const MOST_REQUESTS: f64 = 5e6;
 const CAPACITIES: [f64; 5] = [0.5, 1.0, 2.0, 3.0, 4.0];
-
-const IN_TIME: RGBColor = RGBColor(20, 90, 170);
-const OTHER: RGBColor = RGBColor(200, 100, 0);
 
 /// The times at which requests are sent, and over how long.
 struct Stage {
@@ -107,7 +103,7 @@ pub fn run(arguments: &Bench, url: &str, out: &mut dyn Write) -> Result<ExitCode
         write_json(path, &value, out)?;
     }
     if let Some(path) = plot {
-        let written = replace(path, figure(&rows)?.as_bytes());
+        let written = replace(path, figure(&rows).as_bytes());
         written.with_context(|| format!("cannot write {}", path.shown()))?;
         screen.line(&format!("{} has the figure", path.shown()));
     }
@@ -261,42 +257,47 @@ fn explained(deadline_ms: f64, samples: &[Sample]) -> String {
 }
 
 /// Goodput, latency and top-1 against the rate.
-fn figure(rows: &[(Option<f64>, Report)]) -> Result<String> {
-    let curve = |name, colour, value: &dyn Fn(&Report) -> Option<f64>| Curve {
-        name,
-        colour,
+fn figure(rows: &[(Option<f64>, Report)]) -> String {
+    let line = |name: &str, look, value: &dyn Fn(&Report) -> Option<f64>| Line {
+        name: name.to_owned(),
+        look: Look::Number(look),
         points: rows
             .iter()
             .filter_map(|(times, report)| {
-                let label = times.map_or(String::new(), |times| format!("{times}x"));
-                Some((report.rate, value(report)?, label))
+                Some(Point {
+                    x: report.rate,
+                    y: value(report)?,
+                    label: times.map_or(String::new(), |times| format!("{times}x")),
+                })
             })
             .collect(),
     };
-    let mut panels = vec![
-        Panel {
-            x: "requests a second",
-            y: "a second",
-            curves: vec![
-                curve("answers in time", IN_TIME, &|report| Some(report.goodput)),
-                curve("requests", OTHER, &|report| Some(report.rate)),
+    let chart = |y: &str, lines| Chart {
+        x: Axis::new("requests a second"),
+        y: Axis::new(y),
+        lines,
+    };
+    let mut charts = vec![
+        chart(
+            "a second",
+            vec![
+                line("answers in time", 0, &|report| Some(report.goodput)),
+                line("requests", 1, &|report| Some(report.rate)),
             ],
-        },
-        Panel {
-            x: "requests a second",
-            y: "latency, ms",
-            curves: vec![
-                curve("p99", OTHER, &|report| Some(report.p99_ms)),
-                curve("median", IN_TIME, &|report| Some(report.p50_ms)),
+        ),
+        chart(
+            "latency, ms",
+            vec![
+                line("p99", 1, &|report| Some(report.p99_ms)),
+                line("median", 0, &|report| Some(report.p50_ms)),
             ],
-        },
+        ),
     ];
     if rows.iter().any(|(_, report)| report.top1.is_some()) {
-        panels.push(Panel {
-            x: "requests a second",
-            y: "top-1 % of answers in time",
-            curves: vec![curve("top-1", IN_TIME, &|report| report.top1)],
-        });
+        charts.push(chart(
+            "top-1 % of answers in time",
+            vec![line("top-1", 0, &|report| report.top1)],
+        ));
     }
-    plot::svg(&panels)
+    plot::file(&charts)
 }

@@ -2,17 +2,12 @@
 //! against latency.
 
 use anyhow::Result;
-use plotters::style::RGBColor;
 use rsflow_model::nn::layers::cost::operations;
 use rsflow_model::nn::networks::Network;
 use rsflow_model::train::metrics::Table;
 
 use super::latency::Latency;
-use crate::plot::{self, Curve, Panel};
-
-const OURS: RGBColor = RGBColor(20, 90, 170);
-const PUBLISHED: RGBColor = RGBColor(200, 100, 0);
-const SINGLE: RGBColor = RGBColor(110, 110, 110);
+use crate::plot::{self, Axis, Chart, Line, Look, Point};
 
 /// Top-1 on ImageNet at 224, 192, 160, 128 and 96 pixels: of the paper's RS-Net, and of five networks trained
 /// at one resolution each (for MobileNetV2 read off a figure).
@@ -52,51 +47,51 @@ pub fn svg(
         .iter()
         .filter_map(|row| Some((row.resolution?, row)));
     let rows: Vec<_> = rows.collect();
-    let mut by_cost = vec![Curve {
-        name: "this network",
-        colour: OURS,
-        points: rows
-            .iter()
-            .map(|(size, row)| (row.multiply_adds as f64 / 1e6, row.top1, size.to_string()))
-            .collect(),
-    }];
+    let ours = |points| Line {
+        name: "this network".to_owned(),
+        look: Look::Number(0),
+        points,
+    };
+    let by_cost = rows
+        .iter()
+        .map(|(size, row)| point(row.multiply_adds as f64 / 1e6, row.top1, *size));
+    let mut by_cost = vec![ours(by_cost.collect())];
     let layers = network.layers(u32::try_from(classes)?)?;
     if let Some(figures) = published(network, classes) {
         let names = ["RS-Net, published", "one network a size, published"];
-        for ((name, colour), top1) in names.into_iter().zip([PUBLISHED, SINGLE]).zip(figures) {
+        for ((name, look), top1) in names.into_iter().zip([1, 2]).zip(figures) {
             let sizes = [224_u32, 192, 160, 128, 96].into_iter().zip(top1);
             let points = sizes.map(|(size, top1)| {
                 let cost = operations(&layers, size).multiply_adds;
-                (cost as f64 / 1e6, top1, size.to_string())
+                point(cost as f64 / 1e6, top1, size)
             });
-            by_cost.push(Curve {
-                name,
-                colour,
+            by_cost.push(Line {
+                name: name.to_owned(),
+                look: Look::Number(look),
                 points: points.collect(),
             });
         }
     }
-    let by_time = vec![Curve {
-        name: "this network",
-        colour: OURS,
-        points: rows
-            .iter()
-            .filter_map(|(size, row)| {
-                let latency = latencies.iter().find(|of| of.resolution == *size)?;
-                Some((latency.milliseconds, row.top1, size.to_string()))
-            })
-            .collect(),
-    }];
-    plot::svg(&[
-        Panel {
-            x: "multiply-adds of an image, millions",
-            y: "top-1 %",
-            curves: by_cost,
-        },
-        Panel {
-            x: "milliseconds of one image on this machine",
-            y: "top-1 %",
-            curves: by_time,
-        },
-    ])
+    let by_time = rows.iter().filter_map(|(size, row)| {
+        let latency = latencies.iter().find(|of| of.resolution == *size)?;
+        Some(point(latency.milliseconds, row.top1, *size))
+    });
+    let by_time = vec![ours(by_time.collect())];
+    let chart = |x: &str, lines| Chart {
+        x: Axis::new(x),
+        y: Axis::new("top-1 %"),
+        lines,
+    };
+    Ok(plot::file(&[
+        chart("multiply-adds of an image, millions", by_cost),
+        chart("milliseconds of one image on this machine", by_time),
+    ]))
+}
+
+fn point(x: f64, y: f64, size: u32) -> Point {
+    Point {
+        x,
+        y,
+        label: size.to_string(),
+    }
 }
