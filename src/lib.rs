@@ -17,6 +17,7 @@ mod plot;
 mod process;
 mod progress;
 mod run_dir;
+mod run_log;
 mod skipped;
 mod table;
 mod verdict;

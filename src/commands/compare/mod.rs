@@ -10,7 +10,7 @@
 
 mod answers;
 mod report;
-mod runs;
+pub mod runs;
 mod statistics;
 
 use std::io::Write;

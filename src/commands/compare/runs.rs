@@ -11,11 +11,11 @@ use rsflow_model::checkpoint::Checkpoint;
 
 use crate::catalogue::CATALOGUE;
 use crate::cli::Which;
-use crate::commands::sweep::Final;
 use crate::commands::usage::Usage;
+use crate::run_log::Final;
 
 /// How deep folders of runs are looked into.
-const DEPTH: usize = 4;
+pub const DEPTH: usize = 4;
 
 /// A run, or a file of predictions.
 #[derive(Clone, Debug)]
@@ -194,7 +194,7 @@ fn runs(path: &Path, which: Which, tell: &impl Fn(&str)) -> Result<Vec<Run>> {
 ///
 /// # Errors
 /// A folder that cannot be read.
-fn directories(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+pub fn directories(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     // A sweep has a recipe in its folder, too.
     if folder.join(RECIPE).is_file() && folder.join(LOG).is_file() {
         found.push(folder.to_owned());

@@ -21,9 +21,10 @@ use super::recipes::plan;
 use super::usage::Usage;
 use crate::cli::Sweep;
 use crate::process::{INTERRUPTED, Shares, WRONG, end_on_signals, say};
+use crate::run_log::Final;
 use crate::{files, launch, run_dir};
+pub use record::FILE as RECORD;
 use record::Record;
-pub use results::Final;
 use results::finish;
 use runs::{Outcome, run_all};
 

@@ -2,76 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Result;
-use rsflow_base::run_files::METRICS;
-use serde::Deserialize;
 
 use super::Run;
 use crate::commands::compare;
 use crate::process::say;
+use crate::run_log::{Final, called};
 use crate::table;
-
-/// More than the last line of any log has.
-const LAST_LINE: u64 = 1 << 20;
-
-/// The end of a run: top-1, by resolution and of the ensemble.
-#[derive(Deserialize)]
-pub struct Final {
-    kind: String,
-    rows: Vec<Row>,
-    /// The same of the average of the weights.
-    #[serde(default)]
-    average: Vec<Row>,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    /// `None` for the ensemble.
-    resolution: Option<u32>,
-    /// In percent; `None` if it is not a number.
-    top1: Option<f64>,
-}
-
-impl Final {
-    /// `None`: the run has not ended.
-    pub fn of(run_dir: &Path) -> Option<Self> {
-        let mut file = File::open(run_dir.join(METRICS)).ok()?;
-        let length = file.metadata().ok()?.len();
-        let start = length.saturating_sub(LAST_LINE);
-        file.seek(SeekFrom::Start(start)).ok()?;
-        let mut end = Vec::new();
-        file.take(LAST_LINE).read_to_end(&mut end).ok()?;
-        let body = end.strip_suffix(b"\n")?;
-        let line = body.rsplit(|byte| *byte == b'\n').next()?;
-        let last: Final = serde_json::from_slice(line).ok()?;
-        (last.kind == "final").then_some(last)
-    }
-
-    /// Those of the average, where there is one: `eval` and `predict` take it, too.
-    fn rows(&self) -> &[Row] {
-        match self.average.is_empty() {
-            true => &self.rows,
-            false => &self.average,
-        }
-    }
-
-    /// `48 80.0  32 75.0  ensemble 81.0`.
-    pub fn line(&self) -> String {
-        let each = self.rows().iter().map(|row| {
-            let top1 = row.top1.map_or("-".to_owned(), |top1| format!("{top1:.1}"));
-            format!("{} {top1}", called(row.resolution))
-        });
-        each.collect::<Vec<_>>().join("  ")
-    }
-}
-
-fn called(resolution: Option<u32>) -> String {
-    resolution.map_or("ensemble".to_owned(), |resolution| resolution.to_string())
-}
 
 /// Prints how far the combinations are apart, or where they cannot be compared, why, and the accuracies of each.
 pub fn finish(runs: &[Run], out: &mut dyn Write) -> Result<()> {
@@ -163,27 +103,6 @@ mod tests {
             (&[1.0, 2.0, 3.0], "2.00 ± 1.00"),
         ] {
             assert_eq!(figure(values), expected, "{values:?}");
-        }
-    }
-
-    #[test]
-    fn a_run_has_ended_if_its_last_line_says_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let last = r#"{"kind":"final","epoch":1,"rows":[{"resolution":48,"top1":50.0},{"resolution":null,"top1":null}]}"#;
-        let average = last.replace("]}", r#"],"average":[{"resolution":48,"top1":60.0}]}"#);
-        let epoch = last.replace("final", "epoch");
-        for (log, expected) in [
-            (String::new(), None),
-            (format!("{epoch}\n"), None),
-            (format!("{epoch}\n{last}\n"), Some("48 50.0  ensemble -")),
-            (format!("{average}\n"), Some("48 60.0")),
-            // It was killed, or is resumed.
-            (format!("{epoch}\n{last}"), None),
-            (format!("{last}\n{epoch}\n"), None),
-        ] {
-            std::fs::write(folder.path().join(METRICS), &log).unwrap();
-            let line = Final::of(folder.path()).map(|last| last.line());
-            assert_eq!(line.as_deref(), expected, "{log}");
         }
     }
 }

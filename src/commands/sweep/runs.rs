@@ -12,10 +12,10 @@ use rsflow_base::shown::Shown as _;
 use rsflow_graph::counted;
 
 use super::Run;
-use super::results::Final;
 use crate::process::{Ended, INTERRUPTED, Shares, SideBySide};
 use crate::progress::{Count, Screen, duration};
 use crate::run_dir::is_locked;
+use crate::run_log::Final;
 
 /// Minimum time between two lines about one run where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
