@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use rsflow_base::run_files::{BEST, of_epoch};
 use rsflow_base::shown::{Shown as _, quoted};
+use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use tch::Tensor;
@@ -97,6 +98,31 @@ impl Checkpoint {
     /// The name in the file of a tensor of the network.
     pub fn stored_name(&self, tensor: &str) -> String {
         format!("{}{tensor}", self.weights.prefix())
+    }
+
+    /// How much each resolution counts in the ensemble: softmax(alpha), in the order of the resolutions. Computed
+    /// without libtorch.
+    ///
+    /// # Errors
+    /// Alpha cannot be read, or is not one float32 for each resolution. The message names the path.
+    pub fn ensemble_weights(&self) -> Result<Vec<f64>> {
+        let read = || -> Result<Vec<f64>> {
+            let (info, bytes) = self.read_bytes(&self.stored_name(ALPHA))?;
+            let sizes = self.metadata.resolutions.len();
+            ensure!(
+                info.dtype == Dtype::F32 && info.shape == [sizes],
+                "{ALPHA} has the shape {:?} and the dtype {}, expected [{sizes}] and F32",
+                info.shape,
+                info.dtype
+            );
+            let values = bytes.as_chunks::<4>().0.iter();
+            let alpha: Vec<f64> = values.map(|&it| f32::from_le_bytes(it).into()).collect();
+            let largest = alpha.iter().copied().fold(f64::MIN, f64::max);
+            let powers: Vec<f64> = alpha.iter().map(|it| (it - largest).exp()).collect();
+            let sum: f64 = powers.iter().sum();
+            Ok(powers.into_iter().map(|power| power / sum).collect())
+        };
+        read().with_context(|| format!("cannot read the checkpoint {}", self.path.shown()))
     }
 
     pub fn path(&self) -> &Path {

@@ -1,6 +1,6 @@
 //! `ImageFolder`: a folder of class folders, as torchvision's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -43,6 +43,12 @@ pub struct ImageFolder {
 
 fn yes() -> bool {
     true
+}
+
+impl ImageFolder {
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
 }
 
 impl Node for ImageFolder {

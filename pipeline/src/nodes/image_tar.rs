@@ -51,6 +51,12 @@ impl ImageTar {
         let folders = folders.map(|folder| String::from_utf8_lossy(folder).into_owned());
         Ok(folders.collect())
     }
+
+    pub(super) fn listing(&self) -> Result<Listing> {
+        let archive = open(&home::expand(&self.path)?)?;
+        let index = index(&archive)?;
+        Listing::of_archive(archive, &index, self.folder.as_deref())
+    }
 }
 
 fn open(path: &Path) -> Result<Archive> {
@@ -73,12 +79,9 @@ impl Node for ImageTar {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let archive = open(&home::expand(&self.path)?)?;
-        let index = index(&archive)?;
-        let listing = Listing::of_archive(archive, &index, self.folder.as_deref())?;
         Ok(Listed::stage(
             build,
-            listing,
+            self.listing()?,
             Reading {
                 shuffle: self.shuffle,
                 on_error: self.on_error.into(),

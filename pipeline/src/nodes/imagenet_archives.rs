@@ -50,6 +50,14 @@ impl ImageNetArchives {
     pub const TRAIN: &'static str = "ILSVRC2012_img_train.tar";
     /// The archive of the validation images.
     pub const VAL: &'static str = "ILSVRC2012_img_val.tar";
+
+    pub(super) fn listing(&self) -> Result<Listing> {
+        let root = home::expand(&self.root)?;
+        match self.split {
+            Split::Train => train(&root),
+            Split::Val => val(&root),
+        }
+    }
 }
 
 impl Node for ImageNetArchives {
@@ -64,14 +72,9 @@ impl Node for ImageNetArchives {
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {
-        let root = home::expand(&self.root)?;
-        let listing = match self.split {
-            Split::Train => train(&root)?,
-            Split::Val => val(&root)?,
-        };
         Ok(Listed::stage(
             build,
-            listing,
+            self.listing()?,
             Reading {
                 shuffle: self.shuffle,
                 on_error: self.on_error.into(),

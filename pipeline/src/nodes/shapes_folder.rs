@@ -50,6 +50,14 @@ fn default_val_images() -> usize {
 }
 
 impl ShapesFolder {
+    /// The folder of its half of the set.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.root.join(match self.split {
+            Split::Train => "train",
+            Split::Val => "val",
+        })
+    }
+
     fn parameters(&self) -> ShapesParameters {
         ShapesParameters {
             train_images: self.train_images,
@@ -95,11 +103,7 @@ impl Node for ShapesFolder {
                 );
             }
         })?;
-        let half = match self.split {
-            Split::Train => "train",
-            Split::Val => "val",
-        };
-        let listing = Listing::of_folder(&root.join(half), None, SystemTime::now())?;
+        let listing = Listing::of_folder(&home::expand(&self.folder())?, None, SystemTime::now())?;
         Ok(Listed::stage(
             build,
             listing,

@@ -1,12 +1,11 @@
 //! What was predicted of each image: a CSV file, by which runs are compared.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::shown::Shown as _;
-use rsflow_base::whole_file;
+use rsflow_base::{input_file, whole_file};
 use tch::Kind;
 
 use crate::train::validation::Answers;
@@ -137,7 +136,7 @@ fn class_name(index: i64, names: &[String]) -> String {
 }
 
 fn read(path: &Path) -> Result<Predictions> {
-    let mut csv = csv::Reader::from_reader(File::open(path)?);
+    let mut csv = csv::Reader::from_reader(input_file::open(path)?);
     let header = csv.headers()?.clone();
     let mut cells = header.iter();
     ensure!(
