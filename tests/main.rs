@@ -17,6 +17,7 @@ mod prepare_val;
 mod preprocess;
 mod profile;
 mod quantized;
+mod report;
 mod run;
 mod run_dir;
 mod serve;

@@ -13,6 +13,7 @@ Examples:
   rsflow graph recipes/resnet50_kd.ron --format svg > graph.svg
   rsflow bench recipes/resnet50_kd.ron --only step  how fast a training step is here
   rsflow doctor                                what this machine offers, and what is missing
+  rsflow report runs/mine                      what a run did, as one page with curves and mistakes
 
 Environment:
   RSFLOW_LOG            how much run.log has: debug, or info,rsflow_model=debug
@@ -352,3 +353,25 @@ headings and boxes are skipped:
 Everything is checked before the first file moves: every image must be in the list, and every name
 in the list must have its image. No file is ever overwritten. The command can be repeated: images in
 their class folder stay there, and what an interrupted run left undone is completed.";
+
+pub const REPORT_EXAMPLES: &str = "\
+Examples:
+  rsflow report runs/mine                        writes runs/mine/report.html
+  rsflow report runs/a runs/b --out ab.html      two runs beside each other
+  rsflow report runs/mine/sweep                  all runs of a sweep
+  rsflow eval --checkpoint runs/mine --predictions runs/mine/predictions.csv && rsflow report runs/mine
+  rsflow eval --checkpoint runs/mine --latency --json runs/mine/latency.json && rsflow report runs/mine
+  rsflow profile runs/mine/recipe.ron --json runs/mine/profile.json && rsflow report runs/mine
+
+The page is one file that loads nothing: it can be sent, printed, or opened without a network. It has
+what the run directory has, and says of the rest which command makes it:
+
+  state, time, best accuracy; accuracies, losses and rates over the epochs     metrics.jsonl
+  weights of the ensemble over the epochs                                      checkpoints/epoch-NNN
+  accuracy over multiply-adds                                                  metrics.jsonl
+  accuracy over latency                                                        latency.json
+  accuracy by class, confusions, the worst mistakes with their pictures        predictions.csv
+  where the time went, node by node                                            profile.json or run.log
+  the recipe; what differs between the runs                                    recipe.ron
+
+A run may go on while its report is written. A report replaces a report; another file only with --force.";

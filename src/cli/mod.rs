@@ -2,6 +2,7 @@
 
 mod evaluation;
 mod examples;
+mod report;
 mod serve;
 mod values;
 
@@ -12,6 +13,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
 use examples::*;
+pub use report::Report;
 pub use serve::{Load, Serve, Switch};
 use values::*;
 pub use values::{BatchSize, NormChoice, SizeChoice};
@@ -84,6 +86,9 @@ pub enum Command {
     /// Put ImageNet's validation images, which come in one folder, into class folders
     #[command(after_help = PREPARE_VAL_EXAMPLES)]
     PrepareVal(PrepareVal),
+    /// Write what runs did as one page: curves, accuracy over cost, mistakes with their pictures
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(Report),
 }
 
 /// Changes to a recipe.

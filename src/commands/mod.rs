@@ -17,6 +17,7 @@ mod prepare_val;
 mod preprocess;
 mod profile;
 mod recipes;
+mod report;
 mod run;
 mod serve;
 mod sizes;
@@ -63,6 +64,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments, &mut out),
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::PrepareVal(arguments) => prepare_val::run(&arguments, &mut out),
+        Command::Report(arguments) => report::run(&arguments, &mut out),
     };
     let result = result.and_then(|code| {
         out.flush()?;

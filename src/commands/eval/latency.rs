@@ -9,7 +9,7 @@ use rsflow_model::nn::kernels::Fused;
 use rsflow_model::train::metrics::Table;
 use rsflow_serve::latency::{self, Throughput};
 use rsflow_serve::{Folding, Runtime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Eval;
 use crate::process;
@@ -21,7 +21,7 @@ const MOST_ON_CPU: usize = 64;
 const MOST_ON_GPU: usize = 512;
 
 /// What was measured at one size.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Latency {
     /// In pixels.
     pub resolution: u32,

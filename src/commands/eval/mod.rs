@@ -3,8 +3,8 @@
 //! The command writes a recipe (images prepared as the checkpoint says, and an `Evaluate` node) and
 //! runs it.
 
-mod data;
-mod latency;
+pub mod data;
+pub mod latency;
 mod plot;
 
 use std::io::{IsTerminal as _, Write};

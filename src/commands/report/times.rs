@@ -1,0 +1,232 @@
+//! Where the time went, node by node: measured by `rsflow profile`, else by the run itself.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use anyhow::Result;
+use rsflow_base::input_file;
+use rsflow_graph::{Plan, Role};
+use serde::Deserialize;
+
+use super::latency::{find, json};
+use super::run::Found;
+
+/// The name of a profile in a run directory.
+pub const FILE: &str = "profile.json";
+/// What is read of the beginning and of the end of `run.log`.
+const HEAD: u64 = 1 << 16;
+const TAIL: u64 = 1 << 20;
+
+/// How the nodes spent a time.
+#[derive(Debug)]
+pub struct Times {
+    pub from: From,
+    pub nodes: Vec<NodeTimes>,
+    /// Length of that time.
+    pub seconds: f64,
+    pub workers: Option<u64>,
+    pub images_per_second: Option<f64>,
+    pub verdict: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    Profile,
+    Run,
+}
+
+/// Shares are from 0 to 1; of all workers' time for work on data.
+#[derive(Debug)]
+pub struct NodeTimes {
+    pub name: String,
+    pub kind: String,
+    pub items: u64,
+    pub busy: f64,
+    pub wait_input: f64,
+    pub wait_output: f64,
+    /// Mean time of an item, in seconds.
+    pub mean: Option<f64>,
+    /// Mean fill level of its queue.
+    pub queue: Option<f64>,
+}
+
+/// What is read of a profile; see `rsflow profile --json`.
+#[derive(Deserialize)]
+struct Profile {
+    images_per_second: f64,
+    seconds: f64,
+    workers: u64,
+    verdict: String,
+    nodes: Vec<ProfiledNode>,
+}
+
+#[derive(Deserialize)]
+struct ProfiledNode {
+    name: String,
+    kind: String,
+    items: u64,
+    busy_share: f64,
+    wait_input_share: f64,
+    wait_output_share: f64,
+    mean_us: Option<f64>,
+    queue_occupancy: Option<f64>,
+}
+
+impl Times {
+    /// Of the profile that was named, else of that in the run directory, else what the run has logged.
+    ///
+    /// # Errors
+    /// The file that was named cannot be read.
+    pub fn find(
+        run_dir: &Path,
+        named: Option<&Path>,
+        log: &ProgramLog,
+        plan: Option<&Plan>,
+    ) -> Result<Found<Self>> {
+        let profile = find(run_dir.join(FILE), named, |path| {
+            Ok(json::<Profile>(path)?.into())
+        })?;
+        Ok(profile.or_else(|| log.times(plan).map(Ok)))
+    }
+}
+
+impl std::convert::From<Profile> for Times {
+    fn from(profile: Profile) -> Self {
+        let nodes = profile.nodes.into_iter().map(|node| NodeTimes {
+            name: node.name,
+            kind: node.kind,
+            items: node.items,
+            busy: node.busy_share,
+            wait_input: node.wait_input_share,
+            wait_output: node.wait_output_share,
+            mean: node.mean_us.map(|us| us / 1e6),
+            queue: node.queue_occupancy,
+        });
+        Times {
+            from: From::Profile,
+            nodes: nodes.collect(),
+            seconds: profile.seconds,
+            workers: Some(profile.workers),
+            images_per_second: Some(profile.images_per_second),
+            verdict: Some(profile.verdict),
+        }
+    }
+}
+
+/// The beginning and the end of `run.log`.
+#[derive(Default)]
+pub struct ProgramLog {
+    lines: Vec<String>,
+}
+
+impl ProgramLog {
+    /// Empty if there is none that can be read.
+    pub fn read(path: &Path) -> Self {
+        let read = || -> std::io::Result<String> {
+            let mut file = input_file::open(path)?;
+            let length = file.metadata()?.len();
+            let mut text = part(&mut file, 0, HEAD)?;
+            if length > HEAD {
+                let from = length.saturating_sub(TAIL).max(HEAD);
+                text.push_str(&part(&mut file, from, TAIL)?);
+            }
+            Ok(text)
+        };
+        let text = read().unwrap_or_default();
+        ProgramLog {
+            lines: text.lines().map(str::to_owned).collect(),
+        }
+    }
+
+    /// From its first line to its last one.
+    pub fn seconds(&self) -> Option<f64> {
+        let mut times = self.lines.iter().filter_map(|line| time(line));
+        let first = times.next()?;
+        let last = times.next_back()?;
+        Some(last - first).filter(|seconds| *seconds > 0.0)
+    }
+
+    /// What the nodes were measured to do, in the last session of the run.
+    fn times(&self, plan: Option<&Plan>) -> Option<Times> {
+        let begin = self
+            .lines
+            .iter()
+            .rposition(|line| line.contains(": started recipe="));
+        let session = &self.lines[begin.unwrap_or(0)..];
+        let measured: Vec<&String> = session
+            .iter()
+            .filter(|line| line.contains(": measured node="))
+            .collect();
+        let seconds = time(measured.first()?)? - time(session.first()?)?;
+        let chosen = session
+            .iter()
+            .rfind(|line| line.contains("selected worker count"));
+        let workers = chosen.and_then(|line| value(line, "workers")?.parse().ok());
+        let nodes = measured.iter().filter_map(|line| {
+            let name: String = serde_json::from_str(&format!("\"{}\"", name(line)?)).ok()?;
+            let planned = plan?
+                .nodes()
+                .iter()
+                .find(|planned| planned.id.name == name)?;
+            let number = |key| value(line, key)?.parse::<f64>().ok();
+            let (busy, items) = (number("busy_s")?, number("items")?);
+            let (wait_input, wait_output) = (number("wait_input_s")?, number("wait_output_s")?);
+            // As in a profile: a trainer's times are shares of their own sum, and its waiting for room is in them.
+            let (work, wait, busy) = match planned.kind.role {
+                Role::Data => (seconds * workers.unwrap_or(1) as f64, seconds, busy),
+                Role::Trainer { .. } => {
+                    let own = busy + wait_input;
+                    (own, own, (busy - wait_output).max(0.0))
+                }
+                _ => (seconds, seconds, busy),
+            };
+            let share = |of: f64, all: f64| if all > 0.0 { (of / all).min(1.0) } else { 0.0 };
+            Some(NodeTimes {
+                name,
+                kind: planned.id.kind.to_owned(),
+                items: items as u64,
+                busy: share(busy, work),
+                wait_input: share(wait_input, wait),
+                wait_output: share(wait_output, wait),
+                mean: (items > 0.0).then(|| busy / items),
+                queue: number("queue_occupancy"),
+            })
+        });
+        let nodes: Vec<NodeTimes> = nodes.collect();
+        (!nodes.is_empty() && seconds > 0.0).then_some(Times {
+            from: From::Run,
+            nodes,
+            seconds,
+            workers,
+            images_per_second: None,
+            verdict: None,
+        })
+    }
+}
+
+fn part(file: &mut File, from: u64, length: u64) -> std::io::Result<String> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The seconds since 1970 that a line begins with.
+fn time(line: &str) -> Option<f64> {
+    let text = line.split_whitespace().next()?;
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(time.as_duration().as_secs_f64())
+}
+
+/// The node's name in a line, in which quotes are escaped.
+fn name(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("measured node=\"")?;
+    Some(rest.split_once("\" items=")?.0)
+}
+
+/// The value of `key=value` in a line.
+fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let mut words = line.split_whitespace();
+    words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
