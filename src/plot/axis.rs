@@ -57,8 +57,9 @@ fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<(f64, String)> 
     values.map(|value| (value, label(value, step))).collect()
 }
 
-/// 1, 2 or 5 times a power of ten, at least as large as `least`.
-fn step(least: f64, whole: bool) -> f64 {
+/// 1, 2 or 5 times a power of ten, near `wanted`: rather more ticks than a few.
+fn step(wanted: f64, whole: bool) -> f64 {
+    let least = 0.75 * wanted;
     let least = if whole { least.max(1.0) } else { least };
     let power = 10_f64.powi(least.log10().floor() as i32);
     let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
@@ -92,15 +93,15 @@ mod tests {
             (&[0.0, 1.0], false, "0 0.2 0.4 0.6 0.8 1.0"),
             (&[60.1, 70.7], false, "60 62 64 66 68 70"),
             (&[1.0, 4.0], true, "1 2 3 4"),
-            (&[1.0, 120.0], true, "0 50 100"),
+            (&[1.0, 120.0], true, "0 20 40 60 80 100 120"),
             (
                 &[2.7e6, 11e6],
                 false,
                 "4,000,000 6,000,000 8,000,000 10,000,000",
             ),
-            (&[0.0, 0.03], false, "0 0.01 0.02 0.03"),
+            (&[0.0, 0.03], false, "0 0.005 0.010 0.015 0.020 0.025 0.030"),
             (&[1e-9, 8e-8], false, "0 2e-8 4e-8 6e-8 8e-8"),
-            (&[-3.0, 3.0], false, "-2 0 2"),
+            (&[-3.0, 3.0], false, "-3 -2 -1 0 1 2 3"),
             (&[7.0], true, "6 7 8"),
         ];
         for (values, whole, expected) in table {

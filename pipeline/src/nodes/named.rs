@@ -18,7 +18,7 @@ pub struct NamedImages(Place);
 enum Place {
     /// Files in this folder, which need no listing.
     Folder(PathBuf),
-    Archive(Listing, HashMap<String, u32>),
+    Archive(Box<Listing>, HashMap<String, u32>),
 }
 
 impl NamedImages {
@@ -45,7 +45,7 @@ impl NamedImages {
             listing.with_context(|| format!("{} reads no image files", planned.id.kind))??;
         let names = (0..listing.len()).map(|image| (listing.name_text(image), image));
         let names = names.collect();
-        Ok(NamedImages(Place::Archive(listing, names)))
+        Ok(NamedImages(Place::Archive(Box::new(listing), names)))
     }
 
     /// The bytes of an image's file.
