@@ -15,7 +15,7 @@ pub(crate) const EXTENSIONS: &[&str] = &[
 ];
 
 /// Whether the name has the extension of an image file, in upper or lower case.
-pub(crate) fn is_image(name: &Path) -> bool {
+pub fn is_image(name: &Path) -> bool {
     name.extension().is_some_and(|extension| {
         let extension = extension.to_string_lossy().to_lowercase();
         EXTENSIONS.contains(&extension.as_str())
@@ -55,6 +55,18 @@ pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>> {
     // The length is only a hint: the file may be growing.
     let mut file = file.take(MAX_IMAGE_BYTES);
     file.read_to_end(&mut bytes).map_err(cannot_read)?;
+    Ok(bytes)
+}
+
+/// Reads at most so many of the first bytes of such a file.
+///
+/// # Errors
+/// As [`read_image`], but for the size.
+pub(crate) fn read_start(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let file = input_file::open(path).map_err(cannot_read)?;
+    let mut bytes = Vec::new();
+    let mut start = file.take(most);
+    start.read_to_end(&mut bytes).map_err(cannot_read)?;
     Ok(bytes)
 }
 

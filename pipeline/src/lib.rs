@@ -7,6 +7,7 @@
 //! - `listing`: the images of a folder or an archive.
 //! - [`imagenet`]: sorts ImageNet's validation images into class folders.
 //! - [`shapes`]: the generated image set of the quickstart.
+//! - [`survey`]: what a data set holds, before anything is trained on it.
 
 mod files;
 pub mod imagenet;
@@ -16,6 +17,7 @@ pub mod nodes;
 pub mod pixels;
 pub mod preprocess;
 pub mod shapes;
+pub mod survey;
 
-pub use files::{MAX_IMAGE_BYTES, is_hidden};
-pub use listing::{PassedOver, images_in};
+pub use files::{MAX_IMAGE_BYTES, is_hidden, is_image};
+pub use listing::{Part, PassedOver, images_in};

@@ -335,6 +335,7 @@ impl Listing {
             labels: images.iter().map(|&(class, _)| class).collect(),
             names: paths.map(|path| &path[start..]).collect(),
             passed_over,
+            whole: None,
             bytes: Bytes::Parts {
                 parts: parts.copied().collect(),
                 folder: PathBuf::from(OsStr::from_bytes(&folder)),

@@ -64,6 +64,7 @@ impl Listing {
             labels: listing.labels,
             names: listing.names,
             bytes: Bytes::Files(root.to_owned()),
+            whole: None,
         };
         found.check(&listing.classes)
     }

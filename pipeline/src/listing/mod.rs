@@ -7,6 +7,7 @@
 //! | `scan` | reads the headers of a tar |
 //! | `names` | a compact list of names |
 //! | `passed_over` | counts of what is not read |
+//! | `part` | what is held out for validation |
 //! | `level` | whether the classes look like the folders above them |
 //! | `index_file` | caches listings for the next start |
 //! | `progress` | progress messages |
@@ -19,6 +20,7 @@ mod folder;
 mod index_file;
 mod level;
 mod names;
+mod part;
 mod passed_over;
 mod progress;
 mod scan;
@@ -39,9 +41,10 @@ use xxhash_rust::xxh3::Xxh3;
 pub use archive::{Archive, Index, Within};
 pub use folder::images_in;
 pub use names::Names;
+pub use part::Part;
 pub use passed_over::PassedOver;
 
-use crate::files::{EXTENSIONS, first_few, memory, read_image};
+use crate::files::{EXTENSIONS, first_few, memory, read_image, read_start};
 
 /// All images of a data set.
 pub struct Listing {
@@ -55,6 +58,8 @@ pub struct Listing {
     names: Names,
     bytes: Bytes,
     pub passed_over: PassedOver,
+    /// Number of images of the whole data set, if this is a part of it.
+    pub whole: Option<u32>,
 }
 
 /// The location of the images.
@@ -92,6 +97,18 @@ impl Listing {
                 let part = parts.get(image as usize);
                 let &(start, length) = part.context("no such image in the archive")?;
                 archive.read(start, length)
+            }
+        }
+    }
+
+    /// Reads at most so many of the first bytes of an image's file. An error as [`Listing::read`].
+    pub fn read_start(&self, image: u32, most: u64) -> Result<Vec<u8>> {
+        match &self.bytes {
+            Bytes::Files(root) => read_start(&root.join(self.name(image)), most),
+            Bytes::Parts { archive, parts, .. } => {
+                let part = parts.get(image as usize);
+                let &(start, length) = part.context("no such image in the archive")?;
+                archive.read(start, length.min(most))
             }
         }
     }

@@ -14,7 +14,7 @@ use super::listed::{Listed, Reading};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{check_path, output};
 use crate::images::EncodedImage;
-use crate::listing::Listing;
+use crate::listing::{Listing, Part};
 
 /// Images in one folder per class. Classes are the folder names, sorted as text (1, 10, 2); within a
 /// class, images are sorted by path. Each epoch is one pass over all of them. Hidden names (`.x`) and
@@ -28,6 +28,10 @@ pub struct ImageFolder {
     /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
     shuffle: bool,
+    /// All images, or one of two parts, of which the other is for validation: for data without validation
+    /// images of its own.
+    #[serde(default)]
+    part: Part,
     /// The policy for a file that cannot be read.
     #[serde(default)]
     on_error: Damage,
@@ -59,6 +63,7 @@ impl Node for ImageFolder {
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_path("root", "data/imagenette/train", &self.root, report);
         check_source(self.on_error, self.read_timeout, report);
+        self.part.check(report);
         vec![Schema::default()]
     }
 
@@ -68,7 +73,7 @@ impl Node for ImageFolder {
         let listing = Listing::of_folder(&root, cache.as_deref(), SystemTime::now())?;
         Ok(Listed::stage(
             build,
-            listing,
+            listing.part(self.part)?,
             Reading {
                 shuffle: self.shuffle,
                 on_error: self.on_error.into(),

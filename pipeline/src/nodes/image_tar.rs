@@ -14,7 +14,7 @@ use super::listed::{Listed, Reading};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{check_path, output};
 use crate::images::EncodedImage;
-use crate::listing::{Archive, Index, Listing, Within};
+use crate::listing::{Archive, Index, Listing, Part, Within};
 
 /// Images in one folder per class, in a tar that is not unpacked: what `ImageFolder` would read after
 /// unpacking, in the same order. The first use indexes the archive and keeps the index beside it as
@@ -31,6 +31,10 @@ pub struct ImageTar {
     /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
     shuffle: bool,
+    /// All images, or one of two parts, of which the other is for validation: for data without validation
+    /// images of its own.
+    #[serde(default)]
+    part: Part,
     /// The policy for an image that cannot be read.
     #[serde(default)]
     on_error: Damage,
@@ -53,9 +57,15 @@ impl ImageTar {
     }
 
     pub(super) fn listing(&self) -> Result<Listing> {
-        let archive = open(&home::expand(&self.path)?)?;
+        let path = home::expand(&self.path)?;
+        Self::listing_of(&path, self.folder.as_deref())?.part(self.part)
+    }
+
+    /// The images in the class folders of an archive's `folder`, which is optional if there is only one.
+    pub(crate) fn listing_of(path: &Path, folder: Option<&str>) -> Result<Listing> {
+        let archive = open(path)?;
         let index = index(&archive)?;
-        Listing::of_archive(archive, &index, self.folder.as_deref())
+        Listing::of_archive(archive, &index, folder)
     }
 }
 
@@ -75,6 +85,7 @@ impl Node for ImageTar {
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_path("path", "data/imagenette2.tar", &self.path, report);
         check_source(self.on_error, self.read_timeout, report);
+        self.part.check(report);
         vec![Schema::default()]
     }
 

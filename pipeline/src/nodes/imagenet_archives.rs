@@ -18,7 +18,7 @@ use super::{Split, check_path, output};
 use crate::files::first_few;
 use crate::imagenet::Labels;
 use crate::images::EncodedImage;
-use crate::listing::{Archive, Index, Listing, Within};
+use crate::listing::{Archive, Index, Listing, Part, Within};
 
 const DEVKIT: &str = "ILSVRC2012_devkit_t12.tar.gz";
 
@@ -37,6 +37,10 @@ pub struct ImageNetArchives {
     /// Shuffle anew for every epoch, from the recipe's seed.
     #[serde(default)]
     shuffle: bool,
+    /// All images, or one of two parts, of which the other is for validation: for data without validation
+    /// images of its own.
+    #[serde(default)]
+    part: Part,
     /// The policy for an image that cannot be read.
     #[serde(default)]
     on_error: Damage,
@@ -53,9 +57,14 @@ impl ImageNetArchives {
 
     pub(super) fn listing(&self) -> Result<Listing> {
         let root = home::expand(&self.root)?;
-        match self.split {
-            Split::Train => train(&root),
-            Split::Val => val(&root),
+        Self::listing_of(&root, self.split == Split::Train)?.part(self.part)
+    }
+
+    /// The training images in a folder of archives, or those for validation.
+    pub(crate) fn listing_of(root: &Path, is_training: bool) -> Result<Listing> {
+        match is_training {
+            true => train(root),
+            false => val(root),
         }
     }
 }
@@ -68,6 +77,7 @@ impl Node for ImageNetArchives {
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_path("root", "data/imagenet", &self.root, report);
         check_source(self.on_error, self.read_timeout, report);
+        self.part.check(report);
         vec![Schema::default()]
     }
 

@@ -56,7 +56,10 @@ pub(super) struct Reading {
 impl Listed {
     /// The stage of a node that reads a listing. Reports what is read and what is not.
     pub fn stage(build: &Build, listing: Listing, reading: Reading) -> Stage {
-        let images = counted(listing.len() as usize, "image");
+        let images = match listing.whole {
+            None => counted(listing.len() as usize, "image"),
+            Some(whole) => format!("{} of {}", listing.len(), counted(whole as usize, "image")),
+        };
         let classes = match listing.classes.len() {
             1 => "1 class".to_owned(),
             count => format!("{count} classes"),

@@ -100,6 +100,22 @@ pub enum Format {
     Netpbm,
 }
 
+impl Format {
+    /// As people write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::Jpeg => "JPEG",
+            Format::Png => "PNG",
+            Format::Bmp => "BMP",
+            Format::Gif => "GIF",
+            Format::WebP => "WebP",
+            Format::Tiff => "TIFF",
+            Format::Netpbm => "Netpbm",
+        }
+    }
+}
+
 /// The channels that the file stores, before conversion to RGB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Colour {

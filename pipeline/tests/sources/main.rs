@@ -16,6 +16,7 @@ mod archive;
 mod end;
 mod folder;
 mod imagenet;
+mod part;
 mod tars;
 
 use end::{Collect, End};

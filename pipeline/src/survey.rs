@@ -1,0 +1,240 @@
+//! A look at a data set before anything is trained on it: how many images of which classes, how large, in which
+//! formats, and what is passed over. The headers of a sample are read, no pixels.
+
+use std::cmp::Reverse;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+use rand::seq::index;
+use rsflow_base::home::cache_folder;
+use rsflow_base::shown::Shown as _;
+use rsflow_graph::random;
+
+use crate::listing::{Listing, Part, PassedOver};
+use crate::nodes::{ImageNetArchives, ImageTar};
+use crate::pixels::{self, Header, Limits};
+
+/// How many headers are read. The median of so many is that of all to some percent.
+const SAMPLE: usize = 400;
+/// How much of a file is read for its header; all of it if that is not enough.
+const START_BYTES: u64 = 64 << 10;
+
+/// What a data set holds.
+#[derive(Debug)]
+pub struct Survey {
+    /// The data set in messages.
+    pub origin: String,
+    /// Number of images of the part.
+    pub images: u32,
+    /// Number of images of the whole data set.
+    pub whole: u32,
+    pub classes: Arc<[String]>,
+    /// Number of images of each class of the whole data set.
+    pub class_sizes: Vec<u32>,
+    pub passed_over: PassedOver,
+    /// The images whose headers were read.
+    pub sample: Sample,
+}
+
+/// What the headers of some images say.
+#[derive(Debug, Default)]
+pub struct Sample {
+    /// Number of images, with those that are unreadable.
+    pub images: usize,
+    /// Names of the formats and how many images have each, the most frequent first.
+    pub formats: Vec<(&'static str, usize)>,
+    /// The shorter sides, sorted, in pixels.
+    pub shorter_sides: Vec<u32>,
+    /// Images whose header cannot be read, and why.
+    pub unreadable: Vec<String>,
+}
+
+impl Sample {
+    /// The median of the shorter sides, in pixels. `None` if no header could be read.
+    pub fn median(&self) -> Option<u32> {
+        self.shorter_sides
+            .get(self.shorter_sides.len() / 2)
+            .copied()
+    }
+}
+
+/// Looks at one part of a folder of class folders.
+///
+/// # Errors
+/// As `ImageFolder` has when it starts.
+pub fn of_folder(root: &Path, part: Part) -> Result<Survey> {
+    let cache = cache_folder();
+    let listing = Listing::of_folder(root, cache.as_deref(), SystemTime::now())?;
+    survey(listing, part)
+}
+
+/// Looks at one part of a tar's `folder` of class folders.
+///
+/// # Errors
+/// As `ImageTar` has when it starts.
+pub fn of_tar(path: &Path, folder: &str, part: Part) -> Result<Survey> {
+    survey(ImageTar::listing_of(path, Some(folder))?, part)
+}
+
+/// Looks at one part of ImageNet's archives, of the training images or of those for validation.
+///
+/// # Errors
+/// As `ImageNetArchives` has when it starts.
+pub fn of_imagenet(root: &Path, is_training: bool, part: Part) -> Result<Survey> {
+    survey(ImageNetArchives::listing_of(root, is_training)?, part)
+}
+
+fn survey(listing: Listing, part: Part) -> Result<Survey> {
+    let whole = listing.len();
+    let mut class_sizes = vec![0; listing.classes.len()];
+    for image in 0..listing.len() {
+        let class = listing.label(image)? as usize;
+        *class_sizes.get_mut(class).context("no such class")? += 1;
+    }
+    let listing = listing.part(part)?;
+    Ok(Survey {
+        images: listing.len(),
+        whole,
+        class_sizes,
+        sample: sample(&listing),
+        classes: listing.classes,
+        passed_over: listing.passed_over,
+        origin: listing.origin,
+    })
+}
+
+/// Reads the headers of some images, the same ones each time.
+fn sample(listing: &Listing) -> Sample {
+    let count = listing.len() as usize;
+    let mut draw = random(0, "survey", "sample", &[]);
+    let mut chosen = index::sample(&mut draw, count, count.min(SAMPLE)).into_vec();
+    chosen.sort_unstable();
+    let mut sample = Sample {
+        images: chosen.len(),
+        ..Sample::default()
+    };
+    for image in chosen {
+        let image = image as u32;
+        match header(listing, image) {
+            Ok(header) => {
+                sample.shorter_sides.push(header.width.min(header.height));
+                let name = header.format.name();
+                match sample.formats.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, count)) => *count += 1,
+                    None => sample.formats.push((name, 1)),
+                }
+            }
+            Err(error) => {
+                let place = listing.describe(image);
+                sample
+                    .unreadable
+                    .push(format!("{}: {error:#}", place.shown()));
+            }
+        }
+    }
+    sample.shorter_sides.sort_unstable();
+    sample
+        .formats
+        .sort_by_key(|&(name, count)| (Reverse(count), name));
+    sample
+}
+
+/// The header of an image, from the start of its file if that is enough.
+fn header(listing: &Listing, image: u32) -> Result<Header> {
+    let start = listing.read_start(image, START_BYTES)?;
+    let limits = Limits::default();
+    match pixels::header(&start, &limits) {
+        Err(_) if start.len() as u64 == START_BYTES => {
+            Ok(pixels::header(&listing.read(image)?, &limits)?)
+        }
+        header => Ok(header?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn image(name: &str) -> Vec<u8> {
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images");
+        fs::read(images.join(name)).unwrap()
+    }
+
+    #[test]
+    fn headers_say_sizes_and_formats() {
+        let folder = tempfile::tempdir().unwrap();
+        let grey = image("grey.jpg");
+        let whole = pixels::header(&grey, &Limits::default()).unwrap();
+        // A JPEG whose size comes after more than is read at first.
+        let mut late = grey[..2].to_vec();
+        for _ in 0..2 {
+            late.extend([0xff, 0xfe, 0xff, 0xff]);
+            late.resize(late.len() + 0xfffd, b'x');
+        }
+        late.extend(&grey[2..]);
+        for (name, bytes) in [
+            ("a/1.jpg", grey.as_slice()),
+            ("a/2.jpg", &late),
+            (
+                "b/1.jpg",
+                b"GIF89a\x07\0\x05\0\x80\0\0\0\0\0\0\0\0,\0\0\0\0\x07\0\x05\0\0\x02\x02D\x01\0;",
+            ),
+            ("b/2.png", b"<html>"),
+            ("b/3.jpg", b""),
+            ("b/notes.txt", b""),
+        ] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let survey = of_folder(folder.path(), Part::All).unwrap();
+        assert_eq!((survey.images, survey.whole), (5, 5));
+        assert_eq!(*survey.classes, ["a", "b"]);
+        assert_eq!(survey.class_sizes, [2, 3]);
+        assert_eq!(
+            survey.passed_over.to_string(),
+            "1 other file passed over: 1 .txt"
+        );
+        let sample = survey.sample;
+        assert_eq!(sample.images, 5);
+        assert_eq!(sample.formats, [("JPEG", 2), ("GIF", 1)]);
+        let shorter = whole.width.min(whole.height);
+        assert_eq!(sample.shorter_sides, [5, shorter, shorter]);
+        assert_eq!(sample.median(), Some(shorter));
+        assert_eq!(sample.unreadable.len(), 2, "{:?}", sample.unreadable);
+        assert!(
+            sample.unreadable[0].contains("b/2.png: "),
+            "{:?}",
+            sample.unreadable
+        );
+        assert!(
+            sample.unreadable[1].ends_with("b/3.jpg: the file is empty"),
+            "{:?}",
+            sample.unreadable
+        );
+    }
+
+    #[test]
+    fn a_part_is_counted_as_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        for (class, count) in [("a", 30), ("b", 3)] {
+            fs::create_dir(folder.path().join(class)).unwrap();
+            for image in 0..count {
+                fs::write(folder.path().join(format!("{class}/{image}.jpg")), "x").unwrap();
+            }
+        }
+        let part = Part::Validation {
+            validation_percent: Part::DEFAULT_PERCENT,
+            seed: 0,
+        };
+        let survey = of_folder(folder.path(), part).unwrap();
+        assert_eq!((survey.whole, survey.class_sizes), (33, vec![30, 3]));
+        assert!((2..=9).contains(&survey.images), "{}", survey.images);
+        assert_eq!(survey.sample.unreadable.len(), survey.images as usize);
+        assert_eq!(survey.sample.median(), None);
+    }
+}
