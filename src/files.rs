@@ -64,7 +64,7 @@ pub fn check_output(path: &Path, option: &str, force: bool, inputs: &[&Path]) ->
     }
 }
 
-/// The checkpoint that a path names: a file, or of a run directory (or its folder of checkpoints) the
+/// The checkpoint that a path names, for every command that reads one: a file, or of a run directory (or its folder of checkpoints) the
 /// best one, else the last. `tell` gets which one it is.
 pub fn checkpoint_of(path: &Path, tell: impl Fn(&str)) -> Result<PathBuf> {
     if !path.is_dir() {
@@ -77,7 +77,7 @@ pub fn checkpoint_of(path: &Path, tell: impl Fn(&str)) -> Result<PathBuf> {
     let found = candidates.into_iter().find(|file| file.is_file());
     let found = found.with_context(|| {
         Usage(format!(
-            "--checkpoint: {} is a folder without {CHECKPOINTS}/{BEST} or {CHECKPOINTS}/{LAST}; name a \
+            "{} is a folder without {CHECKPOINTS}/{BEST} or {CHECKPOINTS}/{LAST}; name a \
              checkpoint or a run directory",
             path.shown()
         ))

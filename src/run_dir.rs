@@ -43,6 +43,10 @@ impl RunDir {
                 return Self::resume_if_any(path);
             }
             (wanted, None) => (wanted.map(Path::to_owned), None),
+            (wanted, Some(Some(run))) if run.is_dir() => {
+                let path = wanted.unwrap_or(run);
+                (Some(path.to_owned()), Some(last_checkpoint(run)))
+            }
             (wanted, Some(Some(checkpoint))) => {
                 let path = wanted.map(Path::to_owned).or_else(|| run_of(checkpoint));
                 (path, Some(checkpoint.clone()))

@@ -141,12 +141,12 @@ pub struct Computing {
 /// `rsflow predict`.
 #[derive(Debug, Args)]
 pub struct Predict {
-    /// The checkpoint, or a run directory for its best one
+    /// The checkpoint, or a run directory for its best one [default: what is named before the images]
     #[arg(long, value_name = "FILE", value_parser = path())]
-    pub checkpoint: PathBuf,
-    /// Resolution of the input, in pixels
+    pub checkpoint: Option<PathBuf>,
+    /// Resolution of the input, in pixels [default: the largest that was trained]
     #[arg(long, value_name = "S")]
-    pub size: u32,
+    pub size: Option<u32>,
     /// The resolution whose batch norms are used, nearest, or lerp: interpolated between those of the next
     /// resolutions below and above [default: the size's own, or lerp]
     #[arg(long, value_name = "RESOLUTION", value_parser = norm)]
@@ -169,7 +169,8 @@ pub struct Predict {
     /// Replaces the file of --json if it exists
     #[arg(long)]
     pub force: bool,
-    /// The images; a folder for all images in it and its subfolders, `-` for one from stdin
+    /// The images; a folder for all images in it and its subfolders, `-` for one from stdin. Without
+    /// --checkpoint a run directory or a checkpoint comes first
     #[arg(required = true, value_name = "IMAGE", value_parser = path())]
     pub images: Vec<PathBuf>,
 }

@@ -19,16 +19,17 @@ use super::preprocess::like_training;
 use super::usage::Usage;
 use super::{checkpoint, sizes};
 use crate::cli::{Export, Form, InputForm, SizeChoice};
-use crate::files::check_output;
+use crate::files::{check_output, checkpoint_of};
 use crate::process::say;
 
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
     let form = arguments.to.unwrap_or(Form::Packed);
     check_options(form, arguments)?;
-    let checkpoint = checkpoint::open(&arguments.checkpoint, &arguments.opening, |line| say(line))?;
+    let named = checkpoint_of(&arguments.checkpoint, |line| say(line))?;
+    let checkpoint = checkpoint::open(&named, &arguments.opening, |line| say(line))?;
     let files = files(form, arguments, checkpoint.metadata())?;
     for (_, path) in &files {
-        let inputs = [arguments.checkpoint.as_path()];
+        let inputs = [named.as_path()];
         check_output(path, "--out", arguments.force, &inputs)?;
     }
     for (size, path) in &files {

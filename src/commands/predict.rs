@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::counted;
 use rsflow_model::checkpoint::NormsFrom;
 use rsflow_model::nn::compute::{ExecConfig, Precision, ProcessSettings};
 use rsflow_model::nn::kernels::Fused;
-use rsflow_pipeline::MAX_IMAGE_BYTES;
+use rsflow_pipeline::{MAX_IMAGE_BYTES, is_image};
 use rsflow_serve::{Budget, Folding, Prediction, RsNet};
 use serde_json::json;
 
@@ -26,8 +26,9 @@ use crate::table;
 const STDIN: &str = "-";
 
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
-    let images = images(&arguments.images)?;
-    let path = checkpoint_of(&arguments.checkpoint, |line| say(line))?;
+    let (named, images) = named(arguments)?;
+    let path = checkpoint_of(named, |line| say(line))?;
+    let images = list(images)?;
     if let Some(json) = &arguments.json {
         let inputs = images.iter().chain([&path]);
         let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
@@ -35,18 +36,21 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     }
     let checkpoint = checkpoint::open(&path, &arguments.opening, |line| say(line))?;
     let metadata = checkpoint.metadata();
-    let named = arguments.batch_norm.map(|norm| (arguments.size, norm));
+    let largest = metadata.resolutions.iter().max().copied();
+    let size = arguments.size.or(largest);
+    let size = size.context("the checkpoint has no resolutions; --size names one")?;
+    let named = arguments.batch_norm.map(|norm| (size, norm));
     let named = named.as_slice();
-    sizes::check(metadata, &path, &[arguments.size], named)?;
+    sizes::check(metadata, &path, &[size], named)?;
     if metadata.classes.iter().all(String::is_empty) {
         say(
             "the names of the classes are not known: they are numbered from 0 (`import --class-names` keeps names)",
         );
     }
-    if let Some(line) = sizes::tell_borrowed(metadata, arguments.size, named) {
+    if let Some(line) = sizes::tell_borrowed(metadata, size, named) {
         say(line);
     }
-    let norms = sizes::norms(metadata, arguments.size, arguments.batch_norm);
+    let norms = sizes::norms(metadata, size, arguments.batch_norm);
     let Computing { device, precision } = arguments.compute;
     process::prepare(Some(ProcessSettings {
         device,
@@ -56,15 +60,9 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     }))?;
     let compute = ExecConfig::resolve(device, precision, metadata.hints()?)?;
     let compute = compute.with_kernels(Fused::Auto);
-    let sizes = [arguments.size];
+    let sizes = [size];
     let by = preprocess::like_training(metadata, &sizes, arguments.fraction, |line| say(line));
-    let net = RsNet::load(
-        &checkpoint,
-        &[(arguments.size, norms)],
-        by,
-        compute,
-        Folding::Auto,
-    )?;
+    let net = RsNet::load(&checkpoint, &[(size, norms)], by, compute, Folding::Auto)?;
     let top = usize::try_from(arguments.top).unwrap_or(usize::MAX);
     let mut failed = 0;
     let mut predicted = Vec::new();
@@ -100,7 +98,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         let value = json!({
             "checkpoint": path,
             "weights": checkpoint.weights().to_string(),
-            "size": arguments.size,
+            "size": size,
             "batch_norm": match norms {
                 NormsFrom::Resolution(norm) => json!(norm),
                 NormsFrom::Between { below, above, .. } => json!([below, above]),
@@ -116,8 +114,23 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The checkpoint or run directory, and what was named as images.
+fn named(arguments: &Predict) -> Result<(&Path, &[PathBuf])> {
+    let images = arguments.images.as_slice();
+    match (&arguments.checkpoint, images) {
+        (Some(checkpoint), images) => Ok((checkpoint, images)),
+        (None, [first, others @ ..]) if !others.is_empty() && !is_image(first) => {
+            Ok((first, others))
+        }
+        (None, _) => bail!(Usage(
+            "name a run directory or a checkpoint and then the images: rsflow predict RUN_DIR IMAGE..."
+                .to_owned()
+        )),
+    }
+}
+
 /// The images that were named: files, those of folders, stdin.
-fn images(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn list(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in named {
         if !path.is_dir() {

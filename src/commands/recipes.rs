@@ -1,6 +1,7 @@
 //! Reading and checking a recipe, and its one trainer.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_base::input_file;
@@ -61,7 +62,8 @@ fn meant(path: &Path) -> String {
         let exact = names
             .iter()
             .find(|it| it.strip_suffix(".ron") == Some(stem));
-        let near = || nearest(&name, names.iter().map(String::as_str));
+        let whole = format!("{stem}.ron");
+        let near = || nearest(&whole, names.iter().map(String::as_str));
         if let Some(found) = exact.map(String::as_str).or_else(near) {
             let found = folder.join(found);
             return format!("\nhelp: did you mean {}?", found.shown());
@@ -70,8 +72,20 @@ fn meant(path: &Path) -> String {
     String::new()
 }
 
-/// Reads a recipe.
+/// The recipe's file: with its ending where that was left out.
+fn with_ending(path: &Path) -> Cow<'_, Path> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".ron");
+    let whole = PathBuf::from(name);
+    match !path.exists() && whole.is_file() {
+        true => whole.into(),
+        false => path.into(),
+    }
+}
+
+/// Reads a recipe. `good` is `good.ron`, if there is no file `good`.
 pub fn recipe(path: &Path, overrides: &Overrides) -> Result<Recipe> {
+    let path = &with_ending(path);
     let text = input_file::read_to_string(path, MAX_RECIPE).with_context(|| {
         Usage(format!(
             "cannot read the recipe {}{}",
