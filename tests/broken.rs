@@ -97,7 +97,7 @@ const OVERRIDES: &[(&str, &[&str])] = &[
 const COMMAND_LINES: &[&[&str]] = &[
     &["chek", SOUND],
     &["check"],
-    &["check", "tests/fixtures/sound"],
+    &["check", "tests/fixtures/soun"],
     &["run", "quickstart"],
     &["run", "recipes/quikstart.ron"],
     &["run", "no/such.ron"],
@@ -161,6 +161,13 @@ const COMMAND_LINES: &[&[&str]] = &[
         "--dry-run",
     ],
     &["run", SOUND, "--run-dir", "~you/x"],
+    &["predict", "x.jpg", "y.jpg"],
+    &["predict", "runs/mine"],
+    &["new"],
+    &["new", "no/such/folder"],
+    &["new", "tests/fixtures/sound.ron"],
+    &["new", "tests/fixtures", "--network", "resnet19"],
+    &["train", "tests/fixtures", "--validation-percent", "100"],
 ];
 
 const QUICKSTART: &str = "recipes/quickstart.ron";

@@ -12,6 +12,7 @@ mod folders;
 mod gpu;
 mod hostile;
 mod machine;
+mod new;
 mod norms;
 mod prepare_val;
 mod preprocess;

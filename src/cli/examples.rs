@@ -119,7 +119,9 @@ seed each, it is about these networks alone.";
 
 pub const PREDICT_EXAMPLES: &str = "\
 Examples:
+  rsflow predict runs/mine photos                     all images in a folder, at the largest size
   rsflow predict --checkpoint best.safetensors --size 96 cat.jpg dog.jpg
+  curl -s https://example.org/cat.jpg | rsflow predict runs/mine -
   rsflow predict --checkpoint best.safetensors --size 224 --top 1 --json - photos/*.jpg
 
 Only the shared weights and one set of batch norms are loaded.";
@@ -375,3 +377,28 @@ what the run directory has, and says of the rest which command makes it:
   the recipe; what differs between the runs                                    recipe.ron
 
 A run may go on while its report is written. A report replaces a report; another file only with --force.";
+
+pub const NEW_EXAMPLES: &str = "\
+Examples:
+  rsflow new photos                                 photos/CLASS/IMAGE.jpg, or photos/train and photos/val
+  rsflow new photos --sizes 96,64,48 --network resnet18 --out mine.ron
+  rsflow new train.tar val.tar                      archives stay packed
+  rsflow new photos --validation-percent 20         where there is no folder for validation
+  rsflow new photos --out -                         prints the recipe
+
+It counts images and classes, reads the headers of some, and writes a recipe whose sizes, network, batch, learning
+rate and epochs suit them and this machine, with comments that say what to change. What it found and why it
+chose what is printed. Nothing is trained yet: `rsflow run` does that, or `rsflow train` at once.
+
+Folders for validation are val, validation, valid, dev, eval or test beside train. Without one, a share of each class
+is held out, chosen by the names of the files: the same ones each time, and new images move no others.";
+
+pub const TRAIN_EXAMPLES: &str = "\
+Examples:
+  rsflow train photos
+  rsflow train photos --sizes 64,48,32 --epochs 10 --run-dir runs/first
+  rsflow train train.tar val.tar --network mobilenet_v2 --set trainer.optimizer.lr=0.01
+
+The recipe is that of `rsflow new` with the same options; --set changes more of it. It is kept in the run directory
+as recipe.ron: `rsflow run RUN_DIR/recipe.ron --run-dir RUN_DIR --resume` resumes the run, and to change more, or to
+train with several processes, begin with `rsflow new`.";

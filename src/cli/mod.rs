@@ -1,5 +1,6 @@
 //! The command line: commands, arguments and options.
 
+mod drafting;
 mod evaluation;
 mod examples;
 mod report;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+pub use drafting::{Drafting, New, Train};
 pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
 use examples::*;
 pub use report::Report;
@@ -89,6 +91,12 @@ pub enum Command {
     /// Write what runs did as one page: curves, accuracy over cost, mistakes with their pictures
     #[command(after_help = REPORT_EXAMPLES)]
     Report(Report),
+    /// Look at a folder of pictures or a tar, and write a recipe for it
+    #[command(after_help = NEW_EXAMPLES)]
+    New(New),
+    /// Train on a folder of pictures or a tar: `new` and `run` in one
+    #[command(after_help = TRAIN_EXAMPLES)]
+    Train(Train),
 }
 
 /// Changes to a recipe.
@@ -100,6 +108,11 @@ pub struct Overrides {
     #[arg(long = "set", value_name = "NODE.FIELD=VALUE")]
     pub set: Vec<String>,
 }
+
+/// Seconds after which a process without a sign of life is lost.
+const SILENCE: u64 = 20;
+/// Seconds that processes wait for each other.
+const EXCHANGE_TIMEOUT: u64 = 120;
 
 /// `rsflow run`.
 #[derive(Debug, Args)]
@@ -117,8 +130,8 @@ pub struct Run {
     /// that torchrun starts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub processes: Option<u32>,
-    /// Resume from a checkpoint [default: the run directory's last; without --run-dir, that of the
-    /// recipe's latest run]
+    /// Resume from a checkpoint, or from the last one of a run directory [default: the run directory's
+    /// last; without --run-dir, that of the recipe's latest run]
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, value_parser = path(), group = "resuming")]
     pub resume: Option<Option<PathBuf>>,
     /// Resume from the run directory's last checkpoint if there is one, else start: for launchers that
@@ -134,15 +147,31 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = 0, requires = "processes")]
     pub max_restarts: u32,
     /// Of several processes: one that gives no sign of life for so long is lost
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = whole_seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE, value_parser = whole_seconds())]
     pub silence: u64,
     /// Of several processes: the longest that the others wait for one, when they start and in each
     /// exchange
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = whole_seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = EXCHANGE_TIMEOUT, value_parser = whole_seconds())]
     pub exchange_timeout: u64,
 }
 
 impl Run {
+    /// A run that starts anew in this process.
+    pub fn of(recipe: PathBuf, overrides: Overrides, run_dir: Option<PathBuf>) -> Self {
+        Run {
+            recipe,
+            overrides,
+            run_dir,
+            processes: None,
+            resume: None,
+            resume_if_any: false,
+            accept_changes: false,
+            max_restarts: 0,
+            silence: SILENCE,
+            exchange_timeout: EXCHANGE_TIMEOUT,
+        }
+    }
+
     /// The arguments of a command that resumes this run from its run directory's checkpoint, or starts it there
     /// if there is none.
     pub fn resuming(&self, run_dir: &Path) -> Vec<OsString> {
@@ -234,7 +263,7 @@ pub struct Import {
 /// `rsflow export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The checkpoint
+    /// The checkpoint, or a run directory for its best one
     #[arg(value_parser = path())]
     pub checkpoint: PathBuf,
     /// The format to write

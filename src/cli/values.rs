@@ -117,6 +117,12 @@ pub(super) fn fraction(text: &str) -> Result<f64, String> {
     fraction.ok_or_else(|| "expected a number above 0 and up to 1, such as 0.875".to_owned())
 }
 
+/// A share in percent, above 0 and below 100.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|&p| p > 0.0 && p < 100.0);
+    percent.ok_or_else(|| "expected a number above 0 and below 100, such as 10".to_owned())
+}
+
 /// A number of seconds.
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok();

@@ -181,21 +181,36 @@ impl Images {
 
     /// The node that reads them.
     pub fn node(&self, shuffle: bool) -> String {
+        let shuffle = format!("shuffle: {shuffle}");
+        self.node_with(&format!("{:?}", self.path()), &[&shuffle])
+    }
+
+    /// The node that reads them, with a value for its path and its other fields as a recipe has them.
+    pub fn node_with(&self, path: &str, fields: &[&str]) -> String {
+        let (kind, first) = match self {
+            Images::Folder(_) => ("ImageFolder", format!("root: {path}")),
+            Images::Tar { folder, .. } => ("ImageTar", format!("path: {path}, folder: {folder:?}")),
+            Images::ImageNet { half, .. } => {
+                ("ImageNetArchives", format!("root: {path}, split: {half:?}"))
+            }
+            Images::OfRun { validated, .. } => return validated.clone(),
+        };
+        let fields = [&[first.as_str()], fields].concat();
+        format!("{kind}({})", fields.join(", "))
+    }
+
+    /// The folder or file that they are in.
+    pub fn path(&self) -> &Path {
         match self {
-            Images::Folder(root) => format!("ImageFolder(root: {root:?}, shuffle: {shuffle})"),
-            Images::Tar { path, folder } => {
-                format!("ImageTar(path: {path:?}, folder: {folder:?}, shuffle: {shuffle})")
-            }
-            Images::ImageNet { root, half } => {
-                format!("ImageNetArchives(root: {root:?}, split: {half:?}, shuffle: {shuffle})")
-            }
-            Images::OfRun { validated, .. } => validated.clone(),
+            Images::Folder(root) | Images::ImageNet { root, .. } => root,
+            Images::Tar { path, .. } => path,
+            Images::OfRun { .. } => Path::new(""),
         }
     }
 }
 
 /// The name of a folder, without those that it is in.
-fn last_part(folder: &str) -> &str {
+pub fn last_part(folder: &str) -> &str {
     folder.rsplit('/').next().unwrap_or_default()
 }
 

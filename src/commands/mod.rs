@@ -10,7 +10,9 @@ mod doctor;
 mod eval;
 mod export;
 mod graph;
+mod images;
 mod import;
+mod new;
 mod nodes;
 mod predict;
 mod prepare_val;
@@ -23,6 +25,7 @@ mod serve;
 mod sizes;
 mod summary;
 mod sweep;
+mod train;
 pub(crate) mod usage;
 
 use std::io::Write as _;
@@ -65,6 +68,8 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::PrepareVal(arguments) => prepare_val::run(&arguments, &mut out),
         Command::Report(arguments) => report::run(&arguments, &mut out),
+        Command::New(arguments) => new::run(&arguments, &mut out),
+        Command::Train(arguments) => train::run(&arguments, &mut out),
     };
     let result = result.and_then(|code| {
         out.flush()?;

@@ -26,6 +26,16 @@ use crate::run_dir::RunDir;
 use crate::{launch, run_dir, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
+    let plan = || plan(&arguments.recipe, &arguments.overrides);
+    run_plan(arguments, plan, out)
+}
+
+/// Runs what `plan` reads in place of the arguments' recipe, which names the run.
+pub fn run_plan(
+    arguments: &Run,
+    plan: impl FnOnce() -> Result<Plan>,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
     let world = launch::world()?;
     match arguments.processes {
         Some(count) if world == World::default() && count > 1 => {
@@ -42,7 +52,7 @@ pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let interrupts = Interrupts::listen(
         "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
     )?;
-    let plan = plan(&arguments.recipe, &arguments.overrides)?;
+    let plan = plan()?;
     if world.rank == 0 {
         warn(plan.warnings());
     }

@@ -3,7 +3,6 @@
 //! The command writes a recipe (images prepared as the checkpoint says, and an `Evaluate` node) and
 //! runs it.
 
-pub mod data;
 pub mod latency;
 mod plot;
 
@@ -19,6 +18,7 @@ use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
 use serde_json::json;
 
+use super::images::{Half, Images};
 use super::usage::{Usage, many};
 use super::{checkpoint, preprocess, sizes};
 use crate::catalogue;
@@ -27,7 +27,6 @@ use crate::files::{check_output, checkpoint_of, is_stdout, replace, write_json};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
 use crate::table;
-use data::{Half, Images};
 use latency::Latency;
 
 /// The node that measures.

@@ -82,7 +82,7 @@ fn visible() -> String {
 }
 
 /// Whether an NVIDIA driver is installed.
-pub(super) fn driver_is_there() -> bool {
+pub fn driver_is_there() -> bool {
     load(DRIVER, RTLD_NOW).is_ok()
 }
 

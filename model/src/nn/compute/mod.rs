@@ -24,7 +24,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use crate::nn::native::FailureKind;
 pub(super) use cuda::Driver;
-pub use cuda::{Cuda, Gpu};
+pub use cuda::{Cuda, Gpu, driver_is_there};
 pub use failure::{failure_kind, is_out_of_memory};
 pub use pinned::Pinned;
 pub use process::{ProcessSettings, adopt_thread_count, apply};
@@ -88,7 +88,7 @@ impl DeviceChoice {
             (DeviceChoice::Auto, Err(reason)) => {
                 // Worth a warning only where a GPU could have been meant, and once.
                 static SAID: Once = Once::new();
-                SAID.call_once(|| match cuda::driver_is_there() {
+                SAID.call_once(|| match driver_is_there() {
                     true => tracing::warn!("computing on the CPU: {reason:#}"),
                     false => tracing::debug!("computing on the CPU: {reason:#}"),
                 });
