@@ -170,8 +170,9 @@ fn data_is_found_where_it_usually_is() {
         &folder.join("both.tar"),
     );
     tar(folder, &["few"], &folder.join("few.tar"));
+    tar(folder, &["flat"], &folder.join("flat.tar"));
     let split = "part: Validation(validation_percent: $held_out)";
-    let cases: [(&[&str], &[&str]); 10] = [
+    let cases: [(&[&str], &[&str]); 11] = [
         (
             &["shapes"],
             &[
@@ -226,6 +227,13 @@ fn data_is_found_where_it_usually_is() {
             &[
                 "\"data\": \"DIR/few.tar\"",
                 "ImageTar(path: $data, folder: \"few\", part: ",
+            ],
+        ),
+        (
+            &["flat.tar"],
+            &[
+                "ImageTar(path: $data, folder: \"flat\", part: ",
+                "1 image outside of the class folders",
             ],
         ),
         (

@@ -61,6 +61,14 @@ impl ImageTar {
         Self::listing_of(&path, self.folder.as_deref())?.part(self.part)
     }
 
+    /// The classes in an archive's `folder`, sorted.
+    ///
+    /// # Errors
+    /// As the node has when it starts.
+    pub fn classes(path: &Path, folder: &str) -> Result<Vec<String>> {
+        Ok(Self::listing_of(path, Some(folder))?.classes.to_vec())
+    }
+
     /// The images in the class folders of an archive's `folder`, which is optional if there is only one.
     pub(crate) fn listing_of(path: &Path, folder: Option<&str>) -> Result<Listing> {
         let archive = open(path)?;

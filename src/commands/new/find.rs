@@ -193,8 +193,15 @@ fn descend(named: PathBuf, remarks: &mut Vec<String>) -> Result<PathBuf> {
             break;
         };
         let inner = folder.join(only);
-        let is_around = found.images == 0 && !is_part(only, TRAINING);
-        if !is_around || !inner.is_dir() || entries(&inner)?.folders.is_empty() {
+        if is_part(only, TRAINING) {
+            break;
+        }
+        // A single class is of no use, so what is in it may be the classes.
+        let is_around = match entries(&inner)? {
+            inside if inside.images > 0 => inside.folders.len() > 1,
+            inside => !inside.folders.is_empty(),
+        };
+        if !is_around {
             break;
         }
         folder = inner;
@@ -292,7 +299,7 @@ fn in_file(path: &Path) -> Result<Found> {
         folders.iter().find(|folder| last_part(folder) == name)
     };
     let training = match (of(TRAINING), of(VALIDATION)) {
-        (Some(training), _) => training,
+        (Some(training), _) => training.clone(),
         (None, Some(_)) if folders.len() == 1 => {
             return Err(usage(format!(
                 "{place} has no training images: its class folders are in {}; name the archive to train on, \
@@ -301,7 +308,7 @@ fn in_file(path: &Path) -> Result<Found> {
             )));
         }
         // Folders within classes make classes look like folders of classes.
-        (None, _) => outermost(&folders).ok_or_else(|| {
+        (None, _) => outermost(path, &folders).ok_or_else(|| {
             usage(match folders.as_slice() {
                 [] => format!("{place} has no class folders; {}", layout("ARCHIVE")),
                 _ => format!(
@@ -317,7 +324,7 @@ fn in_file(path: &Path) -> Result<Found> {
         let rest = folder.strip_prefix(outer);
         rest.is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with('/'))
     };
-    let used = [Some(training), validation];
+    let used = [Some(&training), validation];
     let is_unused = |folder: &&String| !used.iter().flatten().any(|used| within(folder, used));
     let unused: Vec<&String> = folders.iter().filter(is_unused).collect();
     let mut remarks = Vec::new();
@@ -325,23 +332,34 @@ fn in_file(path: &Path) -> Result<Found> {
         remarks.push(format!("not used in {place}: {}", first_few(&unused)));
     }
     Ok(Found {
-        training: tar(training),
+        training: tar(&training),
         validation: validation.map(|folder| tar(folder)),
         remarks,
     })
 }
 
-/// The folder that holds all others.
-fn outermost(folders: &[String]) -> Option<&String> {
-    let outer = folders.iter().min_by_key(|folder| folder.len())?;
-    let prefix = match outer.as_str() {
-        "" => String::new(),
-        outer => format!("{outer}/"),
+/// The folder that holds all others; of one that holds nothing but a folder of class folders, the inner one.
+fn outermost(path: &Path, folders: &[String]) -> Option<String> {
+    let below = |folder: &str, name: &str| match folder {
+        "" => name.to_owned(),
+        folder => format!("{folder}/{name}"),
     };
+    let outer = folders.iter().min_by_key(|folder| folder.len())?;
+    let prefix = below(outer, "");
     let mut others = folders.iter().filter(|folder| *folder != outer);
-    others
-        .all(|folder| folder.starts_with(&prefix))
-        .then_some(outer)
+    if !others.all(|folder| folder.starts_with(&prefix)) {
+        return None;
+    }
+    let mut outer = outer.clone();
+    // A damaged archive is reported when it is looked at.
+    while let Ok([only]) = ImageTar::classes(path, &outer).as_deref() {
+        let inner = below(&outer, only);
+        if !folders.contains(&inner) {
+            break;
+        }
+        outer = inner;
+    }
+    Some(outer)
 }
 
 /// Says what to do with an archive that is no tar.

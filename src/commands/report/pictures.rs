@@ -11,7 +11,7 @@ use rsflow_pipeline::preprocess;
 
 use super::run::Run;
 use crate::catalogue::CATALOGUE;
-use crate::commands::eval::data::{Half, Images};
+use crate::commands::images::{Half, Images};
 
 /// The side of a picture in the page, in pixels.
 const SIDE: u32 = 160;
