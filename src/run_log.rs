@@ -13,14 +13,13 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_base::input_file;
 use rsflow_base::run_files::METRICS;
 use rsflow_base::shown::Shown as _;
+use rsflow_model::sinks::metrics_line::FORMAT;
 use serde::{Deserialize, Deserializer};
 
 /// More than any line of a log has.
 const LONGEST_LINE: u64 = 1 << 20;
 /// Upper bound of a log, in bytes: a thousand times the log of 120 epochs on ImageNet.
 const MAX_LOG: u64 = 8 << 30;
-/// The newest format that is understood in full.
-const FORMAT: u32 = 2;
 
 /// What a log says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,7 +61,7 @@ pub struct Terms {
     /// Top-1 in training, at the largest size, in percent.
     pub top1: Option<f64>,
     /// In bytes, of the device.
-    pub peak_memory: Option<f64>,
+    pub peak_gpu_bytes: Option<f64>,
 }
 
 /// A validation.
@@ -105,7 +104,7 @@ pub struct Row {
 #[derive(Deserialize)]
 struct Line {
     #[serde(default = "one")]
-    format: u32,
+    format: u64,
     kind: String,
     epoch: u64,
     step: u64,
@@ -138,10 +137,10 @@ struct WrittenTerms {
     #[serde(default, deserialize_with = "number")]
     top1: Option<f64>,
     #[serde(default, deserialize_with = "number")]
-    peak_memory: Option<f64>,
+    peak_gpu_bytes: Option<f64>,
 }
 
-fn one() -> u32 {
+fn one() -> u64 {
     1
 }
 
@@ -161,7 +160,7 @@ impl From<WrittenTerms> for Terms {
             learning_rate: written.learning_rate,
             images_per_second: written.images_per_second,
             top1: written.top1,
-            peak_memory: written.peak_memory,
+            peak_gpu_bytes: written.peak_gpu_bytes,
         }
     }
 }
@@ -302,15 +301,7 @@ pub struct Final {
 impl Final {
     /// Reads the last line alone. `None`: the run has not ended.
     pub fn of(run_dir: &Path) -> Option<Self> {
-        let mut file = File::open(run_dir.join(METRICS)).ok()?;
-        let length = file.metadata().ok()?.len();
-        let start = length.saturating_sub(LONGEST_LINE);
-        file.seek(SeekFrom::Start(start)).ok()?;
-        let mut end = Vec::new();
-        file.take(LONGEST_LINE).read_to_end(&mut end).ok()?;
-        let body = end.strip_suffix(b"\n")?;
-        let line = body.rsplit(|byte| *byte == b'\n').next()?;
-        let last: Final = serde_json::from_slice(line).ok()?;
+        let last: Final = serde_json::from_slice(&last_line(run_dir)?).ok()?;
         (last.kind == "final").then_some(last)
     }
 
@@ -330,6 +321,19 @@ impl Final {
         });
         each.collect::<Vec<_>>().join("  ")
     }
+}
+
+/// The last line of a run's metrics, if it is whole.
+pub fn last_line(run_dir: &Path) -> Option<Vec<u8>> {
+    let mut file = File::open(run_dir.join(METRICS)).ok()?;
+    let length = file.metadata().ok()?.len();
+    let start = length.saturating_sub(LONGEST_LINE);
+    file.seek(SeekFrom::Start(start)).ok()?;
+    let mut end = Vec::new();
+    file.take(LONGEST_LINE).read_to_end(&mut end).ok()?;
+    let body = end.strip_suffix(b"\n")?;
+    let line = body.rsplit(|byte| *byte == b'\n').next()?;
+    Some(line.to_owned())
 }
 
 /// What a row is called: `64`, or `ensemble`.
@@ -362,12 +366,12 @@ mod tests {
         assert_eq!(old.epochs[0].rows[0].loss, None);
         assert_eq!(old.steps_per_epoch(), Some(20.0));
 
-        let training = r#"{"format":2,"kind":"epoch","epoch":3,"step":60,"rows":[],"training":{"steps":20,"loss":2.5,"cross_entropy":{"64":0.5},"ensemble_cross_entropy":0.25,"distillation":null,"top1":61.5,"learning_rate":0.01,"images_per_second":88.0,"peak_memory":1000}}"#;
+        let training = r#"{"format":2,"kind":"epoch","epoch":3,"step":60,"rows":[],"training":{"steps":20,"loss":2.5,"cross_entropy":{"64":0.5},"ensemble_cross_entropy":0.25,"distillation":null,"top1":61.5,"learning_rate":0.01,"images_per_second":88.0,"peak_gpu_bytes":1000}}"#;
         let log = read(&format!("{training}\n"));
         let means = log.epochs[0].training.as_ref().unwrap();
         assert_eq!((means.loss, means.top1), (Some(2.5), Some(61.5)));
         assert_eq!(
-            (means.distillation, means.peak_memory),
+            (means.distillation, means.peak_gpu_bytes),
             (None, Some(1000.0))
         );
         assert_eq!(log.validations().count(), 0);

@@ -67,7 +67,7 @@ fn an_average_is_validated_and_evaluated_beside_the_weights() {
         let of_best = log
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
-            .find(|line| line["kind"] == "epoch" && line["epoch"] == best.epoch)
+            .find(|line| line["kind"] == "epoch" && line["epoch"] == best.epoch + 1)
             .unwrap();
         let first = of_best["average"][0]["top1"].as_f64().unwrap();
         assert!((first - best.score).abs() <= 0.05, "{first}");

@@ -124,7 +124,7 @@ fn a_checkpoint_of_the_reference_is_trained_on_and_goes_back() {
             )
         })
         .collect();
-    assert_eq!(steps, [(7, 15), (7, 16)], "the eighth epoch of two steps");
+    assert_eq!(steps, [(8, 15), (8, 16)], "the eighth epoch of two steps");
     let last = Checkpoint::open(&folder.join("out/checkpoints/last.safetensors")).unwrap();
     assert_eq!(last.metadata().classes[9], "class9", "now they are known");
     assert_eq!(last.metadata().seed, 3);

@@ -390,7 +390,7 @@ fn what_makes_no_sense_is_said() {
         (
             &[SKIP, &["--digest", "--start", "100000"]].concat(),
             1,
-            "epoch 0 has no batches: there are too few images",
+            "epoch 1 has no batches: there are too few images",
         ),
         (
             &[SKIP, &["--digest", "--start", "85"]].concat(),
@@ -405,7 +405,7 @@ fn what_makes_no_sense_is_said() {
         (
             &[SKIP, DROP, &["--until", "train_batches"]].concat(),
             1,
-            "epoch 0 has no batches: there are too few images",
+            "epoch 1 has no batches: there are too few images",
         ),
         (
             &[

@@ -94,8 +94,9 @@ impl AnySink for Stream {
         // Otherwise a run without `epochs` would never end.
         ensure!(
             std::mem::take(&mut self.in_epoch) > 0,
-            "epoch {epoch} has no batches: there are too few images for a full batch, for that many \
-             processes (WORLD_SIZE), or for --start"
+            "epoch {} has no batches: there are too few images for a full batch, for that many \
+             processes (WORLD_SIZE), or for --start",
+            epoch + 1
         );
         if let Some(digest) = &mut self.watch.seen().digest {
             digest.end_of_epoch(epoch);

@@ -15,13 +15,15 @@ use rsflow_graph::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::metrics_line::{Place, written};
 use super::{append, input, join, lock, run_dir, with_hint};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::train::metrics::Metric;
 
 /// Writes the metrics of a run to `metrics.jsonl` in the run directory, one JSON object per
-/// line. Its `kind` is "step" (the loss), "epoch" or "final" (the results of a validation). A
-/// number that is not finite is `null`.
+/// line. Its `kind` is "step" (the loss), "epoch" (the epoch's training, and the results of the validation
+/// after it) or "final" (the last results). `format` is 2: epochs count from 1. A number that is not finite
+/// is `null`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsLog {
@@ -78,8 +80,9 @@ impl Log {
             Some(checkpoint) => {
                 remove_unfinished(&path).with_context(|| cannot(&path))?;
                 let before = fs::read(&path).with_context(|| cannot(&path))?;
-                let after = truncate_after(&before, checkpoint);
-                final_line = offset_of_final(&after);
+                let unreadable = || format!("cannot resume {}", path.shown());
+                let after = truncate_after(&before, checkpoint).with_context(unreadable)?;
+                final_line = offset_of_final(&after)?;
                 if after != before {
                     whole_file::write(&path, |file| Ok(file.write_all(&after)?))
                         .with_context(|| cannot(&path))?;
@@ -104,10 +107,8 @@ impl Log {
             disk::set_len(&self.file, offset).with_context(|| cannot(&self.path))?;
             self.final_line = None;
         }
-        let mut line = serde_json::to_vec(metric).context("cannot write a metric as JSON")?;
-        line.push(b'\n');
         // In one write, so that other programs read whole lines.
-        append(&self.file, &self.path, &line)
+        append(&self.file, &self.path, &written(metric)?)
     }
 }
 
@@ -149,42 +150,31 @@ fn open_locked(path: &Path) -> Result<File> {
 }
 
 /// The lines of a log that are not after the checkpoint.
-fn truncate_after(log: &[u8], checkpoint: &Metadata) -> Vec<u8> {
-    log.split(|byte| *byte == b'\n')
-        .filter(|line| is_before(line, checkpoint))
-        .flat_map(|line| [line, b"\n"])
-        .flatten()
-        .copied()
-        .collect()
+fn truncate_after(log: &[u8], checkpoint: &Metadata) -> Result<Vec<u8>> {
+    let mut kept = Vec::with_capacity(log.len());
+    for line in log.split(|byte| *byte == b'\n') {
+        if Place::of(line)?.is_some_and(|line| is_before(&line, checkpoint)) {
+            kept.extend_from_slice(line);
+            kept.push(b'\n');
+        }
+    }
+    Ok(kept)
 }
 
 /// Where the last line begins, if it is that of a run's end.
-fn offset_of_final(log: &[u8]) -> Option<u64> {
-    let body = log.strip_suffix(b"\n")?;
+fn offset_of_final(log: &[u8]) -> Result<Option<u64>> {
+    let Some(body) = log.strip_suffix(b"\n") else {
+        return Ok(None);
+    };
     let begin = body.iter().rposition(|byte| *byte == b'\n');
     let begin = begin.map_or(0, |newline| newline + 1);
-    let line = Line::parse(&body[begin..])?;
-    (line.kind == "final").then_some(begin as u64)
+    let line = Place::of(&body[begin..])?;
+    Ok(line
+        .is_some_and(|line| line.kind == "final")
+        .then_some(begin as u64))
 }
 
-#[derive(Deserialize)]
-struct Line {
-    kind: String,
-    epoch: u64,
-    step: u64,
-}
-
-impl Line {
-    /// `None`: it was truncated when a run was killed.
-    fn parse(line: &[u8]) -> Option<Self> {
-        serde_json::from_slice(line).ok()
-    }
-}
-
-fn is_before(line: &[u8], checkpoint: &Metadata) -> bool {
-    let Some(line) = Line::parse(line) else {
-        return false;
-    };
+fn is_before(line: &Place, checkpoint: &Metadata) -> bool {
     match line.kind.as_str() {
         // The validation of an epoch is logged before the checkpoint at its end.
         "epoch" => line.epoch < checkpoint.epoch,

@@ -5,6 +5,7 @@
 //! after the checkpoint; each sink says how.
 
 mod checkpoints;
+pub mod metrics_line;
 mod metrics_log;
 mod tensorboard;
 

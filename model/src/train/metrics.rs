@@ -9,7 +9,8 @@ use crate::checkpoint::Snapshot;
 
 pub use crate::checkpoint::Row;
 
-/// A metric. In JSON, an object with its variant in `kind`. The field names are JSON keys.
+/// A metric. In JSON, an object with its variant in `kind`. The field names are JSON keys. Epochs count from 0
+/// here, and from 1 in JSON.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Metric {
@@ -26,7 +27,7 @@ pub enum Metric {
 /// A training step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
-    /// Counted from 0.
+    #[serde(serialize_with = "from_one")]
     pub epoch: u64,
     /// Steps since the start of the run, this one included.
     pub step: u64,
@@ -62,6 +63,11 @@ pub struct Losses {
     pub distillation: Option<f64>,
 }
 
+/// An epoch as a user counts.
+fn from_one<S: Serializer>(epoch: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(epoch.saturating_add(1))
+}
+
 /// An object with the resolutions as keys.
 fn by_resolution<S: Serializer>(values: &[(u32, f64)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(values.iter().copied())
@@ -70,7 +76,8 @@ fn by_resolution<S: Serializer>(values: &[(u32, f64)], serializer: S) -> Result<
 /// Progress of a validation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Validating {
-    /// The epoch before it, counted from 0.
+    /// The epoch before it.
+    #[serde(serialize_with = "from_one")]
     pub epoch: u64,
     /// Batches so far.
     pub batches: u64,
@@ -84,7 +91,8 @@ pub struct Validating {
 /// The results of a validation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
-    /// The epoch before it, counted from 0.
+    /// The epoch before it.
+    #[serde(serialize_with = "from_one")]
     pub epoch: u64,
     /// Steps since the start of the run.
     pub step: u64,

@@ -28,7 +28,7 @@ pub fn write(recorded: &Recorded, gpu: Option<&OnGpu>, out: &mut dyn Write) -> R
     let threads = threads.map(|(thread, name)| metadata("thread_name", tid(thread), name));
     let slices = recorded.slices.iter().map(|slice| {
         let item = slice.item.as_ref();
-        let args = item.map(|key| json!({ "epoch": key.epoch, "index": key.index }));
+        let args = item.map(|key| json!({ "epoch": key.epoch + 1, "index": key.index }));
         json!({
             "name": slice.node.name,
             "cat": slice.node.kind,

@@ -50,7 +50,7 @@ const OTHERS: [Term; 4] = [
     Term {
         title: "Peak memory of the device",
         unit: "GB",
-        get: |terms| Some(terms.peak_memory? / 1e9),
+        get: |terms| Some(terms.peak_gpu_bytes? / 1e9),
     },
 ];
 

@@ -25,7 +25,7 @@ use crate::run_log::Final;
 use crate::{files, launch, run_dir};
 pub use record::FILE as RECORD;
 use record::Record;
-use results::finish;
+use results::{ensure_readable, finish};
 use runs::{Outcome, run_all};
 
 /// Upper bound of runs that catches typos.
@@ -89,6 +89,7 @@ pub fn run(arguments: &Sweep, out: &mut dyn Write) -> Result<ExitCode> {
     let mut record = record.continued(&dir, uses_let(&base, &overs))?;
     let combinations = combinations(&overs, &record.names());
     let runs = all_runs(&combinations, &seeds, &dir);
+    ensure_readable(&runs)?;
     if arguments.dry_run {
         return list(&runs, out);
     }

@@ -5,13 +5,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use rsflow_base::run_files::METRICS;
+use rsflow_base::shown::Shown as _;
+use rsflow_model::sinks::metrics_line::format_of;
 
 use super::Run;
 use crate::commands::compare;
 use crate::process::say;
-use crate::run_log::{Final, called};
+use crate::run_log::{Final, called, last_line};
 use crate::table;
+
+/// Makes sure that this program can read the metrics of the runs that there are.
+///
+/// # Errors
+/// A newer program wrote some.
+pub fn ensure_readable(runs: &[Run]) -> Result<()> {
+    for run in runs {
+        if let Some(line) = last_line(&run.dir) {
+            format_of(&line)
+                .with_context(|| format!("cannot read {}", run.dir.join(METRICS).shown()))?;
+        }
+    }
+    Ok(())
+}
 
 /// Prints how far the combinations are apart, or where they cannot be compared, why, and the accuracies of each.
 pub fn finish(runs: &[Run], out: &mut dyn Write) -> Result<()> {
@@ -93,6 +110,7 @@ fn figure(values: &[f64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::sweep::plan::Combination;
 
     #[test]
     fn figures_have_a_mean_and_a_deviation() {
@@ -103,6 +121,27 @@ mod tests {
             (&[1.0, 2.0, 3.0], "2.00 ± 1.00"),
         ] {
             assert_eq!(figure(values), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_of_a_newer_program_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = || Run {
+            combination: Combination {
+                name: "lr=0.1".to_owned(),
+                values: vec![],
+                sets: vec![],
+            },
+            seed: 0,
+            dir: folder.path().to_owned(),
+        };
+        assert!(ensure_readable(&[run()]).is_ok(), "it has not begun");
+        for (format, readable) in [(2, true), (3, false)] {
+            let line = format!("{{\"format\":{format},\"kind\":\"final\"}}\n");
+            std::fs::write(folder.path().join(METRICS), line).unwrap();
+            let result = ensure_readable(&[run()]);
+            assert_eq!(result.is_ok(), readable, "{format}: {result:?}");
         }
     }
 }

@@ -396,7 +396,7 @@ pub(super) fn resume(
         step: saved.epoch * steps_per_epoch + sample_in_epoch.div_ceil(batch.max(1)),
         ..saved.clone()
     };
-    tracing::info!(checkpoint = %place, epoch = at.epoch, step = at.step, "resumed");
+    tracing::info!(checkpoint = %place, epoch = at.epoch + 1, step = at.step, "resumed");
     if finished {
         tracing::info!(
             target: PROGRESS,
