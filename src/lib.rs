@@ -8,11 +8,13 @@
 pub mod catalogue;
 pub mod cli;
 mod commands;
+mod epoch_line;
 mod figures;
 mod files;
 mod gpu;
 mod launch;
 mod measure;
+mod next_commands;
 mod plot;
 mod process;
 mod progress;

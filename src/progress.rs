@@ -8,13 +8,17 @@ use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rsflow_base::shown::lines;
 use rsflow_graph::{Measured, Meters, Payload as _, Plan, Sink, Tap, Workers};
-use rsflow_model::train::metrics::{Metric, Row, Step, Table, Validating};
+use rsflow_model::train::metrics::{Metric, Step, Table, Validating};
 
+use crate::epoch_line::epoch_line;
 use crate::figures::Figures;
-use crate::verdict::{STARVED_SHARE, verdict};
+use crate::verdict::{is_starved, verdict};
 
 /// Minimum time between two lines where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
+
+/// Of a shorter epoch most is its start and its end: nothing is advised.
+const LEAST_TO_JUDGE: Duration = Duration::from_secs(10);
 
 /// Writes to stderr; lines go above the progress bars.
 #[derive(Clone)]
@@ -115,7 +119,7 @@ impl Progress {
         self.state().steps > 0
     }
 
-    /// Prints a verdict at the end of each epoch in which the trainer was starved.
+    /// Prints a verdict at the end of each epoch in which the trainer was starved, unless it was short.
     pub fn watch(&self, meters: Meters, workers: Workers) {
         self.state().watched = Some(Watched {
             measured: meters.read(),
@@ -243,30 +247,7 @@ impl State {
     }
 
     fn epoch(&mut self, table: Table) {
-        let name = |row: &Row| {
-            row.resolution
-                .map_or("ensemble".to_owned(), |resolution| resolution.to_string())
-        };
-        let accuracies = |rows: &[Row]| {
-            let each = rows
-                .iter()
-                .map(|row| format!("{} {:.1}", name(row), row.top1));
-            each.collect::<Vec<_>>().join("  ")
-        };
-        let averages = match table.average.as_slice() {
-            [] => String::new(),
-            rows => format!("  of the average: {}", accuracies(rows)),
-        };
-        let loss = self
-            .loss
-            .map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
-        self.screen.line(&format!(
-            "epoch {}/{}  {}  {loss}top-1 %: {}{averages}",
-            table.epoch + 1,
-            self.epochs,
-            duration(Duration::from_secs_f64(table.seconds.max(0.0))),
-            accuracies(&table.rows)
-        ));
+        self.screen.line(&epoch_line(&table, self.epochs));
         if let Some(verdict) = self.watched.as_mut().and_then(Watched::verdict) {
             self.screen.line(&verdict);
         }
@@ -299,8 +280,7 @@ impl Watched {
             self.workers.clone(),
         );
         (self.at, self.measured, self.images) = (Instant::now(), measured, 0);
-        let trainer = figures.trainer()?;
-        (trainer.wait_input > STARVED_SHARE).then(|| verdict(&figures))
+        (seconds >= LEAST_TO_JUDGE.as_secs_f64() && is_starved(&figures)).then(|| verdict(&figures))
     }
 }
 

@@ -2,15 +2,22 @@
 
 use std::time::Duration;
 
-use rsflow_graph::{Batch, Payload as _, Workers, WorksOn, counted};
+use rsflow_graph::{Batch, NodeKind as _, Payload as _, Workers, WorksOn, counted};
+use rsflow_model::sinks::Checkpoints;
 
 use crate::catalogue::CATALOGUE;
 use crate::figures::{Figures, NodeFigures, percent, rate};
 
 /// A trainer that waits for more than this share of its time is starved.
-pub const STARVED_SHARE: f64 = 0.05;
+const STARVED_SHARE: f64 = 0.05;
 /// Workers that are busy for this share of their time are saturated.
 const SATURATED_SHARE: f64 = 0.8;
+
+/// Whether the trainer waits for data.
+pub fn is_starved(figures: &Figures) -> bool {
+    let trainer = figures.trainer();
+    trainer.is_some_and(|trainer| trainer.wait_input > STARVED_SHARE)
+}
 
 /// One sentence: which node limits the speed, and which parameter to change.
 pub fn verdict(figures: &Figures) -> String {
@@ -145,13 +152,16 @@ fn slow_reader(figures: &Figures) -> Option<String> {
         .on(WorksOn::Sink)
         .filter(|sink| sink.busy >= STARVED_SHARE);
     let slowest = readers.max_by(|a, b| a.busy.total_cmp(&b.busy))?;
+    let less = match slowest.kind {
+        Checkpoints::NAME => format!("a larger `{}.every_steps` (or none)", slowest.name),
+        _ => format!("a larger `{}.log_every`", trainer.name),
+    };
     Some(format!(
         "{} is the limit: {} waits for it {} of the time; a faster disk for the run directory \
-         helps, or a larger `{}.log_every`",
+         helps, or {less}",
         slowest.title(),
         trainer.title(),
         percent(trainer.wait_output),
-        trainer.name,
     ))
 }
 
@@ -303,6 +313,16 @@ mod tests {
                 }),
                 "`log` (MetricsLog) is the limit: `trainer` (RsNet) waits for it 30 % of the time; \
                  a faster disk for the run directory helps, or a larger `trainer.log_every`",
+            ),
+            (
+                "checkpoints that are written too often",
+                changed(figures([0.1, 0.2, 0.1], 0.0), |figures| {
+                    figures.nodes[4].wait_output = 0.3;
+                    figures.nodes[5] = node("saved", "Checkpoints", WorksOn::Sink);
+                    figures.nodes[5].busy = 0.9;
+                }),
+                "`saved` (Checkpoints) is the limit: `trainer` (RsNet) waits for it 30 % of the time; \
+                 a faster disk for the run directory helps, or a larger `saved.every_steps` (or none)",
             ),
             (
                 "the trainer alone",

@@ -18,6 +18,8 @@ use rsflow_graph::{
 };
 use rsflow_model::checkpoint::Checkpoint;
 
+use serde_json::Value;
+
 use crate::workplace::{RECIPE, augmented, cascaded, completed, program, rsflow, workplace};
 
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
@@ -47,6 +49,60 @@ pub fn losses(run_dir: &Path) -> Vec<(u64, String)> {
         .filter(|line| line["kind"] == "step")
         .map(|line| (line["step"].as_u64().unwrap(), line["loss"].to_string()))
         .collect()
+}
+
+/// The training of each epoch that was validated, as written, but for what is measured of time.
+pub fn trainings(run_dir: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let epochs = lines.filter(|line| line["kind"] == "epoch");
+    let trainings = epochs.map(|mut epoch| {
+        if epoch.get("training").is_none() {
+            return Value::Null;
+        }
+        let speed = epoch["training"]["images_per_second"].take();
+        assert!(speed.as_f64() > Some(0.0), "{epoch}");
+        epoch["training"].take()
+    });
+    trainings.collect()
+}
+
+/// Makes sure that each epoch's training is what its steps, all of which are logged, say.
+pub fn assert_means(run_dir: &Path, steps_per_epoch: u64) {
+    let text = std::fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let steps: Vec<Value> = lines.filter(|line| line["kind"] == "step").collect();
+    let trainings = trainings(run_dir);
+    assert_eq!(steps.len() as u64, trainings.len() as u64 * steps_per_epoch);
+    for (training, steps) in trainings.iter().zip(steps.chunks(steps_per_epoch as usize)) {
+        assert_eq!(training["steps"], steps_per_epoch);
+        let terms = [
+            "/loss",
+            "/ensemble_cross_entropy",
+            "/distillation",
+            "/cross_entropy/48",
+            "/cross_entropy/32",
+        ];
+        for term in terms {
+            let values = steps.iter().filter_map(|step| step.pointer(term)?.as_f64());
+            let values: Vec<f64> = values.collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let found = training.pointer(term).and_then(Value::as_f64).unwrap();
+            assert!((found - mean).abs() < 1e-9, "{term}: {found} {mean}");
+        }
+        let images = training["images"].as_u64().unwrap() as f64;
+        let right = training["top1"].as_f64().unwrap() / 100.0 * images;
+        assert!((right - right.round()).abs() < 1e-9, "{right} of {images}");
+        assert!((0.0..=images).contains(&right), "{right} of {images}");
+        assert_eq!(training["top1_resolution"], 48);
+        let last = steps.last().unwrap();
+        assert_eq!(training["learning_rate"], last["learning_rate"]);
+        assert_eq!(training["peak_gpu_bytes"], Value::Null, "on the CPU");
+    }
 }
 
 pub fn signal(child: &Child, signal: &str) {
@@ -110,8 +166,15 @@ fn a_run_ends_with_a_table_and_leaves_everything_it_promises() {
             .all(|(_, loss)| loss.parse::<f64>().is_ok_and(f64::is_finite)),
         "{losses:?}"
     );
+    assert_means(&out, 11);
+    let images: Vec<Value> = trainings(&out)
+        .iter_mut()
+        .map(|t| t["images"].take())
+        .collect();
+    assert_eq!(images, [84, 84]);
     let last = Checkpoint::open(&out.join("checkpoints/last.safetensors")).unwrap();
     assert_eq!((last.metadata().epoch, last.metadata().step), (2, 22));
+    assert_eq!(last.metadata().training, None, "no epoch is begun");
     assert!(last.metadata().recipe.contains("ShapesFolder"));
 }
 

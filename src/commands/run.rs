@@ -15,6 +15,7 @@ use rsflow_graph::{
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::dist::{PeerLost, Peers, Timeouts};
 use rsflow_model::train::lookup::{block, process_settings};
+use rsflow_model::train::metrics::Table;
 
 use super::recipes::plan;
 use super::usage::{Usage, many, warn};
@@ -23,7 +24,7 @@ use crate::cli::Run;
 use crate::process::{self, INTERRUPTED, Interrupts};
 use crate::progress::{Progress, Screen};
 use crate::run_dir::RunDir;
-use crate::{launch, run_dir, skipped, table};
+use crate::{launch, next_commands, run_dir, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = || plan(&arguments.recipe, &arguments.overrides);
@@ -242,22 +243,36 @@ fn train(
         );
     }
     skipped::tell_and_keep(&skipped, &run_dir.path, &screen);
-    if let Some(table) = progress.last_table().filter(|_| first) {
+    let table = progress.last_table().filter(|_| first);
+    if let Some(table) = &table {
         writeln!(
             out,
             "{}\nafter {} ({}), {}",
-            table::render(&table),
+            table::render(table),
             many(table.epoch + 1, "epoch"),
             many(table.step, "step"),
-            many(table.images, "validation image")
+            validation_images(table)
         )?;
     }
     if interrupted {
         say_how_to_go_on(&screen, &run_dir.path);
         return Ok(ExitCode::from(INTERRUPTED));
     }
+    say_what_is_next(&screen, &run_dir.path, table.as_ref());
     tracing::info!("done");
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many there are, and of how many where some were left out.
+fn validation_images(table: &Table) -> String {
+    match table.left_out {
+        0 => many(table.images, "validation image"),
+        left_out => format!(
+            "{} of {}",
+            table.images,
+            many(table.images + left_out, "validation image")
+        ),
+    }
 }
 
 /// What the recipe says differently from the one that the checkpoint was made with. That is an
@@ -280,15 +295,23 @@ fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<S
     )))
 }
 
-/// With the recipe as it ran: that of the command line needs its overrides.
 fn say_how_to_go_on(screen: &Screen, run_dir: &Path) {
     let last = run_files::last_checkpoint(run_dir);
     if last.exists() {
         screen.line(&format!(
-            "{} is complete; to resume: rsflow run {} --run-dir {} --resume",
+            "{} is complete; to resume: {}",
             last.shown(),
-            run_dir.join(run_files::RECIPE).shown(),
-            run_dir.shown()
+            next_commands::to_resume(run_dir)
         ));
+    }
+}
+
+/// Where the files of a run that has ended are, and what to do with them.
+fn say_what_is_next(screen: &Screen, run_dir: &Path, table: Option<&Table>) {
+    screen.line(&format!("run directory: {}", run_dir.shown()));
+    let sizes = table.iter().flat_map(|table| &table.rows);
+    let largest = sizes.filter_map(|row| row.resolution).max();
+    for command in next_commands::after_training(run_dir, largest) {
+        screen.line(&format!("  {command}"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rsflow_model::checkpoint::Checkpoint;
 
-use super::{command, losses, run, signal, stderr, wait_for_lines};
+use super::{assert_means, command, losses, run, signal, stderr, trainings, wait_for_lines};
 use crate::workplace::{QUANTIZED, program, workplace};
 
 fn completed(folder: &Path, arguments: &[&str]) -> String {
@@ -43,6 +43,7 @@ fn two_processes_are_resumed_to_the_bit() {
         assert!(folder.join("whole").join(file).is_file(), "{file}");
     }
     assert_eq!(losses(&folder.join("whole")).len(), 22);
+    assert_means(&folder.join("whole"), 11);
 
     // Interrupted within the second epoch.
     let arguments = [&two[..], &["--run-dir", "parts"]].concat();
@@ -63,6 +64,8 @@ fn two_processes_are_resumed_to_the_bit() {
     let last = "checkpoints/last.safetensors";
     let whole = bytes(folder, &format!("whole/{last}"));
     assert!(whole == bytes(folder, &format!("parts/{last}")));
+    let epochs = ["whole", "parts"].map(|run| trainings(&folder.join(run)));
+    assert_eq!(epochs[0], epochs[1]);
 
     // One process takes over.
     let alone = ["--set", &quantized, "--run-dir", "alone"];

@@ -8,7 +8,7 @@ use std::path::Path;
 use rsflow_model::checkpoint::Checkpoint;
 use serde_json::Value;
 
-use super::{command, losses, run, signal, wait_for_lines, wait_until};
+use super::{command, losses, run, signal, trainings, wait_for_lines, wait_until};
 use crate::preprocess::without_sums;
 use crate::workplace::{QUANTIZED, completed, workplace};
 
@@ -16,7 +16,8 @@ use crate::workplace::{QUANTIZED, completed, workplace};
 fn an_interrupted_run_goes_on_bit_for_bit() {
     let folder = workplace();
     completed(folder.path(), &["--run-dir", "whole"]);
-    let whole = losses(&folder.path().join("whole"));
+    let whole = folder.path().join("whole");
+    let (whole, whole_epochs) = (losses(&whole), trainings(&whole));
 
     for name in ["INT", "TERM", "HUP", "QUIT"] {
         if name == "HUP" && ignores_hangups() {
@@ -78,6 +79,15 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
         let workers = ["--set", "cpu_workers=4"];
         completed(folder.path(), &[&resume[..], &workers].concat());
         assert_eq!(losses(&out), whole);
+        let epochs = trainings(&out);
+        if name == "INT" {
+            // An older program kept no sums: the mean is of the steps since.
+            let resumed = usize::from(steps >= 11);
+            let left = if steps == 11 { 0 } else { 11 - steps % 11 };
+            assert!(left == 0 || epochs[resumed]["steps"] == left, "{epochs:?}");
+        } else {
+            assert_eq!(epochs, whole_epochs);
+        }
     }
 }
 
@@ -103,6 +113,7 @@ fn as_format_2(path: &Path) {
     let fields = metadata.as_object_mut().unwrap();
     assert_eq!(fields.insert("format".to_owned(), 2.into()), Some(4.into()));
     fields.remove("samples_per_epoch").unwrap();
+    fields.remove("training").unwrap();
     let samples = fields.remove("sample_in_epoch").unwrap().as_u64().unwrap();
     let steps = samples.div_ceil(8);
     assert_eq!(samples, (steps * 8).min(84));
@@ -232,7 +243,7 @@ fn killed_and_resumed(folder: &Path, save: &[&str], kind: &str, all_lines: &[usi
         let tensors = last.read(names.iter().map(String::as_str)).unwrap();
         (names, tensors)
     };
-    let (whole, checkpoint) = (losses(&whole), final_of(&whole));
+    let (whole, epochs, checkpoint) = (losses(&whole), trainings(&whole), final_of(&whole));
 
     for &lines in all_lines {
         let name = format!("{kind}-killed{lines}");
@@ -253,6 +264,11 @@ fn killed_and_resumed(folder: &Path, save: &[&str], kind: &str, all_lines: &[usi
 
         completed(folder, &[save, &[&name, "--resume"]].concat());
         assert_eq!(losses(&out), whole, "{kind}, killed after {lines} lines");
+        assert_eq!(
+            trainings(&out),
+            epochs,
+            "{kind}, killed after {lines} lines"
+        );
         assert!(
             final_of(&out) == checkpoint,
             "{kind}, killed after {lines} lines"

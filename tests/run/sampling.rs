@@ -6,7 +6,7 @@ use std::path::Path;
 use rsflow_model::checkpoint::Checkpoint;
 use serde_json::Value;
 
-use super::{losses, wait_for_lines};
+use super::{losses, trainings, wait_for_lines};
 use crate::workplace::{completed, workplace};
 
 const SANDWICH: [&str; 8] = [
@@ -81,4 +81,6 @@ fn a_step_of_a_sandwich_trains_both_ends_and_one_in_between() {
     let whole = ["--run-dir", "whole", "--set", "checkpoints.every_steps=3"];
     completed(folder, &[&whole[..], &SANDWICH].concat());
     assert!(bytes(&folder.join("parts")) == bytes(&folder.join("whole")));
+    let epochs = ["parts", "whole"].map(|run| trainings(&folder.join(run)));
+    assert_eq!(epochs[0], epochs[1]);
 }

@@ -101,6 +101,10 @@ pub struct Metadata {
     /// Seconds that it was trained for, of a run whose time is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_seconds: Option<f64>,
+    /// Sums over the steps of the epoch that the next step belongs to; `None` before its first step, and in files
+    /// from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingSums>,
     /// The scale of the loss, where it was trained in float16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleState>,
@@ -202,6 +206,9 @@ impl Metadata {
                 "`trained_seconds` must be at least 0, not {seconds}"
             );
         }
+        if let Some(sums) = &self.training {
+            sums.check()?;
+        }
         let old_step = self.old_step_in_epoch.unwrap_or(0);
         let steps = self.steps_per_epoch.unwrap_or(0);
         let samples = self.samples_per_epoch.unwrap_or(0);
@@ -251,6 +258,7 @@ impl Metadata {
             validation: None,
             learning_rate: None,
             trained_seconds: None,
+            training: None,
             loss_scale: None,
             optimizer_updates: None,
             optimizer_missed: BTreeMap::new(),
@@ -355,6 +363,30 @@ pub struct Row {
     pub multiply_adds: u64,
     /// Shared and private parameters.
     pub parameters: u64,
+}
+
+/// Sums over the steps of an epoch so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingSums {
+    pub steps: u64,
+    /// Of all processes.
+    pub images: u64,
+    /// Of the loss, the ensemble's cross-entropy, the images that were predicted right, the cross-entropy of each
+    /// resolution, and the distillation.
+    pub sums: Vec<f64>,
+    /// In how many steps each of these was there; of how many images those that were predicted right are.
+    pub counts: Vec<u64>,
+}
+
+impl TrainingSums {
+    fn check(&self) -> Result<()> {
+        let counts = self.counts.iter().chain([&self.steps, &self.images]);
+        ensure!(
+            self.sums.iter().all(|sum| sum.is_finite()) && counts.max() <= Some(&MAX_COUNT),
+            "`training` has sums that are not finite, or counts above {MAX_COUNT}"
+        );
+        Ok(())
+    }
 }
 
 /// The scale of the loss in float16.

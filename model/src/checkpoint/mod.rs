@@ -35,7 +35,7 @@ use tch::{Kind, Tensor};
 pub use best::{Best, BestBy};
 pub use classes::{ClassMap, ClassOrder, match_classes};
 pub use file::Checkpoint;
-pub use metadata::{FORMAT, ImageInput, LossScaleState, Metadata, Row, Validated};
+pub use metadata::{FORMAT, ImageInput, LossScaleState, Metadata, Row, TrainingSums, Validated};
 pub use norms_from::NormsFrom;
 pub use snapshot::{Snapshot, write_atomically};
 pub(crate) use tensor_file::{TensorFile, kind_of};

@@ -54,6 +54,10 @@ pub struct Loss {
     pub ensemble_cross_entropy: Tensor,
     /// D, without its weight w, a scalar; `None` without distillation.
     pub distillation: Option<Tensor>,
+    /// How many images of the batch are predicted right at the network's largest resolution, a scalar: their
+    /// largest logit is that of their label, or, where labels are mixed, of the one with the larger share. `None`
+    /// where it was not counted, and where that resolution is not trained.
+    pub right: Option<Tensor>,
 }
 
 impl Loss {
@@ -64,17 +68,8 @@ impl Loss {
             cross_entropy: self.cross_entropy.shallow_clone(),
             ensemble_cross_entropy: self.ensemble_cross_entropy.shallow_clone(),
             distillation: self.distillation.as_ref().map(Tensor::shallow_clone),
+            right: self.right.as_ref().map(Tensor::shallow_clone),
         }
-    }
-
-    /// Each term by `change`.
-    fn map(self, change: impl Fn(Tensor) -> Result<Tensor>) -> Result<Self> {
-        Ok(Loss {
-            total: change(self.total)?,
-            cross_entropy: change(self.cross_entropy)?,
-            ensemble_cross_entropy: change(self.ensemble_cross_entropy)?,
-            distillation: self.distillation.map(change).transpose()?,
-        })
     }
 
     /// The loss of a part of a batch as a share of the whole one's; detached.
@@ -82,7 +77,14 @@ impl Loss {
     /// # Errors
     /// The device fails.
     pub(super) fn share(self, share: f64) -> Result<Self> {
-        self.map(|term| Ok(term.f_detach()?.f_mul_scalar(share)?))
+        let part = |term: Tensor| term.f_detach()?.f_mul_scalar(share);
+        Ok(Loss {
+            total: part(self.total)?,
+            cross_entropy: part(self.cross_entropy)?,
+            ensemble_cross_entropy: part(self.ensemble_cross_entropy)?,
+            distillation: self.distillation.map(part).transpose()?,
+            right: self.right, // a count, not a mean
+        })
     }
 
     /// The sum of two shares.
@@ -90,16 +92,18 @@ impl Loss {
     /// # Errors
     /// The device fails.
     pub(super) fn plus(self, other: Loss) -> Result<Self> {
+        let both = |own: Option<Tensor>, other: Option<Tensor>| match (own, other) {
+            (Some(own), Some(other)) => Ok::<_, anyhow::Error>(Some(own.f_add(&other)?)),
+            _ => Ok(None),
+        };
         Ok(Loss {
             total: self.total.f_add(&other.total)?,
             cross_entropy: self.cross_entropy.f_add(&other.cross_entropy)?,
             ensemble_cross_entropy: self
                 .ensemble_cross_entropy
                 .f_add(&other.ensemble_cross_entropy)?,
-            distillation: match (self.distillation, other.distillation) {
-                (Some(own), Some(other)) => Some(own.f_add(&other)?),
-                _ => None,
-            },
+            distillation: both(self.distillation, other.distillation)?,
+            right: both(self.right, other.right)?,
         })
     }
 }
@@ -211,5 +215,6 @@ pub fn loss(
         cross_entropy: cross_entropies.f_narrow(0, 1, resolutions)?,
         ensemble_cross_entropy: cross_entropies.f_select(0, 0)?,
         distillation,
+        right: None,
     })
 }

@@ -18,7 +18,7 @@ pub enum Metric {
     Step(Step),
     /// During a validation.
     Validating(Validating),
-    /// After the validation of an epoch.
+    /// After the validation of an epoch: with its training.
     Epoch(Table),
     /// At the end of the run.
     Final(Table),
@@ -68,6 +68,10 @@ fn from_one<S: Serializer>(epoch: &u64, serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_u64(epoch.saturating_add(1))
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// An object with the resolutions as keys.
 fn by_resolution<S: Serializer>(values: &[(u32, f64)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(values.iter().copied())
@@ -88,6 +92,38 @@ pub struct Validating {
     pub epochs: u64,
 }
 
+/// The training of an epoch.
+#[derive(Clone, Debug, Serialize)]
+pub struct Training {
+    /// Steps that this is of: all of the epoch, or those since the run was resumed from a checkpoint that an
+    /// older program had saved within the epoch.
+    pub steps: u64,
+    /// Images of these steps, of all processes.
+    pub images: u64,
+    /// The means over these steps, of each term over those that have it.
+    #[serde(flatten)]
+    pub losses: Losses,
+    /// Accuracy in percent on the batches as they were trained on, at `top1_resolution`; absent if no step
+    /// trained that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// The largest one.
+    pub top1_resolution: u32,
+    /// Whether `top1` counts mixed images, as right where the label with the larger share is predicted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mixed_labels: bool,
+    /// That of the last step.
+    pub learning_rate: f64,
+    /// Since the start of the epoch, or since the run was resumed within it. An image counts once, not once per
+    /// resolution.
+    pub images_per_second: f64,
+    /// The most memory that tensors had on the first process's GPU since its first step; absent on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_gpu_bytes: Option<u64>,
+    #[serde(skip)]
+    pub steps_per_epoch: u64,
+}
+
 /// The results of a validation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
@@ -103,8 +139,14 @@ pub struct Table {
     pub average: Vec<Row>,
     /// Validation images.
     pub images: u64,
+    /// Further ones that were left out, since their batch is not full.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// Seconds since the start of the epoch (of the run, for the final table).
     pub seconds: f64,
+    /// The training before it, for an epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
 }
 
 impl Payload for Metric {

@@ -82,6 +82,7 @@ pub struct Begun {
     sums: Option<Exchanged>,
     /// Those of the loss, after the running statistics.
     has_distillation: bool,
+    has_right: bool,
 }
 
 impl StepExchange {
@@ -140,7 +141,8 @@ impl StepExchange {
         let total = loss.total.f_detach()?;
         let terms = [&total, &loss.ensemble_cross_entropy, &loss.cross_entropy];
         let statistics = self.statistics.iter().map(|(now, _)| now);
-        let means: Vec<&Tensor> = statistics.chain(terms).chain(&loss.distillation).collect();
+        let may_be_missing = loss.distillation.iter().chain(&loss.right);
+        let means: Vec<&Tensor> = statistics.chain(terms).chain(may_be_missing).collect();
         if let Some(reducer) = &self.reducer {
             reducer.begin()?;
         }
@@ -151,6 +153,7 @@ impl StepExchange {
                 sums => Some(self.peers.begin_sum(sums)?),
             },
             has_distillation: loss.distillation.is_some(),
+            has_right: loss.right.is_some(),
         })
     }
 
@@ -187,7 +190,12 @@ impl StepExchange {
             total: next()?,
             ensemble_cross_entropy: next()?,
             cross_entropy: next()?,
-            distillation: begun.has_distillation.then(next).transpose()?,
+            distillation: begun.has_distillation.then(&mut next).transpose()?,
+            right: match begun.has_right {
+                // A count, not a mean.
+                true => Some(next()?.f_mul_scalar(i64::from(self.peers.world().size))?),
+                false => None,
+            },
         };
         Ok((gradients, loss))
     }

@@ -201,7 +201,21 @@ impl Step {
             .map(|(&position, images)| pass.logits_without(images, position, &inputs.drops))
             .collect::<Result<Vec<_>>>()?;
         let ensemble = net.ensemble_at(&inputs.positions, &logits)?;
-        distillation::loss(&logits, &ensemble, &inputs.labels, self.objective)
+        self.loss_of(net, &logits, &ensemble, inputs)
+    }
+
+    fn loss_of(
+        &self,
+        net: &SwitchableNetwork,
+        logits: &[Tensor],
+        ensemble: &Tensor,
+        inputs: &Inputs,
+    ) -> Result<Loss> {
+        let loss = distillation::loss(logits, ensemble, &inputs.labels, self.objective)?;
+        Ok(Loss {
+            right: right(net, logits, inputs)?,
+            ..loss
+        })
     }
 
     /// The gradients of this process, of `at_once` images at a time.
@@ -265,8 +279,8 @@ impl Step {
         let Inputs {
             images,
             positions,
-            labels,
             drops,
+            ..
         } = inputs;
         let mut leaves = Vec::with_capacity(images.len());
         let mut first_logits = None;
@@ -280,7 +294,7 @@ impl Step {
         }
 
         let ensemble = net.ensemble_at(positions, &leaves)?;
-        let loss = distillation::loss(&leaves, &ensemble, labels, self.objective)?;
+        let loss = self.loss_of(net, &leaves, &ensemble, inputs)?;
         let alpha = net.alpha();
         let alpha = alpha.requires_grad().then_some(alpha); // unless it is frozen
         let sources: Vec<&Tensor> = leaves.iter().chain(alpha).collect();
@@ -327,6 +341,25 @@ impl Step {
         }
         Ok((gradients, loss))
     }
+}
+
+/// See [`Loss::right`]. `logits` are those of the resolutions that are trained.
+fn right(net: &SwitchableNetwork, logits: &[Tensor], inputs: &Inputs) -> Result<Option<Tensor>> {
+    let resolutions = net.resolutions();
+    let largest = (0..resolutions.len()).max_by_key(|&at| resolutions[at]);
+    let mut trained = inputs.positions.iter().zip(logits);
+    let Some((_, logits)) = trained.find(|(position, _)| Some(**position) == largest) else {
+        return Ok(None);
+    };
+    tch::no_grad(|| {
+        let labels = match inputs.labels.dim() {
+            1 => inputs.labels.shallow_clone(),
+            _ => inputs.labels.f_argmax(1, false)?,
+        };
+        let hits = logits.f_argmax(1, false)?.f_eq_tensor(&labels)?;
+        // Of the dtype of the loss, since processes exchange them together.
+        Ok(Some(hits.f_sum(logits.kind())?))
+    })
 }
 
 /// The elementwise sums; either gradient may be undefined.

@@ -175,7 +175,9 @@ fn table(epoch: u64, step: u64) -> Table {
         rows: vec![row(Some(64)), row(None)],
         average: vec![],
         images: 4,
+        left_out: 0,
         seconds: 2.0,
+        training: None,
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Evaluation {
     pub calibrated: Vec<u32>,
     /// Batches to measure with.
     pub batches: u64,
+    /// Images of the data, of all processes.
+    pub samples: u64,
     /// A position of the network each.
     pub cells: Vec<Cell>,
     /// The names of the network's classes, or those of the data where they are not known.
@@ -79,7 +81,9 @@ impl Thread for Evaluation {
             rows,
             average: vec![],
             images: validation.images(),
+            left_out: self.samples.saturating_sub(validation.images()),
             seconds: began.elapsed().as_secs_f64(),
+            training: None,
         }));
         // After the table, which is worth having whatever becomes of the files.
         if let Some((predictions, path)) = predictions.zip(self.settings.predictions.as_ref()) {

@@ -266,6 +266,7 @@ impl Evaluate {
             cells,
             transfer: DeviceTransfer::new(compute, metadata.normalize, metadata.channels)?,
             batches: batches.map_or(0, |(_, contents)| contents.items_per_epoch),
+            samples: batches.map_or(0, |(_, contents)| contents.samples),
             net,
             calibrated,
             checkpoint,

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use tch::{Kind, Tensor};
 
-use crate::train::distillation::Loss;
+use super::terms::{self, Terms};
 use crate::train::metrics::Losses;
 
 /// The terms of the newest step; once a term was not finite, those of that step for good. So the
@@ -11,30 +11,20 @@ use crate::train::metrics::Losses;
 /// device.
 #[derive(Debug, Default)]
 pub(super) struct LossWatch {
-    /// `[1 + terms]`, double: the step and its terms, in the order of [`terms`]. None before the
-    /// first step.
+    /// `[1 + terms]`, double: the step and its terms. None before the first step.
     held: Option<Tensor>,
+    /// Whether there is distillation, which comes last.
+    distills: bool,
 }
 
 impl LossWatch {
-    /// Takes the loss of a step, which counts from 1, of a network with so many `resolutions`. Waits for
-    /// nothing.
-    pub fn record(&mut self, loss: &Loss, step: u64, resolutions: usize) -> Result<()> {
-        let newest = tch::no_grad(|| -> Result<Tensor> {
-            let terms = terms(loss).into_iter().map(|term| term.f_view([-1]));
-            let mut parts = terms.collect::<Result<Vec<_>, _>>()?;
-            let options = (Kind::Double, loss.total.device());
-            // Filled on the device: a copy from here would wait for it.
-            let number = |value: f64| Tensor::f_full([1], value, options);
-            // Those that were not trained leave places empty.
-            let trained = loss.cross_entropy.numel();
-            if trained < resolutions {
-                let empty = (resolutions - trained) as i64;
-                parts.insert(3, Tensor::f_zeros([empty], options)?);
-            }
-            let terms = Tensor::f_cat(&parts, 0)?.f_to_kind(Kind::Double)?;
-            Ok(Tensor::f_cat(&[number(step as f64)?, terms], 0)?)
-        })?;
+    /// Takes the terms of a step, which counts from 1. Waits for nothing.
+    pub fn record(&mut self, terms: &Terms, step: u64) -> Result<()> {
+        let options = (Kind::Double, terms.values.device());
+        // Filled on the device: a copy from here would wait for it.
+        let number = Tensor::f_full([1], step as f64, options)?;
+        let newest = Tensor::f_cat(&[&number, &terms.values], 0)?;
+        self.distills = terms.there.last() == Some(&true);
         self.held = Some(match &self.held {
             None => newest,
             Some(held) => newest.f_where_self(&held.f_isfinite()?.f_all()?, held)?,
@@ -52,37 +42,20 @@ impl LossWatch {
         let held = self.held.as_ref().context("no step was done yet")?;
         let mut values = vec![0.0; held.numel()];
         held.f_copy_data(&mut values, held.numel())?;
-        let mut values = values.into_iter();
-        let mut next = || values.next().context("the loss has fewer terms than that");
-        let step = next()? as u64;
-        let loss = next()?;
-        let ensemble_cross_entropy = next()?;
-        let mut cross_entropy = Vec::new();
-        for position in trained(step) {
-            let resolution = resolutions.get(position).context("no such resolution")?;
-            cross_entropy.push((*resolution, next()?));
-        }
-        for _ in cross_entropy.len()..resolutions.len() {
-            next()?;
-        }
-        let losses = Losses {
-            loss,
-            cross_entropy,
-            ensemble_cross_entropy,
-            distillation: next().ok(),
+        let (step, values) = values.split_first().context("no step was done yet")?;
+        let there = terms::there(
+            &trained(*step as u64),
+            resolutions.len(),
+            true,
+            self.distills,
+        );
+        let value = |place: usize| match there.get(place) {
+            Some(true) => values.get(place).copied(),
+            _ => None,
         };
-        Ok((step, losses))
+        let losses = terms::losses(resolutions, value).context("the loss has no terms")?;
+        Ok((*step as u64, losses))
     }
-}
-
-/// What [`LossWatch`] holds of a loss; what not every loss has comes last.
-fn terms(loss: &Loss) -> Vec<&Tensor> {
-    let always = [
-        &loss.total,
-        &loss.ensemble_cross_entropy,
-        &loss.cross_entropy,
-    ];
-    always.into_iter().chain(&loss.distillation).collect()
 }
 
 /// The term that is the first not to be finite, in the order in which they are computed, and its
@@ -105,6 +78,7 @@ pub(super) fn first_not_finite(losses: &Losses) -> Option<(String, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::distillation::Loss;
 
     /// Total, ensemble, two resolutions, distillation.
     fn loss(values: [f64; 5]) -> Loss {
@@ -114,6 +88,7 @@ mod tests {
             cross_entropy: Tensor::from_slice(&[first, second]),
             ensemble_cross_entropy: ensemble.into(),
             distillation: Some(distillation.into()),
+            right: None,
         }
     }
 
@@ -147,7 +122,8 @@ mod tests {
             let mut watch = LossWatch::default();
             assert!(watch.read(&[48, 32], |_| vec![0, 1]).is_err());
             for (step, values) in [good, good, bad, good, [NAN; 5]].into_iter().enumerate() {
-                watch.record(&loss(values), step as u64 + 1, 2).unwrap();
+                let terms = Terms::of(&loss(values), &[0, 1], 2).unwrap();
+                watch.record(&terms, step as u64 + 1).unwrap();
                 let (found, losses) = watch.read(&[48, 32], |_| vec![0, 1]).unwrap();
                 let report =
                     first_not_finite(&losses).map(|(term, value)| format!("{term} is {value}"));

@@ -2,14 +2,17 @@
 //!
 //! Here: its parameters, and what is checked before anything runs (`lengths`: of epochs and batches).
 //! `parts`: device, network, optimizer; `start`: where a run starts; `dry_run`: whether a step fits into
-//! memory; `session`: the run; `loss_watch`: what is read of the loss.
+//! memory; `session`: the run; `terms`: what is kept of a step's loss; `loss_watch`: that of the newest step;
+//! `epoch_sums`: of an epoch.
 
 mod dry_run;
+mod epoch_sums;
 mod lengths;
 mod loss_watch;
 mod parts;
 mod session;
 mod start;
+mod terms;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

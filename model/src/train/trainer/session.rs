@@ -2,6 +2,7 @@
 
 mod ending;
 mod failures;
+mod rates;
 mod validating;
 
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use rsflow_graph::{
 use tch::{Kind, Tensor};
 
 use super::dry_run::dry_run;
+use super::epoch_sums::EpochSums;
 use super::loss_watch::LossWatch;
 use super::start::{Lengths, Origin, resume, resume_average, start_from};
+use super::terms::Terms;
 use super::{Trainer, first_sizes, preprocess, resolutions};
 use crate::checkpoint::{Checkpoint, ClassMap, ClassOrder, Metadata, Snapshot, match_classes};
 use crate::dist::{PeerLost, Peers};
@@ -28,10 +31,9 @@ use crate::train::average::RunningAverage;
 use crate::train::batches::Labelled;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
-use crate::train::metrics::{Checkpointed, Metric, Step};
+use crate::train::metrics::{Checkpointed, Metric, Step, Table};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::processes::StepExchange;
-use crate::train::schedule::{LearningRates, TrainingLength};
 use crate::train::steps::Steps;
 
 /// Everything that a run needs, opened; it becomes the trainer's thread.
@@ -49,12 +51,16 @@ pub(super) struct Session {
     at: Metadata,
     lengths: Lengths,
     validation_batches: u64,
+    /// Those of all processes.
+    validation_samples: u64,
     /// The network's classes of the training and of the validation data.
     training_classes: ClassMap,
     validation_classes: ClassMap,
     /// A checkpoint is wanted every so many steps.
     save_every: Option<u64>,
     loss: LossWatch,
+    /// Of the current epoch.
+    sums: EpochSums,
     /// The step of the last checkpoint, which is sound: written, or gone on from.
     saved: Option<u64>,
     /// When this process began to train, and the seconds that were trained for before.
@@ -222,6 +228,10 @@ impl Session {
                 settings.step(net.resolutions()).overlaps_exchange(),
             )
         });
+        let (sizes, device) = (net.resolutions().len(), net.parameters().device());
+        let sums = at.training.take().filter(|_| at.sample_in_epoch > 0);
+        let sums = sums.map(|sums| EpochSums::resumed(sums, sizes, device));
+        let sums = sums.transpose()?.unwrap_or_default();
         let before = resumed.as_ref().map(|origin| origin.metadata().clone());
         let session = Session {
             average: average.transpose()?,
@@ -233,12 +243,14 @@ impl Session {
             net,
             optimizer,
             loss: LossWatch::default(),
+            sums,
             saved: resumed.map(|_| at.step),
             began: Instant::now(),
             seconds_before: at.trained_seconds.unwrap_or(0.0),
             at,
             lengths,
             validation_batches: validate.items_per_epoch,
+            validation_samples: validate.samples,
             training_classes,
             validation_classes,
             save_every,
@@ -249,43 +261,6 @@ impl Session {
             session.warn_of_learning_rate(&before);
         }
         Ok(session)
-    }
-
-    fn learning_rate(&self) -> f64 {
-        let length = TrainingLength {
-            epochs: self.settings.epochs,
-            warm_up_steps: match self.settings.warm_up_steps {
-                0 => self
-                    .settings
-                    .warm_up_epochs
-                    .saturating_mul(self.lengths.steps_per_epoch),
-                steps => steps,
-            },
-            cool_down_epochs: self.settings.cool_down_epochs,
-            steps_per_epoch: self.lengths.steps_per_epoch,
-        };
-        let rates = LearningRates {
-            lr: self.settings.optimizer.lr(),
-            min: self.settings.min_lr,
-            warm_up: self.settings.warm_up_lr,
-        };
-        let schedule = &self.settings.schedule;
-        schedule.learning_rate(rates, self.at.step, length)
-    }
-
-    /// Of a run that is resumed with another recipe: where the learning rate rises at once, as after the end of a
-    /// cosine that is made longer.
-    fn warn_of_learning_rate(&self, before: &Metadata) {
-        let now = self.learning_rate();
-        if let Some(last) = before.learning_rate
-            && before.recipe != self.at.recipe
-            && now > 1.5 * last
-        {
-            tracing::warn!(
-                "the learning rate rises from {last:.2e} to {now:.2e} with this recipe: its schedule is another one, \
-                 and what was learned at small rates may be lost; a smaller `lr` continues more gently"
-            );
-        }
     }
 
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<Loss> {
@@ -300,6 +275,14 @@ impl Session {
         let (net, optimizer) = (&self.net, &mut self.optimizer);
         let exchange = self.exchange.as_ref();
         self.steps.step(net, optimizer, &inputs, lr, exchange)
+    }
+
+    /// Keeps the loss of the last step, of so many images. Waits for nothing.
+    fn record(&mut self, loss: &Loss, images: u64) -> Result<()> {
+        let positions = self.positions(self.at.step);
+        let terms = Terms::of(loss, &positions, self.net.resolutions().len())?;
+        self.loss.record(&terms, self.at.step)?;
+        self.sums.add(terms, images)
     }
 
     /// The positions of the resolutions that a step trains; it counts from 1.
@@ -354,12 +337,13 @@ impl Session {
         }
         while self.at.epoch < self.settings.epochs {
             let began = Instant::now();
+            self.sums.run_clock();
             let ended = self.train_epoch(train, ports, outputs)?;
+            self.sums.stop_clock();
             let complete = matches!(ended, Ended::Complete);
             let out_of_time = complete && self.is_out_of_time()?;
             if complete && !self.validates_now() && !out_of_time {
-                self.at.epoch += 1;
-                self.at.sample_in_epoch = 0;
+                self.end_epoch();
                 self.save(outputs, Some(self.at.epoch), false)?;
                 if self.stops(ports.stopping())? {
                     return Ok(());
@@ -376,9 +360,11 @@ impl Session {
             };
             let best = self.is_best(&validation);
             self.at.validation = Some(validation);
-            let table = self.last_table(began.elapsed().as_secs_f64());
-            self.at.epoch += 1;
-            self.at.sample_in_epoch = 0;
+            let table = Table {
+                training: self.training()?,
+                ..self.last_table(began.elapsed().as_secs_f64())
+            };
+            self.end_epoch();
             // Before the checkpoint: when it is there, its validation is in the log.
             outputs.metric(Metric::Epoch(table));
             let reason = self.reason_to_end(out_of_time);
@@ -396,6 +382,13 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// The next step is of the next epoch.
+    fn end_epoch(&mut self) {
+        self.at.epoch += 1;
+        self.at.sample_in_epoch = 0;
+        self.sums = EpochSums::default();
     }
 
     fn train_epoch(
@@ -429,14 +422,13 @@ impl Session {
                 let updated = average.update(&self.net, self.at.step);
                 updated.map_err(|error| self.failed_step(self.at.step, error))?;
             }
-            let resolutions = self.net.resolutions().len();
-            let recorded = self.loss.record(&loss, self.at.step, resolutions);
-            recorded.map_err(|error| self.failed_step(self.at.step, error))?;
             let done = self.at.sample_in_epoch + self.lengths.batch;
             self.at.sample_in_epoch = done.min(self.lengths.samples_per_epoch);
             let step_in_epoch = self.at.sample_in_epoch.div_ceil(self.lengths.batch);
             // Of all processes, which have equal shares.
             let images = batch.labels().len() * self.world.size as usize;
+            let recorded = self.record(&loss, images as u64);
+            recorded.map_err(|error| self.failed_step(self.at.step, error))?;
             drop(batch); // its memory goes back to be filled again
             since.1 += images;
 
@@ -493,6 +485,7 @@ impl Session {
                     optimizer_updates: self.optimizer.updates()?,
                     optimizer_missed: self.optimizer.missed(),
                     trained_seconds: self.seconds(),
+                    training: self.sums.saved()?,
                     ..self.at.clone()
                 };
                 let average = self.average.iter().flat_map(RunningAverage::buffers);

@@ -2,12 +2,14 @@
 
 use anyhow::Result;
 use rsflow_graph::{Batch, Received, Receiver};
+use tch::Device;
 
 use super::{Outputs, Session};
 use crate::checkpoint::Validated;
+use crate::nn::native;
 use crate::nn::switchable::SwitchableNetwork;
 use crate::train::batches::Labelled;
-use crate::train::metrics::{Metric, Table, Validating};
+use crate::train::metrics::{Metric, Table, Training, Validating};
 use crate::train::validation::Validation;
 
 impl Session {
@@ -115,7 +117,36 @@ impl Session {
             rows: validated.rows,
             average: validated.average,
             images: validated.images,
+            left_out: self.validation_samples.saturating_sub(validated.images),
             seconds,
+            training: None,
         }
+    }
+
+    /// The training of the current epoch; `None` where no step of it is known. Waits for the device.
+    pub(super) fn training(&self) -> Result<Option<Training>> {
+        let resolutions = self.net.resolutions();
+        let Some(means) = self.sums.means(resolutions)? else {
+            return Ok(None);
+        };
+        let peak = match self.net.parameters().device() {
+            Device::Cuda(gpu) => Some(native::peak_memory(gpu)?.0),
+            _ => None,
+        };
+        Ok(Some(Training {
+            steps: self.sums.steps,
+            images: self.sums.images,
+            losses: means.losses,
+            top1: means.top1,
+            top1_resolution: resolutions.iter().copied().max().unwrap_or(0),
+            mixed_labels: self.settings.mix.is_some(),
+            learning_rate: self
+                .at
+                .learning_rate
+                .unwrap_or_else(|| self.learning_rate()),
+            images_per_second: self.sums.images_per_second(),
+            peak_gpu_bytes: peak,
+            steps_per_epoch: self.lengths.steps_per_epoch,
+        }))
     }
 }
