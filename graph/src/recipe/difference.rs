@@ -52,20 +52,20 @@ pub fn differences_as_written(now: &str, was: &str, catalogue: Catalogue) -> Vec
     found
 }
 
-fn read(text: &str) -> Option<Value> {
+pub(super) fn read(text: &str) -> Option<Value> {
     fields::ron(text).ok()?;
     fields::shape(text)
 }
 
 #[derive(Clone, Copy)]
-struct Written<'a> {
+pub(super) struct Written<'a> {
     text: &'a str,
-    value: &'a Value,
+    pub value: &'a Value,
     catalogue: Catalogue,
 }
 
 /// Names and values in parentheses or braces.
-type Entries<'a> = Vec<(String, Written<'a>)>;
+pub(super) type Entries<'a> = Vec<(String, Written<'a>)>;
 
 /// Compares the values at `path`; `None` where a recipe does not have the field.
 fn compare(path: &str, now: Option<Written>, was: Option<Written>, found: &mut Vec<String>) {
@@ -107,7 +107,7 @@ fn paired<'a>(
 
 impl<'a> Written<'a> {
     /// `Some(value)` is the same as `value`.
-    fn new(text: &'a str, value: &'a Value, catalogue: Catalogue) -> Self {
+    pub fn new(text: &'a str, value: &'a Value, catalogue: Catalogue) -> Self {
         match &value.shape {
             Shape::Tuple(items) if &text[value.head.clone()] == "Some" && items.len() == 1 => {
                 Written::new(text, &items[0], catalogue)
@@ -121,7 +121,7 @@ impl<'a> Written<'a> {
     }
 
     /// The name before the parentheses; of a kind, its present one.
-    fn head(self) -> &'a str {
+    pub fn head(self) -> &'a str {
         let head = &self.text[self.value.head.clone()];
         self.catalogue.find(head).map_or(head, |kind| kind.name)
     }
@@ -139,7 +139,7 @@ impl<'a> Written<'a> {
     }
 
     /// Empty for `Name` and `Name()`; `None` for lists, tuples and strings.
-    fn entries(self) -> Option<Entries<'a>> {
+    pub fn entries(self) -> Option<Entries<'a>> {
         let entry = |name: String, value| (name, Written::new(self.text, value, self.catalogue));
         match &self.value.shape {
             Shape::Fields(fields) => Some(
@@ -166,7 +166,7 @@ impl<'a> Written<'a> {
     }
 
     /// The contents of a string; anything else as written.
-    fn unquoted(self) -> String {
+    pub fn unquoted(self) -> String {
         let written = &self.text[self.value.span.clone()];
         let text = fields::options().from_str::<String>(written);
         text.unwrap_or_else(|_| written.to_owned())
@@ -200,7 +200,7 @@ impl<'a> Written<'a> {
     }
 
     /// On one line, without comments.
-    fn line(self) -> String {
+    pub fn line(self) -> String {
         let written = &self.text[self.value.span.clone()];
         let mut line = String::new();
         for (token, span) in fields::tokens(written) {

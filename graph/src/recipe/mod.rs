@@ -10,6 +10,7 @@ mod lets;
 mod number;
 mod overrides;
 mod read;
+mod settings;
 mod suggest;
 mod syntax;
 mod validate;
@@ -22,6 +23,7 @@ use overrides::with_override;
 pub use read::Recipe;
 use read::read;
 pub(crate) use read::{Reference, Written};
+pub use settings::settings;
 
 fn messages(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(|it| it.message.clone()).collect()

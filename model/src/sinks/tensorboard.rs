@@ -3,9 +3,12 @@
 //! An event file is a sequence of records, each a protocol buffer `Event` between its length and
 //! checksums:
 //! <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>.
-//! Only scalars are supported. Of the crates that write event files, `tensorboard-rs` panics on I/O
+//! `messages` has them, `hparams` what is said of the recipe. Of the crates that write event files, `tensorboard-rs` panics on I/O
 //! errors, `tboard` needs protoc to build, `tfrecord` has a dozen dependencies, and none of them is
 //! maintained.
+
+mod hparams;
+mod messages;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -23,10 +26,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{append, input, join, run_dir, with_hint};
-use crate::train::metrics::{Metric, Step, Table};
+use crate::train::metrics::{Losses, Metric, Step, Table, Training};
+use messages::{Event, SESSION_START, SessionLog, Summary, Value, What};
 
 /// Writes the metrics of a run as TensorBoard event files to the folder `tensorboard` of the run
-/// directory. Show them with `tensorboard --logdir RUN_DIR`.
+/// directory, with the recipe as text and its fields as hyper-parameters. Show them with
+/// `tensorboard --logdir RUN_DIR`; with the folder of several runs it compares them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TensorBoard {
@@ -45,7 +50,7 @@ impl Node for TensorBoard {
 
     fn build(&self, build: &Build) -> Result<Stage> {
         let folder = run_dir(build)?.join(TENSORBOARD);
-        let events = Events::open(&folder, &build.run.journal).map_err(with_hint)?;
+        let events = Events::open(&folder, build.recipe, &build.run.journal).map_err(with_hint)?;
         Ok(Stage::sink(events))
     }
 }
@@ -61,6 +66,8 @@ impl NodeKind for TensorBoard {
 struct Events {
     path: PathBuf,
     file: File,
+    /// The recipe's text.
+    recipe: String,
     /// Whether the session start was written.
     started: bool,
     /// The step of the last written validation.
@@ -70,7 +77,7 @@ struct Events {
 
 impl Events {
     /// Creates an event file.
-    fn open(folder: &Path, journal: &Journal) -> Result<Self> {
+    fn open(folder: &Path, recipe: &str, journal: &Journal) -> Result<Self> {
         let cannot = || format!("cannot write events to {}", folder.shown());
         fs::create_dir_all(folder).with_context(cannot)?;
         let mut seconds = now() as u64;
@@ -91,6 +98,7 @@ impl Events {
             writer: join(journal, &file, &path)?,
             path,
             file,
+            recipe: recipe.to_owned(),
             started: false,
             validated: None,
         };
@@ -109,7 +117,24 @@ impl Events {
         let start = SessionLog {
             status: SESSION_START,
         };
-        self.write(step, What::SessionLog(start))
+        self.write(step, What::SessionLog(start))?;
+        if self.recipe.is_empty() {
+            return Ok(());
+        }
+        let value = vec![
+            hparams::text(&self.recipe),
+            hparams::start(&self.recipe, now()),
+        ];
+        self.write(step, What::Summary(Summary { value }))
+    }
+
+    /// The hyper-parameters' plugin lists a run as finished.
+    fn end(&self, step: u64) -> Result<()> {
+        if self.recipe.is_empty() {
+            return Ok(());
+        }
+        let value = vec![hparams::end(now())];
+        self.write(step, What::Summary(Summary { value }))
     }
 
     fn write(&self, step: u64, what: What) -> Result<()> {
@@ -121,12 +146,25 @@ impl Events {
         append(&self.file, &self.path, &record(&event.encode_to_vec()))
     }
 
+    /// The final table usually repeats that of the last epoch.
+    fn validation(&mut self, table: &Table) -> Result<()> {
+        if self.validated == Some(table.step) {
+            return Ok(());
+        }
+        self.validated = Some(table.step);
+        // After the losses of the step before the validation.
+        self.start(table.step + 1)?;
+        let training = table.training.iter().flat_map(training_scalars);
+        self.scalars(table.step, training.chain(table_scalars(table)).collect())
+    }
+
     fn scalars(&self, step: u64, scalars: Vec<(String, f64)>) -> Result<()> {
         let value = scalars
             .into_iter()
             .map(|(tag, value)| Value {
                 tag,
                 simple_value: Some(value as f32),
+                ..Value::default()
             })
             .collect();
         self.write(step, What::Summary(Summary { value }))
@@ -144,14 +182,12 @@ impl Sink for Events {
                     self.scalars(step.step, scalars)?;
                 }
             }
-            // The final table usually repeats that of the last epoch.
-            Metric::Epoch(table) | Metric::Final(table) if self.validated != Some(table.step) => {
-                self.validated = Some(table.step);
-                // After the losses of the step before the validation.
-                self.start(table.step + 1)?;
-                self.scalars(table.step, table_scalars(&table))?;
+            Metric::Epoch(table) => self.validation(&table)?,
+            Metric::Final(table) => {
+                self.validation(&table)?;
+                self.end(table.step)?;
             }
-            Metric::Epoch(_) | Metric::Final(_) | Metric::Validating(_) => {}
+            Metric::Validating(_) => {}
         }
         self.writer.accepted();
         Ok(())
@@ -161,6 +197,26 @@ impl Sink for Events {
 /// `None` for a step without losses.
 fn step_scalars(step: &Step) -> Option<Vec<(String, f64)>> {
     let losses = step.losses.as_ref()?;
+    let rates = (step.learning_rate, step.images_per_second);
+    Some(scalars_of("train", losses, rates))
+}
+
+/// The means of an epoch.
+fn training_scalars(training: &Training) -> Vec<(String, f64)> {
+    let rates = (training.learning_rate, training.images_per_second);
+    let mut scalars = scalars_of("epoch", &training.losses, rates);
+    let top1 = training.top1.map(|top1| {
+        let name = format!("epoch/training_top1/{}", training.top1_resolution);
+        (name, top1)
+    });
+    let peak = training.peak_gpu_bytes;
+    let peak = peak.map(|bytes| ("epoch/peak_gpu_bytes".to_owned(), bytes as f64));
+    scalars.extend(top1.into_iter().chain(peak));
+    scalars
+}
+
+/// `rates`: the learning rate, and images in a second.
+fn scalars_of(group: &str, losses: &Losses, rates: (f64, f64)) -> Vec<(String, f64)> {
     let by_resolution = losses
         .cross_entropy
         .iter()
@@ -172,15 +228,15 @@ fn step_scalars(step: &Step) -> Option<Vec<(String, f64)>> {
             Some(losses.ensemble_cross_entropy),
         ),
         ("distillation", losses.distillation),
-        ("learning_rate", Some(step.learning_rate)),
-        ("images_per_second", Some(step.images_per_second)),
+        ("learning_rate", Some(rates.0)),
+        ("images_per_second", Some(rates.1)),
     ];
     let scalars = whole
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
         .chain(by_resolution)
-        .map(|(name, value)| (format!("train/{name}"), value));
-    Some(scalars.collect())
+        .map(|(name, value)| (format!("{group}/{name}"), value));
+    scalars.collect()
 }
 
 fn table_scalars(table: &Table) -> Vec<(String, f64)> {
@@ -223,47 +279,3 @@ fn masked_checksum(bytes: &[u8]) -> [u8; 4] {
         .wrapping_add(0xa282_ead8)
         .to_le_bytes()
 }
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Event {
-    #[prost(double, tag = "1")]
-    wall_time: f64,
-    #[prost(int64, tag = "2")]
-    step: i64,
-    #[prost(oneof = "What", tags = "3, 5, 7")]
-    what: Option<What>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum What {
-    #[prost(string, tag = "3")]
-    FileVersion(String),
-    #[prost(message, tag = "5")]
-    Summary(Summary),
-    #[prost(message, tag = "7")]
-    SessionLog(SessionLog),
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Summary {
-    #[prost(message, repeated, tag = "1")]
-    value: Vec<Value>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Value {
-    #[prost(string, tag = "1")]
-    tag: String,
-    /// Optional, so that 0 is written too.
-    #[prost(float, optional, tag = "2")]
-    simple_value: Option<f32>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SessionLog {
-    #[prost(int32, tag = "1")]
-    status: i32,
-}
-
-/// `SessionLog.SessionStatus.START`.
-const SESSION_START: i32 = 1;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rsflow_model::sinks::TensorBoard;
-use rsflow_model::train::metrics::{Losses, Metric};
+use rsflow_model::train::metrics::{Losses, Metric, Table, Training};
 
 use crate::fixtures::fixtures;
 use crate::{METRICS, drive, losses, names_in, resume_point, step, table};
@@ -47,6 +47,18 @@ fn events_are_those_that_tensorboard_writes() {
         distillation: Some(0.125),
         ..losses
     });
+    let training = Training {
+        steps: 2,
+        images: 16,
+        losses: losses(1.5).unwrap(),
+        top1: Some(62.5),
+        top1_resolution: 64,
+        mixed_labels: false,
+        learning_rate: 0.25,
+        images_per_second: 1000.0,
+        peak_gpu_bytes: Some(3_000_000_000),
+        steps_per_epoch: 2,
+    };
     let first = [
         step(1, None),
         step(2, losses(1.0)),
@@ -56,7 +68,10 @@ fn events_are_those_that_tensorboard_writes() {
     // Its start, at step 3, supersedes step 4 of the first: TensorBoard forgets it.
     let resumed = [
         step(3, with_distillation),
-        Metric::Epoch(table(1, 4)),
+        Metric::Epoch(Table {
+            training: Some(training),
+            ..table(1, 4)
+        }),
         Metric::Final(table(1, 4)),
     ];
     let begin = now().as_secs_f64();
