@@ -2,7 +2,7 @@
 //! `model/src/train` or `model/src/sinks`, and a line here.
 
 use rsflow_graph::{Catalogue, Kind};
-use rsflow_model::sinks::{Checkpoints, MetricsLog, TensorBoard};
+use rsflow_model::sinks::{Checkpoints, MetricsCsv, MetricsLog, TensorBoard};
 use rsflow_model::train::evaluate::Evaluate;
 use rsflow_model::train::trainer::Trainer;
 use rsflow_pipeline::nodes::{
@@ -35,6 +35,7 @@ pub const CATALOGUE: Catalogue = Catalogue(&[
     Kind::of::<Checkpoints>(),
     Kind::of::<MetricsLog>(),
     Kind::of::<TensorBoard>(),
+    Kind::of::<MetricsCsv>(),
 ]);
 
 /// Those that `rsflow eval` writes its recipe with: one of them is of no use to others.

@@ -146,7 +146,7 @@ mod tests {
             },
             top1: None,
             learning_rate: 1.2345e-5,
-            images_per_second: 3.14,
+            images_per_second: 3.12,
             peak_gpu_bytes: None,
             ..training()
         };

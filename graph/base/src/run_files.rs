@@ -6,6 +6,7 @@
 //! | `run.log` | the program's log | `rsflow run` |
 //! | `skipped.jsonl` | an object for each image that was skipped | `rsflow run` |
 //! | `metrics.jsonl` | losses and accuracies | `MetricsLog` |
+//! | `metrics.csv` | a row for each epoch that was validated | `MetricsCsv` |
 //! | `tensorboard/` | the same for TensorBoard | `TensorBoard` |
 //! | `checkpoints/` | `last`, `best`, `abandoned`, `epoch-NNN` `.safetensors` | `Checkpoints` |
 //!
@@ -15,7 +16,7 @@
 //!
 //! 1. The logs (`metrics.jsonl`, events) up to step N, validation and final line included, are on the
 //!    disk before the checkpoint of step N has a name. So a log may be ahead of `last`, never behind: a
-//!    resume cuts `metrics.jsonl` back to its checkpoint.
+//!    resume cuts `metrics.jsonl` and `metrics.csv` back to its checkpoint.
 //! 2. A checkpoint is written under a temporary name, forced to the disk, and renamed: to `last` within
 //!    an epoch, to `epoch-NNN` at the end of one. `epoch-NNN` may be ahead of `last`; the resumed run
 //!    writes it again.
@@ -37,6 +38,8 @@ pub const LOG: &str = "run.log";
 pub const SKIPPED: &str = "skipped.jsonl";
 /// Losses and accuracies.
 pub const METRICS: &str = "metrics.jsonl";
+/// A row for each epoch that was validated.
+pub const METRICS_CSV: &str = "metrics.csv";
 /// The folder of TensorBoard's events.
 pub const TENSORBOARD: &str = "tensorboard";
 /// TensorBoard reads files with this prefix.

@@ -5,11 +5,13 @@
 //! after the checkpoint; each sink says how.
 
 mod checkpoints;
+mod metrics_csv;
 pub mod metrics_line;
 mod metrics_log;
 mod tensorboard;
 
 pub use checkpoints::Checkpoints;
+pub use metrics_csv::MetricsCsv;
 pub use metrics_log::MetricsLog;
 pub use tensorboard::TensorBoard;
 

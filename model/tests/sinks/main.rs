@@ -5,6 +5,7 @@
 mod checkpoints;
 #[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
+mod metrics_csv;
 mod metrics_log;
 mod plans;
 mod protocol;
