@@ -5,6 +5,7 @@ mod broken;
 mod catalogue;
 mod compare;
 mod damage;
+mod docs;
 mod effects;
 mod evaluate;
 mod exchange;
