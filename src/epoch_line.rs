@@ -28,12 +28,13 @@ fn of_training(training: &Training) -> Vec<String> {
         };
         format!("training top-1 {top1:.1}{mixed}")
     });
+    let speed = training.images_per_second;
     let gigabytes = training.peak_gpu_bytes.map(|bytes| bytes as f64 / 1e9);
     let parts = [
         Some(loss(training)),
         top1,
         Some(format!("lr {}", significant(training.learning_rate))),
-        Some(format!("{} images/s", rate(training.images_per_second))),
+        speed.map(|speed| format!("{} images/s", rate(speed))),
         gigabytes.map(|gigabytes| format!("GPU {gigabytes:.1} GB")),
     ];
     parts.into_iter().flatten().collect()
@@ -128,7 +129,7 @@ mod tests {
             top1_resolution: 64,
             mixed_labels: false,
             learning_rate: 0.05,
-            images_per_second: 812.3,
+            images_per_second: Some(812.3),
             peak_gpu_bytes: Some(3_100_000_000),
             steps_per_epoch: 40,
         }
@@ -146,7 +147,7 @@ mod tests {
             },
             top1: None,
             learning_rate: 1.2345e-5,
-            images_per_second: 3.12,
+            images_per_second: Some(3.12),
             peak_gpu_bytes: None,
             ..training()
         };

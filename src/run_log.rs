@@ -62,6 +62,8 @@ pub struct Terms {
     pub top1: Option<f64>,
     /// In bytes, of the device.
     pub peak_gpu_bytes: Option<f64>,
+    /// Whether `top1` is of mixed images.
+    pub mixed_labels: bool,
 }
 
 /// A validation.
@@ -138,6 +140,8 @@ struct WrittenTerms {
     top1: Option<f64>,
     #[serde(default, deserialize_with = "number")]
     peak_gpu_bytes: Option<f64>,
+    #[serde(default)]
+    mixed_labels: bool,
 }
 
 fn one() -> u64 {
@@ -161,6 +165,7 @@ impl From<WrittenTerms> for Terms {
             images_per_second: written.images_per_second,
             top1: written.top1,
             peak_gpu_bytes: written.peak_gpu_bytes,
+            mixed_labels: written.mixed_labels,
         }
     }
 }

@@ -164,6 +164,16 @@ fn data_is_found_where_it_usually_is() {
         classes(&few, &folder.join(copy), 2);
     }
     fs::write(folder.join("flat/cover.jpg"), "x").unwrap();
+    // A class of trains.
+    fs::create_dir(folder.join("vehicles")).unwrap();
+    let of_few = fs::read_dir(&few).unwrap().flatten();
+    for (class, name) in of_few.zip(["bus", "car", "train"]) {
+        fs::create_dir(folder.join("vehicles").join(name)).unwrap();
+        for file in fs::read_dir(class.path()).unwrap().flatten() {
+            let to = folder.join("vehicles").join(name).join(file.file_name());
+            fs::copy(file.path(), to).unwrap();
+        }
+    }
     tar(
         folder,
         &["shapes/train", "shapes/val"],
@@ -172,7 +182,11 @@ fn data_is_found_where_it_usually_is() {
     tar(folder, &["few"], &folder.join("few.tar"));
     tar(folder, &["flat"], &folder.join("flat.tar"));
     let split = "part: Validation(validation_percent: $held_out)";
-    let cases: [(&[&str], &[&str]); 11] = [
+    let cases: [(&[&str], &[&str]); 12] = [
+        (
+            &["vehicles"],
+            &["\"data\": \"DIR/vehicles\"", split, "3 classes"],
+        ),
         (
             &["shapes"],
             &[
@@ -259,6 +273,9 @@ fn data_is_found_where_it_usually_is() {
         }
         done(folder, &["check", "new.ron"]);
     }
+    let new = ["new", "--out=new.ron", "--force", "shapes/train", "few"];
+    let said = assert_says(&rsflow(folder, &new), 0, &["new.ron is written"]);
+    assert!(!said.contains("beside"), "{said}");
 }
 
 #[test]

@@ -528,9 +528,9 @@ fn a_trace_follows_the_formats_rules() {
 }
 
 #[test]
-fn a_run_says_what_its_trainer_waited_for() {
+fn an_epoch_too_short_to_judge_gets_no_advice() {
     let folder = tempfile::tempdir().unwrap();
-    // Large images for a small network.
+    // Large images for a small network: the trainer waits for them, but for less than ten seconds.
     let parameters = rsflow_pipeline::shapes::ShapesParameters {
         train_images: 48,
         val_images: 8,
@@ -571,5 +571,5 @@ fn a_run_says_what_its_trainer_waited_for() {
     let output = rsflow(folder.path(), &["run", "recipe.ron", "--run-dir", "out"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert!(stderr.contains("; `trainer` could take "), "{stderr}");
+    assert!(!stderr.contains("; `trainer` could take "), "{stderr}");
 }

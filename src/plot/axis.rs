@@ -74,7 +74,8 @@ fn label(value: f64, step: f64) -> String {
         return "0".to_owned();
     }
     if digits > 5 || value.abs() >= 1e12 {
-        return format!("{value:.0e}");
+        let digits = value.abs().log10().floor() - step.log10().floor();
+        return format!("{value:.*e}", digits.clamp(0.0, 3.0) as usize);
     }
     if digits > 0 {
         return format!("{value:.digits$}");
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers() {
-        let table: [(&[f64], bool, &str); 9] = [
+        let table: [(&[f64], bool, &str); 10] = [
             (&[0.0, 1.0], false, "0 0.2 0.4 0.6 0.8 1.0"),
             (&[60.1, 70.7], false, "60 62 64 66 68 70"),
             (&[1.0, 4.0], true, "1 2 3 4"),
@@ -101,6 +102,7 @@ mod tests {
             ),
             (&[0.0, 0.03], false, "0 0.005 0.010 0.015 0.020 0.025 0.030"),
             (&[1e-9, 8e-8], false, "0 2e-8 4e-8 6e-8 8e-8"),
+            (&[0.0, 1.2e-5], false, "0 2e-6 4e-6 6e-6 8e-6 1.0e-5 1.2e-5"),
             (&[-3.0, 3.0], false, "-3 -2 -1 0 1 2 3"),
             (&[7.0], true, "6 7 8"),
         ];

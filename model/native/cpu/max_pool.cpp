@@ -1,4 +1,4 @@
-// Max pooling in float32 and channels last for inference, called by `src/nn/kernels/convolution.rs`. libtorch's
+// Max pooling in float32 and channels last for inference, called by `src/nn/kernels/max_pool.rs`. libtorch's
 // writes where each maximum was, too, which takes twice the memory. The calling convention is described in
 // `../guard.h`.
 
@@ -15,7 +15,7 @@ namespace {
 
 using namespace rsflow::cpu::convolution;
 
-// As `Pooling` in `src/nn/kernels/convolution.rs`.
+// As `Pooling` in `src/nn/kernels/max_pool.rs`.
 struct Pooling {
   std::int64_t set, kernel, stride;
   // Pixels of padding before the image, and the size of the output.

@@ -206,10 +206,7 @@ fn of_training(training: &Training) -> Vec<(String, String)> {
         ("train_distillation".to_owned(), losses.distillation),
         (format!("train_top1_{size}"), training.top1),
         ("learning_rate".to_owned(), Some(training.learning_rate)),
-        (
-            "images_per_second".to_owned(),
-            Some(training.images_per_second),
-        ),
+        ("images_per_second".to_owned(), training.images_per_second),
         (
             "peak_gpu_bytes".to_owned(),
             training.peak_gpu_bytes.map(|bytes| bytes as f64),

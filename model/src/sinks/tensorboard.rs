@@ -197,7 +197,7 @@ impl Sink for Events {
 /// `None` for a step without losses.
 fn step_scalars(step: &Step) -> Option<Vec<(String, f64)>> {
     let losses = step.losses.as_ref()?;
-    let rates = (step.learning_rate, step.images_per_second);
+    let rates = (step.learning_rate, Some(step.images_per_second));
     Some(scalars_of("train", losses, rates))
 }
 
@@ -216,7 +216,7 @@ fn training_scalars(training: &Training) -> Vec<(String, f64)> {
 }
 
 /// `rates`: the learning rate, and images in a second.
-fn scalars_of(group: &str, losses: &Losses, rates: (f64, f64)) -> Vec<(String, f64)> {
+fn scalars_of(group: &str, losses: &Losses, rates: (f64, Option<f64>)) -> Vec<(String, f64)> {
     let by_resolution = losses
         .cross_entropy
         .iter()
@@ -229,7 +229,7 @@ fn scalars_of(group: &str, losses: &Losses, rates: (f64, f64)) -> Vec<(String, f
         ),
         ("distillation", losses.distillation),
         ("learning_rate", Some(rates.0)),
-        ("images_per_second", Some(rates.1)),
+        ("images_per_second", rates.1),
     ];
     let scalars = whole
         .into_iter()

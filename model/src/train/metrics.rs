@@ -114,9 +114,10 @@ pub struct Training {
     pub mixed_labels: bool,
     /// That of the last step.
     pub learning_rate: f64,
-    /// Since the start of the epoch, or since the run was resumed within it. An image counts once, not once per
-    /// resolution.
-    pub images_per_second: f64,
+    /// Since the start of the epoch, or since the run was resumed within it; absent if it was resumed at its end.
+    /// An image counts once, not once per resolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images_per_second: Option<f64>,
     /// The most memory that tensors had on the first process's GPU since its first step; absent on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_gpu_bytes: Option<u64>,

@@ -23,7 +23,7 @@ fn trained(epoch: u64, step: u64) -> Metric {
             top1_resolution: 64,
             mixed_labels: false,
             learning_rate: 0.25,
-            images_per_second: 1000.0,
+            images_per_second: Some(1000.0),
             peak_gpu_bytes: None,
             steps_per_epoch: 2,
         }),

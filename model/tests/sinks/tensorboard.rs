@@ -55,7 +55,7 @@ fn events_are_those_that_tensorboard_writes() {
         top1_resolution: 64,
         mixed_labels: false,
         learning_rate: 0.25,
-        images_per_second: 1000.0,
+        images_per_second: Some(1000.0),
         peak_gpu_bytes: Some(3_000_000_000),
         steps_per_epoch: 2,
     };

@@ -12,7 +12,8 @@ use super::{Bytes, Listing};
 /// The images of a data set that a source reads. A data set without validation images of its own has two
 /// sources that differ in their part alone: one reads `Training(...)`, the other `Validation(...)` with the same
 /// values. Which part an image is in follows from its class, its name and the seed, so new images move no
-/// others, and a folder and an archive are split alike.
+/// others, and a folder and an archive are split alike. Of each class at least one image is held out; in one of a few
+/// images, where that one was not drawn, it may change with new images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub enum Part {

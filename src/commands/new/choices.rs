@@ -70,7 +70,7 @@ impl Choices {
             sizes,
             why_sizes,
             batch,
-            drop_last: facts.images >= 2 * batch,
+            drop_last: drops_last(facts.images, batch),
             lr: rate(batch) * if is_mobile { 0.5 } else { 1.0 },
             weight_decay: match facts.images {
                 _ if is_mobile => "4e-5",
@@ -157,6 +157,12 @@ fn batch(facts: Facts) -> u32 {
     facts.images.clamp(1, power)
 }
 
+/// A last batch that is small is left out, for its batch norms: always where it is a small part of the epoch.
+fn drops_last(images: u32, batch: u32) -> bool {
+    let rest = images % batch.max(1);
+    images > batch && (images >= 2 * batch || rest < batch / 2)
+}
+
 /// The learning rate for a batch: of docs/accuracy.md those for 32 and 64, of the recipes for ImageNet that for 256.
 fn rate(batch: u32) -> f64 {
     match batch {
@@ -186,6 +192,21 @@ mod tests {
             images,
             shorter_side,
             gpu,
+        }
+    }
+
+    #[test]
+    fn small_last_batches_are_left_out() {
+        for (images, expected) in [
+            (1, false),
+            (16, false),
+            (17, true),
+            (23, true),
+            (24, false),
+            (32, true),
+            (95, true),
+        ] {
+            assert_eq!(drops_last(images, 16), expected, "{images}");
         }
     }
 

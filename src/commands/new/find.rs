@@ -41,9 +41,9 @@ pub struct Found {
 /// Finds the images in one path, or the training and the validation images in two.
 pub fn find(data: &[PathBuf]) -> Result<Found> {
     let [training, validation] = data else {
-        return in_path(data.first().context("no data was named")?);
+        return in_path(data.first().context("no data was named")?, true);
     };
-    let (mut training, validation) = (in_path(training)?, in_path(validation)?);
+    let (mut training, validation) = (in_path(training, false)?, in_path(validation, false)?);
     training.remarks.extend(validation.remarks);
     Ok(Found {
         validation: Some(validation.validation.unwrap_or(validation.training)),
@@ -51,9 +51,10 @@ pub fn find(data: &[PathBuf]) -> Result<Found> {
     })
 }
 
-fn in_path(path: &Path) -> Result<Found> {
+/// `looks_beside`: validation images may be beside the path.
+fn in_path(path: &Path, looks_beside: bool) -> Result<Found> {
     if path.is_dir() {
-        return in_folder(path);
+        return in_folder(path, looks_beside);
     }
     let place = path.shown();
     let metadata = std::fs::metadata(path);
@@ -135,7 +136,7 @@ pub fn is_part_name(name: &str) -> bool {
     is_part(name, TRAINING) || is_part(name, VALIDATION)
 }
 
-fn in_folder(named: &Path) -> Result<Found> {
+fn in_folder(named: &Path, looks_beside: bool) -> Result<Found> {
     if named.join(ImageNetArchives::TRAIN).is_file() {
         return Ok(imagenet(named));
     }
@@ -143,7 +144,13 @@ fn in_folder(named: &Path) -> Result<Found> {
     let folder = descend(named.to_owned(), &mut remarks)?;
     let found = entries(&folder)?;
     let names = found.folders.iter().map(String::as_str);
-    if let Some(train) = part(names.clone(), TRAINING) {
+    // Beside other classes, a folder of images is a class, also of trains.
+    let is_class = |train: &&str| {
+        let others = found.folders.iter().any(|name| !is_part_name(name));
+        let inside = entries(&folder.join(train));
+        others && inside.is_ok_and(|inside| inside.folders.is_empty() && inside.images > 0)
+    };
+    if let Some(train) = part(names.clone(), TRAINING).filter(|train| !is_class(train)) {
         let training = descend(folder.join(train), &mut remarks)?;
         check_folder(&training)?;
         let val = part(names.clone(), VALIDATION);
@@ -170,7 +177,7 @@ fn in_folder(named: &Path) -> Result<Found> {
         )));
     }
     check_folder(&folder)?;
-    let validation = validation_beside(&folder);
+    let validation = looks_beside.then(|| validation_beside(&folder)).flatten();
     if let Some(validation) = &validation {
         remarks.push(format!(
             "validation images were found beside the training images, in {}",

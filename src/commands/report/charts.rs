@@ -8,6 +8,8 @@ use crate::run_log::{Row, Terms, called};
 
 /// More points than this cannot be seen on a line.
 const MOST_POINTS: usize = 240;
+/// Validations are not averaged: a page says what the best one is.
+const MOST_VALIDATIONS: usize = 2000;
 /// With means of fewer epochs than this, logged steps say more.
 const ENOUGH_EPOCHS: usize = 5;
 
@@ -57,8 +59,8 @@ const OTHERS: [Term; 4] = [
 /// What the points of training are.
 #[derive(Clone, Copy, PartialEq)]
 enum Grain {
-    /// Means over an epoch.
-    Epochs,
+    /// Means over so many epochs each.
+    Epochs(usize),
     /// Means of so many logged steps each.
     Steps(usize),
 }
@@ -207,10 +209,15 @@ fn validated(
             Some((epoch.epoch as f64, top1))
         });
         let largest = run.sizes().first().map_or(String::new(), u32::to_string);
+        let mut means = run.log.epochs.iter().filter_map(|it| it.training.as_ref());
+        let mixed = match means.any(|means| means.mixed_labels) {
+            true => ", mixed images",
+            false => "",
+        };
         lines.push(Line {
-            name: format!("{largest} in training"),
+            name: format!("{largest} in training{mixed}"),
             look: Look::Number(lines.len()),
-            points: thinned(trained.collect(), MOST_POINTS),
+            points: some_of(trained.collect()),
         });
     }
     let mut found = figure(title.to_owned(), epochs(), Axis::new(unit), lines)?;
@@ -229,7 +236,7 @@ fn validation_points(
         let row = epoch.rows.iter().find(|row| row.resolution == size)?;
         Some((epoch.epoch as f64, value(row)?))
     });
-    thinned(points.collect(), MOST_POINTS)
+    some_of(points.collect())
 }
 
 fn training_cross_entropy(run: &Run) -> Option<Figure> {
@@ -296,20 +303,18 @@ fn of_term(runs: &[Run], term: &Term) -> Option<Figure> {
 }
 
 fn grain(run: &Run) -> Grain {
-    let means = run
-        .log
-        .epochs
-        .iter()
-        .filter(|epoch| epoch.training.is_some());
-    match means.count() >= ENOUGH_EPOCHS {
-        true => Grain::Epochs,
+    let epochs = run.log.epochs.iter();
+    let means = epochs.filter(|epoch| epoch.training.is_some()).count();
+    match means >= ENOUGH_EPOCHS {
+        true => Grain::Epochs(group(means, MOST_POINTS)),
         false => Grain::Steps(group(run.log.steps.len(), MOST_POINTS)),
     }
 }
 
 fn explained(grain: Grain) -> String {
     match grain {
-        Grain::Epochs => "Each point is the mean of an epoch.".to_owned(),
+        Grain::Epochs(1) => "Each point is the mean of an epoch.".to_owned(),
+        Grain::Epochs(count) => format!("Each point is the mean of {count} epochs."),
         Grain::Steps(1) => "Each point is a logged step.".to_owned(),
         Grain::Steps(count) => format!("Each point is the mean of {count} logged steps."),
     }
@@ -317,14 +322,14 @@ fn explained(grain: Grain) -> String {
 
 /// Steps are placed by the length of an epoch, which the log shows once one is over.
 fn training_axis(run: &Run) -> Axis {
-    match grain(run) == Grain::Epochs || run.log.steps_per_epoch().is_some() {
+    match matches!(grain(run), Grain::Epochs(_)) || run.log.steps_per_epoch().is_some() {
         true => epochs(),
         false => Axis::whole("step"),
     }
 }
 
 fn training_points(run: &Run, grain: Grain, value: impl Fn(&Terms) -> Option<f64>) -> Vec<Point> {
-    if grain == Grain::Epochs {
+    if matches!(grain, Grain::Epochs(_)) {
         let means = run.log.epochs.iter().filter_map(|epoch| {
             let terms = epoch.training.as_ref()?;
             Some((epoch.epoch as f64, value(terms)?))
@@ -337,6 +342,15 @@ fn training_points(run: &Run, grain: Grain, value: impl Fn(&Terms) -> Option<f64
         Some((step.step as f64 / per_epoch, value))
     });
     thinned(steps.collect(), MOST_POINTS)
+}
+
+/// The points as they are; of very many some, the last one among them.
+fn some_of(points: Vec<(f64, f64)>) -> Vec<Point> {
+    let each = group(points.len(), MOST_VALIDATIONS);
+    let last = points.len().saturating_sub(1);
+    let some = points.into_iter().enumerate();
+    let some = some.filter(|(at, _)| at % each == last % each);
+    some.map(|(_, (x, y))| Point::new(x, y)).collect()
 }
 
 /// How many of `count` points are one where at most `most` are shown.
@@ -408,6 +422,14 @@ mod tests {
             assert_eq!(thinned.len(), shown, "{count}");
             assert_eq!(thinned.last().map(|point| point.x), last);
             assert!(thinned.iter().all(|point| point.y == 2.0));
+        }
+        for (count, shown) in [(0, 0), (2000, 2000), (2001, 1001)] {
+            let points = some_of((0..count).map(|at| (f64::from(at), 1.0)).collect());
+            let last = points.last().map(|point| point.x);
+            assert_eq!(
+                (points.len(), last),
+                (shown, (count > 0).then(|| f64::from(count - 1)))
+            );
         }
         let many = thinned((0..600_000).map(|at| (f64::from(at), 1.0)).collect(), 240);
         assert_eq!((many.len(), many[0].x), (240, 1249.5));

@@ -192,10 +192,11 @@ impl Convolution {
     pub fn suits_winograd(&self, place: Place) -> bool {
         const SQUARES: i64 = 16;
         const WEIGHTS: i64 = 256 * 256;
+        const INPUTS: std::ops::RangeInclusive<i64> = 16..=512;
         let [height, width] = place.output;
         let squares = ((height + 1) / 2).saturating_mul((width + 1) / 2);
         (self.kernel, self.stride, self.groups) == (3, 1, 1)
-            && self.inputs >= 16
+            && INPUTS.contains(&self.inputs)
             && self.inputs.saturating_mul(self.outputs) <= WEIGHTS
             && squares >= SQUARES
     }

@@ -77,9 +77,10 @@ impl EpochSums {
         self.timed += self.since.take().map_or(Duration::ZERO, |at| at.elapsed());
     }
 
-    /// Of the time until the clock was stopped.
-    pub fn images_per_second(&self) -> f64 {
-        self.timed_images as f64 / self.timed.as_secs_f64().max(1e-9)
+    /// Of the time until the clock was stopped; `None` if no step was timed, after a resume at an epoch's end.
+    pub fn images_per_second(&self) -> Option<f64> {
+        let speed = self.timed_images as f64 / self.timed.as_secs_f64().max(1e-9);
+        (self.timed_images > 0).then_some(speed)
     }
 
     /// Adds a step with so many images of all processes. Waits for nothing.

@@ -32,6 +32,11 @@ impl LossWatch {
         Ok(())
     }
 
+    /// Whether a step was recorded.
+    pub fn has_steps(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// The terms by resolution, and the step that they are of. `trained` gives the positions of the resolutions
     /// that a step trained. Waits for the device.
     pub fn read(

@@ -405,6 +405,9 @@ impl Session {
             let closed = matches!(received, Received::Closed);
             let stop = closed || self.peers.is_some() && ports.stopping();
             if self.stops(stop)? {
+                if self.loss.has_steps() {
+                    self.sound_losses()?; // what is saved now, too
+                }
                 return Ok(Ended::Stopped);
             }
             let batch = match received {
