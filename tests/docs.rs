@@ -1,5 +1,6 @@
 //! The pages: their links lead somewhere, their command lines and recipes are such that the program takes them.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,24 +45,40 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     blocks
 }
 
-/// The `rsflow` command lines of a page, without what a shell does with them.
+/// The `rsflow` command lines of a page, with the values of a shell's variables, and without what a shell does with
+/// them. Those within loops and functions are left out.
 fn command_lines(page: &str) -> Vec<Vec<String>> {
     let fenced = blocks(page, "sh").join("\n");
     let indented = page.lines().filter_map(|line| line.strip_prefix("    "));
     let lines: Vec<&str> = fenced.lines().chain(indented).collect();
     let joined = lines.join("\n").replace("\\\n", " ");
+    let mut variables: Vec<(String, String)> = Vec::new();
     let mut commands = Vec::new();
     for line in joined.lines() {
-        let Some(start) = line.find("rsflow ") else {
-            continue;
-        };
-        // A launcher starts it, too.
-        const LAUNCHERS: [&str; 3] = ["torchrun", "srun", "mpirun"];
-        let first = line.split_whitespace().next();
-        if start > 0 && first.is_none_or(|first| !LAUNCHERS.contains(&first)) {
+        let mut line = line.to_owned();
+        // Longer names first: $RUN is not the value of $R and UN.
+        variables.sort_by_key(|(name, _)| Reverse(name.len()));
+        for (name, value) in &variables {
+            line = line.replace(&format!("${name}"), value);
+        }
+        let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase());
+        if let Some((name, value)) = line.split_once('=').filter(|(name, _)| is_name(name)) {
+            variables.retain(|(known, _)| known != name);
+            variables.push((name.to_owned(), value.trim_matches('"').to_owned()));
             continue;
         }
-        let words = shlex::split(&line[start..]).unwrap_or_else(|| panic!("{line}"));
+        // A launcher starts it, too.
+        const LAUNCHERS: [&str; 3] = ["torchrun", "srun", "mpirun"];
+        let first = line.split_whitespace().next().unwrap_or_default();
+        let starts = first == "rsflow" || LAUNCHERS.contains(&first);
+        let Some(start) = line.find("rsflow ").filter(|_| starts) else {
+            continue;
+        };
+        let command = &line[start..];
+        if command.contains("$(") || command.contains("$seed") {
+            continue;
+        }
+        let words = shlex::split(command).unwrap_or_else(|| panic!("{command}"));
         let end = words.iter().position(|word| {
             word.starts_with('#') || ["|", ">", "2>", "&&", ";", "&"].contains(&word.as_str())
         });
@@ -115,7 +132,7 @@ fn command_lines_of_the_pages_are_understood() {
             }
         }
     }
-    assert!(count > 60, "only {count}");
+    assert!(count > 40, "only {count}");
 }
 
 #[test]

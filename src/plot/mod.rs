@@ -3,8 +3,8 @@
 //! The same text is a part of a page (`rsflow report`) and a file of its own (`--plot`). Colours are
 //! attributes, which every program that shows SVG understands; a page overrides them by the classes, which is
 //! how they follow a dark background. Lines differ by colour, by dashes and by the shape of their marks, and the
-//! colours are those of Okabe and Ito, darkened until they have contrast on white: so they can be told apart
-//! by the colour-blind and in a black-and-white print.
+//! colours are those of Okabe and Ito, darkened until they have contrast on white: so they differ
+//! for the colour-blind and in a black-and-white print, too.
 
 mod axis;
 

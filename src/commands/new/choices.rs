@@ -121,9 +121,8 @@ fn sizes(facts: Facts) -> (Vec<u32>, String) {
             )
         }
         _ if rounded < SMALLEST => {
-            format!(
-                "the images are smaller, but networks of this kind need 32 at least: they are enlarged"
-            )
+            "the images are smaller, but networks of this kind need 32 at least: they are enlarged"
+                .to_owned()
         }
         _ => "from the images' shorter side down to half of it".to_owned(),
     };

@@ -36,7 +36,7 @@ use run::{Extra, Run};
 
 /// The name of the page.
 const FILE: &str = "report.html";
-/// Upper bound of runs in one page: more lines than this cannot be told apart.
+/// Upper bound of runs in one page: of more lines than this nobody knows which is which.
 const MOST_RUNS: usize = 36;
 /// Pictures of all runs together, if there are several.
 const MOST_PICTURES: usize = 48;

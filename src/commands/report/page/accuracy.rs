@@ -1,4 +1,4 @@
-//! What comes first: what ran, how it stands, how good it is; of several runs, how they differ.
+//! What comes first: what ran, in which state it is, how good it is; of several runs, how they differ.
 
 use std::time::Duration;
 
