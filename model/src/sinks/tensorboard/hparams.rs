@@ -57,7 +57,7 @@ pub fn end(at: f64) -> Value {
     without_value("_hparams_/session_end_info", &data)
 }
 
-/// Numbers and truth values as such, so that TensorBoard can sort and filter by them.
+/// Numbers and truth values keep their type, so that TensorBoard can sort and filter by them.
 fn typed(value: String) -> Typed {
     let number = value.replace('_', "").parse::<f64>().ok();
     let kind = match (value.as_str(), number.filter(|number| number.is_finite())) {
