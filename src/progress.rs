@@ -81,7 +81,8 @@ struct State {
     began: Instant,
     /// Training steps of this process, since `began`.
     steps: u64,
-    loss: Option<f64>,
+    /// Sum and number of the epoch's losses that were read.
+    losses: (f64, u64),
     last_line: Option<Instant>,
     epochs: u64,
     table: Option<Table>,
@@ -106,7 +107,7 @@ impl Progress {
             bar: None,
             began: Instant::now(),
             steps: 0,
-            loss: None,
+            losses: (0.0, 0),
             last_line: None,
             epochs: 0,
             table: None,
@@ -194,15 +195,17 @@ impl State {
         }
         self.epochs = step.epochs;
         if let Some(losses) = &step.losses {
-            self.loss = Some(losses.loss);
+            self.losses.0 += losses.loss;
+            self.losses.1 += 1;
         }
         let done = step.epoch * step.steps_per_epoch + step.step_in_epoch;
         let all = step.epochs.saturating_mul(step.steps_per_epoch);
         let left = all.saturating_sub(done) as f64;
         let seconds = self.began.elapsed().as_secs_f64() / self.steps as f64 * left;
-        let loss = self
-            .loss
-            .map_or_else(String::new, |loss| format!("loss {loss:.4}  "));
+        let loss = match self.losses {
+            (_, 0) => String::new(),
+            (sum, count) => format!("mean loss {:.3}  ", sum / count as f64),
+        };
         let words = format!(
             "{:.0} images/s  {loss}{} left",
             step.images_per_second,
@@ -247,11 +250,14 @@ impl State {
     }
 
     fn epoch(&mut self, table: Table) {
+        self.losses = (0.0, 0);
         self.screen.line(&epoch_line(&table, self.epochs));
         if let Some(verdict) = self.watched.as_mut().and_then(Watched::verdict) {
             self.screen.line(&verdict);
         }
-        self.table = Some(table);
+        if !table.rows.is_empty() {
+            self.table = Some(table);
+        }
     }
 
     fn show(&mut self, title: &str, done: u64, of: u64, words: String) {

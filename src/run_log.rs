@@ -26,7 +26,7 @@ const MAX_LOG: u64 = 8 << 30;
 pub struct RunLog {
     /// Logged steps, in their order.
     pub steps: Vec<Step>,
-    /// The validations of epochs, one for each epoch, in their order.
+    /// Epochs in their order; without rows where one was not validated.
     pub epochs: Vec<Epoch>,
     /// That at the end of the run; `None`: it has not ended.
     pub end: Option<Epoch>,
@@ -66,7 +66,7 @@ pub struct Terms {
     pub mixed_labels: bool,
 }
 
-/// A validation.
+/// An epoch, with its validation if there was one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Epoch {
     /// The number of epochs that are over.
@@ -257,7 +257,9 @@ impl RunLog {
 
     /// The newest validation.
     pub fn newest(&self) -> Option<&Epoch> {
-        self.end.as_ref().or(self.epochs.last())
+        let validated = |epoch: &&Epoch| !epoch.rows.is_empty();
+        let epochs = || self.epochs.iter().rev();
+        self.end.as_ref().or_else(|| epochs().find(validated))
     }
 
     /// Validations, that at the end included, which may be the last epoch's.
@@ -270,7 +272,7 @@ impl RunLog {
 
     /// Steps of an epoch, as far as the log shows them.
     pub fn steps_per_epoch(&self) -> Option<f64> {
-        let newest = self.newest()?;
+        let newest = self.end.as_ref().or(self.epochs.last())?;
         let per_epoch = newest.step as f64 / newest.epoch as f64;
         (per_epoch.is_finite() && per_epoch > 0.0).then_some(per_epoch)
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use rsflow_base::input_file;
+use rsflow_base::run_files::RECIPE;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text, nearest};
 use rsflow_model::train::lookup::trainer_of;
@@ -43,8 +44,13 @@ pub fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'
     }
 }
 
-/// Help where there is no such recipe: one of that name with its ending, in the same folder or in `recipes`.
+/// Help where there is no such recipe: that of a run, or one of that name with its ending, in the same folder or in
+/// `recipes`.
 fn meant(path: &Path) -> String {
+    let of_run = path.join(RECIPE);
+    if of_run.is_file() {
+        return format!("\nhelp: it is a run's directory; its recipe is {}", of_run.shown());
+    }
     let Some(name) = path.file_name().filter(|_| !path.exists()) else {
         return String::new();
     };

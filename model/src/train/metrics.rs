@@ -18,7 +18,7 @@ pub enum Metric {
     Step(Step),
     /// During a validation.
     Validating(Validating),
-    /// After the validation of an epoch: with its training.
+    /// After an epoch: its training, and its validation; without rows where it was not validated.
     Epoch(Table),
     /// At the end of the run.
     Final(Table),
@@ -125,7 +125,7 @@ pub struct Training {
     pub steps_per_epoch: u64,
 }
 
-/// The results of a validation.
+/// An epoch, or the end of a run: training, and the results of the validation, if there was one.
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
     /// The epoch before it.

@@ -343,7 +343,9 @@ impl Session {
             let complete = matches!(ended, Ended::Complete);
             let out_of_time = complete && self.is_out_of_time()?;
             if complete && !self.validates_now() && !out_of_time {
+                let table = self.unvalidated(began.elapsed().as_secs_f64())?;
                 self.end_epoch();
+                outputs.metric(Metric::Epoch(table));
                 self.save(outputs, Some(self.at.epoch), false)?;
                 if self.stops(ports.stopping())? {
                     return Ok(());

@@ -123,6 +123,20 @@ impl Session {
         }
     }
 
+    /// An epoch that is not validated: its training alone.
+    pub(super) fn unvalidated(&self, seconds: f64) -> Result<Table> {
+        Ok(Table {
+            epoch: self.at.epoch,
+            step: self.at.step,
+            rows: vec![],
+            average: vec![],
+            images: 0,
+            left_out: 0,
+            seconds,
+            training: self.training()?,
+        })
+    }
+
     /// The training of the current epoch; `None` where no step of it is known. Waits for the device.
     pub(super) fn training(&self) -> Result<Option<Training>> {
         let resolutions = self.net.resolutions();
