@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST};
+use rsflow_base::run_files::{BEST, CHECKPOINTS, LAST, best_checkpoint};
 use rsflow_base::shown::Shown as _;
 use rsflow_base::whole_file;
 use serde::Serialize;
@@ -64,18 +64,13 @@ pub fn check_output(path: &Path, option: &str, force: bool, inputs: &[&Path]) ->
     }
 }
 
-/// The checkpoint that a path names, for every command that reads one: a file, or of a run directory (or its folder of checkpoints) the
-/// best one, else the last. `tell` gets which one it is.
+/// The checkpoint that a path names, for every command that reads one: a file, or of a run directory (or its folder
+/// of checkpoints) the best one, else the last. `tell` gets which one it is.
 pub fn checkpoint_of(path: &Path, tell: impl Fn(&str)) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let folders = [path.join(CHECKPOINTS), path.to_owned()];
-    let candidates = folders
-        .iter()
-        .flat_map(|folder| [BEST, LAST].map(|name| folder.join(name)));
-    let found = candidates.into_iter().find(|file| file.is_file());
-    let found = found.with_context(|| {
+    let found = best_checkpoint(path).with_context(|| {
         Usage(format!(
             "{} is a folder without {CHECKPOINTS}/{BEST} or {CHECKPOINTS}/{LAST}; name a \
              checkpoint or a run directory",

@@ -6,7 +6,7 @@
 //! | `run.log` | the program's log | `rsflow run` |
 //! | `skipped.jsonl` | an object for each image that was skipped | `rsflow run` |
 //! | `metrics.jsonl` | losses and accuracies | `MetricsLog` |
-//! | `metrics.csv` | a row for each epoch that was validated | `MetricsCsv` |
+//! | `metrics.csv` | a row for each epoch | `MetricsCsv` |
 //! | `tensorboard/` | the same for TensorBoard | `TensorBoard` |
 //! | `checkpoints/` | `last`, `best`, `abandoned`, `epoch-NNN` `.safetensors` | `Checkpoints` |
 //!
@@ -38,7 +38,7 @@ pub const LOG: &str = "run.log";
 pub const SKIPPED: &str = "skipped.jsonl";
 /// Losses and accuracies.
 pub const METRICS: &str = "metrics.jsonl";
-/// A row for each epoch that was validated.
+/// A row for each epoch.
 pub const METRICS_CSV: &str = "metrics.csv";
 /// The folder of TensorBoard's events.
 pub const TENSORBOARD: &str = "tensorboard";
@@ -68,6 +68,16 @@ pub fn epochs_of(name: &str) -> Option<u64> {
 /// The newest checkpoint of a run.
 pub fn last_checkpoint(run_dir: &Path) -> PathBuf {
     run_dir.join(CHECKPOINTS).join(LAST)
+}
+
+/// The best checkpoint of a run directory, or of its folder of checkpoints; else the last. `None` where there is
+/// neither.
+pub fn best_checkpoint(folder: &Path) -> Option<PathBuf> {
+    let folders = [folder.join(CHECKPOINTS), folder.to_owned()];
+    let mut candidates = folders
+        .iter()
+        .flat_map(|folder| [BEST, LAST].map(|name| folder.join(name)));
+    candidates.find(|file| file.is_file())
 }
 
 #[cfg(test)]

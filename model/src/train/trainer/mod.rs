@@ -83,7 +83,8 @@ pub struct Trainer {
     /// first ("Accurate, Large Minibatch SGD", 2017). Not of networks that `start_from` others.
     #[serde(default)]
     zero_gamma: bool,
-    /// A checkpoint to fine-tune, from `rsflow import` or another run: only its weights are loaded.
+    /// A checkpoint to fine-tune, from `rsflow import` or another run, or a run directory for its best one: only its
+    /// weights are loaded.
     /// A resolution that it lacks starts with the batch norms of the nearest one; a classifier for
     /// other classes is not loaded. A quantized network may start from the residual network of its
     /// depth and width in full precision, or with other bits. Default: random, from the recipe's seed.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::home;
-use rsflow_base::run_files::{BEST, CHECKPOINTS};
+use rsflow_base::run_files::{BEST, CHECKPOINTS, best_checkpoint};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::PROGRESS;
 
@@ -102,7 +102,11 @@ pub(super) fn start_from(
     peers: Option<&Peers>,
 ) -> Result<ClassMap> {
     let first = peers.is_none_or(Peers::is_first);
-    let file = first.then(|| Checkpoint::open(&home::expand(path)?)?.with_weights(weights));
+    let file = first.then(|| {
+        let path = home::expand(path)?;
+        let of_run = best_checkpoint(&path).filter(|_| path.is_dir());
+        Checkpoint::open(&of_run.unwrap_or(path))?.with_weights(weights)
+    });
     let file = file.transpose()?;
     let origin = Origin::of(file.as_ref(), "start_from", peers)?;
     let origin = origin.context("process 0 has no checkpoint to start from")?;
