@@ -78,7 +78,7 @@ fn accuracies(rows: &[Row]) -> String {
 }
 
 /// Three digits: `0.05`, `0.0123`, `1.23e-5`.
-fn significant(value: f64) -> String {
+pub fn significant(value: f64) -> String {
     let scientific = format!("{value:.2e}");
     match scientific.parse::<f64>() {
         Ok(rounded) if rounded == 0.0 || rounded.abs() >= 1e-4 => rounded.to_string(),

@@ -115,7 +115,8 @@ impl Figures {
 }
 
 impl NodeFigures {
-    fn new(measured: &Measured, seconds: f64, workers: f64) -> Self {
+    /// `measured` in `seconds`, of a run with so many workers.
+    pub fn new(measured: &Measured, seconds: f64, workers: f64) -> Self {
         let seconds_of = |duration: Duration| duration.as_secs_f64();
         let (mut busy, wait_input) = (measured.busy, measured.wait_input);
         let (work, wait) = match measured.works_on {

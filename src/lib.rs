@@ -15,6 +15,7 @@ mod gpu;
 mod launch;
 mod measure;
 mod next_commands;
+mod now;
 mod plot;
 mod process;
 mod progress;

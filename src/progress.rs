@@ -83,10 +83,27 @@ struct State {
     steps: u64,
     /// Sum and number of the epoch's losses that were read.
     losses: (f64, u64),
+    latest: Latest,
     last_line: Option<Instant>,
     epochs: u64,
     table: Option<Table>,
     watched: Option<Watched>,
+}
+
+/// Where a run is, and its newest figures.
+#[derive(Clone, Debug, Default)]
+pub struct Latest {
+    /// The last training step of this process, with when it was known, and the images that were trained on up to
+    /// it since this process began.
+    pub step: Option<(Step, Instant, u64)>,
+    /// The newest that was logged.
+    pub loss: Option<f64>,
+    /// The validation that it is in.
+    pub validating: Option<Validating>,
+    /// See [`Training::peak_gpu_bytes`]; from the end of the first epoch on.
+    pub peak_gpu_bytes: Option<u64>,
+    /// Time to the end of the training, at the pace so far.
+    pub left: Option<Duration>,
 }
 
 /// The run's meters at the end of the last epoch.
@@ -108,6 +125,7 @@ impl Progress {
             began: Instant::now(),
             steps: 0,
             losses: (0.0, 0),
+            latest: Latest::default(),
             last_line: None,
             epochs: 0,
             table: None,
@@ -149,6 +167,10 @@ impl Progress {
         taps
     }
 
+    pub fn latest(&self) -> Latest {
+        self.state().latest.clone()
+    }
+
     /// Removes the bars.
     pub fn end(&self) {
         if let Some(bar) = self.state().bar.take() {
@@ -177,7 +199,10 @@ impl Sink for Follow {
             Metric::Step(step) => state.step(&step),
             Metric::Validating(validating) => state.validating(&validating),
             Metric::Epoch(table) => state.epoch(table),
-            Metric::Final(table) => state.table = Some(table),
+            Metric::Final(table) => {
+                state.latest.validating = None;
+                state.table = Some(table);
+            }
         }
         Ok(())
     }
@@ -197,11 +222,14 @@ impl State {
         if let Some(losses) = &step.losses {
             self.losses.0 += losses.loss;
             self.losses.1 += 1;
+            self.latest.loss = Some(losses.loss);
         }
-        let done = step.epoch * step.steps_per_epoch + step.step_in_epoch;
-        let all = step.epochs.saturating_mul(step.steps_per_epoch);
-        let left = all.saturating_sub(done) as f64;
-        let seconds = self.began.elapsed().as_secs_f64() / self.steps as f64 * left;
+        let left = self.left(step);
+        let images = self.latest.step.as_ref().map_or(0, |(.., images)| *images);
+        let images = images + step.images as u64;
+        self.latest.step = Some((step.clone(), Instant::now(), images));
+        self.latest.left = Some(left);
+        self.latest.validating = None;
         let loss = match self.losses {
             (_, 0) => String::new(),
             (sum, count) => format!("mean loss {:.3}  ", sum / count as f64),
@@ -209,7 +237,7 @@ impl State {
         let words = format!(
             "{:.0} images/s  {loss}{} left",
             step.images_per_second,
-            duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            duration(left),
         );
         let title = format!("epoch {}/{}", step.epoch + 1, step.epochs);
         if self.screen.bars.is_some() {
@@ -222,7 +250,17 @@ impl State {
         }
     }
 
+    /// Time to the end of the training at the pace so far, validations included.
+    fn left(&self, step: &Step) -> Duration {
+        let done = step.epoch * step.steps_per_epoch + step.step_in_epoch;
+        let all = step.epochs.saturating_mul(step.steps_per_epoch);
+        let left = all.saturating_sub(done) as f64;
+        let seconds = self.began.elapsed().as_secs_f64() / self.steps as f64 * left;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
     fn validating(&mut self, validating: &Validating) {
+        self.latest.validating = Some(validating.clone());
         // A run may be resumed right before a validation: then no step came before it.
         self.epochs = validating.epochs;
         let title = match self.epochs {
@@ -251,6 +289,11 @@ impl State {
 
     fn epoch(&mut self, table: Table) {
         self.losses = (0.0, 0);
+        self.latest.validating = None;
+        let training = table.training.as_ref();
+        if let Some(peak) = training.and_then(|training| training.peak_gpu_bytes) {
+            self.latest.peak_gpu_bytes = Some(peak);
+        }
         self.screen.line(&epoch_line(&table, self.epochs));
         if let Some(verdict) = self.watched.as_mut().and_then(Watched::verdict) {
             self.screen.line(&verdict);

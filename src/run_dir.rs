@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::run_files::{
-    BEST, CHECKPOINTS, EVENTS, LAST, LOG, METRICS, METRICS_CSV, RECIPE, SKIPPED, TENSORBOARD,
+    BEST, CHECKPOINTS, EVENTS, LAST, LOG, METRICS, METRICS_CSV, NOW, RECIPE, SKIPPED, TENSORBOARD,
     epochs_of, last_checkpoint,
 };
 use rsflow_base::shown::Shown as _;
@@ -310,7 +310,7 @@ impl Unused {
 
 /// Removes what process 0 writes before the first checkpoint, by name.
 fn remove_files(run_dir: &Path) {
-    for name in [METRICS, METRICS_CSV, RECIPE, SKIPPED] {
+    for name in [METRICS, METRICS_CSV, NOW, RECIPE, SKIPPED] {
         let _ = fs::remove_file(run_dir.join(name));
     }
     let events = run_dir.join(TENSORBOARD);

@@ -4,6 +4,8 @@
 //! that cannot be read are left out and counted. Lines of format 1 have no `format`, count epochs from 0 and
 //! have no means over an epoch.
 
+mod follow;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom};
@@ -15,6 +17,8 @@ use rsflow_base::run_files::METRICS;
 use rsflow_base::shown::Shown as _;
 use rsflow_model::sinks::metrics_line::FORMAT;
 use serde::{Deserialize, Deserializer};
+
+pub use follow::Follower;
 
 /// More than any line of a log has.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -170,6 +174,56 @@ impl From<WrittenTerms> for Terms {
     }
 }
 
+/// A log while it is read.
+#[derive(Default)]
+struct Reading {
+    log: RunLog,
+    /// By their number: a run that was resumed validates an epoch again.
+    epochs: BTreeMap<u64, Epoch>,
+}
+
+impl Reading {
+    /// Adds lines, of which the last may lack its end; it is added if it can be read, unless it `waits` for it.
+    /// Returns how many bytes the whole lines have.
+    fn add(&mut self, mut lines: impl BufRead, waits: bool) -> io::Result<u64> {
+        let mut line = Vec::new();
+        let mut whole = 0;
+        self.log.is_cut = false;
+        loop {
+            line.clear();
+            let count = (&mut lines)
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut line)? as u64;
+            if count == 0 {
+                break;
+            }
+            let is_whole = line.last() == Some(&b'\n');
+            if !is_whole && count == LONGEST_LINE {
+                self.log.damaged += 1;
+                whole += count + lines.skip_until(b'\n')? as u64;
+                continue;
+            }
+            if !is_whole && waits {
+                self.log.is_cut = true;
+                break;
+            }
+            let is_read = line.trim_ascii().is_empty() || self.log.add(&line, &mut self.epochs);
+            match (is_read, is_whole) {
+                (false, true) => self.log.damaged += 1,
+                (false, false) => self.log.is_cut = true,
+                _ => {}
+            }
+            whole += if is_whole { count } else { 0 };
+        }
+        Ok(whole)
+    }
+
+    fn end(mut self) -> RunLog {
+        self.log.epochs = self.epochs.into_values().collect();
+        self.log
+    }
+}
+
 impl RunLog {
     /// Reads the log of a run. One that is not there yet is empty.
     ///
@@ -195,33 +249,10 @@ impl RunLog {
         read().with_context(|| format!("cannot read {}", path.shown()))
     }
 
-    fn of(mut lines: impl BufRead) -> io::Result<Self> {
-        let mut log = RunLog::default();
-        let mut epochs: BTreeMap<u64, Epoch> = BTreeMap::new();
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let count = (&mut lines)
-                .take(LONGEST_LINE)
-                .read_until(b'\n', &mut line)?;
-            if count == 0 {
-                break;
-            }
-            let is_whole = line.last() == Some(&b'\n');
-            if !is_whole && count as u64 == LONGEST_LINE {
-                log.damaged += 1;
-                lines.skip_until(b'\n')?;
-                continue;
-            }
-            let is_read = line.trim_ascii().is_empty() || log.add(&line, &mut epochs);
-            match (is_read, is_whole) {
-                (false, true) => log.damaged += 1,
-                (false, false) => log.is_cut = true,
-                _ => {}
-            }
-        }
-        log.epochs = epochs.into_values().collect();
-        Ok(log)
+    fn of(lines: impl BufRead) -> io::Result<Self> {
+        let mut reading = Reading::default();
+        reading.add(lines, false)?;
+        Ok(reading.end())
     }
 
     /// Adds a line, unless it cannot be read.

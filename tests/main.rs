@@ -27,5 +27,6 @@ mod short;
 mod single;
 mod summary;
 mod sweep;
+mod top;
 mod untrained;
 mod workplace;

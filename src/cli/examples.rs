@@ -402,3 +402,22 @@ Examples:
 The recipe is that of `rsflow new` with the same options; --set changes more of it. It is kept in the run directory
 as recipe.ron: `rsflow run RUN_DIR/recipe.ron --run-dir RUN_DIR --resume` resumes the run, and to change more, or to
 train with several processes, begin with `rsflow new`.";
+
+pub const TOP_EXAMPLES: &str = "\
+Examples:
+  rsflow top runs/mine                           q, Esc or Ctrl-C leaves; the run continues
+  rsflow top runs/mine --once                    one picture as text, for scripts and logs
+  watch -n 60 rsflow top runs/mine --once
+  rsflow top /shared/runs/mine                   a run on another machine, over a shared disk
+
+It reads two files of the run directory, once a second, and changes nothing: now.json, which the run replaces every
+two seconds, and metrics.jsonl. docs/runs.md has the keys of now.json, for scripts. Loss is drawn over all steps
+that were logged, top-1 over the epochs.
+
+  busy       share of the time that the node worked: of all workers for data nodes, of its own thread for others
+  wait in    share of the time that it waited for an item
+  wait out   share of the time that it waited for room in a reader's queue
+  queue      items that waited for it, in the mean, and how many may
+
+A run whose now.json is older than ten seconds was killed, or is cut off from the disk: the picture says for how long
+it gave no sign of life.";

@@ -5,6 +5,7 @@ mod evaluation;
 mod examples;
 mod report;
 mod serve;
+mod top;
 mod values;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
 use examples::*;
 pub use report::Report;
 pub use serve::{Load, Serve, Switch};
+pub use top::Top;
 use values::*;
 pub use values::{BatchSize, NormChoice, SizeChoice};
 
@@ -97,6 +99,9 @@ pub enum Command {
     /// Train on a folder of pictures or a tar: `new` and `run` in one
     #[command(after_help = TRAIN_EXAMPLES)]
     Train(Train),
+    /// Watch a run: how far it is, loss and accuracy, and what each node does
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(Top),
 }
 
 /// Changes to a recipe.

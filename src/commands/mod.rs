@@ -25,10 +25,11 @@ mod serve;
 mod sizes;
 mod summary;
 mod sweep;
+mod top;
 mod train;
 pub(crate) mod usage;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use crate::catalogue::CATALOGUE;
@@ -70,6 +71,10 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Report(arguments) => report::run(&arguments, &mut out),
         Command::New(arguments) => new::run(&arguments, &mut out),
         Command::Train(arguments) => train::run(&arguments, &mut out),
+        Command::Top(arguments) => {
+            let is_live = !arguments.once && out.is_terminal();
+            top::run(&arguments.run, is_live, &mut out)
+        }
     };
     let result = result.and_then(|code| {
         out.flush()?;

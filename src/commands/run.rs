@@ -24,7 +24,7 @@ use crate::cli::Run;
 use crate::process::{self, INTERRUPTED, Interrupts};
 use crate::progress::{Progress, Screen};
 use crate::run_dir::RunDir;
-use crate::{launch, next_commands, run_dir, skipped, table};
+use crate::{launch, next_commands, now, run_dir, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = || plan(&arguments.recipe, &arguments.overrides);
@@ -199,6 +199,8 @@ fn train(
     interrupts.started(running.stop());
     tracing::info!(workers = %running.workers(), "selected worker count");
     progress.watch(running.meters(), running.workers().clone());
+    let snapshots = first.then(|| snapshots(&running, &progress, world, &run_dir.path));
+    let snapshots = snapshots.flatten();
     if first && run_dir.resume.is_some() {
         // Not before: a resume may have been refused.
         run_dir.write_recipe(plan.recipe_text())?;
@@ -209,11 +211,16 @@ fn train(
         Ok(finished) => finished,
         Err(error) => {
             skipped::tell_and_keep(&error.skipped, &run_dir.path, &screen);
-            match unused.filter(|_| error.skipped.is_empty() && !progress.has_steps()) {
+            let unused = unused.filter(|_| error.skipped.is_empty() && !progress.has_steps());
+            let error = error.into();
+            if let Some(snapshots) = snapshots {
+                snapshots.end(now::State::Failed, Some(&error));
+            }
+            match unused {
                 Some(unused) => unused.remove(),
                 None => say_how_to_go_on(&screen, &run_dir.path),
             }
-            return Err(error.into());
+            return Err(error);
         }
     };
     // Before anything is printed: another process may have failed. All end alike.
@@ -225,6 +232,13 @@ fn train(
         }
         None => (finished.interrupted, finished.skipped),
     };
+    if let Some(snapshots) = snapshots {
+        let state = match interrupted {
+            true => now::State::Stopped,
+            false => now::State::Finished,
+        };
+        snapshots.end(state, None);
+    }
     if let Some(peers) = peers {
         tracing::info!(
             seconds = peers.waited().as_secs_f64(),
@@ -261,6 +275,23 @@ fn train(
     say_what_is_next(&screen, &run_dir.path, table.as_ref());
     tracing::info!("done");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what the run is doing for `rsflow top`. A run without it is a whole run.
+fn snapshots(
+    running: &Running,
+    progress: &Progress,
+    world: World,
+    run_dir: &Path,
+) -> Option<now::writer::Writer> {
+    let source = now::writer::Source {
+        meters: running.meters(),
+        workers: running.workers().clone(),
+        progress: progress.clone(),
+        processes: world.size,
+    };
+    let writer = now::writer::Writer::start(source, run_dir);
+    writer.inspect_err(|error| tracing::warn!("{error:#}")).ok()
 }
 
 /// How many there are, and of how many where some were left out.

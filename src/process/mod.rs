@@ -3,6 +3,7 @@
 
 mod side_by_side;
 mod supervisor;
+pub mod terminal;
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -100,6 +101,19 @@ pub fn end_on_signals() -> Result<()> {
             .context("cannot listen to signals")?;
     }
     Ok(())
+}
+
+/// A flag that is set when a signal asks the program to end, which then ends itself.
+///
+/// # Errors
+/// The system refuses it.
+pub fn asked_to_end() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in ending() {
+        signal_hook::flag::register(signal, Arc::clone(&flag))
+            .context("cannot listen to signals")?;
+    }
+    Ok(flag)
 }
 
 /// What signals ask of a server.

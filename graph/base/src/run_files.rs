@@ -5,6 +5,7 @@
 //! | `recipe.ron` | the recipe as it ran, overrides applied | `rsflow run` |
 //! | `run.log` | the program's log | `rsflow run` |
 //! | `skipped.jsonl` | an object for each image that was skipped | `rsflow run` |
+//! | `now.json` | what the run is doing, replaced every two seconds | `rsflow run` |
 //! | `metrics.jsonl` | losses and accuracies | `MetricsLog` |
 //! | `metrics.csv` | a row for each epoch | `MetricsCsv` |
 //! | `tensorboard/` | the same for TensorBoard | `TensorBoard` |
@@ -36,6 +37,8 @@ pub const RECIPE: &str = "recipe.ron";
 pub const LOG: &str = "run.log";
 /// Images that were skipped.
 pub const SKIPPED: &str = "skipped.jsonl";
+/// What the run is doing, for `rsflow top`. Not forced to the disk: after a power failure it may be damaged.
+pub const NOW: &str = "now.json";
 /// Losses and accuracies.
 pub const METRICS: &str = "metrics.jsonl";
 /// A row for each epoch.

@@ -44,6 +44,20 @@ pub fn write_checked(
     Ok(disk::sync_folder_of(path)?)
 }
 
+/// The same, but nothing is forced to the disk: for what is replaced all the time, and of which a power failure
+/// may leave nothing. The reader must notice that.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_unsynced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (temporary, file) = temporary(path, disk::create_new)?;
+    let written = disk::write_all(&file, content).and_then(|()| disk::rename(&temporary, path));
+    if written.is_err() {
+        let _ = disk::remove_file(&temporary);
+    }
+    written
+}
+
 /// Writes to a file by [`disk`].
 struct Whole<'a>(&'a File);
 
@@ -199,6 +213,15 @@ mod tests {
         let refused = write_checked(&path, |file| Ok(file.write_all(b"new")?), wrong);
         assert_eq!(refused.unwrap_err().to_string(), "it is wrong");
         assert_eq!(fs::read(&path).unwrap(), b"old");
+        let (failed, calls) = with(Some((1, Fault::DiskFull)), || write_unsynced(&path, b"not"));
+        assert_eq!(
+            (failed.unwrap_err().kind(), calls),
+            (io::ErrorKind::StorageFull, 3)
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        write_unsynced(&path, b"newer").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
+
         write_cache(&path, b"cached").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"cached");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -1,0 +1,95 @@
+//! The terminal as a whole: a picture that is drawn again and again, on a screen of its own.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use ratatui::Frame;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+
+use super::asked_to_end;
+
+/// Draws until q, Esc, Ctrl-C or a signal: every `every`, and when the terminal gets another size. Afterwards the
+/// terminal is as it was, also after an error or a panic.
+///
+/// # Errors
+/// The terminal cannot be used; those of `draw`.
+pub fn show(every: Duration, mut draw: impl FnMut(&mut Frame) -> Result<()>) -> Result<()> {
+    let asked_to_end = asked_to_end()?;
+    // A panic restores it, too: this installs a hook.
+    let terminal = ratatui::try_init();
+    let _restored = Restored;
+    let mut terminal = terminal.context("cannot use the terminal; --once prints text")?;
+    while !asked_to_end.load(Relaxed) {
+        let mut result = Ok(());
+        terminal
+            .draw(|frame| result = draw(frame))
+            .context("cannot write to the terminal")?;
+        result?;
+        if wait(every)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Restores the terminal when it is dropped.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        // If the terminal is gone there is nothing to restore.
+        let _ = ratatui::try_restore();
+    }
+}
+
+/// Waits for the next picture; true if the user leaves.
+fn wait(every: Duration) -> Result<bool> {
+    let until = Instant::now() + every;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if !event::poll(left).context("cannot read the terminal")? {
+            return Ok(false);
+        }
+        match event::read().context("cannot read the terminal")? {
+            event if leaves(&event) => return Ok(true),
+            Event::Resize(..) => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
+fn leaves(event: &Event) -> bool {
+    let Event::Key(key) = event else {
+        return false;
+    };
+    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+    key.kind != KeyEventKind::Release
+        && match key.code {
+            KeyCode::Char('q') | KeyCode::Esc => true,
+            KeyCode::Char('c') => is_control,
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::crossterm::event::KeyEvent;
+
+    use super::*;
+
+    #[test]
+    fn keys_that_leave() {
+        for (code, modifiers, expected) in [
+            (KeyCode::Char('q'), KeyModifiers::NONE, true),
+            (KeyCode::Esc, KeyModifiers::NONE, true),
+            (KeyCode::Char('c'), KeyModifiers::CONTROL, true),
+            (KeyCode::Char('c'), KeyModifiers::NONE, false),
+            (KeyCode::Enter, KeyModifiers::NONE, false),
+        ] {
+            let event = Event::Key(KeyEvent::new(code, modifiers));
+            assert_eq!(leaves(&event), expected, "{event:?}");
+        }
+        assert!(!leaves(&Event::Resize(1, 1)));
+    }
+}
