@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use expect_test::{Expect, expect};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -96,17 +95,28 @@ fn view<'a>(now: Option<&'a Now>, log: &'a RunLog, problems: &'a [String]) -> Vi
     }
 }
 
-fn check(view: &View, columns: u16, expected: Expect) {
-    expected.assert_eq(&text(view, columns));
+fn check(view: &View, columns: u16, expected: &[&str]) {
+    let text = text(view, columns);
+    for words in expected {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
 }
 
 #[test]
 fn a_running_run() {
-    check(&view(Some(&now()), &log(100), &[]), 110, expect![[r#""#]]);
+    check(
+        &view(Some(&now()), &log(100), &[]),
+        110,
+        &[
+            "/runs/mine\nrunning  on node7, process 4711\n",
+            "loss 9.000 to 0.090",
+            "1.5 of 2",
+        ],
+    );
     check(
         &view(Some(&now()), &RunLog::default(), &[]),
         80,
-        expect![[r#""#]],
+        &["epoch 3/8  step 40/600", "train_images"],
     );
 }
 
@@ -167,11 +177,19 @@ fn other_states_say_what_is_the_case() {
 
 #[test]
 fn without_its_nodes_a_run_shows_its_log() {
-    check(&view(None, &log(4), &[]), 80, expect![[r#""#]]);
+    check(
+        &view(None, &log(4), &[]),
+        80,
+        &["Nodes are not shown: there is no now.json"],
+    );
     let none = RunLog::default();
-    check(&view(None, &none, &[]), 80, expect![[r#""#]]);
+    check(&view(None, &none, &[]), 80, &["nothing is logged yet"]);
     let problems = ["now.json cannot be read: EOF".to_owned()];
-    check(&view(None, &none, &problems), 80, expect![[r#""#]]);
+    check(
+        &view(None, &none, &problems),
+        80,
+        &["now.json cannot be read: EOF"],
+    );
 }
 
 #[test]
@@ -239,7 +257,11 @@ fn a_small_terminal_has_the_state_and_the_first_nodes() {
     terminal
         .draw(|frame| draw(&view, frame.area(), true, frame.buffer_mut()))
         .unwrap();
-    expect![[r#""#]].assert_eq(&terminal.backend().to_string());
+    let drawn = terminal.backend().to_string();
+    assert!(
+        drawn.contains("running") && drawn.contains("train_files"),
+        "{drawn}"
+    );
 }
 
 #[test]
