@@ -12,6 +12,7 @@ mod exchange;
 mod folders;
 mod gpu;
 mod hostile;
+mod kit;
 mod machine;
 mod new;
 mod norms;

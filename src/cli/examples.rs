@@ -335,7 +335,9 @@ Examples:
 pub const NODES_EXAMPLES: &str = "\
 Examples:
   rsflow nodes
-  rsflow nodes RsNet";
+  rsflow nodes RsNet
+  rsflow nodes --json > recipe.schema.json       every kind: ports, fields, types, defaults
+  rsflow nodes --json RsNet | jq .properties.epochs";
 
 pub const PREPARE_VAL_EXAMPLES: &str = "\
 Examples:
@@ -421,3 +423,27 @@ that were logged, top-1 over the epochs.
 
 A run whose now.json is older than ten seconds was killed, or is cut off from the disk: the picture says for how long
 it gave no sign of life.";
+
+pub const RUNS_EXAMPLES: &str = "\
+Examples:
+  rsflow runs
+  rsflow runs runs/mine
+  rsflow runs --json - | jq '.runs[] | select(.state == \"stopped\") | .directory'
+
+A run directory has a run.log or metrics.jsonl. Top-1 is the best of the validations so far at the largest size, in
+percent. A run that cannot be read is listed, too, with the reason below the table; it hides no other.";
+
+pub const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  rsflow completions bash > ~/.local/share/bash-completion/completions/rsflow
+  rsflow completions zsh > ~/.zfunc/_rsflow
+  rsflow completions fish > ~/.config/fish/completions/rsflow.fish
+
+For zsh, ~/.zfunc must be in fpath before compinit.";
+
+pub const MAN_EXAMPLES: &str = "\
+Examples:
+  rsflow man --out ~/.local/share/man/man1
+  rsflow man | man -l -
+
+Without --out the page of rsflow itself is printed.";

@@ -3,6 +3,7 @@
 mod drafting;
 mod evaluation;
 mod examples;
+mod kit;
 mod report;
 mod serve;
 mod top;
@@ -16,6 +17,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 pub use drafting::{Drafting, New, Train};
 pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
 use examples::*;
+pub use kit::{Man, Runs};
 pub use report::Report;
 pub use serve::{Load, Serve, Switch};
 pub use top::Top;
@@ -86,6 +88,9 @@ pub enum Command {
     Nodes {
         /// A kind, such as `Resize`; all of them if left out
         kind: Option<String>,
+        /// Prints a JSON schema (draft 2020-12) for editors and programs; without KIND that of a whole recipe
+        #[arg(long)]
+        json: bool,
     },
     /// Put ImageNet's validation images, which come in one folder, into class folders
     #[command(after_help = PREPARE_VAL_EXAMPLES)]
@@ -102,6 +107,19 @@ pub enum Command {
     /// Watch a run: how far it is, loss and accuracy, and what each node does
     #[command(after_help = TOP_EXAMPLES)]
     Top(Top),
+    /// List the runs in a folder, newest first: how far they are and how good
+    #[command(after_help = RUNS_EXAMPLES)]
+    Runs(Runs),
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for each command
+    #[command(after_help = MAN_EXAMPLES)]
+    Man(Man),
 }
 
 /// Changes to a recipe.

@@ -6,12 +6,14 @@ mod bench;
 mod check;
 mod checkpoint;
 mod compare;
+mod completions;
 mod doctor;
 mod eval;
 mod export;
 mod graph;
 mod images;
 mod import;
+mod man;
 mod new;
 mod nodes;
 mod predict;
@@ -21,6 +23,7 @@ mod profile;
 mod recipes;
 mod report;
 mod run;
+mod runs;
 mod serve;
 mod sizes;
 mod summary;
@@ -63,7 +66,13 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments, &mut out),
         Command::Import(arguments) => import::run(&arguments, &mut out),
         Command::Export(arguments) => export::run(&arguments, &mut out),
-        Command::Nodes { kind } => nodes::run(CATALOGUE, kind.as_deref(), &mut out),
+        Command::Nodes { kind, json } => {
+            let kind = kind.as_deref();
+            match json {
+                true => nodes::json(CATALOGUE, kind, &mut out),
+                false => nodes::run(CATALOGUE, kind, &mut out),
+            }
+        }
         Command::Profile(arguments) => profile::run(&arguments, &mut out),
         Command::Bench(arguments) => bench::run(&arguments, &mut out),
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
@@ -75,6 +84,9 @@ pub fn execute(cli: Cli) -> ExitCode {
             let is_live = !arguments.once && out.is_terminal();
             top::run(&arguments.run, is_live, &mut out)
         }
+        Command::Runs(arguments) => runs::run(&arguments, &mut out),
+        Command::Completions { shell } => completions::run(shell, &mut out),
+        Command::Man(arguments) => man::run(&arguments, &mut out),
     };
     let result = result.and_then(|code| {
         out.flush()?;

@@ -16,7 +16,7 @@ use crate::catalogue::CATALOGUE;
 use crate::cli::Overrides;
 
 /// Upper bound of a recipe, in bytes.
-const MAX_RECIPE: u64 = 16 << 20;
+pub const MAX_RECIPE: u64 = 16 << 20;
 
 /// Reads and checks a recipe.
 pub fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {

@@ -15,6 +15,9 @@ pub trait Trains {
     /// Its training input is not in `incoming`, or as [`Summary::new`].
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary>;
 
+    /// Epochs that it trains for.
+    fn epochs(&self) -> u64;
+
     /// What its computation needs of the process.
     fn process_settings(&self) -> ProcessSettings;
 

@@ -3,10 +3,12 @@
 //! Everything comes from the catalogue: types, defaults and descriptions from the JSON schema of
 //! the parameters.
 
+mod json;
 mod schema;
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -16,6 +18,7 @@ use rsflow_graph::{Catalogue, Kind, Port, did_you_mean};
 use textwrap::WordSplitter;
 
 use super::usage::Usage;
+use crate::files::write_json;
 use schema::{Section, collect, ron};
 
 /// Lists all kinds, or describes one.
@@ -23,16 +26,28 @@ pub fn run(catalogue: Catalogue, kind: Option<&str>, out: &mut dyn Write) -> Res
     let width = width();
     match kind {
         None => list(catalogue, width, out)?,
-        Some(name) => {
-            let kind = catalogue.find(name).ok_or_else(|| {
-                let help = did_you_mean(name, catalogue.names())
-                    .unwrap_or_else(|| "`rsflow nodes` lists them all".to_owned());
-                Usage(format!("there is no kind of node named `{name}`: {help}"))
-            })?;
-            describe(kind, width, out)?;
-        }
+        Some(name) => describe(find(catalogue, name)?, width, out)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the JSON schema of recipes, or of one kind's fields.
+pub fn json(catalogue: Catalogue, kind: Option<&str>, out: &mut dyn Write) -> Result<ExitCode> {
+    let schema = match kind {
+        None => json::recipe(catalogue),
+        Some(name) => json::one(find(catalogue, name)?),
+    };
+    write_json(Path::new("-"), &schema, out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(catalogue: Catalogue, name: &str) -> Result<&'static Kind> {
+    let kind = catalogue.find(name).ok_or_else(|| {
+        let help = did_you_mean(name, catalogue.names())
+            .unwrap_or_else(|| "`rsflow nodes` lists them all".to_owned());
+        Usage(format!("there is no kind of node named `{name}`: {help}"))
+    })?;
+    Ok(kind)
 }
 
 /// The terminal's width, from 60 to 120 columns; 100 where there is no terminal.

@@ -16,7 +16,7 @@ mod latency;
 mod page;
 mod pictures;
 mod run;
-mod times;
+pub mod times;
 
 use std::fs::File;
 use std::io::{Read as _, Write};

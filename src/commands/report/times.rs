@@ -139,6 +139,12 @@ impl ProgramLog {
         }
     }
 
+    /// Of its first line, RFC 3339.
+    pub fn started(&self) -> Option<jiff::Timestamp> {
+        let mut words = self.lines.iter().map(|line| line.split(' ').next());
+        words.find_map(|word| word?.parse().ok())
+    }
+
     /// From its first line to its last one.
     pub fn seconds(&self) -> Option<f64> {
         let mut times = self.lines.iter().filter_map(|line| time(line));

@@ -468,6 +468,10 @@ fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
 }
 
 impl Trains for Trainer {
+    fn epochs(&self) -> u64 {
+        self.epochs
+    }
+
     fn block(&self) -> u32 {
         self.norms_over.block()
     }
