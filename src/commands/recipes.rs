@@ -49,7 +49,10 @@ pub fn the_trainer<'a>(plan: &'a Plan, recipe: &Path) -> Result<(&'a Planned, &'
 fn meant(path: &Path) -> String {
     let of_run = path.join(RECIPE);
     if of_run.is_file() {
-        return format!("\nhelp: it is a run's directory; its recipe is {}", of_run.shown());
+        return format!(
+            "\nhelp: it is a run's directory; its recipe is {}",
+            of_run.shown()
+        );
     }
     let Some(name) = path.file_name().filter(|_| !path.exists()) else {
         return String::new();

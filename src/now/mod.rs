@@ -157,7 +157,7 @@ mod tests {
         for (text, expected) in [
             ("", "EOF"),
             (r#"{"format":1,"nodes":[{"na"#, "EOF"),
-            ("[1]", "invalid"),
+            ("[]", "invalid length 0"),
             (r#"{"state":"running"}"#, "missing field `format`"),
             (r#"{"format":0}"#, "its format is 0"),
             (

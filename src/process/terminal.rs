@@ -1,9 +1,11 @@
 //! The terminal as a whole: a picture that is drawn again and again, on a screen of its own.
 
+use std::io::{self, IsTerminal as _};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use libc::c_int;
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
@@ -20,13 +22,16 @@ pub fn show(every: Duration, mut draw: impl FnMut(&mut Frame) -> Result<()>) -> 
     let terminal = ratatui::try_init();
     let _restored = Restored;
     let mut terminal = terminal.context("cannot use the terminal; --once prints text")?;
+    // Asked now: one that is closed is no terminal any more. Where stdin is none crossterm opens another one, whose
+    // keys wait until the next picture.
+    let keys = if io::stdin().is_terminal() { 0 } else { -1 };
     while !asked_to_end.load(Relaxed) {
         let mut result = Ok(());
         terminal
             .draw(|frame| result = draw(frame))
             .context("cannot write to the terminal")?;
         result?;
-        if wait(every)? {
+        if wait(keys, every)? {
             break;
         }
     }
@@ -44,12 +49,19 @@ impl Drop for Restored {
 }
 
 /// Waits for the next picture; true if the user leaves.
-fn wait(every: Duration) -> Result<bool> {
+fn wait(keys: c_int, every: Duration) -> Result<bool> {
     let until = Instant::now() + every;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        if !event::poll(left).context("cannot read the terminal")? {
-            return Ok(false);
+        // crossterm would read one that is gone again and again, without an end.
+        if is_gone(keys, left) {
+            return Ok(true);
+        }
+        if !event::poll(Duration::ZERO).context("cannot read the terminal")? {
+            if left.is_zero() {
+                return Ok(false);
+            }
+            continue;
         }
         match event::read().context("cannot read the terminal")? {
             event if leaves(&event) => return Ok(true),
@@ -57,6 +69,20 @@ fn wait(every: Duration) -> Result<bool> {
             _ => {}
         }
     }
+}
+
+/// Waits at most so long for a key; true if the terminal is closed. One that changes its size ends the waiting, too.
+#[allow(unsafe_code)]
+fn is_gone(keys: c_int, wait: Duration) -> bool {
+    let mut stdin = libc::pollfd {
+        fd: keys,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let milliseconds = wait.as_millis().try_into().unwrap_or(i32::MAX);
+    // SAFETY: `stdin` is one `pollfd`, and lives until the call returns.
+    let ready = unsafe { libc::poll(&raw mut stdin, 1, milliseconds) };
+    ready > 0 && stdin.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
 }
 
 fn leaves(event: &Event) -> bool {

@@ -263,8 +263,8 @@ fn facts(
         facts.push((
             "damaged",
             format!(
-                "{} of {} cannot be read, such as {first}; `on_error: Skip(budget: 0.01)` in the source passes over \
-                 some",
+                "{} of {} cannot be read, such as {first}; remove what is damaged, or pass over it with \
+                 `on_error: Skip(budget: 0.01)` in both nodes `DecodeImage`",
                 sample.unreadable.len(),
                 counted(sample.images, "image")
             ),

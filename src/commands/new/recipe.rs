@@ -55,8 +55,8 @@ fn head(subject: &Subject) -> String {
 fn lets(subject: &Subject, choices: &Choices) -> String {
     let sizes: Vec<String> = choices.sizes.iter().map(u32::to_string).collect();
     let mut text = format!(
-        "    // Values that are used as $name below; --set sizes=[64,48] changes one.\n    \
-             let: {{\n        \
+        "    let: {{\n        \
+                 // Values that are used as $name below; --set sizes=[64,48] changes one.\n\n        \
                  // The resolutions, the largest first. Time goes with the sum of their squares.\n        \
                  \"sizes\": [{}],\n",
         sizes.join(", ")
