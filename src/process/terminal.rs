@@ -1,13 +1,16 @@
 //! The terminal as a whole: a picture that is drawn again and again, on a screen of its own.
 
 use std::io::{self, IsTerminal as _};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use libc::c_int;
 use ratatui::Frame;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
 
 use super::asked_to_end;
 
@@ -21,7 +24,9 @@ pub fn show(every: Duration, mut draw: impl FnMut(&mut Frame) -> Result<()>) -> 
     // A panic restores it, too: this installs a hook.
     let terminal = ratatui::try_init();
     let _restored = Restored;
-    let mut terminal = terminal.context("cannot use the terminal; --once prints text")?;
+    let terminal = terminal.context("cannot use the terminal; --once prints text")?;
+    // When it is dropped it prints its errors to stderr, and panics where that is gone, too.
+    let mut terminal = ManuallyDrop::new(terminal);
     // Asked now: one that is closed is no terminal any more. Where stdin is none crossterm opens another one, whose
     // keys wait until the next picture.
     let keys = if io::stdin().is_terminal() { 0 } else { -1 };
@@ -45,6 +50,7 @@ impl Drop for Restored {
     fn drop(&mut self) {
         // If the terminal is gone there is nothing to restore.
         let _ = ratatui::try_restore();
+        let _ = execute!(io::stdout(), Show);
     }
 }
 
