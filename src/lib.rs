@@ -18,6 +18,7 @@ mod next_commands;
 mod now;
 mod plot;
 mod process;
+mod program_log;
 mod progress;
 mod run_dir;
 mod run_log;

@@ -301,9 +301,31 @@ impl RunLog {
         all.filter(|epoch| !epoch.rows.is_empty())
     }
 
+    /// The last epoch that is over, validated or not.
+    pub fn last_epoch(&self) -> Option<&Epoch> {
+        self.end.as_ref().or(self.epochs.last())
+    }
+
+    /// What could not be read, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let damaged = match self.damaged {
+            0 => None,
+            1 => Some(format!(
+                "One line of {METRICS} is damaged and was left out."
+            )),
+            count => Some(format!(
+                "{count} lines of {METRICS} are damaged and were left out."
+            )),
+        };
+        let newer = self.is_newer.then(|| {
+            format!("{METRICS} was written by a newer version of rsflow; some of it may be missing here.")
+        });
+        damaged.into_iter().chain(newer).collect()
+    }
+
     /// Steps of an epoch, as far as the log shows them.
     pub fn steps_per_epoch(&self) -> Option<f64> {
-        let newest = self.end.as_ref().or(self.epochs.last())?;
+        let newest = self.last_epoch()?;
         let per_epoch = newest.step as f64 / newest.epoch as f64;
         (per_epoch.is_finite() && per_epoch > 0.0).then_some(per_epoch)
     }

@@ -9,6 +9,8 @@ use rsflow_model::train::lookup::trainer_of;
 use rsflow_model::train::metrics::Metric;
 use serde_json::Value;
 
+use crate::workplace::{done, rsflow};
+
 /// The nodes that scripts touch, in every recipe.
 const KNOWN_NODES: [&str; 5] = [
     "train_files",
@@ -86,6 +88,62 @@ fn summaries_are_one_line() {
             kind.name
         );
     }
+}
+
+/// Every reference of a schema leads to something in it.
+fn check_references(root: &Value, schema: &Value) -> usize {
+    let mut count = 0;
+    if let Some(Value::String(reference)) = schema.get("$ref") {
+        let path = reference.strip_prefix('#').unwrap();
+        assert!(root.pointer(path).is_some(), "{reference}");
+        count += 1;
+    }
+    let parts: Vec<&Value> = match schema {
+        Value::Object(fields) => fields.values().collect(),
+        Value::Array(items) => items.iter().collect(),
+        _ => Vec::new(),
+    };
+    count
+        + parts
+            .into_iter()
+            .map(|part| check_references(root, part))
+            .sum::<usize>()
+}
+
+#[test]
+fn nodes_as_json_have_every_kind_with_its_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&done(folder.path(), arguments)).unwrap()
+    };
+    let whole = read(&["nodes", "--json"]);
+    assert_eq!(
+        whole["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
+    assert!(check_references(&whole, &whole) > CATALOGUE.0.len());
+    for kind in CATALOGUE.0 {
+        let schema = &whole["$defs"][kind.name];
+        let own = &schema["x-rsflow"];
+        for (ports, key) in [(kind.inputs, "inputs"), (kind.outputs, "outputs")] {
+            let names = own[key]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|port| port["carries"].clone());
+            let expected = ports.iter().map(|port| Value::from(port.carries));
+            assert!(names.eq(expected), "{}: {own}", kind.name);
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(field.is_object(), "{}.{name}", kind.name);
+        }
+    }
+    let one = read(&["nodes", "--json", "RsNet"]);
+    assert!(check_references(&one, &one) > 0);
+    assert!(one["properties"]["epochs"].is_object());
+    assert_eq!(one["x-rsflow"]["outputs"][0]["reference"], "NODE.metrics");
+    let unknown = rsflow(folder.path(), &["nodes", "--json", "Resise"]);
+    assert_eq!(unknown.status.code(), Some(2));
 }
 
 #[test]

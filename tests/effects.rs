@@ -20,7 +20,7 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("print!(", &[]),
     ("println!(", &[]),
     ("stderr()", &["src/"]),
-    ("stdout()", &["src/commands/mod.rs"]),
+    ("stdout()", &["src/commands/mod.rs", "src/process/"]),
     ("std::cerr", &[]),
     ("std::cout", &[]),
     ("tracing_subscriber", &["src/process/"]),

@@ -20,9 +20,9 @@ use crate::train::metrics::{Metric, Table, Training};
 /// More than the file of any run has.
 const LIMIT: u64 = 256 << 20;
 
-/// Writes a row for each epoch to `metrics.csv` in the run directory: `epoch` (from 1), `step`,
-/// `seconds`, the means of the training (`train_loss`, `train_cross_entropy_64`, `train_top1_64`), and the results, empty where it was not validated
-/// (`top1_64`, `top5_64`, `loss_64`, `top1_ensemble`; `average_top1_64` of the average of the weights).
+/// Writes a row for each epoch to `metrics.csv` in the run directory: `epoch` (from 1), `step`, `seconds`, the means
+/// of the training (`train_loss`, `train_cross_entropy_64`, `train_top1_64`), and the results (`top1_64`, `top5_64`,
+/// `loss_64`, `top1_ensemble`; `average_top1_64` of the average of the weights), empty where it was not validated.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsCsv {

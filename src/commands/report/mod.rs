@@ -16,7 +16,7 @@ mod latency;
 mod page;
 mod pictures;
 mod run;
-pub mod times;
+mod times;
 
 use std::fs::File;
 use std::io::{Read as _, Write};

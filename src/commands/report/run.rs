@@ -11,10 +11,11 @@ use rsflow_model::checkpoint::Checkpoint;
 
 use super::answers::Answers;
 use super::latency::Evaluated;
-use super::times::{ProgramLog, Times};
+use super::times::Times;
 use crate::catalogue::CATALOGUE;
 use crate::commands::recipes::the_trainer;
 use crate::commands::usage::Usage;
+use crate::program_log::ProgramLog;
 use crate::run_dir::is_locked;
 use crate::run_log::RunLog;
 
@@ -173,24 +174,10 @@ impl Run {
 
 /// What the log says of itself.
 fn notes_of(log: &RunLog) -> Vec<String> {
-    let mut notes = Vec::new();
-    match log.damaged {
-        0 => {}
-        1 => notes.push(format!(
-            "One line of {METRICS} is damaged and was left out."
-        )),
-        count => notes.push(format!(
-            "{count} lines of {METRICS} are damaged and were left out."
-        )),
-    }
+    let mut notes = log.notes();
     if log.is_cut {
         notes.push(format!(
             "The last line of {METRICS} lacks its end: the run was writing it, or was killed while it did."
-        ));
-    }
-    if log.is_newer {
-        notes.push(format!(
-            "{METRICS} was written by a newer version of rsflow; this page may lack some of it."
         ));
     }
     notes

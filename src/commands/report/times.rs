@@ -1,22 +1,17 @@
 //! Where the time went, node by node: measured by `rsflow profile`, else by the run itself.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use anyhow::Result;
-use rsflow_base::input_file;
 use rsflow_graph::{Plan, Role};
 use serde::Deserialize;
 
 use super::latency::{find, json};
 use super::run::Found;
+use crate::program_log::{ProgramLog, time};
 
 /// The name of a profile in a run directory.
 pub const FILE: &str = "profile.json";
-/// What is read of the beginning and of the end of `run.log`.
-const HEAD: u64 = 1 << 16;
-const TAIL: u64 = 1 << 20;
 
 /// How the nodes spent a time.
 #[derive(Debug)]
@@ -87,7 +82,7 @@ impl Times {
         let profile = find(run_dir.join(FILE), named, |path| {
             Ok(json::<Profile>(path)?.into())
         })?;
-        Ok(profile.or_else(|| log.times(plan).map(Ok)))
+        Ok(profile.or_else(|| of_log(log, plan).map(Ok)))
     }
 }
 
@@ -114,115 +109,61 @@ impl std::convert::From<Profile> for Times {
     }
 }
 
-/// The beginning and the end of `run.log`.
-#[derive(Default)]
-pub struct ProgramLog {
-    lines: Vec<String>,
-}
-
-impl ProgramLog {
-    /// Empty if there is none that can be read.
-    pub fn read(path: &Path) -> Self {
-        let read = || -> std::io::Result<String> {
-            let mut file = input_file::open(path)?;
-            let length = file.metadata()?.len();
-            let mut text = part(&mut file, 0, HEAD)?;
-            if length > HEAD {
-                let from = length.saturating_sub(TAIL).max(HEAD);
-                text.push_str(&part(&mut file, from, TAIL)?);
+/// What the nodes were measured to do, in the last session of the run.
+fn of_log(log: &ProgramLog, plan: Option<&Plan>) -> Option<Times> {
+    let lines = log.lines();
+    let begin = lines
+        .iter()
+        .rposition(|line| line.contains(": started recipe="));
+    let session = &lines[begin.unwrap_or(0)..];
+    let measured: Vec<&String> = session
+        .iter()
+        .filter(|line| line.contains(": measured node="))
+        .collect();
+    let seconds = time(measured.first()?)? - time(session.first()?)?;
+    let chosen = session
+        .iter()
+        .rfind(|line| line.contains("selected worker count"));
+    let workers = chosen.and_then(|line| value(line, "workers")?.parse().ok());
+    let nodes = measured.iter().filter_map(|line| {
+        let name: String = serde_json::from_str(&format!("\"{}\"", name(line)?)).ok()?;
+        let planned = plan?
+            .nodes()
+            .iter()
+            .find(|planned| planned.id.name == name)?;
+        let number = |key| value(line, key)?.parse::<f64>().ok();
+        let (busy, items) = (number("busy_s")?, number("items")?);
+        let (wait_input, wait_output) = (number("wait_input_s")?, number("wait_output_s")?);
+        // As in a profile: a trainer's times are shares of their own sum, and its waiting for room is in them.
+        let (work, wait, busy) = match planned.kind.role {
+            Role::Data => (seconds * workers.unwrap_or(1) as f64, seconds, busy),
+            Role::Trainer { .. } => {
+                let own = busy + wait_input;
+                (own, own, (busy - wait_output).max(0.0))
             }
-            Ok(text)
+            _ => (seconds, seconds, busy),
         };
-        let text = read().unwrap_or_default();
-        ProgramLog {
-            lines: text.lines().map(str::to_owned).collect(),
-        }
-    }
-
-    /// Of its first line, RFC 3339.
-    pub fn started(&self) -> Option<jiff::Timestamp> {
-        let mut words = self.lines.iter().map(|line| line.split(' ').next());
-        words.find_map(|word| word?.parse().ok())
-    }
-
-    /// From its first line to its last one.
-    pub fn seconds(&self) -> Option<f64> {
-        let mut times = self.lines.iter().filter_map(|line| time(line));
-        let first = times.next()?;
-        let last = times.next_back()?;
-        Some(last - first).filter(|seconds| *seconds > 0.0)
-    }
-
-    /// What the nodes were measured to do, in the last session of the run.
-    fn times(&self, plan: Option<&Plan>) -> Option<Times> {
-        let begin = self
-            .lines
-            .iter()
-            .rposition(|line| line.contains(": started recipe="));
-        let session = &self.lines[begin.unwrap_or(0)..];
-        let measured: Vec<&String> = session
-            .iter()
-            .filter(|line| line.contains(": measured node="))
-            .collect();
-        let seconds = time(measured.first()?)? - time(session.first()?)?;
-        let chosen = session
-            .iter()
-            .rfind(|line| line.contains("selected worker count"));
-        let workers = chosen.and_then(|line| value(line, "workers")?.parse().ok());
-        let nodes = measured.iter().filter_map(|line| {
-            let name: String = serde_json::from_str(&format!("\"{}\"", name(line)?)).ok()?;
-            let planned = plan?
-                .nodes()
-                .iter()
-                .find(|planned| planned.id.name == name)?;
-            let number = |key| value(line, key)?.parse::<f64>().ok();
-            let (busy, items) = (number("busy_s")?, number("items")?);
-            let (wait_input, wait_output) = (number("wait_input_s")?, number("wait_output_s")?);
-            // As in a profile: a trainer's times are shares of their own sum, and its waiting for room is in them.
-            let (work, wait, busy) = match planned.kind.role {
-                Role::Data => (seconds * workers.unwrap_or(1) as f64, seconds, busy),
-                Role::Trainer { .. } => {
-                    let own = busy + wait_input;
-                    (own, own, (busy - wait_output).max(0.0))
-                }
-                _ => (seconds, seconds, busy),
-            };
-            let share = |of: f64, all: f64| if all > 0.0 { (of / all).min(1.0) } else { 0.0 };
-            Some(NodeTimes {
-                name,
-                kind: planned.id.kind.to_owned(),
-                items: items as u64,
-                busy: share(busy, work),
-                wait_input: share(wait_input, wait),
-                wait_output: share(wait_output, wait),
-                mean: (items > 0.0).then(|| busy / items),
-                queue: number("queue_occupancy"),
-            })
-        });
-        let nodes: Vec<NodeTimes> = nodes.collect();
-        (!nodes.is_empty() && seconds > 0.0).then_some(Times {
-            from: From::Run,
-            nodes,
-            seconds,
-            workers,
-            images_per_second: None,
-            verdict: None,
+        let share = |of: f64, all: f64| if all > 0.0 { (of / all).min(1.0) } else { 0.0 };
+        Some(NodeTimes {
+            name,
+            kind: planned.id.kind.to_owned(),
+            items: items as u64,
+            busy: share(busy, work),
+            wait_input: share(wait_input, wait),
+            wait_output: share(wait_output, wait),
+            mean: (items > 0.0).then(|| busy / items),
+            queue: number("queue_occupancy"),
         })
-    }
-}
-
-fn part(file: &mut File, from: u64, length: u64) -> std::io::Result<String> {
-    file.seek(SeekFrom::Start(from))?;
-    let mut bytes = Vec::new();
-    file.take(length).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The seconds since 1970 that a line begins with.
-fn time(line: &str) -> Option<f64> {
-    let text = line.split_whitespace().next()?;
-    let time: jiff::Timestamp = text.parse().ok()?;
-    Some(time.as_duration().as_secs_f64())
+    });
+    let nodes: Vec<NodeTimes> = nodes.collect();
+    (!nodes.is_empty() && seconds > 0.0).then_some(Times {
+        from: From::Run,
+        nodes,
+        seconds,
+        workers,
+        images_per_second: None,
+        verdict: None,
+    })
 }
 
 /// The node's name in a line, in which quotes are escaped.

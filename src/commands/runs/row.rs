@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rsflow_base::input_file;
-use rsflow_base::run_files::{LOG, METRICS, RECIPE, last_checkpoint};
+use rsflow_base::run_files::{LOG, RECIPE, last_checkpoint};
 use rsflow_base::shown::lines;
 use rsflow_graph::{Plan, Recipe, Text};
 use rsflow_model::checkpoint::Checkpoint;
@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 
 use crate::catalogue::CATALOGUE;
 use crate::commands::recipes::{MAX_RECIPE, the_trainer};
-use crate::commands::report::times::ProgramLog;
+use crate::program_log::ProgramLog;
 use crate::run_dir::is_locked;
 use crate::run_log::{Epoch, RunLog};
 
@@ -76,7 +76,7 @@ impl Row {
             notes.push(lines(&format!("{error:#}")).into_owned());
             RunLog::default()
         });
-        note_damage(&log, &mut notes);
+        notes.extend(log.notes());
         let program_log = ProgramLog::read(&path.join(LOG));
         let mut about = about(path, &mut notes);
         if about.sizes.is_empty() {
@@ -110,11 +110,11 @@ impl Row {
     }
 }
 
-/// Validations may be rare: a step says more.
+/// Earlier versions logged only the epochs that were validated: there a step says more.
 fn epochs_over(log: &RunLog) -> u64 {
-    let validated = log.newest().map_or(0, |newest| newest.epoch);
+    let logged = log.last_epoch().map_or(0, |epoch| epoch.epoch);
     let begun = log.steps.last().map_or(0, |step| step.epoch);
-    validated.max(begun.saturating_sub(1))
+    logged.max(begun.saturating_sub(1))
 }
 
 /// Top-1 at the largest size.
@@ -122,21 +122,6 @@ fn top1(validation: &Epoch, sizes: &[u32]) -> Option<f64> {
     let largest = sizes.first().copied();
     let row = validation.rows.iter().find(|row| row.resolution == largest);
     row?.top1
-}
-
-fn note_damage(log: &RunLog, notes: &mut Vec<String>) {
-    match log.damaged {
-        0 => {}
-        1 => notes.push(format!("one line of {METRICS} is damaged and was left out")),
-        count => notes.push(format!(
-            "{count} lines of {METRICS} are damaged and were left out"
-        )),
-    }
-    if log.is_newer {
-        notes.push(format!(
-            "{METRICS} was written by a newer version of rsflow; some of it may be missing"
-        ));
-    }
 }
 
 /// From the recipe, where this version understands it, else from the last checkpoint.

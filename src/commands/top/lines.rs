@@ -164,7 +164,7 @@ fn figures(now: &Now) -> Line<'static> {
 fn state_by_log(view: &View) -> Vec<Line<'static>> {
     let log = view.log;
     let last = log.steps.last();
-    let (epoch, step) = match (log.newest(), last) {
+    let (epoch, step) = match (log.last_epoch(), last) {
         (Some(newest), Some(last)) if last.step > newest.step => (last.epoch, last.step),
         (Some(newest), _) => (newest.epoch, newest.step),
         (None, Some(last)) => (last.epoch, last.step),
@@ -222,25 +222,11 @@ pub fn words(view: &View, width: usize) -> Vec<Line<'static>> {
 fn of_log(view: &View) -> Vec<String> {
     let log = view.log;
     let has_ended = view.now.is_some_and(|now| now.state.has_ended());
-    let mut words = Vec::new();
-    match log.damaged {
-        0 => {}
-        1 => words.push(format!(
-            "One line of {METRICS} is damaged and was left out."
-        )),
-        count => words.push(format!(
-            "{count} lines of {METRICS} are damaged and were left out."
-        )),
-    }
+    let mut words = log.notes();
     // While it runs, that is a moment.
     if log.is_cut && (has_ended || view.age.is_some_and(|age| age > SILENT)) {
         words.push(format!(
             "The last line of {METRICS} lacks its end: the run was killed while it wrote it."
-        ));
-    }
-    if log.is_newer {
-        words.push(format!(
-            "{METRICS} was written by a newer version of rsflow; some of it may be missing here."
         ));
     }
     words

@@ -104,8 +104,8 @@ pub(super) fn start_from(
     let first = peers.is_none_or(Peers::is_first);
     let file = first.then(|| {
         let path = home::expand(path)?;
-        let of_run = best_checkpoint(&path).filter(|_| path.is_dir());
-        Checkpoint::open(&of_run.unwrap_or(path))?.with_weights(weights)
+        let file = best_checkpoint(&path).unwrap_or(path);
+        Checkpoint::open(&file)?.with_weights(weights)
     });
     let file = file.transpose()?;
     let origin = Origin::of(file.as_ref(), "start_from", peers)?;

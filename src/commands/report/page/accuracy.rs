@@ -142,8 +142,7 @@ fn time(run: &Run) -> Markup {
 
 /// Epochs that are over, or the one that it is in.
 fn epochs(run: &Run) -> String {
-    let over = run.log.end.as_ref().or(run.log.epochs.last());
-    let over = over.map_or(0, |newest| newest.epoch);
+    let over = run.log.last_epoch().map_or(0, |epoch| epoch.epoch);
     let last = run.log.steps.last().map_or(0, |step| step.epoch);
     match (over, last) {
         (0, 0) => "none yet".to_owned(),

@@ -1,12 +1,8 @@
-//! Commands around a run: `rsflow runs`, `nodes --json`, `completions`, `man`.
+//! `rsflow runs`: the list of runs in a folder.
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use clap::CommandFactory as _;
-use rsflow::catalogue::CATALOGUE;
-use rsflow::cli::Cli;
 use serde_json::Value;
 
 use crate::workplace::{done, rsflow};
@@ -140,110 +136,4 @@ fn folders_without_runs_are_said() {
         (Some(0), &b""[..])
     );
     assert!(String::from_utf8_lossy(&empty.stderr).contains("runs has no runs"));
-}
-
-/// Every reference of a schema leads to something in it.
-fn check_references(root: &Value, schema: &Value) -> usize {
-    let mut count = 0;
-    if let Some(Value::String(reference)) = schema.get("$ref") {
-        let path = reference.strip_prefix('#').unwrap();
-        assert!(root.pointer(path).is_some(), "{reference}");
-        count += 1;
-    }
-    let parts: Vec<&Value> = match schema {
-        Value::Object(fields) => fields.values().collect(),
-        Value::Array(items) => items.iter().collect(),
-        _ => Vec::new(),
-    };
-    count
-        + parts
-            .into_iter()
-            .map(|part| check_references(root, part))
-            .sum::<usize>()
-}
-
-#[test]
-fn schemas_have_every_kind_with_its_ports() {
-    let folder = tempfile::tempdir().unwrap();
-    let read = |arguments: &[&str]| -> Value {
-        serde_json::from_str(&done(folder.path(), arguments)).unwrap()
-    };
-    let whole = read(&["nodes", "--json"]);
-    assert_eq!(
-        whole["$schema"],
-        "https://json-schema.org/draft/2020-12/schema"
-    );
-    assert!(check_references(&whole, &whole) > CATALOGUE.0.len());
-    for kind in CATALOGUE.0 {
-        let schema = &whole["$defs"][kind.name];
-        let own = &schema["x-rsflow"];
-        for (ports, key) in [(kind.inputs, "inputs"), (kind.outputs, "outputs")] {
-            let names = own[key]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|port| port["carries"].clone());
-            let expected = ports.iter().map(|port| Value::from(port.carries));
-            assert!(names.eq(expected), "{}: {own}", kind.name);
-        }
-        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-            assert!(field.is_object(), "{}.{name}", kind.name);
-        }
-    }
-    let one = read(&["nodes", "--json", "RsNet"]);
-    assert!(check_references(&one, &one) > 0);
-    assert!(one["properties"]["epochs"].is_object());
-    assert_eq!(one["x-rsflow"]["outputs"][0]["reference"], "NODE.metrics");
-    let unknown = rsflow(folder.path(), &["nodes", "--json", "Resise"]);
-    assert_eq!(unknown.status.code(), Some(2));
-}
-
-#[test]
-fn shells_take_their_scripts() {
-    let folder = tempfile::tempdir().unwrap();
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = done(folder.path(), &["completions", shell]);
-        for command in Cli::command().get_subcommands() {
-            assert!(script.contains(command.get_name()), "{shell}: {command}");
-        }
-        let file = folder.path().join(shell);
-        fs::write(&file, script).unwrap();
-        if shell == "bash" {
-            let checked = Command::new("bash").arg("-n").arg(&file).status().unwrap();
-            assert!(checked.success());
-        }
-    }
-}
-
-#[test]
-fn every_command_has_a_man_page() {
-    let folder = tempfile::tempdir().unwrap();
-    done(folder.path(), &["man", "--out", "share/man1"]);
-    let pages = folder.path().join("share/man1");
-    let mut names = vec!["rsflow".to_owned()];
-    let command = Cli::command();
-    names.extend(
-        command
-            .get_subcommands()
-            .map(|it| format!("rsflow-{}", it.get_name())),
-    );
-    assert_eq!(fs::read_dir(&pages).unwrap().count(), names.len());
-    for name in names {
-        let page = fs::read_to_string(pages.join(format!("{name}.1"))).unwrap();
-        let macros = page.lines().find(|line| line.starts_with(".TH"));
-        assert!(
-            macros.is_some_and(|line| line.contains(&name)),
-            "{name}: {page:.200}"
-        );
-        let synopsis = name.replacen('-', " ", 1).replace('-', "\\-");
-        for part in [".SH NAME", ".SH SYNOPSIS", "Examples:"] {
-            assert!(page.contains(part), "{name} lacks {part}");
-        }
-        assert!(page.contains(&synopsis), "{name} lacks {synopsis}");
-    }
-    let first = done(folder.path(), &["man"]);
-    assert!(first.contains(".TH rsflow 1"), "{first:.200}");
-    fs::write(folder.path().join("file"), "").unwrap();
-    let refused = rsflow(folder.path(), &["man", "--out", "file"]);
-    assert_eq!(refused.status.code(), Some(1));
 }

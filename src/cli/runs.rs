@@ -1,4 +1,4 @@
-//! `rsflow runs` and `rsflow man`.
+//! `rsflow runs`.
 
 use std::path::PathBuf;
 
@@ -18,13 +18,4 @@ pub struct Runs {
     /// Replaces the file of --json if it exists
     #[arg(long)]
     pub force: bool,
-}
-
-/// `rsflow man`.
-#[derive(Debug, Args)]
-pub struct Man {
-    /// The folder for the pages rsflow.1, rsflow-run.1 and so on; it is made, and pages there are replaced
-    /// [default: the page of rsflow, on stdout]
-    #[arg(long, value_name = "DIR", value_parser = path())]
-    pub out: Option<PathBuf>,
 }
