@@ -19,18 +19,30 @@ pub fn after_training(run_dir: &Path, size: Option<u32>) -> Vec<String> {
 }
 
 /// The command that resumes a run, with the recipe as it ran: that of the command line needs its overrides.
-pub fn to_resume(run_dir: &Path) -> String {
-    format!(
+/// `overrides` are more of them.
+pub fn to_resume(run_dir: &Path, overrides: &[String]) -> String {
+    let mut command = format!(
         "rsflow run {} --run-dir {} --resume",
         word(&run_dir.join(run_files::RECIPE)),
         word(run_dir)
-    )
+    );
+    if !overrides.is_empty() {
+        command += " --accept-changes";
+    }
+    for change in overrides {
+        command += &format!(" --set {}", quoted(change));
+    }
+    command
 }
 
 /// A path as a word of a shell's command line.
 fn word(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let quoted = shlex::try_quote(&text).unwrap_or(Cow::Borrowed(&*text));
+    quoted(&path.to_string_lossy())
+}
+
+/// A text as a word of a shell's command line.
+fn quoted(text: &str) -> String {
+    let quoted = shlex::try_quote(text).unwrap_or(Cow::Borrowed(text));
     quoted.shown().into_owned()
 }
 

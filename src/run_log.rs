@@ -310,11 +310,9 @@ impl RunLog {
     pub fn notes(&self) -> Vec<String> {
         let damaged = match self.damaged {
             0 => None,
-            1 => Some(format!(
-                "One line of {METRICS} is damaged and was left out."
-            )),
+            1 => Some(format!("{METRICS} has a damaged line, which was left out.")),
             count => Some(format!(
-                "{count} lines of {METRICS} are damaged and were left out."
+                "{METRICS} has {count} damaged lines, which were left out."
             )),
         };
         let newer = self.is_newer.then(|| {

@@ -1,20 +1,22 @@
 //! Reports of damaged images that a run skipped.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
+use rsflow_base::input_file;
 use rsflow_base::run_files::SKIPPED;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::Skipped;
-use serde_json::{Value, json};
 
+use crate::files::replace;
 use crate::progress::Screen;
 
 /// Number of images printed; the file lists all.
 const SHOWN: usize = 10;
+/// More than the file of any run has, in bytes.
+const LIMIT: u64 = 1 << 30;
 
 /// Prints every skipped image.
 pub fn tell(skipped: &[Skipped], screen: &Screen) {
@@ -24,8 +26,8 @@ pub fn tell(skipped: &[Skipped], screen: &Screen) {
     }
 }
 
-/// Prints the first skipped images and appends all of them to a file of the run directory; a resumed
-/// run adds to it.
+/// Prints the first skipped images and writes all of them to a file of the run directory, which keeps those
+/// that were skipped before the run was resumed.
 pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     if skipped.is_empty() {
         return;
@@ -42,7 +44,7 @@ pub fn tell_and_keep(skipped: &[Skipped], run_dir: &Path, screen: &Screen) {
     }
     // Not worth failing a run that has ended.
     if let Err(error) = write(skipped, &path) {
-        tracing::warn!("cannot write {}: {error}", path.shown());
+        tracing::warn!("cannot add them to {}: {error:#}", path.shown());
     }
 }
 
@@ -73,37 +75,86 @@ pub fn to_line(skipped: &[Skipped]) -> Result<String> {
     Ok(serde_json::to_string(skipped)?)
 }
 
-/// What all processes of a run have skipped; an image may have been skipped by several.
+/// What all processes of a run have skipped.
 pub fn of_lines(lines: &[String]) -> Result<Vec<Skipped>> {
-    let mut all = BTreeMap::<_, Skipped>::new();
+    let mut all = Vec::new();
     for line in lines {
-        for skipped in serde_json::from_str::<Vec<Skipped>>(line)? {
-            let key = (skipped.node.clone(), skipped.item.clone());
-            match all.get_mut(&key) {
-                Some(again) => again.times += skipped.times,
-                None => drop(all.insert(key, skipped)),
-            }
+        all.extend(serde_json::from_str::<Vec<Skipped>>(line)?);
+    }
+    Ok(merged(all))
+}
+
+/// Each image once, by node and path. Several processes may have skipped it, or one before a resume and after.
+fn merged(all: Vec<Skipped>) -> Vec<Skipped> {
+    let mut images = BTreeMap::<_, Skipped>::new();
+    for skipped in all {
+        let key = (skipped.node.clone(), skipped.item.clone());
+        match images.get_mut(&key) {
+            Some(again) => again.times += skipped.times,
+            None => drop(images.insert(key, skipped)),
         }
     }
-    Ok(all.into_values().collect())
+    images.into_values().collect()
 }
 
-/// The JSON object of a skipped image.
-pub fn as_json(skipped: &Skipped) -> Value {
-    let Skipped {
-        node,
-        item,
-        reason,
-        times,
-    } = skipped;
-    json!({ "node": node, "image": item, "reason": reason, "times": times })
-}
-
-fn write(skipped: &[Skipped], path: &Path) -> io::Result<()> {
-    let mut lines = String::new();
-    for skipped in skipped {
-        lines += &format!("{}\n", as_json(skipped));
+/// Writes a JSON object for each image, in place of those that are there with theirs.
+fn write(skipped: &[Skipped], path: &Path) -> Result<()> {
+    let before = match input_file::read_to_string(path, LIMIT) {
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        text => text?,
+    };
+    let before = before.lines().map(serde_json::from_str);
+    let mut all = before.collect::<Result<Vec<Skipped>, _>>()?;
+    all.extend_from_slice(skipped);
+    let mut text = String::new();
+    for skipped in merged(all) {
+        text += &format!("{}\n", serde_json::to_string(&skipped)?);
     }
-    let mut file = File::options().create(true).append(true).open(path)?;
-    file.write_all(lines.as_bytes())
+    replace(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skipped(node: &str, item: &str, times: u64) -> Skipped {
+        Skipped {
+            node: node.to_owned(),
+            item: item.to_owned(),
+            reason: "the file is empty".to_owned(),
+            times,
+        }
+    }
+
+    #[test]
+    fn an_image_is_listed_once_over_all_resumes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SKIPPED);
+        write(
+            &[skipped("train", "b.jpg", 2), skipped("val", "a.jpg", 1)],
+            &path,
+        )
+        .unwrap();
+        write(
+            &[skipped("train", "b.jpg", 1), skipped("train", "a.jpg", 1)],
+            &path,
+        )
+        .unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let expected = [
+            skipped("train", "a.jpg", 1),
+            skipped("train", "b.jpg", 3),
+            skipped("val", "a.jpg", 1),
+        ];
+        assert_eq!(lines.collect::<Vec<Skipped>>(), expected);
+        assert!(text.starts_with(
+            r#"{"node":"train","image":"a.jpg","reason":"the file is empty","times":1}"#
+        ));
+
+        // What is there is kept, whatever it is.
+        std::fs::write(&path, "by hand").unwrap();
+        assert!(write(&[skipped("train", "b.jpg", 2)], &path).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "by hand");
+    }
 }

@@ -152,7 +152,19 @@ fn fifty_damaged_images_end_a_run_or_are_named_and_replaced() {
         damaged[0]
     );
     assert!(stderr.contains(&first), "{stderr}");
-    assert_eq!(stderr.matches("error:").count(), 1, "{stderr}");
+    let errors = stderr.lines().filter(|line| line.starts_with("error:"));
+    assert_eq!(errors.count(), 1, "{stderr}");
+    assert!(stderr.contains("help: `on_error: Skip"), "{stderr}");
+    // The line that is printed to resume it, but with a budget that is enough.
+    let resume = "--resume --accept-changes --set 'train_images.on_error=Skip(budget: 0.01)' \
+                  --set 'val_images.on_error=Skip(budget: 0.01)'";
+    assert!(stderr.contains(resume), "{stderr}");
+    let resume = ["--resume", "--accept-changes", "--set"];
+    let skip = "train_images.on_error=Skip(budget: 60)";
+    let output = run(folder, &[&resume[..], &[skip]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(skipped(folder).len(), 50);
 
     std::fs::remove_dir_all(folder.join("out")).unwrap();
     let output = run(folder, &["--set", "train_images.on_error=Skip(budget: 60)"]);

@@ -142,7 +142,74 @@ fn train_is_new_and_run() {
     let resume = ["run", "train/recipe.ron", "--resume", "train", "--set"];
     let other = "val_files.part=Validation(validation_percent: 50)";
     let output = rsflow(folder, &[&resume[..], &[other]].concat());
+    assert_says(
+        &output,
+        2,
+        &["`train_files` and `val_files` part the same images differently"],
+    );
+    let train = ["--set", "train_files.part=Training(validation_percent: 50)"];
+    let output = rsflow(folder, &[&resume[..], &[other], &train].concat());
     assert_says(&output, 2, &["val_files", "--accept-changes"]);
+}
+
+/// A JPEG that lies on its side, as EXIF says.
+fn turned(jpeg: &[u8]) -> Vec<u8> {
+    let block = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let length = (block.len() as u16 + 2).to_be_bytes();
+    [&jpeg[..2], &[0xff, 0xe1], &length, block, &jpeg[2..]].concat()
+}
+
+/// What of a data set needs a policy gets one, be it in the images for validation.
+#[test]
+fn damaged_and_turned_images_are_provided_for() {
+    let folder = workplace();
+    let folder = folder.path();
+    classes(&folder.join("shapes/val"), &folder.join("sound"), 3);
+    for name in ["damaged", "turned"] {
+        classes(&folder.join("sound"), &folder.join(name).join("train"), 3);
+        classes(&folder.join("sound"), &folder.join(name).join("val"), 3);
+        let class = fs::read_dir(folder.join(name).join("val")).unwrap().next();
+        let image = fs::read_dir(class.unwrap().unwrap().path()).unwrap().next();
+        let image = image.unwrap().unwrap().path();
+        let jpeg = match name {
+            "turned" => turned(&fs::read(&image).unwrap()),
+            _ => Vec::new(),
+        };
+        fs::write(image, jpeg).unwrap();
+    }
+    let decode = |more: &str| {
+        ["train", "val"].map(|part| format!("DecodeImage(input: \"{part}_files\"{more})"))
+    };
+    for (name, more, words) in [
+        ("sound", "", &["all headers read"][..]),
+        (
+            "damaged",
+            ", on_error: Skip(budget: 0.05)",
+            &[
+                "1 of 48 images cannot be read",
+                "the file is empty",
+                "up to 5 % of the images",
+            ],
+        ),
+        (
+            "turned",
+            ", exif_orientation: true",
+            &["1 of 48 images have an EXIF orientation that is not upright"],
+        ),
+    ] {
+        let said = assert_says(&rsflow(folder, &["new", name]), 0, words);
+        let recipe = fs::read_to_string(folder.join(name).with_extension("ron")).unwrap();
+        for node in decode(more) {
+            assert!(recipe.contains(&node), "{node} is not in {recipe}\n{said}");
+        }
+    }
+    let arguments = [&["train", "damaged", "--run-dir=run"][..], &SMALL].concat();
+    let said = assert_says(
+        &rsflow(folder, &arguments),
+        0,
+        &["1 damaged image was replaced"],
+    );
+    assert_eq!(said.matches("on_error").count(), 0, "{said}");
 }
 
 /// Where the images are: what is named, and what of it the recipe and the summary have.
@@ -402,7 +469,7 @@ fn what_is_no_data_set_is_named_with_a_way_out() {
         (
             &["broken"],
             1,
-            &["none of 2 images in ", "can be read: ", "broken/a/"],
+            &["none of 4 images in ", "can be read: ", "broken/a/"],
         ),
         (
             &["shapes", "shapes", "shapes"],

@@ -114,7 +114,7 @@ fn runs_of_every_kind_are_listed() {
     }
     for text in [
         "runs/unreadable: cannot read",
-        "runs/other: one line of metrics.jsonl is damaged",
+        "runs/other: metrics.jsonl has a damaged line, which was left out",
         "runs/half: recipe.ron cannot be read",
     ] {
         assert!(stderr.contains(text), "{text}: {stderr}");

@@ -64,8 +64,8 @@ pub use growth::Growth;
 pub use item::{Item, Key, Message, Payload};
 pub use journal::{Journal, LogWriter};
 pub use node::{
-    Build, Catalogue, Demand, Incoming, Input, Kind, Node, NodeKind, Port, Report, Role, Schema,
-    Spelling,
+    Build, Catalogue, Demand, Incoming, Input, Kind, ListedImages, ListedPart, Node, NodeKind,
+    Port, Report, Role, Schema, Spelling,
 };
 pub use node_id::NodeId;
 pub use plan::{Edge, Plan, Planned};

@@ -261,11 +261,34 @@ pub trait Node: Any + Send + Sync {
         None
     }
 
+    /// Which images it lists, for a source of files: two that list the same are seen before they are opened.
+    fn lists(&self) -> Option<ListedImages> {
+        None
+    }
+
     /// Memory from which the device that this node computes on reads batches best; `None` where
     /// nothing is asked. May open the device.
     fn allocator(&self) -> Option<Arc<dyn Allocator>> {
         None
     }
+}
+
+/// The images that a source lists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedImages {
+    /// Where all of them are. Equal for nodes that read from the same place.
+    pub place: String,
+    /// `None`: it lists all of them.
+    pub part: Option<ListedPart>,
+}
+
+/// One of the two parts of a data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedPart {
+    /// What parts it, as parameters in a recipe: equal for the two parts of which each image is in one.
+    pub by: String,
+    /// Whether it is the one for validation.
+    pub is_held_out: bool,
 }
 
 /// The part that nodes of a kind have in a run.

@@ -106,8 +106,10 @@ pub struct Position {
 /// The policy for damaged items.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum OnError {
-    /// The run fails.
+    /// The run fails, and nodes of this kind offer nothing else.
     #[default]
+    Refuse,
+    /// The run fails; the recipe may say `Skip` in place of it.
     Fail,
     /// The item is logged and replaced by another sample.
     Skip { budget: Budget },
@@ -184,7 +186,7 @@ pub trait Source: Send + Sync + 'static {
 
     /// The policy for samples that cannot be fetched.
     fn on_error(&self) -> OnError {
-        OnError::Fail
+        OnError::Refuse
     }
 
     /// How long a fetch may take before it counts as failed; `None`: no limit. A sample that took longer
@@ -211,7 +213,7 @@ pub trait Map: Send + Sync + 'static {
 
     /// The policy for items that fail here.
     fn on_error(&self) -> OnError {
-        OnError::Fail
+        OnError::Refuse
     }
 }
 

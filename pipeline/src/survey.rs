@@ -14,7 +14,7 @@ use rsflow_graph::random;
 
 use crate::listing::{Listing, Part, PassedOver};
 use crate::nodes::{ImageNetArchives, ImageTar};
-use crate::pixels::{self, Header, Limits};
+use crate::pixels::{self, Header, Limits, Orientation};
 
 /// How many headers are read. The median of so many is that of all to some percent.
 const SAMPLE: usize = 400;
@@ -34,7 +34,7 @@ pub struct Survey {
     /// Number of images of each class of the whole data set.
     pub class_sizes: Vec<u32>,
     pub passed_over: PassedOver,
-    /// The images whose headers were read.
+    /// The images whose headers were read, of the whole data set.
     pub sample: Sample,
 }
 
@@ -47,6 +47,8 @@ pub struct Sample {
     pub formats: Vec<(&'static str, usize)>,
     /// The shorter sides, sorted, in pixels.
     pub shorter_sides: Vec<u32>,
+    /// How many of them lie on their side or upside down, but for their EXIF or XMP orientation.
+    pub turned: usize,
     /// Images whose header cannot be read, and why.
     pub unreadable: Vec<String>,
 }
@@ -93,12 +95,14 @@ fn survey(listing: Listing, part: Part) -> Result<Survey> {
         let class = listing.label(image)? as usize;
         *class_sizes.get_mut(class).context("no such class")? += 1;
     }
+    // Damage counts wherever it is.
+    let sample = sample(&listing);
     let listing = listing.part(part)?;
     Ok(Survey {
         images: listing.len(),
         whole,
         class_sizes,
-        sample: sample(&listing),
+        sample,
         classes: listing.classes,
         passed_over: listing.passed_over,
         origin: listing.origin,
@@ -118,7 +122,8 @@ fn sample(listing: &Listing) -> Sample {
     for image in chosen {
         let image = image as u32;
         match header(listing, image) {
-            Ok(header) => {
+            Ok((header, orientation)) => {
+                sample.turned += usize::from(orientation != Orientation::default());
                 sample.shorter_sides.push(header.width.min(header.height));
                 let name = header.format.name();
                 match sample.formats.iter_mut().find(|(known, _)| *known == name) {
@@ -141,15 +146,17 @@ fn sample(listing: &Listing) -> Sample {
     sample
 }
 
-/// The header of an image, from the start of its file if that is enough.
-fn header(listing: &Listing, image: u32) -> Result<Header> {
+/// The header of an image and how it lies, from the start of its file if that is enough: there JPEGs have their
+/// orientation, of other formats one at the end may be missed.
+fn header(listing: &Listing, image: u32) -> Result<(Header, Orientation)> {
+    let look = |bytes: &[u8]| -> Result<(Header, Orientation)> {
+        let header = pixels::header(bytes, &Limits::default())?;
+        Ok((header, Orientation::of(bytes, header.format)))
+    };
     let start = listing.read_start(image, START_BYTES)?;
-    let limits = Limits::default();
-    match pixels::header(&start, &limits) {
-        Err(_) if start.len() as u64 == START_BYTES => {
-            Ok(pixels::header(&listing.read(image)?, &limits)?)
-        }
-        header => Ok(header?),
+    match look(&start) {
+        Err(_) if start.len() as u64 == START_BYTES => look(&listing.read(image)?),
+        found => found,
     }
 }
 

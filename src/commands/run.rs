@@ -212,13 +212,14 @@ fn train(
         Err(error) => {
             skipped::tell_and_keep(&error.skipped, &run_dir.path, &screen);
             let unused = unused.filter(|_| error.skipped.is_empty() && !progress.has_steps());
+            let forgiving = forgiving(&error, plan);
             let error = error.into();
             if let Some(snapshots) = snapshots {
                 snapshots.end(now::State::Failed, Some(&error));
             }
             match unused {
                 Some(unused) => unused.remove(),
-                None => say_how_to_go_on(&screen, &run_dir.path),
+                None => say_how_to_go_on(&screen, &run_dir.path, &forgiving),
             }
             return Err(error);
         }
@@ -269,7 +270,7 @@ fn train(
         )?;
     }
     if interrupted {
-        say_how_to_go_on(&screen, &run_dir.path);
+        say_how_to_go_on(&screen, &run_dir.path, &[]);
         return Ok(ExitCode::from(INTERRUPTED));
     }
     say_what_is_next(&screen, &run_dir.path, table.as_ref());
@@ -326,13 +327,30 @@ fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<S
     )))
 }
 
-fn say_how_to_go_on(screen: &Screen, run_dir: &Path) {
+/// Overrides with which samples are passed over of the kind that ended the run: the next one may be another
+/// node's of that kind.
+fn forgiving(error: &RunError, plan: &Plan) -> Vec<String> {
+    let failed = error.failures.iter().find(|failure| failure.may_skip);
+    let kind = failed.map(|failure| failure.node.kind);
+    let nodes = plan.nodes().iter().map(|planned| &planned.id);
+    nodes
+        .filter(|node| Some(node.kind) == kind)
+        .map(|node| format!("{}.on_error=Skip(budget: 0.01)", node.name))
+        .collect()
+}
+
+/// `overrides`: without them it would end there again.
+fn say_how_to_go_on(screen: &Screen, run_dir: &Path, overrides: &[String]) {
     let last = run_files::last_checkpoint(run_dir);
     if last.exists() {
+        let how = match overrides {
+            [] => "",
+            _ => ", passing over what is damaged",
+        };
         screen.line(&format!(
-            "{} is complete; to resume: {}",
+            "{} is complete; to resume{how}: {}",
             last.shown(),
-            next_commands::to_resume(run_dir)
+            next_commands::to_resume(run_dir, overrides)
         ));
     }
 }

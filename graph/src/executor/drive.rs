@@ -193,7 +193,7 @@ impl Drive {
                 timeout.as_secs_f64()
             );
             let error = error.context(Blame(meter.clone()));
-            if segment.on_error(meter) == OnError::Fail {
+            if !matches!(segment.on_error(meter), OnError::Skip { .. }) {
                 // At once, not by way of the pool: every worker may be stuck in a read.
                 return segment.replacement(stalled.key, error).map(drop);
             }

@@ -13,6 +13,8 @@ pub struct Failure {
     /// The path of the sample, where there is one.
     pub item: Option<String>,
     pub error: anyhow::Error,
+    /// Whether the recipe may say that the node passes over such samples.
+    pub may_skip: bool,
 }
 
 impl Failure {
@@ -22,7 +24,12 @@ impl Failure {
             .downcast_ref::<Blame>()
             .map_or(node, |blame| blame.0.node())
             .clone();
-        Failure { node, item, error }
+        Failure {
+            node,
+            item,
+            error,
+            may_skip: false,
+        }
     }
 }
 
@@ -40,6 +47,11 @@ impl fmt::Display for Failure {
         }
         for cause in causes {
             write!(f, "\n  caused by: {cause}")?;
+        }
+        if self.may_skip {
+            f.write_str(
+                "\n  help: `on_error: Skip(budget: 0.01)` in this node passes over up to 1 % of the images, and lists them",
+            )?;
         }
         Ok(())
     }

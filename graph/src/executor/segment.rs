@@ -213,8 +213,14 @@ impl Segment {
         let of = self.sample(key).zip(self.source());
         let item = of.map(|(sample, (_, source))| source.describe(sample));
         let failed = |error| Failure::new(blamed.node(), item.clone(), error);
-        let OnError::Skip { budget } = self.on_error(&blamed) else {
-            return Err(failed(error));
+        let budget = match self.on_error(&blamed) {
+            OnError::Skip { budget } => budget,
+            policy => {
+                return Err(Failure {
+                    may_skip: policy == OnError::Fail,
+                    ..failed(error)
+                });
+            }
         };
         let next = self.sample(Key {
             attempt: key.attempt + 1,
@@ -261,7 +267,7 @@ impl Segment {
         }
         match &self.head {
             Head::Channel(Some(upstream)) => upstream.on_error(blamed),
-            _ => OnError::Fail,
+            _ => OnError::Refuse,
         }
     }
 }

@@ -18,6 +18,7 @@ pub struct Skipped {
     /// The node that could not use it.
     pub node: String,
     /// Its path.
+    #[serde(rename = "image")]
     pub item: String,
     /// The latest error.
     pub reason: String,

@@ -155,11 +155,7 @@ async fn drain_tasks(
         let failure = match ended {
             Ok(Ok(())) => continue,
             Ok(Err(failure)) => failure,
-            Err(error) => Failure {
-                node: executor(),
-                item: None,
-                error: anyhow::Error::new(error),
-            },
+            Err(error) => Failure::new(&executor(), None, error.into()),
         };
         tracing::error!("{failure}");
         failures.push(failure);

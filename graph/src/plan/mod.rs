@@ -2,6 +2,7 @@
 //! unread outputs. Opens no data and no device.
 
 mod links;
+mod overlap;
 mod shape;
 mod training;
 
@@ -15,6 +16,7 @@ use crate::node_id::NodeId;
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 use links::{Links, resolve};
+use overlap::overlap;
 use shape::{one_writer, order, shared, unread};
 use training::{Training, training};
 
@@ -88,6 +90,7 @@ impl Plan {
         unread(&recipe, &links, tapped, &mut problems, &mut warnings);
         shared(&recipe, &links, &mut problems);
         one_writer(&recipe, &mut problems);
+        overlap(&recipe, &links, &mut problems, &mut warnings);
         let none = training(&recipe, &links, &[], &HashMap::new());
         let mut pass = propagate(&recipe, &links, &order, &none);
         if pass.takes_training {

@@ -42,7 +42,7 @@ pub(super) fn training(
 }
 
 /// Some nodes and all that they read from.
-fn upstream(links: &Links, from: impl Iterator<Item = usize>) -> HashSet<usize> {
+pub(super) fn upstream(links: &Links, from: impl Iterator<Item = usize>) -> HashSet<usize> {
     let mut next: Vec<usize> = from.collect();
     let mut found: HashSet<usize> = next.iter().copied().collect();
     while let Some(node) = next.pop() {

@@ -52,6 +52,33 @@ impl HostBatch for Labelled {
     }
 }
 
+/// Checks the batches that a trainer validates on, which come in at `port`.
+pub fn check_validation(inputs: &[Incoming], port: &str, report: &mut Report) {
+    check_growth(inputs, port, report);
+    check_dropped(inputs, port, report);
+    check_turned(inputs, port, report);
+}
+
+/// Warns where images are turned upright for one of training and validation alone.
+fn check_turned(inputs: &[Incoming], port: &str, report: &mut Report) {
+    let (validated, trained): (Vec<_>, Vec<_>) = inputs.iter().partition(|it| it.port == port);
+    let turns = |input: &Incoming| Some(input.schema.preprocess?.exif_orientation);
+    let turning = |inputs: &[&Incoming]| inputs.first().copied().and_then(turns);
+    if let (Some(train), Some(validate)) = (turning(&trained), turning(&validated))
+        && train != validate
+    {
+        let (turned, others) = match train {
+            true => ("training", "validation"),
+            false => ("validation", "training"),
+        };
+        report.warning(
+            port,
+            format!("images for {turned} are turned as their EXIF orientation says, those for {others} are not"),
+            "give both nodes `DecodeImage` the same `exif_orientation`",
+        );
+    }
+}
+
 /// Refuses images to measure with at the input `port` whose sizes grow over the epochs.
 pub fn check_growth(inputs: &[Incoming], port: &str, report: &mut Report) {
     let mut inputs = inputs.iter();

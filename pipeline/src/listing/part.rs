@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rsflow_base::nfc::nfc;
-use rsflow_graph::{Report, first_few};
+use rsflow_graph::{ListedPart, Report, first_few};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -48,6 +48,29 @@ fn default_percent() -> f64 {
 
 impl Part {
     pub const DEFAULT_PERCENT: f64 = 10.0;
+
+    /// What the graph knows of it.
+    pub(crate) fn listed(self) -> Option<ListedPart> {
+        let (validation_percent, seed, is_held_out) = match self {
+            Part::All => return None,
+            Part::Training {
+                validation_percent,
+                seed,
+            } => (validation_percent, seed, false),
+            Part::Validation {
+                validation_percent,
+                seed,
+            } => (validation_percent, seed, true),
+        };
+        let seed = match seed {
+            0 => String::new(),
+            seed => format!(", seed: {seed}"),
+        };
+        Some(ListedPart {
+            by: format!("validation_percent: {validation_percent}{seed}"),
+            is_held_out,
+        })
+    }
 
     /// Checks the parameter `part`.
     pub(crate) fn check(self, report: &mut Report) {

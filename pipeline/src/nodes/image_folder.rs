@@ -6,11 +6,13 @@ use std::time::SystemTime;
 use anyhow::Result;
 use rsflow_base::home;
 use rsflow_base::home::cache_folder;
-use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
+use rsflow_graph::{
+    Build, Incoming, Input, ListedImages, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::listed::{Listed, Reading};
+use super::listed::{Listed, Reading, lists};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{check_path, output};
 use crate::images::EncodedImage;
@@ -65,6 +67,10 @@ impl Node for ImageFolder {
         check_source(self.on_error, self.read_timeout, report);
         self.part.check(report);
         vec![Schema::default()]
+    }
+
+    fn lists(&self) -> Option<ListedImages> {
+        lists(&self.root, "", self.part)
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {

@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use rsflow_base::home;
 use rsflow_base::home::cache_folder;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Build, Incoming, Input, Node, NodeKind, Payload, Port, Report, Schema, Stage};
+use rsflow_graph::{
+    Build, Incoming, Input, ListedImages, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::listed::{Listed, Reading};
+use super::listed::{Listed, Reading, lists};
 use super::policy::{Damage, check_source, default_read_timeout, read_timeout};
 use super::{Split, check_path, output};
 use crate::files::first_few;
@@ -79,6 +81,14 @@ impl Node for ImageNetArchives {
         check_source(self.on_error, self.read_timeout, report);
         self.part.check(report);
         vec![Schema::default()]
+    }
+
+    fn lists(&self) -> Option<ListedImages> {
+        let archive = match self.split {
+            Split::Train => Self::TRAIN,
+            Split::Val => Self::VAL,
+        };
+        lists(&self.root, archive, self.part)
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {

@@ -1,16 +1,19 @@
 //! The source that all nodes are that read a listing.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use rand::seq::SliceRandom as _;
+use rsflow_base::home;
 use rsflow_graph::{
-    Build, Contents, Context, OnError, PROGRESS, SampleNames, Source, Stage, counted, random,
+    Build, Contents, Context, ListedImages, OnError, PROGRESS, SampleNames, Source, Stage, counted,
+    random,
 };
 
 use crate::images::EncodedImage;
-use crate::listing::{Listing, in_brackets};
+use crate::listing::{Listing, Part, in_brackets};
 
 /// What makes reading faster.
 pub(super) const TUNING_HINT: &str = "a faster disk helps";
@@ -21,6 +24,18 @@ pub(super) const REMOVED: &[(&str, &str)] = &[(
     "remove it: which process reads which images is no part of the recipe any more, but of the launch \
      (RANK and WORLD_SIZE in the environment, as torchrun sets them)",
 )];
+
+/// The images that a source lists, before it is opened: those of a part of the data set at `path`, of what is
+/// `within` it. Nothing is looked up, so two names of one folder are two places.
+pub(super) fn lists(path: &Path, within: &str, part: Part) -> Option<ListedImages> {
+    let path = std::path::absolute(home::expand(path).ok()?).ok()?;
+    // Without `.` and `/` at its end.
+    let path: PathBuf = path.components().collect();
+    Some(ListedImages {
+        place: format!("{}: {within}", path.display()),
+        part: part.listed(),
+    })
+}
 
 /// A listing at work.
 pub(super) struct Listed {

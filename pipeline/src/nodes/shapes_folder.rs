@@ -109,7 +109,7 @@ impl Node for ShapesFolder {
             listing,
             Reading {
                 shuffle: self.shuffle,
-                on_error: OnError::Fail,
+                on_error: OnError::Refuse,
                 read_timeout: read_timeout(default_read_timeout()),
             },
         ))

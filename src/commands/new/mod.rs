@@ -133,7 +133,9 @@ pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
         },
     );
     let held_out = validation.is_none().then_some(validation_percent);
-    let facts = facts(&training, validation.as_ref(), held_out);
+    let surveys: Vec<&Survey> = [&training].into_iter().chain(&validation).collect();
+    let headers = Headers::of(&surveys);
+    let facts = facts(&training, validation.as_ref(), held_out, &headers);
     let mut summary: Vec<String> = facts
         .iter()
         .map(|(name, fact)| line(name, fact))
@@ -155,6 +157,8 @@ pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
             classes: training.classes.len(),
             validation_percent,
             facts: &sentences,
+            skip_percent: headers.skip_percent(),
+            turned: headers.turned > 0,
         },
         &choices,
     );
@@ -220,11 +224,40 @@ fn has_gpu() -> bool {
     problems.any(serde_json::Value::is_null)
 }
 
+/// What the headers of training and validation images say of the recipe's need for care.
+struct Headers<'a> {
+    images: usize,
+    turned: usize,
+    unreadable: usize,
+    first_unreadable: Option<&'a str>,
+}
+
+impl<'a> Headers<'a> {
+    fn of(surveys: &[&'a Survey]) -> Self {
+        let samples = || surveys.iter().map(|survey| &survey.sample);
+        let mut unreadable = samples().flat_map(|sample| &sample.unreadable);
+        Headers {
+            images: samples().map(|sample| sample.images).sum(),
+            turned: samples().map(|sample| sample.turned).sum(),
+            unreadable: samples().map(|sample| sample.unreadable.len()).sum(),
+            first_unreadable: unreadable.next().map(String::as_str),
+        }
+    }
+
+    /// How many of 100 images may be passed over: twice as many as were found, since headers do not show all.
+    /// `None` where all are sound.
+    fn skip_percent(&self) -> Option<usize> {
+        let percent = (200 * self.unreadable).div_ceil(self.images.max(1));
+        (self.unreadable > 0).then_some(percent.clamp(1, 100))
+    }
+}
+
 /// What the data set holds: of what, and what of it.
 fn facts(
     training: &Survey,
     validation: Option<&Survey>,
     held_out: Option<f64>,
+    headers: &Headers,
 ) -> Vec<(&'static str, String)> {
     let mut facts = vec![("data", contents(training))];
     facts.push((
@@ -253,20 +286,28 @@ fn facts(
             "{}; shorter side {} ({})",
             formats.join(", "),
             sides(&sample.shorter_sides),
-            match sample.images == training.images as usize {
+            match sample.images == training.whole as usize {
                 true => "all headers read".to_owned(),
                 false => format!("{} headers read", sample.images),
             }
         ),
     ));
-    if let Some(first) = sample.unreadable.first() {
+    let of = counted(headers.images, "image");
+    if headers.turned > 0 {
+        facts.push((
+            "turned",
+            format!(
+                "{} of {of} have an EXIF orientation that is not upright; the recipe turns them",
+                headers.turned
+            ),
+        ));
+    }
+    if let (Some(first), Some(percent)) = (headers.first_unreadable, headers.skip_percent()) {
         facts.push((
             "damaged",
             format!(
-                "{} of {} cannot be read, such as {first}; remove what is damaged, or pass over it with \
-                 `on_error: Skip(budget: 0.01)` in both nodes `DecodeImage`",
-                sample.unreadable.len(),
-                counted(sample.images, "image")
+                "{} of {of} cannot be read, such as {first}; the recipe passes over up to {percent} % of the images",
+                headers.unreadable
             ),
         ));
     }

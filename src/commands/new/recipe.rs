@@ -17,6 +17,10 @@ pub struct Subject<'a> {
     pub validation_percent: f64,
     /// What the data set holds, a sentence each.
     pub facts: &'a [String],
+    /// How many of 100 images are passed over if they are damaged; `None`: the first one ends the run.
+    pub skip_percent: Option<usize>,
+    /// Whether there are images that lie as their EXIF orientation says.
+    pub turned: bool,
 }
 
 pub fn text(subject: &Subject, choices: &Choices) -> String {
@@ -112,11 +116,23 @@ fn data(subject: &Subject, choices: &Choices) -> String {
         ..
     } = choices;
     let drop_last = if *drop_last { ", drop_last: true" } else { "" };
+    let turn = if subject.turned {
+        ", exif_orientation: true"
+    } else {
+        ""
+    };
+    let (skip, why_skip) = match subject.skip_percent {
+        None => (String::new(), ""),
+        Some(percent) => (
+            format!(", on_error: Skip(budget: {})", percent as f64 / 100.0),
+            "        // Up to this share of damaged images is replaced by others and listed in the run's skipped.jsonl.\n",
+        ),
+    };
     format!(
         r#"        // Training: a random crop of each image, resized to every size, each flipped or not on its own.
         // With more images smaller crops help (0.08), where details matter larger ones (0.5).
         "train_files":   {train_files},
-        "train_images":  DecodeImage(input: "train_files"),
+{why_skip}        "train_images":  DecodeImage(input: "train_files"{turn}{skip}),
         "train_crops":   RandomResizedCrop(input: "train_images", scale: ({crop}, 1.0)),
         "train_sizes":   Resize(input: "train_crops", sizes: $sizes, flip: 0.5),
         // If memory does not suffice: half the size, and half the learning rate.
@@ -124,7 +140,7 @@ fn data(subject: &Subject, choices: &Choices) -> String {
 
         // Validation: the centre of each image, at the same sizes.
         "val_files":     {val_files},
-        "val_images":    DecodeImage(input: "val_files"),
+        "val_images":    DecodeImage(input: "val_files"{turn}{skip}),
         "val_sizes":     ResizeAndCenterCrop(input: "val_images", sizes: $sizes),
         "val_batches":   Batch(input: "val_sizes", size: 64),
 

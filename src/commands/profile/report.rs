@@ -6,7 +6,6 @@ use rsflow_graph::{Skipped, WorksOn};
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, NodeFigures, percent, rate};
-use crate::skipped;
 use crate::table::{grid, thousands, time};
 use crate::verdict::verdict;
 
@@ -60,7 +59,7 @@ pub fn as_json(figures: &Figures, skipped: &[Skipped], only: &str, digest: Optio
         "verdict": verdict(figures),
         "digest": digest,
         "nodes": nodes.collect::<Vec<_>>(),
-        "skipped": skipped.iter().map(skipped::as_json).collect::<Vec<_>>(),
+        "skipped": skipped,
     })
 }
 

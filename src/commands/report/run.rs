@@ -140,9 +140,7 @@ impl Run {
         Ok(Run {
             name,
             about: about(&recipe_file, plan.as_ref(), newest, &log),
-            seconds: end
-                .filter(|seconds| *seconds > 0.0)
-                .or_else(|| program_log.seconds()),
+            seconds: program_log.seconds(end),
             weights: checkpoints
                 .iter()
                 .filter_map(|checkpoint| WeightsAt::of(checkpoint, &mut note))

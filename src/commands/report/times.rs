@@ -111,11 +111,7 @@ impl std::convert::From<Profile> for Times {
 
 /// What the nodes were measured to do, in the last session of the run.
 fn of_log(log: &ProgramLog, plan: Option<&Plan>) -> Option<Times> {
-    let lines = log.lines();
-    let begin = lines
-        .iter()
-        .rposition(|line| line.contains(": started recipe="));
-    let session = &lines[begin.unwrap_or(0)..];
+    let session = log.last_session();
     let measured: Vec<&String> = session
         .iter()
         .filter(|line| line.contains(": measured node="))

@@ -102,9 +102,7 @@ impl Row {
             best_top1: validations().reduce(f64::max),
             last_top1: validations().last(),
             sizes: about.sizes,
-            seconds: ended
-                .filter(|seconds| *seconds > 0.0)
-                .or_else(|| program_log.seconds()),
+            seconds: program_log.seconds(ended),
             notes,
         }
     }

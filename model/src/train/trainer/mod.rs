@@ -422,8 +422,7 @@ impl Node for Trainer {
                 "leave it out, or name a checkpoint",
             );
         }
-        batches::check_growth(inputs, "validate", report);
-        batches::check_dropped(inputs, "validate", report);
+        batches::check_validation(inputs, "validate", report);
         vec![Schema::default(), Schema::default()]
     }
 
