@@ -36,8 +36,7 @@ impl RunDir {
     /// # Errors
     /// There is nothing to resume from, or something that would be overwritten.
     pub fn find(arguments: &cli::Run) -> Result<Self> {
-        let recipe = arguments.recipe.file_stem().unwrap_or_default();
-        let all_runs = Path::new("runs").join(recipe);
+        let all_runs = of_recipe(arguments.recipe.file_stem().unwrap_or_default());
         let (path, resume) = match (arguments.run_dir.as_deref(), &arguments.resume) {
             (Some(path), None) if arguments.resume_if_any => {
                 return Self::resume_if_any(path);
@@ -59,6 +58,11 @@ impl RunDir {
             }
         };
         let is_named_by_time = path.is_none();
+        ensure!(
+            !is_named_by_time || !all_runs.join(LOG).is_file(),
+            "{0} is the directory of a run itself; name one for this run: --run-dir {0}-2",
+            all_runs.shown()
+        );
         let path = path.unwrap_or_else(|| all_runs.join(start_time()));
         if let Some(checkpoint) = &resume {
             ensure!(
@@ -407,8 +411,16 @@ fn run_of(checkpoint: &Path) -> Option<PathBuf> {
     is_one.then(|| run_dir.to_owned())
 }
 
-/// The run whose last checkpoint is the newest.
-fn latest(runs: &Path) -> Result<PathBuf> {
+/// Where the runs of a recipe are that name no directory, or all runs of data of that name.
+pub fn of_recipe(name: impl AsRef<Path>) -> PathBuf {
+    Path::new("runs").join(name)
+}
+
+/// The run whose last checkpoint is the newest; `runs` itself where it is the directory of a run.
+pub fn latest(runs: &Path) -> Result<PathBuf> {
+    if runs.join(LOG).is_file() {
+        return Ok(runs.to_owned());
+    }
     let entries = fs::read_dir(runs).into_iter().flatten().flatten();
     let newest = entries
         .filter_map(|entry| {

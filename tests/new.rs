@@ -134,8 +134,42 @@ fn train_is_new_and_run() {
         without_comments(kept("train"))
     );
 
+    // The same command resumes it, and would not overwrite it.
+    let again = ["train", data, "--run-dir=train"];
+    assert_says(
+        &rsflow(folder, &again),
+        1,
+        &["is not empty; --resume resumes it"],
+    );
+    let resume = [&again[..], &["--resume"]].concat();
+    assert_says(
+        &rsflow(folder, &resume),
+        0,
+        &[
+            "resuming from train/checkpoints/last.safetensors",
+            "after 1 epoch",
+        ],
+    );
+    let changed = [
+        &resume[..],
+        &["--set", "trainer.epochs=2", "--accept-changes"],
+    ]
+    .concat();
+    assert_says(
+        &rsflow(folder, &changed),
+        0,
+        &["the recipe was changed: trainer.epochs", "after 2 epochs"],
+    );
+    let other = [&resume[..], &["--epochs=2"]].concat();
+    assert_says(&rsflow(folder, &other), 2, &["cannot be used with"]);
+    assert_says(
+        &rsflow(folder, &["train", "shapes", "--resume"]),
+        1,
+        &["no run in runs/shapes has a checkpoint to resume from; --run-dir names a run"],
+    );
+
     // What was held out is what `eval` measures by default, and other seeds or shares are other recipes.
-    let eval = ["eval", "--checkpoint", "train", "--threads=1", "--json=-"];
+    let eval = ["eval", "train", "--threads=1", "--json=-"];
     let table: Value = serde_json::from_str(&done(folder, &eval)).unwrap();
     let held_out = counts.iter().min().copied().unwrap();
     assert_eq!(table["images"], held_out, "{table}");

@@ -22,6 +22,34 @@ fn runs_that_start_together_have_directories_of_their_own() {
     assert_eq!(last.filter(|last| last.exists()).count(), 3);
 }
 
+/// `--run-dir runs/NAME` makes the folder of a recipe's runs a run itself.
+#[test]
+fn runs_are_not_within_runs() {
+    let folder = workplace();
+    let one_epoch = ["--set", "trainer.epochs=1"];
+    let named = ["--run-dir", "runs/recipe"];
+    completed(folder.path(), &[&one_epoch[..], &named].concat());
+    for (arguments, code, words) in [
+        (
+            &[][..],
+            1,
+            "runs/recipe is the directory of a run itself; name one for this run: --run-dir runs/recipe-2",
+        ),
+        (
+            &["--resume"],
+            0,
+            "resuming from runs/recipe/checkpoints/last.safetensors",
+        ),
+    ] {
+        let output = command(folder.path(), &[&one_epoch[..], arguments].concat())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+}
+
 #[test]
 fn a_run_directory_is_one_that_a_run_has_made() {
     let folder = workplace();

@@ -57,6 +57,12 @@ pub struct Train {
     /// Where to keep the run's files, with its recipe [default: runs/NAME/START_TIME]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub run_dir: Option<PathBuf>,
+    /// Resumes the run in --run-dir, else the latest one of this data, by the recipe that it has
+    #[arg(long, conflicts_with_all = ["sizes", "network", "epochs", "validation_percent"])]
+    pub resume: bool,
+    /// With --resume: also where --set changes the recipe
+    #[arg(long, requires = "resume")]
+    pub accept_changes: bool,
 }
 
 /// A network as a recipe has it, by another program's name or as it is.

@@ -1,6 +1,6 @@
 //! The commands that measure and use trained networks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use rsflow_model::checkpoint::{ClassOrder, Weights};
@@ -8,12 +8,31 @@ use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
 use super::values::*;
 
+/// A trained network, named with or without its option.
+#[derive(Clone, Debug, Args)]
+pub struct Trained {
+    /// The checkpoint, or a run directory for its best one
+    #[arg(value_name = "CHECKPOINT", required_unless_present = "checkpoint", value_parser = path())]
+    named: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "named", value_parser = path())]
+    checkpoint: Option<PathBuf>,
+}
+
+impl Trained {
+    /// A checkpoint, or a run directory.
+    pub fn path(&self) -> &Path {
+        let either = self.named.as_deref().or(self.checkpoint.as_deref());
+        either.unwrap_or(Path::new("")) // One of them is required.
+    }
+}
+
 /// `rsflow eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// The checkpoint, or a run directory for its best one
-    #[arg(long, value_name = "FILE", value_parser = path())]
-    pub checkpoint: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trained: Trained,
     /// A folder with val/ (and train/, for --calibrate) in it or one that holds the class folders, a tar
     /// of such a folder, or the folder of ImageNet's archives [default: the images that the checkpoint's
     /// run was validated on]

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub use drafting::{Drafting, New, Train};
-pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Which};
+pub use evaluation::{Compare, Computing, Eval, Opening, Predict, Trained, Which};
 use examples::*;
 pub use man::Man;
 pub use report::Report;
@@ -288,9 +288,9 @@ pub struct Import {
 /// `rsflow export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The checkpoint, or a run directory for its best one
-    #[arg(value_parser = path())]
-    pub checkpoint: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trained: Trained,
     /// The format to write
     #[arg(long, value_enum, required_unless_present = "packed")]
     pub to: Option<Form>,
@@ -352,7 +352,7 @@ pub enum Form {
 pub enum InputForm {
     /// uint8 [batch, S, S, 3], red, green, blue: the network normalizes them itself
     Bytes,
-    /// float32 [batch, 3, S, S], normalized by the caller as the command's output says
+    /// float32 [batch, 3, S, S]: values in 0..1, which the caller normalizes if the command's output says by what
     Float,
 }
 

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::evaluation::{Computing, Opening};
+use super::evaluation::{Computing, Opening, Trained};
 use super::values::*;
 
 /// `rsflow serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// The checkpoint, or a run directory for its best one
-    #[arg(long, value_name = "FILE", value_parser = path())]
-    pub checkpoint: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trained: Trained,
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,

@@ -25,7 +25,7 @@ use crate::process::say;
 pub fn run(arguments: &Export, out: &mut dyn Write) -> Result<ExitCode> {
     let form = arguments.to.unwrap_or(Form::Packed);
     check_options(form, arguments)?;
-    let named = checkpoint_of(&arguments.checkpoint, |line| say(line))?;
+    let named = checkpoint_of(arguments.trained.path(), |line| say(line))?;
     let checkpoint = checkpoint::open(&named, &arguments.opening, |line| say(line))?;
     let files = files(form, arguments, checkpoint.metadata())?;
     for (_, path) in &files {
@@ -107,7 +107,12 @@ fn files(
     );
     for size in &sizes {
         let chosen = arguments.batch_norm.map(|choice| (*size, choice));
-        sizes::check(metadata, &arguments.checkpoint, &[*size], chosen.as_slice())?;
+        sizes::check(
+            metadata,
+            arguments.trained.path(),
+            &[*size],
+            chosen.as_slice(),
+        )?;
     }
     if let [SizeChoice::Of(size)] = arguments.size[..] {
         return Ok(vec![(Some(size), out.clone())]);
@@ -140,14 +145,14 @@ fn name(form: Form) -> String {
 
 fn pack(checkpoint: &Checkpoint, arguments: &Export, path: &Path) -> Result<String> {
     let snapshot = packed::pack(checkpoint)
-        .with_context(|| format!("cannot pack {}", arguments.checkpoint.shown()))?;
+        .with_context(|| format!("cannot pack {}", arguments.trained.path().shown()))?;
     write_atomically(&snapshot, path)?;
     let size = |path| Ok::<_, std::io::Error>(std::fs::metadata(path)?.len() as f64 / 1e6);
     Ok(format!(
         "{}, {:.2} MB (the checkpoint has {:.2} MB)",
         checkpoint.metadata().network,
         size(path)?,
-        size(&arguments.checkpoint)?
+        size(arguments.trained.path())?
     ))
 }
 

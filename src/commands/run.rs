@@ -268,6 +268,9 @@ fn train(
             many(table.step, "step"),
             validation_images(table)
         )?;
+        if let Some(best) = better(&run_dir.path, table) {
+            writeln!(out, "{best}")?;
+        }
     }
     if interrupted {
         say_how_to_go_on(&screen, &run_dir.path, &[]);
@@ -363,4 +366,19 @@ fn say_what_is_next(screen: &Screen, run_dir: &Path, table: Option<&Table>) {
     for command in next_commands::after_training(run_dir, largest) {
         screen.line(&format!("  {command}"));
     }
+}
+
+/// The best validation, where the last one, whose table was printed, is another.
+fn better(run_dir: &Path, table: &Table) -> Option<String> {
+    let last = Checkpoint::open(&run_files::last_checkpoint(run_dir)).ok()?;
+    let best = last.metadata().best?;
+    let file = run_files::best_checkpoint(run_dir)?;
+    (best.epoch != table.epoch).then(|| {
+        format!(
+            "best epoch: {} of {}, in {}, which `eval`, `predict` and `serve` take",
+            best.epoch + 1,
+            table.epoch + 1,
+            file.shown()
+        )
+    })
 }

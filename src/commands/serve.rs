@@ -80,7 +80,7 @@ pub fn run(arguments: &Serve, out: &mut dyn Write) -> Result<ExitCode> {
 
 /// Loads the network, at the start and for each reload: a run directory may have a new best checkpoint.
 fn load(arguments: &Serve) -> Result<RsNet> {
-    let path = checkpoint_of(&arguments.checkpoint, |line| say(line))?;
+    let path = checkpoint_of(arguments.trained.path(), |line| say(line))?;
     let checkpoint = checkpoint::open(&path, &arguments.opening, |line| say(line))?;
     let metadata = checkpoint.metadata();
     let chosen = match arguments.sizes.as_slice() {

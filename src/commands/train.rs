@@ -1,20 +1,24 @@
-//! `rsflow train`: writes a recipe for some data, as `rsflow new`, and runs it.
+//! `rsflow train`: writes a recipe for some data, as `rsflow new`, and runs it; or resumes such a run.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Plan, Recipe, Text};
 
 use super::{new, run};
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Run, Train};
-use crate::launch;
 use crate::process::say;
+use crate::{launch, run_dir};
 
 pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
+    if arguments.resume {
+        return resume(arguments, out);
+    }
     let draft = new::draft(&arguments.drafting, "recipe.ron")?;
     // Of several processes that a launcher started, all come to the same recipe.
     if launch::world()?.rank == 0 {
@@ -34,4 +38,24 @@ pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
         Ok(Plan::new(recipe)?)
     };
     run::run_plan(&run, plan, out)
+}
+
+/// Resumes a run that this command began. Its own recipe says what it trains on.
+fn resume(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
+    let run_dir = match (&arguments.run_dir, arguments.drafting.data.first()) {
+        (Some(run_dir), _) => run_dir.clone(),
+        (None, data) => run_dir::latest(&run_dir::of_recipe(&new::name(
+            data.context("no data was named")?,
+        )))?,
+    };
+    let run = Run {
+        resume: Some(None),
+        accept_changes: arguments.accept_changes,
+        ..Run::of(
+            run_dir.join(run_files::RECIPE),
+            arguments.overrides.clone(),
+            Some(run_dir),
+        )
+    };
+    run::run(&run, out)
 }

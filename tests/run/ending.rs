@@ -50,7 +50,7 @@ fn the_best_epoch_is_best_at_what_the_recipe_says() {
             "--set",
             "trainer.epochs=3",
         ];
-        completed(folder, &arguments);
+        let said = completed(folder, &arguments);
         let scores: Vec<f64> = epochs(&folder.join(name)).iter().map(score).collect();
         // The first of equal ones.
         let highest = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -58,6 +58,12 @@ fn the_best_epoch_is_best_at_what_the_recipe_says() {
         let best = best(&folder.join(name));
         assert_eq!((best.by, best.epoch), (by, at as u64), "{name}: {scores:?}");
         assert!((best.score - highest).abs() < 1e-9, "{name}: {scores:?}");
+        // The table at the end is that of the last epoch.
+        let line = format!(
+            "best epoch: {} of 3, in {name}/checkpoints/best.safetensors",
+            at + 1
+        );
+        assert_eq!(said.contains(&line), at < 2, "{line}: {said}");
         let file = folder.join(name).join("checkpoints/best.safetensors");
         assert_eq!(
             Checkpoint::open(&file).unwrap().metadata().epoch,

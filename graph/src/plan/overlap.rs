@@ -60,7 +60,7 @@ fn compare(
         (Some(one), Some(other)) if one.by != other.by => report.parameter(
             "part",
             format!(
-                "`{train_name}` and `{validate_name}` part the same images differently ({}, and {}): some images \
+                "`{train_name}` and `{validate_name}` part the same images differently (`{}`, and `{}`): some images \
                  would be both trained and validated on",
                 one.by, other.by
             ),

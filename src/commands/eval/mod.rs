@@ -38,7 +38,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let images = images.transpose()?;
     let screen = Screen::new(std::io::stderr().is_terminal());
     process::log(None, &screen)?;
-    let path = checkpoint_of(&arguments.checkpoint, |line| screen.line(line))?;
+    let path = checkpoint_of(arguments.trained.path(), |line| screen.line(line))?;
     if let Some(json) = &arguments.json {
         check_output(json, "--json", arguments.force, &[&path])?;
     }

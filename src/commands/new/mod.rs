@@ -379,7 +379,7 @@ fn line(name: &str, text: &str) -> String {
 }
 
 /// The name of a data set: of its folder or archive, without the name of a part and without an ending.
-fn name(path: &Path) -> String {
+pub fn name(path: &Path) -> String {
     let canonical = path.canonicalize();
     let path = canonical.as_deref().unwrap_or(path);
     let names = path.iter().rev().filter_map(|name| name.to_str());
