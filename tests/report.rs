@@ -248,7 +248,7 @@ fn every_log_has_a_page() {
         ),
         (
             &format!("{epochs}\u{0}x\n{{}}\n"),
-            &["2 lines of metrics.jsonl are damaged"],
+            &["metrics.jsonl has 2 damaged lines"],
             &[],
         ),
         (
