@@ -134,6 +134,10 @@ fn train_is_new_and_run() {
         without_comments(kept("train"))
     );
 
+    let two = ["train", data, "--run-dir=two", "--processes=2"];
+    let two = rsflow(folder, &[&two[..], &SMALL].concat());
+    let said = assert_says(&two, 0, &["run directory: two", "after 1 epoch"]);
+    assert_eq!(said.matches("sizes       48, 32").count(), 1, "{said}");
     // The same command resumes it, and would not overwrite it.
     let again = ["train", data, "--run-dir=train"];
     assert_says(

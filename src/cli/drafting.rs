@@ -57,6 +57,9 @@ pub struct Train {
     /// Where to keep the run's files, with its recipe [default: runs/NAME/START_TIME]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub run_dir: Option<PathBuf>,
+    /// Trains with N processes on this machine, which share every batch
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub processes: Option<u32>,
     /// Resumes the run in --run-dir, else the latest one of this data, by the recipe that it has
     #[arg(long, conflicts_with_all = ["sizes", "network", "epochs", "validation_percent"])]
     pub resume: bool,

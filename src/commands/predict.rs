@@ -88,7 +88,8 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
                 vec![image, class, probability]
             })
         });
-        let header = ["image", "class", "probability %"];
+        let class = format!("class at {size} pixels");
+        let header = ["image", &class, "probability %"];
         writeln!(out, "{}", table::grid(&header, rows))?;
     }
     if let Some(json) = &arguments.json {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Plan, Recipe, Text};
+use rsflow_graph::{Plan, Recipe, Text, World};
 
 use super::{new, run};
 use crate::catalogue::CATALOGUE;
@@ -20,18 +20,24 @@ pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
         return resume(arguments, out);
     }
     let draft = new::draft(&arguments.drafting, "recipe.ron")?;
-    // Of several processes that a launcher started, all come to the same recipe.
-    if launch::world()?.rank == 0 {
+    // Of several processes all come to the same recipe, and so does the one that starts them.
+    let world = launch::world()?;
+    let starts_others =
+        world == World::default() && arguments.processes.is_some_and(|count| count > 1);
+    if world.rank == 0 && !starts_others {
         for line in &draft.summary {
             say(line);
         }
     }
     let recipe = PathBuf::from(format!("{}.ron", draft.name));
-    let run = Run::of(
-        recipe,
-        arguments.overrides.clone(),
-        arguments.run_dir.clone(),
-    );
+    let run = Run {
+        processes: arguments.processes,
+        ..Run::of(
+            recipe,
+            arguments.overrides.clone(),
+            arguments.run_dir.clone(),
+        )
+    };
     let plan = || {
         let text = Text::new(format!("the recipe for {}", draft.name.shown()), draft.text);
         let recipe = Recipe::parse(text, CATALOGUE, &run.overrides.set)?;
@@ -50,6 +56,7 @@ fn resume(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
     };
     let run = Run {
         resume: Some(None),
+        processes: arguments.processes,
         accept_changes: arguments.accept_changes,
         ..Run::of(
             run_dir.join(run_files::RECIPE),

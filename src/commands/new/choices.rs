@@ -56,7 +56,13 @@ impl Choices {
                 // Each size teaches those after it.
                 let mut sizes = given.to_vec();
                 sizes.sort_unstable_by(|a, b| b.cmp(a));
-                (sizes, "as given".to_owned())
+                let why = match sizes.first() {
+                    Some(&largest) if largest > facts.shorter_side => format!(
+                        "as given; most images are smaller than {largest} pixels and are enlarged"
+                    ),
+                    _ => "as given".to_owned(),
+                };
+                (sizes, why)
             }
         };
         let (network, why_network) = match wanted.network {
@@ -269,7 +275,16 @@ mod tests {
             epochs: Some(1),
         };
         let choices = Choices::new(facts(5_000, 500, false), wanted);
-        assert_eq!(choices.sizes, [48, 32]);
+        assert_eq!(
+            (choices.sizes.as_slice(), choices.why_sizes.as_str()),
+            (&[48, 32][..], "as given")
+        );
+        let wanted = Wanted {
+            sizes: vec![32, 48],
+            ..Wanted::default()
+        };
+        let enlarged = Choices::new(facts(5_000, 47, false), wanted).why_sizes;
+        assert!(enlarged.contains("smaller than 48 pixels"), "{enlarged}");
         assert_eq!(choices.network, "MobileNetV2(width: 0.5)");
         assert_eq!((choices.epochs, choices.warm_up_epochs), (1, 0));
         assert_eq!((choices.lr, choices.weight_decay), (0.015, "4e-5"));

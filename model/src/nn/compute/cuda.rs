@@ -88,7 +88,7 @@ pub fn driver_is_there() -> bool {
 
 fn open() -> Result<Cuda> {
     let library = load(DRIVER, RTLD_NOW).map_err(|reason| {
-        anyhow!("no NVIDIA driver is installed ({reason}); install one for this GPU")
+        anyhow!("no NVIDIA driver is installed ({reason}); a machine with an NVIDIA GPU needs one")
     })?;
     let driver = Driver { library };
     driver.call(
