@@ -2,6 +2,7 @@
 //!
 //! The run replaces it every two seconds ([`writer`]); `rsflow top` and scripts read it.
 
+mod window;
 pub mod writer;
 
 use std::io::ErrorKind;

@@ -13,6 +13,7 @@ use rsflow_base::shown::Shown as _;
 use rsflow_base::whole_file;
 use rsflow_graph::{Measured, Meters, Workers, WorksOn};
 
+use super::window::Window;
 use super::{FORMAT, Node, Now, Queue, State, Validation};
 use crate::figures::{Figures, NodeFigures};
 use crate::progress::{Latest, Progress};
@@ -149,7 +150,7 @@ struct Reading {
 struct Taker {
     source: Source,
     about: Now,
-    last: Reading,
+    window: Window<Vec<Measured>>,
     /// When the newest step of the last time was known, and the images up to it.
     last_step: Option<(Instant, u64)>,
     images_per_second: Option<f64>,
@@ -171,7 +172,7 @@ impl Taker {
             ..Now::default()
         };
         Taker {
-            last: Reading::of(&source.meters, 0),
+            window: Window::new(Instant::now(), source.meters.read()),
             source,
             about,
             last_step: None,
@@ -189,11 +190,13 @@ impl Taker {
         };
         let images = latest.step.as_ref().map_or(0, |(.., images)| *images);
         let reading = Reading::of(&self.source.meters, images);
-        let seconds = reading.since(&self.last).as_secs_f64();
-        let nodes = self.nodes(&reading, seconds);
+        let measured = reading.measured.clone();
+        let from = self.window.add(reading.at, images, state, measured);
+        let (since, before) = from.unwrap_or((reading.at, reading.measured.clone()));
+        let seconds = reading.at.saturating_duration_since(since).as_secs_f64();
+        let nodes = self.nodes(&before, &reading.measured, seconds);
         self.count_images(&latest, state);
         let verdict = self.judge(&reading, state);
-        self.last = reading;
         Now {
             written: Some(Timestamp::now()),
             state,
@@ -256,10 +259,9 @@ impl Taker {
         self.last_step = Some((at, images));
     }
 
-    fn nodes(&self, reading: &Reading, seconds: f64) -> Vec<Node> {
+    fn nodes(&self, before: &[Measured], now: &[Measured], seconds: f64) -> Vec<Node> {
         let workers = self.source.workers.count as f64;
-        let both = self.last.measured.iter().zip(&reading.measured);
-        let nodes = both.map(|(before, after)| {
+        let nodes = before.iter().zip(now).map(|(before, after)| {
             let period = after.since(before);
             node(after.items, &period, seconds, workers)
         });
