@@ -110,6 +110,7 @@ mod tests {
             step: 80,
             rows: vec![row(Some(64), 45.12), row(Some(48), 44.0), row(None, 46.0)],
             average: vec![],
+            classes: 10,
             images: 500,
             left_out: 0,
             seconds: 83.4,

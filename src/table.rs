@@ -6,6 +6,11 @@ use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
 use rsflow_base::shown::Shown as _;
 use rsflow_model::train::metrics::{Row, Table};
 
+/// The top-5 accuracy of a row; `None` with so few classes that all are among the first five.
+pub fn top5(row: &Row, classes: u32) -> Option<String> {
+    (classes > 5).then(|| format!("{:.2}", row.top5))
+}
+
 /// One row for each resolution and one for the ensemble, and then the same of the average of the weights, if
 /// there is one. A column names the batch norms where a
 /// resolution uses those of another.
@@ -16,7 +21,9 @@ pub fn render(table: &Table) -> String {
     let mut header = vec!["resolution"];
     header.extend(has_average.then_some("weights"));
     header.extend(any_borrows.then_some("batch norm"));
-    header.extend(["top-1 %", "top-5 %", "loss", "MAdds", "params"]);
+    header.push("top-1 %");
+    header.extend((table.classes > 5).then_some("top-5 %"));
+    header.extend(["loss", "MAdds", "params"]);
     let size = |size: Option<u32>, none: &str| size.map_or(none.to_owned(), |s| s.to_string());
     let trained = table.rows.iter().map(|row| (row, "trained"));
     let averages = table.average.iter().map(|row| (row, "average"));
@@ -27,9 +34,9 @@ pub fn render(table: &Table) -> String {
             Some((below, above)) => format!("{below}..{above}"),
             None => size(row.batch_norm, ""),
         }));
+        cells.push(format!("{:.2}", row.top1));
+        cells.extend(top5(row, table.classes));
         cells.extend([
-            format!("{:.2}", row.top1),
-            format!("{:.2}", row.top5),
             format!("{:.4}", row.loss),
             millions(row.multiply_adds),
             millions(row.parameters),

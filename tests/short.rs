@@ -159,12 +159,18 @@ fn what_is_left_out_is_taken_from_the_rest() {
     let classes = ["--set", "trainer.classes=8"];
     let set = ["--set", "train_sizes.sizes=[64, 40]"];
     assert_eq!(summary(&[&classes[..], &set].concat()), 64);
-    let output = rsflow(folder, &["summary", "short.ron"]);
-    assert!(
-        stderr(&output).contains("--set trainer.classes="),
-        "{}",
-        stderr(&output)
-    );
+    // This source knows them; a folder that is there has them.
+    assert_eq!(summary(&set), 64);
+    let elsewhere = r#"train_files=ImageFolder(root: "shapes/train", shuffle: true)"#;
+    let set = ["--set", elsewhere];
+    assert_eq!(summary(&set), 48);
+    let set = ["--set", &elsewhere.replace("shapes", "none")];
+    for command in ["summary", "bench"] {
+        let output = rsflow(folder, &[&[command, "short.ron"], &set[..]].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--set trainer.classes=1000"), "{said}");
+    }
     let profile = [
         "profile",
         "short.ron",

@@ -122,13 +122,19 @@ pub struct Demand {
     pub every_steps: Option<u64>,
 }
 
+/// The value of a field, by the input port that it leads to and its name, of the first node with such a field
+/// on the way to that port.
+pub(crate) type Upstream<'a> = &'a dyn Fn(&str, &str) -> Option<Range<usize>>;
+
 /// Collects the errors of a node in [`Node::plan`].
 pub struct Report<'a> {
     text: &'a str,
+    name: &'a str,
     /// `Kind(...)` in it.
     node: &'a Value,
     /// Of a node that a trainer validates on, the resolutions of its training batches, if they are known.
     training: Option<&'a [u32]>,
+    upstream: Upstream<'a>,
     /// Whether the node depends on them.
     pub(crate) takes_training: bool,
     pub(crate) found: Vec<Problem>,
@@ -136,12 +142,19 @@ pub struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// Of the node `node` in a recipe's `text`.
-    pub(crate) fn new(text: &'a str, node: &'a Value, training: Option<&'a [u32]>) -> Self {
+    /// Of the node `node`, called `name`, in a recipe's `text`.
+    pub(crate) fn new(
+        text: &'a str,
+        (name, node): (&'a str, &'a Value),
+        training: Option<&'a [u32]>,
+        upstream: Upstream<'a>,
+    ) -> Self {
         Report {
             text,
+            name,
             node,
             training,
+            upstream,
             takes_training: false,
             found: Vec::new(),
             warnings: Vec::new(),
@@ -160,6 +173,25 @@ impl<'a> Report<'a> {
     pub fn parameter(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
         let span = self.span(field);
         self.found.push(Problem::new(message, span).help(help));
+    }
+
+    /// Adds an error of what comes in at `port` at the field `field` of the node that decided it, to which `cause`,
+    /// a parameter of this node, is in contrast; at the port itself where no node before it has such a field.
+    pub fn upstream(
+        &mut self,
+        (port, field): (&str, &str),
+        (cause, label): (&str, &str),
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let span = (self.upstream)(port, field).unwrap_or_else(|| self.span(port));
+        let problem = Problem::new(message, span).also(self.span(cause), label);
+        self.found.push(problem.help(help));
+    }
+
+    /// The node's name, which `--set` begins with.
+    pub fn name(&self) -> &'a str {
+        self.name
     }
 
     /// Adds a warning at the parameter `field`: the recipe runs, but perhaps not as it was meant.
@@ -263,6 +295,11 @@ pub trait Node: Any + Send + Sync {
 
     /// Which images it lists, for a source of files: two that list the same are seen before they are opened.
     fn lists(&self) -> Option<ListedImages> {
+        None
+    }
+
+    /// The number of classes of what a source yields, where it is known before anything is opened.
+    fn known_classes(&self) -> Option<usize> {
         None
     }
 

@@ -1,5 +1,6 @@
 //! Errors in a recipe: message, place and help of each, and how they are printed.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -91,6 +92,7 @@ pub struct Problems {
 impl Problems {
     pub fn new(text: Text, mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.span.start);
+        remove_repeated(&text, &mut list);
         Problems {
             parts: vec![(text, list)],
         }
@@ -99,6 +101,14 @@ impl Problems {
     /// These problems and then others.
     pub(crate) fn and(mut self, others: Problems) -> Self {
         self.parts.extend(others.parts);
+        self
+    }
+
+    /// The same with each help as `changed` returns it.
+    pub fn with_help(mut self, changed: impl Fn(&str) -> String) -> Self {
+        for problem in self.parts.iter_mut().flat_map(|(_, list)| list) {
+            problem.help = problem.help.as_deref().map(&changed);
+        }
         self
     }
 
@@ -136,6 +146,20 @@ impl Problems {
         }
         out
     }
+}
+
+/// Keeps one of the problems that a value of `let` has wherever its `$name` is used.
+fn remove_repeated(text: &Text, list: &mut Vec<Problem>) {
+    let mut seen = HashSet::new();
+    list.retain(|problem| {
+        if text.use_of(&problem.span).is_none() {
+            return true;
+        }
+        let place = text.place(problem.span.clone());
+        let place = (place.text.as_ptr(), place.start, place.end);
+        // Not by the message, which names the field: `sizes` of training and of validation may differ in type.
+        seen.insert((place, problem.label.clone(), problem.help.clone()))
+    });
 }
 
 fn render(renderer: &Renderer, text: &Text, problem: &Problem) -> String {

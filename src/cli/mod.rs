@@ -73,7 +73,7 @@ pub enum Command {
     /// Draw a recipe's graph
     #[command(after_help = GRAPH_EXAMPLES)]
     Graph(Graph),
-    /// Count the parameters and multiply-adds of a recipe's network, without opening its data
+    /// Count the parameters and multiply-adds of a recipe's network, before it is trained
     #[command(after_help = SUMMARY_EXAMPLES)]
     Summary(Summary),
     /// Show where the time goes, node by node, and what the bottleneck is

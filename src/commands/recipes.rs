@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use rsflow_base::input_file;
 use rsflow_base::run_files::RECIPE;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text, nearest};
+use rsflow_graph::{Kind, Plan, Planned, Recipe, Role, Text, nearest, training_classes};
 use rsflow_model::train::lookup::trainer_of;
 use rsflow_model::train::trains::Trains;
 
@@ -21,6 +21,25 @@ pub const MAX_RECIPE: u64 = 16 << 20;
 /// Reads and checks a recipe.
 pub fn plan(path: &Path, overrides: &Overrides) -> Result<Plan> {
     Ok(Plan::new(recipe(path, overrides)?)?)
+}
+
+/// The same, with the number of classes of the training data where the recipe leaves it out.
+pub fn plan_with_classes(path: &Path, overrides: &Overrides) -> Result<Plan> {
+    let found = plan(path, overrides)?;
+    let (planned, trainer) = the_trainer(&found, path)?;
+    if trainer.classes().is_some() {
+        return Ok(found);
+    }
+    let field = format!("{}.classes", planned.id.name);
+    let counted = training_classes(&found, planned).with_context(|| {
+        Usage(format!(
+            "the recipe leaves `classes` to the data, which cannot be opened\n\
+             help: give the number, such as `--set {field}=1000`"
+        ))
+    })?;
+    let classes = counted.map(|classes| format!("{field}={classes}"));
+    let set = overrides.set.iter().cloned().chain(classes).collect();
+    plan(path, &Overrides { set })
 }
 
 /// The one trainer of a recipe.
@@ -52,6 +71,16 @@ fn meant(path: &Path) -> String {
         return format!(
             "\nhelp: it is a run's directory; its recipe is {}",
             of_run.shown()
+        );
+    }
+    if path
+        .extension()
+        .is_some_and(|ending| ending == "safetensors")
+    {
+        let place = path.shown();
+        return format!(
+            "\nhelp: it is a checkpoint: `rsflow run RECIPE --resume {place}` resumes its run, `rsflow eval \
+             --checkpoint {place}` evaluates it"
         );
     }
     let Some(name) = path.file_name().filter(|_| !path.exists()) else {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use rsflow_model::nn::summary::Summary;
 
-use super::recipes::{plan, the_trainer};
+use super::recipes::{plan_with_classes, the_trainer};
 use crate::cli;
 use crate::files::{check_output, is_stdout, write_json};
 use crate::table::{grid, millions, thousands};
@@ -15,7 +15,7 @@ pub fn run(arguments: &cli::Summary, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
         check_output(path, "--json", arguments.force, &[&arguments.recipe])?;
     }
-    let plan = plan(&arguments.recipe, &arguments.overrides)?;
+    let plan = plan_with_classes(&arguments.recipe, &arguments.overrides)?;
     let (planned, trainer) = the_trainer(&plan, &arguments.recipe)?;
     let summary = trainer.summary(&plan.incoming(planned))?;
     if let Some(file) = &arguments.json {

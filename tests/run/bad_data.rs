@@ -101,6 +101,21 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             ],
         ),
         (
+            "no batch that is full",
+            |_| {},
+            &[
+                "--set",
+                "val_batches.size=40",
+                "--set",
+                "val_batches.drop_last=true",
+            ],
+            &[
+                "trainer (RsNet): `validate` gets no batch: shapes/val has 24 images",
+                "`size: 40`",
+                "`drop_last: false`",
+            ],
+        ),
+        (
             "a run directory that is a file",
             |folder| std::fs::write(folder.join("out"), b"").unwrap(),
             &[],

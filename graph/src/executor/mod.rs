@@ -28,7 +28,7 @@ use crate::context::RunContext;
 use crate::counters::{Measured, Meter, Meters};
 use crate::item::Item;
 use crate::node::{Build, Role};
-use crate::plan::Plan;
+use crate::plan::{Plan, Planned};
 use crate::shard::Shard;
 use crate::stage::{AnySink, Contents, Position, Stage};
 use crate::stop::Stop;
@@ -155,6 +155,26 @@ impl Running {
 }
 
 /// Builds every node's stage and derives the contents of its stream.
+/// The number of classes of the images that a trainer learns from. Opens their source, unless it is known before;
+/// `None` if nothing leads to one.
+pub fn training_classes(plan: &Plan, trainer: &Planned) -> Result<Option<usize>, RunError> {
+    let Some(mut edge) = trainer.training_input() else {
+        return Ok(None);
+    };
+    while let Some(before) = plan.nodes[edge.node].inputs.first() {
+        edge = before;
+    }
+    let source = &plan.nodes[edge.node];
+    if let Some(known) = source.node.known_classes() {
+        return Ok(Some(known));
+    }
+    let Some(source) = plan.until(&source.id.name) else {
+        return Ok(None);
+    };
+    let (_, contents) = build(&source, &Options::default())?;
+    Ok(contents.last().map(|contents| contents.classes.len()))
+}
+
 fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), RunError> {
     let mut stages: Vec<Option<Stage>> = Vec::new();
     let mut contents: Vec<Contents> = Vec::new();

@@ -1,6 +1,7 @@
 //! Resolves input references to edges.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use rsflow_base::shown::Shown as _;
 
@@ -25,6 +26,28 @@ pub(super) struct Links {
     pub(super) lacking: Vec<&'static str>,
     /// Whether there is a node whose inputs are unknown.
     pub(super) unknown: bool,
+}
+
+impl Links {
+    /// The value of the field `field` of the first node that has one, on the way up from the input `port` of a node.
+    pub(super) fn field_before(
+        &self,
+        recipe: &Recipe,
+        node: usize,
+        port: &str,
+        field: &str,
+    ) -> Option<Range<usize>> {
+        let text = recipe.text.resolved();
+        let mut link = self.of[node].iter().find(|link| link.port == Some(port))?;
+        // As many steps as there are nodes: they may be in a cycle.
+        for _ in &self.of {
+            if let Some(value) = recipe.nodes[link.from].value.at(text, field) {
+                return Some(value.span.clone());
+            }
+            link = self.of[link.from].first()?;
+        }
+        None
+    }
 }
 
 pub(super) fn resolve(recipe: &Recipe, problems: &mut Vec<Problem>) -> Links {

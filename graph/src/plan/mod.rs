@@ -258,7 +258,10 @@ fn propagate(recipe: &Recipe, links: &Links, order: &[usize], training: &Trainin
             })
             .collect();
         let training = training.get(&index).map(Vec::as_slice);
-        let mut report = Report::new(recipe.text.resolved(), &written.value, training);
+        let upstream = |port: &str, field: &str| links.field_before(recipe, index, port, field);
+        let node_written = (written.name.as_str(), &written.value);
+        let text = recipe.text.resolved();
+        let mut report = Report::new(text, node_written, training, &upstream);
         let outputs = node.plan(&incoming, &mut report);
         takes_training |= report.takes_training;
         let edges: Option<Vec<Edge>> = edges.into_iter().collect();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::number::{integer, is_number};
+use super::number::{float, integer, is_number};
 use super::read::SETTINGS;
 use crate::fields::Token;
 use crate::node::Catalogue;
@@ -198,7 +198,14 @@ impl Around<'_> {
         let (token, span) = &self.tokens[self.index];
         let word = self.word(self.index);
         let before = self.token(self.index.checked_sub(1)?);
-        if *token != Token::Word || is_number(word) || before != Some(Token::Mark(':')) {
+        if *token != Token::Word || before != Some(Token::Mark(':')) {
+            return None;
+        }
+        if let Some(written) = whole_exponent(word) {
+            let message = format!("the exponent of `{word}` must be an integer");
+            return Some(Problem::new(message, span.clone()).help(format!("write `{written}`")));
+        }
+        if is_number(word) {
             return None;
         }
         if self.mark(1, '{') {
@@ -246,7 +253,7 @@ impl Around<'_> {
         }
         let (message, help) = match rest.starts_with('.') {
             true => (
-                format!("`{name}` stands for all of its value, not for a part"),
+                format!("`{name}` stands for a whole value, not for a part of one"),
                 "give the part a name of its own in `let`".to_owned(),
             ),
             false => (
@@ -326,6 +333,13 @@ impl Around<'_> {
             _ => None,
         }
     }
+}
+
+/// `1e-2` for `1e-2.0`; `None` for what is not such a number.
+fn whole_exponent(word: &str) -> Option<&str> {
+    let exponent = word.find(['e', 'E']).filter(|_| is_number(word))?;
+    let point = exponent + word[exponent..].find('.')?;
+    float(&word[..point]).map(|_| &word[..point])
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -47,6 +47,15 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
         &argument[value_span.clone()],
     );
     let insertion = insertion(recipe, target, &target_span)?;
+    if let Some(name) = name_in_text(value) {
+        return wrong(
+            format!("`{name}` stands for a whole value, not for a part of one"),
+            value_span,
+            format!(
+                "write the whole value, or in quotes if it is meant as it is: `'{target}={value:?}'`"
+            ),
+        );
+    }
     if (insertion.is_node || is_name(value))
         && let Err(error) = fields::ron(value)
     {
@@ -74,6 +83,21 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
 /// Whether a value is one word that begins with `$`, as `$name` and `$name-1` do.
 fn is_name(value: &str) -> bool {
     fields::tokens(value).len() == 1 && has_name(value)
+}
+
+/// The `$name` that a part of a path begins with, where the value is a bare text such as `$data/train`: what was
+/// meant is neither the name of a folder nor a value of `let`.
+fn name_in_text(value: &str) -> Option<&str> {
+    if fields::ron(value).is_ok() || is_name(value) {
+        return None;
+    }
+    let mut parts = value.split(['/', '\\']);
+    let part = parts.find(|part| {
+        part.strip_prefix('$')
+            .is_some_and(|name| name.starts_with(|c: char| c.is_alphabetic() || c == '_'))
+    })?;
+    let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '$' | '_');
+    Some(&part[..part.find(|c| !is_of_name(c)).unwrap_or(part.len())])
 }
 
 fn wrong<T>(message: String, span: Range<usize>, help: String) -> Result<T, Box<Problem>> {
@@ -151,7 +175,7 @@ fn insertion(
     };
     let names_field =
         |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
-    let (body, path, is_node) = match (find(recipe, whole, &shape, name, span)?, path) {
+    let (body, path, is_node) = match (find(recipe, whole, &shape, target, span)?, path) {
         (Target::Entry(value), None) => {
             let is_node = recipe.nodes.iter().any(|node| node.name == name);
             return Ok(Insertion {
@@ -266,15 +290,16 @@ fn value_of<'a>(whole: &str, shape: &'a Value, name: &str) -> Option<&'a Value> 
         .map(|(_, _, value)| value)
 }
 
-/// The node, value of `let` or field of the recipe called `name`, which an override begins with.
+/// The node, value of `let` or field of the recipe that `target` begins with.
 fn find(
     recipe: &Recipe,
     whole: &str,
     shape: &Value,
-    name: &str,
+    target: &str,
     span: &Range<usize>,
 ) -> Result<Target, Box<Problem>> {
-    let is_field = span.len() > name.len();
+    let name = target.split('.').next().unwrap_or(target);
+    let is_field = target.len() > name.len();
     if !is_field && SETTINGS.contains(&name) {
         return Ok(Target::Recipe);
     }
@@ -289,6 +314,17 @@ fn find(
         names.map(|(_, name, _)| name.as_str())
     };
     let all = || format!("the recipe has {}", listed(names()));
+    let is_known = |part: &str| names().any(|name| name == part);
+    if let ("nodes" | "let", Some((_, inner))) = (name, target.split_once('.'))
+        && is_known(inner.split('.').next().unwrap_or_default())
+    {
+        let help = match inner.contains('.') || lets.iter().any(|(_, name, _)| name == inner) {
+            true => format!("write `--set {inner}=...`"),
+            false => format!("write `--set {inner}.FIELD=VALUE` or `--set '{inner}=KIND(...)'`"),
+        };
+        let message = format!("an override begins with the name, without `{name}.`");
+        return wrong(message, span.start..span.start + name.len() + 1, help);
+    }
     if matches!(name, "nodes" | "let") {
         return wrong(
             format!("`{name}` cannot be set as a whole"),

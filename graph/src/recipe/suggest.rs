@@ -1,5 +1,7 @@
 //! What was probably meant by a value that a field cannot have.
 
+use serde_json::Value as Schema;
+
 use super::number::{float, integer};
 use crate::fields::{Shape, Value};
 use crate::schema::{self, Choice, Reader, Shape as Type, type_of};
@@ -36,6 +38,22 @@ pub(super) fn whole(word: &str) -> Option<String> {
     Some(format!("{number:.0}"))
 }
 
+/// `0.5` for `true`, where a field described so is a probability.
+pub(super) fn probability(word: &str, doc: &str) -> Option<&'static str> {
+    let is_likely = boolean(word).filter(|_| doc.to_lowercase().contains("probability"))?;
+    Some(if is_likely == "true" { "0.5" } else { "0.0" })
+}
+
+/// `(0.25, 1.0)` for the number `word` where a pair is wanted: up to the second of the `default`, if that is more.
+pub(super) fn pair(word: &str, default: Option<&Schema>) -> Option<String> {
+    let first = float(word)?;
+    let second = default.and_then(|pair| pair.get(1)?.as_f64());
+    Some(match second.filter(|second| *second > first) {
+        Some(second) => format!("({word}, {second:?})"),
+        None => format!("({word}, {word})"),
+    })
+}
+
 /// `0.5` for `0,5`.
 pub(super) fn decimal(typed: &str) -> Option<String> {
     let (before, after) = typed.split_once(',')?;
@@ -46,7 +64,7 @@ pub(super) fn decimal(typed: &str) -> Option<String> {
 
 /// How a choice is written that `word` means: `Cosine` for `cosine`, `ResNet(depth: 18)` for `resnet18`.
 pub(super) fn choice(reader: &Reader, choices: &[Choice], word: &str) -> Option<String> {
-    let word = plain(word);
+    let (typed, word) = (word, plain(word));
     if word.is_empty() {
         return None;
     }
@@ -55,6 +73,9 @@ pub(super) fn choice(reader: &Reader, choices: &[Choice], word: &str) -> Option<
     }
     if is_none(&word) && choices.iter().any(|choice| choice.name == "None") {
         return Some("None".to_owned());
+    }
+    if let Some(found) = longer_name(choices, typed) {
+        return Some(written(reader, found));
     }
     let stem = word.trim_end_matches(|c: char| c.is_ascii_digit());
     let number = &word[stem.len()..];
@@ -69,6 +90,18 @@ pub(super) fn choice(reader: &Reader, choices: &[Choice], word: &str) -> Option<
         }
         _ => None,
     }
+}
+
+/// The choice that a longer name begins with: `Cosine` of `CosineAnnealingLR` and `cosine_annealing`.
+fn longer_name<'a, 'b>(choices: &'b [Choice<'a>], typed: &str) -> Option<&'b Choice<'a>> {
+    let begins = |choice: &&Choice| {
+        let (name, rest) = typed
+            .split_at_checked(choice.name.len())
+            .unwrap_or_default();
+        let ends_a_word = rest.starts_with(|c: char| c.is_uppercase() || matches!(c, '_' | '-'));
+        name.eq_ignore_ascii_case(choice.name) && ends_a_word
+    };
+    choices.iter().find(begins)
 }
 
 /// A choice with what it needs.
@@ -92,7 +125,7 @@ pub(super) fn written(reader: &Reader, choice: &Choice) -> String {
 }
 
 /// A struct as it is written: the example of the field's description, or `(mean: ..., std: ...)`.
-pub(super) fn struct_written(field: &serde_json::Value, body: &serde_json::Value) -> String {
+pub(super) fn struct_written(field: &Schema, body: &Schema) -> String {
     let doc = schema::doc(field);
     let mut quoted = doc.split('`').skip(1).step_by(2);
     if let Some(example) = quoted.find(|text| text.starts_with('(')) {
@@ -112,12 +145,11 @@ pub(super) fn within(
     reader: &Reader,
     text: &str,
     value: &Value,
-    body: &serde_json::Value,
+    body: &Schema,
     name: &str,
 ) -> Option<String> {
-    let has = |body: &serde_json::Value| {
-        schema::properties(body).is_some_and(|fields| fields.contains_key(name))
-    };
+    let has =
+        |body: &Schema| schema::properties(body).is_some_and(|fields| fields.contains_key(name));
     let fields = schema::properties(body)?;
     let found = fields.iter().find(|(field, inner)| {
         let (inner, _) = reader.resolve(inner);

@@ -13,8 +13,8 @@ use crate::fields::{self, Field, Shape, Value};
 use crate::node::Kind;
 use crate::problem::Problem;
 use crate::schema::{
-    Choice, Reader, Shape as Type, default_word, fields as fields_of, is_character, properties,
-    type_of, with_article,
+    Choice, Reader, Shape as Type, default_word, doc, fields as fields_of, is_character,
+    properties, type_of, with_article,
 };
 use crate::text::Text;
 use crate::words::{did_you_mean, listed, nearest, one_of};
@@ -148,6 +148,9 @@ impl<'a> Validator<'a> {
             (Type::Plain("number"), Shape::Quoted) => {
                 suggest::decimal(unquoted).and_then(|number| without_quotes(&number))
             }
+            (Type::Plain("number"), Shape::Word) => {
+                suggest::probability(unquoted, &doc(schema)).and_then(without_quotes)
+            }
             (Type::Plain("boolean"), Shape::Quoted | Shape::Word) => {
                 suggest::boolean(unquoted).and_then(without_quotes)
             }
@@ -168,6 +171,10 @@ impl<'a> Validator<'a> {
                 let [first, .., last] = [&items[0], &items[items.len() - 1]];
                 let inside = first.span.start..last.span.end;
                 Some(format!("write `[{}]`", self.word(&inside)))
+            }
+            (Type::Tuple(types), Shape::Word) if types.len() == 2 => {
+                let pair = suggest::pair(word, schema.get("default"));
+                pair.map(|pair| format!("write `{pair}`"))
             }
             (Type::Tuple(types), Shape::List(items)) if types.len() == items.len() => {
                 let inside = value.span.start + 1..value.span.end - 1;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
-use rsflow_graph::{Allocator, Batch, Contents, Incoming, Memory, PlainMemory, Report, World};
+use anyhow::{Result, ensure};
+use rsflow_graph::{
+    Allocator, Batch, Contents, Incoming, Memory, PlainMemory, Report, World, counted,
+};
 use tch::Device;
 
 use crate::checkpoint::ClassMap;
@@ -122,6 +124,25 @@ pub fn warn_of_dropped_images(contents: &Contents, world: World) {
             contents.origin
         );
     }
+}
+
+/// Refuses data, which comes in at the input `port`, that does not fill a single batch.
+///
+/// # Errors
+/// It does not.
+pub fn check_one_batch(port: &str, contents: &Contents, world: World) -> Result<()> {
+    ensure!(
+        contents.items_per_epoch > 0,
+        "`{port}` gets no batch: {} has {}, fewer than the `size: {}` of its batches, and `drop_last: true` leaves out \
+         a batch that is not full; give a smaller `size`, or `drop_last: false`",
+        contents.origin,
+        counted(
+            usize::try_from(contents.samples).unwrap_or(usize::MAX),
+            "image"
+        ),
+        contents.group * u64::from(world.size)
+    );
+    Ok(())
 }
 
 /// Memory for batches that are computed with on the chosen device: page-locked for a GPU, which then

@@ -15,6 +15,9 @@ pub trait Trains {
     /// Its training input is not in `incoming`, or as [`Summary::new`].
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary>;
 
+    /// The number of classes; `None` where the recipe leaves it to the data.
+    fn classes(&self) -> Option<u32>;
+
     /// Epochs that it trains for.
     fn epochs(&self) -> u64;
 

@@ -175,6 +175,7 @@ fn table(epoch: u64, step: u64) -> Table {
         step,
         rows: vec![row(Some(64)), row(None)],
         average: vec![],
+        classes: 10,
         images: 4,
         left_out: 0,
         seconds: 2.0,

@@ -88,6 +88,10 @@ impl Node for ShapesFolder {
         vec![Schema::default()]
     }
 
+    fn known_classes(&self) -> Option<usize> {
+        Some(ShapesParameters::default().classes)
+    }
+
     fn build(&self, build: &Build) -> Result<Stage> {
         let root = home::expand(&self.root)?;
         let mut said = 0;

@@ -10,7 +10,7 @@ use rsflow_model::dist::Timeouts;
 use rsflow_model::train::exchange_benchmark::{StepTimes, SumTime, sum_time};
 use serde_json::json;
 
-use super::super::recipes::{plan, the_trainer};
+use super::super::recipes::{plan_with_classes, the_trainer};
 use super::super::usage::Usage;
 use crate::cli::Bench;
 use crate::files::{self, is_stdout, write_json};
@@ -38,7 +38,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(path) = arguments.json.as_ref().filter(|_| first) {
         files::check_output(path, "--json", arguments.force, &[arguments.recipe()])?;
     }
-    let plan = plan(arguments.recipe(), &arguments.overrides)?;
+    let plan = plan_with_classes(arguments.recipe(), &arguments.overrides)?;
     let (planned, trainer) = the_trainer(&plan, arguments.recipe())?;
     let its_batch = source_of_batches(&plan, planned).and_then(Planned::batch_size);
     let batch = arguments.batch.map(u64::from).or(its_batch);

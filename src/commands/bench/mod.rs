@@ -14,7 +14,7 @@ use rsflow_model::nn::compute::is_out_of_memory;
 use rsflow_model::train::benchmark::{Benchmark, Measured, memory_rate, peak};
 use serde_json::{Value, json};
 
-use super::recipes::{plan, the_trainer};
+use super::recipes::{plan, plan_with_classes, the_trainer};
 use super::usage::Usage;
 use crate::cli::{Bench, BenchPart};
 use crate::figures::{percent, rate};
@@ -72,10 +72,16 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     }
     let screen = Screen::new(std::io::stderr().is_terminal());
     process::log(None, &screen)?;
-    let plan = plan(arguments.recipe(), &arguments.overrides)?;
+    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    // The data nodes alone need neither network nor device.
+    let computing = [BenchPart::Step, BenchPart::Inference, BenchPart::Whole];
+    let computes_any = computing.into_iter().any(wanted);
+    let plan = match computes_any {
+        true => plan_with_classes(arguments.recipe(), &arguments.overrides)?,
+        false => plan(arguments.recipe(), &arguments.overrides)?,
+    };
     let (planned, trainer) = the_trainer(&plan, arguments.recipe())?;
     let its_batch = source_of_batches(&plan, planned).and_then(Planned::batch_size);
-    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let seconds = Duration::from_secs_f64(arguments.seconds);
 
     let mut rows = Vec::new();
@@ -84,9 +90,7 @@ pub fn run(arguments: &Bench, out: &mut dyn Write) -> Result<ExitCode> {
     let mut peak_rate = None;
     let mut floor = None;
     let mut gpu = None;
-    // The data nodes alone need neither network nor device.
-    let computing = [BenchPart::Step, BenchPart::Inference, BenchPart::Whole];
-    if computing.into_iter().any(wanted) {
+    if computes_any {
         process::prepare(Some(trainer.process_settings()))?;
         let mut benchmark = trainer.benchmark(&plan.incoming(planned), World::default())?;
         computes = Some(benchmark.computes());

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Eval;
 use crate::process;
 use crate::progress::Screen;
-use crate::table::{grid, millions};
+use crate::table::{grid, millions, top5};
 
 /// The largest batches that are tried on the CPU and on a GPU.
 const MOST_ON_CPU: usize = 64;
@@ -74,15 +74,9 @@ pub fn measure(
 /// The table of resolutions with what was measured at each: the time of one image, and the batch with the most
 /// images a second. An ensemble takes as long as its members together.
 pub fn render(table: &Table, metadata: &Metadata, latencies: &[Latency]) -> String {
-    let header = [
-        "resolution",
-        "top-1 %",
-        "top-5 %",
-        "MAdds",
-        "ms of one image",
-        "images/s",
-        "at batch",
-    ];
+    let mut header = vec!["resolution", "top-1 %"];
+    header.extend((table.classes > 5).then_some("top-5 %"));
+    header.extend(["MAdds", "ms of one image", "images/s", "at batch"]);
     let rows = table.rows.iter().map(|row| {
         let latency = latencies
             .iter()
@@ -104,13 +98,11 @@ pub fn render(table: &Table, metadata: &Metadata, latencies: &[Latency]) -> Stri
         let size = row
             .resolution
             .map_or("ensemble".to_owned(), |size| size.to_string());
-        let known = [
-            size,
-            format!("{:.2}", row.top1),
-            format!("{:.2}", row.top5),
-            millions(row.multiply_adds),
-        ];
-        known.into_iter().chain(measured).collect()
+        let mut cells = vec![size, format!("{:.2}", row.top1)];
+        cells.extend(top5(row, table.classes));
+        cells.push(millions(row.multiply_adds));
+        cells.extend(measured);
+        cells
     });
     grid(&header, rows)
 }

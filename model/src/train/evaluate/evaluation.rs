@@ -80,6 +80,7 @@ impl Thread for Evaluation {
             step: metadata.step,
             rows,
             average: vec![],
+            classes: self.net.classes(),
             images: validation.images(),
             left_out: self.samples.saturating_sub(validation.images()),
             seconds: began.elapsed().as_secs_f64(),

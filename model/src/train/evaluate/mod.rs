@@ -238,11 +238,7 @@ impl Evaluate {
                     class_names = data.to_vec();
                 }
             }
-            ensure!(
-                contents.items_per_epoch > 0,
-                "{} is too small for a single batch of `{port}`",
-                contents.origin
-            );
+            batches::check_one_batch(port, contents, build.run.world)?;
         }
         if let Some(size) = calibrated.iter().find(|s| metadata.resolutions.contains(s)) {
             bail!(

@@ -121,7 +121,7 @@ fn one_step(
     let mut labels = Tensor::f_zeros([count], (Kind::Int64, compute.device))?;
     if settings.mix.is_some() {
         let mixed = Mixed::Mixup { share: 0.5 };
-        (images, labels) = mixed.apply(images, &labels, settings.classes()?.into())?;
+        (images, labels) = mixed.apply(images, &labels, settings.given_classes()?.into())?;
     }
     let step = settings.step(resolutions);
     let drops = settings.dropping().draw(&net, count, 0, (0, 0))?;

@@ -10,9 +10,11 @@ use crate::checkpoint::BestBy;
 const FEW_VALUES: u64 = 16;
 
 impl Trainer {
-    /// The errors in what extends the schedule: field, error, help.
-    pub(super) fn check_lengths(&self) -> Vec<(&'static str, String, &'static str)> {
+    /// The errors in what extends the schedule: field, error, help. `name` is the node's.
+    pub(super) fn check_lengths(&self, name: &str) -> Vec<(&'static str, String, String)> {
         let mut errors = Vec::new();
+        // One that is wrong is reported as such, and nothing is compared with it.
+        let lr = Some(self.optimizer.lr()).filter(|lr| lr.is_finite() && *lr > 0.0);
         let (warm_up, cool_down) = (self.warm_up_epochs, self.cool_down_epochs);
         if warm_up > 0 && warm_up >= self.epochs {
             errors.push((
@@ -21,7 +23,9 @@ impl Trainer {
                     "`warm_up_epochs` must be less than `epochs`, {}",
                     self.epochs
                 ),
-                "such as `warm_up_epochs: 5` of 120 epochs",
+                format!(
+                    "train for more `epochs`, or without a warm-up: `--set {name}.warm_up_epochs=0`"
+                ),
             ));
         } else if cool_down > 0 && warm_up.saturating_add(cool_down) >= self.epochs {
             errors.push((
@@ -30,14 +34,16 @@ impl Trainer {
                     "`cool_down_epochs` must leave some of the {} `epochs` for the schedule",
                     self.epochs
                 ),
-                "such as `cool_down_epochs: 10` of 120 epochs",
+                format!(
+                    "train for more `epochs`, or without a cool-down: `--set {name}.cool_down_epochs=0`"
+                ),
             ));
         }
         if warm_up > 0 && self.warm_up_steps > 0 {
             errors.push((
                 "warm_up_steps",
                 "both `warm_up_epochs` and `warm_up_steps` are given".to_owned(),
-                "leave one of them out",
+                "leave one of them out".to_owned(),
             ));
         }
         let warms_up = warm_up > 0 || self.warm_up_steps > 0;
@@ -45,35 +51,36 @@ impl Trainer {
             errors.push((
                 "warm_up_lr",
                 format!("`warm_up_lr` must be at least 0, not {}", self.warm_up_lr),
-                "such as `warm_up_lr: 1e-4`",
+                "such as `warm_up_lr: 1e-4`".to_owned(),
             ));
         } else if self.warm_up_lr > 0.0 && !warms_up {
             errors.push((
                 "warm_up_lr",
                 "`warm_up_lr` needs a warm-up".to_owned(),
-                "such as `warm_up_epochs: 5`",
+                "such as `warm_up_epochs: 5`".to_owned(),
             ));
-        } else if self.warm_up_lr > self.optimizer.lr() {
+        } else if lr.is_some_and(|lr| self.warm_up_lr > lr) {
             errors.push((
                 "warm_up_lr",
                 "a warm-up rises to the optimizer's `lr`, and `warm_up_lr` is above it".to_owned(),
-                "such as `warm_up_lr: 1e-4`",
+                "such as `warm_up_lr: 1e-4`".to_owned(),
             ));
         }
-        if !(self.min_lr >= 0.0 && (self.min_lr == 0.0 || self.min_lr < self.optimizer.lr())) {
+        let is_above = |lr: f64| self.min_lr > 0.0 && self.min_lr >= lr;
+        if self.min_lr.is_nan() || self.min_lr < 0.0 || lr.is_some_and(is_above) {
             errors.push((
                 "min_lr",
                 format!(
                     "`min_lr` must be at least 0 and below the optimizer's `lr`, not {}",
                     self.min_lr
                 ),
-                "such as `min_lr: 1e-6`",
+                "such as `min_lr: 1e-6`".to_owned(),
             ));
         } else if self.min_lr > 0.0 && !self.schedule.has_end() {
             errors.push((
                 "min_lr",
                 "only `Cosine` and `Linear` end at a `min_lr`".to_owned(),
-                "leave it out",
+                "leave it out".to_owned(),
             ));
         }
         errors

@@ -95,7 +95,7 @@ pub struct Trainer {
     #[serde(default)]
     start_weights: Option<Weights>,
     /// Number of classes, compared with the data before the first batch. Default: as many as the training data
-    /// has. `rsflow summary` and `bench`, which open no data, need it.
+    /// has.
     #[serde(default)]
     classes: Option<u32>,
     /// Distillation: `None`; `Ensemble` (the learned ensemble teaches every resolution);
@@ -334,7 +334,7 @@ impl Node for Trainer {
                 "such as Groups(32)",
             );
         }
-        for (field, error, help) in self.check_lengths() {
+        for (field, error, help) in self.check_lengths(report.name()) {
             report.parameter(field, error, help);
         }
         if self
@@ -392,18 +392,21 @@ impl Node for Trainer {
             if let (Some(first), Ok(least)) = (&first, self.network.min_resolution())
                 && let Some(small) = first.iter().find(|&&size| size < least)
             {
-                report.parameter(
-                    "train",
+                report.upstream(
+                    ("train", "growth"),
+                    ("network", "the network that trains at them"),
                     format!("in the first epoch a size is {small}: the minimum of this network is {least}"),
                     format!("give `growth` of the sizes that lead to `{}` a larger `from`", train.node),
                 );
             }
             for problem in check_resolutions(&self.network, sizes).unwrap_or_default() {
-                report.parameter(
-                    "train",
-                    problem,
-                    format!("change the sizes that lead to `{}`", train.node),
-                );
+                let help = format!("change the sizes that lead to `{}`", train.node);
+                let network = ("network", "the network that trains at them");
+                match sizes.is_empty() {
+                    // What makes none says so itself, or is unknown.
+                    true => report.parameter("train", problem, help),
+                    false => report.upstream(("train", "sizes"), network, problem, help),
+                }
             }
         }
         if let Some(path) = &self.start_from
@@ -467,6 +470,10 @@ fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
 }
 
 impl Trains for Trainer {
+    fn classes(&self) -> Option<u32> {
+        self.classes
+    }
+
     fn epochs(&self) -> u64 {
         self.epochs
     }
@@ -488,7 +495,7 @@ impl Trains for Trainer {
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary> {
         let resolutions = resolutions(incoming)?;
         let norms = self.norms(&resolutions);
-        Summary::new(&self.network, self.classes()?, &resolutions, norms)
+        Summary::new(&self.network, self.given_classes()?, &resolutions, norms)
     }
 
     fn benchmark(&self, incoming: &[(&'static str, Schema)], world: World) -> Result<Benchmark> {
@@ -559,12 +566,8 @@ impl Trainer {
             );
         }
         batches::warn_of_dropped_images(validate, world);
-        for contents in [train, validate] {
-            ensure!(
-                contents.items_per_epoch > 0,
-                "{} is too small for a single batch; use a smaller batch or `drop_last: false`",
-                contents.origin
-            );
+        for (port, contents) in [("train", train), ("validate", validate)] {
+            batches::check_one_batch(port, contents, world)?;
         }
         Ok(())
     }

@@ -27,10 +27,9 @@ fn is_part(part: &str, tensor: &str) -> bool {
 
 impl Trainer {
     /// The number of classes, where the data is not open.
-    pub(super) fn classes(&self) -> Result<u32> {
+    pub(super) fn given_classes(&self) -> Result<u32> {
         self.classes.context(
-            "the recipe leaves `classes` to the data, which is not opened here: give it, as by \
-             `--set trainer.classes=1000`",
+            "the recipe leaves `classes` to the data, which is not opened here: give it, such as `classes: 1000`",
         )
     }
 
@@ -44,7 +43,7 @@ impl Trainer {
         let norms = self.norms(resolutions);
         let mut net = SwitchableNetwork::with_batch_norms(
             &self.network,
-            self.classes()?,
+            self.given_classes()?,
             resolutions,
             norms,
             compute,
