@@ -52,7 +52,10 @@ impl RunDir {
             }
             (Some(path), Some(None)) => (Some(path.to_owned()), Some(last_checkpoint(path))),
             (None, Some(None)) => {
-                let path = latest(&all_runs)?;
+                let path = match run_of_recipe(&arguments.recipe) {
+                    Some(run) => run,
+                    None => latest(&all_runs)?,
+                };
                 let last = last_checkpoint(&path);
                 (Some(path), Some(last))
             }
@@ -401,14 +404,23 @@ fn instead(checkpoint: &Path) -> String {
 /// The directory of the run that wrote a checkpoint; a resumed run continues there.
 fn run_of(checkpoint: &Path) -> Option<PathBuf> {
     let folder = checkpoint.parent()?;
-    let run_dir = folder.parent()?;
+    // Other folders may have the same name.
+    run_with(folder).filter(|_| folder.file_name() == Some(CHECKPOINTS.as_ref()))
+}
+
+/// The directory of the run that keeps its recipe in this file.
+fn run_of_recipe(recipe: &Path) -> Option<PathBuf> {
+    run_with(recipe).filter(|_| recipe.file_name() == Some(RECIPE.as_ref()))
+}
+
+/// The directory that a file or folder is in, if it is that of a run.
+fn run_with(entry: &Path) -> Option<PathBuf> {
+    let run_dir = entry.parent()?;
     let run_dir = match run_dir.as_os_str().is_empty() {
         true => Path::new("."),
         false => run_dir,
     };
-    // Other folders may have the same name.
-    let is_one = folder.file_name()? == CHECKPOINTS && run_dir.join(LOG).is_file();
-    is_one.then(|| run_dir.to_owned())
+    run_dir.join(LOG).is_file().then(|| run_dir.to_owned())
 }
 
 /// Where the runs of a recipe are that name no directory, or all runs of data of that name.

@@ -48,10 +48,14 @@ pub fn verdict(figures: &Figures) -> String {
         Some(trainer) if trainer.wait_input < STARVED_SHARE => {
             let enough = (workers.count as f64 * worked / SATURATED_SHARE)
                 .ceil()
-                .max(1.0);
+                .max(1.0) as usize;
+            let advice = match enough == workers.count {
+                true => String::new(),
+                false => format!(", so `cpu_workers: {enough}` is enough"),
+            };
             return format!(
                 "{} is the limit: it takes {speed} images/s and waits for data {} of the time; \
-                 the data nodes keep {on_workers} busy for {}, so `cpu_workers: {enough}` is enough",
+                 the data nodes keep {on_workers} busy for {}{advice}",
                 trainer.title(),
                 percent(trainer.wait_input),
                 percent(worked),
@@ -280,6 +284,14 @@ mod tests {
                 "`trainer` (RsNet) is the limit: it takes 1,480 images/s and waits for data 0.4 % \
                  of the time; the data nodes keep 2 workers busy for 16 %, so `cpu_workers: 1` is \
                  enough",
+            ),
+            (
+                "the trainer, with as few workers as are enough",
+                changed(figures([0.01, 0.1, 0.05], 0.004), |figures| {
+                    figures.workers.count = 1;
+                }),
+                "`trainer` (RsNet) is the limit: it takes 1,480 images/s and waits for data 0.4 % \
+                 of the time; the data nodes keep 1 worker busy for 16 %",
             ),
             (
                 "the trainer, just so",

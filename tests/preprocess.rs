@@ -360,6 +360,7 @@ fn data_that_cannot_be_read_is_named_with_what_can() {
     let folder = images();
     fs::create_dir_all(folder.join("empty")).unwrap();
     write(&folder.join("text.tar"), b"not a tar at all");
+    write(&folder.join("x.ron"), b"()");
     write(&folder.join("set.tar.gz"), b"\x1f\x8b\x08\0\0\0\0\0");
     write(
         &folder.join("flat.tar"),
@@ -377,6 +378,11 @@ fn data_that_cannot_be_read_is_named_with_what_can() {
             "empty",
             2,
             "empty is a folder without folders or archives of images",
+        ),
+        (
+            "x.ron",
+            2,
+            "x.ron is a recipe, not images; `rsflow eval RUN_DIR`",
         ),
         ("text.tar", 2, "text.tar is a file, but not a tar of images"),
         ("set.tar.gz", 2, "decompress it with `gunzip`"),

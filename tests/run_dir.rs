@@ -72,18 +72,18 @@ fn a_run_directory_is_one_that_a_run_has_made() {
         std::fs::read_dir(path.join("runs/recipe")).unwrap().count(),
         1
     );
-    // One that goes on where it lies, from within.
-    let output = rsflow(
-        &path.join("out"),
-        &[
-            "run",
-            "recipe.ron",
-            "--resume",
-            "checkpoints/last.safetensors",
-        ],
-    );
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("run directory: .\n"), "{stderr}");
+    // One that goes on where it lies, from within and by its recipe.
+    let last = "checkpoints/last.safetensors";
+    for (from, arguments, run_dir) in [
+        ("out", &["recipe.ron", "--resume", last][..], "."),
+        ("out", &["recipe.ron", "--resume"], "."),
+        ("", &["out/recipe.ron", "--resume"], "out"),
+    ] {
+        let output = rsflow(&path.join(from), &[&["run"], arguments].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let line = format!("run directory: {run_dir}\n");
+        assert!(stderr.contains(&line), "{arguments:?}: {stderr}");
+    }
     // What is there without a checkpoint is nothing to go on with.
     std::fs::create_dir(path.join("failed")).unwrap();
     std::fs::write(path.join("failed/run.log"), "").unwrap();

@@ -16,8 +16,9 @@ pub struct Drafting {
     /// validate on
     #[arg(required = true, num_args = 1..=2, value_name = "DATA", value_parser = path())]
     pub data: Vec<PathBuf>,
-    /// Sizes to train at, in pixels [default: up to five, from the images' shorter side down]
-    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Sizes to train at, in pixels, joined by commas: 64,48 [default: up to five, from the images' shorter side
+    /// down]
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S", value_parser = size)]
     pub sizes: Vec<u32>,
     /// The network: resnet18, resnet50, mobilenet_v2 and so on, or as a recipe has it:
     /// 'ResNet(depth: 18, width: 32)' [default: by the number of images and the device]

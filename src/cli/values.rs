@@ -58,6 +58,15 @@ pub(super) fn norm(text: &str) -> Result<NormChoice, String> {
     }
 }
 
+/// A size in pixels, of several.
+pub(super) fn size(text: &str) -> Result<u32, String> {
+    let size = text.trim().parse().ok().filter(|size| *size > 0);
+    size.ok_or_else(|| {
+        "expected a size in pixels, such as 64, or several joined by commas, such as 64,48"
+            .to_owned()
+    })
+}
+
 /// A size to export a network for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SizeChoice {

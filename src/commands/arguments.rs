@@ -1,4 +1,5 @@
-//! Reading the command line, and help for options that are fields of a recipe.
+//! Reading the command line, and help for options that other programs have: fields of a recipe, or ours by
+//! another name.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,66 +8,284 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::one_of;
+use rsflow_graph::{Recipe, Text, one_of};
 
 use super::recipes::recipe;
+use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Overrides};
 use crate::process::{WRONG, say};
+
+/// Fields of a recipe by the names that options of timm, Ultralytics and PyTorch's examples have.
+const FIELDS: &[(&str, &str)] = &[
+    ("a", "network"),
+    ("amp", "precision"),
+    ("arch", "network"),
+    ("b", "size"),
+    ("batch", "size"),
+    ("batch_size", "size"),
+    ("clip_grad", "clip_gradients"),
+    ("data", "root"),
+    ("j", "cpu_workers"),
+    ("learning_rate", "lr"),
+    ("lr0", "lr"),
+    ("lr_scheduler", "schedule"),
+    ("model", "network"),
+    ("num_classes", "classes"),
+    ("num_workers", "cpu_workers"),
+    ("opt", "optimizer"),
+    ("pretrained", "start_from"),
+    ("sched", "schedule"),
+    ("smoothing", "label_smoothing"),
+    ("warmup_epochs", "warm_up_epochs"),
+    ("wd", "weight_decay"),
+    ("weights", "start_from"),
+    ("workers", "cpu_workers"),
+];
+
+/// Options by the names that others have for them: the commands, the names, and ours, in which `VALUE` stands for
+/// what was given.
+const OPTIONS: &[(&[&str], &[&str], &str)] = &[
+    (
+        &["new", "train"],
+        &["a", "arch", "model", "net"],
+        "`--network VALUE`",
+    ),
+    (
+        &["new", "train"],
+        &["data", "data_dir", "data_path"],
+        "`VALUE` without an option",
+    ),
+    (
+        &["new", "train"],
+        &[
+            "imgsz",
+            "img_size",
+            "image_size",
+            "resolution",
+            "resolutions",
+        ],
+        "`--sizes VALUE`",
+    ),
+    (
+        &["run", "train"],
+        &[
+            "out",
+            "output",
+            "output_dir",
+            "log_dir",
+            "save_dir",
+            "project",
+        ],
+        "`--run-dir VALUE`",
+    ),
+    (
+        &["run"],
+        &["gpus", "nproc_per_node", "world_size"],
+        "`--processes VALUE`",
+    ),
+    (
+        &["eval"],
+        &["imgsz", "img_size", "image_size"],
+        "`--sizes VALUE`",
+    ),
+    (
+        &["predict"],
+        &["imgsz", "img_size", "image_size"],
+        "`--size VALUE`",
+    ),
+    (&["predict"], &["topk", "top_k"], "`--top VALUE`"),
+    (&["serve"], &["port"], "`--listen 127.0.0.1:VALUE`"),
+    (&["serve"], &["host"], "`--listen VALUE:8080`"),
+];
+
+/// `rsflow new` writes recipes whose nodes have the names of this one's.
+const LIKE_DRAFTS: &str = include_str!("../../recipes/quickstart.ron");
 
 /// What was typed.
 ///
 /// # Errors
 /// The exit code, after help or an error was printed.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    Cli::try_parse_from(&arguments).map_err(|error| {
-        if let Some(help) = field_meant(&error, &arguments) {
+    let typed = Typed(with_joined_sizes(std::env::args_os().collect()));
+    Cli::try_parse_from(&typed.0).map_err(|mut error| {
+        if let Some(help) = typed.help(&error) {
             say(help);
             return ExitCode::from(WRONG);
+        }
+        if error.kind() == ErrorKind::UnknownArgument {
+            // That `-- --option` would pass it as a value: no value begins with dashes.
+            error.insert(ContextKind::Suggested, ContextValue::None);
         }
         let _ = error.print();
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG))
     })
 }
 
-/// The error with help for an unknown option `--epochs`, if the recipe has such a field.
-fn field_meant(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return None;
+/// `--sizes=64,48` for the words `--sizes 64 48` where folders may follow, which would be taken for sizes.
+fn with_joined_sizes(arguments: Vec<OsString>) -> Vec<OsString> {
+    let command = arguments.get(1).and_then(|command| command.to_str());
+    if !matches!(command, Some("new" | "train")) {
+        return arguments;
     }
-    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
-        return None;
+    let is_sizes = |word: &OsString| {
+        let word = word.to_str().unwrap_or_default();
+        let is_part = |c: char| c.is_ascii_digit() || matches!(c, ',' | ' ');
+        word.contains(|c: char| c.is_ascii_digit()) && word.chars().all(is_part)
     };
-    let name = option.strip_prefix("--")?.split('=').next()?;
-    let recipes = arguments.iter().skip(2).map(Path::new);
-    let mut recipes = recipes.filter(|path| path.extension().is_some_and(|it| it == "ron"));
-    let path = recipes.next()?;
-    let recipe = recipe(path, &Overrides { set: Vec::new() }).ok()?;
-    let paths = recipe.paths_to(&name.replace('-', "_"));
-    let value = value_of(option, arguments).unwrap_or_else(|| "VALUE".to_owned());
-    let sets: Vec<String> = paths
-        .iter()
-        .map(|path| format!("--set {path}={value}"))
-        .collect();
-    if sets.is_empty() {
-        return None;
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut words = arguments.into_iter().peekable();
+    while let Some(word) = words.next() {
+        let mut sizes = Vec::new();
+        if word == "--sizes" {
+            while let Some(size) = words.next_if(is_sizes) {
+                let size = size.to_string_lossy();
+                sizes.push(OsString::from(size.trim_matches([',', ' '])));
+            }
+        }
+        joined.push(match sizes.is_empty() {
+            true => word,
+            false => {
+                let mut option = OsString::from("--sizes=");
+                option.push(sizes.join(",".as_ref()));
+                option
+            }
+        });
     }
-    Some(format!(
-        "error: there is no option '{}'\n\nhelp: it is a field of {}: {}",
-        option.shown(),
-        path.shown(),
-        one_of(sets.iter().map(String::as_str))
-    ))
+    joined
 }
 
-/// What follows the option.
-fn value_of(option: &str, arguments: &[OsString]) -> Option<String> {
-    let name = option.split('=').next()?;
-    let mut typed = arguments.iter().map(|argument| argument.to_string_lossy());
-    let found = typed.find(|typed| typed.split('=').next() == Some(name))?;
-    let value = match found.split_once('=') {
-        Some((_, value)) => value.to_owned(),
-        None => typed.next()?.into_owned(),
+/// The words of the command line.
+struct Typed(Vec<OsString>);
+
+impl Typed {
+    fn command(&self) -> &str {
+        let command = self.0.get(1).and_then(|command| command.to_str());
+        command.unwrap_or_default()
+    }
+
+    /// The error with help for an unknown option, if it is known what is meant by it.
+    fn help(&self, error: &clap::Error) -> Option<String> {
+        if error.kind() != ErrorKind::UnknownArgument {
+            return None;
+        }
+        let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+            return None;
+        };
+        let typed = option.strip_prefix('-')?.trim_start_matches('-');
+        let name = typed.split('=').next()?.replace('-', "_");
+        let value = self.value_of(option).unwrap_or_else(|| "VALUE".to_owned());
+        let help = self
+            .option_meant(&name, &value)
+            .or_else(|| self.field_meant(&name, &value))?;
+        let option = option.shown();
+        Some(format!(
+            "error: there is no option '{option}'\n\nhelp: {help}"
+        ))
+    }
+
+    fn option_meant(&self, name: &str, value: &str) -> Option<String> {
+        let mut options = OPTIONS.iter();
+        let (_, _, ours) = options.find(|(commands, names, _)| {
+            commands.contains(&self.command()) && names.contains(&name)
+        })?;
+        Some(format!("write {}", ours.replace("VALUE", value)))
+    }
+
+    fn field_meant(&self, name: &str, value: &str) -> Option<String> {
+        let mut words = self.0.iter().skip(2).map(Path::new);
+        let path = words.find(|path| path.extension().is_some_and(|it| it == "ron"));
+        let recipe = match path {
+            Some(path) => recipe(path, &Overrides { set: Vec::new() }).ok()?,
+            None if matches!(self.command(), "new" | "train") => {
+                Recipe::parse(Text::new("", LIKE_DRAFTS), CATALOGUE, &[]).ok()?
+            }
+            None => return None,
+        };
+        let paths = paths(&recipe, name);
+        if paths.is_empty() {
+            return None;
+        }
+        let sets: Vec<String> = paths
+            .iter()
+            .map(
+                |path| match path.ends_with("sizes") && !value.starts_with('[') {
+                    true => format!("--set {path}=[{value}]"),
+                    false => format!("--set {path}={value}"),
+                },
+            )
+            .collect();
+        let sets = one_of(sets.iter().map(String::as_str));
+        Some(match (path, self.command()) {
+            (Some(path), _) => format!("it is a field of {}: {sets}", path.shown()),
+            (None, "new") => format!(
+                "it is a field of the recipe that `rsflow new` writes: change it there, or give {sets} to `rsflow \
+                 run` or `rsflow train`"
+            ),
+            (None, _) => format!("it is a field of the recipe: {sets}"),
+        })
+    }
+
+    /// What follows the option.
+    fn value_of(&self, option: &str) -> Option<String> {
+        let name = option.split('=').next()?;
+        let mut typed = self.0.iter().map(|argument| argument.to_string_lossy());
+        let found = typed.find(|typed| typed.split('=').next() == Some(name))?;
+        let value = match found.split_once('=') {
+            Some((_, value)) => value.to_owned(),
+            None => typed.next()?.into_owned(),
+        };
+        (!value.is_empty() && !value.starts_with('-')).then_some(value)
+    }
+}
+
+/// What `--set` calls the fields that an option of that name means.
+fn paths(recipe: &Recipe, name: &str) -> Vec<String> {
+    let own = |field: &str| match field {
+        "seed" | "cpu_workers" => vec![field.to_owned()],
+        _ => recipe.paths_to(field),
     };
-    (!value.is_empty() && !value.starts_with('-')).then_some(value)
+    let found = own(name);
+    let Some((_, field)) = FIELDS.iter().find(|(other, _)| *other == name) else {
+        return found;
+    };
+    if !found.is_empty() {
+        return found;
+    }
+    let all = own(field);
+    // Others mean the batches and images of the training.
+    let of_training = all.iter().filter(|path| path.starts_with("train"));
+    match of_training.cloned().collect::<Vec<_>>() {
+        of_training if of_training.is_empty() => all,
+        of_training => of_training,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_from_folders() {
+        for (typed, expected) in [
+            (
+                "new --sizes 64 48 photos val",
+                "new --sizes=64,48 photos val",
+            ),
+            ("train --sizes 64,48 photos", "train --sizes=64,48 photos"),
+            ("train --sizes 64, 48 2024x", "train --sizes=64,48 2024x"),
+            (
+                "new photos --sizes 64 48 --force",
+                "new photos --sizes=64,48 --force",
+            ),
+            ("new photos --sizes=64 48", "new photos --sizes=64 48"),
+            ("new --sizes photos 64", "new --sizes photos 64"),
+            ("eval --sizes 64 48", "eval --sizes 64 48"),
+        ] {
+            let words = |text: &str| -> Vec<OsString> {
+                let words = ["rsflow"].into_iter().chain(text.split(' '));
+                words.map(OsString::from).collect()
+            };
+            assert_eq!(with_joined_sizes(words(typed)), words(expected), "{typed}");
+        }
+    }
 }

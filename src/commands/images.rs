@@ -88,6 +88,12 @@ impl Images {
             };
             return Err(wrong(&found).into());
         }
+        if path.extension().is_some_and(|ending| ending == "ron") {
+            let found = format!(
+                "{place} is a recipe, not images; `rsflow eval RUN_DIR` finds those that its run was validated on"
+            );
+            return Err(wrong(&found).into());
+        }
         let name = path.file_name().unwrap_or_default();
         if let Some(half) = [Half::Train, Half::Val]
             .into_iter()

@@ -40,9 +40,28 @@ pub struct Found {
 
 /// Finds the images in one path, or the training and the validation images in two.
 pub fn find(data: &[PathBuf]) -> Result<Found> {
-    let [training, validation] = data else {
-        return in_path(data.first().context("no data was named")?, true);
+    let (training, validation) = match data {
+        [all] => return in_path(all, true),
+        [training, validation] => (training, validation),
+        // The words before and after an option are counted each on their own.
+        _ => {
+            let named: Vec<String> = data.iter().map(|path| path.shown().into_owned()).collect();
+            return Err(usage(format!(
+                "DATA is one folder or archive, or two, the images to train on and those to validate on; {} were \
+                 named: {}",
+                data.len(),
+                named.join(", ")
+            )));
+        }
     };
+    if training.exists() && !validation.exists() {
+        let place = validation.shown();
+        return Err(usage(format!(
+            "there is no folder or file {place}, which the second DATA names: the images to validate on\n\
+             help: leave it out where {} holds all images; a recipe's name is an option: `rsflow new DATA --out {place}`",
+            training.shown()
+        )));
+    }
     let (mut training, validation) = (in_path(training, false)?, in_path(validation, false)?);
     training.remarks.extend(validation.remarks);
     Ok(Found {

@@ -130,13 +130,13 @@ fn describe(kind: &Kind, width: u16, out: &mut dyn Write) -> Result<()> {
         });
         write_table(&["read as", "yields"], rows, width, out)?;
     }
-    if !parameters.is_empty() {
-        writeln!(out, "\nParameters")?;
-        write_fields(&reader, &parameters, width, out)?;
-    }
     let mut sections = Vec::new();
     for field in &parameters {
         collect(&reader, field.schema, field.name, &mut sections);
+    }
+    if !parameters.is_empty() {
+        writeln!(out, "\nParameters")?;
+        write_fields(&reader, &parameters, &sections, width, out)?;
     }
     for section in &sections {
         write_section(&reader, section, width, out)?;
@@ -168,11 +168,24 @@ fn write_section(
                 .map(|choice| vec![reader.choice_in_words(choice), choice.doc.clone()]);
             write_table(&["value", "meaning"], rows, width, out)
         }
-        _ => write_fields(reader, &fields(section.schema), width, out),
+        _ => write_fields(reader, &fields(section.schema), &[], width, out),
     }
 }
 
-fn write_fields(reader: &Reader, fields: &[Field], width: u16, out: &mut dyn Write) -> Result<()> {
+/// `sections` are those below, to which fields with fields of their own refer.
+fn write_fields(
+    reader: &Reader,
+    fields: &[Field],
+    sections: &[Section],
+    width: u16,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let has_section = |name: &str| {
+        sections.iter().any(|section| {
+            let is_struct = matches!(Shape::of(section.schema), Shape::Struct);
+            is_struct && section.fields.iter().any(|field| field == name)
+        })
+    };
     let rows = fields.iter().map(|field| {
         let default = match field.schema.get("default") {
             Some(default) => ron(reader, field.schema, default),
@@ -183,7 +196,14 @@ fn write_fields(reader: &Reader, fields: &[Field], width: u16, out: &mut dyn Wri
             field.name.to_owned(),
             reader.in_words(field.schema),
             default,
-            doc(field.schema),
+            match has_section(field.name) {
+                true => format!(
+                    "{} Its fields: below, at `{}`.",
+                    doc(field.schema),
+                    field.name
+                ),
+                false => doc(field.schema),
+            },
         ]
     });
     write_table(&["name", "type", "default", "meaning"], rows, width, out)

@@ -96,11 +96,22 @@ fn report_values(arguments: &Sweep, overs: &[Over]) -> bool {
                 reported.push(messages);
                 let (typed, value) = (over.typed.shown(), value.shown());
                 say(format_args!("--over {typed} with the value {value}:"));
-                report(&error);
+                report(&about_over(error));
             }
         }
     }
     any
+}
+
+/// The error with `--over` where it says how an override is written: that is what was typed.
+fn about_over(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Problems>() {
+        Ok(problems) => {
+            let in_place = |help: &str| help.replace("write `--set ", "write `--over ");
+            problems.with_help(in_place).into()
+        }
+        Err(error) => error,
+    }
 }
 
 fn messages(error: &anyhow::Error) -> Vec<String> {

@@ -106,6 +106,14 @@ pub fn run(arguments: &Sweep, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 fn overs(arguments: &Sweep) -> Result<Vec<Over>> {
+    ensure!(
+        !arguments.over.is_empty() || arguments.seeds > 1,
+        Usage(format!(
+            "there is nothing to compare: name a field and its values, or several seeds\n\
+             help: such as `rsflow sweep {0} --over trainer.optimizer.lr=0.1,0.03`, or `rsflow sweep {0} --seeds 3`",
+            arguments.recipe.shown()
+        ))
+    );
     let parse = |typed: &String| {
         Over::parse(typed).map_err(|problem| Usage(format!("--over {}: {problem}", typed.shown())))
     };
