@@ -140,3 +140,37 @@ pub fn time(time: Option<Duration>) -> String {
         false => format!("{value:.0} {unit}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn top_5_is_shown_where_it_says_something() {
+        let table = |classes| Table {
+            epoch: 0,
+            step: 1,
+            rows: vec![Row {
+                resolution: Some(64),
+                batch_norm: Some(64),
+                between: None,
+                top1: 50.0,
+                top5: 75.25,
+                loss: 1.5,
+                multiply_adds: 10,
+                parameters: 20,
+            }],
+            average: vec![],
+            classes,
+            images: 4,
+            left_out: 0,
+            seconds: 2.0,
+            training: None,
+        };
+        for (classes, shown) in [(2, false), (5, false), (6, true)] {
+            let text = render(&table(classes));
+            let found = ["top-5 %", "75.25"].map(|words| text.contains(words));
+            assert_eq!(found, [shown; 2], "{classes}: {text}");
+        }
+    }
+}

@@ -110,6 +110,23 @@ fn check_references(root: &Value, schema: &Value) -> usize {
             .sum::<usize>()
 }
 
+/// A parameter whose value has fields says where these are listed, each with its meaning.
+#[test]
+fn nodes_lead_to_the_fields_of_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = done(folder.path(), &["nodes", "RsNet"]);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let text = words.join(" ");
+    for expected in [
+        "The optimizer. Its fields: below, at `optimizer`.",
+        "optimizer: Sgd Stochastic gradient descent.",
+        "momentum number 0.9 At least 0 and below 1.",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in {text}");
+    }
+    assert!(!text.contains("below, at `batch_norms`"), "{text}");
+}
+
 #[test]
 fn nodes_as_json_have_every_kind_with_its_ports() {
     let folder = tempfile::tempdir().unwrap();

@@ -203,7 +203,7 @@ fn what_is_wrong_is_said_before_anything_runs() {
     let folder = folder.path();
     let without_log = crate::workplace::RECIPE.replace("MetricsLog", "TensorBoard");
     fs::write(folder.join("without_log.ron"), without_log).unwrap();
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 16] = [
         (
             &["recipe.ron", "--over", "trainer.optimizer.lr=0.1,1e-1"],
             &["`trainer.optimizer.lr=0.1` and `trainer.optimizer.lr=1e-1` make the same recipe"],
@@ -287,8 +287,19 @@ fn what_is_wrong_is_said_before_anything_runs() {
             ],
             &["19998 runs are too many"],
         ),
-        (&["recipe.ron", "--set", "trainer.epochs=0"], &["epochs"]),
-        (&["without_log.ron"], &["help: add `\"log\": MetricsLog("]),
+        (&["recipe.ron"], &["nothing to compare", "--over trainer."]),
+        (
+            &["recipe.ron", "--over", "epochs=1,2"],
+            &["help: write `--over trainer.epochs=...`"],
+        ),
+        (
+            &["recipe.ron", "--seeds", "2", "--set", "trainer.epochs=0"],
+            &["epochs"],
+        ),
+        (
+            &["without_log.ron", "--seeds", "2"],
+            &["help: add `\"log\": MetricsLog("],
+        ),
     ];
     for (arguments, expected) in cases {
         let output = rsflow(folder, &[&["sweep"], arguments].concat());

@@ -1,10 +1,11 @@
-//! What is checked of the parts of a run: warm-up, schedule, cool-down; batches and their parts.
+//! What is checked of the parts of a run: warm-up, schedule, cool-down; sizes, batches and their parts.
 
 use anyhow::{Result, ensure};
-use rsflow_graph::{Contents, Incoming, counted};
+use rsflow_graph::{Contents, Incoming, Report, counted};
 
 use super::Trainer;
 use crate::checkpoint::BestBy;
+use crate::nn::switchable::check_resolutions;
 
 /// Statistics of fewer values per channel are little more than noise.
 const FEW_VALUES: u64 = 16;
@@ -84,6 +85,36 @@ impl Trainer {
             ));
         }
         errors
+    }
+
+    /// Reports sizes of the training images that the network cannot have, at the node that makes them.
+    pub(super) fn check_sizes(&self, train: &Incoming, report: &mut Report) {
+        let sizes = &train.schema.resolutions;
+        let network = ("network", "the network that trains at them");
+        let first = train.schema.growth.map(|growth| growth.sizes(sizes, 0));
+        if let (Some(first), Ok(least)) = (&first, self.network.min_resolution())
+            && let Some(small) = first.iter().find(|&&size| size < least)
+        {
+            report.upstream(
+                ("train", "growth"),
+                network,
+                format!(
+                    "in the first epoch a size is {small}: the minimum of this network is {least}"
+                ),
+                format!(
+                    "give `growth` of the sizes that lead to `{}` a larger `from`",
+                    train.node
+                ),
+            );
+        }
+        for problem in check_resolutions(&self.network, sizes).unwrap_or_default() {
+            let help = format!("change the sizes that lead to `{}`", train.node);
+            match sizes.is_empty() {
+                // What makes none says so itself, or is unknown.
+                true => report.parameter("train", problem, help),
+                false => report.upstream(("train", "sizes"), network, problem, help),
+            }
+        }
     }
 
     /// The errors in what ends a run before its last epoch, and in what is the best.

@@ -37,7 +37,7 @@ use crate::nn::networks::Network;
 use crate::nn::parameters::WeightInit;
 use crate::nn::replay::CudaGraph;
 use crate::nn::summary::Summary;
-use crate::nn::switchable::{BatchNorms, check_resolutions};
+use crate::nn::switchable::BatchNorms;
 use crate::nn::transfer::{Channels, Normalize};
 use crate::train::average::Average;
 use crate::train::benchmark::Benchmark;
@@ -371,7 +371,6 @@ impl Node for Trainer {
                     format!("list the sizes that lead to `{}` from the largest to the smallest", train.node),
                 );
             }
-            let first = train.schema.growth.map(|growth| growth.sizes(sizes, 0));
             if let Some(growth) = train
                 .schema
                 .growth
@@ -389,25 +388,7 @@ impl Node for Trainer {
                     ),
                 );
             }
-            if let (Some(first), Ok(least)) = (&first, self.network.min_resolution())
-                && let Some(small) = first.iter().find(|&&size| size < least)
-            {
-                report.upstream(
-                    ("train", "growth"),
-                    ("network", "the network that trains at them"),
-                    format!("in the first epoch a size is {small}: the minimum of this network is {least}"),
-                    format!("give `growth` of the sizes that lead to `{}` a larger `from`", train.node),
-                );
-            }
-            for problem in check_resolutions(&self.network, sizes).unwrap_or_default() {
-                let help = format!("change the sizes that lead to `{}`", train.node);
-                let network = ("network", "the network that trains at them");
-                match sizes.is_empty() {
-                    // What makes none says so itself, or is unknown.
-                    true => report.parameter("train", problem, help),
-                    false => report.upstream(("train", "sizes"), network, problem, help),
-                }
-            }
+            self.check_sizes(train, report);
         }
         if let Some(path) = &self.start_from
             && let Err(error) = home::expand(path)
