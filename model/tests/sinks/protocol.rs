@@ -25,20 +25,21 @@ const CHECKPOINTS: &str = r#"(input: "trainer.checkpoints", keep: 1)"#;
 
 /// What a trainer sends after `at`, in order.
 enum Sent {
-    Metric(Metric),
+    Metric(Box<Metric>),
     Checkpoint(Checkpointed),
 }
 
 fn training(mut at: Metadata) -> Vec<Sent> {
     let mut sent = Vec::new();
+    let metric = |metric| Sent::Metric(Box::new(metric));
     let mut metrics = 0;
     if at.epoch == EPOCHS {
-        sent.push(Sent::Metric(Metric::Final(table(EPOCHS - 1, at.step))));
+        sent.push(metric(Metric::Final(table(EPOCHS - 1, at.step))));
     }
     while at.epoch < EPOCHS {
         at.step += 1;
         at.sample_in_epoch += 1;
-        sent.push(Sent::Metric(Metric::Step(Step {
+        sent.push(metric(Metric::Step(Step {
             epoch: at.epoch,
             step: at.step,
             losses: losses(at.step as f64),
@@ -53,7 +54,7 @@ fn training(mut at: Metadata) -> Vec<Sent> {
         let mut end_of_epoch = None;
         let mut is_best = false;
         if at.sample_in_epoch == STEPS {
-            sent.push(Sent::Metric(Metric::Epoch(table(at.epoch, at.step))));
+            sent.push(metric(Metric::Epoch(table(at.epoch, at.step))));
             metrics += 1;
             let best = Best::new(at.epoch, TOP1[at.epoch as usize], 1.0);
             is_best = best.beats(at.best.as_ref());
@@ -62,7 +63,7 @@ fn training(mut at: Metadata) -> Vec<Sent> {
             at.sample_in_epoch = 0;
             end_of_epoch = Some(at.epoch);
             if at.epoch == EPOCHS {
-                sent.push(Sent::Metric(Metric::Final(table(EPOCHS - 1, at.step))));
+                sent.push(metric(Metric::Final(table(EPOCHS - 1, at.step))));
                 metrics += 1;
             }
         }
@@ -111,8 +112,9 @@ fn run(run_dir: &Path) -> Result<()> {
             Sent::Checkpoint(checkpoint) => checkpoints.accept(Item::new(checkpoint))?,
             Sent::Metric(metric) => {
                 for log in &mut logs {
-                    let accept =
-                        |sink: &mut Box<dyn AnySink>| sink.accept(Item::new(metric.clone()));
+                    let accept = |sink: &mut Box<dyn AnySink>| {
+                        sink.accept(Item::new(Metric::clone(&metric)))
+                    };
                     if let Some(Err(error)) = log.as_mut().map(accept) {
                         failed = Some(error);
                         *log = None;
