@@ -156,7 +156,7 @@ pub struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub processes: Option<u32>,
     /// Resume from a checkpoint, or from the last one of a run directory [default: the run directory's
-    /// last; without --run-dir, that of the recipe's latest run]
+    /// last; without --run-dir, that of the run in whose directory the recipe is, or of the recipe's latest run]
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, value_parser = path(), group = "resuming")]
     pub resume: Option<Option<PathBuf>>,
     /// Resume from the run directory's last checkpoint if there is one, else start: for launchers that
