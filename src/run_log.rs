@@ -81,6 +81,8 @@ pub struct Epoch {
     pub rows: Vec<Row>,
     /// Whether the rows are the average's.
     pub is_average: bool,
+    /// Those of the trained weights then; else empty.
+    pub trained: Vec<Row>,
     /// Means over the epoch's steps.
     pub training: Option<Terms>,
     /// Validation images.
@@ -331,14 +333,17 @@ impl RunLog {
 
 impl Line {
     fn validation(self, epoch: u64) -> Epoch {
+        let is_average = !self.average.is_empty();
+        let (rows, trained) = match is_average {
+            true => (self.average, self.rows),
+            false => (self.rows, Vec::new()),
+        };
         Epoch {
             epoch,
             step: self.step,
-            is_average: !self.average.is_empty(),
-            rows: match self.average.is_empty() {
-                true => self.rows,
-                false => self.average,
-            },
+            rows,
+            is_average,
+            trained,
             training: self.training.map(Terms::from),
             images: self.images,
             seconds: self.seconds.unwrap_or(0.0),

@@ -31,4 +31,5 @@ mod summary;
 mod sweep;
 mod top;
 mod untrained;
+mod wandb;
 mod workplace;

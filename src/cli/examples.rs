@@ -433,6 +433,20 @@ Examples:
 A run directory has a run.log or metrics.jsonl. Top-1 is the best of the validations so far at the largest size, in
 percent. A run that cannot be read is listed, too, with the reason below the table; it hides no other.";
 
+pub const WANDB_EXAMPLES: &str = "\
+Examples:
+  rsflow wandb runs/mine && wandb sync --project mine wandb/offline-run-*
+  rsflow wandb runs                              all runs below runs
+  wandb leet run wandb/offline-run-*             shows them in a terminal, without an account
+
+It reads metrics.jsonl and recipe.ron, needs neither a network nor Python, and prints the folders that it has written.
+A run has the recipe as its config, the names of the metrics from TensorBoard's events, and as its history one row for
+each logged step; what was measured at the end of an epoch is in the row of its last step. Times of single steps are
+not logged, so W&B's axis of time has none.
+
+The ID of a run follows from the name of its directory and the time at which it was started. A second export replaces
+the first one, and `wandb sync` then uploads to the same run. A run that has not ended can be exported: it has no exit.";
+
 pub const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   rsflow completions bash > ~/.local/share/bash-completion/completions/rsflow

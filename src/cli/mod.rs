@@ -9,6 +9,7 @@ mod runs;
 mod serve;
 mod top;
 mod values;
+mod wandb;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use serve::{Load, Serve, Switch};
 pub use top::Top;
 use values::*;
 pub use values::{BatchSize, NormChoice, SizeChoice};
+pub use wandb::Wandb;
 
 /// Trains and runs resolution switchable networks: one network that can be switched between input
 /// resolutions at run time.
@@ -112,6 +114,9 @@ pub enum Command {
     /// List the runs in a folder, newest first: how far they are and how good
     #[command(after_help = RUNS_EXAMPLES)]
     Runs(Runs),
+    /// Write runs as offline runs of Weights & Biases, for `wandb sync`
+    #[command(after_help = WANDB_EXAMPLES)]
+    Wandb(Wandb),
     /// Print a script that completes commands and options in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {

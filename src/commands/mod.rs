@@ -31,6 +31,7 @@ mod sweep;
 mod top;
 mod train;
 pub(crate) mod usage;
+mod wandb;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -85,6 +86,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             top::run(&arguments.run, is_live, &mut out)
         }
         Command::Runs(arguments) => runs::run(&arguments, &mut out),
+        Command::Wandb(arguments) => wandb::run(&arguments, &mut out),
         Command::Completions { shell } => completions::run(shell, &mut out),
         Command::Man(arguments) => man::run(&arguments, &mut out),
     };

@@ -6,7 +6,7 @@
 //! | `find` | the run directories in a folder |
 //! | `row` | a run in one line, read from its directory |
 
-mod find;
+pub mod find;
 mod row;
 
 use std::cmp::Reverse;
