@@ -196,6 +196,7 @@ impl Sink for Follow {
     fn accept(&mut self, metric: Metric) -> Result<()> {
         let mut state = self.0.state();
         match metric {
+            Metric::Samples(_) => {}
             Metric::Step(step) => state.step(&step),
             Metric::Validating(validating) => state.validating(&validating),
             Metric::Epoch(table) => state.epoch(table),

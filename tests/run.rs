@@ -3,6 +3,7 @@
 mod bad_data;
 mod ending;
 mod lost;
+mod pictures;
 mod processes;
 mod resume;
 mod sampling;

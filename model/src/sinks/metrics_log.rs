@@ -118,7 +118,7 @@ impl Sink for Log {
     fn accept(&mut self, metric: Metric) -> Result<()> {
         let wanted = match &metric {
             Metric::Step(step) => step.losses.is_some(),
-            Metric::Validating(_) => false,
+            Metric::Samples(_) | Metric::Validating(_) => false,
             Metric::Epoch(_) | Metric::Final(_) => true,
         };
         if wanted {

@@ -3,12 +3,13 @@
 //! An event file is a sequence of records, each a protocol buffer `Event` between its length and
 //! checksums:
 //! <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>.
-//! `messages` has them, `hparams` what is said of the recipe. Of the crates that write event files, `tensorboard-rs` panics on I/O
+//! `messages` has them, `hparams` what is said of the recipe, `pictures` the sample images. Of the crates that write event files, `tensorboard-rs` panics on I/O
 //! errors, `tboard` needs protoc to build, `tfrecord` has a dozen dependencies, and none of them is
 //! maintained.
 
 mod hparams;
 mod messages;
+mod pictures;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,8 @@ use crate::train::metrics::{Losses, Metric, Step, Table, Training};
 use messages::{Event, SESSION_START, SessionLog, Summary, Value, What};
 
 /// Writes the metrics of a run as TensorBoard event files to the folder `tensorboard` of the run
-/// directory, with the recipe as text and its fields as hyper-parameters. Show them with
+/// directory, with the recipe as text, its fields as hyper-parameters, and up to 8 images of the first
+/// training batch at each size, as they are before they are normalized. Show them with
 /// `tensorboard --logdir RUN_DIR`; with the folder of several runs it compares them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -176,6 +178,11 @@ impl Sink for Events {
 
     fn accept(&mut self, metric: Metric) -> Result<()> {
         match metric {
+            Metric::Samples(samples) => {
+                self.start(samples.step)?;
+                let value = pictures::values(&samples)?;
+                self.write(samples.step, What::Summary(Summary { value }))?;
+            }
             Metric::Step(step) => {
                 self.start(step.step)?;
                 if let Some(scalars) = step_scalars(&step) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rsflow_graph::Payload;
+use rsflow_graph::{Batch, Payload, bytes_per_image};
 use serde::{Serialize, Serializer};
 
 use crate::checkpoint::Snapshot;
@@ -14,6 +14,9 @@ pub use crate::checkpoint::Row;
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Metric {
+    /// Once, with the first step of a run: what it trains on. Only for who shows images.
+    #[serde(skip)]
+    Samples(Samples),
     /// After a training step.
     Step(Step),
     /// During a validation.
@@ -22,6 +25,35 @@ pub enum Metric {
     Epoch(Table),
     /// At the end of the run.
     Final(Table),
+}
+
+/// Images of the first training batch as they are before they are normalized and mixed: cropped, resized, flipped,
+/// coloured.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    /// The step that trains on them.
+    pub step: u64,
+    /// For each resolution the pixels `[images, resolution, resolution, 3]` (RGB); the same images in the same order.
+    pub pixels: Arc<Vec<(u32, Vec<u8>)>>,
+}
+
+impl Samples {
+    /// The largest number of images.
+    pub const MOST: usize = 8;
+
+    /// The first images of a batch. They are copied, which takes a millisecond: the batch's memory is needed again.
+    pub fn of(batch: &Batch, step: u64) -> Self {
+        let count = batch.labels().len().min(Self::MOST);
+        let first = |(position, resolution)| {
+            let bytes = count * bytes_per_image(resolution);
+            (resolution, batch.pixels(position)[..bytes].to_vec())
+        };
+        let pixels = batch.resolutions().enumerate().map(first).collect();
+        Samples {
+            step,
+            pixels: Arc::new(pixels),
+        }
+    }
 }
 
 /// A training step.

@@ -21,13 +21,13 @@ pub fn text(recipe: &str) -> Value {
     let lines = recipe.lines().map(|line| format!("    {line}\n"));
     Value {
         tag: "recipe".to_owned(),
-        simple_value: None,
         tensor: Some(Tensor {
             dtype: STRING,
             shape: Some(TensorShape { dim: vec![] }),
             string_val: vec![lines.collect::<String>().into_bytes()],
         }),
         metadata: Some(metadata("text", vec![])),
+        ..Value::default()
     }
 }
 
@@ -72,7 +72,6 @@ fn typed(value: String) -> Typed {
 fn without_value(tag: &str, data: &HParams) -> Value {
     Value {
         tag: tag.to_owned(),
-        simple_value: None,
         tensor: Some(Tensor {
             dtype: FLOAT,
             shape: Some(TensorShape {
@@ -81,6 +80,7 @@ fn without_value(tag: &str, data: &HParams) -> Value {
             string_val: vec![],
         }),
         metadata: Some(metadata("hparams", data.encode_to_vec())),
+        ..Value::default()
     }
 }
 

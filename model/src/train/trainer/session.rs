@@ -31,7 +31,7 @@ use crate::train::average::RunningAverage;
 use crate::train::batches::Labelled;
 use crate::train::cores_of;
 use crate::train::distillation::Loss;
-use crate::train::metrics::{Checkpointed, Metric, Step, Table};
+use crate::train::metrics::{Checkpointed, Metric, Samples, Step, Table};
 use crate::train::optimizer::RunningOptimizer;
 use crate::train::processes::StepExchange;
 use crate::train::steps::Steps;
@@ -434,6 +434,9 @@ impl Session {
             let images = batch.labels().len() * self.world.size as usize;
             let recorded = self.record(&loss, images as u64);
             recorded.map_err(|error| self.failed_step(self.at.step, error))?;
+            if self.at.step == 1 {
+                outputs.metric(Metric::Samples(Samples::of(&batch, 1)));
+            }
             drop(batch); // its memory goes back to be filled again
             since.1 += images;
 
