@@ -6,6 +6,7 @@ mod catalogue;
 mod compare;
 mod damage;
 mod docs;
+mod editors;
 mod effects;
 mod evaluate;
 mod exchange;
