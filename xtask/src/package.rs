@@ -13,20 +13,32 @@ use crate::workspace::Workspace;
 const OF_THE_SYSTEM: [&str; 2] = ["libstdc++.so.6", "libgcc_s.so.1"];
 
 /// What is copied from the checkout, and where it lies in the archive.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 9] = [
     ("README.md", "README.md"),
+    ("ARCHITECTURE.md", "ARCHITECTURE.md"),
+    ("CHANGELOG.md", "CHANGELOG.md"),
+    ("CONTRIBUTING.md", "CONTRIBUTING.md"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("LICENSE-APACHE", "LICENSE-APACHE"),
-    ("docs/deploy.md", "deploy.md"),
     ("docs/deploy/Dockerfile", "Dockerfile"),
     ("docs/deploy/rsflow.service", "rsflow.service"),
     ("serve/c/rsflow_net.h", "include/rsflow_net.h"),
 ];
 
+/// Folders whose files are copied, those in folders below them are not. The pages link to each other.
+const FOLDERS: [&str; 2] = ["docs", "recipes"];
+
+/// Where shells look for the scripts that complete a program's options, below the folder `share` of what is installed.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "bash-completion/completions/rsflow"),
+    ("zsh", "zsh/site-functions/_rsflow"),
+    ("fish", "fish/vendor_completions.d/rsflow.fish"),
+];
+
 /// The place of libtorch beside the program, as its run path begins.
 const RUN_PATH: &str = "$ORIGIN/../lib";
 
-/// Make an archive to copy to other machines: program, libtorch, C library, recipes.
+/// Make an archive to copy to other machines: program, libtorch, C library, recipes, pages, man pages, completions.
 ///
 /// The machine needs Linux on x86-64 with a glibc not older than this one's, and nothing else. The archive
 /// computes on CPUs; docs/deploy.md says how to use GPUs. Before it is kept, the copied program is started.
@@ -62,6 +74,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     shorten_run_path(&packed)?;
     shorten_run_path(&folder.join("lib/librsflow_net.so"))?;
     check(&packed, &folder.join("lib"))?;
+    share(&packed, &folder.join("share"))?;
     for library in libraries {
         let size = fs::metadata(folder.join("lib").join(&library))?.len();
         println!("{:8.1} MB  lib/{library}", size as f64 / 1e6);
@@ -97,7 +110,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 /// Copies everything. Returns the names of the libraries.
 fn fill(workspace: &Workspace, program: &Path, folder: &Path) -> Result<Vec<String>> {
     let lib = folder.join("lib");
-    for part in ["bin", "lib", "include", "recipes", "licenses"] {
+    for part in ["bin", "lib", "include", "licenses"].iter().chain(&FOLDERS) {
         let part = folder.join(part);
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
     }
@@ -110,12 +123,13 @@ fn fill(workspace: &Workspace, program: &Path, folder: &Path) -> Result<Vec<Stri
     for (from, to) in FILES {
         copy(&workspace.root.join(from), folder.join(to))?;
     }
-    for recipe in fs::read_dir(workspace.root.join("recipes"))? {
-        let recipe = recipe?;
-        copy(
-            &recipe.path(),
-            folder.join("recipes").join(recipe.file_name()),
-        )?;
+    for part in FOLDERS {
+        for file in fs::read_dir(workspace.root.join(part))? {
+            let file = file?;
+            if file.file_type()?.is_file() {
+                copy(&file.path(), folder.join(part).join(file.file_name()))?;
+            }
+        }
     }
     let mut names = Vec::new();
     for library in needed(program)? {
@@ -245,15 +259,59 @@ fn check(program: &Path, lib: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Has the copied program write what it says of itself to readers of manuals and to shells.
+fn share(program: &Path, share: &Path) -> Result<()> {
+    let ask = |arguments: &[&str]| -> Result<Vec<u8>> {
+        let words = arguments.join(" ");
+        let asked = Command::new(program).args(arguments).env_clear().output();
+        let asked = asked.with_context(|| format!("cannot start {}", program.display()))?;
+        ensure!(
+            asked.status.success() && (words.starts_with("man") || !asked.stdout.is_empty()),
+            "`rsflow {words}` failed: {}",
+            String::from_utf8_lossy(&asked.stderr).trim()
+        );
+        Ok(asked.stdout)
+    };
+    let pages = share.join("man/man1");
+    let named = pages
+        .to_str()
+        .context("the path of the archive is no text; --out names another folder")?;
+    ask(&["man", "--out", named])?;
+    for (shell, place) in COMPLETIONS {
+        let script = ask(&["completions", shell])?;
+        let file = share.join(place);
+        let folder = file.parent().unwrap_or(share);
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&file, script))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
-    /// As a file of the archive is called in the Dockerfile.
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    /// As a file of the archive is called in the Dockerfile and in links.
     fn is_in_the_archive(path: &str) -> bool {
         let path = path.trim_end_matches('/');
-        let folders = ["bin", "lib", "include", "recipes", "licenses"];
-        folders.contains(&path) || FILES.iter().any(|(_, to)| *to == path)
+        let folders = ["bin", "lib", "include", "licenses", "share"];
+        let copied = FOLDERS.iter().any(|folder| {
+            let within = path
+                .strip_prefix(folder)
+                .and_then(|it| it.strip_prefix('/'));
+            path == *folder
+                || within.is_some_and(|name| {
+                    !name.contains('/') && root().join(folder).join(name).is_file()
+                })
+        });
+        copied || folders.contains(&path) || FILES.iter().any(|(_, to)| *to == path)
     }
 
     #[test]
@@ -269,8 +327,7 @@ mod tests {
             "ENTRYPOINT",
             "CMD",
         ];
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let text = fs::read_to_string(root.join("docs/deploy/Dockerfile")).unwrap();
+        let text = fs::read_to_string(root().join("docs/deploy/Dockerfile")).unwrap();
         let text = text.replace("\\\n", " ");
         let lines = text.lines().map(str::trim);
         let lines: Vec<&str> = lines
@@ -293,6 +350,72 @@ mod tests {
             }
         }
         assert!(copied >= 2);
+    }
+
+    #[test]
+    fn links_of_the_archive_lead_to_what_it_has() {
+        let mut pages: Vec<String> = FILES.iter().map(|(from, _)| (*from).to_owned()).collect();
+        for entry in fs::read_dir(root().join("docs")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            pages.push(format!("docs/{name}"));
+        }
+        let mut count = 0;
+        for page in pages.iter().filter(|page| page.ends_with(".md")) {
+            assert!(is_in_the_archive(page), "{page}");
+            let text = fs::read_to_string(root().join(page)).unwrap();
+            for target in text.split("](").skip(1).chain(text.split("src=\"").skip(1)) {
+                let end = target.find([')', '"', ' ', '#']).unwrap();
+                let target = &target[..end];
+                if target.is_empty() || target.starts_with("http") {
+                    continue;
+                }
+                let (folder, _) = page.rsplit_once('/').unwrap_or(("", ""));
+                let path = match target.strip_prefix("../") {
+                    Some(above) => above.to_owned(),
+                    None => format!("{folder}/{target}")
+                        .trim_start_matches('/')
+                        .to_owned(),
+                };
+                assert!(is_in_the_archive(&path), "{page}: {target}");
+                count += 1;
+            }
+        }
+        assert!(count > 30, "{count}");
+        for absent in ["docs/none.md", "docs/deploy/Dockerfile", "Cargo.toml"] {
+            assert!(!is_in_the_archive(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn shells_and_man_get_their_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("rsflow");
+        let script = |last: &str| {
+            let text = format!("#!/bin/sh\n{last}\n");
+            fs::write(&program, text).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            share(&program, &folder.path().join("share"))
+        };
+        script(r#"[ "$1" != man ] && echo "$@" || [ "$2" = --out ]"#).unwrap();
+        for (place, text) in [
+            ("bash-completion/completions/rsflow", "completions bash\n"),
+            ("zsh/site-functions/_rsflow", "completions zsh\n"),
+            (
+                "fish/vendor_completions.d/rsflow.fish",
+                "completions fish\n",
+            ),
+        ] {
+            let file = folder.path().join("share").join(place);
+            assert_eq!(fs::read_to_string(file).unwrap(), text);
+        }
+        for (last, words) in [
+            ("echo reason >&2; exit 1", "`rsflow man --out"),
+            (r#"[ "$1" = man ]"#, "`rsflow completions bash` failed"),
+            ("true", "`rsflow completions bash` failed"),
+        ] {
+            let error = script(last).unwrap_err().to_string();
+            assert!(error.contains(words), "{last}: {error}");
+        }
     }
 
     #[test]
