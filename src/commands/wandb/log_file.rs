@@ -94,8 +94,9 @@ mod tests {
                 u32::to_le_bytes(checksum).as_slice(),
                 &u16::to_le_bytes(length),
                 &[kind],
-            ];
-            assert_eq!(file[at..at + PART_HEADER], header.concat(), "at {at}");
+            ]
+            .concat();
+            assert_eq!(file[at..at + PART_HEADER], header, "at {at}");
             end = at + PART_HEADER + usize::from(length);
         }
         assert_eq!(end, file.len());
