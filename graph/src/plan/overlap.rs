@@ -38,7 +38,9 @@ pub(super) fn overlap(
                 };
                 if of_train.place == of_validate.place && seen.insert((train, validate)) {
                     let [train, validate] = [train, validate].map(|node| &recipe.nodes[node]);
-                    let mut report = Report::new(recipe.text.resolved(), &validate.value, None);
+                    let written = (validate.name.as_str(), &validate.value);
+                    let text = recipe.text.resolved();
+                    let mut report = Report::new(text, written, None, &|_, _| None);
                     compare((train, &of_train), (validate, &of_validate), &mut report);
                     problems.append(&mut report.found);
                     warnings.append(&mut report.warnings);
