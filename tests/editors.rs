@@ -1,4 +1,4 @@
-//! What docs/editors.md tells editors about the messages of `rsflow check`.
+//! What docs/editors.md says to editors of the messages of `rsflow check`.
 
 use std::fs;
 use std::path::Path;

@@ -72,7 +72,7 @@ fn a_run_directory_is_one_that_a_run_has_made() {
         std::fs::read_dir(path.join("runs/recipe")).unwrap().count(),
         1
     );
-    // One that goes on where it lies, from within and by its recipe.
+    // One that is resumed where it lies, from within and by its recipe.
     let last = "checkpoints/last.safetensors";
     for (from, arguments, run_dir) in [
         ("out", &["recipe.ron", "--resume", last][..], "."),

@@ -268,7 +268,7 @@ fn a_second_export_replaces_the_first_one() {
     let (_, id) = name.rsplit_once('-').unwrap();
     let uploaded = first[0].join(format!("run-{id}.wandb.synced"));
     fs::write(&uploaded, "").unwrap();
-    // It goes on, elsewhere, while it is exported.
+    // It continues, elsewhere, while it is exported.
     let moved = root.join("runs/more/a");
     fs::create_dir(root.join("runs/more")).unwrap();
     fs::rename(&run, &moved).unwrap();

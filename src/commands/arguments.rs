@@ -42,7 +42,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("workers", "cpu_workers"),
 ];
 
-/// Options by the names that others have for them: the commands, the names, and ours, in which `VALUE` stands for
+/// Options by the names that others have for them: the commands, the names, and ours, in which `VALUE` is put for
 /// what was given.
 const OPTIONS: &[(&[&str], &[&str], &str)] = &[
     (

@@ -253,7 +253,7 @@ impl Around<'_> {
         }
         let (message, help) = match rest.starts_with('.') {
             true => (
-                format!("`{name}` stands for a whole value, not for a part of one"),
+                format!("`{name}` is a whole value, not a part of one"),
                 "give the part a name of its own in `let`".to_owned(),
             ),
             false => (

@@ -49,7 +49,7 @@ pub(super) fn with_override(recipe: &Recipe, argument: &str) -> Result<Recipe, B
     let insertion = insertion(recipe, target, &target_span)?;
     if let Some(name) = name_in_text(value) {
         return wrong(
-            format!("`{name}` stands for a whole value, not for a part of one"),
+            format!("`{name}` is a whole value, not a part of one"),
             value_span,
             format!(
                 "write the whole value, or in quotes if it is meant as it is: `'{target}={value:?}'`"

@@ -3,9 +3,9 @@
 //! An event file is a sequence of records, each a protocol buffer `Event` between its length and
 //! checksums:
 //! <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>.
-//! `messages` has them, `hparams` what is said of the recipe, `pictures` the sample images. Of the crates that write event files, `tensorboard-rs` panics on I/O
-//! errors, `tboard` needs protoc to build, `tfrecord` has a dozen dependencies, and none of them is
-//! maintained.
+//! `messages` has them, `hparams` what is said of the recipe, `pictures` the sample images. Of the crates
+//! that write event files, `tensorboard-rs` panics on I/O errors, `tboard` needs protoc to build, `tfrecord`
+//! has a dozen dependencies, and none of them is maintained.
 
 mod hparams;
 mod messages;

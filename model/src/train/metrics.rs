@@ -170,7 +170,7 @@ pub struct Table {
     /// The same of the average of the weights; empty if there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub average: Vec<Row>,
-    /// Classes that the network tells apart; 0 where nothing was validated.
+    /// Classes of the network; 0 where nothing was validated.
     #[serde(skip)]
     pub classes: u32,
     /// Validation images.
