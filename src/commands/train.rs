@@ -50,9 +50,10 @@ pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
 fn resume(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
     let run_dir = match (&arguments.run_dir, arguments.drafting.data.first()) {
         (Some(run_dir), _) => run_dir.clone(),
-        (None, data) => run_dir::latest(&run_dir::of_recipe(&new::name(
-            data.context("no data was named")?,
-        )))?,
+        (None, data) => {
+            let name = new::name(data.context("no data was named")?);
+            run_dir::latest(&run_dir::of_recipe(name))?
+        }
     };
     let run = Run {
         resume: Some(None),

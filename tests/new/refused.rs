@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{classes, tar, text};
+use super::{tar, text};
 use crate::workplace::{rsflow, workplace};
 
 #[test]

@@ -5,6 +5,7 @@ use rsflow_graph::{Schema, World};
 
 use super::benchmark::Benchmark;
 use crate::nn::compute::ProcessSettings;
+use crate::nn::networks::Network;
 use crate::nn::summary::Summary;
 
 /// A node that trains a network. `incoming` is what the plan knows of its inputs: port and schema.
@@ -14,6 +15,15 @@ pub trait Trains {
     /// # Errors
     /// Its training input is not in `incoming`, or as [`Summary::new`].
     fn summary(&self, incoming: &[(&'static str, Schema)]) -> Result<Summary>;
+
+    /// The network as the recipe has it.
+    fn architecture(&self) -> &Network;
+
+    /// The resolutions of the training batches, in the recipe's order.
+    ///
+    /// # Errors
+    /// Its training input is not in `incoming`.
+    fn resolutions(&self, incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>>;
 
     /// The number of classes; `None` where the recipe leaves it to the data.
     fn classes(&self) -> Option<u32>;

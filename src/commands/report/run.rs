@@ -196,11 +196,12 @@ fn about(
     let metadata = checkpoint.map(Checkpoint::metadata);
     let preprocess = metadata.and_then(|it| it.preprocess).unwrap_or_default();
     let samples = metadata.and_then(|it| it.samples_per_epoch);
-    let summary = plan.and_then(|plan| {
+    let trained = plan.and_then(|plan| {
         let (planned, trainer) = the_trainer(plan, recipe).ok()?;
-        trainer.summary(&plan.incoming(planned)).ok()
+        let sizes = trainer.resolutions(&plan.incoming(planned)).ok()?;
+        Some((trainer, sizes))
     });
-    let mut about = match (summary, metadata) {
+    let mut about = match (trained, metadata) {
         (_, Some(metadata)) => About {
             network: Some(metadata.network.to_string()),
             classes: Some(metadata.classes.len() as u64),
@@ -208,10 +209,10 @@ fn about(
             images: samples,
             preprocess,
         },
-        (Some(summary), None) => About {
-            network: Some(summary.network.to_string()),
-            classes: Some(summary.classes.into()),
-            sizes: summary.resolutions.iter().map(|it| it.resolution).collect(),
+        (Some((trainer, sizes)), None) => About {
+            network: Some(trainer.architecture().to_string()),
+            classes: trainer.classes().map(u64::from),
+            sizes,
             images: samples,
             preprocess,
         },

@@ -147,11 +147,9 @@ fn of_recipe(path: &Path) -> Result<About, String> {
     })?;
     let about = || -> anyhow::Result<About> {
         let (planned, trainer) = the_trainer(&plan, path)?;
-        let summary = trainer.summary(&plan.incoming(planned))?;
-        let resolutions = summary.resolutions.iter();
         Ok(About {
-            network: Some(summary.network.to_string()),
-            sizes: resolutions.map(|cost| cost.resolution).collect(),
+            network: Some(trainer.architecture().to_string()),
+            sizes: trainer.resolutions(&plan.incoming(planned))?,
             epochs: Some(trainer.epochs()),
         })
     };

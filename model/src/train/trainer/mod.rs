@@ -451,6 +451,14 @@ fn resolutions(incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
 }
 
 impl Trains for Trainer {
+    fn architecture(&self) -> &Network {
+        &self.network
+    }
+
+    fn resolutions(&self, incoming: &[(&'static str, Schema)]) -> Result<Vec<u32>> {
+        resolutions(incoming)
+    }
+
     fn classes(&self) -> Option<u32> {
         self.classes
     }
