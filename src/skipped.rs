@@ -60,8 +60,8 @@ fn list(skipped: &[Skipped], screen: &Screen) {
 fn summary(skipped: &[Skipped]) -> String {
     let times: u64 = skipped.iter().map(|skipped| skipped.times).sum();
     let images = match skipped.len() {
-        1 => "1 damaged image was replaced by others".to_owned(),
-        many => format!("{many} damaged images were replaced by others"),
+        1 => "1 damaged image was passed over".to_owned(),
+        many => format!("{many} damaged images were passed over"),
     };
     let times = match times {
         1 => "once".to_owned(),

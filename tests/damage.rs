@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use rsflow_graph::World;
 
 use crate::run::{self, Batches, stream, stream_of};
-use crate::workplace::{RECIPE, workplace};
+use crate::workplace::{RECIPE, done, rsflow, workplace};
 
 /// The recipe, but with the source that has a policy, and every file checked as a whole.
 fn recipe() -> String {
@@ -171,7 +171,7 @@ fn fifty_damaged_images_end_a_run_or_are_named_and_replaced() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     for words in [
-        "50 damaged images were replaced by others, ",
+        "50 damaged images were passed over, ",
         "out/skipped.jsonl",
         "and 40 more",
     ] {
@@ -209,6 +209,106 @@ fn fifty_damaged_images_end_a_run_or_are_named_and_replaced() {
     assert_eq!(skipped(folder).len(), 42);
 }
 
+/// A damaged image for validation is in no figure, neither of the run nor of what measures it again.
+#[test]
+fn damaged_images_are_not_measured() {
+    let folder = workplace();
+    let folder = folder.path();
+    let class = std::fs::read_dir(folder.join("shapes/val")).unwrap().next();
+    let class = class.unwrap().unwrap();
+    let image = std::fs::read_dir(class.path()).unwrap().next();
+    let image = image.unwrap().unwrap();
+    std::fs::write(image.path(), "").unwrap();
+    let damaged = Path::new(&class.file_name()).join(image.file_name());
+    let damaged = damaged.to_str().unwrap();
+
+    let skip = "val_images.on_error=Skip(budget: 1)";
+    let output = run(folder, &["--set", "trainer.epochs=1", "--set", skip]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("23 of 24 validation images"), "{said}");
+    let metrics = std::fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!(last["images"], 23, "{last}");
+
+    // As its training, by default.
+    let eval = ["eval", "out", "--json", "-", "--predictions", "p.csv"];
+    let table: serde_json::Value = serde_json::from_str(&done(folder, &eval)).unwrap();
+    assert_eq!(table["images"], 23, "{table}");
+    assert!(
+        table["skipped"][0]["image"]
+            .as_str()
+            .unwrap()
+            .ends_with(damaged)
+    );
+    for (row, of_run) in table["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(last["rows"].as_array().unwrap())
+    {
+        assert_eq!(row["top1"], of_run["top1"]);
+        let [loss, other] = [row, of_run].map(|row| row["loss"].as_f64().unwrap());
+        assert!((loss - other).abs() < 1e-4, "{row} {of_run}");
+    }
+    let rows = std::fs::read_to_string(folder.join("p.csv")).unwrap();
+    let mut names: Vec<&str> = rows
+        .lines()
+        .skip(1)
+        .map(|row| row.split_once(',').unwrap().0)
+        .collect();
+    assert_eq!(
+        (names.len(), names.contains(&damaged)),
+        (23, false),
+        "{rows}"
+    );
+    // Each is beside its class, and none is there twice.
+    let classes = rows
+        .lines()
+        .skip(1)
+        .map(|row| row.split(',').nth(1).unwrap());
+    assert!(
+        names
+            .iter()
+            .zip(classes)
+            .all(|(name, class)| name.starts_with(&format!("{class}/"))),
+        "{rows}"
+    );
+    names.dedup();
+    assert_eq!(names.len(), 23);
+
+    let strict = ["eval", "out", "--skip", "0"];
+    let output = rsflow(folder, &strict);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("more than 0 of 24 samples are damaged"),
+        "{said}"
+    );
+    let sound = [
+        "run",
+        "recipe.ron",
+        "--run-dir",
+        "other",
+        "--set",
+        "trainer.epochs=1",
+        "--set",
+    ];
+    done(
+        folder,
+        &[
+            &sound[..],
+            &["val_files=ImageFolder(root: \"shapes/train\")"],
+        ]
+        .concat(),
+    );
+    let output = rsflow(folder, &["eval", "other", "--data", "shapes"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("--skip 0.01 passes over") && !said.contains("on_error"),
+        "{said}"
+    );
+}
+
 /// The budget is that of all processes, and one list names what each of them skipped.
 #[test]
 fn several_processes_skip_together() {
@@ -221,7 +321,7 @@ fn several_processes_skip_together() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         let words = match code {
-            0 => "50 damaged images were replaced by others, ",
+            0 => "50 damaged images were passed over, ",
             _ => "more than 42 of 84 samples are damaged, the budget of `on_error`",
         };
         assert!(stderr.contains(words), "{stderr}");
@@ -450,7 +550,7 @@ fn a_damaged_image_of_the_validation_is_replaced_and_named() {
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     assert!(stdout.contains("24 validation images"), "{stdout}");
     assert!(
-        stderr.contains("1 damaged image was replaced by others, "),
+        stderr.contains("1 damaged image was passed over, "),
         "{stderr}"
     );
     assert!(

@@ -168,7 +168,26 @@ fn train_is_new_and_run() {
         &["the recipe was changed: trainer.epochs", "after 2 epochs"],
     );
     let other = [&resume[..], &["--epochs=2"]].concat();
-    assert_says(&rsflow(folder, &other), 2, &["cannot be used with"]);
+    assert_says(
+        &rsflow(folder, &other),
+        2,
+        &["--epochs is for a new recipe", "--set trainer.epochs=3"],
+    );
+    for (data, run_dir, words) in [
+        (
+            data,
+            "none",
+            "there is no run in none to resume; without --resume one is started",
+        ),
+        (
+            "shapes",
+            "train",
+            "the run does not train on shapes; train/recipe.ron names ",
+        ),
+    ] {
+        let arguments = ["train", data, "--run-dir", run_dir, "--resume"];
+        assert_says(&rsflow(folder, &arguments), 2, &[words]);
+    }
     assert_says(
         &rsflow(folder, &["train", "shapes", "--resume"]),
         1,

@@ -134,6 +134,8 @@ struct Contents {
     memory: Pooled,
     regions: Vec<(u32, Range<usize>)>,
     labels: Vec<i64>,
+    /// Slots, sorted.
+    replaced: Vec<usize>,
 }
 
 impl Payload for Batch {
@@ -149,6 +151,11 @@ impl Batch {
     /// Class indices.
     pub fn labels(&self) -> &[i64] {
         &self.0.labels
+    }
+
+    /// Positions of images that took the place of damaged ones, sorted: they are in the epoch twice.
+    pub fn replaced(&self) -> &[usize] {
+        &self.0.replaced
     }
 
     /// The resolutions, in the order of the recipe.
@@ -172,7 +179,7 @@ pub struct Slots {
 #[derive(Clone, Copy, PartialEq)]
 enum SlotState {
     Empty,
-    Written(i64),
+    Written { label: i64, replaced: bool },
 }
 
 // `base` points into memory that `contents` owns for as long as the `Slots` live, and is only
@@ -209,6 +216,7 @@ impl Slots {
                 memory,
                 regions,
                 labels: Vec::new(),
+                replaced: Vec::new(),
             },
             state: (0..batch).map(|_| Mutex::new(SlotState::Empty)).collect(),
         })
@@ -245,21 +253,39 @@ impl Slots {
             };
             fill(position, out)?;
         }
-        *state = SlotState::Written(label);
+        *state = SlotState::Written {
+            label,
+            replaced: false,
+        };
         Ok(())
+    }
+
+    /// Says of the sample in `slot`, which was written, that it took the place of a damaged one.
+    pub fn mark_replaced(&self, slot: usize) {
+        if let Some(state) = self.state.get(slot)
+            && let SlotState::Written { replaced, .. } =
+                &mut *state.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            *replaced = true;
+        }
     }
 
     /// The batch. Fails if a slot is empty.
     pub fn finish(self) -> Result<Batch> {
         let mut labels = Vec::with_capacity(self.state.len());
+        let mut all_replaced = Vec::new();
         for (slot, state) in self.state.iter().enumerate() {
             match *state.lock().unwrap_or_else(PoisonError::into_inner) {
-                SlotState::Written(label) => labels.push(label),
+                SlotState::Written { label, replaced } => {
+                    labels.push(label);
+                    all_replaced.extend(replaced.then_some(slot));
+                }
                 SlotState::Empty => anyhow::bail!("slot {slot} of the batch is empty"),
             }
         }
         Ok(Batch(Arc::new(Contents {
             labels,
+            replaced: all_replaced,
             ..self.contents
         })))
     }
@@ -283,8 +309,12 @@ mod tests {
                     })
                     .unwrap();
             }
+            if round == 1 {
+                slots.mark_replaced(1);
+            }
             let batch = slots.finish().unwrap();
             assert_eq!(batch.labels(), [5, 6]);
+            assert_eq!(batch.replaced(), if round == 1 { &[1][..] } else { &[] });
             assert_eq!(batch.pixels(0)[..12], [round; 12]);
             assert_eq!(batch.pixels(0)[12..], [round + 10; 12]);
             assert_eq!(

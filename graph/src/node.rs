@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -313,8 +314,10 @@ pub trait Node: Any + Send + Sync {
 /// The images that a source lists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListedImages {
-    /// Where all of them are. Equal for nodes that read from the same place.
-    pub place: String,
+    /// Where all of them are, absolute. Two names of one folder are two places.
+    pub root: PathBuf,
+    /// What of it is read, such as a folder in an archive; empty for all.
+    pub within: String,
     /// `None`: it lists all of them.
     pub part: Option<ListedPart>,
 }

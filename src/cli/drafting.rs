@@ -62,7 +62,7 @@ pub struct Train {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub processes: Option<u32>,
     /// Resumes the run in --run-dir, else the latest one of this data, by the recipe that it has
-    #[arg(long, conflicts_with_all = ["sizes", "network", "epochs", "validation_percent"])]
+    #[arg(long)]
     pub resume: bool,
     /// With --resume: also where --set changes the recipe
     #[arg(long, requires = "resume")]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use rsflow_graph::Budget;
 use rsflow_model::checkpoint::{ClassOrder, Weights};
 use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
@@ -85,6 +86,10 @@ pub struct Eval {
     /// The share of an image's short side that is kept [default: as in the training's validation]
     #[arg(long, value_name = "F", value_parser = fraction)]
     pub fraction: Option<f64>,
+    /// Passes over up to so many damaged images, a number or a share of all such as 0.01, and lists them
+    /// [default: as in the training's validation]
+    #[arg(long, value_name = "N", value_parser = budget)]
+    pub skip: Option<Budget>,
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: u32,

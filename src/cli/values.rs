@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use rsflow_base::home;
+use rsflow_graph::Budget;
 use rsflow_model::checkpoint::{ClassOrder, Weights};
 use rsflow_model::nn::compute::{DeviceChoice, Precision};
 
@@ -124,6 +125,20 @@ impl fmt::Display for NormChoice {
 pub(super) fn fraction(text: &str) -> Result<f64, String> {
     let fraction = text.parse().ok().filter(|&f| f > 0.0 && f <= 1.0);
     fraction.ok_or_else(|| "expected a number above 0 and up to 1, such as 0.875".to_owned())
+}
+
+/// How many images may be passed over: a count or a share.
+pub(super) fn budget(text: &str) -> Result<Budget, String> {
+    let count = text.parse().ok().map(Budget::Count);
+    let share = || {
+        text.parse()
+            .ok()
+            .filter(|share| (0.0..=1.0).contains(share))
+    };
+    let budget = count.or_else(|| share().map(Budget::Share));
+    budget.ok_or_else(|| {
+        "expected a number of images, or a share of all from 0.0 to 1.0, such as 0.01".to_owned()
+    })
 }
 
 /// A share in percent, above 0 and below 100.

@@ -26,6 +26,12 @@ use crate::table;
 const STDIN: &str = "-";
 
 pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
+    if let Some(json) = arguments.json.as_deref().filter(|path| is_image(path)) {
+        bail!(Usage(format!(
+            "--json needs a file for the predictions, and {} is an image; `--json -` prints them",
+            json.shown()
+        )));
+    }
     let (named, images) = named(arguments)?;
     let path = checkpoint_of(named, |line| say(line))?;
     let images = list(images)?;

@@ -83,6 +83,12 @@ fn meant(path: &Path) -> String {
              --checkpoint {place}` evaluates it"
         );
     }
+    if path.is_dir() {
+        return format!(
+            "\nhelp: `rsflow train {}` trains on pictures in it",
+            path.shown()
+        );
+    }
     let Some(name) = path.file_name().filter(|_| !path.exists()) else {
         return String::new();
     };

@@ -1,14 +1,16 @@
 //! `rsflow train`: writes a recipe for some data, as `rsflow new`, and runs it; or resumes such a run.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Plan, Recipe, Text, World};
+use rsflow_graph::{Plan, Recipe, Text, World, first_few};
 
+use super::recipes::plan;
+use super::usage::Usage;
 use super::{new, run};
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Run, Train};
@@ -55,6 +57,29 @@ fn resume(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
             run_dir::latest(&run_dir::of_recipe(name))?
         }
     };
+    let drafting = &arguments.drafting;
+    let of_drafts = [
+        ("--sizes", !drafting.sizes.is_empty()),
+        ("--network", drafting.network.is_some()),
+        ("--epochs", drafting.epochs.is_some()),
+        (
+            "--validation-percent",
+            drafting.validation_percent.is_some(),
+        ),
+    ];
+    if let Some((option, _)) = of_drafts.into_iter().find(|(_, is_given)| *is_given) {
+        bail!(Usage(format!(
+            "{option} is for a new recipe, and a run is resumed by its own; this changes it: --set trainer.epochs=3 \
+             --accept-changes"
+        )));
+    }
+    ensure!(
+        run_dir.join(run_files::RECIPE).is_file(),
+        Usage(format!(
+            "there is no run in {} to resume; without --resume one is started",
+            run_dir.shown()
+        ))
+    );
     let run = Run {
         resume: Some(None),
         processes: arguments.processes,
@@ -65,5 +90,34 @@ fn resume(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
             Some(run_dir),
         )
     };
-    run::run(&run, out)
+    let plan = || {
+        let plan = plan(&run.recipe, &run.overrides)?;
+        check_data(&plan, &arguments.drafting.data, &run.recipe)?;
+        Ok(plan)
+    };
+    run::run_plan(&run, plan, out)
+}
+
+/// Refuses data that the run to be resumed does not read.
+fn check_data(plan: &Plan, data: &[PathBuf], recipe: &Path) -> Result<()> {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let nodes = plan.nodes().iter();
+    let roots: Vec<PathBuf> = nodes
+        .filter_map(|planned| Some(real(&planned.lists()?.root)))
+        .collect();
+    let is_read = |path: &Path| {
+        roots
+            .iter()
+            .any(|root| root.starts_with(path) || path.starts_with(root))
+    };
+    if let Some(other) = data.iter().find(|path| !is_read(&real(path))) {
+        let names: Vec<String> = roots.iter().map(|root| root.shown().into_owned()).collect();
+        bail!(Usage(format!(
+            "the run does not train on {}; {} names {}",
+            other.shown(),
+            recipe.shown(),
+            first_few(&names)
+        )));
+    }
+    Ok(())
 }

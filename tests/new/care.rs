@@ -60,7 +60,7 @@ fn damaged_and_turned_images_are_provided_for() {
     let said = assert_says(
         &rsflow(folder, &arguments),
         0,
-        &["1 damaged image was replaced"],
+        &["1 damaged image was passed over"],
     );
     assert_eq!(said.matches("on_error").count(), 0, "{said}");
 }

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::batch::{Allocator, PlainMemory};
-use crate::node::{Incoming, Kind, Node, NodeKind, Report, Role, Schema};
+use crate::node::{Incoming, Kind, ListedImages, Node, NodeKind, Report, Role, Schema};
 use crate::node_id::NodeId;
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
@@ -67,6 +67,11 @@ impl Planned {
             return None;
         };
         self.inputs.iter().find(|edge| edge.port == training)
+    }
+
+    /// The images that it lists, see [`Node::lists`].
+    pub fn lists(&self) -> Option<ListedImages> {
+        self.node.lists()
     }
 
     /// Images in a full batch of its output, see [`Node::batch_size`].

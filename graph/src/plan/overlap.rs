@@ -36,7 +36,9 @@ pub(super) fn overlap(
                 let (Some(of_train), Some(of_validate)) = (listed(train), listed(validate)) else {
                     continue;
                 };
-                if of_train.place == of_validate.place && seen.insert((train, validate)) {
+                if (&of_train.root, &of_train.within) == (&of_validate.root, &of_validate.within)
+                    && seen.insert((train, validate))
+                {
                     let [train, validate] = [train, validate].map(|node| &recipe.nodes[node]);
                     let written = (validate.name.as_str(), &validate.value);
                     let text = recipe.text.resolved();

@@ -77,17 +77,33 @@ impl Recipe {
     /// The source, as written (`ImageFolder(...)`), of what the first node with an input `port` reads there;
     /// `None` if there is no such node, or what it reads leads to no source.
     pub fn source_of(&self, port: &str) -> Option<&str> {
-        let references = self.nodes.iter().flat_map(|node| &node.inputs);
-        let mut reads = references.into_iter().find(|of| of.port == Some(port))?;
+        let source = self.before(port).pop();
+        let source = source.filter(|node| node.inputs.is_empty())?;
+        self.text.resolved().get(source.value.span.clone())
+    }
+
+    /// The parameter `field`, as written, of the last node before such a `port` that has it.
+    pub fn field_of(&self, port: &str, field: &str) -> Option<&str> {
+        let text = self.text.resolved();
+        let before = self.before(port).into_iter();
+        let mut values = before.filter_map(|node| node.value.at(text, field));
+        text.get(values.next()?.span.clone())
+    }
+
+    /// The nodes before the first `port` of this name, from the one that it reads to the source.
+    fn before(&self, port: &str) -> Vec<&Written> {
+        let mut references = self.nodes.iter().flat_map(|node| &node.inputs);
+        let mut reads = references.find(|of| of.port == Some(port));
+        let mut before = Vec::new();
         // A recipe that was not planned may have cycles.
-        for _ in &self.nodes {
-            let name = reads.name.split('.').next()?;
-            let node = self.nodes.iter().find(|node| node.name == name)?;
-            match node.inputs.first() {
-                Some(input) => reads = input,
-                None => return self.text.resolved().get(node.value.span.clone()),
-            }
+        while let Some(from) = reads.filter(|_| before.len() < self.nodes.len()) {
+            let name = from.name.split('.').next().unwrap_or_default();
+            let Some(node) = self.nodes.iter().find(|node| node.name == name) else {
+                break;
+            };
+            before.push(node);
+            reads = node.inputs.first();
         }
-        None
+        before
     }
 }

@@ -42,6 +42,13 @@ impl Labelled {
     }
 }
 
+impl Labelled {
+    /// See [`Batch::replaced`].
+    pub fn replaced(&self) -> &[usize] {
+        self.batch.replaced()
+    }
+}
+
 impl HostBatch for Labelled {
     fn labels(&self) -> &[i64] {
         self.labels

@@ -58,7 +58,8 @@ impl Validation {
     }
 
     /// Adds a batch: images `[batch, 3, s, s]` of each resolution, and labels `[batch]`. `inference` is that
-    /// of `net`. Returns the answers of each resolution, then of the ensemble if it has members.
+    /// of `net`. Images at the positions `replaced` are left out: they took the place of damaged ones, and count
+    /// elsewhere. Returns the answers of each resolution, then of the ensemble if it has members.
     ///
     /// # Errors
     /// The device fails or is out of memory.
@@ -68,16 +69,25 @@ impl Validation {
         inference: &mut Inference,
         images: &[Tensor],
         labels: &Tensor,
+        replaced: &[usize],
     ) -> Result<Vec<Answers>> {
         let positions: Vec<usize> = (0..images.len()).collect();
         let mut logits = inference.logits(net, &positions, images)?;
         if !self.members.is_empty() {
             logits.push(tch::no_grad(|| net.ensemble_of(&self.members, &logits))?);
         }
+        // After the pass, whose batches keep their size.
+        let kept = kept(labels, replaced)?;
+        let without = |of: &Tensor| match &kept {
+            Some(kept) => of.f_index_select(0, kept),
+            None => Ok(of.shallow_clone()),
+        };
+        let labels = without(labels)?;
         self.images += labels.numel() as u64;
         let both = self.sums.iter_mut().zip(logits);
         both.map(|(sums, logits)| {
-            let classes = sums.add(&logits, labels)?;
+            let logits = without(&logits)?;
+            let classes = sums.add(&logits, &labels)?;
             Ok(Answers { classes, logits })
         })
         .collect()
@@ -148,6 +158,21 @@ impl Validation {
         }
         Ok(rows)
     }
+}
+
+/// The positions of a batch that are not `replaced`, on its device; `None`: all of them.
+fn kept(labels: &Tensor, replaced: &[usize]) -> Result<Option<Tensor>> {
+    if replaced.is_empty() {
+        return Ok(None);
+    }
+    let all = 0..labels.numel();
+    let kept: Vec<i64> = all
+        .filter(|position| !replaced.contains(position))
+        .map(|position| position as i64)
+        .collect();
+    Ok(Some(
+        Tensor::f_from_slice(&kept)?.f_to_device(labels.device())?,
+    ))
 }
 
 impl Sums {

@@ -91,6 +91,15 @@ impl Part {
                 ),
                 "such as `validation_percent: 10`",
             );
+        } else if validation_percent < 1.0 {
+            report.warning(
+                "part.validation_percent",
+                format!(
+                    "`validation_percent` counts images of 100: {validation_percent} holds out one of {:.0}",
+                    100.0 / validation_percent
+                ),
+                "such as `validation_percent: 10` for a tenth of them",
+            );
         }
     }
 }

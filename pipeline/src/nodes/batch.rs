@@ -121,8 +121,18 @@ impl Fold for Batching {
         }
     }
 
-    fn place(&self, slots: &Slots, slot: usize, images: SizedImages, _: &Context) -> Result<()> {
-        images.render(slots, slot)
+    fn place(
+        &self,
+        slots: &Slots,
+        slot: usize,
+        images: SizedImages,
+        context: &Context,
+    ) -> Result<()> {
+        images.render(slots, slot)?;
+        if context.key.attempt > 0 {
+            slots.mark_replaced(slot);
+        }
+        Ok(())
     }
 
     fn close(&self, slots: Slots) -> Result<rsflow_graph::Batch> {

@@ -1,6 +1,6 @@
 //! The source that all nodes are that read a listing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +26,13 @@ pub(super) const REMOVED: &[(&str, &str)] = &[(
 )];
 
 /// The images that a source lists, before it is opened: those of a part of the data set at `path`, of what is
-/// `within` it. Nothing is looked up, so two names of one folder are two places.
+/// `within` it. Nothing is looked up.
 pub(super) fn lists(path: &Path, within: &str, part: Part) -> Option<ListedImages> {
     let path = std::path::absolute(home::expand(path).ok()?).ok()?;
     // Without `.` and `/` at its end.
-    let path: PathBuf = path.components().collect();
     Some(ListedImages {
-        place: format!("{}: {within}", path.display()),
+        root: path.components().collect(),
+        within: within.to_owned(),
         part: part.listed(),
     })
 }

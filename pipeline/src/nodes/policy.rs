@@ -13,7 +13,7 @@ pub enum Damage {
     #[default]
     Fail,
     /// Name it in the log, in the summary and in `skipped.jsonl`, and replace it by another image,
-    /// drawn at random from the recipe's seed, in training and in validation.
+    /// drawn at random from the recipe's seed. What is measured leaves the other image out there.
     Skip {
         /// How many different images may be skipped in a run; one more ends it. A whole number is a
         /// count, a decimal from 0.0 to 1.0 a fraction of all images (rounded down, at least one).

@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 use rsflow_graph::{
-    Build, Context, Incoming, Input, Map, Node, NodeKind, Payload, Port, Preprocess, Report,
-    Schema, Stage,
+    Build, Context, Incoming, Input, Map, Node, NodeKind, OnError, Payload, Port, Preprocess,
+    Report, Schema, Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::center_crop::CenterCrop;
+use super::policy::Damage;
 use super::{check_sizes, input, output};
 use crate::images::{EncodedImage, Extraneous, LazyImage, SizedImages};
 use crate::pixels::Verify;
@@ -25,6 +26,9 @@ pub struct Preprocessed {
     sizes: Vec<u32>,
     /// What is done to each image.
     by: Preprocess,
+    /// What becomes of a damaged image.
+    #[serde(default)]
+    on_error: Damage,
 }
 
 impl Preprocessed {
@@ -43,6 +47,7 @@ impl Node for Preprocessed {
 
     fn plan(&self, _: &[Incoming], report: &mut Report) -> Vec<Schema> {
         check_sizes(&self.sizes, report);
+        self.on_error.check(report);
         if let Err(error) = self.by.check() {
             report.parameter("by", error.to_string(), "see what the checkpoint keeps");
         }
@@ -59,6 +64,7 @@ impl Node for Preprocessed {
     fn build(&self, _: &Build) -> Result<Stage> {
         Ok(Stage::map(Preprocessing {
             crop: self.center_crop(),
+            on_error: self.on_error.into(),
             extraneous: Extraneous::default(),
         }))
     }
@@ -66,6 +72,7 @@ impl Node for Preprocessed {
 
 struct Preprocessing {
     crop: CenterCrop,
+    on_error: OnError,
     extraneous: Extraneous,
 }
 
@@ -84,6 +91,10 @@ impl Map for Preprocessing {
             meter: context.meter.clone(),
         };
         self.crop.apply(image, context)
+    }
+
+    fn on_error(&self) -> OnError {
+        self.on_error
     }
 }
 

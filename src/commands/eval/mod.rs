@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Options, Plan, Preprocess, Recipe, Resize, Text};
+use rsflow_graph::{Budget, Options, Plan, Preprocess, Recipe, Resize, RunError, Skipped, Text};
 use rsflow_model::checkpoint::{Checkpoint, Metadata, NormsFrom};
 use rsflow_model::train::lookup::process_settings;
 use rsflow_model::train::metrics::Table;
@@ -21,12 +21,12 @@ use serde_json::json;
 use super::images::{Half, Images};
 use super::usage::{Usage, many};
 use super::{checkpoint, preprocess, sizes};
-use crate::catalogue;
+use crate::catalogue::{self, CATALOGUE};
 use crate::cli::{Eval, NormChoice};
 use crate::files::{check_output, checkpoint_of, is_stdout, replace, write_json};
 use crate::process::{self, INTERRUPTED};
 use crate::progress::{Progress, Screen};
-use crate::table;
+use crate::{skipped, table};
 use latency::Latency;
 
 /// The node that measures.
@@ -93,6 +93,9 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let message = "interrupted: finishing the current batch; press Ctrl-C again to quit now";
     let finished = process::start(&plan, options, message).and_then(|running| Ok(running.wait()?));
     progress.end();
+    let finished = finished.map_err(|error| name_option(error, &screen));
+    let skipped = finished.as_ref().map_or(&[][..], |run| &run.skipped);
+    skipped::tell(skipped, &screen);
     if finished.is_err() && arguments.data.is_none() {
         screen.line(
             "the images are those of the run's recipe, whose relative paths begin in this folder; --data names others",
@@ -124,7 +127,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
             )?;
         }
         if let Some(json) = &arguments.json {
-            write_json(json, &as_json(&checkpoint, table, latencies), out)?;
+            write_json(json, &as_json(&checkpoint, table, latencies, skipped), out)?;
         }
     }
     if let (Some(path), Some(table), false) = (&arguments.plot, &table, latencies.is_empty()) {
@@ -152,7 +155,12 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 /// Keys may be added in time; none goes or changes its meaning.
-fn as_json(checkpoint: &Checkpoint, table: &Table, latencies: &[Latency]) -> serde_json::Value {
+fn as_json(
+    checkpoint: &Checkpoint,
+    table: &Table,
+    latencies: &[Latency],
+    skipped: &[Skipped],
+) -> serde_json::Value {
     let mut value = json!({
         "checkpoint": checkpoint.path(),
         "weights": checkpoint.weights().to_string(),
@@ -160,6 +168,7 @@ fn as_json(checkpoint: &Checkpoint, table: &Table, latencies: &[Latency]) -> ser
         "images": table.images,
         "rows": table.rows,
         "seconds": table.seconds,
+        "skipped": skipped,
     });
     if !latencies.is_empty() {
         value["latencies"] = json!(latencies);
@@ -200,8 +209,9 @@ fn recipe(
     let mut nodes = vec![
         format!(r#""val_files": {}"#, images.node(false)),
         format!(
-            r#""val_images": Preprocessed(input: "val_files", sizes: {sizes:?}, by: {})"#,
-            ron::to_string(&by)?
+            r#""val_images": Preprocessed(input: "val_files", sizes: {sizes:?}, by: {}, on_error: {})"#,
+            ron::to_string(&by)?,
+            on_error(arguments.skip, metadata)?
         ),
         format!(
             r#""val_batches": Batch(input: "val_images", size: {})"#,
@@ -263,6 +273,29 @@ fn recipe(
         arguments.seed,
         nodes.join(",\n        ")
     ))
+}
+
+/// What becomes of damaged images, as a recipe has it: what was asked for, else as the training validated.
+fn on_error(skip: Option<Budget>, metadata: &Metadata) -> Result<String> {
+    if let Some(budget) = skip {
+        return Ok(format!("Skip(budget: {})", ron::to_string(&budget)?));
+    }
+    let text = Text::new("the checkpoint's recipe", metadata.recipe.as_str());
+    let recipe = Recipe::parse(text, CATALOGUE, &[]).ok();
+    let of_training =
+        recipe.and_then(|recipe| Some(recipe.field_of("validate", "on_error")?.to_owned()));
+    Ok(of_training.unwrap_or_else(|| "Fail".to_owned()))
+}
+
+/// Names the option with which damaged images do not end an evaluation, in place of a node's parameter.
+fn name_option(mut error: anyhow::Error, screen: &Screen) -> anyhow::Error {
+    let failures = error.downcast_mut::<RunError>();
+    let mut failures = failures.into_iter().flat_map(|run| &mut run.failures);
+    if let Some(failure) = failures.find(|failure| failure.may_skip) {
+        failure.may_skip = false;
+        screen.line("--skip 0.01 passes over damaged images, up to 1 % of all, and lists them");
+    }
+    error
 }
 
 /// The sizes of a table, each with the batch norms that it was measured with.

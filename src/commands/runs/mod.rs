@@ -77,7 +77,7 @@ fn write_table(list: &List, out: &mut dyn Write) -> Result<()> {
         "network",
         "sizes",
         "epochs",
-        "best top-1 %",
+        "best top-1 % at the largest",
         "time",
     ];
     writeln!(out, "{}", grid(&header, list.runs.iter().map(cells)))?;
@@ -95,8 +95,8 @@ fn cells(row: &Row) -> Vec<String> {
     let sizes: Vec<String> = row.sizes.iter().map(u32::to_string).collect();
     let state = match row.state {
         State::Finished => "finished".to_owned(),
-        State::Running => format!("running, epoch {} of {epochs}", row.epoch),
-        State::Stopped => format!("stopped, epoch {} of {epochs}", row.epoch),
+        State::Running => format!("running, {} of {epochs} epochs", row.epoch),
+        State::Stopped => format!("stopped, {} of {epochs} epochs", row.epoch),
         State::Unreadable => "unreadable".to_owned(),
     };
     let time = row

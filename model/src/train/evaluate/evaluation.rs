@@ -213,9 +213,15 @@ impl Evaluation {
         let images = self.cells.iter().map(|cell| images.get(cell.images));
         let images: Option<Vec<Tensor>> = images.map(|of| Some(of?.shallow_clone())).collect();
         let images = images.context("a size has no images")?;
-        let answers = validation.add(&self.net, inference, &images, &labels)?;
+        let answers = validation.add(&self.net, inference, &images, &labels, batch.replaced())?;
         match predictions {
-            Some(predictions) => predictions.add(batch.labels(), &answers, &self.class_names),
+            Some(predictions) => {
+                let labels = batch.labels().iter().copied().enumerate();
+                let kept = labels.filter(|(at, _)| !batch.replaced().contains(at));
+                predictions.add(kept, &answers, &self.class_names)?;
+                predictions.seen += batch.labels().len();
+                Ok(())
+            }
             None => Ok(()),
         }
     }

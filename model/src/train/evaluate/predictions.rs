@@ -17,8 +17,10 @@ pub struct Predictions {
     pub columns: Vec<Option<u32>>,
     /// In the order of the data.
     pub images: Vec<Predicted>,
-    /// Their names, where they have some.
+    /// Names of all images, where they have some.
     names: Option<Vec<String>>,
+    /// Images of the batches so far, also those that were left out.
+    pub(super) seen: usize,
 }
 
 /// What was predicted of one image.
@@ -38,16 +40,18 @@ impl Predictions {
             columns,
             images: Vec::new(),
             names,
+            seen: 0,
         }
     }
 
-    /// Adds a batch of images with these labels, by the answers for each column. Waits for the device.
+    /// Adds images of a batch, each with its position there and its label, by the answers for each column. Waits for
+    /// the device.
     ///
     /// # Errors
     /// The device fails.
     pub(super) fn add(
         &mut self,
-        labels: &[i64],
+        labels: impl Iterator<Item = (usize, i64)>,
         answers: &[Answers],
         names: &[String],
     ) -> Result<()> {
@@ -60,8 +64,8 @@ impl Predictions {
             Ok((classes, of_classes))
         });
         let columns: Vec<(Vec<i64>, Vec<f64>)> = columns.collect::<Result<_>>()?;
-        for (at, label) in labels.iter().enumerate() {
-            let number = self.images.len();
+        for (at, (position, label)) in labels.enumerate() {
+            let number = self.seen + position;
             let name = self.names.as_ref().and_then(|names| names.get(number));
             let predicted = columns.iter().filter_map(|(classes, probabilities)| {
                 Some((
@@ -72,7 +76,7 @@ impl Predictions {
             let at = predicted.collect();
             self.images.push(Predicted {
                 image: name.cloned().unwrap_or_else(|| number.to_string()),
-                class: class_name(*label, names),
+                class: class_name(label, names),
                 at,
             });
         }
@@ -190,6 +194,7 @@ fn read(path: &Path) -> Result<Predictions> {
     }
     ensure!(!images.is_empty(), "it has no images");
     Ok(Predictions {
+        seen: images.len(),
         columns,
         images,
         names: None,

@@ -68,9 +68,16 @@ impl Session {
     ) -> Result<()> {
         let batch = Labelled::new(batch, &self.validation_classes);
         let (images, labels) = self.transfer.batch(&batch, self.net.classes())?;
-        own.add(&self.net, &mut self.inference, &images, &labels)?;
+        let replaced = batch.replaced();
+        own.add(&self.net, &mut self.inference, &images, &labels, replaced)?;
         if let (Some(sums), Some(average)) = (of_average, &mut self.average) {
-            sums.add(&average.net, &mut average.inference, &images, &labels)?;
+            sums.add(
+                &average.net,
+                &mut average.inference,
+                &images,
+                &labels,
+                replaced,
+            )?;
         }
         Ok(())
     }
