@@ -1,4 +1,4 @@
-//! The program's log of a run, read: when it began, how long it took, and the lines of its last process.
+//! The program's log of a run, read: when it began, how long it took, and the lines of its processes.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -64,10 +64,16 @@ impl ProgramLog {
         spans.sum()
     }
 
-    /// The lines of the last process of the run.
-    pub fn last_session(&self) -> &[String] {
-        let begin = self.lines.iter().rposition(|line| is_start(line));
-        &self.lines[begin.unwrap_or(0)..]
+    /// The lines of each process of the run, the last one's first.
+    pub fn sessions(&self) -> Vec<&[String]> {
+        let mut rest = self.lines.as_slice();
+        let mut sessions = Vec::new();
+        while let Some(begin) = rest.iter().rposition(|line| is_start(line)) {
+            let (before, session) = rest.split_at(begin);
+            sessions.push(session);
+            rest = before;
+        }
+        sessions
     }
 }
 

@@ -91,6 +91,10 @@ impl RunDir {
                 }
                 match newest_sound(&path.join(CHECKPOINTS)) {
                     Some(other) => format!("its {LAST} is gone; {}", instead(&other)),
+                    // What no run has made, nobody is to remove.
+                    None if !path.join(LOG).is_file() => {
+                        "it is not the directory of a run; name another --run-dir".to_owned()
+                    }
                     None => "it holds no checkpoint to resume from: remove it, or name another \
                              --run-dir"
                         .to_owned(),

@@ -107,6 +107,15 @@ const OVERRIDES: &[(&str, &[&str])] = &[
 
 /// Wrong command lines; what is said of them is in `command_lines.txt`.
 const COMMAND_LINES: &[&[&str]] = &[
+    &["eval", "runs/mine", "photos"],
+    &["export", "runs/mine", "--format", "onnx"],
+    &["nodes", "Sgd"],
+    &["predict", "runs/mine", "--json", "cat.jpg"],
+    &["run", "tests"],
+    &["train", "photos", "--device", "0"],
+    &["train", "--resume"],
+    &["train", "--resume", "tests"],
+    &["train", "photos", "--resume", "runs/none", "--epochs", "3"],
     &["chek", SOUND],
     &["check"],
     &["check", "tests/fixtures/soun"],

@@ -204,8 +204,12 @@ fn fifty_damaged_images_end_a_run_or_are_named_and_replaced() {
     );
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    let words = "more than 42 of 84 samples are damaged, the budget of `on_error`";
-    assert!(stderr.contains(words), "{stderr}");
+    for words in [
+        "more than 42 of 84 samples are damaged, the budget of `on_error`",
+        "help: `on_error: Skip(budget: 1.0)`",
+    ] {
+        assert!(stderr.contains(words), "{stderr}");
+    }
     assert_eq!(skipped(folder).len(), 42);
 }
 

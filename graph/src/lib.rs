@@ -73,7 +73,7 @@ pub use plan::{Edge, Plan, Planned};
 pub use ports::{Ports, Received, Receiver, Sender};
 pub use preprocess::{DEFAULT_MAX_PIXELS, Interpolation, MAX_SIZE, Preprocess, Resize};
 pub use problem::{Problem, Problems};
-pub use recipe::{Recipe, differences, differences_as_written, settings};
+pub use recipe::{OTHER_NAMES, Recipe, differences, differences_as_written, settings};
 pub use rsflow_base::keyed::random;
 pub use shard::Shard;
 pub use stage::{

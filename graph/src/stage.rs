@@ -4,6 +4,7 @@
 //! items. A stage spawns nothing and queues nothing: threads, concurrency and queues belong to the
 //! executor.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,7 +126,28 @@ pub enum Budget {
     Share(f64),
 }
 
+/// As a recipe has it.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Budget::Count(count) => write!(f, "{count}"),
+            Budget::Share(share) => write!(f, "{share:?}"),
+        }
+    }
+}
+
 impl Budget {
+    /// What to begin with.
+    pub(crate) const FIRST: Budget = Budget::Share(0.01);
+
+    /// Twice as much.
+    pub(crate) fn doubled(self) -> Self {
+        match self {
+            Budget::Count(count) => Budget::Count(count.saturating_mul(2).max(1)),
+            Budget::Share(share) => Budget::Share((2.0 * share).clamp(0.01, 1.0)),
+        }
+    }
+
     /// The budget for `samples` samples. A share is rounded down, but allows at least one if above 0.
     pub(crate) fn of(self, samples: u64) -> u64 {
         match self {

@@ -410,7 +410,7 @@ fn a_validation_is_the_same_for_any_number_of_processes() {
             let batch = Images::of(images.iter().copied());
             let (images, labels) = transfer.batch(&batch, net.classes()).unwrap();
             validation
-                .add(&net, &mut inference, &images, &labels)
+                .add(&net, &mut inference, &images, &labels, &[])
                 .unwrap();
         }
         let validation = match peers {

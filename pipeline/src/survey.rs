@@ -1,5 +1,5 @@
 //! A look at a data set before anything is trained on it: how many images of which classes, how large, in which
-//! formats, and what is passed over. The headers of a sample are read, no pixels.
+//! formats, what is passed over, and what is damaged.
 
 use std::cmp::Reverse;
 use std::path::Path;
@@ -14,10 +14,13 @@ use rsflow_graph::random;
 
 use crate::listing::{Listing, Part, PassedOver};
 use crate::nodes::{ImageNetArchives, ImageTar};
-use crate::pixels::{self, Header, Limits, Orientation};
+use crate::pixels::{self, Decoder, Header, Limits, Orientation, Verify};
 
 /// How many headers are read. The median of so many is that of all to some percent.
 const SAMPLE: usize = 400;
+/// Pixels that are decoded at most, a second's work: of photographs some, of small images all. A time would make other
+/// recipes on other machines.
+const DECODED_PIXELS: u64 = 100_000_000;
 /// How much of a file is read for its header; all of it if that is not enough.
 const START_BYTES: u64 = 64 << 10;
 
@@ -49,7 +52,7 @@ pub struct Sample {
     pub shorter_sides: Vec<u32>,
     /// How many of them lie on their side or upside down, but for their EXIF or XMP orientation.
     pub turned: usize,
-    /// Images whose header cannot be read, and why.
+    /// Images that cannot be read or decoded, and why.
     pub unreadable: Vec<String>,
 }
 
@@ -109,19 +112,30 @@ fn survey(listing: Listing, part: Part) -> Result<Survey> {
     })
 }
 
-/// Reads the headers of some images, the same ones each time.
+/// Reads the headers of some images, the same ones each time, and decodes as many of them as are quickly decoded.
 fn sample(listing: &Listing) -> Sample {
     let count = listing.len() as usize;
     let mut draw = random(0, "survey", "sample", &[]);
-    let mut chosen = index::sample(&mut draw, count, count.min(SAMPLE)).into_vec();
-    chosen.sort_unstable();
+    let chosen = index::sample(&mut draw, count, count.min(SAMPLE));
     let mut sample = Sample {
         images: chosen.len(),
         ..Sample::default()
     };
+    let mut unreadable = Vec::new();
+    let mut decoder = Decoder::new();
+    let mut left = DECODED_PIXELS;
     for image in chosen {
         let image = image as u32;
-        match header(listing, image) {
+        let looked_at = header(listing, image).and_then(|(header, orientation)| {
+            let pixels = u64::from(header.width) * u64::from(header.height);
+            if let Some(rest) = left.checked_sub(pixels) {
+                left = rest;
+                let bytes = listing.read(image)?;
+                decoder.decode(&bytes, &header, header.whole(), Verify::Full)?;
+            }
+            Ok((header, orientation))
+        });
+        match looked_at {
             Ok((header, orientation)) => {
                 sample.turned += usize::from(orientation != Orientation::default());
                 sample.shorter_sides.push(header.width.min(header.height));
@@ -133,12 +147,12 @@ fn sample(listing: &Listing) -> Sample {
             }
             Err(error) => {
                 let place = listing.describe(image);
-                sample
-                    .unreadable
-                    .push(format!("{}: {error:#}", place.shown()));
+                unreadable.push((image, format!("{}: {error:#}", place.shown())));
             }
         }
     }
+    unreadable.sort_unstable();
+    sample.unreadable = unreadable.into_iter().map(|(_, error)| error).collect();
     sample.shorter_sides.sort_unstable();
     sample
         .formats
@@ -192,6 +206,8 @@ mod tests {
             ),
             ("b/2.png", b"<html>"),
             ("b/3.jpg", b""),
+            // Its header is sound.
+            ("b/4.jpg", &grey[..grey.len() / 2]),
             ("b/notes.txt", b""),
         ] {
             let path = folder.path().join(name);
@@ -199,20 +215,21 @@ mod tests {
             fs::write(path, bytes).unwrap();
         }
         let survey = of_folder(folder.path(), Part::All).unwrap();
-        assert_eq!((survey.images, survey.whole), (5, 5));
+        assert_eq!((survey.images, survey.whole), (6, 6));
         assert_eq!(*survey.classes, ["a", "b"]);
-        assert_eq!(survey.class_sizes, [2, 3]);
+        assert_eq!(survey.class_sizes, [2, 4]);
         assert_eq!(
             survey.passed_over.to_string(),
             "1 other file passed over: 1 .txt"
         );
         let sample = survey.sample;
-        assert_eq!(sample.images, 5);
+        assert_eq!(sample.images, 6);
         assert_eq!(sample.formats, [("JPEG", 2), ("GIF", 1)]);
         let shorter = whole.width.min(whole.height);
         assert_eq!(sample.shorter_sides, [5, shorter, shorter]);
         assert_eq!(sample.median(), Some(shorter));
-        assert_eq!(sample.unreadable.len(), 2, "{:?}", sample.unreadable);
+        assert_eq!(sample.unreadable.len(), 3, "{:?}", sample.unreadable);
+        assert!(sample.unreadable[2].contains("b/4.jpg: "));
         assert!(
             sample.unreadable[0].contains("b/2.png: "),
             "{:?}",

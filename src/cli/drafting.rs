@@ -48,6 +48,7 @@ pub struct New {
 
 /// `rsflow train`.
 #[derive(Debug, Args)]
+#[command(mut_arg("data", |data| data.required(false).required_unless_present("resume")))]
 pub struct Train {
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -61,9 +62,9 @@ pub struct Train {
     /// Trains with N processes on this machine, which share every batch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub processes: Option<u32>,
-    /// Resumes the run in --run-dir, else the latest one of this data, by the recipe that it has
-    #[arg(long)]
-    pub resume: bool,
+    /// Resumes a run by the recipe that it has [default: the one in --run-dir, else the latest one in runs/NAME]
+    #[arg(long, value_name = "RUN_DIR", num_args = 0..=1, value_parser = path())]
+    pub resume: Option<Option<PathBuf>>,
     /// With --resume: also where --set changes the recipe
     #[arg(long, requires = "resume")]
     pub accept_changes: bool,

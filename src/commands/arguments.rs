@@ -8,39 +8,12 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Recipe, Text, one_of};
+use rsflow_graph::{OTHER_NAMES, Recipe, Text, one_of};
 
 use super::recipes::recipe;
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Overrides};
 use crate::process::{WRONG, say};
-
-/// Fields of a recipe by the names that options of timm, Ultralytics and PyTorch's examples have.
-const FIELDS: &[(&str, &str)] = &[
-    ("a", "network"),
-    ("amp", "precision"),
-    ("arch", "network"),
-    ("b", "size"),
-    ("batch", "size"),
-    ("batch_size", "size"),
-    ("clip_grad", "clip_gradients"),
-    ("data", "root"),
-    ("j", "cpu_workers"),
-    ("learning_rate", "lr"),
-    ("lr0", "lr"),
-    ("lr_scheduler", "schedule"),
-    ("model", "network"),
-    ("num_classes", "classes"),
-    ("num_workers", "cpu_workers"),
-    ("opt", "optimizer"),
-    ("pretrained", "start_from"),
-    ("sched", "schedule"),
-    ("smoothing", "label_smoothing"),
-    ("warmup_epochs", "warm_up_epochs"),
-    ("wd", "weight_decay"),
-    ("weights", "start_from"),
-    ("workers", "cpu_workers"),
-];
 
 /// Options by the names that others have for them: the commands, the names, and ours, in which `VALUE` is put for
 /// what was given.
@@ -68,16 +41,10 @@ const OPTIONS: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["run", "train"],
-        &[
-            "out",
-            "output",
-            "output_dir",
-            "log_dir",
-            "save_dir",
-            "project",
-        ],
+        &["out", "output", "output_dir", "log_dir", "save_dir"],
         "`--run-dir VALUE`",
     ),
+    (&["run", "train"], &["project"], "`--run-dir VALUE/NAME`"),
     (
         &["run"],
         &["gpus", "nproc_per_node", "world_size"],
@@ -94,6 +61,12 @@ const OPTIONS: &[(&[&str], &[&str], &str)] = &[
         "`--size VALUE`",
     ),
     (&["predict"], &["topk", "top_k"], "`--top VALUE`"),
+    (&["export"], &["format"], "`--to VALUE`"),
+    (
+        &["export", "import", "new"],
+        &["o", "output"],
+        "`--out VALUE`",
+    ),
     (&["serve"], &["port"], "`--listen 127.0.0.1:VALUE`"),
     (&["serve"], &["host"], "`--listen VALUE:8080`"),
 ];
@@ -171,6 +144,12 @@ impl Typed {
         let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
             return None;
         };
+        if self.command() == "eval" && !option.starts_with('-') {
+            let option = option.shown();
+            return Some(format!(
+                "error: unexpected argument '{option}'\n\nhelp: images are named with an option: `--data {option}`"
+            ));
+        }
         let typed = option.strip_prefix('-')?.trim_start_matches('-');
         let name = typed.split('=').next()?.replace('-', "_");
         let value = self.value_of(option).unwrap_or_else(|| "VALUE".to_owned());
@@ -207,12 +186,16 @@ impl Typed {
         }
         let sets: Vec<String> = paths
             .iter()
-            .map(
-                |path| match path.ends_with("sizes") && !value.starts_with('[') {
-                    true => format!("--set {path}=[{value}]"),
-                    false => format!("--set {path}={value}"),
-                },
-            )
+            .map(|path| match () {
+                () if path.ends_with("sizes") && !value.starts_with('[') => {
+                    format!("--set {path}=[{value}]")
+                }
+                // `--device 0`, as in Ultralytics' and timm's scripts.
+                () if path.ends_with("device") && value.parse::<u32>().is_ok() => {
+                    format!("--set {path}=cuda:{value}")
+                }
+                () => format!("--set {path}={value}"),
+            })
             .collect();
         let sets = one_of(sets.iter().map(String::as_str));
         Some(match (path, self.command()) {
@@ -245,7 +228,7 @@ fn paths(recipe: &Recipe, name: &str) -> Vec<String> {
         _ => recipe.paths_to(field),
     };
     let found = own(name);
-    let Some((_, field)) = FIELDS.iter().find(|(other, _)| *other == name) else {
+    let Some((_, field)) = OTHER_NAMES.iter().find(|(other, _)| *other == name) else {
         return found;
     };
     if !found.is_empty() {

@@ -333,12 +333,14 @@ fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<S
 /// Overrides with which samples are passed over of the kind that ended the run: the next one may be another
 /// node's of that kind.
 fn forgiving(error: &RunError, plan: &Plan) -> Vec<String> {
-    let failed = error.failures.iter().find(|failure| failure.may_skip);
-    let kind = failed.map(|failure| failure.node.kind);
+    let mut failures = error.failures.iter();
+    let Some((kind, budget)) = failures.find_map(|it| Some((it.node.kind, it.budget?))) else {
+        return Vec::new();
+    };
     let nodes = plan.nodes().iter().map(|planned| &planned.id);
     nodes
-        .filter(|node| Some(node.kind) == kind)
-        .map(|node| format!("{}.on_error=Skip(budget: 0.01)", node.name))
+        .filter(|node| node.kind == kind)
+        .map(|node| format!("{}.on_error=Skip(budget: {budget})", node.name))
         .collect()
 }
 

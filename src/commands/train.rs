@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Plan, Recipe, Text, World, first_few};
@@ -18,8 +18,8 @@ use crate::process::say;
 use crate::{launch, run_dir};
 
 pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
-    if arguments.resume {
-        return resume(arguments, out);
+    if let Some(named) = &arguments.resume {
+        return resume(arguments, named.as_deref(), out);
     }
     let draft = new::draft(&arguments.drafting, "recipe.ron")?;
     // Of several processes all come to the same recipe, and so does the one that starts them.
@@ -49,13 +49,15 @@ pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 /// Resumes a run that this command began. Its own recipe says what it trains on.
-fn resume(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
-    let run_dir = match (&arguments.run_dir, arguments.drafting.data.first()) {
-        (Some(run_dir), _) => run_dir.clone(),
-        (None, data) => {
-            let name = new::name(data.context("no data was named")?);
-            run_dir::latest(&run_dir::of_recipe(name))?
-        }
+fn resume(arguments: &Train, named: Option<&Path>, out: &mut dyn Write) -> Result<ExitCode> {
+    let run_dir = match (named.or(arguments.run_dir.as_deref()), arguments.drafting.data.first()) {
+        (Some(run_dir), _) => run_dir.to_owned(),
+        (None, Some(data)) => run_dir::latest(&run_dir::of_recipe(new::name(data)))?,
+        (None, None) => bail!(Usage(
+            "which run is to be resumed? rsflow train --resume RUN_DIR, or rsflow train DATA --resume for the latest \
+             one in runs/NAME"
+                .to_owned()
+        )),
     };
     let drafting = &arguments.drafting;
     let of_drafts = [

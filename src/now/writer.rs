@@ -60,12 +60,21 @@ impl Writer {
         let (ends, end) = channel();
         let write = move || {
             let mut file = File::new(path);
+            let earlier = std::fs::read(&file.path).ok();
             let mut taker = Taker::new(source);
             file.write(&taker.take(None));
             loop {
                 match end.recv_timeout(EVERY) {
                     Err(RecvTimeoutError::Timeout) => file.write(&taker.take(None)),
-                    Ok(end) => return file.write(&taker.take(Some(end))),
+                    Ok(end) => {
+                        let last = taker.take(Some(end));
+                        let did_nothing = last.state == State::Finished && last.step.is_none();
+                        // A run that had ended and was resumed: what its last steps were stays.
+                        return match earlier.filter(|_| did_nothing) {
+                            Some(earlier) => file.replace(&earlier),
+                            None => file.write(&last),
+                        };
+                    }
                     // It was dropped on the way out of an error.
                     Err(RecvTimeoutError::Disconnected) => {
                         let (state, error) = (State::Failed, None);
@@ -121,12 +130,13 @@ impl File {
     }
 
     fn write(&mut self, now: &Now) {
-        let text = serde_json::to_vec(now).map_err(std::io::Error::from);
-        let written = text.and_then(|mut text| {
-            text.push(b'\n');
-            whole_file::write_unsynced(&self.path, &text)
-        });
-        if let Err(error) = written
+        let mut text = serde_json::to_vec(now).unwrap_or_default(); // It has no maps, whose keys could fail.
+        text.push(b'\n');
+        self.replace(&text);
+    }
+
+    fn replace(&mut self, text: &[u8]) {
+        if let Err(error) = whole_file::write_unsynced(&self.path, text)
             && !self.has_warned
         {
             self.has_warned = true;
@@ -332,7 +342,7 @@ fn node(items: u64, period: &Measured, seconds: f64, workers: f64) -> Node {
 }
 
 /// The name of this machine.
-fn host() -> String {
+pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
 }

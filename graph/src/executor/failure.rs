@@ -5,6 +5,7 @@ use std::fmt;
 use super::skipped::Skipped;
 use crate::counters::Blame;
 use crate::node_id::NodeId;
+use crate::stage::Budget;
 
 /// A node's error.
 #[derive(Debug)]
@@ -13,8 +14,8 @@ pub struct Failure {
     /// The path of the sample, where there is one.
     pub item: Option<String>,
     pub error: anyhow::Error,
-    /// Whether the recipe may say that the node passes over such samples.
-    pub may_skip: bool,
+    /// The budget with which the node would pass over such samples, if the recipe can give it one.
+    pub budget: Option<Budget>,
 }
 
 impl Failure {
@@ -28,7 +29,7 @@ impl Failure {
             node,
             item,
             error,
-            may_skip: false,
+            budget: None,
         }
     }
 }
@@ -48,9 +49,10 @@ impl fmt::Display for Failure {
         for cause in causes {
             write!(f, "\n  caused by: {cause}")?;
         }
-        if self.may_skip {
-            f.write_str(
-                "\n  help: `on_error: Skip(budget: 0.01)` in this node passes over up to 1 % of the images, and lists them",
+        if let Some(budget) = self.budget {
+            write!(
+                f,
+                "\n  help: `on_error: Skip(budget: {budget})` in this node passes over so many images, and lists them"
             )?;
         }
         Ok(())

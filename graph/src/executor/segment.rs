@@ -17,7 +17,7 @@ use super::skipped::{SkipLog, Skipped};
 use super::watch::{ReadTimedOut, Slot, Watch};
 use crate::counters::{Blame, Meter};
 use crate::item::{Item, Key};
-use crate::stage::{AnyFold, AnyMap, AnySource, Context, OnError};
+use crate::stage::{AnyFold, AnyMap, AnySource, Budget, Context, OnError};
 
 /// Replacements drawn for one damaged item before the run fails. With half of the samples damaged
 /// this is reached once in 2^100 items.
@@ -217,7 +217,7 @@ impl Segment {
             OnError::Skip { budget } => budget,
             policy => {
                 return Err(Failure {
-                    may_skip: policy == OnError::Fail,
+                    budget: (policy == OnError::Fail).then_some(Budget::FIRST),
                     ..failed(error)
                 });
             }
@@ -240,10 +240,14 @@ impl Segment {
         let within = self.skipped.note(sample, skipped, allowed);
         // An error says that another process is lost, which is no fault of the item.
         if !within.map_err(|error| Failure::new(blamed.node(), None, error))? {
-            return Err(failed(error.context(format!(
+            let error = error.context(format!(
                 "more than {allowed} of {samples} samples are damaged, the budget of `on_error`; \
                  repair or remove the files that the log names, or raise `Skip(budget: ...)`"
-            ))));
+            ));
+            return Err(Failure {
+                budget: Some(budget.doubled()),
+                ..failed(error)
+            });
         }
         if key.attempt >= MAX_ATTEMPTS {
             return Err(failed(error.context(format!(

@@ -7,6 +7,7 @@
 mod difference;
 mod habits;
 mod lets;
+mod names;
 mod number;
 mod overrides;
 mod read;
@@ -19,6 +20,7 @@ use crate::node::Catalogue;
 use crate::problem::{Problem, Problems};
 use crate::text::Text;
 pub use difference::{differences, differences_as_written};
+pub use names::OTHER_NAMES;
 use overrides::with_override;
 pub use read::Recipe;
 use read::read;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde_json::Value as Schema;
 
+use super::names::OTHER_NAMES;
 use super::number::{float, integer, is_number};
 use super::read::is_name;
 use super::suggest;
@@ -386,10 +387,18 @@ impl<'a> Validator<'a> {
                     .push(match removed.find(|(name, _)| *name == written) {
                         Some((_, help)) => problem.label("no longer a field").help(*help),
                         None => {
+                            // Never a name that the kind does not have.
+                            let other = OTHER_NAMES.iter().find(|(name, _)| *name == written);
+                            let other = other.filter(|(_, ours)| properties.contains_key(*ours));
+                            if let Some((_, ours)) = other {
+                                meant.push(ours);
+                            }
+                            let other = other.map(|(_, ours)| format!("did you mean `{ours}`?"));
                             let near = nearest(written, known());
                             meant.extend(near.filter(|_| inside.is_none()));
                             problem.label("unknown field").help(
-                                inside
+                                other
+                                    .or(inside)
                                     .or_else(|| did_you_mean(written, known()))
                                     .unwrap_or(others),
                             )

@@ -291,9 +291,10 @@ fn on_error(skip: Option<Budget>, metadata: &Metadata) -> Result<String> {
 fn name_option(mut error: anyhow::Error, screen: &Screen) -> anyhow::Error {
     let failures = error.downcast_mut::<RunError>();
     let mut failures = failures.into_iter().flat_map(|run| &mut run.failures);
-    if let Some(failure) = failures.find(|failure| failure.may_skip) {
-        failure.may_skip = false;
-        screen.line("--skip 0.01 passes over damaged images, up to 1 % of all, and lists them");
+    if let Some(budget) = failures.find_map(|failure| failure.budget.take()) {
+        screen.line(&format!(
+            "--skip {budget} passes over so many damaged images, and lists them"
+        ));
     }
     error
 }

@@ -85,6 +85,17 @@ pub fn run(arguments: &New, out: &mut dyn Write) -> Result<ExitCode> {
 /// # Errors
 /// The data is not there, is not in class folders, or of one class only.
 pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
+    if let [training, validation] = drafting.data.as_slice() {
+        let real = [training, validation].map(|path| path.canonicalize().ok());
+        ensure!(
+            real[0].is_none() || real[0] != real[1],
+            Usage(format!(
+                "{} and {} are the same images; leave the second one out, and a part of them is held out for validation",
+                training.shown(),
+                validation.shown()
+            ))
+        );
+    }
     let found = find(&drafting.data)?;
     let paths = found.validation.iter().chain([&found.training]);
     paths.map(Images::path).try_for_each(check_path)?;

@@ -43,11 +43,31 @@ pub fn json(catalogue: Catalogue, kind: Option<&str>, out: &mut dyn Write) -> Re
 
 fn find(catalogue: Catalogue, name: &str) -> Result<&'static Kind> {
     let kind = catalogue.find(name).ok_or_else(|| {
-        let help = did_you_mean(name, catalogue.names())
+        let help = value_of(catalogue, name)
+            .or_else(|| did_you_mean(name, catalogue.names()))
             .unwrap_or_else(|| "`rsflow nodes` lists them all".to_owned());
         Usage(format!("there is no kind of node named `{name}`: {help}"))
     })?;
     Ok(kind)
+}
+
+/// The kind that has a value of this name in one of its fields.
+fn value_of(catalogue: Catalogue, name: &str) -> Option<String> {
+    let is_value = |kind: &&Kind| {
+        let schema = (kind.parameters)().to_value();
+        let definitions = schema["$defs"].as_object().into_iter();
+        let shapes = definitions.flat_map(|all| all.values()).map(Shape::of);
+        let mut choices = shapes.filter_map(|shape| match shape {
+            Shape::Choice(choices) => Some(choices),
+            _ => None,
+        });
+        choices.any(|choices| choices.iter().any(|choice| choice.name == name))
+    };
+    let kind = catalogue.0.iter().find(is_value)?;
+    Some(format!(
+        "it is a value in the fields of `{0}`: `rsflow nodes {0}`",
+        kind.name
+    ))
 }
 
 /// The terminal's width, from 60 to 120 columns; 100 where there is no terminal.

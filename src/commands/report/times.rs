@@ -109,9 +109,15 @@ impl std::convert::From<Profile> for Times {
     }
 }
 
-/// What the nodes were measured to do, in the last session of the run.
+/// What the nodes were measured to do, in the last process of the run that did something: a run that has ended may
+/// have been resumed.
 fn of_log(log: &ProgramLog, plan: Option<&Plan>) -> Option<Times> {
-    let session = log.last_session();
+    let sessions = log.sessions().into_iter();
+    let mut times = sessions.filter_map(|session| of_session(session, plan));
+    times.find(|times| times.nodes.iter().any(|node| node.items > 0))
+}
+
+fn of_session(session: &[String], plan: Option<&Plan>) -> Option<Times> {
     let measured: Vec<&String> = session
         .iter()
         .filter(|line| line.contains(": measured node="))

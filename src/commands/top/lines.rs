@@ -41,8 +41,12 @@ fn state(now: &Now, view: &View) -> Line<'static> {
     let silent = view
         .age
         .filter(|age| *age > SILENT && !now.state.has_ended());
-    let name = now.state.name();
+    let name = match view.was_killed {
+        true => "killed",
+        false => now.state.name(),
+    };
     let state = match (silent, now.state) {
+        _ if view.was_killed => name.fg(Color::Red),
         (Some(_), _) => name.fg(Color::Yellow),
         (None, State::Failed) => name.fg(Color::Red),
         (None, _) => name.fg(Color::Green),

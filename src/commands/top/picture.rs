@@ -19,6 +19,8 @@ pub struct View<'a> {
     pub name: &'a str,
     /// `None`: the run writes none, or did not yet.
     pub now: Option<&'a Now>,
+    /// Whether it says that it is running, but was killed on this machine.
+    pub was_killed: bool,
     /// How old the files are.
     pub age: Option<Duration>,
     pub log: &'a RunLog,

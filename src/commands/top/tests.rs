@@ -88,6 +88,7 @@ fn view<'a>(now: Option<&'a Now>, log: &'a RunLog, problems: &'a [String]) -> Vi
     View {
         name: "/runs/mine",
         now,
+        was_killed: false,
         age: Some(Duration::from_secs(1)),
         log,
         problems,

@@ -9,6 +9,8 @@ use rsflow_base::shown::{Shown as _, lines};
 
 use super::picture::View;
 use crate::now::Now;
+use crate::now::writer::host as this_host;
+use crate::run_dir::is_locked;
 use crate::run_log::Follower;
 
 /// A run directory, and what was read of it.
@@ -65,6 +67,10 @@ impl Watched {
         View {
             name: &self.name,
             now: self.now.as_ref(),
+            // A lock is seen on its own machine only.
+            was_killed: self.now.as_ref().is_some_and(|now| {
+                !now.state.has_ended() && now.host == this_host() && !is_locked(&self.path)
+            }),
             age: self.age(time),
             log: self.log.log(),
             problems: &self.problems,
