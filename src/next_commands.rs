@@ -12,8 +12,8 @@ pub fn after_training(run_dir: &Path, size: Option<u32>) -> Vec<String> {
         return Vec::new();
     }
     let dir = word(run_dir);
-    let mut lines = vec![format!("rsflow eval --checkpoint {dir}")];
-    lines.extend(size.map(|size| format!("rsflow predict --checkpoint {dir} --size {size} IMAGE")));
+    let mut lines = vec![format!("rsflow eval {dir}")];
+    lines.extend(size.map(|size| format!("rsflow predict {dir} --size {size} IMAGE")));
     lines.push(format!("rsflow report {dir}"));
     lines
 }
@@ -65,8 +65,8 @@ mod tests {
         assert_eq!(
             after_training(&run_dir, Some(64)),
             [
-                format!("rsflow eval --checkpoint {dir}"),
-                format!("rsflow predict --checkpoint {dir} --size 64 IMAGE"),
+                format!("rsflow eval {dir}"),
+                format!("rsflow predict {dir} --size 64 IMAGE"),
                 format!("rsflow report {dir}"),
             ]
         );

@@ -61,12 +61,10 @@ impl RunDir {
             }
         };
         let is_named_by_time = path.is_none();
-        ensure!(
-            !is_named_by_time || !all_runs.join(LOG).is_file(),
-            "{0} is the directory of a run itself; name one for this run: --run-dir {0}-2",
-            all_runs.shown()
-        );
-        let path = path.unwrap_or_else(|| all_runs.join(start_time()));
+        let path = path.unwrap_or_else(|| match is_run(&all_runs) {
+            true => beside(&all_runs, &start_time()),
+            false => all_runs.join(start_time()),
+        });
         if let Some(checkpoint) = &resume {
             ensure!(
                 checkpoint.is_file(),
@@ -432,17 +430,36 @@ pub fn of_recipe(name: impl AsRef<Path>) -> PathBuf {
     Path::new("runs").join(name)
 }
 
-/// The run whose last checkpoint is the newest; `runs` itself where it is the directory of a run.
+/// `runs/NAME-TIME` for `runs/NAME`, which is the directory of a run itself.
+fn beside(run: &Path, time: &str) -> PathBuf {
+    let mut name = run.file_name().unwrap_or_default().to_owned();
+    name.push(format!("-{time}"));
+    run.with_file_name(name)
+}
+
+fn is_run(folder: &Path) -> bool {
+    folder.join(LOG).is_file()
+}
+
+/// The run of a recipe whose last checkpoint is the newest. They are in the folder `runs`, or it is the directory of
+/// one itself, and others are beside it.
 pub fn latest(runs: &Path) -> Result<PathBuf> {
-    if runs.join(LOG).is_file() {
-        return Ok(runs.to_owned());
+    let list = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut all: Vec<PathBuf> = list(runs).map(|entry| entry.path()).collect();
+    if is_run(runs) {
+        let named = beside(runs, "");
+        let named = named.to_string_lossy();
+        let others = list(runs.parent().unwrap_or(Path::new(""))).map(|entry| entry.path());
+        all = others
+            .filter(|other| other.to_string_lossy().starts_with(&*named))
+            .chain([runs.to_owned()])
+            .collect();
     }
-    let entries = fs::read_dir(runs).into_iter().flatten().flatten();
-    let newest = entries
-        .filter_map(|entry| {
-            let modified =
-                fs::metadata(last_checkpoint(&entry.path())).and_then(|file| file.modified());
-            Some((modified.ok()?, entry.path()))
+    let newest = all
+        .into_iter()
+        .filter_map(|run| {
+            let saved = fs::metadata(last_checkpoint(&run)).and_then(|file| file.modified());
+            Some((saved.ok()?, run))
         })
         .max();
     match newest {

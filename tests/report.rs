@@ -105,7 +105,7 @@ fn a_page_has_what_the_run_has() {
             "train_crops",
             "Sgd(lr: 0.05)",
             "Latency is not known",
-            "rsflow eval --checkpoint a --latency --json a/latency.json",
+            "rsflow eval a --latency --json a/latency.json",
             "rsflow profile a/recipe.ron --json a/profile.json",
         ],
     );
@@ -125,7 +125,7 @@ fn measurements_beside_the_run_are_in_its_page() {
     let folder = runs();
     let latency = r#"{"rows":[{"resolution":48,"top1":50.0},{"resolution":32,"top1":40.0}],"latencies":[
         {"resolution":48,"milliseconds":1.5,"batch":8,"images_per_second":900.0},
-        {"resolution":32,"milliseconds":0.5,"batch":8,"images_per_second":1900.0}]}"#;
+        {"resolution":32,"milliseconds":0.5,"batch":8,"images_per_second":1900.0}],"data":"other <day>"}"#;
     let profile = r#"{"images_per_second":321.0,"seconds":4.0,"workers":3,"verdict":"the <b>disk</b> is slow","nodes":[
         {"name":"read","kind":"ImageFolder","items":5,"busy_share":0.25,"wait_input_share":0.0,
          "wait_output_share":0.5,"mean_us":12.0,"queue_occupancy":null}]}"#;
@@ -136,9 +136,10 @@ fn measurements_beside_the_run_are_in_its_page() {
         &page,
         &[
             "aria-label=\"Top-1 over latency\"",
+            "measured on other &lt;day&gt;, not on the images of its validation",
             "Measured by rsflow profile over 0:04, with 3 workers, at 321 images/s",
             "the &lt;b&gt;disk&lt;/b&gt; is slow",
-            "rsflow eval --checkpoint b --predictions b/predictions.csv",
+            "rsflow eval b --predictions b/predictions.csv",
         ],
     );
     assert!(!page.contains("Latency is not known"));
@@ -157,7 +158,7 @@ fn several_runs_are_beside_each_other() {
             "aria-label=\"Validation: top-1 of the ensemble\"",
             "The runs one by one",
             // Only one of them has predictions.
-            "rsflow eval --checkpoint b --predictions b/predictions.csv",
+            "rsflow eval b --predictions b/predictions.csv",
         ],
     );
     assert_eq!(text.matches("<details class=\"run\">").count(), 2);

@@ -6,7 +6,7 @@ Examples:
   rsflow sweep recipes/quickstart.ron --over trainer.optimizer.lr=0.1,0.03 --seeds 2
   rsflow check recipes/*.ron                   find every mistake without touching data
   rsflow profile recipes/quickstart.ron        where the time goes, and which parameter to change
-  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 128 96
+  rsflow eval best.safetensors --data data/imagenette --sizes 128 96
   rsflow predict --checkpoint best.safetensors --size 96 cat.jpg
   rsflow serve --checkpoint best.safetensors   over HTTP, at the resolution that the load allows
   rsflow nodes RandomResizedCrop               what a node does, and its parameters
@@ -87,15 +87,15 @@ It ends as `rsflow compare DIR` does: each combination against the first one, wi
 
 pub const EVAL_EXAMPLES: &str = "\
 Examples:
-  rsflow eval --checkpoint runs/mine/checkpoints/best.safetensors --data data/imagenette
-  rsflow eval --checkpoint best.safetensors --data data/imagenette/val --sizes 128 64
-  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 \\
+  rsflow eval runs/mine/checkpoints/best.safetensors --data data/imagenette
+  rsflow eval best.safetensors --data data/imagenette/val --sizes 128 64
+  rsflow eval best.safetensors --data data/imagenette --sizes 120 \\
       --batch-norm 120=112
-  rsflow eval --checkpoint best.safetensors --data data/imagenette --sizes 120 \\
+  rsflow eval best.safetensors --data data/imagenette --sizes 120 \\
       --calibrate 2000 --store best120.safetensors
-  rsflow eval --checkpoint runs/mine --sizes 120 88 72 --matrix
-  rsflow eval --checkpoint runs/mine --predictions mine.csv
-  rsflow eval --checkpoint runs/mine --latency --plot mine.svg
+  rsflow eval runs/mine --sizes 120 88 72 --matrix
+  rsflow eval runs/mine --predictions mine.csv
+  rsflow eval runs/mine --latency --plot mine.svg
 
 A size that was not trained uses batch norms interpolated between those of the next resolutions below and
 above (beyond all, those of the nearest), or of the one that --batch-norm names.
@@ -363,8 +363,8 @@ Examples:
   rsflow report runs/mine                        writes runs/mine/report.html
   rsflow report runs/a runs/b --out ab.html      two runs beside each other
   rsflow report runs/mine/sweep                  all runs of a sweep
-  rsflow eval --checkpoint runs/mine --predictions runs/mine/predictions.csv && rsflow report runs/mine
-  rsflow eval --checkpoint runs/mine --latency --json runs/mine/latency.json && rsflow report runs/mine
+  rsflow eval runs/mine --predictions runs/mine/predictions.csv && rsflow report runs/mine
+  rsflow eval runs/mine --latency --json runs/mine/latency.json && rsflow report runs/mine
   rsflow profile runs/mine/recipe.ron --json runs/mine/profile.json && rsflow report runs/mine
 
 The page is one file that loads nothing: it can be sent, printed, or opened without a network. It has

@@ -21,6 +21,9 @@ pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(named) = &arguments.resume {
         return resume(arguments, named.as_deref(), out);
     }
+    if let Some(run_dir) = &arguments.run_dir {
+        check_apart(run_dir, &arguments.drafting.data)?;
+    }
     let draft = new::draft(&arguments.drafting, "recipe.ron")?;
     // Of several processes all come to the same recipe, and so does the one that starts them.
     let world = launch::world()?;
@@ -98,6 +101,21 @@ fn resume(arguments: &Train, named: Option<&Path>, out: &mut dyn Write) -> Resul
         Ok(plan)
     };
     run::run_plan(&run, plan, out)
+}
+
+/// Refuses a run directory within the data, where it would be a class.
+fn check_apart(run_dir: &Path, data: &[PathBuf]) -> Result<()> {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let within = |data: &&PathBuf| whole(run_dir).starts_with(whole(data));
+    match data.iter().find(within) {
+        None => Ok(()),
+        Some(data) => bail!(Usage(format!(
+            "the run directory {} is within the data, {}, and would be taken for a class; name one elsewhere, such as \
+             --run-dir runs/mine",
+            run_dir.shown(),
+            data.shown()
+        ))),
+    }
 }
 
 /// Refuses data that the run to be resumed does not read.

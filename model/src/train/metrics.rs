@@ -175,7 +175,7 @@ pub struct Table {
     pub classes: u32,
     /// Validation images.
     pub images: u64,
-    /// Further ones that were left out, since their batch is not full.
+    /// Further ones that were left out: damaged ones, and those of a batch that is not full.
     #[serde(skip_serializing_if = "is_zero")]
     pub left_out: u64,
     /// Seconds since the start of the epoch (of the run, for the final table).

@@ -111,6 +111,7 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         _ => Ok(Vec::new()),
     };
     let latencies = measured.as_deref().unwrap_or_default();
+    let data = arguments.data.as_ref().map(|_| &images);
     if let Some(table) = &table {
         if !is_stdout(arguments.json.as_deref()) {
             writeln!(
@@ -127,7 +128,11 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
             )?;
         }
         if let Some(json) = &arguments.json {
-            write_json(json, &as_json(&checkpoint, table, latencies, skipped), out)?;
+            write_json(
+                json,
+                &as_json(&checkpoint, data, table, latencies, skipped),
+                out,
+            )?;
         }
     }
     if let (Some(path), Some(table), false) = (&arguments.plot, &table, latencies.is_empty()) {
@@ -154,9 +159,11 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keys may be added in time; none goes or changes its meaning.
+/// Keys may be added in time; none goes or changes its meaning. `data`: the images that were named; null for those
+/// of the run's validation.
 fn as_json(
     checkpoint: &Checkpoint,
+    data: Option<&Images>,
     table: &Table,
     latencies: &[Latency],
     skipped: &[Skipped],
@@ -164,6 +171,7 @@ fn as_json(
     let mut value = json!({
         "checkpoint": checkpoint.path(),
         "weights": checkpoint.weights().to_string(),
+        "data": data.map(Images::to_string),
         "epochs": checkpoint.metadata().epoch,
         "images": table.images,
         "rows": table.rows,

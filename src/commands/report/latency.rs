@@ -23,6 +23,9 @@ pub struct Evaluated {
     rows: Vec<Row>,
     #[serde(default)]
     latencies: Vec<Latency>,
+    /// Which images they are, if not those of the run's validation.
+    #[serde(default)]
+    pub data: Option<String>,
 }
 
 impl Evaluated {

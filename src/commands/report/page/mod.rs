@@ -145,7 +145,13 @@ fn cost(runs: &[Run]) -> Markup {
             @if let Some(it) = charts::over_latency(runs) { (figure(&it)) }
         }
         @for run in runs {
-            @if let Some(Err(error)) = &run.latency { (unreadable(error)) }
+            @match &run.latency {
+                Some(Err(error)) => (unreadable(error)),
+                Some(Ok(evaluated)) => @if let Some(data) = &evaluated.data {
+                    p.note { "Over latency " (run.name) " is measured on " (data.shown()) ", not on the images of its validation." }
+                },
+                None => {},
+            }
         }
         @if let Some(run) = without.first() {
             p.missing {
@@ -160,7 +166,7 @@ fn cost(runs: &[Run]) -> Markup {
 /// A command that evaluates a run and writes a file into its directory, where the report looks for it.
 fn evaluation(run_dir: &Path, options: &str, file: &str) -> Markup {
     let (path, file) = (quoted(run_dir), quoted(&run_dir.join(file)));
-    html! { code { "rsflow eval --checkpoint " (path) " " (options) " " (file) } }
+    html! { code { "rsflow eval " (path) " " (options) " " (file) } }
 }
 
 /// A path as a shell takes it.
