@@ -134,7 +134,13 @@ fn a_failure_names_the_node_and_the_item_and_ends_every_thread() {
     ] {
         let before = threads();
         let (result, _) = collect::<Numbers>(&plan(CHAIN, &[field, "cpu_workers=3"]), "learn", 0);
-        assert_eq!(result.unwrap_err().to_string(), words);
+        let error = result.unwrap_err().to_string();
+        let (said, help) = error.split_once("\n  help: ").unwrap();
+        assert_eq!(said, words);
+        assert!(
+            help.starts_with("`on_error: Skip(budget: 0.01)` in this node"),
+            "{help}"
+        );
         assert_threads_are(before);
     }
 }

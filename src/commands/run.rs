@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rsflow_base::run_files;
+use rsflow_base::run_files::{self, BEST, CHECKPOINTS};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
     Opaque, Options, Plan, RunContext, RunError, Running, Tally, World, differences,
@@ -374,13 +374,11 @@ fn say_what_is_next(screen: &Screen, run_dir: &Path, table: Option<&Table>) {
 fn better(run_dir: &Path, table: &Table) -> Option<String> {
     let last = Checkpoint::open(&run_files::last_checkpoint(run_dir)).ok()?;
     let best = last.metadata().best?;
-    let file = run_files::best_checkpoint(run_dir)?;
     (best.epoch != table.epoch).then(|| {
         format!(
-            "best epoch: {} of {}, in {}, which `eval`, `predict` and `serve` take",
+            "best epoch: {} of {}, in {CHECKPOINTS}/{BEST}, which `eval`, `predict` and `serve` take",
             best.epoch + 1,
-            table.epoch + 1,
-            file.shown()
+            table.epoch + 1
         )
     })
 }

@@ -1,5 +1,6 @@
 //! `rsflow train`: writes a recipe for some data, as `rsflow new`, and runs it; or resumes such a run.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -131,7 +132,8 @@ fn check_data(plan: &Plan, data: &[PathBuf], recipe: &Path) -> Result<()> {
             .any(|root| root.starts_with(path) || path.starts_with(root))
     };
     if let Some(other) = data.iter().find(|path| !is_read(&real(path))) {
-        let names: Vec<String> = roots.iter().map(|root| root.shown().into_owned()).collect();
+        let names: BTreeSet<String> = roots.iter().map(|root| root.shown().into_owned()).collect();
+        let names: Vec<String> = names.into_iter().collect();
         bail!(Usage(format!(
             "the run does not train on {}; {} names {}",
             other.shown(),

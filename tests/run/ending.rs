@@ -60,7 +60,7 @@ fn the_best_epoch_is_best_at_what_the_recipe_says() {
         assert!((best.score - highest).abs() < 1e-9, "{name}: {scores:?}");
         // The table at the end is that of the last epoch.
         let line = format!(
-            "best epoch: {} of 3, in {name}/checkpoints/best.safetensors",
+            "best epoch: {} of 3, in checkpoints/best.safetensors",
             at + 1
         );
         assert_eq!(said.contains(&line), at < 2, "{line}: {said}");

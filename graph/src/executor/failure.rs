@@ -52,7 +52,7 @@ impl fmt::Display for Failure {
         if let Some(budget) = self.budget {
             write!(
                 f,
-                "\n  help: `on_error: Skip(budget: {budget})` in this node passes over so many images, and lists them"
+                "\n  help: `on_error: Skip(budget: {budget})` in this node passes over such images, up to that share or number, and lists them"
             )?;
         }
         Ok(())

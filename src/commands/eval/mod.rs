@@ -301,7 +301,7 @@ fn name_option(mut error: anyhow::Error, screen: &Screen) -> anyhow::Error {
     let mut failures = failures.into_iter().flat_map(|run| &mut run.failures);
     if let Some(budget) = failures.find_map(|failure| failure.budget.take()) {
         screen.line(&format!(
-            "--skip {budget} passes over so many damaged images, and lists them"
+            "--skip {budget} passes over damaged images, up to that share or number, and lists them"
         ));
     }
     error
