@@ -22,6 +22,7 @@ fn eval(folder: &Path, checkpoint: &str, data: &str, more: &[&str]) -> Value {
     let all = [&common[..], &AS_IN_TRAINING, more, &["--json", "-"]].concat();
     let mut table: Value = serde_json::from_str(&done(folder, &all)).unwrap();
     let table = table.as_object_mut().unwrap();
+    table.remove("data");
     table.remove("seconds");
     table.remove("checkpoint");
     Value::Object(std::mem::take(table))
