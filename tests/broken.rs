@@ -114,7 +114,6 @@ const COMMAND_LINES: &[&[&str]] = &[
     &["run", "tests"],
     &["train", "photos", "--device", "0"],
     &["train", "--resume"],
-    &["train", "tests", "--run-dir", "./tests/run"],
     &["train", "--resume", "tests"],
     &["train", "photos", "--resume", "runs/none", "--epochs", "3"],
     &["chek", SOUND],

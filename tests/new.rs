@@ -141,6 +141,20 @@ fn train_is_new_and_run() {
     let two = rsflow(folder, &[&two[..], &SMALL].concat());
     let said = assert_says(&two, 0, &["run directory: two", "after 1 epoch"]);
     assert_eq!(said.matches("sizes       48, 32").count(), 1, "{said}");
+    // Not where it would be a class; beside the folders of the parts it is none.
+    let within = format!("{data}/run");
+    let words = "would be taken for a class of";
+    assert_says(
+        &rsflow(folder, &["train", data, "--run-dir", &within]),
+        2,
+        &[words],
+    );
+    let beside = ["train", "shapes", "--run-dir=shapes/run"];
+    assert_says(
+        &rsflow(folder, &[&beside[..], &SMALL].concat()),
+        0,
+        &["after 1 epoch"],
+    );
     // The same command resumes it, and would not overwrite it.
     let again = ["train", data, "--run-dir=train"];
     assert_says(

@@ -22,10 +22,12 @@ pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
     if let Some(named) = &arguments.resume {
         return resume(arguments, named.as_deref(), out);
     }
-    if let Some(run_dir) = &arguments.run_dir {
-        check_apart(run_dir, &arguments.drafting.data)?;
-    }
     let draft = new::draft(&arguments.drafting, "recipe.ron")?;
+    let run_dir = arguments.run_dir.as_deref();
+    check_apart(
+        run_dir.unwrap_or(&run_dir::of_recipe(&draft.name)),
+        &draft.folders,
+    )?;
     // Of several processes all come to the same recipe, and so does the one that starts them.
     let world = launch::world()?;
     let starts_others =
@@ -104,17 +106,20 @@ fn resume(arguments: &Train, named: Option<&Path>, out: &mut dyn Write) -> Resul
     run::run_plan(&run, plan, out)
 }
 
-/// Refuses a run directory within the data, where it would be a class.
-fn check_apart(run_dir: &Path, data: &[PathBuf]) -> Result<()> {
-    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let within = |data: &&PathBuf| whole(run_dir).starts_with(whole(data));
-    match data.iter().find(within) {
+/// Refuses a run directory among class folders, where it would be a class.
+fn check_apart(run_dir: &Path, folders: &[PathBuf]) -> Result<()> {
+    // As names, without `.` in them: the directory is not there yet.
+    let whole = |path: &Path| -> PathBuf {
+        let whole = std::path::absolute(path);
+        whole.as_deref().unwrap_or(path).components().collect()
+    };
+    let within = |folder: &&PathBuf| whole(run_dir).starts_with(whole(folder));
+    match folders.iter().find(within) {
         None => Ok(()),
-        Some(data) => bail!(Usage(format!(
-            "the run directory {} is within the data, {}, and would be taken for a class; name one elsewhere, such as \
-             --run-dir runs/mine",
+        Some(folder) => bail!(Usage(format!(
+            "the run directory {} would be taken for a class of {}; --run-dir names one elsewhere",
             run_dir.shown(),
-            data.shown()
+            folder.shown()
         ))),
     }
 }

@@ -40,6 +40,8 @@ pub struct Draft {
     pub name: String,
     /// What was found and chosen.
     pub summary: Vec<String>,
+    /// The folders that hold the class folders, where these are no archives.
+    pub folders: Vec<PathBuf>,
 }
 
 pub fn run(arguments: &New, out: &mut dyn Write) -> Result<ExitCode> {
@@ -173,7 +175,13 @@ pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
         },
         &choices,
     );
+    let images = found.validation.iter().chain([&found.training]);
+    let folders = images.filter_map(|images| match images {
+        Images::Folder(root) => Some(root.clone()),
+        _ => None,
+    });
     Ok(Draft {
+        folders: folders.collect(),
         text,
         name: name(found.training.path()),
         summary,
