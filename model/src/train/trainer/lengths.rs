@@ -14,7 +14,7 @@ impl Trainer {
     /// The errors in what extends the schedule: field, error, help. `name` is the node's.
     pub(super) fn check_lengths(&self, name: &str) -> Vec<(&'static str, String, String)> {
         let mut errors = Vec::new();
-        // One that is wrong is reported as such, and nothing is compared with it.
+        // A wrong one has its own error, and nothing is compared with it.
         let lr = Some(self.optimizer.lr()).filter(|lr| lr.is_finite() && *lr > 0.0);
         let (warm_up, cool_down) = (self.warm_up_epochs, self.cool_down_epochs);
         if warm_up > 0 && warm_up >= self.epochs {
