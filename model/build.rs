@@ -3,13 +3,14 @@
 
 use std::path::PathBuf;
 
-const SHIM: [&str; 16] = [
+const SHIM: [&str; 17] = [
     "native/autograd.cpp",
     "native/optimizers.cpp",
     "native/shim.cpp",
     "native/cpu/buffers.cpp",
     "native/cpu/convolution.cpp",
     "native/cpu/convolution_sets.cpp",
+    "native/cpu/inverted.cpp",
     "native/cpu/max_pool.cpp",
     "native/cpu/norm.cpp",
     "native/cpu/pixels.cpp",

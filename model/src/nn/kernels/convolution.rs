@@ -36,7 +36,7 @@ unsafe extern "C" {
 
 /// As `Geometry` in `native/cpu/convolution.cpp`.
 #[repr(C)]
-struct Geometry {
+pub(super) struct Geometry {
     set: i64,
     kernel: i64,
     stride: i64,
@@ -128,47 +128,15 @@ impl Convolution {
         residual: Option<&Tensor>,
         activation: Activation,
     ) -> Result<Tensor> {
-        let (_, channels, height, width) = images.size4()?;
         ensure!(
-            channels == self.inputs,
-            "images of {channels} channels for a convolution of {}",
+            images.size4()?.1 == self.inputs,
+            "images of {} channels for a convolution of {}",
+            images.size4()?.1,
             self.inputs
         );
-        let ([top, left], [out_height, out_width]) = (place.padding, place.output);
-        ensure!(
-            top >= 0 && left >= 0 && out_height > 0 && out_width > 0,
-            "no convolution of {height} x {width} pixels has an output of {out_height} x {out_width}, and {top} and \
-             {left} pixels of padding"
-        );
-        for of_channels in [scale, shift] {
-            ensure!(
-                of_channels.size() == [self.outputs]
-                    && of_channels.kind() == Kind::Float
-                    && of_channels.device() == Device::Cpu
-                    && of_channels.is_contiguous(),
-                "the batch norm of {} channels has a {:?} tensor of shape {:?}",
-                self.outputs,
-                of_channels.kind(),
-                of_channels.size()
-            );
-        }
-        let is_winograd = self.suits_winograd(place);
-        let cell = match is_winograd {
-            true => &self.winograd,
-            false => &self.direct,
-        };
-        let packed = get_or_make(cell, || self.pack(is_winograd))?;
-        let geometry = Geometry {
-            set: self.set,
-            kernel: self.kernel,
-            stride: self.stride,
-            groups: self.groups,
-            top,
-            left,
-            height: out_height,
-            width: out_width,
-            is_winograd: i64::from(is_winograd),
-        };
+        self.check_norm((scale, shift))?;
+        let geometry = self.geometry(images, place)?;
+        let packed = self.packed(geometry.is_winograd != 0)?;
         let mut output = ptr::null_mut();
         // SAFETY: the pointers are null where that is allowed, or of live values; the shapes that the other side
         // does not check were checked above.
@@ -187,6 +155,70 @@ impl Convolution {
         to_result(message)?;
         tensor(output).context("a convolution was without a result")
     }
+
+    pub(super) fn set(&self) -> i64 {
+        self.set
+    }
+
+    pub(super) fn inputs(&self) -> i64 {
+        self.inputs
+    }
+
+    pub(super) fn outputs(&self) -> i64 {
+        self.outputs
+    }
+
+    pub(super) fn is_pointwise(&self) -> bool {
+        (self.kernel, self.stride, self.groups) == (1, 1, 1)
+    }
+
+    /// Whether each channel has a kernel of 3 x 3 of its own.
+    pub(super) fn is_depthwise(&self) -> bool {
+        let groups = self.groups;
+        self.kernel == 3 && groups > 1 && groups == self.inputs && groups == self.outputs
+    }
+
+    /// # Errors
+    /// Another shape or dtype than float32 `[outputs]`.
+    pub(super) fn check_norm(&self, (scale, shift): (&Tensor, &Tensor)) -> Result<()> {
+        for of_channels in [scale, shift] {
+            ensure!(
+                of_channels.size() == [self.outputs]
+                    && of_channels.kind() == Kind::Float
+                    && of_channels.device() == Device::Cpu
+                    && of_channels.is_contiguous(),
+                "the batch norm of {} channels has a {:?} tensor of shape {:?}",
+                self.outputs,
+                of_channels.kind(),
+                of_channels.size()
+            );
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// A place that no images have.
+    pub(super) fn geometry(&self, images: &Tensor, place: Place) -> Result<Geometry> {
+        let ([top, left], [out_height, out_width]) = (place.padding, place.output);
+        let (_, _, height, width) = images.size4()?;
+        ensure!(
+            top >= 0 && left >= 0 && out_height > 0 && out_width > 0,
+            "no convolution of {height} x {width} pixels has an output of {out_height} x {out_width}, and {top} and \
+             {left} pixels of padding"
+        );
+        Ok(Geometry {
+            set: self.set,
+            kernel: self.kernel,
+            stride: self.stride,
+            groups: self.groups,
+            top,
+            left,
+            height: out_height,
+            width: out_width,
+            is_winograd: i64::from(self.suits_winograd(place)),
+        })
+    }
+
     /// Whether this is computed with fewer multiplications (`native/cpu/winograd.cpp`). It reads more weights, so
     /// an image needs enough pixels for them: of the image and not of the batch, on which results do not depend.
     pub fn suits_winograd(&self, place: Place) -> bool {
@@ -199,6 +231,15 @@ impl Convolution {
             && INPUTS.contains(&self.inputs)
             && self.inputs.saturating_mul(self.outputs) <= WEIGHTS
             && squares >= SQUARES
+    }
+
+    /// The weight as one of the algorithms reads it.
+    pub(super) fn packed(&self, is_winograd: bool) -> Result<&Tensor> {
+        let cell = match is_winograd {
+            true => &self.winograd,
+            false => &self.direct,
+        };
+        get_or_make(cell, || self.pack(is_winograd))
     }
 
     fn pack(&self, is_winograd: bool) -> Result<Tensor> {

@@ -13,6 +13,7 @@
 //! - [`trial`]: the comparison.
 //! - `convolution`: convolutions with the batch norm, the residual and the activation, for inference on the CPU
 //!   in float32.
+//! - `inverted`: three convolutions of MobileNetV2's blocks in one, for the same.
 //! - `pixels`: bytes of images as a network takes them, on the CPU.
 //! - `pointwise`: oneDNN's with a bias, a residual and an activation, for the same in bfloat16.
 //! - `small_maps`: convolutions over maps of a few values, on the CPU.
@@ -21,6 +22,8 @@
 mod convolution;
 #[allow(unsafe_code)]
 mod driver;
+#[allow(unsafe_code)]
+mod inverted;
 #[allow(unsafe_code)]
 mod joint;
 #[allow(unsafe_code)]
@@ -46,6 +49,7 @@ use tch::{Device, Kind};
 
 use crate::nn::compute::{Cuda, ExecConfig, FailureKind, failure_kind};
 pub use convolution::{Convolution, Place, convolution_sets, drop_buffers, get_or_make};
+pub use inverted::{Inverted, Normed};
 pub use joint::{JointSum, joint_batch_norm};
 pub use max_pool::max_pool_cpu;
 pub use operators::{

@@ -176,7 +176,7 @@ pub fn is_mostly_pointwise(layers: &[Layer]) -> bool {
 /// Whether any convolution is depthwise: as many groups as channels.
 pub fn has_depthwise(layers: &[Layer]) -> bool {
     layers.iter().any(|layer| match layer {
-        Layer::Conv(conv) => conv.groups > 1 && conv.groups == conv.in_channels,
+        Layer::Conv(conv) => conv.is_depthwise(),
         Layer::Residual { branch, shortcut } => has_depthwise(branch) || has_depthwise(shortcut),
         _ => false,
     })

@@ -5,11 +5,12 @@ use std::cell::OnceCell;
 use anyhow::{Context as _, Result};
 use tch::{Kind, Tensor, no_grad};
 
-use super::pass::{pad_amounts, padded};
-use super::{Conv, Padding};
+use super::modules::Norm;
+use super::pass::{Pass, pad_amounts, padded};
+use super::{Conv, Mode, Padding};
 use crate::nn::kernels::{
-    Activation, BatchNorm, Convolution, PackedConvolution, Place, convolution_sets, drop_buffers,
-    get_or_make,
+    Activation, BatchNorm, Convolution, Inverted, Normed, PackedConvolution, Place,
+    convolution_sets, drop_buffers, get_or_make,
 };
 
 /// For each resolution and each shared weight, the convolution with the batch norm that follows it: one operator
@@ -45,6 +46,15 @@ pub(super) enum Residual<'a> {
     /// The sum may take its place.
     Own(Tensor),
     Other(&'a Tensor),
+}
+
+impl Residual<'_> {
+    pub(super) fn tensor(&self) -> &Tensor {
+        match self {
+            Residual::Own(tensor) => tensor,
+            Residual::Other(tensor) => tensor,
+        }
+    }
 }
 
 /// The convolution of the shared weight at `index`, which is `weight`, and the batch norm of a resolution.
@@ -103,33 +113,11 @@ impl Folded {
         let [rows, columns] = pad_amounts(x, at.conv.padding, at.conv.kernel, at.conv.stride)?;
         match &self.kind {
             Convolutions::Float { weights, norms } => {
-                let weight = weights.get(at.index).context(UNKNOWN)?;
-                let weight = get_or_make(weight, || {
-                    Convolution::new(0, at.weight, at.conv.stride, at.conv.groups)
-                })?;
-                let of = norms.get(at.resolution).and_then(|of| of.get(at.index));
-                let (scale, shift) = get_or_make(of.context(UNKNOWN)?, || {
-                    let (scale, shift) = self.scale_and_shift(at.norm)?;
-                    let rounded = |tensor: Tensor| tensor.f_to_kind(Kind::Float);
-                    Ok((rounded(scale)?, rounded(shift)?))
-                })?;
-                let (_, _, height, width) = x.size4()?;
-                let Conv {
-                    padding,
-                    kernel,
-                    stride,
-                    ..
-                } = *at.conv;
-                let place = Place {
-                    padding: [rows.0, columns.0],
-                    output: [height, width]
-                        .map(|side| Padding::output(padding, side, kernel, stride)),
-                };
-                let residual = residual.as_ref().map(|residual| match residual {
-                    Residual::Own(tensor) => tensor,
-                    Residual::Other(tensor) => *tensor,
-                });
-                weight.run(x, place, (scale, shift), residual, at.activation)
+                let of = self.normed(at, weights, norms)?;
+                let residual = residual.as_ref().map(Residual::tensor);
+                let place = place(at.conv, x)?;
+                of.convolution
+                    .run(x, place, of.norm, residual, of.activation)
             }
             Convolutions::Half(of) => {
                 let (padded, [padding, _]) = padded(x, [rows, columns])?;
@@ -150,6 +138,55 @@ impl Folded {
                 Ok(sum)
             }
         }
+    }
+
+    /// The block of those convolutions in one, or `None` if they are to be run one after the other: the values are
+    /// the same.
+    pub(super) fn inverted(
+        &self,
+        expand: Option<&At<'_>>,
+        [depthwise, project]: [&At<'_>; 2],
+        x: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Option<Tensor>> {
+        let Convolutions::Float { weights, norms } = &self.kind else {
+            return Ok(None);
+        };
+        let place = place(depthwise.conv, x)?;
+        if !suits_rows(depthwise.conv, x, place)? {
+            return Ok(None);
+        }
+        let normed = |at: &At<'_>| self.normed(at, weights, norms);
+        let block = Inverted {
+            expand: expand.map(normed).transpose()?,
+            depthwise: normed(depthwise)?,
+            project: normed(project)?,
+        };
+        Ok(Some(block.run(x, place, residual)?))
+    }
+
+    /// Ours, in float32, with the batch norm.
+    fn normed<'a>(
+        &self,
+        at: &At<'_>,
+        weights: &'a [OnceCell<Convolution>],
+        norms: &'a [Vec<OnceCell<(Tensor, Tensor)>>],
+    ) -> Result<Normed<'a>> {
+        let weight = weights.get(at.index).context(UNKNOWN)?;
+        let convolution = get_or_make(weight, || {
+            Convolution::new(0, at.weight, at.conv.stride, at.conv.groups)
+        })?;
+        let of = norms.get(at.resolution).and_then(|of| of.get(at.index));
+        let (scale, shift) = get_or_make(of.context(UNKNOWN)?, || {
+            let (scale, shift) = self.scale_and_shift(at.norm)?;
+            let rounded = |tensor: Tensor| tensor.f_to_kind(Kind::Float);
+            Ok((rounded(scale)?, rounded(shift)?))
+        })?;
+        Ok(Normed {
+            convolution,
+            norm: (scale, shift),
+            activation: at.activation,
+        })
     }
 
     /// The classifier on `[batch, features]`, with the bias `[classes]`; `None` if libtorch's is used. With ours,
@@ -206,6 +243,71 @@ impl Folded {
         let geometry = (padding, at.conv.stride, at.conv.groups);
         PackedConvolution::new(&rounded(&weight)?, Some(rounded(&shift)?), x, geometry)
     }
+}
+
+impl Pass<'_> {
+    /// The folded convolutions, if this pass uses them.
+    pub(super) fn folded(&self) -> Option<&Folded> {
+        let folded = self.modules.folded.as_ref();
+        folded.filter(|_| self.mode == Mode::Evaluate)
+    }
+
+    /// A convolution with the batch norm and the activation that follow it, and with what is added in between.
+    pub(super) fn folded_conv(
+        &self,
+        (conv, index): (&Conv, usize),
+        norm: &Norm,
+        x: &Tensor,
+        residual: Option<Residual<'_>>,
+        resolution: usize,
+    ) -> Result<Tensor> {
+        let folded = self.folded().context("the network is not folded")?;
+        folded.run(&self.at((conv, index), norm, resolution), x, residual)
+    }
+
+    pub(super) fn at<'a>(
+        &'a self,
+        (conv, index): (&'a Conv, usize),
+        norm: &'a Norm,
+        resolution: usize,
+    ) -> At<'a> {
+        At {
+            resolution,
+            index,
+            conv,
+            // As trained, not rounded yet.
+            weight: &self.modules.shared.weights[index].tensor,
+            norm: &norm.by_resolution[resolution],
+            activation: norm.activation,
+        }
+    }
+}
+
+/// Where a convolution of `x` is computed.
+fn place(conv: &Conv, x: &Tensor) -> Result<Place> {
+    let [rows, columns] = pad_amounts(x, conv.padding, conv.kernel, conv.stride)?;
+    let (_, _, height, width) = x.size4()?;
+    let output = |side| Padding::output(conv.padding, side, conv.kernel, conv.stride);
+    Ok(Place {
+        padding: [rows.0, columns.0],
+        output: [height, width].map(output),
+    })
+}
+
+/// Whether a block is faster row by row: if its larger map does not stay in a core's cache, and threads have enough
+/// rows each.
+fn suits_rows(depthwise: &Conv, x: &Tensor, place: Place) -> Result<bool> {
+    const VALUES: i64 = 1 << 16;
+    const INPUTS: i64 = 512;
+    const ROWS: i64 = 8;
+    let (batch, _, height, width) = x.size4()?;
+    let rows = batch.saturating_mul(place.output[0]);
+    Ok(depthwise.in_channels <= INPUTS
+        && height
+            .saturating_mul(width)
+            .saturating_mul(depthwise.in_channels)
+            >= VALUES
+        && rows >= ROWS * i64::from(tch::get_num_threads()))
 }
 
 /// Whether this processor has the instructions.

@@ -11,6 +11,7 @@ pub mod cost;
 mod divided;
 mod drops;
 mod folded;
+mod inverted;
 mod modules;
 mod norms;
 mod pass;
@@ -69,6 +70,13 @@ pub enum Padding {
     /// TensorFlow's `SAME`: as many as an output of side ceil(side / stride) needs. An odd number
     /// has one more on the right and at the bottom.
     Same,
+}
+
+impl Conv {
+    /// Whether each channel is filtered by itself.
+    pub(crate) fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.in_channels && self.groups == self.out_channels
+    }
 }
 
 impl Padding {

@@ -269,10 +269,6 @@ fn build(
 }
 
 impl Module {
-    pub(super) fn is_norm(&self) -> bool {
-        matches!(self, Module::Norm(_))
-    }
-
     /// The batch norm at its end, if an activation that follows can be that of the batch norm.
     fn takes_activation(&mut self) -> Option<&mut Norm> {
         let norm = match self {

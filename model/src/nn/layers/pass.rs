@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Tensor, no_grad};
 
-use super::folded::{At, Folded, Residual};
+use super::folded::{Folded, Residual};
 use super::modules::{Module, Modules, Norm, Shared, Weight};
 use super::{Conv, Drops, Mode, NormScope, Padding};
 use crate::nn::compute::ExecConfig;
@@ -14,8 +14,8 @@ use crate::nn::quantizers::{self, Fit, Gradient, Levels};
 /// Forward passes at one or several resolutions, all with the same weights and the same levels.
 #[derive(Debug)]
 pub struct Pass<'m> {
-    modules: &'m Modules,
-    mode: Mode,
+    pub(super) modules: &'m Modules,
+    pub(super) mode: Mode,
     /// For each resolution.
     updates_activation_bases: Vec<bool>,
     /// Quantized, in the compute dtype.
@@ -242,19 +242,24 @@ impl<'m> Pass<'m> {
     ) -> Result<Tensor> {
         // None: still the caller's tensor, which must not be changed in place.
         let mut own: Option<Tensor> = None;
-        let mut modules = modules.iter().peekable();
-        while let Some(module) = modules.next() {
+        let mut modules = modules;
+        while let [module, after @ ..] = modules {
             let x = own.as_ref().unwrap_or(input);
+            let block = self.run_inverted(modules, None, x, None, resolution)?;
+            if let Some((y, after)) = block {
+                (own, modules) = (Some(y), after);
+                continue;
+            }
+            modules = after;
             let y = match module {
-                Module::Conv { conv, weight } => {
-                    match modules.next_if(|next| self.folded().is_some() && next.is_norm()) {
-                        Some(Module::Norm(norm)) => {
-                            self.folded_conv((conv, *weight), norm, x, None, resolution)
-                        }
-                        _ => self.conv2d(conv, x, &self.weights[*weight]),
+                Module::Conv { conv, weight } => match after {
+                    [Module::Norm(norm), after @ ..] if self.folded().is_some() => {
+                        modules = after;
+                        self.folded_conv((conv, *weight), norm, x, None, resolution)
                     }
-                    .with_context(|| format!("in the convolution {:?}", conv.name))?
+                    _ => self.conv2d(conv, x, &self.weights[*weight]),
                 }
+                .with_context(|| format!("in the convolution {:?}", conv.name))?,
                 Module::Norm(norm) => self.norm(norm, x, None, norm.activation, resolution)?,
                 // In place where the tensor is ours, as in torchvision: the backward pass of a
                 // convolution, a batch norm or a sum does not need its output, and it saves a third
@@ -314,6 +319,13 @@ impl<'m> Pass<'m> {
                         (norm, branch.split_last())
                         && self.folded().is_some()
                     {
+                        if shortcut.is_empty()
+                            && let Some((y, _)) =
+                                self.run_inverted(branch, Some(norm), x, Some(x), resolution)?
+                        {
+                            own = Some(y);
+                            continue;
+                        }
                         let end = self.run(before, x, at, fits)?;
                         // The sum may take its place: that of x, if it is ours and not what the
                         // convolution reads.
@@ -410,34 +422,6 @@ impl<'m> Pass<'m> {
         y.with_context(|| format!("in the batch norm {:?}", norm.name))
     }
 
-    /// The folded convolutions, if this pass uses them.
-    fn folded(&self) -> Option<&Folded> {
-        let folded = self.modules.folded.as_ref();
-        folded.filter(|_| self.mode == Mode::Evaluate)
-    }
-
-    /// A convolution with the batch norm and the activation that follow it, and with what is added in between.
-    fn folded_conv(
-        &self,
-        (conv, index): (&Conv, usize),
-        norm: &Norm,
-        x: &Tensor,
-        residual: Option<Residual<'_>>,
-        resolution: usize,
-    ) -> Result<Tensor> {
-        let folded = self.folded().context("the network is not folded")?;
-        let at = At {
-            resolution,
-            index,
-            conv,
-            // As trained, not rounded yet.
-            weight: &self.modules.shared.weights[index].tensor,
-            norm: &norm.by_resolution[resolution],
-            activation: norm.activation,
-        };
-        folded.run(&at, x, residual)
-    }
-
     fn linear(&self, x: &Tensor, weight: usize, bias: usize) -> Result<Tensor> {
         let tensors = (&self.weights[weight], &self.weights[bias]);
         if let Some(folded) = self.folded()
@@ -454,9 +438,8 @@ impl<'m> Pass<'m> {
     }
 
     fn conv2d(&self, conv: &Conv, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        let depthwise = conv.groups == conv.in_channels && conv.groups == conv.out_channels;
         let [rows, columns] = pad_amounts(x, conv.padding, conv.kernel, conv.stride)?;
-        if self.on_gpu() && depthwise && conv.kernel == 3 {
+        if self.on_gpu() && conv.kernel == 3 && conv.is_depthwise() {
             let (_, _, height, width) = x.size4()?;
             let out =
                 [height, width].map(|side| conv.padding.output(side, conv.kernel, conv.stride));
