@@ -1,6 +1,7 @@
 //! Connections: how many, how slow, how large. Those of HTTP/1; for gRPC they are in `grpc::connections`.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,10 +10,10 @@ use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_io_timeout::TimeoutStream;
 
 use super::problem::Problem;
@@ -29,6 +30,12 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const BODIES: usize = 1 << 20;
 /// When no connection can be taken (too many open files), the next attempt comes after this.
 const PAUSE: Duration = Duration::from_millis(50);
+/// When the server stops, those in the system's queue are taken until there was none for so long,
+const QUEUED: Duration = Duration::from_millis(20);
+/// or for this time, if more come without a pause.
+const ALL_QUEUED: Duration = Duration::from_secs(1);
+/// For the head of a request of someone who had connected when the server was stopped.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 
 /// A connection that makes progress, or is closed.
 pub(super) type Stream = std::pin::Pin<Box<TimeoutStream<TcpStream>>>;
@@ -37,6 +44,8 @@ pub(super) type Stream = std::pin::Pin<Box<TimeoutStream<TcpStream>>>;
 pub(super) struct Listener {
     listener: TcpListener,
     slots: Arc<Semaphore>,
+    /// When the queue is no longer waited for, once this is to stop.
+    end: OnceLock<Instant>,
 }
 
 impl Listener {
@@ -44,38 +53,43 @@ impl Listener {
         Listener {
             listener,
             slots: Arc::new(Semaphore::new(CONNECTIONS)),
+            end: OnceLock::new(),
         }
     }
 
-    /// The next connection, and its place, which it holds while it is open. `None` once this is to stop.
-    pub async fn next(
-        &self,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Option<(Stream, OwnedSemaphorePermit)> {
+    /// The next connection, and its place, which it holds while it is open.
+    async fn accept(&self) -> (Stream, OwnedSemaphorePermit) {
         loop {
-            let accept = async {
-                // Never closed.
-                let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
-                Some((slot, self.listener.accept().await))
-            };
-            let (slot, accepted) = tokio::select! {
-                accepted = accept => accepted?,
-                _ = stop.wait_for(|stop| *stop) => return None,
-            };
-            let Ok((stream, _)) = accepted else {
-                tokio::time::sleep(PAUSE).await;
+            // Never closed.
+            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            let (Ok(slot), Ok((stream, _))) = (slot, self.listener.accept().await) else {
+                sleep(PAUSE).await;
                 continue;
             };
             // An answer is one small packet.
             let _ = stream.set_nodelay(true);
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(WRITE_TIMEOUT));
-            return Some((Box::pin(stream), slot));
+            return (Box::pin(stream), slot);
         }
     }
 
+    /// The next connection. `None` once this is to stop, and those that were in the system's queue are taken: they
+    /// would be reset, with the requests that they have sent.
+    pub async fn next(
+        &self,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<(Stream, OwnedSemaphorePermit)> {
+        tokio::select! {
+            connection = self.accept() => return Some(connection),
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        let end = *self.end.get_or_init(|| Instant::now() + ALL_QUEUED);
+        let end = end.min(Instant::now() + QUEUED);
+        timeout_at(end, self.accept()).await.ok()
+    }
+
     /// Lets no more in, and waits until the last connection is closed.
-    #[cfg(feature = "grpc")]
     pub async fn closed(self) {
         drop(self.listener);
         let _ = self.slots.acquire_many(CONNECTIONS as u32).await;
@@ -85,25 +99,44 @@ impl Listener {
 /// Takes connections until it is stopped, and returns when the last one is closed.
 pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let listener = Listener::new(listener);
-    let open = GracefulShutdown::new();
+    while let Some((stream, slot)) = listener.next(&mut stop).await {
+        let (router, stop) = (router.clone(), stop.clone());
+        tokio::spawn(async move {
+            answer(stream, router, stop).await;
+            drop(slot);
+        });
+    }
+    listener.closed().await;
+}
+
+/// Answers the requests of a connection until either side ends it.
+async fn answer(stream: Stream, router: Router, mut stop: watch::Receiver<bool>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         // A client that closes its side is gone: nothing more is computed for it.
         .half_close(false)
         .max_buf_size(64 << 10);
-    while let Some((stream, slot)) = listener.next(&mut stop).await {
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = open.watch(connection);
-        tokio::spawn(async move {
-            // Whatever ends it (the client is gone, or wrote nonsense), it is the client's affair.
-            let _ = connection.await;
-            drop(slot);
-        });
+    // Whoever has connected, but said nothing yet when the server stops, has a moment for one request.
+    let mut first = [0];
+    let is_late = tokio::select! {
+        biased;
+        _ = stream.get_ref().peek(&mut first) => false,
+        () = sleep(HEAD_TIMEOUT) => return,
+        _ = stop.wait_for(|stop| *stop) => true,
+    };
+    if is_late {
+        http.keep_alive(false).header_read_timeout(LAST_HEAD);
     }
-    drop(listener);
-    open.shutdown().await;
+    let service = TowerToHyperService::new(router);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    // Whatever ends it (the client is gone, or wrote nonsense), it is the client's affair.
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => return,
+        _ = stop.wait_for(|stop| *stop), if !is_late => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 /// The memory that the bodies of all requests may take.
@@ -167,7 +200,7 @@ async fn read(
     if declared.is_some_and(|length: usize| length > most) {
         return Err(too_large());
     }
-    let body = tokio::time::timeout(BODY_TIMEOUT, collect(budget, body, most)).await;
+    let body = timeout(BODY_TIMEOUT, collect(budget, body, most)).await;
     let body = body.map_err(|_| {
         let text = format!("the body took more than {} s", BODY_TIMEOUT.as_secs());
         Problem::new(axum::http::StatusCode::REQUEST_TIMEOUT, text)
@@ -212,4 +245,53 @@ async fn collect(
         bytes: bytes.into(),
         _share: share,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpStream};
+    use std::thread;
+
+    use axum::routing::get;
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
+
+    fn answered(mut stream: TcpStream) -> bool {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).is_ok() && answer.ends_with("answer")
+    }
+
+    #[test]
+    fn nobody_who_had_connected_is_reset_by_a_stop() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        let connect = || TcpStream::connect(address).unwrap();
+        // All are in the system's queue when the server is stopped.
+        let mut spoke: Vec<TcpStream> = (0..20).map(|_| connect()).collect();
+        for stream in &mut spoke {
+            stream.write_all(REQUEST).unwrap();
+        }
+        let (mut speaks_later, silent) = (connect(), connect());
+        let (stop, stopped) = watch::channel(false);
+        stop.send(true).unwrap();
+        let router = Router::new().route("/", get(|| async { "answer" }));
+        let served = runtime.spawn(async move {
+            serve(TcpListener::from_std(listener).unwrap(), router, stopped).await;
+        });
+        for stream in spoke {
+            assert!(answered(stream));
+        }
+        thread::sleep(LAST_HEAD / 4);
+        speaks_later.write_all(REQUEST).unwrap();
+        assert!(answered(speaks_later));
+        // It does not wait for long.
+        runtime.block_on(async { timeout(8 * LAST_HEAD, served).await.unwrap().unwrap() });
+        assert!(!answered(silent));
+        assert!(TcpStream::connect(address).is_err());
+    }
 }
