@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use rsflow_graph::counted;
 use rsflow_model::dist::nccl_version;
-use rsflow_model::nn::compute::{CPU_BFLOAT16, Cuda, Precision, cpu_has_bf16};
+use rsflow_model::nn::compute::{CPU_BFLOAT16, Cuda, Precision, cpu_bfloat16_is_fast, has_amx};
 use rsflow_pipeline::pixels;
 use serde_json::json;
 
@@ -26,7 +26,7 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
     let memory = memory();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let simd = simd();
-    let bfloat16 = cpu_has_bf16()?;
+    let bfloat16 = cpu_bfloat16_is_fast()?;
     let resizer = pixels::kernel();
     if let Some(path) = &arguments.json {
         let value = json!({
@@ -94,12 +94,12 @@ pub fn run(arguments: &Doctor, out: &mut dyn Write) -> Result<ExitCode> {
         "",
         match (std::env::var_os(CPU_BFLOAT16).is_some(), bfloat16) {
             (false, true) => {
-                "has instructions for bfloat16: `precision: Auto` is BFloat16 here, but Float32 \
-                 for depthwise convolutions"
+                "fast in bfloat16: `precision: Auto` is BFloat16 here, but Float32 for depthwise \
+                 convolutions"
                     .to_owned()
             }
             (false, false) => {
-                "no instructions for bfloat16: `precision: Auto` is Float32 here".to_owned()
+                "not faster in bfloat16: `precision: Auto` is Float32 here".to_owned()
             }
             (true, _) => {
                 let auto = if bfloat16 { "BFloat16" } else { "Float32" };
@@ -196,6 +196,7 @@ fn simd() -> Vec<&'static str> {
             ("AVX-512", has!("avx512f") && has!("avx512bw")),
             ("AVX-512 VNNI", has!("avx512vnni")),
             ("AVX-512 BF16", has!("avx512bf16")),
+            ("AMX", has_amx()),
         ];
         let there = all.into_iter().filter(|(_, there)| *there);
         there.map(|(name, _)| name).collect()

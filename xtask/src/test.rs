@@ -20,7 +20,7 @@ use crate::workspace::Workspace;
 /// took. A step that fails does not stop the others; the last lines list the steps and tests that
 /// failed.
 ///
-/// `precision: Auto` is bfloat16 on processors with AVX512-BF16 and float32 elsewhere. The second
+/// `precision: Auto` is bfloat16 on processors that are faster with it and float32 elsewhere. The second
 /// round of tests sets RSFLOW_CPU_BFLOAT16 to the other value, so that a machine of either kind
 /// shows what fails on the other.
 #[derive(clap::Args)]
@@ -47,9 +47,6 @@ const RESOLVING: [&str; 2] = ["compute", "rsflow"];
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
     setup::ensure(workspace, setup::room_to_build(workspace, "debug"))?;
-    let other = if cpu_has_bf16() { "no" } else { "yes" };
-    let as_other = format!("test, {CPU_BFLOAT16}={other}");
-
     let mut steps = Steps::default();
     steps.run("fmt", || {
         succeed(workspace.cargo().args(["fmt", "--all", "--check"]))
@@ -64,7 +61,13 @@ pub fn run(workspace: &Workspace, _: &Arguments) -> Result<()> {
         tests.env(NVRTC, setup::nvrtc(workspace)?);
         pass(tests.env_remove(CPU_BFLOAT16))
     });
-    steps.run(&as_other, || {
+    steps.run(&format!("test, {CPU_BFLOAT16} otherwise"), || {
+        let other = if auto_is_bfloat16(workspace)? {
+            "no"
+        } else {
+            "yes"
+        };
+        eprintln!("xtask: {CPU_BFLOAT16}={other}");
         let mut tests = workspace.cargo();
         // Targets in place of packages: another choice of packages means other features, and with
         // them another build of half the dependencies.
@@ -174,12 +177,15 @@ fn failed_test(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
-/// Whether `precision: Auto` is bfloat16 on this processor.
-fn cpu_has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+/// Whether `precision: Auto` is bfloat16 on this processor, by the program that the tests have built.
+fn auto_is_bfloat16(workspace: &Workspace) -> Result<bool> {
+    let mut doctor = Command::new(workspace.rsflow("debug"));
+    doctor.args(["doctor", "--json", "-"]);
+    let output = doctor.env_remove(CPU_BFLOAT16).output()?;
+    let machine: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .context("`rsflow doctor` says nothing of the processor")?;
+    let found = machine["cpu"]["bfloat16"].as_bool();
+    found.context("`rsflow doctor` says nothing of bfloat16")
 }
 
 /// The recipes that ship, in the order of their names.

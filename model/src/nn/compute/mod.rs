@@ -10,6 +10,7 @@ mod failure;
 #[allow(unsafe_code)]
 mod pinned;
 mod process;
+mod processor;
 mod spelling;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use cuda::{Cuda, Gpu, driver_is_there};
 pub use failure::{failure_kind, is_out_of_memory};
 pub use pinned::Pinned;
 pub use process::{ProcessSettings, adopt_thread_count, apply};
+pub use processor::{CPU_BFLOAT16, cpu_bfloat16_is_fast, has_amx};
 
 use crate::nn::kernels::Kernels;
 use crate::nn::native;
@@ -123,8 +125,8 @@ fn gpu_of_process(found: usize, local_rank: u32, local_size: u32) -> Result<Devi
 /// the weights that are trained, statistics of batch norms, losses, the ensemble, the optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Precision {
-    /// What is fast and safe: `BFloat16` on GPUs and processors that have instructions for it,
-    /// `Float16` on older GPUs with tensor cores, `Float32` elsewhere, for quantized networks, and on
+    /// What is fast and safe: `BFloat16` on GPUs that have instructions for it and processors that
+    /// are faster with it (AMX, or AMD's AVX512-BF16), `Float16` on older GPUs with tensor cores, `Float32` elsewhere, for quantized networks, and on
     /// processors for networks with depthwise convolutions. A network that was trained in float32 is
     /// resumed and evaluated in float32.
     #[default]
@@ -158,7 +160,7 @@ impl Precision {
         Ok(match (self, capability) {
             (Precision::Auto, _) if hints.float32 => Precision::Float32,
             (Precision::Auto, Some(capability)) => Precision::of_gpu(capability),
-            (Precision::Auto, None) if device == Device::Cpu && cpu_has_bf16()? => {
+            (Precision::Auto, None) if device == Device::Cpu && cpu_bfloat16_is_fast()? => {
                 if hints.slow_bfloat16 {
                     tracing::info!(
                         "`precision: Auto` is Float32: on processors depthwise convolutions are slower \
@@ -180,39 +182,12 @@ impl Precision {
 pub struct ComputeHints {
     /// `Auto` is float32 on every device.
     pub float32: bool,
-    /// `Auto` is float32 on processors, also on those that have instructions for bfloat16. Measured with
+    /// `Auto` is float32 on processors, also on those that are fast in bfloat16. Measured on an EPYC with
     /// AVX512-BF16: MobileNetV2's steps, with their depthwise convolutions, are 1.4 times as fast in
     /// float32, those of ResNet18 0.6 times.
     pub slow_bfloat16: bool,
     /// In float32 on the CPU: channels last.
     pub channels_last: bool,
-}
-
-/// Environment variable that overrides the detection of bfloat16 instructions: `yes` or `no`. It
-/// changes what `Auto` selects on the CPU and nothing else. Tests set it, so that a machine of one kind
-/// shows what fails on the other.
-pub const CPU_BFLOAT16: &str = "RSFLOW_CPU_BFLOAT16";
-
-/// Whether this processor multiplies bfloat16 in hardware (AVX512-BF16, which oneDNN needs), unless
-/// [`CPU_BFLOAT16`] overrides it.
-///
-/// # Errors
-/// [`CPU_BFLOAT16`] is set to anything but `yes` or `no`.
-pub fn cpu_has_bf16() -> Result<bool> {
-    let Some(overruled) = std::env::var_os(CPU_BFLOAT16) else {
-        #[cfg(target_arch = "x86_64")]
-        return Ok(std::arch::is_x86_feature_detected!("avx512bf16"));
-        #[cfg(not(target_arch = "x86_64"))]
-        return Ok(false);
-    };
-    match overruled.to_str() {
-        Some("yes") => Ok(true),
-        Some("no") => Ok(false),
-        _ => bail!(
-            "the environment variable {CPU_BFLOAT16} must be `yes` or `no`, not {overruled:?}; unset \
-             it to detect what the processor has"
-        ),
-    }
 }
 
 /// The libtorch in use.
@@ -323,8 +298,8 @@ impl ExecConfig {
                     "`precision: TensorFloat32` is for GPUs, and this network computes on the CPU; `Auto` \
                      takes what the device is good at"
                 ),
-                Precision::BFloat16 if !cpu_has_bf16()? => tracing::warn!(
-                    "this processor has no instructions for bfloat16: `precision: Float32` is faster here"
+                Precision::BFloat16 if !cpu_bfloat16_is_fast()? => tracing::warn!(
+                    "this processor is slower in bfloat16: `precision: Float32` is faster here"
                 ),
                 Precision::Float16 => tracing::warn!(
                     "float16 is slow on processors: `precision: Float32` is faster here"

@@ -154,9 +154,9 @@ impl Trainer {
                 None => Precision::BFloat16,
             };
             tracing::warn!(
-                "this run was trained in {before:?} so far, for which this device has no \
-                 instructions: it continues in Float32. To keep {before:?}, which is slow here, set \
-                 `precision: {before:?}` and pass --accept-changes"
+                "this run was trained in {before:?} so far, which is slow on this device: it continues \
+                 in Float32. To keep {before:?} all the same, set `precision: {before:?}` and pass \
+                 --accept-changes"
             );
         }
         Ok(compute)
