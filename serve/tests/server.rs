@@ -288,6 +288,13 @@ fn wrong_requests_are_told_what_is_wrong() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let none: &[(&str, &str)] = &[];
     for (path, headers, body, status, text) in [
+        (
+            "/v2/repository/models/sleeper/load",
+            &[("Origin", "http://elsewhere.example")][..],
+            Vec::new(),
+            403,
+            "a page in a browser may not load a network",
+        ),
         (classify, none, cut, 400, "the file ends at byte"),
         (classify, none, b"<html>".to_vec(), 415, "looks like HTML"),
         (classify, none, Vec::new(), 400, "the file is empty"),

@@ -136,7 +136,16 @@ pub(super) fn most_request(app: &App, device: &Device) -> usize {
     most_body(device, app.config.max_batch).saturating_mul(2)
 }
 
-async fn load(State(app): Shared, Path(named): Named) -> Result<Response, Problem> {
+async fn load(
+    State(app): Shared,
+    Path(named): Named,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    // The server's own page does not ask for it, and any other that someone on this machine opens could.
+    if headers.contains_key(header::ORIGIN) {
+        let text = "a page in a browser may not load a network: ask without the header Origin";
+        return Err(Problem::new(StatusCode::FORBIDDEN, text));
+    }
     check_name(&app, &named)?;
     // It continues if the client does not wait for it.
     let loaded = tokio::spawn(app.reload()).await;
