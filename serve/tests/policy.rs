@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rsflow_serve::server::policy::{Load, Rules, Waiting, admit, choose, drain, fits};
 use rsflow_serve::server::profile::{Curve, Profile};
-use rsflow_serve::server::queue::{Entry, Queue, Refused};
+use rsflow_serve::server::queue::{Asked, Entry, Queue, Refused};
 
 /// ResNet50 of the paper: sizes, millions of multiply-adds, top-1.
 const SIZES: [(u32, f64, f64); 5] = [
@@ -94,6 +94,16 @@ impl Random {
     fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+}
+
+/// An image that is there, at any size.
+fn one(deadline: Instant) -> Asked {
+    Asked {
+        row: None,
+        images: 1,
+        before: 0.0,
+        deadline,
     }
 }
 
@@ -433,7 +443,7 @@ fn cancelled_requests_keep_nobody_out() {
         let mut queue = Queue::new(GPU.rules(), GPU.profile(), 10_000, |job: &bool| *job, now);
         let mut count = 0;
         while queue
-            .admits(None, 1, 0.0, deadline, now)
+            .admits(one(deadline), now)
             .inspect_err(|refused| assert!(matches!(refused, Refused::Hopeless { .. })))
             .is_ok()
         {
@@ -445,12 +455,12 @@ fn cancelled_requests_keep_nobody_out() {
     };
     filled(true).submit(vec![entry(false)], now).unwrap();
     let mut queue = filled(true);
-    queue.admits_files(None, 1, 0.0, deadline, now).unwrap();
+    queue.admits_files(one(deadline), now).unwrap();
     assert_eq!(queue.len(), 0);
     // Those that are waited for do.
     let mut queue = filled(false);
     queue.submit(vec![entry(false)], now).unwrap_err();
-    queue.admits_files(None, 1, 0.0, deadline, now).unwrap_err();
+    queue.admits_files(one(deadline), now).unwrap_err();
 }
 
 #[test]
@@ -534,5 +544,5 @@ fn a_slow_moment_does_not_keep_requests_out_for_good() {
     }
     queue.clear();
     let deadline = at(now) + Duration::from_millis(50);
-    queue.admits_files(None, 1, 0.0, deadline, at(now)).unwrap();
+    queue.admits_files(one(deadline), at(now)).unwrap();
 }

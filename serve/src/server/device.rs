@@ -16,7 +16,7 @@ use super::Config;
 use super::metrics::Metrics;
 use super::policy::Rules;
 use super::profile::{Curve, Profile};
-use super::queue::{Batch, Entry, Queue, Refused, Watched};
+use super::queue::{Asked, Batch, Entry, Queue, Refused, Watched};
 use crate::RsNet;
 
 /// A device counts as stuck if a batch takes so many times what was predicted,
@@ -246,21 +246,13 @@ impl Device {
         Ok(())
     }
 
-    /// Whether a request could be in time whose files can be queued in `before` seconds.
+    /// Whether a request whose files are to be decoded could be in time.
     ///
     /// # Errors
     /// It could not.
-    pub fn admits(
-        &self,
-        row: Option<usize>,
-        images: usize,
-        before: f64,
-        deadline: Instant,
-    ) -> Result<(), Refused> {
+    pub fn admits(&self, asked: Asked) -> Result<(), Refused> {
         let mut state = self.shared.state();
-        state
-            .queue
-            .admits_files(row, images, before, deadline, Instant::now())
+        state.queue.admits_files(asked, Instant::now())
     }
 
     /// A request waited in vain until its deadline.

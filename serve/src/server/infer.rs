@@ -13,7 +13,7 @@ use super::App;
 use super::device::{Answer, At, Device, Input, Job, Outcome};
 use super::metrics::{Ended, Metrics};
 use super::problem::Problem;
-use super::queue::Entry;
+use super::queue::{Asked, Entry};
 
 /// How long after its deadline an image is waited for whose batch is being computed.
 const LATEST: Duration = Duration::from_secs(30);
@@ -201,8 +201,12 @@ pub(super) async fn infer(
     let inputs = match request.images {
         Images::Files(files) => {
             // What cannot be in time is not decoded.
-            let before = app.decoding.predict(count);
-            device.admits(row, count, before, deadline)?;
+            device.admits(Asked {
+                row,
+                images: count,
+                before: app.decoding.predict(count),
+                deadline,
+            })?;
             match timeout_at(deadline.into(), decode(app, device, at, files)).await {
                 Ok(inputs) => inputs?,
                 // It says nothing of the device.

@@ -28,6 +28,17 @@ impl<T> Entry<T> {
     }
 }
 
+/// A request that may be queued.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The row that it names.
+    pub row: Option<usize>,
+    pub images: usize,
+    /// The seconds until it can be queued.
+    pub before: f64,
+    pub deadline: Instant,
+}
+
 /// Images that are computed together.
 #[derive(Debug)]
 pub struct Batch<T> {
@@ -122,19 +133,17 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Whether a request that arrives now could be answered by its deadline, if it takes `before` seconds until
-    /// it can be queued.
+    /// Whether a request that arrives now could be answered by its deadline.
     ///
     /// # Errors
     /// It could not.
-    pub fn admits(
-        &self,
-        row: Option<usize>,
-        images: usize,
-        before: f64,
-        deadline: Instant,
-        now: Instant,
-    ) -> Result<(), Refused> {
+    pub fn admits(&self, asked: Asked, now: Instant) -> Result<(), Refused> {
+        let Asked {
+            row,
+            images,
+            before,
+            deadline,
+        } = asked;
         let at = row.unwrap_or(self.rules.smallest());
         let left = deadline.saturating_duration_since(now).as_secs_f64();
         // The queues are by due time, which is this much before a deadline of a request that arrives now.
@@ -157,19 +166,11 @@ impl<T> Queue<T> {
 
     /// The same, but entries that were cancelled keep nobody out. They are removed only when they would: the next
     /// batch removes them anyway.
-    fn admits_uncancelled(
-        &mut self,
-        row: Option<usize>,
-        images: usize,
-        before: f64,
-        deadline: Instant,
-        now: Instant,
-    ) -> Result<(), Refused> {
-        self.admits(row, images, before, deadline, now)
-            .or_else(|_| {
-                self.forget_cancelled();
-                self.admits(row, images, before, deadline, now)
-            })
+    fn admits_uncancelled(&mut self, asked: Asked, now: Instant) -> Result<(), Refused> {
+        self.admits(asked, now).or_else(|_| {
+            self.forget_cancelled();
+            self.admits(asked, now)
+        })
     }
 
     /// The same before a request's files are decoded. One that is refused counts as arrived, and as trouble if it
@@ -177,20 +178,17 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// As [`Queue::admits`].
-    pub fn admits_files(
-        &mut self,
-        row: Option<usize>,
-        images: usize,
-        before: f64,
-        deadline: Instant,
-        now: Instant,
-    ) -> Result<(), Refused> {
-        let admitted = self.admits_uncancelled(row, images, before, deadline, now);
+    pub fn admits_files(&mut self, asked: Asked, now: Instant) -> Result<(), Refused> {
+        let admitted = self.admits_uncancelled(asked, now);
         if admitted.is_err() {
-            self.arrivals.count(images, now);
-            let at_once = self.admits(row, images, 0.0, deadline, now);
-            if at_once.is_err() {
-                self.is_refused(row, images, deadline.saturating_duration_since(now), now);
+            self.arrivals.count(asked.images, now);
+            let at_once = Asked {
+                before: 0.0,
+                ..asked
+            };
+            if self.admits(at_once, now).is_err() {
+                let left = asked.deadline.saturating_duration_since(now);
+                self.is_refused(asked.row, asked.images, left, now);
             }
         }
         admitted
@@ -214,11 +212,16 @@ impl<T> Queue<T> {
         let Some(last) = entries.last() else {
             return Ok(());
         };
-        let (row, images, deadline) = (last.row, entries.len(), last.deadline);
-        let time = deadline.duration_since(last.arrived);
-        self.arrivals.count(images, now);
-        if let Err(refused) = self.admits_uncancelled(row, images, 0.0, deadline, now) {
-            self.is_refused(row, images, time, now);
+        let asked = Asked {
+            row: last.row,
+            images: entries.len(),
+            before: 0.0,
+            deadline: last.deadline,
+        };
+        let time = last.deadline.duration_since(last.arrived);
+        self.arrivals.count(asked.images, now);
+        if let Err(refused) = self.admits_uncancelled(asked, now) {
+            self.is_refused(asked.row, asked.images, time, now);
             return Err(refused);
         }
         for entry in entries {

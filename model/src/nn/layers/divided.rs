@@ -60,11 +60,12 @@ fn first_late(modules: &[Module]) -> usize {
     let mut strides = 1_i64;
     for (at, module) in modules.iter().enumerate() {
         // A batch norm or an activation belongs to the layer before it.
-        let is_new = matches!(
-            module,
-            Module::Conv { .. } | Module::Residual { .. } | Module::GlobalAveragePool
-        );
-        if is_new && strides >= LATE || matches!(module, Module::GlobalAveragePool) {
+        let is_first = match module {
+            Module::GlobalAveragePool => true,
+            Module::Conv { .. } | Module::Residual { .. } => strides >= LATE,
+            _ => false,
+        };
+        if is_first {
             return at;
         }
         strides = strides.saturating_mul(stride(module));

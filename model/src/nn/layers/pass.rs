@@ -135,25 +135,8 @@ impl<'m> Pass<'m> {
         resolution_index: usize,
         drops: &Drops,
     ) -> Result<Tensor> {
-        ensure!(
-            resolution_index < self.modules.resolutions,
-            "there is no resolution {resolution_index}: the network has {}",
-            self.modules.resolutions
-        );
-        let mut fits = Vec::new();
-        fits.resize_with(self.levels.len(), || None);
-        let ExecConfig {
-            dtype,
-            compute_dtype,
-            ..
-        } = self.modules.compute;
-        let images = images.f_to_kind(compute_dtype)?;
         let modules = &self.modules.modules;
-        let output = match self.folded().is_some_and(Folded::is_float) {
-            true => self.run_divided(modules, &images, resolution_index)?,
-            false => self.run(modules, &images, (resolution_index, drops), &mut fits)?,
-        };
-        let output = output.f_to_kind(dtype)?;
+        let (output, fits) = self.output_of(modules, images, (resolution_index, drops))?;
         if self.mode == Mode::Train {
             let mut earlier = self.fits.iter_mut();
             match earlier.find(|(resolution, _)| *resolution == resolution_index) {
@@ -176,27 +159,40 @@ impl<'m> Pass<'m> {
     /// As [`Pass::forward`]; another mode.
     pub fn features(&self, images: &Tensor, resolution_index: usize) -> Result<Tensor> {
         ensure!(self.mode == Mode::Evaluate, "features are for inference");
-        ensure!(
-            resolution_index < self.modules.resolutions,
-            "there is no resolution {resolution_index}: the network has {}",
-            self.modules.resolutions
-        );
         let before = match self.modules.modules.as_slice() {
             [before @ .., Module::Linear { .. }] => before,
             _ => bail!("the network has no classifier at its end"),
         };
-        let compute = &self.modules.compute;
-        let images = images.f_to_kind(compute.compute_dtype)?;
-        let features = match self.folded().is_some_and(Folded::is_float) {
-            true => self.run_divided(before, &images, resolution_index)?,
-            false => {
-                let mut fits = Vec::new();
-                fits.resize_with(self.levels.len(), || None);
-                let at = (resolution_index, &Drops::default());
-                self.run(before, &images, at, &mut fits)?
-            }
+        let at = (resolution_index, &Drops::default());
+        Ok(self.output_of(before, images, at)?.0)
+    }
+
+    /// What the first layers of the network give in the dtype of the parameters, and the fits of the activation
+    /// quantizers.
+    fn output_of(
+        &self,
+        modules: &[Module],
+        images: &Tensor,
+        (resolution, drops): (usize, &Drops),
+    ) -> Result<(Tensor, Vec<Option<Fit>>)> {
+        let of = self.modules.resolutions;
+        ensure!(
+            resolution < of,
+            "there is no resolution {resolution}: the network has {of}"
+        );
+        let mut fits = Vec::new();
+        fits.resize_with(self.levels.len(), || None);
+        let ExecConfig {
+            dtype,
+            compute_dtype,
+            ..
+        } = self.modules.compute;
+        let images = images.f_to_kind(compute_dtype)?;
+        let output = match self.folded().is_some_and(Folded::is_float) {
+            true => self.run_divided(modules, &images, resolution)?,
+            false => self.run(modules, &images, (resolution, drops), &mut fits)?,
         };
-        Ok(features.f_to_kind(compute.dtype)?)
+        Ok((output.f_to_kind(dtype)?, fits))
     }
 
     /// The sums over activations that [`Pass::update_bases`] fits bases to: of several processes, those of
