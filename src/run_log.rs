@@ -25,6 +25,9 @@ const LONGEST_LINE: u64 = 1 << 20;
 /// Upper bound of a log, in bytes: a thousand times the log of 120 epochs on ImageNet.
 const MAX_LOG: u64 = 8 << 30;
 
+/// Bytes that are read at once.
+const BUFFER: usize = 1 << 17;
+
 /// What a log says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunLog {
@@ -176,10 +179,20 @@ impl From<WrittenTerms> for Terms {
     }
 }
 
+/// Which steps are kept of a log. Nearly all of its lines are steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Steps {
+    #[default]
+    All,
+    /// The last one, without its terms: these take the most time to read.
+    Last,
+}
+
 /// A log while it is read.
 #[derive(Default)]
 struct Reading {
     log: RunLog,
+    steps: Steps,
     /// By their number: a run that was resumed validates an epoch again.
     epochs: BTreeMap<u64, Epoch>,
 }
@@ -209,7 +222,7 @@ impl Reading {
                 self.log.is_cut = true;
                 break;
             }
-            let is_read = line.trim_ascii().is_empty() || self.log.add(&line, &mut self.epochs);
+            let is_read = line.trim_ascii().is_empty() || self.add_line(&line);
             match (is_read, is_whole) {
                 (false, true) => self.log.damaged += 1,
                 (false, false) => self.log.is_cut = true,
@@ -218,6 +231,45 @@ impl Reading {
             whole += if is_whole { count } else { 0 };
         }
         Ok(whole)
+    }
+
+    /// Adds a line, unless it cannot be read.
+    fn add_line(&mut self, text: &[u8]) -> bool {
+        let Ok(line) = serde_json::from_slice::<Line>(text) else {
+            return false;
+        };
+        let log = &mut self.log;
+        log.is_newer |= line.format > FORMAT;
+        let epoch = line.epoch.saturating_add(u64::from(line.format < 2));
+        match line.kind.as_str() {
+            "step" => {
+                let terms = match self.steps {
+                    Steps::All => serde_json::from_slice::<WrittenTerms>(text).map(Terms::from),
+                    Steps::Last => Ok(Terms::default()),
+                };
+                let Ok(terms) = terms else {
+                    return false;
+                };
+                if self.steps == Steps::Last {
+                    log.steps.clear();
+                }
+                // A run that was resumed continues a log.
+                log.end = None;
+                log.steps.push(Step {
+                    epoch,
+                    step: line.step,
+                    terms,
+                });
+            }
+            "epoch" => {
+                log.end = None;
+                self.epochs.insert(epoch, line.validation(epoch));
+            }
+            "final" => log.end = Some(line.validation(epoch)),
+            // Of a newer version.
+            _ => {}
+        }
+        true
     }
 
     fn end(mut self) -> RunLog {
@@ -232,6 +284,18 @@ impl RunLog {
     /// # Errors
     /// It cannot be read, or is larger than any log. The message names the path.
     pub fn read(run_dir: &Path) -> Result<Self> {
+        Self::read_with(run_dir, Steps::All)
+    }
+
+    /// The same in a fraction of the time and memory: of the steps only the last one, without its terms.
+    ///
+    /// # Errors
+    /// As [`RunLog::read`].
+    pub fn read_epochs(run_dir: &Path) -> Result<Self> {
+        Self::read_with(run_dir, Steps::Last)
+    }
+
+    fn read_with(run_dir: &Path, steps: Steps) -> Result<Self> {
         let path = run_dir.join(METRICS);
         let read = || -> Result<Self> {
             let file = match input_file::open(&path) {
@@ -246,46 +310,19 @@ impl RunLog {
                 "it has {length} bytes, the limit is {MAX_LOG}"
             );
             // The run may be writing more.
-            Ok(Self::of(BufReader::new(file.take(length)))?)
+            let lines = BufReader::with_capacity(BUFFER, file.take(length));
+            Ok(Self::of(lines, steps)?)
         };
         read().with_context(|| format!("cannot read {}", path.shown()))
     }
 
-    fn of(lines: impl BufRead) -> io::Result<Self> {
-        let mut reading = Reading::default();
+    fn of(lines: impl BufRead, steps: Steps) -> io::Result<Self> {
+        let mut reading = Reading {
+            steps,
+            ..Reading::default()
+        };
         reading.add(lines, false)?;
         Ok(reading.end())
-    }
-
-    /// Adds a line, unless it cannot be read.
-    fn add(&mut self, text: &[u8], epochs: &mut BTreeMap<u64, Epoch>) -> bool {
-        let Ok(line) = serde_json::from_slice::<Line>(text) else {
-            return false;
-        };
-        self.is_newer |= line.format > FORMAT;
-        let epoch = line.epoch.saturating_add(u64::from(line.format < 2));
-        match line.kind.as_str() {
-            "step" => {
-                let Ok(terms) = serde_json::from_slice::<WrittenTerms>(text) else {
-                    return false;
-                };
-                // A run that was resumed continues a log.
-                self.end = None;
-                self.steps.push(Step {
-                    epoch,
-                    step: line.step,
-                    terms: terms.into(),
-                });
-            }
-            "epoch" => {
-                self.end = None;
-                epochs.insert(epoch, line.validation(epoch));
-            }
-            "final" => self.end = Some(line.validation(epoch)),
-            // Of a newer version.
-            _ => {}
-        }
-        true
     }
 
     /// The newest validation.
@@ -409,7 +446,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> RunLog {
-        RunLog::of(text.as_bytes()).unwrap()
+        RunLog::of(text.as_bytes(), Steps::All).unwrap()
     }
 
     const OLD: &str = r#"{"kind":"step","epoch":0,"step":10,"loss":3.5,"cross_entropy":{"32":1.25,"64":1.0},"ensemble_cross_entropy":0.5,"learning_rate":0.1,"images_per_second":90.5}
@@ -467,6 +504,15 @@ mod tests {
             let found = (log.damaged, log.is_cut, log.end.is_some());
             assert_eq!(found, (damaged, is_cut, has_ended), "{more:.80}");
             assert_eq!(log.epochs.len(), 1, "{more:.80}");
+            // The same but for the steps.
+            let text = format!("{OLD}{more}");
+            let brief = RunLog::of(text.as_bytes(), Steps::Last).unwrap();
+            let last = log.steps.last().map(|step| Step {
+                terms: Terms::default(),
+                ..step.clone()
+            });
+            let steps = Vec::from_iter(last);
+            assert_eq!(brief, RunLog { steps, ..log }, "{more:.80}");
         }
         let newer = r#"{"format":9,"kind":"dream","epoch":1,"step":1}"#;
         assert!(read(&format!("{newer}\n")).is_newer);

@@ -1,5 +1,6 @@
 //! What a network took images for: accuracy by class, confusions, the worst mistakes.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -84,31 +85,11 @@ impl Answers {
                 "{} has {length} bytes, the limit is {MAX_FILE}",
                 path.shown()
             );
-            Ok(Answers::of(&Predictions::read(path)?, path))
+            let mut counting = Counting::default();
+            let columns =
+                Predictions::read_each(path, |columns, image| counting.add(columns, image))?;
+            Ok(counting.end(&columns, path))
         })
-    }
-
-    fn of(predictions: &Predictions, file: &Path) -> Self {
-        let mut order: Vec<usize> = (0..predictions.columns.len()).collect();
-        let key =
-            |at: &usize| predictions.columns[*at].map_or(u32::MAX, |size| u32::MAX - 1 - size);
-        order.sort_by_key(key);
-        let columns: Vec<_> = order.iter().map(|&at| predictions.columns[at]).collect();
-        let counts = counts(predictions, &order);
-        let images = predictions.images.len() as u64;
-        let right = |at: usize| counts.classes.iter().map(|it| it.right[at]).sum::<u64>();
-        Answers {
-            file: file.to_owned(),
-            images,
-            top1: (0..columns.len())
-                .map(|at| 100.0 * right(at) as f64 / images.max(1) as f64)
-                .collect(),
-            mistakes: mistakes(predictions, &order),
-            classes: counts.classes,
-            confused: counts.confused,
-            columns,
-            without_pictures: None,
-        }
     }
 
     /// Those with the lowest accuracy at the largest size first; without classes that have no image.
@@ -139,82 +120,219 @@ fn newest_of_compare(run_dir: &Path) -> Option<PathBuf> {
     files.max().map(|(_, path)| path)
 }
 
-struct Counts {
-    classes: Vec<Class>,
-    confused: Vec<Confused>,
+/// Columns by their places in the file: that of the largest size first, the ensemble last.
+fn order(columns: &[Option<u32>]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..columns.len()).collect();
+    order.sort_by_key(|&at| columns[at].map_or(u32::MAX, |size| u32::MAX - 1 - size));
+    order
 }
 
-/// `order` are the columns, that of the largest size first.
-fn counts(predictions: &Predictions, order: &[usize]) -> Counts {
-    let mut classes: Vec<Class> = Vec::new();
-    let mut known: HashMap<&str, usize> = HashMap::new();
-    let named = predictions.images.iter().map(|it| it.class.as_str());
-    let first = order.first().copied().unwrap_or(0);
-    let predicted = predictions.images.iter().filter_map(|it| it.at.get(first));
-    for name in named.chain(predicted.map(|(name, _)| name.as_str())) {
-        known.entry(name).or_insert_with(|| {
-            classes.push(Class {
-                name: name.to_owned(),
-                images: 0,
-                right: vec![0; order.len()],
-            });
-            classes.len() - 1
-        });
-    }
-    let mut pairs: HashMap<(usize, usize), u64> = HashMap::new();
-    for image in &predictions.images {
-        let at = known[image.class.as_str()];
-        classes[at].images += 1;
-        for (place, &column) in order.iter().enumerate() {
-            let is_right = image
-                .at
-                .get(column)
-                .is_some_and(|(name, _)| *name == image.class);
-            classes[at].right[place] += u64::from(is_right);
+/// Predictions while they are read: what the page shows of them, not the images themselves.
+#[derive(Default)]
+struct Counting {
+    images: u64,
+    /// Of the columns, once the first image is there.
+    order: Vec<usize>,
+    /// Places in `classes` by name.
+    known: HashMap<String, usize>,
+    classes: Vec<Named>,
+    /// How many images of a class were taken for another, at the largest size.
+    pairs: HashMap<(usize, usize), u64>,
+    /// The most certain first; of equally certain ones the first of the data.
+    mistakes: Vec<Mistake>,
+}
+
+/// A class with the image that named it first: one of its own, if there is one, else one that was taken for it.
+struct Named {
+    class: Class,
+    first: u64,
+}
+
+impl Counting {
+    fn add(&mut self, columns: &[Option<u32>], image: Predicted) {
+        if self.images == 0 {
+            self.order = order(columns);
         }
-        if let Some((taken_for, _)) = image.at.get(first)
-            && *taken_for != image.class
-        {
-            *pairs.entry((at, known[taken_for.as_str()])).or_default() += 1;
+        let own = self.place_of(&image.class);
+        let Named { class, first } = &mut self.classes[own];
+        if class.images == 0 {
+            *first = self.images;
         }
+        class.images += 1;
+        for (right, &column) in class.right.iter_mut().zip(&self.order) {
+            *right += u64::from(is_right(&image, column));
+        }
+        let largest = self.order.first().and_then(|&column| image.at.get(column));
+        if let Some((taken_for, probability)) = largest.cloned() {
+            let other = self.place_of(&taken_for);
+            if other != own {
+                *self.pairs.entry((own, other)).or_default() += 1;
+                self.add_mistake(columns, image, taken_for, probability);
+            }
+        }
+        self.images += 1;
     }
-    let pairs = pairs
-        .into_iter()
-        .map(|((class, taken_for), images)| Confused {
-            class,
+
+    fn place_of(&mut self, name: &str) -> usize {
+        if let Some(&place) = self.known.get(name) {
+            return place;
+        }
+        let place = self.classes.len();
+        self.known.insert(name.to_owned(), place);
+        let class = Class {
+            name: name.to_owned(),
+            images: 0,
+            right: vec![0; self.order.len()],
+        };
+        let first = self.images;
+        self.classes.push(Named { class, first });
+        place
+    }
+
+    fn add_mistake(
+        &mut self,
+        columns: &[Option<u32>],
+        image: Predicted,
+        taken_for: String,
+        probability: f64,
+    ) {
+        let mistakes = &mut self.mistakes;
+        let place = mistakes.partition_point(|other| other.probability >= probability);
+        if place >= MOST_MISTAKES {
+            return;
+        }
+        let others = self.order.iter().skip(1);
+        let right_at = others.filter(|&&column| is_right(&image, column));
+        let mistake = Mistake {
+            right_at: right_at.map(|&column| columns[column]).collect(),
+            image: image.image,
+            class: image.class,
             taken_for,
-            images,
-        });
-    let mut confused: Vec<Confused> = pairs.collect();
-    confused.sort_by_key(|it| (std::cmp::Reverse(it.images), it.class, it.taken_for));
-    Counts { classes, confused }
+            probability,
+            picture: None,
+        };
+        mistakes.insert(place, mistake);
+        mistakes.truncate(MOST_MISTAKES);
+    }
+
+    /// Classes of images come first, in the order of the data.
+    fn end(self, columns: &[Option<u32>], file: &Path) -> Answers {
+        let mut named: Vec<(usize, Named)> = self.classes.into_iter().enumerate().collect();
+        named.sort_by_key(|(_, it)| (it.class.images == 0, it.first));
+        let mut places = vec![0; named.len()];
+        for (place, (before, _)) in named.iter().enumerate() {
+            places[*before] = place;
+        }
+        let classes: Vec<Class> = named.into_iter().map(|(_, it)| it.class).collect();
+        let pairs = self.pairs.into_iter();
+        let mut confused: Vec<Confused> = pairs
+            .map(|((class, taken_for), images)| Confused {
+                class: places[class],
+                taken_for: places[taken_for],
+                images,
+            })
+            .collect();
+        confused.sort_by_key(|it| (Reverse(it.images), it.class, it.taken_for));
+        let right = |at: usize| classes.iter().map(|it| it.right[at]).sum::<u64>();
+        let top1 = |at| 100.0 * right(at) as f64 / self.images.max(1) as f64;
+        Answers {
+            file: file.to_owned(),
+            images: self.images,
+            columns: self.order.iter().map(|&at| columns[at]).collect(),
+            top1: (0..self.order.len()).map(top1).collect(),
+            classes,
+            confused,
+            mistakes: self.mistakes,
+            without_pictures: None,
+        }
+    }
 }
 
-fn mistakes(predictions: &Predictions, order: &[usize]) -> Vec<Mistake> {
-    let Some((&first, others)) = order.split_first() else {
-        return Vec::new();
-    };
-    let is_wrong = |image: &&Predicted| {
-        image
-            .at
-            .get(first)
-            .is_some_and(|(it, _)| *it != image.class)
-    };
-    let mut wrong: Vec<&Predicted> = predictions.images.iter().filter(is_wrong).collect();
-    let certainty = |image: &Predicted| image.at.get(first).map_or(0.0, |(_, p)| *p);
-    wrong.sort_by(|one, other| certainty(other).total_cmp(&certainty(one)));
-    let mistakes = wrong.into_iter().take(MOST_MISTAKES).filter_map(|image| {
-        let (taken_for, probability) = image.at.get(first)?;
-        let is_right = |at: &&usize| image.at.get(**at).is_some_and(|(it, _)| *it == image.class);
-        let right_at = others.iter().filter(is_right);
-        Some(Mistake {
-            image: image.image.clone(),
-            class: image.class.clone(),
-            taken_for: taken_for.clone(),
-            probability: *probability,
-            right_at: right_at.map(|&at| predictions.columns[at]).collect(),
-            picture: None,
-        })
-    });
-    mistakes.collect()
+/// Whether a column has the image's class.
+fn is_right(image: &Predicted, column: usize) -> bool {
+    let predicted = image.at.get(column);
+    predicted.is_some_and(|(name, _)| *name == image.class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(columns: &[Option<u32>], images: &[(&str, &[(&str, f64)])]) -> Answers {
+        let mut counting = Counting::default();
+        for (number, (class, at)) in images.iter().enumerate() {
+            let at = at.iter().map(|(name, p)| ((*name).to_owned(), *p));
+            counting.add(
+                columns,
+                Predicted {
+                    image: number.to_string(),
+                    class: (*class).to_owned(),
+                    at: at.collect(),
+                },
+            );
+        }
+        counting.end(columns, Path::new("p.csv"))
+    }
+
+    #[test]
+    fn classes_keep_the_order_of_the_data() {
+        // The largest size is the second column.
+        let columns = [Some(32), Some(64), None];
+        let answers = counted(
+            &columns,
+            &[
+                ("b", &[("b", 0.9), ("ghost", 0.5), ("b", 0.9)]),
+                ("b", &[("c", 0.9), ("c", 0.8), ("a", 0.9)]),
+                ("a", &[("a", 0.9), ("b", 0.5), ("b", 0.9)]),
+                ("c", &[("other", 0.9), ("c", 0.9), ("c", 0.9)]),
+                ("b", &[("b", 0.9), ("c", 0.1), ("b", 0.9)]),
+            ],
+        );
+        assert_eq!(answers.columns, [Some(64), Some(32), None]);
+        assert_eq!(answers.images, 5);
+        // Only the largest size's column names classes.
+        let classes: Vec<_> = answers
+            .classes
+            .iter()
+            .map(|it| (it.name.as_str(), it.images, it.right.as_slice()))
+            .collect();
+        let expected: [(&str, u64, &[u64]); 4] = [
+            ("b", 3, &[0, 2, 2]),
+            ("a", 1, &[0, 1, 0]),
+            ("c", 1, &[1, 0, 1]),
+            ("ghost", 0, &[0, 0, 0]),
+        ];
+        assert_eq!(classes, expected);
+        assert_eq!(answers.top1, [20.0, 60.0, 60.0]);
+        let confused = answers.confused.iter();
+        let confused: Vec<_> = confused
+            .map(|it| (it.class, it.taken_for, it.images))
+            .collect();
+        assert_eq!(confused, [(0, 2, 2), (0, 3, 1), (1, 0, 1)]);
+        let mistakes = answers.mistakes.iter();
+        let mistakes: Vec<_> = mistakes
+            .map(|it| (it.image.as_str(), it.right_at.as_slice()))
+            .collect();
+        let (both, small): (&[_], &[_]) = (&[Some(32), None], &[Some(32)]);
+        assert_eq!(
+            mistakes,
+            [("1", &[][..]), ("0", both), ("2", small), ("4", both)]
+        );
+    }
+
+    #[test]
+    fn the_most_certain_mistakes_are_kept() {
+        let certain = |number: u32| f64::from(number * 7 % 50) / 100.0;
+        let images: Vec<(&str, [(&str, f64); 1])> =
+            (0..100).map(|it| ("a", [("b", certain(it))])).collect();
+        let images: Vec<(&str, &[(&str, f64)])> =
+            images.iter().map(|(class, at)| (*class, &at[..])).collect();
+        let answers = counted(&[Some(64)], &images);
+        let mut expected: Vec<u32> = (0..100).collect();
+        expected.sort_by(|one, other| certain(*other).total_cmp(&certain(*one)));
+        let kept = answers.mistakes.iter().map(|it| it.image.clone());
+        let expected = expected.iter().take(MOST_MISTAKES).map(u32::to_string);
+        assert!(kept.eq(expected));
+        assert_eq!(answers.confused[0].images, 100);
+    }
 }

@@ -4,7 +4,7 @@ use rsflow_base::shown::Shown as _;
 
 use super::run::Run;
 use crate::plot::{Axis, Chart, Line, Look, Point};
-use crate::run_log::{Row, Terms, called};
+use crate::run_log::{Row, RunLog, Terms, called};
 
 /// More points than this cannot be seen on a line.
 const MOST_POINTS: usize = 240;
@@ -303,12 +303,21 @@ fn of_term(runs: &[Run], term: &Term) -> Option<Figure> {
 }
 
 fn grain(run: &Run) -> Grain {
-    let epochs = run.log.epochs.iter();
-    let means = epochs.filter(|epoch| epoch.training.is_some()).count();
-    match means >= ENOUGH_EPOCHS {
-        true => Grain::Epochs(group(means, MOST_POINTS)),
-        false => Grain::Steps(group(run.log.steps.len(), MOST_POINTS)),
+    match needs_steps(&run.log) {
+        false => Grain::Epochs(group(means(&run.log), MOST_POINTS)),
+        true => Grain::Steps(group(run.log.steps.len(), MOST_POINTS)),
     }
+}
+
+/// Whether the curves of training are those of logged steps, not of epochs.
+pub fn needs_steps(log: &RunLog) -> bool {
+    means(log) < ENOUGH_EPOCHS
+}
+
+/// Epochs whose means are known.
+fn means(log: &RunLog) -> usize {
+    let epochs = log.epochs.iter();
+    epochs.filter(|epoch| epoch.training.is_some()).count()
 }
 
 fn explained(grain: Grain) -> String {

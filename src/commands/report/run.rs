@@ -10,6 +10,7 @@ use rsflow_graph::{Plan, Preprocess, Recipe, Text};
 use rsflow_model::checkpoint::Checkpoint;
 
 use super::answers::Answers;
+use super::charts::needs_steps;
 use super::latency::Evaluated;
 use super::times::Times;
 use crate::catalogue::CATALOGUE;
@@ -31,6 +32,7 @@ pub struct Run {
     /// What distinguishes it from the others of the report.
     pub name: String,
     pub state: State,
+    /// With its steps where the charts show them.
     pub log: RunLog,
     /// As it ran; empty if it is not there.
     pub recipe: String,
@@ -116,7 +118,10 @@ impl Run {
     /// # Errors
     /// The metrics cannot be read, or a file that was named.
     pub fn read(path: &Path, name: String, extra: Extra) -> Result<Self> {
-        let log = RunLog::read(path)?;
+        let log = match RunLog::read_epochs(path)? {
+            log if needs_steps(&log) => RunLog::read(path)?,
+            log => log,
+        };
         let mut notes = notes_of(&log);
         let mut note = |text: String| notes.push(text);
         let recipe_file = path.join(RECIPE);

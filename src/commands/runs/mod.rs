@@ -11,8 +11,11 @@ mod row;
 
 use std::cmp::Reverse;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use std::{iter, thread};
 
 use anyhow::Result;
 use jiff::tz::TimeZone;
@@ -43,7 +46,7 @@ pub fn run(arguments: &Runs, out: &mut dyn Write) -> Result<ExitCode> {
         check_output(json, "--json", arguments.force, &[])?;
     }
     let (found, notes) = find::run_dirs(folder);
-    let mut runs: Vec<Row> = found.iter().map(|path| Row::read(path)).collect();
+    let mut runs = rows(&found);
     runs.sort_by_cached_key(|row| (Reverse(row.started), row.directory.clone()));
     let list = List { runs, notes };
     if !is_stdout(arguments.json.as_deref()) {
@@ -64,6 +67,28 @@ pub fn run(arguments: &Runs, out: &mut dyn Write) -> Result<ExitCode> {
         write_json(json, &list, out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is read of run directories, on all cores: logs of many epochs are long.
+fn rows(paths: &[PathBuf]) -> Vec<Row> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let read = || {
+        let paths = iter::from_fn(|| paths.get(next.fetch_add(1, Ordering::Relaxed)));
+        paths.map(|path| Row::read(path)).collect::<Vec<Row>>()
+    };
+    thread::scope(|scope| {
+        let threads = 1..cores.min(paths.len());
+        let threads: Vec<_> = threads.map(|_| scope.spawn(read)).collect();
+        let mut rows = read();
+        for thread in threads {
+            match thread.join() {
+                Ok(others) => rows.extend(others),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        rows
+    })
 }
 
 fn write_table(list: &List, out: &mut dyn Write) -> Result<()> {

@@ -70,7 +70,7 @@ impl Row {
     /// Reads a run directory. What cannot be read becomes a note.
     pub fn read(path: &Path) -> Self {
         let mut notes = Vec::new();
-        let log = RunLog::read(path);
+        let log = RunLog::read_epochs(path);
         let is_read = log.is_ok();
         let log = log.unwrap_or_else(|error| {
             notes.push(lines(&format!("{error:#}")).into_owned());

@@ -116,7 +116,25 @@ impl Predictions {
     /// # Errors
     /// It cannot be read, or is not such a file; the message names the line.
     pub fn read(path: &Path) -> Result<Self> {
-        read(path).with_context(|| format!("cannot read the predictions in {}", path.shown()))
+        let mut images = Vec::new();
+        let columns = Self::read_each(path, |_, image| images.push(image))?;
+        Ok(Predictions {
+            seen: images.len(),
+            columns,
+            images,
+            names: None,
+        })
+    }
+
+    /// The same without keeping them: `take` gets the columns and each image. Returns the columns.
+    ///
+    /// # Errors
+    /// As [`Predictions::read`]; `take` may have got the images before.
+    pub fn read_each(
+        path: &Path,
+        take: impl FnMut(&[Option<u32>], Predicted),
+    ) -> Result<Vec<Option<u32>>> {
+        read(path, take).with_context(|| format!("cannot read the predictions in {}", path.shown()))
     }
 }
 
@@ -139,7 +157,7 @@ fn class_name(index: i64, names: &[String]) -> String {
     }
 }
 
-fn read(path: &Path) -> Result<Predictions> {
+fn read(path: &Path, mut take: impl FnMut(&[Option<u32>], Predicted)) -> Result<Vec<Option<u32>>> {
     let mut csv = csv::Reader::from_reader(input_file::open(path)?);
     let header = csv.headers()?.clone();
     let mut cells = header.iter();
@@ -163,7 +181,6 @@ fn read(path: &Path) -> Result<Predictions> {
     let columns = columns.context(
         "it needs columns `prediction_SIZE` and `probability_SIZE` in turn, each size once",
     )?;
-    let mut images = Vec::new();
     let mut seen = HashSet::new();
     for record in csv.records() {
         let record = record?;
@@ -186,17 +203,13 @@ fn read(path: &Path) -> Result<Predictions> {
             "line {line}: the image {} is there twice",
             image.shown()
         );
-        images.push(Predicted {
+        let predicted = Predicted {
             image,
             class: cell(1),
             at: at.collect::<Result<_>>()?,
-        });
+        };
+        take(&columns, predicted);
     }
-    ensure!(!images.is_empty(), "it has no images");
-    Ok(Predictions {
-        seen: images.len(),
-        columns,
-        images,
-        names: None,
-    })
+    ensure!(!seen.is_empty(), "it has no images");
+    Ok(columns)
 }
