@@ -48,6 +48,24 @@ const OVERRIDES: &[(&str, &[&str])] = &[
     ),
     ("set_choice", &["trainer.distill=ensemble"]),
     (
+        "set_nothing",
+        &[
+            "trainer.distill=False",
+            "trainer.average=False",
+            "trainer.optimizer.weight_decay_on=null",
+            "train_files.root=null",
+        ],
+    ),
+    (
+        "set_calculated",
+        &[
+            "trainer.optimizer.lr=1/100",
+            "trainer.optimizer.momentum=1-0.1",
+            "trainer.optimizer.weight_decay=1e-4f",
+            "train_batches.size=4*32",
+        ],
+    ),
+    (
         "set_list",
         &[
             "train_sizes.sizes=64",

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::number::{float, integer, is_number};
+use super::number::{float, integer, is_number, result, without_suffix};
 use super::read::SETTINGS;
 use crate::fields::Token;
 use crate::node::Catalogue;
@@ -79,6 +79,11 @@ fn foreign_mark(text: &str, tokens: &Tokens, index: usize, mark: char) -> Option
                 format!("write `{share}`"),
             )
         }
+        // YAML's word for nothing.
+        '~' if index.checked_sub(1).map(|at| tokens[at].0) == Some(Token::Mark(':')) => (
+            "`~` is not a value",
+            "write `None`, or leave the field out".to_owned(),
+        ),
         '$' if next == Some(Token::Mark('{')) => {
             let name = word(Some(index + 2)).unwrap_or("name");
             (
@@ -92,7 +97,7 @@ fn foreign_mark(text: &str, tokens: &Tokens, index: usize, mark: char) -> Option
 }
 
 /// Names and values of forms that RON does not have, up to `stop`: `weight-decay:`, `2seed:`, `lr: 0,1`,
-/// `sizes: 64, 48`, `"epochs": 2`, `ResNet{...}`, `2 * $size`, nodes without `nodes: {...}`.
+/// `lr: 1/100`, `sizes: 64, 48`, `"epochs": 2`, `ResNet{...}`, `2 * $size`, nodes without `nodes: {...}`.
 pub(super) fn foreign_form(
     text: &str,
     tokens: &Tokens,
@@ -192,7 +197,8 @@ impl Around<'_> {
 
     /// A word with something before or after it that makes it no value.
     fn value(&self) -> Option<Problem> {
-        if let Some(problem) = self.computed().or_else(|| self.part_of_name()) {
+        let of_names = self.computed().or_else(|| self.part_of_name());
+        if let Some(problem) = of_names.or_else(|| self.calculated()) {
             return Some(problem);
         }
         let (token, span) = &self.tokens[self.index];
@@ -204,6 +210,10 @@ impl Around<'_> {
         if let Some(written) = whole_exponent(word) {
             let message = format!("the exponent of `{word}` must be an integer");
             return Some(Problem::new(message, span.clone()).help(format!("write `{written}`")));
+        }
+        if let Some(number) = without_suffix(word) {
+            let problem = Problem::new(format!("`{word}` is not a number"), span.clone());
+            return Some(problem.help(format!("write `{number}`")));
         }
         if is_number(word) {
             return None;
@@ -241,6 +251,33 @@ impl Around<'_> {
         let message = format!("recipes do not compute: `{name}` is a whole value");
         let problem = Problem::new(message, span);
         Some(problem.help("write the result, or give it a name of its own in `let`"))
+    }
+
+    /// Arithmetic with numbers: `1/100`, `10**-4`, `1-0.1`.
+    fn calculated(&self) -> Option<Problem> {
+        let before = self.token(self.index.checked_sub(1)?);
+        let begins = matches!(before, Some(Token::Mark(':' | ',' | '(' | '[')));
+        if !begins || !is_number(self.word(self.index)) {
+            return None;
+        }
+        let is_part = |index: &usize| match self.token(*index) {
+            Some(Token::Word) => is_number(self.word(*index)),
+            Some(Token::Mark(mark)) => matches!(mark, '*' | '/' | '^'),
+            _ => false,
+        };
+        let parts: Vec<usize> = (self.index..).take_while(is_part).collect();
+        if self.word(self.index + parts.len()).starts_with('$') {
+            return None;
+        }
+        let has_mark = parts.iter().any(|at| self.token(*at) != Some(Token::Word));
+        let span = self.tokens[self.index].1.start..self.tokens[*parts.last()?].1.end;
+        let result = result(&self.text[span.clone()]);
+        if !has_mark && result.is_none() {
+            return None;
+        }
+        let result = result.map_or("the result".to_owned(), |result| format!("`{result}`"));
+        let problem = Problem::new("recipes do not compute", span);
+        Some(problem.help(format!("write {result}")))
     }
 
     /// `$sizes.0`, `$weight-decay`.

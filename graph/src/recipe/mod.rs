@@ -5,6 +5,7 @@
 //! error at its place.
 
 mod difference;
+mod formats;
 mod habits;
 mod lets;
 mod names;

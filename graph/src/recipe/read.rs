@@ -8,6 +8,7 @@ use rsflow_base::shown::Shown as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Schema, json};
 
+use super::formats::foreign_format;
 use super::lets::{self, expanded};
 use super::syntax::{syntax, unexplained};
 use super::validate::Validator;
@@ -86,7 +87,8 @@ pub(super) fn read(text: Text, catalogue: Catalogue) -> Result<Recipe, Problems>
     if !contents.as_ref().is_ok_and(|contents| contents.is_sound)
         && let Err(error) = fields::ron(whole)
     {
-        let problem = syntax(whole, &error, "the recipe", catalogue);
+        let problem = foreign_format(text.path(), whole)
+            .unwrap_or_else(|| syntax(whole, &error, "the recipe", catalogue));
         return Err(Problems::new(text, vec![problem]));
     }
     match contents {
@@ -121,7 +123,10 @@ impl Contents {
             let problem = Problem::new("a recipe is written `(nodes: {...})`", 0..0);
             return Err(vec![problem]);
         };
-        if let Some(problem) = in_braces(whole, &shape) {
+        if !matches!(shape.shape, Shape::Fields(_) | Shape::Tuple(_))
+            && let Some(problem) =
+                foreign_format(text.path(), whole).or_else(|| in_braces(whole, &shape))
+        {
             return Err(vec![problem]);
         }
         let schema = schema();

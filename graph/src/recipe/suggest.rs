@@ -2,7 +2,7 @@
 
 use serde_json::Value as Schema;
 
-use super::number::{float, integer};
+use super::number::{float, integer, result, without_suffix};
 use crate::fields::{Shape, Value};
 use crate::schema::{self, Choice, Reader, Shape as Type, type_of};
 
@@ -27,6 +27,17 @@ pub(super) fn is_none(word: &str) -> bool {
         word,
         "None" | "none" | "null" | "Null" | "NULL" | "nil" | "~" | "nullptr"
     )
+}
+
+/// Whether a word switches something off, as `False` does for what has no value then.
+pub(super) fn is_off(word: &str) -> bool {
+    boolean(word) == Some("false") && word != "0"
+}
+
+/// `0.5` for `0,5`, `0.01` for `1/100`, `1e-4` for `1e-4f`.
+pub(super) fn number(typed: &str) -> Option<String> {
+    let plain = || without_suffix(typed).map(str::to_owned);
+    decimal(typed).or_else(|| result(typed)).or_else(plain)
 }
 
 /// `100` for `1e2` and `2.0`.

@@ -61,7 +61,10 @@ impl<'a> Validator<'a> {
         }
         let word = self.word(&value.span);
         let valid = match (Type::of(schema), &value.shape) {
-            (Type::Choice(choices), _) => return self.choice(value, schema, &choices, what),
+            (Type::Choice(choices), _) => {
+                let nothing = self.nothing_meant(value, whole_schema);
+                return self.choice(value, schema, &choices, what, nothing);
+            }
             (Type::Plain("integer"), Shape::Word) => match integer(word) {
                 Some(number) => return self.range(value, number, schema, what),
                 None => default_word(schema) == Some(word),
@@ -85,7 +88,11 @@ impl<'a> Validator<'a> {
             }
             // What a struct is called nobody writes: another word is meant as its value.
             (Type::Struct, Shape::Word) if !word.starts_with(|c: char| c.is_uppercase()) => false,
-            (Type::Struct, Shape::Word) if optional && suggest::is_none(word) => false,
+            (Type::Struct, Shape::Word)
+                if optional && (suggest::is_none(word) || suggest::is_off(word)) =>
+            {
+                false
+            }
             (Type::Struct | Type::Map(_), _) => return self.object(value, schema, what),
             (Type::Plain("integer" | "number" | "boolean" | "string"), _) => false,
             (Type::List(_) | Type::Tuple(_), _) => false,
@@ -123,34 +130,36 @@ impl<'a> Validator<'a> {
     fn meant(&self, value: &Value, schema: &'a Schema) -> Option<String> {
         let word = self.word(&value.span);
         let unquoted = word.trim_matches(['"', '\'']);
-        let typed = self.text.typed_without_quotes(&value.span).is_some();
-        let quoted =
-            matches!(value.shape, Shape::Quoted) && !typed && !self.text.is_spelling(&value.span);
-        let without_quotes = |written: &str| match quoted {
+        let without_quotes = |written: &str| match self.is_quoted(value) {
             true => Some(format!("write `{written}`, without quotes")),
             false => Some(format!("write `{written}`")),
         };
         if let Some(name) = self.let_name(value) {
             return without_quotes(&name);
         }
-        if self.reader.resolve(schema).1 && suggest::is_none(unquoted) {
-            return without_quotes("None");
+        if let Some(help) = self.nothing_meant(value, schema) {
+            return Some(help);
         }
         match (Type::of(self.reader.resolve(schema).0), &value.shape) {
             (Type::Plain("integer"), Shape::Quoted) if integer(unquoted).is_some() => {
                 without_quotes(unquoted)
             }
             (Type::Plain("integer"), Shape::Quoted | Shape::Word) => {
-                suggest::whole(unquoted).and_then(|number| without_quotes(&number))
+                let number = || suggest::number(unquoted).filter(|it| integer(it).is_some());
+                let whole = suggest::whole(unquoted).or_else(number);
+                whole.and_then(|number| without_quotes(&number))
             }
             (Type::Plain("number"), Shape::Quoted) if float(unquoted).is_some() => {
                 without_quotes(unquoted)
             }
             (Type::Plain("number"), Shape::Quoted) => {
-                suggest::decimal(unquoted).and_then(|number| without_quotes(&number))
+                suggest::number(unquoted).and_then(|number| without_quotes(&number))
             }
             (Type::Plain("number"), Shape::Word) => {
-                suggest::probability(unquoted, &doc(schema)).and_then(without_quotes)
+                let number = suggest::number(unquoted);
+                let number = number.as_deref();
+                let number = number.or_else(|| suggest::probability(unquoted, &doc(schema)));
+                number.and_then(without_quotes)
             }
             (Type::Plain("boolean"), Shape::Quoted | Shape::Word) => {
                 suggest::boolean(unquoted).and_then(without_quotes)
@@ -183,6 +192,42 @@ impl<'a> Validator<'a> {
             }
             _ => None,
         }
+    }
+
+    /// Help where a word says that there is no value: `None` where the field takes it, else its default.
+    fn nothing_meant(&self, value: &Value, schema: &'a Schema) -> Option<String> {
+        let word = self.word(&value.span).trim_matches(['"', '\'']);
+        let (inner, optional) = self.reader.resolve(schema);
+        let kind = Type::of(inner);
+        let has_none = |choices: &[Choice]| choices.iter().any(|it| it.name == "None");
+        let takes_none = optional || matches!(&kind, Type::Choice(all) if has_none(all));
+        let is_text = matches!(kind, Type::Plain("string"));
+        let is_off = suggest::is_off(word) && !is_text && !matches!(kind, Type::Plain("boolean"));
+        if takes_none && (suggest::is_none(word) || is_off) {
+            let quotes = if self.is_quoted(value) {
+                ", without quotes"
+            } else {
+                ""
+            };
+            return Some(format!("write `None`{quotes}"));
+        }
+        if is_text || !suggest::is_none(word) {
+            return None;
+        }
+        Some(match schema.get("default")? {
+            Schema::String(word) => format!("leave it out for its default, `{word}`"),
+            default @ (Schema::Number(_) | Schema::Bool(_)) => {
+                format!("leave it out for its default, `{default}`")
+            }
+            _ => "leave it out for its default".to_owned(),
+        })
+    }
+
+    /// Whether it was written as a string, not as a word that was taken for one.
+    fn is_quoted(&self, value: &Value) -> bool {
+        let is_word = self.text.typed_without_quotes(&value.span).is_some()
+            || self.text.is_spelling(&value.span);
+        matches!(value.shape, Shape::Quoted) && !is_word
     }
 
     /// `$name` for `name` and `"$name"`, if `let` has it.
@@ -237,7 +282,15 @@ impl<'a> Validator<'a> {
         Some(format!("write `{valid}`"))
     }
 
-    fn choice(&mut self, value: &Value, schema: &'a Schema, choices: &[Choice<'a>], what: &str) {
+    /// `nothing` is the help where no value is meant.
+    fn choice(
+        &mut self,
+        value: &Value,
+        schema: &'a Schema,
+        choices: &[Choice<'a>],
+        what: &str,
+        nothing: Option<String>,
+    ) {
         let names = || choices.iter().map(|choice| choice.name);
         let head = self.word(&value.head);
         let chosen = choices.iter().find(|choice| choice.name == head);
@@ -273,11 +326,11 @@ impl<'a> Validator<'a> {
             .help(format!("write `{name}`")),
             (None, _) if head.is_empty() || is_number(head) => {
                 let word = self.word(&value.span);
-                let typed = self.text.typed_without_quotes(&value.span).is_some();
                 let meant = match &value.shape {
                     Shape::Quoted => {
-                        let quoted = !typed && !self.text.is_spelling(&value.span);
-                        self.choice_meant(value, choices, word.trim_matches('"'), quoted)
+                        let quoted = self.is_quoted(value);
+                        let word = word.trim_matches('"');
+                        nothing.or_else(|| self.choice_meant(value, choices, word, quoted))
                     }
                     Shape::Map(_) => Some("write `NAME(FIELD: VALUE)`, without braces".to_owned()),
                     _ => None,
@@ -291,7 +344,7 @@ impl<'a> Validator<'a> {
             }
             (None, _) => Problem::new(format!("{what} cannot be `{head}`"), value.head.clone())
                 .label(format!("expected {}", one_of(names())))
-                .maybe_help(self.choice_meant(value, choices, head, false)),
+                .maybe_help(nothing.or_else(|| self.choice_meant(value, choices, head, false))),
         };
         self.found.push(problem);
     }
