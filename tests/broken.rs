@@ -3,6 +3,8 @@
 //! Every `fixtures/broken/NAME.ron` has what `rsflow check` says of it in `NAME.txt`.
 //! `UPDATE_EXPECT=1 cargo test --test rsflow` writes those files anew.
 
+mod command_lines;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -123,114 +125,6 @@ const OVERRIDES: &[(&str, &[&str])] = &[
     ("set_mismatch", &["val_sizes.sizes=[64, 32]"]),
 ];
 
-/// Wrong command lines; what is said of them is in `command_lines.txt`.
-const COMMAND_LINES: &[&[&str]] = &[
-    &["eval", "runs/mine", "photos"],
-    &["export", "runs/mine", "--format", "onnx"],
-    &["nodes", "Sgd"],
-    &["predict", "runs/mine", "--json", "cat.jpg"],
-    &["run", "tests"],
-    &["train", "photos", "--device", "0"],
-    &["train", "--resume"],
-    &["train", "--resume", "tests"],
-    &["train", "photos", "--resume", "runs/none", "--epochs", "3"],
-    &["chek", SOUND],
-    &["check"],
-    &["check", "tests/fixtures/soun"],
-    &["run", "quickstart"],
-    &["run", "recipes/quikstart.ron"],
-    &["run", "no/such.ron"],
-    &["check", SOUND, "--epochs", "3"],
-    &["check", SOUND, "--lr=0.3"],
-    &["run", SOUND, "--drop-last"],
-    &["check", SOUND, "--no-such-field", "3"],
-    &["run", SOUND, "--resumee"],
-    &["check", SOUND, "--set", "epochs=1"],
-    &["check", SOUND, "--set", "lr=1"],
-    &["check", SOUND, "--set", "root=x"],
-    &["check", SOUND, "--set", "trainer.lr=1"],
-    &["check", SOUND, "--set", "trainer.normalize=imagenet"],
-    &["check", SOUND, "--set", "trainer.network=MobileNetV2"],
-    &["check", SOUND, "--set", "trainer.network=resnet18"],
-    &["check", SOUND, "--set", "trainer.schedule=\"cosine\""],
-    &["check", SOUND, "--set", "trainer.optimizer.lr=0,1"],
-    &["check", SOUND, "--set", "train_files.shuffle=yes"],
-    &["check", SOUND, "--set", "trainer.average=null"],
-    &["check", SOUND, "--set", "trainer.epochs=1e2"],
-    &["check", SOUND, "--set", "trainer.device=tpu"],
-    &["check", SOUND, "--set", "trainer.precision=int8"],
-    &["check", SOUND, "--set", "train_files=ImageTar(path: \"x\""],
-    &["check", SOUND, "--set", "train_files=ImageTar"],
-    &["check", SOUND, "--set", "train_files=imagefolder()"],
-    &["check", SOUND, "--set", "train_files.root=~you/x"],
-    &["check", QUICKSTART, "--set", "sizes=64,48"],
-    &["check", QUICKSTART, "--set", "sizs=[64]"],
-    &["check", QUICKSTART, "--set", "sizes.first=64"],
-    &["check", QUICKSTART, "--set", "val_sizes.sizes=$size"],
-    &["check", QUICKSTART, "--set", "train_files.root=$dat"],
-    &["check", QUICKSTART, "--sizes", "64"],
-    &["check", QUICKSTART, "--set", "let=1"],
-    &["check", QUICKSTART, "--set", "nodes.trainer=1"],
-    &["check", QUICKSTART, "--set", "nodes.trainer.epochs=1"],
-    &["check", QUICKSTART, "--set", "let.sizes=[64]"],
-    &["check", QUICKSTART, "--set", "nodes.trainr.epochs=1"],
-    &["check", QUICKSTART, "--set", "trainer=/* */"],
-    &[
-        "check",
-        QUICKSTART,
-        "--set",
-        "train_crops=RandomResizedCrop(input: \"train_images\") x",
-    ],
-    &["check", QUICKSTART, "--set", "sizes=[64] /* , // x"],
-    &["nodes", "Resise"],
-    &["eval", "--checkpoint", "x.safetensors", "--device", "tpu"],
-    &[
-        "predict",
-        "--checkpoint",
-        "x.safetensors",
-        "--size",
-        "64",
-        "--precision",
-        "int8",
-        "x.jpg",
-    ],
-    &["sweep", QUICKSTART, "--over", "sizes=[64],[0]", "--dry-run"],
-    &[
-        "sweep",
-        QUICKSTART,
-        "--over",
-        "train_files.root=data,$dta",
-        "--dry-run",
-    ],
-    &["run", SOUND, "--run-dir", "~you/x"],
-    &["predict", "x.jpg", "y.jpg"],
-    &["predict", "runs/mine"],
-    &["sweep", QUICKSTART],
-    &["sweep", SOUND, "--over", "lr=0.1,0.2", "--dry-run"],
-    &["run", SOUND, "--device", "cuda"],
-    &["run", SOUND, "--batch-size=8"],
-    &["run", SOUND, "--workers", "4"],
-    &["run", SOUND, "-j", "4"],
-    &["run", SOUND, "--output", "runs/mine"],
-    &["train", "tests", "--lr", "0.1"],
-    &["train", "tests", "--batch", "8"],
-    &["train", "tests", "--imgsz", "64"],
-    &["train", "tests", "--no-such-field"],
-    &["train", "--data", "tests"],
-    &["new", "tests", "--learning-rate", "0.1"],
-    &["serve", "--port", "8080"],
-    &["predict", "runs/mine", "x.jpg", "--topk", "3"],
-    &["run", "runs/x/last.safetensors"],
-    &["new", "tests", "nope"],
-    &["new", "tests", "--sizes", "64", "tests2", "nope"],
-    &["new", "tests", "--sizes", "photos", "64"],
-    &["new"],
-    &["new", "no/such/folder"],
-    &["new", "tests/fixtures/sound.ron"],
-    &["new", "tests/fixtures", "--network", "resnet19"],
-    &["train", "tests/fixtures", "--validation-percent", "100"],
-];
-
 const QUICKSTART: &str = "recipes/quickstart.ron";
 
 /// What is said of a recipe, as `rsflow check` writes it. A process takes long to start: one that
@@ -319,19 +213,6 @@ fn broken_overrides() {
     let said = std::fs::read_to_string(expected(name)).unwrap();
     let arguments = [SOUND, "--set", overrides[0]];
     assert_eq!(check(&arguments), (String::new(), said, Some(2)));
-}
-
-#[test]
-fn broken_command_lines() {
-    let mut all = String::new();
-    for arguments in COMMAND_LINES {
-        let (out, err, code) = rsflow(arguments);
-        let typed = arguments.join(" ");
-        assert_eq!((out.as_str(), code), ("", Some(2)), "{typed}: {err}");
-        all += &format!("$ rsflow {typed}\n{}\n\n", err.trim_end());
-    }
-    let expected = root().join(FOLDER).join("command_lines.txt");
-    expect_file![expected].assert_eq(&all);
 }
 
 /// Devices and precisions in the words of other programs; what a run keeps has the recipe's.

@@ -44,7 +44,7 @@ pub struct Eval {
     #[arg(long, value_name = "ORDER", default_value = "text", value_parser = class_order)]
     pub class_order: ClassOrder,
     /// Sizes to evaluate at, in pixels [default: those that it was trained at]
-    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S")]
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "S", value_parser = size)]
     pub sizes: Vec<u32>,
     /// Runs a size with the batch norms of another resolution, of the nearest one (nearest), or with
     /// batch norms interpolated between those of the next resolutions below and above (lerp)
@@ -169,7 +169,7 @@ pub struct Predict {
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub checkpoint: Option<PathBuf>,
     /// Resolution of the input, in pixels [default: the largest that was trained]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = one_size)]
     pub size: Option<u32>,
     /// The resolution whose batch norms are used, nearest, or lerp: interpolated between those of the next
     /// resolutions below and above [default: the size's own, or lerp]

@@ -264,7 +264,7 @@ pub struct Import {
     #[arg(long, value_name = "ARCH")]
     pub arch: String,
     /// The resolutions, in the order of the file's batch norms, usually the largest first
-    #[arg(long, required = true, num_args = 1.., value_delimiter = ',', value_name = "S")]
+    #[arg(long, required = true, num_args = 1.., value_delimiter = ',', value_name = "S", value_parser = size)]
     pub sizes: Vec<u32>,
     /// The key of the weights in the file, such as model_ema [default: state_dict, model,
     /// model_state_dict, net, network or module, else the whole file or its only key with weights]

@@ -68,6 +68,14 @@ pub(super) fn size(text: &str) -> Result<u32, String> {
     })
 }
 
+/// The one size of a command that computes at one.
+pub(super) fn one_size(text: &str) -> Result<u32, String> {
+    size(text).map_err(|_| {
+        "expected one size in pixels, such as 64; `rsflow eval --sizes 64,48` measures several"
+            .to_owned()
+    })
+}
+
 /// A size to export a network for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SizeChoice {

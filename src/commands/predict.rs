@@ -33,6 +33,7 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         )));
     }
     let (named, images) = named(arguments)?;
+    images.iter().try_for_each(|path| check_is_no_list(path))?;
     let path = checkpoint_of(named, |line| say(line))?;
     let images = list(images)?;
     if let Some(json) = &arguments.json {
@@ -133,6 +134,22 @@ fn named(arguments: &Predict) -> Result<(&Path, &[PathBuf])> {
             "name a run directory or a checkpoint and then the images: rsflow predict RUN_DIR IMAGE..."
                 .to_owned()
         )),
+    }
+}
+
+/// Refuses files that hold images, or their names, by their endings.
+fn check_is_no_list(path: &Path) -> Result<()> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let place = path.shown();
+    match ending.unwrap_or_default() {
+        "tar" | "tgz" | "gz" | "zip" => bail!(Usage(format!(
+            "{place} is an archive: unpack it, and name the folder; images of a tar of class folders are predicted by \
+             `rsflow eval RUN_DIR --data {place} --predictions FILE.csv`"
+        ))),
+        "txt" | "csv" | "lst" => bail!(Usage(format!(
+            "{place} is not an image; those of a list, one a line: `xargs -a {place} rsflow predict RUN_DIR`"
+        ))),
+        _ => Ok(()),
     }
 }
 

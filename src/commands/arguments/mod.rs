@@ -1,12 +1,14 @@
-//! Reading the command line, and help for options that other programs have: fields of a recipe, or ours by
-//! another name.
+//! Reading the command line, and help for what other programs' command lines have: fields of a recipe as options or
+//! as `key=value`, our commands, options and formats by another name (`names`).
+
+mod names;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Parser as _};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{OTHER_NAMES, Recipe, Text, one_of};
 
@@ -14,65 +16,10 @@ use super::recipes::recipe;
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Overrides};
 use crate::process::{WRONG, say};
-
-/// Options by the names that others have for them: the commands, the names, and ours, in which `VALUE` is put for
-/// what was given.
-const OPTIONS: &[(&[&str], &[&str], &str)] = &[
-    (
-        &["new", "train"],
-        &["a", "arch", "model", "net"],
-        "`--network VALUE`",
-    ),
-    (
-        &["new", "train"],
-        &["data", "data_dir", "data_path"],
-        "`VALUE` without an option",
-    ),
-    (
-        &["new", "train"],
-        &[
-            "imgsz",
-            "img_size",
-            "image_size",
-            "resolution",
-            "resolutions",
-        ],
-        "`--sizes VALUE`",
-    ),
-    (
-        &["run", "train"],
-        &["out", "output", "output_dir", "log_dir", "save_dir"],
-        "`--run-dir VALUE`",
-    ),
-    (&["run", "train"], &["project"], "`--run-dir VALUE/NAME`"),
-    (
-        &["run"],
-        &["gpus", "nproc_per_node", "world_size"],
-        "`--processes VALUE`",
-    ),
-    (
-        &["eval"],
-        &["imgsz", "img_size", "image_size"],
-        "`--sizes VALUE`",
-    ),
-    (
-        &["predict"],
-        &["imgsz", "img_size", "image_size"],
-        "`--size VALUE`",
-    ),
-    (&["predict"], &["topk", "top_k"], "`--top VALUE`"),
-    (&["export"], &["format"], "`--to VALUE`"),
-    (
-        &["export", "import", "new"],
-        &["o", "output"],
-        "`--out VALUE`",
-    ),
-    (&["serve"], &["port"], "`--listen 127.0.0.1:VALUE`"),
-    (&["serve"], &["host"], "`--listen VALUE:8080`"),
-];
+use names::{COMMANDS, FORMATS, OPTIONS};
 
 /// `rsflow new` writes recipes whose nodes have the names of this one's.
-const LIKE_DRAFTS: &str = include_str!("../../recipes/quickstart.ron");
+const LIKE_DRAFTS: &str = include_str!("../../../recipes/quickstart.ron");
 
 /// What was typed.
 ///
@@ -80,6 +27,10 @@ const LIKE_DRAFTS: &str = include_str!("../../recipes/quickstart.ron");
 /// The exit code, after help or an error was printed.
 pub fn parse() -> Result<Cli, ExitCode> {
     let typed = Typed(with_joined_sizes(std::env::args_os().collect()));
+    if let Some(help) = typed.help_for_pairs() {
+        say(help);
+        return Err(ExitCode::from(WRONG));
+    }
     Cli::try_parse_from(&typed.0).map_err(|mut error| {
         if let Some(help) = typed.help(&error) {
             say(help);
@@ -136,14 +87,39 @@ impl Typed {
         command.unwrap_or_default()
     }
 
-    /// The error with help for an unknown option, if it is known what is meant by it.
+    /// The error with help, if it is known what is meant.
     fn help(&self, error: &clap::Error) -> Option<String> {
-        if error.kind() != ErrorKind::UnknownArgument {
-            return None;
-        }
-        let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
-            return None;
+        let of = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => Some(text.as_str()),
+            _ => None,
         };
+        match error.kind() {
+            ErrorKind::UnknownArgument => self.help_for_option(of(ContextKind::InvalidArg)?),
+            ErrorKind::InvalidSubcommand => {
+                let name = of(ContextKind::InvalidSubcommand)?;
+                let ours = found(COMMANDS, name)?;
+                let ours = match self.0.get(2) {
+                    Some(run_dir) => ours.replace("RUN_DIR", &run_dir.to_string_lossy()),
+                    None => ours.to_owned(),
+                };
+                let name = name.shown();
+                Some(format!(
+                    "error: there is no command '{name}'\n\nhelp: write {ours}"
+                ))
+            }
+            ErrorKind::InvalidValue if of(ContextKind::InvalidArg)?.starts_with("--to ") => {
+                let format = of(ContextKind::InvalidValue)?;
+                let ours = found(FORMATS, format)?;
+                let format = format.shown();
+                Some(format!(
+                    "error: there is no format '{format}'\n\nhelp: write {ours}"
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    fn help_for_option(&self, option: &str) -> Option<String> {
         if self.command() == "eval" && !option.starts_with('-') {
             let option = option.shown();
             return Some(format!(
@@ -162,12 +138,63 @@ impl Typed {
         ))
     }
 
+    /// The error with help for `key=value`, as Ultralytics' and Hydra's command lines have it.
+    fn help_for_pairs(&self) -> Option<String> {
+        let command = Cli::command();
+        let command = command.find_subcommand(self.command())?;
+        let words: Vec<_> = self.0.iter().map(|word| word.to_string_lossy()).collect();
+        let mut pairs = words.windows(2).skip(1).filter_map(|words| {
+            let [before, word] = words else { return None };
+            let (key, value) = word.split_once('=')?;
+            let is_key = key.starts_with(char::is_alphabetic)
+                && key
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));
+            // A run directory may be called so.
+            let is_pair = is_key && !before.starts_with('-') && !Path::new(&**word).exists();
+            (is_pair && !value.is_empty()).then_some((word, key, value))
+        });
+        let (word, key, value) = pairs.next()?;
+        let mut options = command.get_arguments().filter_map(|argument| {
+            argument
+                .get_action()
+                .takes_values()
+                .then(|| argument.get_long())?
+        });
+        let option = key.replace('_', "-");
+        let has_set = command
+            .get_arguments()
+            .any(|it| it.get_long() == Some("set"));
+        let name = key.replace('-', "_");
+        let help = if options.any(|own| own == option) {
+            format!("write `--{option} {value}`")
+        } else if key.contains('.') && has_set {
+            format!("write `--set {key}={value}`")
+        } else {
+            self.option_meant(&name, value)
+                .or_else(|| self.field_meant(&name, value))
+                .or_else(|| {
+                    has_set.then(|| "a field is set by `--set NODE.FIELD=VALUE`".to_owned())
+                })?
+        };
+        let (word, help) = (word.shown(), help.shown());
+        Some(format!(
+            "error: unexpected argument '{word}'\n\nhelp: {help}"
+        ))
+    }
+
     fn option_meant(&self, name: &str, value: &str) -> Option<String> {
         let mut options = OPTIONS.iter();
         let (_, _, ours) = options.find(|(commands, names, _)| {
             commands.contains(&self.command()) && names.contains(&name)
         })?;
-        Some(format!("write {}", ours.replace("VALUE", value)))
+        let format = (*ours == "`--to VALUE`")
+            .then(|| found(FORMATS, value))
+            .flatten();
+        Some(format!(
+            "write {}",
+            format.unwrap_or(ours).replace("VALUE", value)
+        ))
     }
 
     fn field_meant(&self, name: &str, value: &str) -> Option<String> {
@@ -183,6 +210,19 @@ impl Typed {
         let paths = paths(&recipe, name);
         if paths.is_empty() {
             return None;
+        }
+        if let [path] = paths.as_slice()
+            && path.ends_with("start_from")
+            && !value.ends_with(".safetensors")
+        {
+            let file = match Path::new(value).extension() {
+                Some(_) => value,
+                None => "FILE",
+            };
+            return Some(format!(
+                "weights of torchvision or timm are converted first, `rsflow import {file} --arch ARCH --sizes S... \
+                 --out start.safetensors`; `--set {path}=start.safetensors` starts a run from them"
+            ));
         }
         let sets: Vec<String> = paths
             .iter()
@@ -219,6 +259,14 @@ impl Typed {
         };
         (!value.is_empty() && !value.starts_with('-')).then_some(value)
     }
+}
+
+/// What a name of others means.
+fn found<'a>(table: &[(&[&str], &'a str)], name: &str) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let mut table = table.iter();
+    let (_, ours) = table.find(|(names, _)| names.contains(&name.as_str()))?;
+    Some(ours)
 }
 
 /// What `--set` calls the fields that an option of that name means.
