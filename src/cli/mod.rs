@@ -92,7 +92,7 @@ pub enum Command {
     Nodes {
         /// A kind, such as `Resize`; all of them if left out
         kind: Option<String>,
-        /// Prints a JSON schema (draft 2020-12) for editors and programs; without KIND that of a whole recipe
+        /// Prints a JSON schema (draft 2020-12) for programs that write recipes; without KIND that of a whole one
         #[arg(long)]
         json: bool,
     },

@@ -38,8 +38,8 @@ pub(super) fn recipe(catalogue: Catalogue) -> Value {
     json!({
         "$schema": DRAFT,
         "title": "rsflow recipe",
-        "description": "A recipe of rsflow, in the form of JSON. Values of `let` may be used as $name in RON, \
-                        which this schema does not describe.",
+        "description": "A recipe of rsflow as JSON would have it, for programs; rsflow itself reads RON. Values of \
+                        `let` may be used as $name there, which this schema does not describe.",
         "type": "object",
         "properties": {
             "seed": {
