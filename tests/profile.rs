@@ -268,7 +268,7 @@ fn the_digest_is_the_streams_alone() {
         &["--until", "train_batches"],
         &["--set", "train_batches.size=5"],
         &["--start", "0"],
-        &["--skip", "0:0"],
+        &["--skip", "1:0"],
     ] {
         assert_eq!(
             digest(&[&["--epochs", "2"], same].concat()),
@@ -279,7 +279,7 @@ fn the_digest_is_the_streams_alone() {
     // 84 images in batches of 8: within a batch, at its start, within the second epoch, in the
     // last batch, and where nothing but the end of the epoch is left.
     let mut seen = vec![whole];
-    for from in ["37", "40", "1:13", "1:83", "1:84"] {
+    for from in ["37", "40", "2:13", "2:83", "2:84"] {
         let epochs = ["--epochs", "2"];
         let sought = digest(&[&epochs[..], &["--start", from]].concat());
         let read = digest(&[&epochs[..], &["--skip", from, "--set", "cpu_workers=3"]].concat());
@@ -361,14 +361,14 @@ fn what_makes_no_sense_is_said() {
             "--epochs needs data nodes",
         ),
         (
-            &["--digest", "--epochs", "1", "--start", "1:0"],
+            &["--digest", "--epochs", "1", "--start", "2:0"],
             2,
-            "nothing is left to hash",
+            "the stream ends with epoch 1, and it is to start in epoch 2",
         ),
         (
-            &["--digest", "--start", "18446744073709551615:0"],
+            &["--digest", "--skip", "0:5"],
             2,
-            "nothing is left to hash",
+            "epochs count from 1, samples from 0",
         ),
         (&["--seconds", "0"], 2, "expected seconds"),
         (

@@ -290,7 +290,7 @@ time it was busy. --trace then has its kernels and copies, too.
 of the ends of epochs. It is the same for any number of workers. To hash from a sample on:
   rsflow profile mine.ron --digest --start 1234     starts the stream there, as a resume does
   rsflow profile mine.ron --digest --skip 1234      reads the stream from its start; same hash
-Both take EPOCH:SAMPLE too, counted from 0.";
+Both take EPOCH:SAMPLE too: epochs count from 1, samples from 0.";
 
 pub const BENCH_EXAMPLES: &str = "\
 Examples:

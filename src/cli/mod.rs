@@ -427,7 +427,7 @@ pub struct Profile {
     /// Prints one hash of the stream's bytes, in place of the table; of one epoch without --epochs
     #[arg(long, conflicts_with = "seconds")]
     pub digest: bool,
-    /// Starts the stream at this sample and hashes from there
+    /// Starts the stream at this sample and hashes from there; epochs count from 1, samples from 0
     #[arg(long, value_name = "[EPOCH:]SAMPLE", requires = "digest", value_parser = position)]
     pub start: Option<(u64, u64)>,
     /// Reads the stream from its start and hashes from this sample

@@ -162,11 +162,15 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     seconds.ok_or_else(|| "expected seconds, such as 10 or 2.5".to_owned())
 }
 
-/// `SAMPLE`, or `EPOCH:SAMPLE`.
+/// `SAMPLE` of the first epoch, or `EPOCH:SAMPLE`, where epochs count from 1; the epoch from 0, and the sample.
 pub(super) fn position(text: &str) -> Result<(u64, u64), String> {
-    let (epoch, sample) = text.split_once(':').unwrap_or(("0", text));
-    let position = epoch.trim().parse().ok().zip(sample.trim().parse().ok());
-    position.ok_or_else(|| "expected SAMPLE or EPOCH:SAMPLE, such as 1234 or 1:200".to_owned())
+    let (epoch, sample) = text.split_once(':').unwrap_or(("1", text));
+    let epoch = epoch.trim().parse().ok();
+    let epoch = epoch.and_then(|epoch: u64| epoch.checked_sub(1));
+    let position = epoch.zip(sample.trim().parse().ok());
+    position.ok_or_else(|| {
+        "expected SAMPLE or EPOCH:SAMPLE, such as 1234 or 2:200; epochs count from 1, samples from 0".to_owned()
+    })
 }
 
 pub(super) fn whole_seconds() -> clap::builder::RangedU64ValueParser {

@@ -302,8 +302,8 @@ fn data_job(arguments: &Profile) -> Result<Job> {
     ensure!(
         epoch < end,
         Usage(format!(
-            "nothing is left to hash: the stream ends with epoch {end}, and epoch {epoch}, \
-             counted from 0, is where it is to start; raise --epochs"
+            "nothing is left to hash: the stream ends with epoch {end}, and it is to start in epoch {}; raise --epochs",
+            epoch.saturating_add(1)
         ))
     );
     Ok(Job {
