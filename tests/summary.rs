@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use crate::workplace::{completed, done, rsflow, workplace};
+
 fn summary(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rsflow"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -115,6 +117,50 @@ fn overrides_count() {
     let said: Value = serde_json::from_str(&summarized(&[&set[..], &classes].concat())).unwrap();
     assert_eq!(said["resolutions"][1]["resolution"], 32);
     assert_eq!(said["total_parameters"], 11_689_512 + 9600 - 990 * 513);
+}
+
+/// A run directory and its checkpoint say the same as the recipe.
+#[test]
+fn trained_networks_have_the_numbers_of_their_recipes() {
+    let folder = workplace();
+    let folder = folder.path();
+    for (name, set) in [("private", "Private"), ("shared", "Shared")] {
+        let set = format!("trainer.batch_norms={set}");
+        let recipe = done(
+            folder,
+            &["summary", "recipe.ron", "--json", "-", "--set", &set],
+        );
+        let set = ["--set", &set, "--set", "trainer.epochs=1"];
+        completed(folder, &[&set[..], &["--run-dir", name]].concat());
+        let checkpoint = format!("{name}/checkpoints/last.safetensors");
+        for trained in [name, &checkpoint] {
+            assert_eq!(
+                done(folder, &["summary", trained, "--json", "-"]),
+                recipe,
+                "{trained}"
+            );
+        }
+    }
+    // Without a checkpoint a run has its recipe.
+    std::fs::remove_dir_all(folder.join("shared/checkpoints")).unwrap();
+    let classes = done(folder, &["summary", "shared"]);
+    assert!(classes.contains("shared by all resolutions"), "{classes}");
+    for (arguments, words) in [
+        (
+            &["private", "--set", "trainer.epochs=3"][..],
+            "--set changes a recipe",
+        ),
+        (
+            &["shapes"],
+            "shapes is a folder without checkpoints/best.safetensors",
+        ),
+        (&["no.safetensors"], "no.safetensors"),
+    ] {
+        let output = rsflow(folder, &[&["summary"], arguments].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(stderr.contains(words), "`{words}` is not in {stderr}");
+    }
 }
 
 #[test]

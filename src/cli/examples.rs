@@ -248,6 +248,7 @@ Examples:
   rsflow summary recipes/resnet50_kd.ron
   rsflow summary recipes/mobilenetv2_kd.ron --set trainer.network.width=0.5
   rsflow summary recipes/resnet18_kd.ron --json - | jq .total_parameters
+  rsflow summary runs/mine                                     a trained network
 
 For each resolution: the multiply-adds of one image (convolutions and classifier), the parameters
 it uses (the shared ones and its private batch norms), the private ones alone, and the size of all

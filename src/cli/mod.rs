@@ -75,7 +75,7 @@ pub enum Command {
     /// Draw a recipe's graph
     #[command(after_help = GRAPH_EXAMPLES)]
     Graph(Graph),
-    /// Count the parameters and multiply-adds of a recipe's network, before it is trained
+    /// Count the parameters and multiply-adds of a recipe's network, before it is trained, or of a trained one
     #[command(after_help = SUMMARY_EXAMPLES)]
     Summary(Summary),
     /// Show where the time goes, node by node, and what the bottleneck is
@@ -389,9 +389,9 @@ pub struct Graph {
 /// `rsflow summary`.
 #[derive(Debug, Args)]
 pub struct Summary {
-    /// The recipe
-    #[arg(value_parser = path())]
-    pub recipe: PathBuf,
+    /// The recipe, or a trained network: a checkpoint, or a run directory for its best one
+    #[arg(value_name = "RECIPE", value_parser = path())]
+    pub network: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub overrides: Overrides,
