@@ -198,6 +198,45 @@ fn nothing_from_outside_is_obeyed() {
     );
 }
 
+/// An ensemble is one of its run's sizes: those of different sizes are not compared unsaid.
+#[test]
+fn ensembles_of_several_runs_have_their_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, sizes: &[u32], ensemble: f64| {
+        let sizes = sizes.iter().map(|size| (size.to_string(), 40.0));
+        let rows = sizes.chain(Some(("null".to_owned(), ensemble)));
+        let rows = rows.map(|(size, top1)| format!(r#"{{"resolution":{size},"top1":{top1}}}"#));
+        let rows = rows.collect::<Vec<_>>().join(",");
+        let line = format!(
+            r#"{{"format":2,"kind":"epoch","epoch":1,"step":9,"rows":[{rows}],"images":24,"seconds":2.5}}"#
+        );
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("metrics.jsonl"), line + "\n").unwrap();
+    };
+    run("two", &[64, 48], 51.25);
+    run("also", &[64, 48], 50.75);
+    run("three", &[64, 48, 32], 52.5);
+    let same = page(folder.path(), &["two", "also"]);
+    contains(
+        &same,
+        &["<strong>51.25</strong>", "The ensemble is of 64, 48."],
+    );
+    assert!(!same.contains("of 64, 48</small>") && !same.contains("(of "));
+    let differ = page(folder.path(), &["two", "three"]);
+    contains(
+        &differ,
+        &[
+            "51.25<small> of 64, 48</small>",
+            "52.50<small> of 64, 48, 32</small>",
+            "two (of 64, 48)",
+            "three (of 64, 48, 32)",
+            "Each ensemble is of all sizes of its run",
+        ],
+    );
+    let (table, _) = differ.split_once("id=\"differences\"").unwrap();
+    assert!(!table.contains("<strong>52.50"), "one is called the best");
+}
+
 const STEP: &str = r#"{"format":2,"kind":"step","epoch":1,"step":7,"loss":3.5,"cross_entropy":{"64":1.0,"32":1.5},"ensemble_cross_entropy":0.9,"learning_rate":0.1,"images_per_second":90.5}"#;
 
 fn epoch(number: u32) -> String {

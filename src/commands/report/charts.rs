@@ -2,7 +2,7 @@
 
 use rsflow_base::shown::Shown as _;
 
-use super::run::Run;
+use super::run::{Run, ensembles_differ};
 use crate::plot::{Axis, Chart, Line, Look, Point};
 use crate::run_log::{Row, RunLog, Terms, called};
 
@@ -95,9 +95,13 @@ pub fn of_runs(runs: &[Run]) -> Vec<Figure> {
     let of_several = of_several.filter(|runs| runs.len() > 1);
     let sizes: Vec<Option<u32>> = of_several.map(|size| size.first().copied()).collect();
     let sizes = sizes.into_iter().chain([None]);
+    let differ = ensembles_differ(runs);
     let of_size = sizes.filter_map(|size| {
         let lines = runs.iter().enumerate().map(|(at, run)| Line {
-            name: run.name.clone(),
+            name: match run.ensemble().filter(|_| size.is_none() && differ) {
+                Some(sizes) => format!("{} (of {sizes})", run.name),
+                None => run.name.clone(),
+            },
             look: Look::Number(at),
             points: validation_points(run, size, |row| row.top1),
         });

@@ -173,6 +173,21 @@ impl Run {
         sizes.dedup();
         sizes
     }
+
+    /// The sizes that its ensemble is of, `64, 48`; `None` if it has no ensemble.
+    pub fn ensemble(&self) -> Option<String> {
+        let newest = self.log.newest()?;
+        let is_there = newest.rows.iter().any(|row| row.resolution.is_none());
+        let sizes: Vec<String> = self.sizes().iter().map(u32::to_string).collect();
+        is_there.then(|| sizes.join(", "))
+    }
+}
+
+/// Whether the ensembles of runs are of different sizes: then each needs its sizes beside it.
+pub fn ensembles_differ(runs: &[Run]) -> bool {
+    let mut all = runs.iter().filter_map(Run::ensemble);
+    let first = all.next();
+    all.any(|other| Some(other) != first)
 }
 
 /// What the log says of itself.

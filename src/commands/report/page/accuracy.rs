@@ -7,7 +7,7 @@ use rsflow_base::shown::Shown as _;
 
 use super::{percent, table, text};
 use crate::catalogue::CATALOGUE;
-use crate::commands::report::run::{Run, State};
+use crate::commands::report::run::{Run, State, ensembles_differ};
 use crate::progress::duration;
 use crate::run_log::{Row, called};
 use crate::table::{millions, thousands};
@@ -231,14 +231,13 @@ pub fn of_several(runs: &[Run]) -> Markup {
         rows.find(|row| row.resolution == size)
             .and_then(|row| row.top1)
     };
-    let best: Vec<Option<f64>> = sizes
-        .iter()
-        .map(|size| {
-            runs.iter()
-                .filter_map(|run| top1(run, *size))
-                .reduce(f64::max)
-        })
-        .collect();
+    let differ = ensembles_differ(runs);
+    let best = |size: &Option<u32>| {
+        // Ensembles of different sizes are no rivals.
+        let rivals = runs.iter().filter(|_| size.is_some() || !differ);
+        rivals.filter_map(|run| top1(run, *size)).reduce(f64::max)
+    };
+    let best: Vec<Option<f64>> = sizes.iter().map(best).collect();
     let header = ["run".to_owned(), "after epoch".to_owned()].into_iter();
     let header = header.chain(sizes.iter().map(|size| called(*size)));
     let header: Vec<Markup> = header.map(|it| html! { (it) }).collect();
@@ -249,9 +248,11 @@ pub fn of_several(runs: &[Run]) -> Markup {
             .map_or("–".to_owned(), |it| it.epoch.to_string());
         let cells = sizes.iter().zip(&best).map(|(size, best)| {
             let value = top1(run, *size);
-            match value.is_some() && value == *best {
-                true => html! { strong { (percent(value)) } },
-                false => percent(value),
+            let of = run.ensemble().filter(|_| size.is_none() && differ);
+            html! {
+                @if value.is_some() && value == *best { strong { (percent(value)) } }
+                @else { (percent(value)) }
+                @if let Some(of) = of { small { " of " (of) } }
             }
         });
         let first = [html! { (run.name) }, html! { (epoch) }];
@@ -260,8 +261,14 @@ pub fn of_several(runs: &[Run]) -> Markup {
     html! {
         (table(1, &header, &rows.collect::<Vec<_>>()))
         p.note {
-            "Top-1 in percent of the newest validation; the best of each column is bold. Whether chance would do "
-            "as much: " code { "rsflow compare" } "."
+            "Top-1 in percent of the newest validation; the best of each "
+            @if differ { "size" } @else { "column" } " is bold. "
+            @match runs.iter().find_map(Run::ensemble) {
+                Some(_) if differ => "Each ensemble is of all sizes of its run: they differ, and so do its costs. ",
+                Some(sizes) => { "The ensemble is of " (sizes) ". " },
+                None => {},
+            }
+            "Whether chance would do as much: " code { "rsflow compare" } "."
         }
     }
 }
