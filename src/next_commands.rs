@@ -36,7 +36,7 @@ pub fn to_resume(run_dir: &Path, overrides: &[String]) -> String {
 }
 
 /// A path as a word of a shell's command line.
-fn word(path: &Path) -> String {
+pub fn word(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 

@@ -12,6 +12,7 @@ use crate::run::losses;
 use crate::workplace::{done, program, rsflow, workplace};
 
 mod care;
+mod moved;
 mod refused;
 
 fn text(bytes: &[u8]) -> String {

@@ -59,7 +59,7 @@ pub use counters::{Measured, Meter, Meters, Queue, WorksOn};
 pub use draw::{Format, draw};
 pub use executor::{
     Failure, Feed, FeedWith, Finished, Options, RunError, Running, Skipped, Tap, Workers,
-    training_classes,
+    source_contents, training_classes,
 };
 pub use growth::Growth;
 pub use item::{Item, Key, Message, Payload};

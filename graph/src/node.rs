@@ -314,6 +314,8 @@ pub trait Node: Any + Send + Sync {
 /// The images that a source lists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListedImages {
+    /// The parameter that says where they are.
+    pub parameter: &'static str,
     /// Where all of them are, absolute. Two names of one folder are two places.
     pub root: PathBuf,
     /// What of it is read, such as a folder in an archive; empty for all.

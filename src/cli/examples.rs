@@ -401,6 +401,8 @@ Examples:
   rsflow train photos
   rsflow train photos --sizes 64,48,32 --epochs 10 --run-dir runs/first
   rsflow train train.tar val.tar --network mobilenet_v2 --set trainer.optimizer.lr=0.01
+  rsflow train --resume runs/first
+  rsflow train /new/place/of/photos --resume runs/first
 
 The recipe is that of `rsflow new` with the same options; --set changes more of it. It is kept in the run directory
 as recipe.ron: `rsflow run RUN_DIR/recipe.ron --run-dir RUN_DIR --resume` resumes the run, and to change more, or to

@@ -14,6 +14,7 @@ mod graph;
 mod images;
 mod import;
 mod man;
+mod moved;
 mod new;
 mod nodes;
 mod predict;

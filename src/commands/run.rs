@@ -10,13 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use rsflow_base::run_files::{self, BEST, CHECKPOINTS};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
-    Opaque, Options, Plan, RunContext, RunError, Running, Tally, World, differences,
+    Opaque, Options, PROGRESS, Plan, RunContext, RunError, Running, Tally, World, differences,
 };
 use rsflow_model::checkpoint::Checkpoint;
 use rsflow_model::dist::{PeerLost, Peers, Timeouts};
 use rsflow_model::train::lookup::{block, process_settings};
 use rsflow_model::train::metrics::Table;
 
+use super::moved::{Moved, check_there};
 use super::recipes::plan;
 use super::usage::{Usage, many, warn};
 use crate::catalogue::CATALOGUE;
@@ -27,14 +28,20 @@ use crate::run_dir::RunDir;
 use crate::{launch, next_commands, now, run_dir, skipped, table};
 
 pub fn run(arguments: &Run, out: &mut dyn Write) -> Result<ExitCode> {
-    let plan = || plan(&arguments.recipe, &arguments.overrides);
+    let plan = || {
+        Ok((
+            plan(&arguments.recipe, &arguments.overrides)?,
+            Moved::default(),
+        ))
+    };
     run_plan(arguments, plan, out)
 }
 
-/// Runs what `plan` reads in place of the arguments' recipe, which names the run.
+/// Runs what `plan` reads in place of the arguments' recipe, which names the run. With the plan comes where images
+/// are now that it had elsewhere.
 pub fn run_plan(
     arguments: &Run,
-    plan: impl FnOnce() -> Result<Plan>,
+    plan: impl FnOnce() -> Result<(Plan, Moved)>,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let world = launch::world()?;
@@ -53,7 +60,7 @@ pub fn run_plan(
     let interrupts = Interrupts::listen(
         "interrupted: finishing the current step and saving a checkpoint; press Ctrl-C again to quit now",
     )?;
-    let plan = plan()?;
+    let (plan, moved) = plan()?;
     if world.rank == 0 {
         warn(plan.warnings());
     }
@@ -62,7 +69,7 @@ pub fn run_plan(
         silence: Duration::from_secs(arguments.silence),
     };
     let peers = launch::meet(world, timeouts)?;
-    let result = train(arguments, &plan, &interrupts, peers.as_ref(), out);
+    let result = train(arguments, (&plan, &moved), &interrupts, peers.as_ref(), out);
     if let Err(error) = &result {
         let lost = is_lost(error);
         if !lost {
@@ -119,7 +126,7 @@ fn start_processes(arguments: &Run, count: u32) -> Result<ExitCode> {
 /// Trains in this process, which may be one of several.
 fn train(
     arguments: &Run,
-    plan: &Plan,
+    (plan, moved): (&Plan, &Moved),
     interrupts: &Interrupts,
     peers: Option<&Arc<Peers>>,
     out: &mut dyn Write,
@@ -133,11 +140,14 @@ fn train(
             RunDir::of_text(&peers.broadcast(RUN_DIRECTORY, String::new)?, world.rank)?
         }
     };
+    if run_dir.resume.is_some() {
+        check_there(plan, &run_dir.path)?;
+    }
     // The other processes get what is in it from the first one.
     let checkpoint = run_dir.resume.as_deref().filter(|_| first);
     let checkpoint = checkpoint.map(run_dir::open).transpose()?;
     let changes = match &checkpoint {
-        Some(checkpoint) => changes(checkpoint, plan, arguments.accept_changes)?,
+        Some(checkpoint) => changes(checkpoint, plan, moved, arguments.accept_changes)?,
         None => Vec::new(),
     };
     let _locked = first.then(|| run_dir.make()).transpose()?;
@@ -161,6 +171,9 @@ fn train(
         screen.line(&format!("run directory: {}", run_dir.path.shown()));
         if let Some(checkpoint) = &run_dir.resume {
             screen.line(&format!("resuming from {}", checkpoint.shown()));
+        }
+        if !moved.is_empty() {
+            tracing::info!(target: PROGRESS, "{moved}");
         }
         for change in &changes {
             tracing::warn!("the recipe was changed: {change}");
@@ -311,12 +324,17 @@ fn validation_images(table: &Table) -> String {
 }
 
 /// What the recipe says differently from the one that the checkpoint was made with. That is an
-/// error, unless they are `accepted`.
-fn changes(checkpoint: &Checkpoint, plan: &Plan, accepted: bool) -> Result<Vec<String>> {
+/// error, unless they are `accepted`. Where images are that have moved, is no change.
+fn changes(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    moved: &Moved,
+    accepted: bool,
+) -> Result<Vec<String>> {
     let before = checkpoint.metadata();
     let changes = match before.is_imported() {
         true => Vec::new(),
-        false => differences(plan.recipe_text(), &before.recipe, CATALOGUE),
+        false => differences(plan.recipe_text(), &moved.within(&before.recipe), CATALOGUE),
     };
     if accepted || changes.is_empty() {
         return Ok(changes);

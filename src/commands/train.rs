@@ -1,6 +1,5 @@
 //! `rsflow train`: writes a recipe for some data, as `rsflow new`, and runs it; or resumes such a run.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,9 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use rsflow_base::run_files;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Plan, Recipe, Text, World, first_few};
+use rsflow_graph::{Plan, Recipe, Text, World};
 
-use super::recipes::plan;
+use super::moved::{self, Moved};
 use super::usage::Usage;
 use super::{new, run};
 use crate::catalogue::CATALOGUE;
@@ -49,12 +48,12 @@ pub fn run(arguments: &Train, out: &mut dyn Write) -> Result<ExitCode> {
     let plan = || {
         let text = Text::new(format!("the recipe for {}", draft.name.shown()), draft.text);
         let recipe = Recipe::parse(text, CATALOGUE, &run.overrides.set)?;
-        Ok(Plan::new(recipe)?)
+        Ok((Plan::new(recipe)?, Moved::default()))
     };
     run::run_plan(&run, plan, out)
 }
 
-/// Resumes a run that this command began. Its own recipe says what it trains on.
+/// Resumes a run that this command began. Its own recipe says what it trains on, or where that was before.
 fn resume(arguments: &Train, named: Option<&Path>, out: &mut dyn Write) -> Result<ExitCode> {
     let run_dir = match (named.or(arguments.run_dir.as_deref()), arguments.drafting.data.first()) {
         (Some(run_dir), _) => run_dir.to_owned(),
@@ -98,11 +97,7 @@ fn resume(arguments: &Train, named: Option<&Path>, out: &mut dyn Write) -> Resul
             Some(run_dir),
         )
     };
-    let plan = || {
-        let plan = plan(&run.recipe, &run.overrides)?;
-        check_data(&plan, &arguments.drafting.data, &run.recipe)?;
-        Ok(plan)
-    };
+    let plan = || moved::plan_of_resume(&run, &arguments.drafting.data);
     run::run_plan(&run, plan, out)
 }
 
@@ -122,29 +117,4 @@ fn check_apart(run_dir: &Path, folders: &[PathBuf]) -> Result<()> {
             folder.shown()
         ))),
     }
-}
-
-/// Refuses data that the run to be resumed does not read.
-fn check_data(plan: &Plan, data: &[PathBuf], recipe: &Path) -> Result<()> {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let nodes = plan.nodes().iter();
-    let roots: Vec<PathBuf> = nodes
-        .filter_map(|planned| Some(real(&planned.lists()?.root)))
-        .collect();
-    let is_read = |path: &Path| {
-        roots
-            .iter()
-            .any(|root| root.starts_with(path) || path.starts_with(root))
-    };
-    if let Some(other) = data.iter().find(|path| !is_read(&real(path))) {
-        let names: BTreeSet<String> = roots.iter().map(|root| root.shown().into_owned()).collect();
-        let names: Vec<String> = names.into_iter().collect();
-        bail!(Usage(format!(
-            "the run does not train on {}; {} names {}",
-            other.shown(),
-            recipe.shown(),
-            first_few(&names)
-        )));
-    }
-    Ok(())
 }

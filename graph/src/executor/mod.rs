@@ -154,7 +154,6 @@ impl Running {
     }
 }
 
-/// Builds every node's stage and derives the contents of its stream.
 /// The number of classes of the images that a trainer learns from. Opens their source, unless it is known before;
 /// `None` if nothing leads to one.
 pub fn training_classes(plan: &Plan, trainer: &Planned) -> Result<Option<usize>, RunError> {
@@ -168,13 +167,20 @@ pub fn training_classes(plan: &Plan, trainer: &Planned) -> Result<Option<usize>,
     if let Some(known) = source.node.known_classes() {
         return Ok(Some(known));
     }
-    let Some(source) = plan.until(&source.id.name) else {
+    let contents = source_contents(plan, &source.id.name)?;
+    Ok(contents.map(|contents| contents.classes.len()))
+}
+
+/// What a source holds. Opens it; `None` if there is no such node.
+pub fn source_contents(plan: &Plan, source: &str) -> Result<Option<Contents>, RunError> {
+    let Some(source) = plan.until(source) else {
         return Ok(None);
     };
     let (_, contents) = build(&source, &Options::default())?;
-    Ok(contents.last().map(|contents| contents.classes.len()))
+    Ok(contents.into_iter().last())
 }
 
+/// Builds every node's stage and derives the contents of its stream.
 fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), RunError> {
     let mut stages: Vec<Option<Stage>> = Vec::new();
     let mut contents: Vec<Contents> = Vec::new();

@@ -70,7 +70,7 @@ impl Node for ImageFolder {
     }
 
     fn lists(&self) -> Option<ListedImages> {
-        lists(&self.root, "", self.part)
+        lists(("root", &self.root), "", self.part)
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {

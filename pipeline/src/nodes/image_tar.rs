@@ -101,7 +101,7 @@ impl Node for ImageTar {
 
     fn lists(&self) -> Option<ListedImages> {
         lists(
-            &self.path,
+            ("path", &self.path),
             self.folder.as_deref().unwrap_or_default(),
             self.part,
         )

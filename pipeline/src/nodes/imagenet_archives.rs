@@ -88,7 +88,7 @@ impl Node for ImageNetArchives {
             Split::Train => Self::TRAIN,
             Split::Val => Self::VAL,
         };
-        lists(&self.root, archive, self.part)
+        lists(("root", &self.root), archive, self.part)
     }
 
     fn build(&self, build: &Build) -> Result<Stage> {

@@ -25,12 +25,17 @@ pub(super) const REMOVED: &[(&str, &str)] = &[(
      (RANK and WORLD_SIZE in the environment, as torchrun sets them)",
 )];
 
-/// The images that a source lists, before it is opened: those of a part of the data set at `path`, of what is
-/// `within` it. Nothing is looked up.
-pub(super) fn lists(path: &Path, within: &str, part: Part) -> Option<ListedImages> {
+/// The images that a source lists, before it is opened: those of a part of the data set at `path`, the value of
+/// `parameter`, of what is `within` it. Nothing is looked up.
+pub(super) fn lists(
+    (parameter, path): (&'static str, &Path),
+    within: &str,
+    part: Part,
+) -> Option<ListedImages> {
     let path = std::path::absolute(home::expand(path).ok()?).ok()?;
     // Without `.` and `/` at its end.
     Some(ListedImages {
+        parameter,
         root: path.components().collect(),
         within: within.to_owned(),
         part: part.listed(),

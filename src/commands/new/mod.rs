@@ -189,7 +189,7 @@ pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
 }
 
 /// Refuses a path that a recipe cannot have.
-fn check_path(path: &Path) -> Result<()> {
+pub fn check_path(path: &Path) -> Result<()> {
     let whole = std::path::absolute(path);
     let whole =
         whole.with_context(|| format!("cannot find the folder that {} is in", path.shown()))?;
