@@ -58,7 +58,7 @@ pub use context::{Opaque, RunContext, Tally, World};
 pub use counters::{Measured, Meter, Meters, Queue, WorksOn};
 pub use draw::{Format, draw};
 pub use executor::{
-    Failure, Feed, FeedWith, Finished, Options, RunError, Running, Skipped, Tap, Workers,
+    Failure, Feed, FeedWith, Finished, NotThere, Options, RunError, Running, Skipped, Tap, Workers,
     source_contents, training_classes,
 };
 pub use growth::Growth;

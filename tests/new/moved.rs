@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use super::{assert_says, classes};
 use crate::run::{losses, signal, wait_for_lines};
@@ -22,7 +23,12 @@ const OPTIONS: [&str; 8] = [
 fn begin(folder: &Path, data: &[&str], run_dir: &str) {
     let options = [OPTIONS.as_slice(), &["--run-dir", run_dir]].concat();
     let arguments = [&["train"], data, &options].concat();
-    let mut child = program(folder, &arguments).spawn().unwrap();
+    let mut command = program(folder, &arguments);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     wait_for_lines(&folder.join(run_dir).join("metrics.jsonl"), 2);
     signal(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -89,7 +95,7 @@ fn a_run_finds_its_images_where_they_are_now() {
             &[
                 "the images of the run out are not in few: ",
                 "/few/train has 16 images in 8 classes for train_files, and ",
-                "/shapes/train had 84 in 8 classes; ",
+                "/shapes/train had 84 images in 8 classes; ",
                 "help: name the folder or archive that they were moved to",
                 all_the_same,
                 "/few/train\"' --set 'val_files.root=",
@@ -102,7 +108,10 @@ fn a_run_finds_its_images_where_they_are_now() {
         ),
         (
             &["train", "empty", "--resume", "out"],
-            &["the images of the run out are not in empty: ", "empty holds no class folders"],
+            &[
+                "the images of the run out are not in empty: ",
+                "empty has none of the class folders that train_files read in ",
+            ],
         ),
         (
             &["train", "disk/pictures/train", "--resume", "out"],
@@ -115,7 +124,11 @@ fn a_run_finds_its_images_where_they_are_now() {
     ];
     for (arguments, words) in refused {
         // What is read was found, and something else named beside it.
-        let code = if words[0].contains("does not train on") { 2 } else { 1 };
+        let code = if words[0].contains("does not train on") {
+            2
+        } else {
+            1
+        };
         let said = assert_says(&rsflow(folder, arguments), code, words);
         assert!(!said.contains("NODE"), "{said}");
     }
@@ -137,6 +150,35 @@ fn a_run_finds_its_images_where_they_are_now() {
     // It is kept: the next one finds them without help.
     let eval = ["eval", "out", "--threads=1", "--sizes=32"];
     done(folder, &eval);
+
+    // Commands whose recipe nobody wrote name their own options.
+    fs::rename(folder.join("disk"), folder.join("drive")).unwrap();
+    let gone = "/disk/pictures/val\n  help: `--data FOLDER` names where the images are now";
+    let cases: [(&[&str], &[&str]); 3] = [
+        (&["eval", "out"], &[gone]),
+        (
+            &["eval", "out", "--sizes=40", "--calibrate=16"],
+            &[
+                gone,
+                "/disk/pictures/train\n  help: `--calibration-data FOLDER` names where the images are now",
+            ],
+        ),
+        (
+            &["compare", "out", "whole"],
+            &[
+                "out cannot be evaluated; compare takes files, too: `rsflow eval out --data FOLDER --predictions FILE` \
+                 writes one",
+                "/disk/pictures/val",
+            ],
+        ),
+    ];
+    for (arguments, words) in cases {
+        let said = assert_says(&rsflow(folder, arguments), 1, words);
+        for never in ["--set", "relative"] {
+            assert!(!said.contains(never), "{said}");
+        }
+    }
+    done(folder, &[&eval[..], &["--data=drive/pictures"]].concat());
 }
 
 #[test]

@@ -26,8 +26,8 @@ fn bad_data_gives_one_clear_error_and_no_half_written_run() {
             },
             &[],
             &[
-                "train_files (ImageFolder): there is no folder nowhere",
-                "--set NODE.root=FOLDER",
+                "train_files (ImageFolder): there is no folder nowhere (relative paths start at the working directory)",
+                "  help: `--set train_files.root=PLACE` names another place",
             ],
         ),
         (

@@ -5,6 +5,7 @@ use std::fmt;
 use super::skipped::Skipped;
 use crate::counters::Blame;
 use crate::node_id::NodeId;
+use crate::plan::Planned;
 use crate::stage::Budget;
 
 /// A node's error.
@@ -16,7 +17,21 @@ pub struct Failure {
     pub error: anyhow::Error,
     /// The budget with which the node would pass over such samples, if the recipe can give it one.
     pub budget: Option<Budget>,
+    /// What to do where the files of a source are not there. A command whose recipe nobody wrote says it otherwise.
+    pub way_out: Option<String>,
 }
+
+/// What a source reads is not where its recipe says.
+#[derive(Debug)]
+pub struct NotThere(pub String);
+
+impl fmt::Display for NotThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotThere {}
 
 impl Failure {
     /// A failure of `node`, unless the error names another one.
@@ -30,6 +45,22 @@ impl Failure {
             item,
             error,
             budget: None,
+            way_out: None,
+        }
+    }
+
+    /// A failure of a node that could not be built.
+    pub(crate) fn at_start(planned: &Planned, error: anyhow::Error) -> Self {
+        let listed = planned.lists().filter(|_| error.is::<NotThere>());
+        let node = &planned.id.name;
+        Failure {
+            way_out: listed.map(|listed| {
+                format!(
+                    "`--set {node}.{}=PLACE` names another place",
+                    listed.parameter
+                )
+            }),
+            ..Failure::new(&planned.id, None, error)
         }
     }
 }
@@ -48,6 +79,9 @@ impl fmt::Display for Failure {
         }
         for cause in causes {
             write!(f, "\n  caused by: {cause}")?;
+        }
+        if let Some(way_out) = &self.way_out {
+            write!(f, "\n  help: {way_out}")?;
         }
         if let Some(budget) = self.budget {
             write!(

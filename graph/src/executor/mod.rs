@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-pub use failure::{Failure, RunError};
+pub use failure::{Failure, NotThere, RunError};
 pub use skipped::Skipped;
 pub use taps::{Feed, FeedWith, Tap};
 pub use workers::Workers;
@@ -235,7 +235,7 @@ fn build(plan: &Plan, options: &Options) -> Result<(Vec<Stage>, Vec<Contents>), 
                 stages.push(Some(stage));
             }
             Err(error) => {
-                failures.push(Failure::new(&planned.id, None, error));
+                failures.push(Failure::at_start(planned, error));
                 contents.push(Contents::default());
                 stages.push(None);
             }

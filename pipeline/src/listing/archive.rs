@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::did_you_mean;
+use rsflow_graph::{NotThere, did_you_mean};
 use serde::{Deserialize, Serialize};
 
 use super::index_file::{self, Stamp};
@@ -74,18 +74,19 @@ struct CachedIndex {
 }
 
 impl Archive {
-    /// Opens a tar. `advice` is part of the message if it does not exist.
+    /// Opens a tar. `advice` is part of the message if it does not exist or is no file.
     ///
     /// # Errors
     /// A file that does not exist, cannot be read or is compressed.
-    pub fn open(path: &Path, advice: &str) -> Result<Self> {
+    pub fn open(path: &Path, advice: Option<&str>) -> Result<Self> {
         let place = path.shown();
+        let advice = advice.map_or_else(String::new, |advice| format!("; {advice}"));
         let file = match input_file::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("there is no file {place}; {advice}")
+                bail!(NotThere(format!("there is no file {place}{advice}")))
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                bail!("{place}: {error}; {advice}")
+                bail!(NotThere(format!("{place}: {error}{advice}")))
             }
             file => file.with_context(|| format!("cannot open {place}"))?,
         };

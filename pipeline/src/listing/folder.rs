@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rsflow_base::shown::Shown as _;
+use rsflow_graph::NotThere;
 use serde::{Deserialize, Serialize};
 
 use super::index_file::{self, Stamp};
@@ -33,10 +34,13 @@ impl Listing {
     pub fn of_folder(root: &Path, cache: Option<&Path>, now: SystemTime) -> Result<Self> {
         let place = root.shown();
         let there = fs::metadata(root);
+        let relative = match root.is_relative() {
+            true => " (relative paths start at the working directory)",
+            false => "",
+        };
         ensure!(
             !there.is_err_and(|error| error.kind() == ErrorKind::NotFound) && !root.is_file(),
-            "there is no folder {place} (relative paths start at the working directory); \
-             `--set NODE.root=FOLDER` names another"
+            NotThere(format!("there is no folder {place}{relative}"))
         );
         let whole = fs::canonicalize(root).with_context(|| cannot_list(root))?;
         let index_path = cache.map(|cache| index_file::path_for(cache, &whole));

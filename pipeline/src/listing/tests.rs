@@ -308,7 +308,7 @@ fn pack(folder: &Path, to: &Path) {
 }
 
 fn list_archive(path: &Path, cache: Option<&Path>, now: SystemTime) -> Listing {
-    let archive = Archive::open(path, "").unwrap();
+    let archive = Archive::open(path, None).unwrap();
     let index = archive.index(Within::Files, cache, now).unwrap();
     Listing::of_archive(archive, &index, Some("")).unwrap()
 }
@@ -325,7 +325,7 @@ fn folders_above_folders_are_not_stored() {
     tar.append_data(&mut header, &deep, b"1".as_slice())
         .unwrap();
     tar.into_inner().unwrap();
-    let archive = Archive::open(&path, "").unwrap();
+    let archive = Archive::open(&path, None).unwrap();
     let index = archive.index(Within::Files, None, later()).unwrap();
     assert_eq!(index.folders(), 1);
     let listing = Listing::of_archive(archive, &index, Some("")).unwrap();

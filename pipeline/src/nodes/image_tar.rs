@@ -80,7 +80,7 @@ impl ImageTar {
 }
 
 fn open(path: &Path) -> Result<Archive> {
-    Archive::open(path, "`--set NODE.path=FILE` names another")
+    Archive::open(path, None)
 }
 
 fn index(archive: &Archive) -> Result<Index> {

@@ -9,7 +9,8 @@ use rsflow_base::home;
 use rsflow_base::home::cache_folder;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{
-    Build, Incoming, Input, ListedImages, Node, NodeKind, Payload, Port, Report, Schema, Stage,
+    Build, Incoming, Input, ListedImages, Node, NodeKind, NotThere, Payload, Port, Report, Schema,
+    Stage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -106,17 +107,14 @@ impl Node for ImageNetArchives {
 
 /// The help for an archive that does not exist.
 fn way_out(what: &str) -> String {
-    format!(
-        "it has {what} of ILSVRC 2012 and is offered by image-net.org under this name; \
-         `--set NODE.root=FOLDER` names another folder"
-    )
+    format!("it has {what} of ILSVRC 2012 and is offered by image-net.org under this name")
 }
 
 /// A tar of one tar for each class, named after it.
 fn train(root: &Path) -> Result<Listing> {
     let archive = Archive::open(
         &root.join(ImageNetArchives::TRAIN),
-        &way_out("the training images"),
+        Some(&way_out("the training images")),
     )?;
     let index = archive.index(Within::Tars, cache_folder().as_deref(), SystemTime::now())?;
     Listing::of_archive(archive, &index, Some(""))
@@ -126,14 +124,16 @@ fn train(root: &Path) -> Result<Listing> {
 fn val(root: &Path) -> Result<Listing> {
     let archive = Archive::open(
         &root.join(ImageNetArchives::VAL),
-        &way_out("the validation images"),
+        Some(&way_out("the validation images")),
     )?;
     let devkit = root.join(DEVKIT);
     ensure!(
         devkit.exists(),
-        "there is no file {}; {}",
-        devkit.shown(),
-        way_out("the classes of the validation images")
+        NotThere(format!(
+            "there is no file {}; {}",
+            devkit.shown(),
+            way_out("the classes of the validation images")
+        ))
     );
     let labels = Labels::from_devkit_archive(&devkit)?;
     let index = archive.index(Within::Files, cache_folder().as_deref(), SystemTime::now())?;

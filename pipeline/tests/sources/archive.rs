@@ -99,7 +99,9 @@ fn errors_of_a_tar_name_the_cause() {
         (
             "no file",
             &|folder| tar_node(&folder.join("x.tar")),
-            &["files (ImageTar): there is no file DIR/x.tar; `--set NODE.path=FILE` names another"],
+            &[
+                "files (ImageTar): there is no file DIR/x.tar\n  help: `--set files.path=PLACE` names another place",
+            ],
         ),
         (
             "a folder",

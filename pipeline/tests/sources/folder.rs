@@ -118,7 +118,7 @@ fn hostile_folders_are_read_or_named() {
                 fs::write(root.join("x"), "").unwrap();
                 folder_node(&root.join("x"), false)
             },
-            &["there is no folder DIR/x "],
+            &["there is no folder DIR/x\n  help: `--set files.root=PLACE` names another place"],
         ),
     ]);
 

@@ -80,7 +80,13 @@ pub fn predictions(run: &Run, which: Which, tell: impl Fn(&str)) -> Result<Predi
             )
         })?;
         evaluate(checkpoint, &file, &tell)
-            .with_context(|| format!("{} cannot be evaluated", run.path.shown()))?;
+            .with_context(|| {
+                format!(
+                    "{0} cannot be evaluated; compare takes files, too: `rsflow eval {0} --data FOLDER --predictions \
+                     FILE` writes one",
+                    run.path.shown()
+                )
+            })?;
         if Checkpoint::open(checkpoint)?.identity() != run.identity {
             let _ = std::fs::remove_file(&file);
             bail!(

@@ -31,6 +31,8 @@ use latency::Latency;
 
 /// The node that measures.
 const EVALUATION: &str = "evaluation";
+/// The node that reads the images to calibrate with.
+const CALIBRATION_FILES: &str = "train_files";
 
 pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let images = arguments.data.as_deref();
@@ -93,14 +95,9 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
     let message = "interrupted: finishing the current batch; press Ctrl-C again to quit now";
     let finished = process::start(&plan, options, message).and_then(|running| Ok(running.wait()?));
     progress.end();
-    let finished = finished.map_err(|error| name_option(error, &screen));
+    let finished = finished.map_err(|error| name_options(error, &screen));
     let skipped = finished.as_ref().map_or(&[][..], |run| &run.skipped);
     skipped::tell(skipped, &screen);
-    if finished.is_err() && arguments.data.is_none() {
-        screen.line(
-            "the images are those of the run's recipe, whose relative paths begin in this folder; --data names others",
-        );
-    }
     // Results are printed even if a file cannot be written.
     let table = progress.last_table();
     let measured = match &table {
@@ -295,10 +292,20 @@ fn on_error(skip: Option<Budget>, metadata: &Metadata) -> Result<String> {
     Ok(of_training.unwrap_or_else(|| "Fail".to_owned()))
 }
 
-/// Names the option with which damaged images do not end an evaluation, in place of a node's parameter.
-fn name_option(mut error: anyhow::Error, screen: &Screen) -> anyhow::Error {
-    let failures = error.downcast_mut::<RunError>();
-    let mut failures = failures.into_iter().flat_map(|run| &mut run.failures);
+/// Names this command's options in place of parameters of nodes, of which the user wrote none: the one with which
+/// damaged images do not end an evaluation, and those that say where the images are.
+fn name_options(mut error: anyhow::Error, screen: &Screen) -> anyhow::Error {
+    let Some(run) = error.downcast_mut::<RunError>() else {
+        return error;
+    };
+    for failure in run.failures.iter_mut().filter(|it| it.way_out.is_some()) {
+        let option = match failure.node.name.as_str() {
+            CALIBRATION_FILES => "--calibration-data",
+            _ => "--data",
+        };
+        failure.way_out = Some(format!("`{option} FOLDER` names where the images are now"));
+    }
+    let mut failures = run.failures.iter_mut();
     if let Some(budget) = failures.find_map(|failure| failure.budget.take()) {
         screen.line(&format!(
             "--skip {budget} passes over damaged images, up to that share or number, and lists them"
@@ -339,9 +346,9 @@ fn calibration(images: &Images, by: &Preprocess, sizes: &[u32], batch: u32) -> V
         ..
     } = by;
     let mut nodes = vec![
-        format!(r#""train_files": {}"#, images.node(true)),
+        format!(r#""{CALIBRATION_FILES}": {}"#, images.node(true)),
         format!(
-            r#""train_images": DecodeImage(input: "train_files", exif_orientation: {exif_orientation}, max_pixels: {max_pixels})"#
+            r#""train_images": DecodeImage(input: "{CALIBRATION_FILES}", exif_orientation: {exif_orientation}, max_pixels: {max_pixels})"#
         ),
         format!(r#""train_batches": Batch(input: "train_sizes", size: {batch}, drop_last: false)"#),
     ];

@@ -213,8 +213,8 @@ fn mistakes(answers: &Answers) -> Markup {
     html! {
         @if let Some(reason) = &answers.without_pictures {
             p.missing {
-                "Pictures are missing: " (rsflow_base::shown::lines(reason)) ". Relative paths begin in the folder "
-                "where the report is written; " code { "--data" } " names the images."
+                "Pictures are missing: " (rsflow_base::shown::lines(reason)) ". " code { "--data FOLDER" }
+                " names where the images are now."
             }
         }
         div.mistakes { @for it in &answers.mistakes { (mistake(it, answers)) } }
