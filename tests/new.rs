@@ -14,6 +14,7 @@ use crate::workplace::{done, program, rsflow, workplace};
 mod care;
 mod moved;
 mod refused;
+mod trained_on;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

@@ -1,5 +1,6 @@
 //! One file per subcommand; here is which of them runs. What they share: `recipes` (reading and
-//! checking a recipe), `checkpoint` (opening one) and `usage` (errors of what was typed, exit codes).
+//! checking a recipe), `sources` (the images that its trainers read), `checkpoint` (opening one) and `usage` (errors of
+//! what was typed, exit codes).
 
 mod arguments;
 mod bench;
@@ -27,6 +28,7 @@ mod run;
 mod runs;
 mod serve;
 mod sizes;
+mod sources;
 mod summary;
 mod sweep;
 mod top;

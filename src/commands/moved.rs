@@ -11,6 +11,7 @@ use rsflow_model::checkpoint::{Checkpoint, Metadata};
 
 use super::new;
 use super::recipes::plan;
+use super::sources::{Source, sources};
 use super::usage::Usage;
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Overrides, Run};
@@ -27,23 +28,12 @@ struct Place {
     to: PathBuf,
 }
 
-/// A source of images that a trainer reads.
-#[derive(Clone)]
-struct Source {
-    node: String,
-    parameter: &'static str,
-    root: PathBuf,
-    /// Whether it is trained on; else it is validated on.
-    trains: bool,
-}
-
 impl Place {
     /// As `--set` has it.
     fn to_override(&self) -> String {
-        let Source {
-            node, parameter, ..
-        } = &self.source;
-        format!("{node}.{parameter}={:?}", self.to.display().to_string())
+        let Source { node, listed, .. } = &self.source;
+        let to = self.to.display().to_string();
+        format!("{node}.{}={to:?}", listed.parameter)
     }
 }
 
@@ -72,7 +62,7 @@ impl Moved {
 impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = |Place { source, to }: &Place| {
-            let (node, root) = (&source.node, source.root.shown());
+            let (node, root) = (&source.node, source.listed.root.shown());
             format!("{node} reads {} (was {root})", to.shown())
         };
         let places: Vec<String> = self.0.iter().map(place).collect();
@@ -88,7 +78,7 @@ impl fmt::Display for Moved {
 pub fn plan_of_resume(run: &Run, data: &[PathBuf]) -> Result<(Plan, Moved)> {
     let as_it_is = plan(&run.recipe, &run.overrides)?;
     let all = sources(&as_it_is);
-    let lost: Vec<Source> = all.iter().filter(|it| it.is_lost()).cloned().collect();
+    let lost: Vec<Source> = all.iter().filter(|it| is_lost(it)).cloned().collect();
     for path in data {
         ensure!(
             path.exists(),
@@ -127,9 +117,9 @@ pub fn plan_of_resume(run: &Run, data: &[PathBuf]) -> Result<(Plan, Moved)> {
 
 /// Refuses a resume whose images are gone, and says how it finds them.
 pub fn check_there(plan: &Plan, run_dir: &Path) -> Result<()> {
-    let lost = sources(plan).into_iter().filter(Source::is_lost);
+    let lost = sources(plan).into_iter().filter(is_lost);
     let lost: Vec<String> = lost
-        .map(|source| format!("{} ({})", source.root.shown(), source.node))
+        .map(|source| format!("{} ({})", source.listed.root.shown(), source.node))
         .collect();
     // Elsewhere there is no recipe that `train` could resume by.
     if lost.is_empty() || !run_dir.join(RECIPE).is_file() {
@@ -144,60 +134,34 @@ pub fn check_there(plan: &Plan, run_dir: &Path) -> Result<()> {
     )
 }
 
-impl Source {
-    fn is_lost(&self) -> bool {
-        !self.root.exists()
-    }
-
-    /// Where it may be in `data`, which was moved with the end of its path or as its whole: with the most of its
-    /// path first.
-    fn candidates(&self, data: &[PathBuf]) -> Vec<PathBuf> {
-        let names = self.root.components();
-        let names: Vec<Component> = names
-            .filter(|part| matches!(part, Component::Normal(_)))
-            .collect();
-        let ends = (0..=names.len()).map(|start| &names[start..]);
-        let places = ends.flat_map(|end| {
-            data.iter().map(|data| {
-                let whole = std::path::absolute(data).unwrap_or_else(|_| data.clone());
-                whole.components().chain(end.iter().copied()).collect()
-            })
-        });
-        places.filter(|place: &PathBuf| place.exists()).collect()
-    }
+fn is_lost(source: &Source) -> bool {
+    !source.listed.root.exists()
 }
 
-/// The sources of images that a plan's trainers read, each once.
-fn sources(plan: &Plan) -> Vec<Source> {
-    let mut found: Vec<Source> = Vec::new();
-    for trainer in plan.trainers() {
-        let training = trainer.training_input();
-        for edge in &trainer.inputs {
-            let mut source = &plan.nodes()[edge.node];
-            while let Some(before) = source.inputs.first() {
-                source = &plan.nodes()[before.node];
-            }
-            let node = &source.id.name;
-            let Some(listed) = source.lists() else {
-                continue;
-            };
-            if found.iter().all(|other| other.node != *node) {
-                found.push(Source {
-                    node: node.clone(),
-                    parameter: listed.parameter,
-                    root: listed.root,
-                    trains: training == Some(edge),
-                });
-            }
-        }
-    }
-    found
+/// Where what was at `root` may be in `data`, which was moved with the end of its path or as its whole: with the most
+/// of its path first.
+fn candidates(root: &Path, data: &[PathBuf]) -> Vec<PathBuf> {
+    let names = root.components();
+    let names: Vec<Component> = names
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect();
+    let ends = (0..=names.len()).map(|start| &names[start..]);
+    let places = ends.flat_map(|end| {
+        data.iter().map(move |data| {
+            let whole = std::path::absolute(data).unwrap_or_else(|_| data.clone());
+            whole.components().chain(end.iter().copied()).collect()
+        })
+    });
+    places.filter(|place: &PathBuf| place.exists()).collect()
 }
 
 /// The first of `data` that no source reads.
 fn unread<'a>(data: &'a [PathBuf], sources: &[Source]) -> Option<&'a PathBuf> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let roots: Vec<PathBuf> = sources.iter().map(|source| real(&source.root)).collect();
+    let roots: Vec<PathBuf> = sources
+        .iter()
+        .map(|source| real(&source.listed.root))
+        .collect();
     data.iter().find(|path| {
         let path = real(path);
         let is_read = |root: &PathBuf| root.starts_with(&path) || path.starts_with(root);
@@ -239,7 +203,7 @@ impl Search<'_> {
     /// The first candidate is the most likely one. There always is one: what was named.
     fn place(&self, source: &Source) -> Result<Found> {
         let mut likely: Option<Found> = None;
-        for to in source.candidates(self.data) {
+        for to in candidates(&source.listed.root, self.data) {
             let source = source.clone();
             let place = Place { source, to };
             let difference = self.difference(&place)?;
@@ -266,12 +230,20 @@ impl Search<'_> {
             true => &self.metadata.training_names,
             false => &self.metadata.validation_names,
         };
+        if self.has_no_class(place) {
+            let (to, root) = (place.to.shown(), place.source.listed.root.shown());
+            return Ok(Some(Difference {
+                text: format!("{to} has none of the class folders that {node} read in {root}"),
+                can_be_read: false,
+            }));
+        }
         let plan = self.plan_with(vec![place.to_override()])?;
         let contents = match source_contents(&plan, node) {
             Ok(contents) => contents.unwrap_or_default(),
             Err(error) => {
+                let errors = error.failures.iter().map(|it| format!("{:#}", it.error));
                 return Ok(Some(Difference {
-                    text: error.to_string(),
+                    text: errors.collect::<Vec<_>>().join("; "),
                     can_be_read: false,
                 }));
             }
@@ -286,9 +258,16 @@ impl Search<'_> {
         }))
     }
 
+    /// Whether it is a folder with nothing of the network's classes: not all that is in it is to be listed.
+    fn has_no_class(&self, Place { source, to }: &Place) -> bool {
+        let is_folder = source.listed.parameter == "root" && source.listed.within.is_empty();
+        let mut classes = self.metadata.classes.iter();
+        is_folder && !classes.any(|class| to.join(class).is_dir())
+    }
+
     fn other_images(&self, place: &Place, contents: &Contents, are_known: bool) -> String {
         let Place { source, to } = place;
-        let (to, root) = (to.shown(), source.root.shown());
+        let (to, root) = (to.shown(), source.listed.root.shown());
         let count = |images: u64, classes: usize| {
             let images = usize::try_from(images).unwrap_or(usize::MAX);
             let classes = match classes {
@@ -339,9 +318,10 @@ impl Search<'_> {
     /// The whole command that resumes with what was found, if that is images.
     fn command(&self, found: &[Found]) -> Option<String> {
         let can_be_read = found.iter().all(Found::can_be_read);
-        let overrides = found.iter().map(|found| found.place.to_override());
-        let overrides: Vec<String> = overrides.collect();
-        (can_be_read && !overrides.is_empty())
+        let places = found.iter().map(|found| found.place.to_override());
+        let given = self.run.overrides.set.iter().cloned();
+        let overrides: Vec<String> = given.chain(places).collect();
+        (can_be_read && !found.is_empty())
             .then(|| next_commands::to_resume(self.run_dir, &overrides))
     }
 
@@ -350,7 +330,7 @@ impl Search<'_> {
     fn other_data(&self, sources: &[Source], copies: &[Found]) -> anyhow::Error {
         let mut roots: Vec<String> = sources
             .iter()
-            .map(|source| format!("`{}`", source.root.shown()))
+            .map(|source| format!("`{}`", source.listed.root.shown()))
             .collect();
         roots.dedup();
         let other = unread(self.data, sources);

@@ -5,6 +5,7 @@
 
 pub mod latency;
 mod plot;
+mod trained_on;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ use latency::Latency;
 
 /// The node that measures.
 const EVALUATION: &str = "evaluation";
+/// The node that reads the images to measure on.
+const FILES: &str = "val_files";
 /// The node that reads the images to calibrate with.
 const CALIBRATION_FILES: &str = "train_files";
 
@@ -86,6 +89,13 @@ pub fn run(arguments: &Eval, out: &mut dyn Write) -> Result<ExitCode> {
         &[EVALUATION],
     )?;
     process::prepare(process_settings(&plan))?;
+    let way_out = match arguments.data {
+        Some(_) => "without --data those are measured that it was validated on",
+        None => "--data FOLDER names others",
+    };
+    if let Some(warning) = trained_on::warning(&plan, FILES, metadata, way_out) {
+        tracing::warn!("{warning}");
+    }
     let progress = Progress::new(screen.clone());
     let options = Options {
         allocator: plan.allocator(),
@@ -212,9 +222,9 @@ fn recipe(
     let tell = |line: &str| screen.line(line);
     let by = preprocess::like_training(metadata, sizes, arguments.fraction, tell);
     let mut nodes = vec![
-        format!(r#""val_files": {}"#, images.node(false)),
+        format!(r#""{FILES}": {}"#, images.node(false)),
         format!(
-            r#""val_images": Preprocessed(input: "val_files", sizes: {sizes:?}, by: {}, on_error: {})"#,
+            r#""val_images": Preprocessed(input: "{FILES}", sizes: {sizes:?}, by: {}, on_error: {})"#,
             ron::to_string(&by)?,
             on_error(arguments.skip, metadata)?
         ),
