@@ -7,6 +7,9 @@ use super::{FOLDER, QUICKSTART, SOUND, root, rsflow};
 /// Wrong command lines; what is said of them is in `command_lines.txt`.
 const COMMAND_LINES: &[&[&str]] = &[
     &["eval", "runs/mine", "photos"],
+    &["eval", "runs/mine", "--split", "test"],
+    &["eval", "runs/mine", "--data=photos/", "--split=train"],
+    &["eval", "runs/mine", "--data", "photos", "split=val"],
     &["export", "runs/mine", "--format", "onnx"],
     &["nodes", "Sgd"],
     &["predict", "runs/mine", "--json", "cat.jpg"],

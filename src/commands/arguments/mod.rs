@@ -126,7 +126,7 @@ impl Typed {
                 "error: unexpected argument '{option}'\n\nhelp: images are named with an option: `--data {option}`"
             ));
         }
-        let typed = option.strip_prefix('-')?.trim_start_matches('-');
+        let typed = option.trim_start_matches('-');
         let name = typed.split('=').next()?.replace('-', "_");
         let value = self.value_of(option).unwrap_or_else(|| "VALUE".to_owned());
         let help = self
@@ -191,10 +191,19 @@ impl Typed {
         let format = (*ours == "`--to VALUE`")
             .then(|| found(FORMATS, value))
             .flatten();
-        Some(format!(
-            "write {}",
-            format.unwrap_or(ours).replace("VALUE", value)
-        ))
+        let ours = format.unwrap_or(ours);
+        let data = || {
+            let data = self.value_of("--data");
+            data.map_or_else(
+                || "FOLDER".to_owned(),
+                |data| data.trim_end_matches('/').to_owned(),
+            )
+        };
+        let ours = match ours.contains("DATA") {
+            true => ours.replace("DATA", &data()),
+            false => ours.to_owned(),
+        };
+        Some(format!("write {}", ours.replace("VALUE", value)))
     }
 
     fn field_meant(&self, name: &str, value: &str) -> Option<String> {

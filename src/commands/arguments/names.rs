@@ -1,7 +1,7 @@
 //! What other programs call our commands, options and formats.
 
-/// Options by the names that others have for them: the commands, the names, and ours, in which `VALUE` is put for
-/// what was given.
+/// Options by the names that others have for them: the commands, the names, and ours, in which `VALUE` stands for what
+/// was given, and `DATA` for what `--data` has.
 pub(super) const OPTIONS: &[(&[&str], &[&str], &str)] = &[
     (
         &["new", "train"],
@@ -44,6 +44,12 @@ pub(super) const OPTIONS: &[(&[&str], &[&str], &str)] = &[
         &["eval"],
         &["imgsz", "img_size", "image_size"],
         "`--sizes VALUE`",
+    ),
+    (
+        &["eval"],
+        &["split"],
+        "`--data DATA/VALUE`, the folder that holds the class folders of that part; without `--data` the images are \
+         those that the run was validated on",
     ),
     (
         &["export", "predict"],
