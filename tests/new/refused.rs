@@ -37,6 +37,12 @@ fn what_is_no_data_set_is_named_with_a_way_out() {
         "other/val/a/1.jpg",
         "other/val/birds/1.jpg",
     ]);
+    put(&[
+        "lacks/train/a/1.jpg",
+        "lacks/train/b/1.jpg",
+        "lacks/train/c/1.jpg",
+        "lacks/val/a/1.jpg",
+    ]);
     put(&["top.d/1.jpg"]);
     for empty in ["empty", "hole/b", "texts"] {
         fs::create_dir(folder.join(empty)).unwrap();
@@ -59,7 +65,7 @@ fn what_is_no_data_set_is_named_with_a_way_out() {
     fs::write(folder.join("set.tar.gz"), b"\x1f\x8b\x08\0\0\0").unwrap();
     tar(&folder.join("top.d"), &["."], &folder.join("top.tar"));
     let layout = "/CLASS/IMAGE.jpg, or ";
-    let cases: [(&[&str], i32, &[&str]); 17] = [
+    let cases: [(&[&str], i32, &[&str]); 19] = [
         (&["nothing"], 2, &["there is no folder or file", "nothing"]),
         (&["empty"], 2, &["empty is empty", layout]),
         (
@@ -117,6 +123,20 @@ fn what_is_no_data_set_is_named_with_a_way_out() {
             &[
                 "other/val has a class that the network was not trained on: `birds`; did you mean `bird`?",
             ],
+        ),
+        (
+            &["lacks"],
+            1,
+            &[
+                "lacks/val has no class folder for 2 of the classes in ",
+                "lacks/train: `b`, `c`; add images of them for validation, or move them out of the training images",
+            ],
+        ),
+        (
+            // What is in the folders was not looked at.
+            &["lacks/train", "hole"],
+            1,
+            &["hole has no class folder for 1 of the classes in ", "lacks/train: `c`; add images of it"],
         ),
         (
             &["set.zip"],

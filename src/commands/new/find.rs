@@ -210,6 +210,15 @@ fn in_folder(named: &Path, looks_beside: bool) -> Result<Found> {
     })
 }
 
+/// The classes of some images, by their folders alone: no image is looked at. `None` where it takes more to know them.
+pub fn class_names(images: &Images) -> Result<Option<Vec<String>>> {
+    match images {
+        Images::Folder(root) => Ok(Some(entries(root)?.folders)),
+        Images::Tar { path, folder } => Ok(Some(ImageTar::classes(path, folder)?)),
+        Images::ImageNet { .. } | Images::OfRun { .. } => Ok(None),
+    }
+}
+
 /// The folder that is meant where a folder holds nothing but another one, which holds folders.
 fn descend(named: PathBuf, remarks: &mut Vec<String>) -> Result<PathBuf> {
     let mut folder = named.clone();

@@ -10,13 +10,15 @@ mod choices;
 mod find;
 mod recipe;
 
+use std::collections::HashSet;
 use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use rsflow_base::nfc::nfc;
 use rsflow_base::shown::Shown as _;
-use rsflow_graph::{Plan, Recipe, Text, counted};
+use rsflow_graph::{Plan, Recipe, Text, counted, first_few};
 use rsflow_model::checkpoint::{ClassOrder, match_classes};
 use rsflow_model::nn::compute::driver_is_there;
 use rsflow_pipeline::Part;
@@ -101,6 +103,14 @@ pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
     let found = find(&drafting.data)?;
     let paths = found.validation.iter().chain([&found.training]);
     paths.map(Images::path).try_for_each(check_path)?;
+    // Before all images are looked at, which may take minutes.
+    if let Some(validation) = &found.validation
+        && let Some(trained) = find::class_names(&found.training)?
+        && let Some(validated) = find::class_names(validation)?
+    {
+        let [training, validation] = [&found.training, validation].map(Images::to_string);
+        check_classes((&trained, &training), (&validated, &validation))?;
+    }
     let percent = drafting.validation_percent;
     let validation_percent = percent.unwrap_or(Part::DEFAULT_PERCENT);
     let part = match &found.validation {
@@ -116,12 +126,9 @@ pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
         .map(|images| look(images, Part::All))
         .transpose()?;
     if let Some(validation) = &validation {
-        let order = ClassOrder::Text;
-        match_classes(
-            &training.classes,
-            &validation.classes,
-            &validation.origin,
-            order,
+        check_classes(
+            (&training.classes, &training.origin),
+            (&validation.classes, &validation.origin),
         )?;
     }
     let shorter_side = training.sample.median().with_context(|| {
@@ -186,6 +193,30 @@ pub fn draft(drafting: &Drafting, file: &str) -> Result<Draft> {
         name: name(found.training.path()),
         summary,
     })
+}
+
+/// Refuses validation images of other classes than the training's, which no trainer takes.
+fn check_classes(
+    (trained, training): (&[String], &str),
+    (validated, validation): (&[String], &str),
+) -> Result<()> {
+    let matched = match_classes(trained, validated, validation, ClassOrder::Text)?;
+    if matched.missing == 0 {
+        return Ok(());
+    }
+    let there: HashSet<_> = validated.iter().map(|class| nfc(class)).collect();
+    let missing = trained.iter().filter(|class| !there.contains(&nfc(class)));
+    let missing: Vec<&String> = missing.collect();
+    bail!(
+        "{} has no class folder for {} of the classes in {}: {}; add images of {} for validation, or move {} out of \
+         the training images",
+        validation.shown(),
+        missing.len(),
+        training.shown(),
+        first_few(&missing),
+        if missing.len() == 1 { "it" } else { "them" },
+        if missing.len() == 1 { "it" } else { "them" },
+    )
 }
 
 /// Refuses a path that a recipe cannot have.
