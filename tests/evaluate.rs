@@ -383,7 +383,7 @@ fn what_cannot_be_measured_is_told() {
         ),
         (
             eval(LAST, &["nowhere"]),
-            2,
+            1,
             &["there is no folder or file nowhere"],
         ),
         (

@@ -373,7 +373,7 @@ fn predict_takes_folders_stdin_and_run_directories_but_no_pipes() {
         ],
     );
     let output = rsflow(folder, &[&predict[..], &["nothing"]].concat());
-    said(&output, 2, &["nothing: 0 images"]);
+    said(&output, 1, &["nothing: 0 images"]);
     let check = rsflow(folder, &["check", "fifo.jpg"]);
     said(
         &check,

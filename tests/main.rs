@@ -10,6 +10,7 @@ mod editors;
 mod effects;
 mod evaluate;
 mod exchange;
+mod exit_codes;
 mod folders;
 mod gpu;
 mod hostile;

@@ -373,11 +373,11 @@ fn data_that_cannot_be_read_is_named_with_what_can() {
     write(&folder.join("halves.tar"), &tar(&set));
     write(&folder.join("alone/ILSVRC2012_img_val.tar"), &tar(&set));
     for (data, code, words) in [
-        ("nowhere", 2, "there is no folder or file nowhere"),
-        ("/dev/null", 2, "/dev/null is neither a folder nor a file"),
+        ("nowhere", 1, "there is no folder or file nowhere"),
+        ("/dev/null", 1, "/dev/null is neither a folder nor a file"),
         (
             "empty",
-            2,
+            1,
             "empty is a folder without folders or archives of images",
         ),
         (
@@ -385,12 +385,12 @@ fn data_that_cannot_be_read_is_named_with_what_can() {
             2,
             "x.ron is a recipe, not images; `rsflow eval RUN_DIR`",
         ),
-        ("text.tar", 2, "text.tar is a file, but not a tar of images"),
-        ("set.tar.gz", 2, "decompress it with `gunzip`"),
-        ("flat.tar", 2, "flat.tar is a tar without class folders"),
+        ("text.tar", 1, "text.tar is a file, but not a tar of images"),
+        ("set.tar.gz", 1, "decompress it with `gunzip`"),
+        ("flat.tar", 1, "flat.tar is a tar without class folders"),
         (
             "halves.tar",
-            2,
+            1,
             "halves.tar is a tar with class folders in a, b, of which none is named val/",
         ),
         (

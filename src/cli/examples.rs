@@ -22,7 +22,11 @@ Environment:
   OMP_NUM_THREADS       threads on the CPU where `threads` is left out
   XDG_CACHE_HOME        where listings and compiled kernels are kept; ~/.cache if not set
 
-Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong, 130 interrupted";
+Exit codes:
+  0     done
+  1     it failed: data is missing, damaged or of other classes, a file cannot be read or written, a device fails
+  2     the recipe or the command line is wrong, whatever the data
+  130   interrupted";
 
 pub const RUN_EXAMPLES: &str = "\
 Examples:

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{Recipe, Text};
 use rsflow_model::checkpoint::Metadata;
@@ -57,11 +57,11 @@ impl Images {
     /// Finds one half of what `path` names; `option` is the one that it was given to.
     pub fn find(path: &Path, half: Half, option: &str) -> Result<Self> {
         let wrong = |found: &str| {
-            Usage(format!(
+            format!(
                 "{option}: {found}; it takes a folder of class folders (or one with val/ and train/), a tar of \
                  such a folder, or ImageNet's archives ({} and the others beside it)",
                 Half::Val.archive()
-            ))
+            )
         };
         let place = path.shown();
         if path.is_dir() {
@@ -79,20 +79,20 @@ impl Images {
                 return Ok(Images::Folder(root));
             }
             let found = format!("{place} is a folder without folders or archives of images in it");
-            return Err(wrong(&found).into());
+            bail!(wrong(&found));
         }
         if !path.is_file() {
             let found = match path.exists() {
                 true => format!("{place} is neither a folder nor a file"),
                 false => format!("there is no folder or file {place}"),
             };
-            return Err(wrong(&found).into());
+            bail!(wrong(&found));
         }
         if path.extension().is_some_and(|ending| ending == "ron") {
             let found = format!(
                 "{place} is a recipe, not images; `rsflow eval RUN_DIR` finds those that its run was validated on"
             );
-            return Err(wrong(&found).into());
+            bail!(Usage(wrong(&found)));
         }
         let name = path.file_name().unwrap_or_default();
         if let Some(half) = [Half::Train, Half::Val]
@@ -124,7 +124,7 @@ impl Images {
                         half.folder()
                     ),
                 };
-                return Err(wrong(&found).into());
+                bail!(wrong(&found));
             }
         };
         Ok(Images::Tar {

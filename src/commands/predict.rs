@@ -168,7 +168,7 @@ fn list(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
         };
         let count = counted(images.len(), "image");
         let line = format!("{}: {count}{passed_over}", path.shown());
-        ensure!(!images.is_empty(), Usage(line));
+        ensure!(!images.is_empty(), "{line}");
         say(line);
         all.extend(images);
     }

@@ -25,10 +25,7 @@ pub fn run(arguments: &PrepareVal, out: &mut dyn Write) -> Result<ExitCode> {
             }
         }
         (None, Some(list)) => {
-            ensure!(
-                list.is_file(),
-                Usage(format!("there is no file {}", list.shown()))
-            );
+            ensure!(list.is_file(), "there is no file {}", list.shown());
             Labels::from_list(list)?
         }
         (None, None) => bail!(Usage("--devkit or --classes is needed".to_owned())),

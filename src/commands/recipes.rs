@@ -32,10 +32,10 @@ pub fn plan_with_classes(path: &Path, overrides: &Overrides) -> Result<Plan> {
     }
     let field = format!("{}.classes", planned.id.name);
     let counted = training_classes(&found, planned).with_context(|| {
-        Usage(format!(
+        format!(
             "the recipe leaves `classes` to the data, which cannot be opened\n\
              help: give the number, such as `--set {field}=1000`"
-        ))
+        )
     })?;
     let classes = counted.map(|classes| format!("{field}={classes}"));
     let set = overrides.set.iter().cloned().chain(classes).collect();

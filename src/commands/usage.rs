@@ -51,17 +51,15 @@ fn without_frames(text: &str) -> &str {
     text[..ends.min().unwrap_or(text.len())].trim_end()
 }
 
-/// The command line is wrong: exit code 2.
+/// The command line is wrong, whatever the files that it names hold: exit code 2. What is wrong with these, and with
+/// data, is any other error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
 /// Refuses a folder that does not exist.
 pub fn check_folder(folder: &Path) -> Result<()> {
-    ensure!(
-        folder.is_dir(),
-        Usage(format!("there is no folder {}", folder.shown()))
-    );
+    ensure!(folder.is_dir(), "there is no folder {}", folder.shown());
     Ok(())
 }
 

@@ -31,7 +31,7 @@ use crate::progress::Screen;
 pub use side_by_side::{Ended, Shares, SideBySide};
 pub use supervisor::supervise;
 
-/// Exit code: the recipe or the command line is wrong.
+/// Exit code: the recipe or the command line is wrong, whatever the data.
 pub const WRONG: u8 = 2;
 /// Exit code: the user ended the run.
 pub const INTERRUPTED: u8 = 130;

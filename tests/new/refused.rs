@@ -66,27 +66,27 @@ fn what_is_no_data_set_is_named_with_a_way_out() {
     tar(&folder.join("top.d"), &["."], &folder.join("top.tar"));
     let layout = "/CLASS/IMAGE.jpg, or ";
     let cases: [(&[&str], i32, &[&str]); 19] = [
-        (&["nothing"], 2, &["there is no folder or file", "nothing"]),
-        (&["empty"], 2, &["empty is empty", layout]),
+        (&["nothing"], 1, &["there is no folder or file", "nothing"]),
+        (&["empty"], 1, &["empty is empty", layout]),
         (
             &["texts"],
-            2,
+            1,
             &["texts holds 1 file, but neither folders nor images", layout],
         ),
         (
             &["one"],
-            2,
+            1,
             &["one has one class only, `cats`", "into a folder beside it"],
         ),
         (
             &["loose"],
-            2,
+            1,
             &["loose holds 1 image, but no class folders"],
         ),
-        (&["one/cats/1.jpg"], 2, &["is an image; name the folder"]),
+        (&["one/cats/1.jpg"], 1, &["is an image; name the folder"]),
         (
             &["shapes/train/discs_plain"],
-            2,
+            1,
             &[
                 "it may be one class itself; if ",
                 "shapes/train is the folder",
@@ -111,7 +111,7 @@ fn what_is_no_data_set_is_named_with_a_way_out() {
         ),
         (
             &["val_only"],
-            2,
+            1,
             &[
                 "val_only has no training images: it holds `test`, `val`",
                 "name the folder",
@@ -136,16 +136,19 @@ fn what_is_no_data_set_is_named_with_a_way_out() {
             // What is in the folders was not looked at.
             &["lacks/train", "hole"],
             1,
-            &["hole has no class folder for 1 of the classes in ", "lacks/train: `c`; add images of it"],
+            &[
+                "hole has no class folder for 1 of the classes in ",
+                "lacks/train: `c`; add images of it",
+            ],
         ),
         (
             &["set.zip"],
-            2,
+            1,
             &["set.zip is a ZIP archive", "unpack it (`unzip`)"],
         ),
-        (&["set.tar.gz"], 2, &["is compressed", "`gunzip`"]),
-        (&["short.tar"], 2, &["short.tar"]),
-        (&["top.tar"], 2, &["top.tar has no class folders", layout]),
+        (&["set.tar.gz"], 1, &["is compressed", "`gunzip`"]),
+        (&["short.tar"], 1, &["short.tar"]),
+        (&["top.tar"], 1, &["top.tar has no class folders", layout]),
         (
             &["broken"],
             1,

@@ -126,7 +126,7 @@ impl Typed {
                 "error: unexpected argument '{option}'\n\nhelp: images are named with an option: `--data {option}`"
             ));
         }
-        let typed = option.trim_start_matches('-');
+        let typed = option.strip_prefix('-')?.trim_start_matches('-');
         let name = typed.split('=').next()?.replace('-', "_");
         let value = self.value_of(option).unwrap_or_else(|| "VALUE".to_owned());
         let help = self

@@ -121,7 +121,8 @@ fn samples(folder: &Path, seed: u64, screen: &Screen) -> Result<Vec<Sample>> {
     let (mut paths, _) = rsflow_pipeline::images_in(folder)?;
     ensure!(
         !paths.is_empty(),
-        Usage(format!("--images: {} has no images", folder.shown()))
+        "--images: {} has no images",
+        folder.shown()
     );
     paths.shuffle(&mut keyed::random(seed, "load", "images", &[]));
     if paths.len() > MOST_IMAGES {

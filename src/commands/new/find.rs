@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rsflow_base::input_file;
 use rsflow_base::shown::Shown as _;
 use rsflow_graph::{counted, first_few};
@@ -46,21 +46,22 @@ pub fn find(data: &[PathBuf]) -> Result<Found> {
         // The words before and after an option are counted each on their own.
         _ => {
             let named: Vec<String> = data.iter().map(|path| path.shown().into_owned()).collect();
-            return Err(usage(format!(
+            return Err(Usage(format!(
                 "DATA is one folder or archive, or two, the images to train on and those to validate on; {} were \
                  named: {}",
                 data.len(),
                 named.join(", ")
-            )));
+            ))
+            .into());
         }
     };
     if training.exists() && !validation.exists() {
         let place = validation.shown();
-        return Err(usage(format!(
+        bail!(
             "there is no folder or file {place}, which the second DATA names: the images to validate on\n\
              help: leave it out where {} holds all images; a recipe's name is an option: `rsflow new DATA --out {place}`",
             training.shown()
-        )));
+        );
     }
     let (mut training, validation) = (in_path(training, false)?, in_path(validation, false)?);
     training.remarks.extend(validation.remarks);
@@ -78,27 +79,22 @@ fn in_path(path: &Path, looks_beside: bool) -> Result<Found> {
     let place = path.shown();
     let metadata = std::fs::metadata(path);
     let metadata = metadata.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => usage(format!("there is no folder or file {place}")),
+        std::io::ErrorKind::NotFound => anyhow!("there is no folder or file {place}"),
         _ => anyhow::Error::new(error).context(format!("cannot read {place}")),
     })?;
     if !metadata.is_file() {
-        return Err(usage(format!("{place} is neither a folder nor a file")));
+        bail!("{place} is neither a folder nor a file");
     }
     if is_image(path) {
-        return Err(usage(format!(
-            "{place} is an image; name the folder that holds the class folders"
-        )));
+        bail!("{place} is an image; name the folder that holds the class folders");
     }
     if path.extension().is_some_and(|ending| ending == "ron") {
-        return Err(usage(format!(
+        return Err(Usage(format!(
             "{place} is a recipe: `rsflow run {place}` trains by it"
-        )));
+        ))
+        .into());
     }
     in_file(path)
-}
-
-fn usage(message: String) -> anyhow::Error {
-    Usage(message).into()
 }
 
 /// How images have to lie in a folder or an archive, for the end of a message.
@@ -188,12 +184,12 @@ fn in_folder(named: &Path, looks_beside: bool) -> Result<Found> {
     }
     if found.folders.iter().all(|name| is_part(name, VALIDATION)) && !found.folders.is_empty() {
         let place = folder.shown();
-        return Err(usage(format!(
+        bail!(
             "{place} has no training images: it holds {}, but no {}; name the folder of class folders to train \
              on, and after it the one to validate on",
             first_few(&found.folders),
             TRAINING[0]
-        )));
+        );
     }
     check_folder(&folder)?;
     let validation = looks_beside.then(|| validation_beside(&folder)).flatten();
@@ -260,7 +256,7 @@ fn check_folder(folder: &Path) -> Result<()> {
     let parent = canonical.as_deref().and_then(Path::parent);
     let siblings = parent.and_then(|parent| entries(parent).ok());
     let is_class = siblings.is_some_and(|siblings| siblings.folders.len() > 1);
-    Err(usage(match (found.images, parent) {
+    Err(anyhow!(match (found.images, parent) {
         (0, _) if found.others == 0 => format!("{place} is empty; {}", layout(&place)),
         (0, _) => format!(
             "{place} holds {}, but neither folders nor images; {}",
@@ -320,9 +316,7 @@ fn in_file(path: &Path) -> Result<Found> {
     let place = path.shown();
     refuse_other_formats(path)?;
     let folders = ImageTar::class_folders(path).with_context(|| {
-        Usage(format!(
-            "cannot read {place} as a tar of images; name a folder or a tar"
-        ))
+        format!("cannot read {place} as a tar of images; name a folder or a tar")
     })?;
     let tar = |folder: &str| Images::Tar {
         path: path.to_owned(),
@@ -336,15 +330,15 @@ fn in_file(path: &Path) -> Result<Found> {
     let training = match (of(TRAINING), of(VALIDATION)) {
         (Some(training), _) => training.clone(),
         (None, Some(_)) if folders.len() == 1 => {
-            return Err(usage(format!(
+            bail!(
                 "{place} has no training images: its class folders are in {}; name the archive to train on, \
                  and after it this one to validate on",
                 first_few(&folders)
-            )));
+            );
         }
         // Folders within classes make classes look like folders of classes.
         (None, _) => outermost(path, &folders).ok_or_else(|| {
-            usage(match folders.as_slice() {
+            anyhow!(match folders.as_slice() {
                 [] => format!("{place} has no class folders; {}", layout("ARCHIVE")),
                 _ => format!(
                     "{place} has class folders in several folders: {}; call the one to train on `train` and the \
@@ -413,11 +407,11 @@ fn refuse_other_formats(path: &Path) -> Result<()> {
     let found = known.iter().find(|(mark, ..)| start.starts_with(mark));
     match found {
         None => Ok(()),
-        Some((_, what, "")) => Err(usage(format!(
+        Some((_, what, "")) => bail!(
             "{place} is {what}, which is not read: write its images into class folders, and name these"
-        ))),
-        Some((_, what, program)) => Err(usage(format!(
+        ),
+        Some((_, what, program)) => bail!(
             "{place} is {what}, which is not read: unpack it (`{program}`), and name the folder"
-        ))),
+        ),
     }
 }

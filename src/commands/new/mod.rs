@@ -247,12 +247,11 @@ fn look(images: &Images, part: Part) -> Result<Survey> {
 fn several_classes(survey: Survey) -> Result<Survey> {
     if let [only] = &*survey.classes {
         let origin = survey.origin.shown();
-        return Err(Usage(format!(
+        bail!(
             "{origin} has one class only, `{}`, and a network learns to tell classes apart: put images of another \
              kind into a folder beside it, or name the folder that holds all classes",
             only.shown()
-        ))
-        .into());
+        );
     }
     Ok(survey)
 }
