@@ -125,6 +125,8 @@ fn files(folder: &Path) {
     );
     // A hundred more wrong.
     write("c.csv", &|image| image % 10 < 6, &usual);
+    // Five more wrong.
+    write("k.csv", &|image| image % 10 < 7 && image > 4, &usual);
     // A hundred in other classes.
     let relabelled = |image: usize| (image + usize::from(image < 100)) % 5;
     write("d.csv", &|image| image % 10 < 7, &relabelled);
@@ -176,12 +178,14 @@ fn a_mean_is_over_the_sizes_that_both_have() {
         "the first has none"
     );
     assert!(text.contains("not compared: its sizes 32"), "{text}");
+    let few = "One of 24 images is 4.2 points: so few show large differences only.";
+    assert!(text.contains(few), "{text}");
     let (_, text) = compare(&["rs", "one/48"]);
     let row = text
         .lines()
         .rfind(|line| line.trim_start().starts_with("one/48  "));
     assert_eq!(row.unwrap().matches('±').count(), 1, "{text}");
-    assert!(text.contains("at 48 (95 % interval"), "{text}");
+    assert!(text.contains(" rs at 48"), "{text}");
 }
 
 #[test]
@@ -189,10 +193,15 @@ fn chance_and_effect_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     files(folder.path());
     for (other, expected) in [
+        (
+            "k.csv",
+            "0.50 points below a.csv at 64, but they differ on 5 of 1,000 images: of fewer than 6 nothing can be concluded",
+        ),
         ("b.csv", "chance may do that, nothing is decided"),
         (
             "c.csv",
-            "10.00 points below a.csv at 64 (95 % interval -11.86 to -8.14): more than chance",
+            "10.00 points below a.csv at 64 (95 % interval -11.88 to -8.12, by the 100 of 1,000 images on which they \
+             differ): more than chance",
         ),
     ] {
         let text = done(folder.path(), &["compare", "a.csv", other]);
@@ -201,6 +210,7 @@ fn chance_and_effect_are_told_apart() {
             text.contains("with another seed the networks would be others"),
             "{text}"
         );
+        assert!(!text.contains("points: so few"), "{text}");
     }
 }
 

@@ -119,7 +119,8 @@ validated on, unless that was done before; what it predicts is kept in its folde
 
 An interval covers what other validation images and, with several seeds, other seeds would change: images
 are compared one by one, and the variance between runs is that of all recipes with several seeds. With one
-seed each, it is about these networks alone.";
+seed each, it is about these networks alone. It is Student's, by the images on which two runs differ: of fewer
+than six nothing is concluded.";
 
 pub const PREDICT_EXAMPLES: &str = "\
 Examples:

@@ -157,6 +157,7 @@ fn interval(it: &Difference) -> serde_json::Value {
         low: f64,
         high: f64,
         may_be_chance: bool,
+        images_that_differ: usize,
     }
     json!(Interval {
         points: it.points,
@@ -164,6 +165,7 @@ fn interval(it: &Difference) -> serde_json::Value {
         low: it.low,
         high: it.high,
         may_be_chance: it.may_be_chance(),
+        images_that_differ: it.differing,
     })
 }
 

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use rsflow_base::shown::Shown as _;
+use rsflow_graph::counted;
 
 use super::answers::Column;
-use super::statistics::{Difference, mean};
+use super::statistics::{Difference, LEAST, mean};
 use super::{Compared, Comparison};
 use crate::table;
 
+/// With fewer validation images an interval is some ten points wide.
+const FEW_IMAGES: usize = 200;
 /// Of a recipe whose lines are more, the first ones say enough.
 const MAX_LINES: usize = 12;
 
@@ -19,8 +22,11 @@ pub fn text(comparison: &Comparison) -> String {
         [only] => parts.push(one_recipe(only)),
         [first, others @ ..] => {
             parts.push(differences(comparison, first, others));
-            parts.extend(others.iter().map(|other| sentence(other, first)));
-            parts.extend(caution(first, others));
+            let sentences = others
+                .iter()
+                .map(|other| sentence(comparison, other, first));
+            parts.extend(sentences);
+            parts.extend(caution(comparison.images, first, others));
         }
         [] => {}
     }
@@ -132,11 +138,14 @@ fn differences(comparison: &Comparison, first: &Compared, others: &[Compared]) -
     };
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let grid = table::grid(&header, others.iter().map(row));
-    format!("{grid}\n± 95 % intervals; * more than chance")
+    format!(
+        "{grid}\n± 95 % intervals (Student's t, paired by image); * more than chance: 0 is outside, and the two differ on \
+         at least {LEAST} images"
+    )
 }
 
 /// Whether a recipe is above or below the first one, or chance would do it.
-fn sentence(other: &Compared, first: &Compared) -> String {
+fn sentence(comparison: &Comparison, other: &Compared, first: &Compared) -> String {
     let Some((sizes, it)) = &other.mean_above else {
         return String::new();
     };
@@ -149,19 +158,27 @@ fn sentence(other: &Compared, first: &Compared) -> String {
     let place = if it.points < 0.0 { "below" } else { "above" };
     let points = it.points.abs();
     let (name, first) = (&other.name, &first.name);
-    let interval = format!("95 % interval {:+.2} to {:+.2}", it.low, it.high);
-    match it.may_be_chance() {
-        true => format!(
-            "{name} is {points:.2} points {place} {first} {over} ({interval}): chance may do that, nothing is decided."
-        ),
-        false => format!(
-            "{name} is {points:.2} points {place} {first} {over} ({interval}): more than chance."
-        ),
+    let differing = table::thousands(it.differing as u64);
+    let images = format!("{} images", table::thousands(comparison.images as u64));
+    if it.is_undecidable() {
+        return format!(
+            "{name} is {points:.2} points {place} {first} {over}, but they differ on {differing} of {images}: of fewer \
+             than {LEAST} nothing can be concluded."
+        );
     }
+    let found = match it.may_be_chance() {
+        true => "chance may do that, nothing is decided",
+        false => "more than chance",
+    };
+    format!(
+        "{name} is {points:.2} points {place} {first} {over} (95 % interval {:+.2} to {:+.2}, by the {differing} of \
+         {images} on which they differ): {found}.",
+        it.low, it.high
+    )
 }
 
 /// What the intervals do not cover.
-fn caution(first: &Compared, others: &[Compared]) -> Option<String> {
+fn caution(images: usize, first: &Compared, others: &[Compared]) -> Option<String> {
     let runs = |recipe: &Compared| recipe.top1.first().map_or(0, |(_, values)| values.len());
     let all = || std::iter::once(first).chain(others);
     let mut notes = Vec::new();
@@ -171,6 +188,13 @@ fn caution(first: &Compared, others: &[Compared]) -> Option<String> {
              others, and differ by more. Several seeds of each recipe (`rsflow sweep --seeds`) show by how much."
                 .to_owned(),
         );
+    }
+    if images < FEW_IMAGES {
+        notes.push(format!(
+            "One of {} is {:.1} points: so few show large differences only.",
+            counted(images, "image"),
+            100.0 / images as f64
+        ));
     }
     let intervals: usize = others.iter().map(|recipe| recipe.above.len() + 1).sum();
     if intervals > 4 {

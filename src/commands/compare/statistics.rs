@@ -5,8 +5,16 @@
 //! differ, not how many both get wrong. The second is the variance between runs of one recipe, for which all
 //! recipes with several runs are taken together. The variances are added; as errors on single images are in
 //! both, the interval is rather too wide than too narrow.
+//!
+//! Images on which both are right, or both wrong, do not say which network is better. So the interval is Student's,
+//! with one degree of freedom less than there are images on which they differ: of two runs it excludes 0 about where
+//! the exact test of these images (McNemar's) is below 5 %, be they six or thousands.
 
 use statrs::distribution::{ContinuousCDF as _, Normal, StudentsT};
+
+/// Of fewer images on which two networks differ, even one that is right on all of them may be by chance: five coins
+/// fall on one side in 6 % of all throws.
+pub const LEAST: usize = 6;
 
 /// A difference in points (percent of the images), and its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,12 +24,19 @@ pub struct Difference {
     pub error: f64,
     pub low: f64,
     pub high: f64,
+    /// On how many images they differ.
+    pub differing: usize,
 }
 
 impl Difference {
-    /// Whether 0 is in the interval.
+    /// Whether they differ on too few images to say more.
+    pub fn is_undecidable(&self) -> bool {
+        self.differing < LEAST
+    }
+
+    /// Whether 0 is in the interval, or it is of too few images.
     pub fn may_be_chance(&self) -> bool {
-        self.low <= 0.0 && 0.0 <= self.high
+        self.is_undecidable() || (self.low <= 0.0 && 0.0 <= self.high)
     }
 }
 
@@ -94,12 +109,14 @@ pub fn difference(
         spread.variance * (1.0 / runs as f64 + 1.0 / base_runs as f64)
     });
     let variance = of_images + of_runs;
-    // Welch and Satterthwaite: only the variance between runs has few degrees of freedom.
-    let freedom = match spread {
-        Some(spread) if of_runs > 0.0 => Some(spread.freedom * (variance / of_runs).powi(2)),
-        _ => None,
-    };
-    let quantile = quantile(freedom);
+    // Shares that are equal may differ by rounding.
+    let differing = each.iter().filter(|it| it.abs() > 1e-9).count();
+    let freedom_of_images = differing.max(2) as f64 - 1.0;
+    // Welch and Satterthwaite.
+    let terms = of_images.powi(2) / freedom_of_images
+        + spread.map_or(0.0, |spread| of_runs.powi(2) / spread.freedom);
+    let freedom = Some(variance.powi(2) / terms).filter(|freedom| freedom.is_finite());
+    let quantile = quantile(freedom.unwrap_or(freedom_of_images));
     let error = variance.sqrt();
     let margin = quantile * error;
     let points = 100.0 * mean;
@@ -108,12 +125,13 @@ pub fn difference(
         error,
         low: points - margin,
         high: points + margin,
+        differing,
     }
 }
 
-/// That of Student's distribution; of the normal one without `freedom`, or with much.
-fn quantile(freedom: Option<f64>) -> f64 {
-    let student = freedom.filter(|freedom| *freedom < MANY);
+/// That of Student's distribution; of the normal one with much `freedom`.
+fn quantile(freedom: f64) -> f64 {
+    let student = Some(freedom).filter(|freedom| *freedom < MANY);
     match student.and_then(|freedom| StudentsT::new(0.0, 1.0, freedom).ok()) {
         Some(student) => student.inverse_cdf(QUANTILE),
         None => Normal::standard().inverse_cdf(QUANTILE),
@@ -143,7 +161,8 @@ mod tests {
         let deviation = (10.0 * 0.9_f64.powi(2) + 90.0 * 0.1_f64.powi(2)) / 99.0;
         let error = 100.0 * (deviation / 100.0).sqrt();
         near(found.error, error);
-        let margin = 1.959_963_984_540_054 * error;
+        // Student's quantile for nine degrees of freedom.
+        let margin = 2.262_157_163 * error;
         assert!((found.high - found.points - margin).abs() < 1e-4);
         assert!(!found.may_be_chance());
 
@@ -161,19 +180,48 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_tables() {
         for (freedom, expected) in [
-            (Some(1.0), 12.706_204_7),
-            (Some(2.0), 4.302_652_7),
-            (Some(3.77), 2.843_5),
-            (Some(10.0), 2.228_138_9),
-            (Some(100.0), 1.983_971_5),
-            (Some(1e5), 1.959_964_0),
-            (None, 1.959_964_0),
+            (1.0, 12.706_204_7),
+            (2.0, 4.302_652_7),
+            (3.77, 2.843_5),
+            (10.0, 2.228_138_9),
+            (100.0, 1.983_971_5),
+            (1e5, 1.959_964_0),
         ] {
             let found = quantile(freedom);
             assert!(
                 (found - expected).abs() < 2e-3 * expected,
                 "{freedom:?}: {found}"
             );
+        }
+    }
+
+    /// What is marked, the exact test of the images on which two networks differ finds unlikely, however many there
+    /// are in all.
+    #[test]
+    fn few_images_decide_as_the_exact_test_does() {
+        // At least so many of `n` coins on one side, whichever it is.
+        let exact = |most: usize, n: usize| {
+            let ways = |k: usize| (0..k).fold(1.0, |it, i| it * (n - i) as f64 / (i + 1) as f64);
+            let tail: f64 = (most..=n).map(ways).sum();
+            (2.0 * tail / 2_f64.powi(n as i32)).min(1.0)
+        };
+        for images in [6, 8, 15, 26, 60, 200, 1000] {
+            for differing in 0..=images.min(40) {
+                for worse in 0..=differing / 2 {
+                    let better = differing - worse;
+                    let own: Vec<f64> = (0..images).map(|at| f64::from(at < better)).collect();
+                    let base = (0..images).map(|at| f64::from((better..differing).contains(&at)));
+                    let base: Vec<f64> = base.collect();
+                    let found = difference((&own, 1), (&base, 1), None);
+                    assert_eq!(found.differing, differing);
+                    let likely = exact(better, differing);
+                    let right = match found.may_be_chance() {
+                        true => likely > 0.03,
+                        false => likely < 0.08,
+                    };
+                    assert!(right, "{better} to {worse} of {images}: {likely}");
+                }
+            }
         }
     }
 
@@ -205,7 +253,7 @@ mod tests {
         let both = difference((&own, 2), (&base, 2), runs);
         near(both.points, 5.5);
         // Two degrees of freedom: the quantile is near 4.3, not 1.96.
-        let error = (10.25_f64 + ((images.high - 5.5) / 1.959_964).powi(2)).sqrt();
+        let error = (10.25_f64 + images.error.powi(2)).sqrt();
         assert!(both.high - 5.5 > 4.0 * error && both.may_be_chance());
     }
 }
