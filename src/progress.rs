@@ -264,16 +264,25 @@ impl State {
         self.latest.validating = Some(validating.clone());
         // A run may be resumed right before a validation: then no step came before it.
         self.epochs = validating.epochs;
-        let title = match self.epochs {
-            0 => "evaluation".to_owned(),
-            epochs => format!("epoch {}/{epochs}", validating.epoch + 1),
+        let (title, words) = match self.epochs {
+            0 => ("evaluation".to_owned(), ""),
+            epochs => (
+                format!("epoch {}/{epochs}", validating.epoch + 1),
+                "validating",
+            ),
         };
         let (done, of) = (validating.batches, validating.of);
+        // No line of an epoch follows an evaluation, whose last line would be that of a batch before the end.
+        let is_end = self.epochs == 0 && done == of;
         if self.screen.bars.is_some() {
-            self.show(&title, done, of, "validating".to_owned());
-        } else if self.line_is_due() {
+            self.show(&title, done, of, words.to_owned());
+        } else if self.line_is_due() || is_end {
+            let words = match words {
+                "" => String::new(),
+                words => format!("{words}, "),
+            };
             self.screen
-                .line(&format!("{title}  validating, batch {done}/{of}"));
+                .line(&format!("{title}  {words}batch {done}/{of}"));
         }
     }
 

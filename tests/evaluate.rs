@@ -348,6 +348,15 @@ fn samples_of_one_picture_are_what_they_were_in_training() {
 }
 
 #[test]
+fn progress_is_shown_to_the_last_batch() {
+    let eval = ["eval", "--checkpoint", LAST, "--data=shapes", "--batch=10"];
+    let output = rsflow(trained(), &eval);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rfind(|line| line.starts_with("evaluation "));
+    assert_eq!(last, Some("evaluation  batch 3/3"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_told() {
     let folder = trained();
     std::fs::write(folder.join("text.safetensors"), "not a checkpoint at all").unwrap();

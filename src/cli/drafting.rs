@@ -56,13 +56,15 @@ pub struct Train {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub overrides: Overrides,
-    /// Where to keep the run's files, with its recipe [default: runs/NAME/START_TIME]
+    /// Where to keep the run's files, with its recipe [default: runs/NAME/START_TIME, where NAME is that of DATA]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub run_dir: Option<PathBuf>,
     /// Trains with N processes on this machine, which share every batch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub processes: Option<u32>,
-    /// Resumes a run by the recipe that it has [default: the one in --run-dir, else the latest one in runs/NAME]
+    /// Resumes a run from its last checkpoint, by its own recipe; DATA may be left out, or is where its images were
+    /// moved to [default: the run in --run-dir, else of the runs of DATA (runs/NAME, runs/NAME/... or runs/NAME-...)
+    /// the one that saved a checkpoint last]
     #[arg(long, value_name = "RUN_DIR", num_args = 0..=1, value_parser = path())]
     pub resume: Option<Option<PathBuf>>,
     /// With --resume: also where --set changes the recipe

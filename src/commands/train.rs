@@ -59,8 +59,8 @@ fn resume(arguments: &Train, named: Option<&Path>, out: &mut dyn Write) -> Resul
         (Some(run_dir), _) => run_dir.to_owned(),
         (None, Some(data)) => run_dir::latest(&run_dir::of_recipe(new::name(data)))?,
         (None, None) => bail!(Usage(
-            "which run is to be resumed? rsflow train --resume RUN_DIR, or rsflow train DATA --resume for the latest \
-             one in runs/NAME"
+            "which run is to be resumed? rsflow train --resume RUN_DIR, or rsflow train DATA --resume for that run of \
+             DATA which saved a checkpoint last"
                 .to_owned()
         )),
     };
