@@ -147,7 +147,50 @@ fn read(folder: &Path) -> Found {
 /// Exports, and gives the folders that are named on stdout.
 fn export(root: &Path, arguments: &[&str]) -> Vec<PathBuf> {
     let out = done(root, &[&["wandb"], arguments].concat());
-    out.lines().map(|line| root.join(line)).collect()
+    let folder = |line: &str| line.split_once("  wandb sync ").unwrap().1.to_owned();
+    out.lines().map(|line| root.join(folder(line))).collect()
+}
+
+#[test]
+fn runs_are_listed_as_they_were_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for (run, second) in [
+        ("runs/z", 1),
+        ("runs/lr/10", 2),
+        ("runs/lr/9", 3),
+        ("runs/my run", 4),
+    ] {
+        write_run(&root.join(run), second, &[STEP]);
+    }
+    let arguments = [
+        "wandb",
+        "runs/z",
+        "runs/lr",
+        "runs/my run",
+        "--out",
+        "for them",
+    ];
+    let out = done(root, &arguments);
+    let expected = [
+        "z       runs/z       wandb sync 'for them/offline-run-20260102_030401-",
+        "lr/10   runs/lr/10   wandb sync 'for them/offline-run-20260102_030402-",
+        "lr/9    runs/lr/9    wandb sync 'for them/offline-run-20260102_030403-",
+        "my run  runs/my run  wandb sync 'for them/offline-run-20260102_030404-",
+    ];
+    assert_eq!(out.lines().count(), expected.len(), "{out}");
+    for (line, expected) in out.lines().zip(expected) {
+        assert!(line.starts_with(expected) && line.ends_with('\''), "{out}");
+    }
+
+    // Of those before one that fails, too.
+    fs::create_dir_all(root.join("bad/metrics.jsonl")).unwrap();
+    fs::write(root.join("bad/run.log"), "").unwrap();
+    let output = rsflow(root, &["wandb", "runs/z", "bad", "runs/lr"]);
+    assert_eq!(output.status.code(), Some(1));
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(out.starts_with("z  runs/z  wandb sync wandb/"), "{out}");
+    assert_eq!(out.lines().count(), 1, "{out}");
 }
 
 #[test]

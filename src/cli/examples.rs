@@ -447,7 +447,8 @@ Examples:
   rsflow wandb runs                              all runs below runs
   wandb leet run wandb/offline-run-*             shows them in a terminal, without an account
 
-It reads metrics.jsonl and recipe.ron, needs neither a network nor Python, and prints the folders that it has written.
+It reads metrics.jsonl and recipe.ron, needs neither a network nor Python, and prints a line for each run, in the
+order in which they were named: its name, its directory, and the command that uploads what was written.
 A run has the recipe as its config, the names of the metrics from TensorBoard's events, and as its history one row for
 each logged step; what was measured at the end of an epoch is in the row of its last step. Times of single steps are
 not logged, so W&B's axis of time has none.

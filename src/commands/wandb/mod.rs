@@ -34,6 +34,7 @@ use super::runs::find::run_dirs;
 use super::usage::Usage;
 use crate::cli::Wandb;
 use crate::files::replace;
+use crate::next_commands;
 use crate::process::say;
 use crate::program_log::ProgramLog;
 use crate::run_dir::is_locked;
@@ -50,7 +51,7 @@ pub fn run(arguments: &Wandb, out: &mut dyn Write) -> Result<ExitCode> {
             named.is_dir(),
             Usage(format!("there is no run directory {place}"))
         );
-        let (found, notes) = run_dirs(named);
+        let (mut found, notes) = run_dirs(named);
         for note in notes {
             say(note);
         }
@@ -61,14 +62,37 @@ pub fn run(arguments: &Wandb, out: &mut dyn Write) -> Result<ExitCode> {
                  runs/RECIPE/START_TIME"
             ))
         );
+        found.sort();
         runs.extend(found);
     }
-    for path in &runs {
+    let mut written: Vec<Vec<String>> = Vec::new();
+    let result = runs.iter().try_for_each(|path| -> Result<()> {
         let run = Run::read(path)?;
         let folder = run.write(&arguments.out)?;
-        writeln!(out, "{}", folder.shown())?;
-    }
+        let command = format!("wandb sync {}", next_commands::word(&folder));
+        written.push(vec![run.name, path.shown().into_owned(), command]);
+        Ok(())
+    });
+    // Also those before the one that failed.
+    out.write_all(lines(&written).as_bytes())?;
+    result?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each run, in columns.
+fn lines(runs: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = runs.iter().filter_map(|run| run.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let line = |run: &Vec<String>| {
+        let cells = run.iter().enumerate();
+        let cells: Vec<String> = cells
+            .map(|(column, cell)| format!("{cell:<0$}", width(column)))
+            .collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    runs.iter().map(line).collect()
 }
 
 /// A run as its directory has it.
