@@ -538,7 +538,7 @@ fn what_cannot_be_exchanged_is_told() {
             &["--batch-norm 96=lerp", "between two of the resolutions"],
         ),
         (
-            export("there.safetensors", "tflite", "new.safetensors"),
+            export("there.safetensors", "hdf5", "new.safetensors"),
             2,
             &["possible values: pth-names, torchvision, timm, packed, onnx, torchscript"],
         ),
