@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 
@@ -140,6 +141,23 @@ namespace cpu {
 at::Tensor buffer(at::IntArrayRef size) {
   return at::detail::empty_generic(size, &Buffers::all(), c10::DispatchKeySet(c10::DispatchKey::CPU),
                                    at::kFloat, at::MemoryFormat::ChannelsLast);
+}
+
+float* scratch(std::int64_t count) {
+  struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+  };
+  thread_local std::unique_ptr<float, Free> memory;
+  thread_local std::int64_t room = 0;
+  if (count > room) {
+    memory.reset();
+    room = 0;
+    const auto size = static_cast<std::size_t>(count) * sizeof(float);
+    memory.reset(static_cast<float*>(allocate_pages(size)));
+    TORCH_CHECK_WITH(OutOfMemoryError, memory != nullptr, "no memory for ", size, " bytes");
+    room = count;
+  }
+  return memory.get();
 }
 
 at::Tensor zeros(std::int64_t count) {

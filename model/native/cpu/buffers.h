@@ -10,6 +10,10 @@ namespace cpu {
 // An uninitialized float32 tensor `[batch, channels, height, width]` in channels last.
 at::Tensor buffer(at::IntArrayRef size);
 
+// So many floats, uninitialized, of this thread alone, until it asks again: they stay in its core's cache from one
+// call to the next, which what another core has written last does not.
+float* scratch(std::int64_t count);
+
 // So many float32 zeros, for weights: memory of their own, in large pages.
 at::Tensor zeros(std::int64_t count);
 

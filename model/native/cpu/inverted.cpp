@@ -128,10 +128,9 @@ at::Tensor run(const at::Tensor& input, const Part* expand, const Part& depthwis
   at::parallel_for(0, batch * at.height, LINES, [&](std::int64_t begin, std::int64_t end) {
     auto row = common;
     // The latest rows of the larger map, row i at the place i % WINDOW, and one of the depthwise convolution.
-    const auto window = buffer({expand == nullptr ? 0 : WINDOW, inner, 1, width});
-    const auto filtered = buffer({1, inner, 1, at.width});
-    float* const rows = window.mutable_data_ptr<float>();
-    row.output = filtered.mutable_data_ptr<float>();
+    const auto window = expand == nullptr ? 0 : WINDOW * inner * width;
+    float* const rows = scratch(window + inner * at.width);
+    row.output = rows + window;
     std::int64_t made = 0;
     for (auto line = begin; line < end; ++line) {
       const auto image = line / at.height, top = line % at.height * at.stride - at.top;

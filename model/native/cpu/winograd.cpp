@@ -178,9 +178,8 @@ void winograd(const Job& job) {
   const std::vector<float> border(job.channels);
   at::parallel_for(0, chunks * parts, 1, [&](std::int64_t begin, std::int64_t end) {
     const auto size = (all + chunks - 1) / chunks;
-    const auto left_sides = buffer({PRODUCTS, job.channels, size, 1}), products = buffer({PRODUCTS, width, size, 1});
-    float* const left = left_sides.mutable_data_ptr<float>();
-    float* const results = products.mutable_data_ptr<float>();
+    float* const left = scratch(PRODUCTS * size * (job.channels + width));
+    float* const results = left + PRODUCTS * size * job.channels;
     std::int64_t made = -1;
     for (auto task = begin; task < end; ++task) {
       const auto chunk = task % chunks, part = task / chunks;
