@@ -133,11 +133,13 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--only", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         return measure(options)
-    contenders = [name for name in CONTENDERS if name != "onnxruntime" or options.precision == "float32"]
+    contenders = [name for name in options.contenders if name != "onnxruntime" or options.precision == "float32"]
+    assert "rsflow" in contenders, "rsflow's times are what others are compared with"
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     best = {}
     for _ in range(options.rounds):
