@@ -287,7 +287,8 @@ impl RunLog {
         Self::read_with(run_dir, Steps::All)
     }
 
-    /// The same in a fraction of the time and memory: of the steps only the last one, without its terms.
+    /// The same in a fraction of the time and memory: of the steps only the last one, without its terms, which are not
+    /// looked at for damage either.
     ///
     /// # Errors
     /// As [`RunLog::read`].

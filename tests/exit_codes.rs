@@ -41,6 +41,16 @@ fn what_is_wrong_has_the_same_exit_code_in_every_command() {
     let recipe = "recipe.ron";
     let cases: &[(&str, i32, &[&[&str]])] = &[
         (
+            "no such run directory",
+            2,
+            &[
+                &["runs", "gone"],
+                &["report", "gone"],
+                &["top", "gone"],
+                &["wandb", "gone"],
+            ],
+        ),
+        (
             "no such folder",
             1,
             &[

@@ -130,7 +130,7 @@ fn runs_of_every_kind_are_listed() {
 fn folders_without_runs_are_said() {
     let folder = tempfile::tempdir().unwrap();
     let missing = rsflow(folder.path(), &["runs"]);
-    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(missing.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no folder runs"));
     fs::create_dir(folder.path().join("runs")).unwrap();
     let empty = rsflow(folder.path(), &["runs"]);

@@ -17,7 +17,7 @@ Examples:
 
 Environment:
   RSFLOW_LOG            how much run.log has: debug, or info,rsflow_model=debug
-  RSFLOW_CPU_BFLOAT16   yes or no: overrides what the processor is found to have
+  RSFLOW_CPU_BFLOAT16   yes or no: overrides whether the processor is found to be fast in bfloat16
   CUDA_VISIBLE_DEVICES  which GPUs may be used
   OMP_NUM_THREADS       threads on the CPU where `threads` is left out
   XDG_CACHE_HOME        where listings and compiled kernels are kept; ~/.cache if not set

@@ -91,7 +91,7 @@ pub fn plan_of_resume(run: &Run, data: &[PathBuf]) -> Result<(Plan, Moved)> {
         return Ok((as_it_is, Moved::default()));
     }
     let run_dir = run.run_dir.as_deref().unwrap_or(Path::new(""));
-    // Without one there is nothing to resume, which is told where it is opened.
+    // Without one there is nothing to resume: the run says so when it opens it.
     let Ok(checkpoint) = Checkpoint::open(&last_checkpoint(run_dir)) else {
         return Ok((as_it_is, Moved::default()));
     };

@@ -19,6 +19,7 @@ use super::usage::Usage;
 use super::{checkpoint, preprocess, sizes};
 use crate::cli::{Computing, Predict};
 use crate::files::{check_output, checkpoint_of, is_stdout, write_json};
+use crate::next_commands::word;
 use crate::process::{self, say};
 use crate::table;
 
@@ -33,7 +34,8 @@ pub fn run(arguments: &Predict, out: &mut dyn Write) -> Result<ExitCode> {
         )));
     }
     let (named, images) = named(arguments)?;
-    images.iter().try_for_each(|path| check_is_no_list(path))?;
+    let mut files = images.iter().filter(|path| !path.is_dir());
+    files.try_for_each(|path| check_is_no_list(path))?;
     let path = checkpoint_of(named, |line| say(line))?;
     let images = list(images)?;
     if let Some(json) = &arguments.json {
@@ -142,12 +144,18 @@ fn check_is_no_list(path: &Path) -> Result<()> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     let place = path.shown();
     match ending.unwrap_or_default() {
-        "tar" | "tgz" | "gz" | "zip" => bail!(Usage(format!(
+        "tar" => bail!(Usage(format!(
             "{place} is an archive: unpack it, and name the folder; images of a tar of class folders are predicted by \
-             `rsflow eval RUN_DIR --data {place} --predictions FILE.csv`"
+             `rsflow eval RUN_DIR --data {} --predictions FILE.csv`",
+            word(path)
+        ))),
+        "tgz" | "gz" | "zip" => bail!(Usage(format!(
+            "{place} is an archive: unpack it, and name the folder"
         ))),
         "txt" | "csv" | "lst" => bail!(Usage(format!(
-            "{place} is not an image; those of a list, one a line: `xargs -a {place} rsflow predict RUN_DIR`"
+            "{place} is not an image; those of a list, one a line: `xargs -d '\\n' -a {} rsflow predict \
+             RUN_DIR`",
+            word(path)
         ))),
         _ => Ok(()),
     }

@@ -140,12 +140,12 @@ fn train(
             RunDir::of_text(&peers.broadcast(RUN_DIRECTORY, String::new)?, world.rank)?
         }
     };
-    if run_dir.resume.is_some() {
-        check_there(plan, &run_dir.path)?;
-    }
     // The other processes get what is in it from the first one.
     let checkpoint = run_dir.resume.as_deref().filter(|_| first);
     let checkpoint = checkpoint.map(run_dir::open).transpose()?;
+    if run_dir.resume.is_some() {
+        check_there(plan, &run_dir.path)?;
+    }
     let changes = match &checkpoint {
         Some(checkpoint) => changes(checkpoint, plan, moved, arguments.accept_changes)?,
         None => Vec::new(),
@@ -214,7 +214,7 @@ fn train(
     progress.watch(running.meters(), running.workers().clone());
     let snapshots = first.then(|| snapshots(&running, &progress, world, &run_dir.path));
     let snapshots = snapshots.flatten();
-    if first && run_dir.resume.is_some() {
+    if first && run_dir.resume.is_some() && moved.is_empty() {
         // Not before: a resume may have been refused.
         run_dir.write_recipe(plan.recipe_text())?;
     }
@@ -237,6 +237,10 @@ fn train(
             return Err(error);
         }
     };
+    if first && !moved.is_empty() {
+        // Now that a checkpoint has the new places, too: a run that is killed before finds its images again.
+        run_dir.write_recipe(plan.recipe_text())?;
+    }
     // Before anything is printed: another process may have failed. All end alike.
     let (interrupted, skipped) = match peers {
         Some(peers) => {

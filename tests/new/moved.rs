@@ -133,6 +133,17 @@ fn a_run_finds_its_images_where_they_are_now() {
         assert!(!said.contains("NODE"), "{said}");
     }
     assert_eq!(recipe(), before, "something was written");
+    // One that fails is resumed in the same way, whatever its last checkpoint holds.
+    let failing = program(folder, &["train", "disk/pictures", "--resume", "out"])
+        .env("RSFLOW_FAILING_STEP", "15")
+        .output()
+        .unwrap();
+    assert_says(&failing, 1, &["the images have moved"]);
+    assert_eq!(
+        recipe(),
+        before,
+        "a checkpoint may still have the old places"
+    );
 
     let said = assert_says(
         &resume(&["disk/pictures"]),

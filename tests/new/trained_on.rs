@@ -4,7 +4,7 @@ use super::{SMALL, classes};
 use crate::workplace::{done, rsflow, workplace};
 
 #[test]
-fn images_that_were_trained_on_are_told_from_others() {
+fn images_that_were_trained_on_are_warned_of() {
     let folder = workplace();
     let folder = folder.path();
     classes(&folder.join("shapes/train"), &folder.join("copy"), 100);

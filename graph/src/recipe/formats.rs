@@ -43,7 +43,10 @@ fn first_line(text: &str) -> Option<(&str, Range<usize>)> {
         let start = end - line.trim_start().len();
         (line.trim(), start..start + line.trim().len())
     });
-    lines.find(|(line, _)| !line.is_empty() && (!line.starts_with('#') || line.starts_with("#!")))
+    let line = lines
+        .find(|(line, _)| !line.is_empty() && (!line.starts_with('#') || line.starts_with("#!")));
+    // A comment of RON's.
+    line.filter(|(line, _)| !line.starts_with("//") && !line.starts_with("/*"))
 }
 
 /// All of it, so that a recipe with names in quotes is not taken for JSON.

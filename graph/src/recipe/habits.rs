@@ -79,11 +79,19 @@ fn foreign_mark(text: &str, tokens: &Tokens, index: usize, mark: char) -> Option
                 format!("write `{share}`"),
             )
         }
-        // YAML's word for nothing.
-        '~' if index.checked_sub(1).map(|at| tokens[at].0) == Some(Token::Mark(':')) => (
-            "`~` is not a value",
-            "write `None`, or leave the field out".to_owned(),
-        ),
+        '~' if index.checked_sub(1).map(|at| tokens[at].0) == Some(Token::Mark(':')) => {
+            match next {
+                // YAML's word for nothing.
+                None | Some(Token::Mark(',' | ')' | '}')) => (
+                    "`~` is not a value",
+                    "write `None`, or leave the field out".to_owned(),
+                ),
+                _ => (
+                    "a path is a string",
+                    "write it in quotes: `\"~/...\"`".to_owned(),
+                ),
+            }
+        }
         '$' if next == Some(Token::Mark('{')) => {
             let name = word(Some(index + 2)).unwrap_or("name");
             (
@@ -266,7 +274,8 @@ impl Around<'_> {
             _ => false,
         };
         let parts: Vec<usize> = (self.index..).take_while(is_part).collect();
-        if self.word(self.index + parts.len()).starts_with('$') {
+        // `2 * $size`, or a path without its quotes: `2024/train`.
+        if self.token(self.index + parts.len()) == Some(Token::Word) {
             return None;
         }
         let has_mark = parts.iter().any(|at| self.token(*at) != Some(Token::Word));

@@ -11,7 +11,7 @@ namespace cpu {
 at::Tensor buffer(at::IntArrayRef size);
 
 // So many floats, uninitialized, of this thread alone, until it asks again: they stay in its core's cache from one
-// call to the next, which what another core has written last does not.
+// call to the next, which what another core has written last does not. The thread keeps them.
 float* scratch(std::int64_t count);
 
 // So many float32 zeros, for weights: memory of their own, in large pages.

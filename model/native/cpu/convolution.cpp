@@ -14,14 +14,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include "../guard.h"
-#include "../norm.h"
 #include "buffers.h"
 #include "convolution.h"
 
@@ -284,7 +282,6 @@ at::Tensor pad(const Job& job, std::int64_t height, std::int64_t width) {
 at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight, const Geometry& at,
                const at::Tensor& scale, const at::Tensor& shift, const at::Tensor* residual,
                rsflow::Activation activation) {
-  constexpr float infinity = std::numeric_limits<float>::infinity();
   constexpr auto FORMAT = at::MemoryFormat::ChannelsLast;
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat && input.is_cpu(),
               "images are float32, of four dimensions, on the CPU");
@@ -309,8 +306,8 @@ at::Tensor run(const Set& set, const at::Tensor& input, const at::Tensor& weight
   job.residual = added.defined() ? added.const_data_ptr<float>() : nullptr;
   job.y = y.mutable_data_ptr<float>();
   job.outputs = outputs;
-  job.low = activation == rsflow::Activation::NONE ? -infinity : 0;
-  job.high = activation == rsflow::Activation::RELU6 ? 6 : infinity;
+  job.low = lowest(activation);
+  job.high = highest(activation);
   const auto inputs = job.channels / at.groups;
   if (y.numel() == 0) {
     return y;

@@ -1,11 +1,13 @@
-// What `convolution.cpp` and `winograd.cpp` have in common.
+// What `convolution.cpp`, `winograd.cpp` and `inverted.cpp` have in common.
 
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include <ATen/core/Tensor.h>
 
+#include "../norm.h"
 #include "convolution_sets.h"
 
 namespace rsflow {
@@ -36,6 +38,15 @@ struct Panels {
   // The vector at which a panel begins.
   std::int64_t begin(std::int64_t panel) const { return vectors * panel / count; }
 };
+
+// What an activation leaves of a value.
+inline float lowest(Activation activation) {
+  return activation == Activation::NONE ? -std::numeric_limits<float>::infinity() : 0;
+}
+
+inline float highest(Activation activation) {
+  return activation == Activation::RELU6 ? 6 : std::numeric_limits<float>::infinity();
+}
 
 // What all tiles of a call have in common.
 struct Job {

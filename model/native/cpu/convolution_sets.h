@@ -1,4 +1,4 @@
-// The kernels of `convolution.cpp`, `winograd.cpp` and `max_pool.cpp` for each instruction set, and their arguments.
+// The kernels of `convolution.cpp`, `winograd.cpp`, `inverted.cpp` and `max_pool.cpp` for each instruction set, and their arguments.
 
 #pragma once
 

@@ -6,13 +6,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include "../guard.h"
-#include "../norm.h"
 #include "buffers.h"
 #include "convolution.h"
 
@@ -30,7 +28,7 @@ constexpr std::int64_t WINDOW = 3;
 // As `Part` in `src/nn/kernels/inverted.rs`: a packed weight, and the batch norm and activation that follow it.
 struct Part {
   const at::Tensor *weight, *scale, *shift;
-  std::int64_t activation;
+  Activation activation;
 };
 
 // A convolution of 1 x 1, of at most BLOCK channels of the input.
@@ -40,14 +38,6 @@ struct Product {
   float low, high;
 };
 
-float low(std::int64_t activation) {
-  return static_cast<Activation>(activation) == Activation::NONE ? -std::numeric_limits<float>::infinity() : 0;
-}
-
-float high(std::int64_t activation) {
-  return static_cast<Activation>(activation) == Activation::RELU6 ? 6 : std::numeric_limits<float>::infinity();
-}
-
 Product product_of(const Part& part, std::int64_t inputs) {
   TORCH_CHECK(inputs <= BLOCK, inputs, " channels are too many for a sum that is not cut");
   return {deref(part.weight).const_data_ptr<float>(),
@@ -55,8 +45,8 @@ Product product_of(const Part& part, std::int64_t inputs) {
           deref(part.shift).const_data_ptr<float>(),
           inputs,
           deref(part.scale).numel(),
-          low(part.activation),
-          high(part.activation)};
+          lowest(part.activation),
+          highest(part.activation)};
 }
 
 // So many pixels, which lie one after the other. `residual` may be null.
@@ -123,8 +113,8 @@ at::Tensor run(const at::Tensor& input, const Part* expand, const Part& depthwis
   common.outputs = at.width;
   common.stride = at.stride;
   common.left = at.left;
-  common.low = low(depthwise.activation);
-  common.high = high(depthwise.activation);
+  common.low = lowest(depthwise.activation);
+  common.high = highest(depthwise.activation);
   at::parallel_for(0, batch * at.height, LINES, [&](std::int64_t begin, std::int64_t end) {
     auto row = common;
     // The latest rows of the larger map, row i at the place i % WINDOW, and one of the depthwise convolution.

@@ -30,9 +30,9 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const BODIES: usize = 1 << 20;
 /// When no connection can be taken (too many open files), the next attempt comes after this.
 const PAUSE: Duration = Duration::from_millis(50);
-/// When the server stops, those in the system's queue are taken until there was none for so long,
+/// When the server stops, connections that wait to be accepted still are, until none came for so long.
 const QUEUED: Duration = Duration::from_millis(20);
-/// or for this time, if more come without a pause.
+/// The same if they come without a pause: no more are accepted after this.
 const ALL_QUEUED: Duration = Duration::from_secs(1);
 /// For the head of a request of someone who had connected when the server was stopped.
 const LAST_HEAD: Duration = Duration::from_secs(1);
@@ -74,19 +74,24 @@ impl Listener {
         }
     }
 
-    /// The next connection. `None` once this is to stop, and those that were in the system's queue are taken: they
-    /// would be reset, with the requests that they have sent.
+    /// The next connection. `None` once this is to stop, and those that wait to be accepted have been: the system
+    /// would reset them, with the requests that they have sent.
     pub async fn next(
         &self,
         stop: &mut watch::Receiver<bool>,
     ) -> Option<(Stream, OwnedSemaphorePermit)> {
-        tokio::select! {
-            connection = self.accept() => return Some(connection),
-            _ = stop.wait_for(|stop| *stop) => {}
+        if !*stop.borrow() {
+            tokio::select! {
+                connection = self.accept() => return Some(connection),
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
         }
-        let end = *self.end.get_or_init(|| Instant::now() + ALL_QUEUED);
-        let end = end.min(Instant::now() + QUEUED);
-        timeout_at(end, self.accept()).await.ok()
+        let now = Instant::now();
+        let end = *self.end.get_or_init(|| now + ALL_QUEUED);
+        if now >= end {
+            return None;
+        }
+        timeout_at(end.min(now + QUEUED), self.accept()).await.ok()
     }
 
     /// Lets no more in, and waits until the last connection is closed.

@@ -15,6 +15,7 @@ use rsflow_graph::{OTHER_NAMES, Recipe, Text, one_of};
 use super::recipes::recipe;
 use crate::catalogue::CATALOGUE;
 use crate::cli::{Cli, Overrides};
+use crate::next_commands;
 use crate::process::{WRONG, say};
 use names::{COMMANDS, FORMATS, OPTIONS};
 
@@ -98,8 +99,10 @@ impl Typed {
             ErrorKind::InvalidSubcommand => {
                 let name = of(ContextKind::InvalidSubcommand)?;
                 let ours = found(COMMANDS, name)?;
-                let ours = match self.0.get(2) {
-                    Some(run_dir) => ours.replace("RUN_DIR", &run_dir.to_string_lossy()),
+                let named = self.0.get(2).map(Path::new);
+                let named = named.filter(|named| !named.to_string_lossy().starts_with('-'));
+                let ours = match named {
+                    Some(run_dir) => ours.replace("RUN_DIR", &next_commands::word(run_dir)),
                     None => ours.to_owned(),
                 };
                 let name = name.shown();

@@ -67,7 +67,7 @@ pub(super) const OPTIONS: &[(&[&str], &[&str], &str)] = &[
     (&["serve"], &["host"], "`--listen VALUE:8080`"),
 ];
 
-/// Commands by other names, and ours, in which `VALUE` is put for what follows.
+/// Commands by other names, and ours, in which `RUN_DIR` stands for what follows.
 pub(super) const COMMANDS: &[(&[&str], &str)] = &[
     (&["resume"], "`rsflow train --resume RUN_DIR`"),
     (

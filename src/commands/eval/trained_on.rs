@@ -67,7 +67,7 @@ fn are_of_one_place(one: &ListedImages, other: &ListedImages) -> bool {
 }
 
 fn are_named_alike(plan: &Plan, node: &str, metadata: &Metadata) -> bool {
-    // What cannot be opened is told by the evaluation.
+    // The evaluation says what cannot be opened.
     let contents = source_contents(plan, node).ok().flatten();
     let names = contents.and_then(|contents| contents.names_hash);
     let names = names.map(|hash| format!("{hash:016x}"));

@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{iter, thread};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use jiff::tz::TimeZone;
 use rsflow_base::shown::Shown as _;
 use serde::Serialize;
 
-use super::usage::{check_folder, many};
+use super::usage::{Usage, many};
 use crate::cli::Runs;
 use crate::files::{check_output, is_stdout, write_json};
 use crate::process::say;
@@ -41,7 +41,10 @@ struct List {
 
 pub fn run(arguments: &Runs, out: &mut dyn Write) -> Result<ExitCode> {
     let folder = &arguments.folder;
-    check_folder(folder)?;
+    ensure!(
+        folder.is_dir(),
+        Usage(format!("there is no folder {}", folder.shown()))
+    );
     if let Some(json) = &arguments.json {
         check_output(json, "--json", arguments.force, &[])?;
     }

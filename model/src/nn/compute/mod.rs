@@ -126,9 +126,9 @@ fn gpu_of_process(found: usize, local_rank: u32, local_size: u32) -> Result<Devi
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Precision {
     /// What is fast and safe: `BFloat16` on GPUs that have instructions for it and processors that
-    /// are faster with it (AMX, or AMD's AVX512-BF16), `Float16` on older GPUs with tensor cores, `Float32` elsewhere, for quantized networks, and on
-    /// processors for networks with depthwise convolutions. A network that was trained in float32 is
-    /// resumed and evaluated in float32.
+    /// are faster with it (AMX, or AMD's AVX512-BF16), `Float16` on older GPUs with tensor cores,
+    /// `Float32` elsewhere, for quantized networks, and on processors for networks with depthwise
+    /// convolutions. A network that was trained in float32 is resumed and evaluated in float32.
     #[default]
     Auto,
     /// float32 throughout, as the reference implementation trains.

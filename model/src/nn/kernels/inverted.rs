@@ -1,6 +1,6 @@
 //! Inverted residual blocks in float32 for inference on the CPU, row by row (`native/cpu/inverted.cpp`).
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,7 +28,7 @@ struct Part {
     weight: *const c_void,
     scale: *const c_void,
     shift: *const c_void,
-    activation: i64,
+    activation: c_int,
 }
 
 /// A convolution, the scale and the shift after it, float32 `[outputs]`, and the activation.
@@ -84,7 +84,7 @@ impl Inverted<'_> {
                 weight: of.convolution.packed(false)?.as_ptr().cast(),
                 scale: of.norm.0.as_ptr().cast(),
                 shift: of.norm.1.as_ptr().cast(),
-                activation: of.activation as i64,
+                activation: of.activation as c_int,
             })
         };
         let expand = expand.as_ref().map(part).transpose()?;

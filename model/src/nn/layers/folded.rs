@@ -298,11 +298,12 @@ fn place(conv: &Conv, x: &Tensor) -> Result<Place> {
 /// rows each.
 fn suits_rows(depthwise: &Conv, x: &Tensor, place: Place) -> Result<bool> {
     const VALUES: i64 = 1 << 16;
+    // As `BLOCK` in `native/cpu/convolution.h`.
     const INPUTS: i64 = 512;
     const ROWS: i64 = 8;
-    let (batch, _, height, width) = x.size4()?;
+    let (batch, channels, height, width) = x.size4()?;
     let rows = batch.saturating_mul(place.output[0]);
-    Ok(depthwise.in_channels <= INPUTS
+    Ok(channels.max(depthwise.in_channels) <= INPUTS
         && height
             .saturating_mul(width)
             .saturating_mul(depthwise.in_channels)

@@ -4,9 +4,9 @@
 use anyhow::{Context as _, Result};
 use tch::Tensor;
 
-use super::Conv;
 use super::modules::{Module, Norm};
 use super::pass::Pass;
+use super::{Conv, Padding};
 
 /// A convolution, the index of its weight, and its batch norm.
 type Normed<'m> = (&'m Conv, usize, &'m Norm);
@@ -71,7 +71,8 @@ fn normed(modules: &[Module]) -> Option<(Normed<'_>, &[Module])> {
 }
 
 fn is_pointwise(conv: &Conv) -> bool {
-    (conv.kernel, conv.stride, conv.groups) == (1, 1, 1)
+    let is_padded = !matches!(conv.padding, Padding::Symmetric(0) | Padding::Same);
+    (conv.kernel, conv.stride, conv.groups) == (1, 1, 1) && !is_padded
 }
 
 fn is_depthwise(conv: &Conv) -> bool {
