@@ -2,18 +2,10 @@
 
 mod filled;
 
+use filled::random;
 use rsflow_model::nn::kernels::{Activation, Convolution, Place, convolution_sets, max_pool_cpu};
 use rsflow_model::nn::layers::Padding;
 use tch::{Kind, Tensor};
-
-/// Values in -1..1, the same at each call.
-fn random(name: &str, shape: &[i64]) -> Tensor {
-    let count = shape.iter().product::<i64>() as usize;
-    let values: Vec<f32> = filled::bits(name, count)
-        .map(|word| (word >> 40) as f32 / (1 << 23) as f32 - 1.0)
-        .collect();
-    Tensor::from_slice(&values).reshape(shape)
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Case {

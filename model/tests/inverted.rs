@@ -3,20 +3,12 @@
 mod filled;
 
 use anyhow::Result;
+use filled::random;
 use rsflow_model::nn::kernels::{
     Activation, Convolution, Inverted, Normed, Place, convolution_sets,
 };
 use rsflow_model::nn::layers::Padding;
 use tch::{Device, Kind, Tensor};
-
-/// Values in -1..1, the same at each call.
-fn random(name: &str, shape: &[i64]) -> Tensor {
-    let count = shape.iter().product::<i64>() as usize;
-    let values: Vec<f32> = filled::bits(name, count)
-        .map(|word| (word >> 40) as f32 / (1 << 23) as f32 - 1.0)
-        .collect();
-    Tensor::from_slice(&values).reshape(shape)
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
