@@ -98,7 +98,7 @@ impl Workspace {
     fn build(&self, profile: &str, arguments: &str) -> Result<PathBuf> {
         let program = self.rsflow(profile);
         if !program.exists() {
-            eprintln!("building rsflow; the first build takes about 4 minutes on 2 cores");
+            eprintln!("building rsflow; the first build takes 5 to 10 minutes on 2 cores");
         }
         let log = self.target.join("xtask-build.log");
         let output =
