@@ -52,7 +52,7 @@ impl Moved {
             return recipe.to_owned();
         }
         let text = Text::new("the checkpoint's recipe", recipe);
-        // One without these nodes differs in more, which the comparison of both tells.
+        // One without these nodes differs in more, which the comparison of both names.
         let moved = Recipe::parse(text, CATALOGUE, &self.overrides());
         moved.map_or_else(|_| recipe.to_owned(), |moved| moved.text().without_let())
     }
